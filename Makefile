@@ -1,0 +1,81 @@
+# Everything a developer or CI needs. `make demo` and `make test` set up their own environment in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := setup.py l4lb/_fastpath.pyx $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
+DEBIAN_BUILD := gcc python3-dev python3-venv make
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2
+ARGS ?=
+
+.PHONY: help demo test lint unit scenarios package-test bench soak asan deps build clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+demo: build      ## a pool of small backends behind the load balancer, with traffic
+	$(BIN)/l4lb demo $(ARGS)
+
+test: lint unit scenarios package-test  ## everything that CI runs
+
+lint: build      ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint --max-line-length 120 l4lb/_fastpath.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
+	$(BIN)/python -m mypy.stubtest l4lb._fastpath
+	$(BIN)/lint-imports --no-cache
+
+unit: build      ## tests that mirror the modules
+	$(BIN)/python -m pytest tests/unit
+
+scenarios: build ## tests over real sockets with real peers
+	$(BIN)/python -m pytest tests/scenarios
+
+package-test: build  ## sdist and wheel install and run in an environment of their own
+	$(BIN)/python tests/package_test.py
+
+soak: build      ## the long forms of the scenarios: 10 GB, a minute of churn
+	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios
+
+bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
+	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:cacheprovider $(ARGS)
+
+deps:            ## what the tests need from Debian (as root)
+	apt-get update
+	apt-get install -y --no-install-recommends $(DEBIAN_BUILD) $(DEBIAN_TESTS)
+
+build: $(VENV)/built
+
+asan:            ## the tests with AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) VENV=.venv-asan L4LB_BUILD=asan build
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 L4LB_SLOW=1 \
+	.venv-asan/bin/python -m pytest tests/unit/dataplane tests/unit/engine tests/scenarios -m "not external"
+
+$(VENV)/created:
+	@missing=""; \
+	command -v gcc >/dev/null || missing=1; \
+	command -v $(PYTHON) >/dev/null || missing=1; \
+	$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || missing=1; \
+	$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || missing=1; \
+	if [ -n "$$missing" ]; then \
+	  echo "l4lb needs Python 3.11 or newer with its headers, and a C compiler. On Debian 12:" >&2; \
+	  echo "  apt-get install -y $(DEBIAN_BUILD)" >&2; exit 1; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "cython>=3.1" "setuptools>=77"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/built: $(VENV)/installed $(NATIVE)
+	L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+L4LB_BUILD ?= release
+
+clean:           ## remove what was built
+	rm -rf $(VENV) .venv-asan build dist *.egg-info l4lb/*.so *.so

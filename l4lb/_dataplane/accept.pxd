@@ -1,0 +1,277 @@
+# Accept: from a listening socket's edge to a session whose backend is being connected. Called on the worker's thread.
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from l4lb._dataplane.closing cimport socket_reset
+from l4lb._dataplane.connect cimport session_pool
+from l4lb._dataplane.limits cimport session_rate_take
+from l4lb._dataplane.linux cimport (
+    AF_INET, AF_INET6, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
+    published_load_u32, published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+)
+from l4lb._dataplane.lookup cimport source_hash
+from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.queue cimport worker_wake
+from l4lb._dataplane.sessions cimport sessions_take
+from l4lb._dataplane.tcp cimport session_connect
+from l4lb._dataplane.types cimport (
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, INBOX_SIZE,
+    SELECT_HASH, SESSION_NODELAY_DONE, accepting_t, arrival_t, close_reason_t, half_t, inbox_t, listener_t, pool_t,
+    session_t, source_address_t, worker_t,
+)
+
+cdef enum accepted_t:
+    ACCEPT_MORE = 0
+    ACCEPT_EMPTY                  # the queue is empty
+    ACCEPT_PAUSE                  # no file descriptor or memory for another
+
+
+cdef inline void source_address_set(source_address_t *source, sockaddr_storage *address) noexcept nogil:
+    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is."""
+    cdef sockaddr_in *v4 = <sockaddr_in *>address
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>address
+    cdef uint8_t *bytes = <uint8_t *>&v6.sin6_addr
+    cdef uint64_t *words = <uint64_t *>bytes
+    source.length = 0
+    source.port = 0
+    if address.ss_family == AF_INET:
+        memcpy(source.bytes, &v4.sin_addr, 4)
+        source.port = v4.sin_port
+        source.length = 4
+    elif address.ss_family == AF_INET6:
+        source.port = v6.sin6_port
+        if words[0] == 0 and bytes[8] == 0 and bytes[9] == 0 and bytes[10] == 0xFF and bytes[11] == 0xFF:
+            memcpy(source.bytes, bytes + 12, 4)
+            source.length = 4
+        else:
+            memcpy(source.bytes, bytes, 16)
+            source.length = 16
+
+
+cdef inline bint place_take(int64_t *active, int64_t limit) noexcept nogil:
+    """Count one more, unless `limit` (0: none) is reached. Never exceeds it, not even for a moment."""
+    cdef int64_t count
+    if limit == 0:
+        shared_add(active, 1)
+        return True
+    count = shared_read(active)
+    while count < limit:
+        if shared_swap_if(active, &count, count + 1):
+            return True
+    return False
+
+
+cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
+    """A place in the process and one in the listener, or neither."""
+    if not place_take(&w.plane.sessions_active, w.plane.max_sessions):
+        return False
+    if not place_take(&listener.live.sessions_active, listener.max_sessions):
+        shared_add(&w.plane.sessions_active, -1)
+        return False
+    shared_add(&listener.pool.live.sessions_active, 1)
+    return True
+
+
+cdef inline void places_give(worker_t *w, arrival_t *arrival) noexcept nogil:
+    """Undo `places_take`."""
+    shared_add(&arrival.pool.sessions_active, -1)
+    shared_add(&arrival.listener.sessions_active, -1)
+    shared_add(&w.plane.sessions_active, -1)
+
+
+cdef inline void accept_refuse(worker_t *w, listener_t *listener, int fd, close_reason_t reason) noexcept nogil:
+    """The client is reset at once, and counted as a session that ended for `reason`."""
+    socket_reset(fd)
+    counter_add(&listener.live.counters[w.index].sessions_total, 1)
+    counter_add(&listener.live.counters[w.index].closed[<int>reason], 1)
+
+
+cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noexcept nogil:
+    memset(&s.up, 0, sizeof(half_t))
+    memset(&s.down, 0, sizeof(half_t))
+    s.client_fd = arrival.fd
+    s.backend_fd = -1
+    s.listener = arrival.listener
+    s.pool = arrival.pool
+    s.backend = NULL
+    s.tried = NULL
+    s.idle_ms = arrival.terms.idle_ms
+    s.half_close_ms = arrival.terms.half_close_ms
+    s.expires_ms = 0
+    if arrival.terms.duration_ms:
+        s.expires_ms = (<uint32_t>w.now_ms + arrival.terms.duration_ms) | 1    # 0 means none
+    s.splice = arrival.terms.splice
+    s.active_ms = <uint32_t>w.now_ms
+    s.started_ns = w.now_ns
+    s.connected_ns = 0
+    s.hash = 0
+    s.local_port = arrival.local_port
+    s.attempts = 0
+    s.flags = 0 if arrival.terms.nodelay else SESSION_NODELAY_DONE
+
+
+cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
+    """A session for a client whose places in process, listener and pool are taken already; connect it."""
+    cdef session_t *s = sessions_take(&w.sessions)
+    cdef pool_t *pool
+    if s == NULL:
+        socket_reset(arrival.fd)
+        places_give(w, arrival)
+        counter_add(&arrival.listener.counters[w.index].closed[<int>CLOSE_RESOURCE_LIMIT], 1)
+        return
+    session_init(w, s, arrival)
+    source_address_set(&s.source, &arrival.address)
+    pool = session_pool(w, s)
+    if pool != NULL and pool.selection == SELECT_HASH:
+        s.hash = source_hash(pool, &s.source)
+    session_connect(w, s)
+
+
+# ---- handing over ----
+
+cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
+    """The worker that should take the next client: this one, unless another has clearly less to do."""
+    cdef worker_t *least = w
+    cdef uint32_t i, count
+    cdef uint32_t fewest = w.sessions.active
+    for i in range(w.plane.worker_count):
+        count = published_load_u32(&w.plane.workers[i].sessions.active)
+        if count < fewest:
+            fewest = count
+            least = w.plane.workers[i]
+    return least if w.sessions.active > fewest + fewest // 8 else w
+
+
+cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexcept nogil:
+    """Put the client into the other worker's inbox; False when that is full. It is woken when the accepts end."""
+    cdef inbox_t *inbox = &to.inboxes[w.index]
+    cdef uint64_t written = inbox.written
+    if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
+        return False
+    inbox.arrivals[written % INBOX_SIZE] = arrival[0]
+    published_store_u64(&inbox.written, written + 1)
+    counter_add(&w.counters.handed_over, 1)
+    w.wake_mask |= <uint64_t>1 << (to.index % 64)
+    return True
+
+
+cdef inline void wake_receivers(worker_t *w) noexcept nogil:
+    cdef uint32_t i
+    if w.wake_mask == 0:
+        return
+    for i in range(w.plane.worker_count):
+        if w.wake_mask >> (i % 64) & 1:
+            worker_wake(w.plane.workers[i])
+    w.wake_mask = 0
+
+
+cdef inline void inboxes_take(worker_t *w) noexcept nogil:
+    """Start the sessions that other workers accepted for this one."""
+    cdef inbox_t *inbox
+    cdef uint32_t i
+    for i in range(w.plane.worker_count):
+        inbox = &w.inboxes[i]
+        while inbox.read != published_load_u64(&inbox.written):
+            session_start(w, &inbox.arrivals[inbox.read % INBOX_SIZE])
+            published_store_u64(&inbox.read, inbox.read + 1)
+
+
+cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
+    """Control's thread, when all workers have stopped: clients that were handed over and never taken."""
+    cdef inbox_t *inbox
+    cdef arrival_t *arrival
+    cdef uint32_t i
+    for i in range(w.plane.worker_count):
+        inbox = &w.inboxes[i]
+        while inbox.read != inbox.written:
+            arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
+            socket_reset(arrival.fd)
+            places_give(w, arrival)
+            counter_add(&arrival.listener.counters[w.index].closed[<int>CLOSE_SHUTDOWN], 1)
+            inbox.read += 1
+
+
+# ---- accepting ----
+
+cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) noexcept nogil:
+    """A new client: refuse it at a limit, or count it and start its session on the right worker."""
+    cdef listener_t *listener = from_.listener
+    cdef worker_t *target = w
+    if not session_rate_take(listener.live, w.now_ns):
+        accept_refuse(w, listener, arrival.fd, CLOSE_RATE_LIMITED)
+        return
+    if not places_take(w, listener):
+        accept_refuse(w, listener, arrival.fd, CLOSE_RESOURCE_LIMIT)
+        return
+    counter_add(&listener.live.counters[w.index].sessions_total, 1)
+    arrival.local_port = from_.port
+    arrival.listener = listener.live
+    arrival.pool = listener.pool.live
+    arrival.terms = listener.terms
+    if w.plane.balance_workers:
+        target = worker_for_next(w)
+    if target == w or not hand_over(w, target, arrival):
+        session_start(w, arrival)
+
+
+cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogil:
+    """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause; ECONNABORTED, EINTR, EPERM (firewall), EPROTO
+    and the network errors of the one connection (it is gone): go on with the next."""
+    cdef arrival_t arrival
+    cdef socklen_t length = sizeof(arrival.address)
+    arrival.fd = accept4(from_.fd, <sockaddr *>&arrival.address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if arrival.fd >= 0:
+        accepted(w, from_, &arrival)
+        return ACCEPT_MORE
+    if errno == EAGAIN:
+        return ACCEPT_EMPTY
+    if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+        return ACCEPT_PAUSE
+    return ACCEPT_MORE
+
+
+cdef inline void accept_pause(worker_t *w) noexcept nogil:
+    """Stop watching all listening sockets for a while; what waits in their queues keeps waiting."""
+    cdef uint32_t i
+    if w.accept_paused:
+        return
+    w.accept_paused = True
+    w.paused_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
+    counter_add(&w.counters.accept_pauses, 1)
+    for i in range(w.accepting_count):
+        poller_forget(w, w.accepting[i].fd)
+
+
+cdef inline void accept_resume(worker_t *w) noexcept nogil:
+    cdef uint32_t i
+    w.accept_paused = False
+    for i in range(w.accepting_count):
+        poller_watch_listener(w, &w.accepting[i], i)
+
+
+cdef inline void accept_event(worker_t *w, accepting_t *from_) noexcept nogil:
+    """Accept as many as lately came at once, so that few calls find the queue empty; more come with the next turn."""
+    cdef uint32_t done = 0
+    cdef accepted_t outcome = ACCEPT_MORE
+    while done < from_.batch:
+        outcome = accept_one(w, from_)
+        if outcome != ACCEPT_MORE:
+            break
+        done += 1
+    if outcome == ACCEPT_PAUSE:
+        accept_pause(w)
+    elif outcome == ACCEPT_EMPTY:
+        from_.batch = done if done else 1
+    elif from_.batch < ACCEPT_BATCH:
+        from_.batch += 1
+    wake_receivers(w)
+
+
+cdef inline void accept_all(worker_t *w, accepting_t *from_) noexcept nogil:
+    """Serve what waits in the queue of a socket that is about to close. Bounded: a flood must not hold the worker."""
+    cdef uint32_t left = 16384
+    while left and accept_one(w, from_) == ACCEPT_MORE:
+        left -= 1

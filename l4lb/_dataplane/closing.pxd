@@ -1,0 +1,72 @@
+# Closing: the one way out of every session, whatever state it is in.
+#
+# A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
+# reset on both sides, so that a cut stream never looks like a finished one. Called on the worker's thread.
+
+from libc.stdlib cimport free
+
+from l4lb._dataplane.linux cimport (
+    SIOCOUTQ, SOL_SOCKET, SO_LINGER, close, counter_add, ioctl, linger, setsockopt, shared_add,
+)
+from l4lb._dataplane.lookup cimport backend_release
+from l4lb._dataplane.queue cimport queue_leave, queue_poke
+from l4lb._dataplane.ready cimport ready_remove
+from l4lb._dataplane.records cimport record_session
+from l4lb._dataplane.relay cimport half_drop
+from l4lb._dataplane.sessions cimport sessions_give
+from l4lb._dataplane.timers cimport timers_disarm
+from l4lb._dataplane.types cimport CLOSE_NORMAL, close_reason_t, session_t, worker_t
+
+
+cdef inline void socket_reset(int fd) noexcept nogil:
+    """close(2) with SO_LINGER 0: the peer gets a reset. setsockopt fails on no open socket; close: EINTR has closed."""
+    cdef linger at_once
+    at_once.l_onoff = 1
+    at_once.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
+    close(fd)
+
+
+cdef inline bint socket_has_unsent(int fd) noexcept nogil:
+    """Bytes that the peer has not acknowledged: a reset now would destroy them. ioctl SIOCOUTQ: EINVAL when closed."""
+    cdef int unsent = 0
+    return ioctl(fd, SIOCOUTQ, &unsent) == 0 and unsent > 0
+
+
+cdef inline void socket_end(int fd, bint reset) noexcept nogil:
+    if fd < 0:
+        return
+    if reset:
+        socket_reset(fd)
+    else:
+        close(fd)
+
+
+cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogil:
+    """Give the reservation back, after the socket is closed or before another attempt."""
+    if s.backend != NULL:
+        backend_release(s.backend)
+        s.backend = NULL
+        queue_poke(w, s.pool)
+
+
+cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    cdef bint reset = reason != CLOSE_NORMAL
+    timers_disarm(&w.timers, &w.sessions, s)
+    ready_remove(w, s)
+    queue_leave(w, s)
+    record_session(w, s, reason)
+    half_drop(w, &s.up)
+    half_drop(w, &s.down)
+    socket_end(s.backend_fd, reset)
+    socket_end(s.client_fd, reset)
+    session_forget_backend(w, s)
+    if s.tried != NULL:
+        free(s.tried.backend_ids)
+        free(s.tried)
+        s.tried = NULL
+    counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
+    shared_add(&s.pool.sessions_active, -1)
+    shared_add(&s.listener.sessions_active, -1)
+    shared_add(&w.plane.sessions_active, -1)
+    sessions_give(&w.sessions, s)

@@ -1,0 +1,175 @@
+# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by tcp.pxd.
+#
+# An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
+# leaves it out while another is left; when all were tried, they are tried again until connect_attempts are used up.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t
+from libc.stdlib cimport calloc, realloc
+
+from l4lb._dataplane.closing cimport session_forget_backend
+from l4lb._dataplane.linux cimport (
+    AF_UNIX, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_TCP,
+    IP_BIND_ADDRESS_NO_PORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE,
+    TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect, counter_add,
+    getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_storage, socket, socklen_t,
+)
+from l4lb._dataplane.lookup cimport pool_pick
+from l4lb._dataplane.poller cimport poller_watch
+from l4lb._dataplane.timers cimport timers_arm
+from l4lb._dataplane.types cimport (
+    CLIENT_FIRST_MAX, SESSION_ACK_HELD, SESSION_CONNECTING, SESSION_NODELAY_DONE, SIDE_BACKEND, backend_options_t,
+    backend_t, pool_t, session_t, tried_t, worker_t,
+)
+
+cdef enum attempt_t:
+    ATTEMPT_PENDING = 0           # the backend's next edge tells
+    ATTEMPT_CONNECTED
+    ATTEMPT_FAILED                # this backend: try another
+    ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
+
+
+cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:
+    """The session's pool in today's snapshot, or NULL when it was removed."""
+    if s.pool.slot >= w.snapshot.pool_slots:
+        return NULL
+    return w.snapshot.pools_by_slot[s.pool.slot]
+
+
+cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
+    """Remember a backend that refused. 0, or -1 when memory is short."""
+    cdef tried_t *tried = s.tried
+    cdef uint32_t *ids
+    if tried == NULL:
+        tried = s.tried = <tried_t *>calloc(1, sizeof(tried_t))
+        if tried == NULL:
+            return -1
+    if tried.count == tried.capacity:
+        ids = <uint32_t *>realloc(tried.backend_ids, (tried.capacity + 8) * sizeof(uint32_t))
+        if ids == NULL:
+            return -1
+        tried.backend_ids = ids
+        tried.capacity += 8
+    tried.backend_ids[tried.count] = backend_id
+    tried.count += 1
+    return 0
+
+
+cdef inline backend_t *session_pick(session_t *s, pool_t *pool) noexcept nogil:
+    """A reserved backend that has not refused this session, or one that has when there is no other."""
+    cdef backend_t *backend = pool_pick(pool, s.tried, s.hash)
+    if backend == NULL and s.tried != NULL and s.tried.count:
+        s.tried.count = 0
+        backend = pool_pick(pool, NULL, s.hash)
+    return backend
+
+
+cdef inline attempt_t socket_refusal(int error) noexcept nogil:
+    """socket(2), connect(2): which errors are ours and which are the backend's."""
+    if error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM:
+        return ATTEMPT_NO_RESOURCES
+    return ATTEMPT_FAILED
+
+
+cdef inline void backend_set_options(int fd, int family, backend_options_t *options) noexcept nogil:
+    """What the listener asks for on both sides. setsockopt(2) refuses none of these on a fresh TCP socket."""
+    cdef int on = 1
+    if family == AF_UNIX:
+        return
+    if options.user_timeout_ms:
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &options.user_timeout_ms, sizeof(int))
+    if options.keepalive:
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &options.keepalive_idle_s, sizeof(int))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &options.keepalive_interval_s, sizeof(int))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &options.keepalive_count, sizeof(int))
+
+
+cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
+    """bind(2) the pool's source_address: EADDRNOTAVAIL, not an address of this host; EADDRINUSE, EACCES.
+
+    IP_BIND_ADDRESS_NO_PORT leaves the port to connect(2), so that one source address serves 28,000 sessions to each
+    backend and not to all of them together.
+    """
+    cdef int on = 1
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
+    return bind(fd, <sockaddr *>&pool.source, pool.source_length)
+
+
+cdef inline int backend_connect_to(int fd, session_t *s, backend_t *backend) noexcept nogil:
+    cdef sockaddr_storage address
+    if not backend.same_port:
+        return connect(fd, <sockaddr *>&backend.address, backend.address_length)
+    address = backend.address
+    (<sockaddr_in *>&address).sin_port = s.local_port      # at the same place in sockaddr_in6
+    return connect(fd, <sockaddr *>&address, backend.address_length)
+
+
+cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
+    """Begin a non-blocking connect and watch it.
+
+    socket(2): EMFILE, ENFILE, ENOBUFS, ENOMEM ours; EAFNOSUPPORT (no IPv6 here) the backend's.
+    connect(2): EINPROGRESS pending; ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EACCES, EPERM (firewall),
+    EADDRNOTAVAIL (no ephemeral port left for it), EAGAIN (a unix backend's queue is full), ENOENT the backend's.
+    """
+    cdef int off = 0
+    cdef int family = (<sockaddr *>&backend.address).sa_family
+    cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef bint connected
+    if fd < 0:
+        return socket_refusal(errno)
+    s.backend_fd = fd
+    backend_set_options(fd, family, &s.listener.options)
+    if pool.source_length and source_bind(fd, pool) < 0:
+        return socket_refusal(errno)
+    if family == AF_UNIX:
+        s.flags |= SESSION_NODELAY_DONE
+    elif s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2:
+        # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
+        s.flags |= SESSION_ACK_HELD
+    connected = backend_connect_to(fd, s, backend) == 0
+    if not connected and errno != EINPROGRESS:
+        return socket_refusal(errno)
+    if poller_watch(w, s, SIDE_BACKEND, fd, EPOLLOUT) < 0:
+        return ATTEMPT_NO_RESOURCES
+    return ATTEMPT_CONNECTED if connected else ATTEMPT_PENDING
+
+
+cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
+    """Close the socket of an attempt and free the place that was reserved for it."""
+    if s.backend_fd >= 0:
+        close(s.backend_fd)
+        s.backend_fd = -1
+    session_forget_backend(w, s)
+
+
+cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
+    """`backend` is reserved. On failure the reservation is given back and the backend is counted and remembered."""
+    cdef attempt_t attempt
+    s.backend = backend.live
+    s.state = SESSION_CONNECTING
+    s.flags &= <uint16_t>~SESSION_ACK_HELD
+    s.attempts += 1
+    s.attempt_started_ns = w.now_ns
+    s.state_deadline_ms = <uint32_t>w.now_ms + pool.connect_timeout_ms
+    attempt = backend_connect(w, s, pool, backend)
+    if attempt == ATTEMPT_PENDING:
+        timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.connect_timeout_ms)
+    return attempt
+
+
+cdef inline int attempt_failed(worker_t *w, session_t *s) noexcept nogil:
+    """Count and remember the failure. 0, or -1 when memory is short."""
+    cdef uint32_t backend_id = s.backend.id
+    counter_add(&s.backend.counters[w.index].connect_failures, 1)
+    attempt_abandon(w, s)
+    return tried_add(s, backend_id)
+
+
+cdef inline int attempt_error(session_t *s) noexcept nogil:
+    """The error that ended a pending connect. getsockopt(2) fails on no open socket."""
+    cdef int error = 0
+    cdef socklen_t length = sizeof(error)
+    getsockopt(s.backend_fd, SOL_SOCKET, SO_ERROR, &error, &length)
+    return error

@@ -1,0 +1,300 @@
+# Relay: one half of a session, from the bytes its source has to the sink that takes them.
+#
+# A half reads only when nothing is pending for its sink, so a slow reader holds up at most one chunk or one pipe and
+# the kernel's windows do the rest. Small messages are read into the worker's scratch buffer and sent at once; a half
+# that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. Called on the worker's thread
+# by tcp.pxd, which turns the outcome into the session's next state.
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+
+from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
+from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
+from l4lb._dataplane.linux cimport (
+    EAGAIN, EINTR, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY,
+    counter_add, recv, send, setsockopt, shutdown, splice,
+)
+from l4lb._dataplane.pipes cimport pipe_give, pipe_take
+from l4lb._dataplane.types cimport (
+    BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_SOURCE_FIN,
+    HALF_URGENT, HALF_WRITABLE, SCRATCH_BYTES, SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED,
+    SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, backend_counters_t, half_t, session_t, worker_t,
+)
+
+cdef enum pump_t:
+    PUMP_IDLE = 0                 # nothing to do before the next event
+    PUMP_AGAIN                    # there is more, but others come first
+    PUMP_THROTTLED                # there is more, but the bandwidth is used up
+    PUMP_SOURCE_LOST              # the source was reset: nothing more will come
+    PUMP_SINK_LOST                # the sink was reset: nothing more can be delivered
+    PUMP_NO_MEMORY
+
+cdef struct wire_t:               # one half with its two sockets, for the length of one pump
+    session_t *session
+    half_t *half
+    int source_fd
+    int sink_fd
+    int direction                 # 0 up, 1 down
+    int64_t budget                # what is left of this turn
+    int64_t room                  # what the bandwidth limits leave; -1: no limit
+
+
+cdef inline bint half_pending(half_t *h) noexcept nogil:
+    return h.chunk != NULL or (h.pipe != NULL and h.pipe.held_bytes != 0)
+
+
+cdef inline void half_moved(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+    """`count` bytes were handed to the sink's kernel."""
+    cdef session_t *s = wire.session
+    cdef backend_counters_t *counters = s.backend.counters[w.index]
+    wire.half.bytes += count
+    wire.budget -= count
+    s.active_ms = <uint32_t>w.now_ms
+    if wire.direction == 0:
+        counter_add(&counters.bytes_up, count)
+    else:
+        counter_add(&counters.bytes_down, count)
+
+
+cdef inline void half_read(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+    """`count` bytes were taken from the source."""
+    if wire.room >= 0:
+        wire.room -= count
+        bandwidth_pay(&wire.session.listener.limits, wire.half, wire.direction, w.now_ns, count)
+
+
+cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
+    """TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the call."""
+    cdef int on = 1
+    if wire.direction == 0 and wire.half.bytes and not wire.session.flags & SESSION_NODELAY_DONE:
+        wire.session.flags |= SESSION_NODELAY_DONE
+        setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef inline bint half_ends_here(wire_t *wire) noexcept nogil:
+    """All has been read, and a FIN follows what is being sent now: hold it for one segment (MSG_MORE)."""
+    return wire.half.flags & HALF_EOF and wire.session.state == SESSION_RELAYING
+
+
+cdef inline ssize_t sink_send(wire_t *wire, const uint8_t *data, size_t length) noexcept nogil:
+    """Bytes taken (0 when the sink is full) or -1 when it is lost. Less than `length` means full: an edge will follow.
+
+    send(2): EAGAIN full; EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH lost; ENOBUFS, ENOMEM the kernel ends such a
+    connection itself soon, so lost too.
+    """
+    cdef int flags = MSG_NOSIGNAL | (MSG_MORE if half_ends_here(wire) else 0)
+    cdef ssize_t sent
+    backend_nodelay(wire)
+    while True:
+        sent = send(wire.sink_fd, data, length, flags)
+        if sent >= 0:
+            break
+        if errno == EAGAIN:
+            sent = 0
+            break
+        if errno != EINTR:
+            return -1
+    if <size_t>sent < length:
+        wire.half.flags &= <uint8_t>~HALF_WRITABLE
+    return sent
+
+
+cdef inline pump_t half_flush_chunk(worker_t *w, wire_t *wire) noexcept nogil:
+    cdef half_t *h = wire.half
+    cdef ssize_t sent = sink_send(wire, chunk_bytes(h.chunk) + h.chunk.start, h.chunk.length)
+    if sent < 0:
+        return PUMP_SINK_LOST
+    h.chunk.start += <uint32_t>sent
+    h.chunk.length -= <uint32_t>sent
+    half_moved(w, wire, sent)
+    if h.chunk.length == 0:
+        chunk_give(&w.chunks, h.chunk)
+        h.chunk = NULL
+    return PUMP_IDLE
+
+
+cdef inline pump_t half_flush_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+    """splice(2) to a socket: EAGAIN full; EPIPE, ECONNRESET and the rest lost. Never 0 while the pipe holds bytes."""
+    cdef half_t *h = wire.half
+    cdef ssize_t moved
+    backend_nodelay(wire)
+    while h.pipe.held_bytes:
+        moved = splice(
+            h.pipe.read_fd, NULL, wire.sink_fd, NULL, h.pipe.held_bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+        )
+        if moved <= 0:
+            if moved < 0 and errno == EINTR:
+                continue
+            if moved < 0 and errno == EAGAIN:
+                h.flags &= <uint8_t>~HALF_WRITABLE
+                return PUMP_IDLE
+            return PUMP_SINK_LOST
+        h.pipe.held_bytes -= <uint32_t>moved
+        half_moved(w, wire, moved)
+        counter_add(&w.counters.spliced_bytes, moved)
+    return PUMP_IDLE
+
+
+cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
+    """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
+
+    recv(2): EAGAIN empty; 0 the FIN; ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest lost.
+    """
+    cdef half_t *h = wire.half
+    cdef ssize_t got, sent
+    cdef ssize_t wanted = SCRATCH_BYTES
+    if wire.room >= 0 and wire.room < wanted:
+        wanted = wire.room
+    got = recv(wire.source_fd, w.scratch, wanted, 0)
+    if got < 0:
+        if errno == EINTR:
+            return PUMP_IDLE
+        if errno != EAGAIN:
+            return PUMP_SOURCE_LOST
+        h.flags &= <uint8_t>~HALF_READABLE
+        h.full_reads = 0
+        return PUMP_IDLE
+    if got == 0:
+        h.flags |= HALF_EOF
+        return PUMP_IDLE
+    half_read(w, wire, got)
+    if got < wanted:
+        # A short read emptied the socket, unless it stopped at an urgent mark.
+        h.full_reads = 0
+        if not h.flags & HALF_URGENT:
+            h.flags &= <uint8_t>~HALF_READABLE
+            if h.flags & HALF_SOURCE_FIN:
+                h.flags |= HALF_EOF
+    elif h.full_reads < 255:
+        h.full_reads += 1
+    sent = sink_send(wire, w.scratch, got)
+    if sent < 0:
+        return PUMP_SINK_LOST
+    half_moved(w, wire, sent)
+    if sent < got:
+        h.chunk = chunk_take(&w.chunks, w.scratch + sent, <uint32_t>(got - sent))
+        if h.chunk == NULL:
+            return PUMP_NO_MEMORY
+    return PUMP_IDLE
+
+
+cdef inline void half_leave_bulk(worker_t *w, half_t *h) noexcept nogil:
+    """Back to copying; the pipe must be empty."""
+    h.flags &= <uint8_t>~HALF_BULK
+    h.full_reads = 0
+    if h.pipe != NULL:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL
+
+
+cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+    """True when this half reads through a pipe now; takes one if it should and can."""
+    cdef half_t *h = wire.half
+    if h.pipe != NULL:
+        return True
+    if wire.session.splice == SPLICE_OFF or h.flags & HALF_URGENT:
+        return False
+    if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
+        return False
+    h.pipe = pipe_take(&w.pipes)
+    if h.pipe == NULL:
+        return False
+    h.flags |= HALF_BULK
+    return True
+
+
+cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
+    """One splice into the empty pipe and out of it.
+
+    splice(2) from a socket: 0 the FIN; EAGAIN socket empty (the pipe is, so it is not the pipe that is full);
+    ECONNRESET and its like lost; EINVAL, ENOMEM: this socket does not splice now, so copy.
+    """
+    cdef half_t *h = wire.half
+    cdef size_t wanted = h.pipe.capacity_bytes
+    cdef ssize_t got
+    if wire.room >= 0 and <size_t>wire.room < wanted:
+        wanted = wire.room
+    got = splice(wire.source_fd, NULL, h.pipe.write_fd, NULL, wanted, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+    if got > 0:
+        h.pipe.held_bytes = <uint32_t>got
+        wire.session.flags |= SESSION_SPLICED
+        half_read(w, wire, got)
+        return half_flush_pipe(w, wire)
+    if got == 0:
+        h.flags |= HALF_EOF
+        return PUMP_IDLE
+    if errno == EINTR:
+        return PUMP_IDLE
+    if errno == EAGAIN:
+        h.flags &= <uint8_t>~HALF_READABLE
+        return PUMP_IDLE
+    half_leave_bulk(w, h)
+    wire.session.splice = SPLICE_OFF
+    return PUMP_IDLE                        # a reset shows at the recv that comes next
+
+
+cdef inline void half_finish(wire_t *wire) noexcept nogil:
+    """The source's FIN goes out after its last byte; a session's second FIN goes out with the close that follows.
+
+    shutdown(2): ENOTCONN when the sink is reset; its edge tells.
+    """
+    cdef session_t *s = wire.session
+    if s.state != SESSION_RELAYING or wire.half.flags & HALF_FIN_SENT:
+        return
+    if not (s.up.flags | s.down.flags) & HALF_FIN_SENT:
+        shutdown(wire.sink_fd, SHUT_WR)
+    wire.half.flags |= HALF_FIN_SENT
+
+
+cdef inline pump_t half_pass(worker_t *w, wire_t *wire) noexcept nogil:
+    """Move bytes until the source is empty, the sink full, or the budget used."""
+    cdef half_t *h = wire.half
+    cdef pump_t outcome
+    while True:
+        if half_pending(h):
+            if not h.flags & HALF_WRITABLE:
+                return PUMP_IDLE
+            outcome = half_flush_chunk(w, wire) if h.chunk != NULL else half_flush_pipe(w, wire)
+        elif h.flags & HALF_EOF:
+            half_finish(wire)
+            return PUMP_IDLE
+        elif not h.flags & HALF_READABLE:
+            return PUMP_IDLE
+        elif wire.budget <= 0:
+            return PUMP_AGAIN
+        elif wire.room >= 0 and wire.room < BANDWIDTH_MIN_BYTES:
+            return PUMP_THROTTLED
+        elif half_wants_pipe(w, wire):
+            outcome = half_splice(w, wire)
+        else:
+            outcome = half_copy(w, wire)
+        if outcome != PUMP_IDLE:
+            return outcome
+
+
+cdef inline pump_t half_pump(worker_t *w, wire_t *wire) noexcept nogil:
+    """One turn of a half. A pipe is kept only while it holds bytes or there is more to read."""
+    cdef half_t *h = wire.half
+    cdef pump_t outcome
+    if h.flags & HALF_DEAD:
+        return PUMP_IDLE
+    wire.budget = TURN_BYTES
+    wire.room = bandwidth_room(&wire.session.listener.limits, h, wire.direction, w.now_ns)
+    outcome = half_pass(w, wire)
+    if h.pipe != NULL and h.pipe.held_bytes == 0 and outcome != PUMP_AGAIN:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL
+        if TURN_BYTES - wire.budget < BULK_MIN_BYTES:
+            half_leave_bulk(w, h)
+    return outcome
+
+
+cdef inline void half_drop(worker_t *w, half_t *h) noexcept nogil:
+    """Give up what is pending and read no more."""
+    h.flags |= HALF_DEAD
+    if h.chunk != NULL:
+        chunk_give(&w.chunks, h.chunk)
+        h.chunk = NULL
+    if h.pipe != NULL:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL

@@ -1,0 +1,411 @@
+# Types: every struct and enum of the data plane, in one place. No functions.
+#
+# Who may write what:
+#   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by
+#               their worker alone and read by the control plane.
+#   *_t of a snapshot (backend_t, pool_t, listener_t, snapshot_t) are immutable once published.
+#   worker_t and all it owns (sessions, timers, pipes, chunks): its own thread, except the fields marked "control".
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+
+from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+    SCRATCH_BYTES = 65536         # one recv; a half that keeps filling it is a bulk flow
+    PIPE_BYTES = 1048576          # asked of the kernel, which may give less
+    TURN_BYTES = 1048576          # a half moves at most about this much before others get their turn
+    BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
+    BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
+    EPOLL_BATCH = 256
+    ACCEPT_BATCH = 64
+    ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
+    CLIENT_FIRST_MAX = 3
+    ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
+    RESET_POLL_MS = 16            # how often a session about to be reset looks whether its last bytes are out
+    INBOX_SIZE = 64               # power of two
+    RECORD_SLOTS = 4096           # power of two
+    SESSIONS_PER_BLOCK = 256
+    PIPE_CACHE_MAX = 64
+    NO_INDEX = 0xFFFFFFFF
+
+# The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
+cdef enum close_reason_t:
+    CLOSE_NORMAL = 0
+    CLOSE_CLIENT_ABORT
+    CLOSE_BACKEND_ABORT
+    CLOSE_CONNECT_FAILED
+    CLOSE_CONNECT_TIMEOUT
+    CLOSE_IDLE_TIMEOUT
+    CLOSE_HALF_CLOSE_TIMEOUT
+    CLOSE_MAX_DURATION
+    CLOSE_NO_BACKEND
+    CLOSE_QUEUE_FULL
+    CLOSE_QUEUE_TIMEOUT
+    CLOSE_DENIED
+    CLOSE_RATE_LIMITED
+    CLOSE_PROXY_HEADER_ERROR
+    CLOSE_BACKEND_DOWN
+    CLOSE_ADMIN
+    CLOSE_DRAIN
+    CLOSE_SHUTDOWN
+    CLOSE_RESOURCE_LIMIT
+    CLOSE_INTERNAL_ERROR
+    CLOSE_REASON_COUNT
+
+# A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
+#
+#          +--all at max_sessions--> QUEUED
+#          |                           | a place is free
+#   FREE --+--accept--> CONNECTING <---+
+#                         |    ^ next attempt
+#                         |    +--> (itself)
+#                         +--connected--> RELAYING --both FINs forwarded--> FREE
+#                         |                  +--one side reset--> RESETTING --its last bytes are out--> FREE
+#   any --no backend, limit, timeout, shutdown--> FREE
+cdef enum session_state_t:
+    SESSION_FREE = 0
+    SESSION_QUEUED
+    SESSION_CONNECTING
+    SESSION_RELAYING
+    SESSION_RESETTING
+
+cdef enum side_t:
+    SIDE_CLIENT = 0
+    SIDE_BACKEND = 1
+
+# One direction of a session, from the socket it reads (source) to the one it writes (sink).
+cdef enum:
+    HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
+    HALF_WRITABLE = 2             # the sink took everything since its last edge
+    HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
+    HALF_URGENT = 8               # urgent data was seen: reads stop at its mark, so a short read proves nothing
+    HALF_EOF = 16                 # all that the source will ever give has been read
+    HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
+    HALF_BULK = 64                # reads through a pipe
+    HALF_DEAD = 128               # the sink is reset: nothing more is read for it
+
+cdef enum:
+    SESSION_CLIENT_WANTS_OUT = 1  # the client is watched for EPOLLOUT too
+    SESSION_CLIENT_RESET = 2      # this side's socket reported a reset
+    SESSION_BACKEND_RESET = 4
+    SESSION_READY = 8             # in the ready list
+    SESSION_NODELAY_DONE = 16     # the backend's TCP_NODELAY is as it should be
+    SESSION_ACK_HELD = 32         # the handshake's last ACK waits for the client's first bytes
+    SESSION_SPOKEN = 64           # somebody has sent something
+    SESSION_CLIENT_WATCHED = 128  # the client is in epoll
+    SESSION_THROTTLED = 256       # a half waits for its bandwidth
+    SESSION_SPLICED = 512         # some of its bytes went through a pipe
+
+cdef enum splice_mode_t:
+    SPLICE_AUTO = 0
+    SPLICE_ALWAYS
+    SPLICE_OFF
+
+cdef enum selection_t:
+    SELECT_CURSOR = 0
+    SELECT_HASH
+    SELECT_LEAST_SESSIONS
+
+cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
+    chunk_t *next
+    uint32_t start
+    uint32_t length
+    uint8_t size_class
+
+cdef struct pipe_t:               # owned by one half, or empty in its worker's cache
+    pipe_t *next
+    int read_fd
+    int write_fd
+    uint32_t capacity_bytes
+    uint32_t held_bytes
+
+cdef struct half_t:
+    uint64_t bytes                # handed to the sink's kernel
+    uint64_t paid_until_ns        # token bucket of this session and direction, see limits.pxd
+    chunk_t *chunk
+    pipe_t *pipe
+    uint8_t flags
+    uint8_t full_reads
+
+cdef struct timer_t:              # a node of the wheel, inside its session
+    uint32_t next
+    uint32_t previous
+    uint32_t due_tick
+    uint16_t slot                 # level * 64 + slot, TIMER_IDLE when not armed
+
+cdef struct source_address_t:     # the client, in network order; v4-mapped addresses are kept as v4
+    uint8_t bytes[16]
+    uint16_t port
+    uint8_t length                # 4, 16, or 0 for a unix client
+
+cdef struct tried_t:              # backends that refused this session; only a session with a failed attempt has one
+    uint32_t count
+    uint32_t capacity
+    uint32_t *backend_ids
+
+cdef struct session_t:
+    uint32_t generation           # changes when the slot is freed: a stale epoll tag does not match
+    uint32_t index
+    int client_fd
+    int backend_fd
+    half_t up
+    half_t down
+    timer_t timer
+    uint32_t next_ready
+    uint32_t previous_ready
+    uint32_t next_free
+    uint32_t idle_ms
+    uint32_t half_close_ms
+    uint32_t active_ms            # worker clock of the last byte or state change
+    uint32_t state_deadline_ms    # of the state: the wait, the second half, the patience
+    uint32_t expires_ms           # max_session_duration, 0: none
+    uint64_t started_ns
+    uint64_t attempt_started_ns
+    uint64_t connected_ns
+    uint64_t hash
+    listener_live_t *listener
+    pool_live_t *pool
+    backend_live_t *backend
+    tried_t *tried
+    source_address_t source
+    uint16_t attempts
+    uint16_t flags
+    uint16_t local_port           # where the client came in, in network order
+    uint8_t state
+    uint8_t splice
+    uint8_t close_reason          # of a RESETTING session
+
+# ---- what outlives snapshots ----
+
+cdef struct backend_counters_t:
+    uint64_t sessions_total
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint64_t connect_failures
+
+cdef struct backend_live_t:
+    int64_t sessions_active       # shared: reserved before the connect
+    uint32_t id                   # unique within the data plane
+    backend_counters_t **counters  # by worker, each in cache lines of its own
+
+cdef struct queue_t:              # sessions of one worker that wait for a place in one pool, oldest first
+    uint32_t head                 # linked through next_ready and previous_ready: a queued session is in no ready list
+    uint32_t tail
+
+cdef struct pool_live_t:
+    int64_t cursor                # shared
+    int64_t sessions_active       # shared; from accept to end, with or without a backend
+    int64_t waiting               # shared; queued on all workers together
+    queue_t *queues               # by worker, each touched by its worker alone
+    uint32_t slot                 # its place in every snapshot's pools_by_slot
+
+cdef enum:
+    HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest
+
+cdef struct histogram_t:
+    uint64_t buckets[28]
+    uint64_t sum_us
+
+cdef struct listener_counters_t:
+    uint64_t sessions_total
+    uint64_t closed[20]           # by close_reason_t
+    histogram_t session_time
+    uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
+
+cdef struct limits_t:             # of one listener, for all workers. Control writes the rates, also while sessions run
+    uint64_t bandwidth[2]         # bytes a second for each session, by direction (up, down); 0: no limit
+    uint64_t total_bandwidth[2]   # ... for all sessions together
+    uint64_t session_rate         # new sessions a second
+    uint64_t session_burst_ns     # how far ahead of the rate new sessions may get
+    int64_t total_paid_until_ns[2]  # shared token buckets
+    int64_t sessions_paid_until_ns
+
+cdef struct backend_options_t:    # set on every backend socket; the client's inherit the same from the listening one
+    bint keepalive
+    int keepalive_idle_s
+    int keepalive_interval_s
+    int keepalive_count
+    int user_timeout_ms           # 0: the kernel's own
+
+cdef struct listener_live_t:
+    int64_t sessions_active       # shared
+    uint32_t id                   # unique within the data plane
+    listener_counters_t **counters
+    limits_t limits
+    backend_options_t options
+    uint32_t sockets_per_worker
+    int *fds                      # [worker * sockets_per_worker + k]; control opens and closes them
+    uint16_t *ports               # of the same sockets, in network order; 0 for unix
+    bint shared_fds               # every worker has the same ones: a unix socket, or one that was inherited
+
+# ---- a snapshot ----
+
+cdef struct backend_t:
+    backend_live_t *live
+    sockaddr_storage address
+    socklen_t address_length
+    bint same_port                # port 0: connect to the port that the client came in on
+    uint32_t weight
+    int64_t max_sessions          # 0: none
+
+cdef struct pool_t:
+    pool_live_t *live
+    selection_t selection
+    uint32_t backend_count
+    backend_t *backends
+    uint32_t usable_count
+    uint32_t *usable              # indices into backends
+    uint32_t slot_count
+    uint32_t *slots               # indices into backends
+    uint32_t connect_timeout_ms
+    uint32_t connect_attempts
+    int64_t queue_size
+    uint32_t queue_timeout_ms
+    sockaddr_storage source       # bound before the connect, when source_length is not 0
+    socklen_t source_length
+    uint64_t hash_seed
+    uint8_t hash_prefix_v4
+    uint8_t hash_prefix_v6
+
+cdef struct terms_t:              # what a new session takes along from its listener
+    uint32_t idle_ms
+    uint32_t half_close_ms
+    uint32_t duration_ms
+    bint nodelay
+    uint8_t splice
+
+cdef struct listener_t:
+    listener_live_t *live
+    pool_t *pool
+    int64_t max_sessions          # 0: none of its own
+    terms_t terms
+
+cdef struct snapshot_t:
+    uint64_t version
+    uint32_t pool_slots
+    pool_t **pools_by_slot        # NULL where a pool is gone
+    uint32_t pool_count
+    pool_t *pools
+    uint32_t listener_count
+    listener_t *listeners
+
+# ---- a worker ----
+
+cdef enum:
+    TIMER_LEVELS = 4
+    TIMER_SLOTS = 64
+    TIMER_TICK_MS = 8
+    TIMER_IDLE = 0xFFFF
+
+cdef struct timers_t:
+    uint32_t tick                                      # the last one that was run
+    uint64_t occupied[4]                               # a bit a slot, by level
+    uint32_t heads[256]                                # session index, or NO_INDEX
+
+cdef struct sessions_t:
+    session_t **blocks
+    uint32_t block_count
+    uint32_t block_capacity
+    uint32_t free_head
+    uint32_t active
+
+cdef struct pipes_t:
+    pipe_t *idle
+    uint32_t idle_count
+    uint32_t out_count
+
+cdef struct chunks_t:
+    chunk_t *idle[3]
+    uint32_t idle_count[3]
+    uint32_t out_count
+
+cdef struct worker_counters_t:
+    uint64_t busy_ns
+    uint64_t turns
+    uint64_t spliced_bytes
+    uint64_t accept_pauses
+    uint64_t handed_over
+    uint64_t records_dropped
+    histogram_t connect_time
+
+cdef struct accepting_t:          # one listening socket of this worker
+    int fd
+    uint16_t port
+    bint paused
+    uint32_t batch                # how many accepts the next event is likely to yield
+    listener_live_t *live
+    listener_t *listener          # in the worker's current snapshot
+
+cdef struct arrival_t:            # a client that another worker accepted for this one
+    int fd
+    uint16_t local_port
+    listener_live_t *listener
+    pool_live_t *pool
+    terms_t terms
+    sockaddr_storage address
+
+cdef struct inbox_t:              # from one worker to another: one writes `written`, the other `read`
+    uint64_t written
+    uint64_t read
+    arrival_t *arrivals           # INBOX_SIZE of them
+
+cdef struct record_t:             # an ended session, for access log and hooks
+    uint64_t started_ns
+    uint64_t connect_ns           # of the attempt that succeeded; 0: none did
+    uint64_t duration_ns
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint64_t session_id
+    uint32_t listener_id
+    uint32_t pool_slot
+    uint32_t backend_id           # 0: never had one
+    source_address_t source
+    uint16_t local_port
+    uint16_t attempts
+    uint8_t close_reason
+    uint8_t spliced
+
+cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
+    uint64_t written
+    uint64_t read
+    record_t *slots               # RECORD_SLOTS of them; NULL: nobody wants records
+
+cdef struct worker_t:
+    uint32_t index
+    int epoll_fd
+    int event_fd                  # control writes, the worker reads
+    uint32_t stopping             # control
+    uint64_t seen_version         # published by the worker at each turn's start
+    plane_t *plane
+    snapshot_t *snapshot
+    uint64_t now_ns
+    uint32_t now_ms
+    uint64_t busy_poll_ns
+    uint32_t ready_head
+    uint32_t ready_tail
+    uint32_t ready_count
+    uint32_t paused_until_ms
+    bint accept_paused
+    accepting_t *accepting
+    uint32_t accepting_count
+    uint32_t accepting_capacity
+    uint64_t wake_mask            # workers that were handed something in this turn, by index
+    bint queue_poked              # a place may be free for who waits in a queue of this worker
+    uint8_t *scratch
+    inbox_t *inboxes              # by sending worker
+    records_t records
+    sessions_t sessions
+    timers_t timers
+    pipes_t pipes
+    chunks_t chunks
+    worker_counters_t counters
+    epoll_event *events
+
+cdef struct plane_t:
+    void *snapshot                # snapshot_t *, published by control
+    bint balance_workers          # new clients go to the least loaded worker
+    int64_t sessions_active       # shared
+    int64_t max_sessions          # 0: none
+    uint32_t worker_count
+    worker_t **workers

@@ -1,0 +1,264 @@
+# Worker: the event loop. One native thread for its whole life, one epoll, its own sessions; nothing here allocates a
+# Python object, logs or takes a lock. `worker_run` is called once by _fastpath.pyx, outside the GIL, and returns when
+# control sets `stopping` and writes the eventfd.
+#
+# A turn: wait, adopt the newest snapshot, accept and relay what the events say, give the ready sessions their turn,
+# run the due timers.
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_take
+from l4lb._dataplane.chunks cimport chunks_free
+from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.linux cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_now_ns, close, counter_add,
+    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32,
+    published_store_u64, read,
+)
+from l4lb._dataplane.pipes cimport pipes_free
+from l4lb._dataplane.poller cimport EVENT_TAG, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener
+from l4lb._dataplane.ready cimport ready_remove
+from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
+from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.types cimport (
+    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FREE, accepting_t,
+    arrival_t, inbox_t, listener_live_t, listener_t, plane_t, session_t, side_t, snapshot_t, worker_t,
+)
+
+# ---- birth and death (control's thread) ----
+
+cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcept nogil:
+    """0 or -errno. epoll_create1, eventfd: EMFILE, ENFILE, ENOMEM. `worker_close` cleans up after either."""
+    cdef uint32_t i
+    w.plane = plane
+    w.index = index
+    w.epoll_fd = w.event_fd = -1
+    w.ready_head = w.ready_tail = NO_INDEX
+    sessions_init(&w.sessions)
+    w.now_ns = clock_now_ns()
+    w.now_ms = w.now_ns // 1000000
+    timers_init(&w.timers, w.now_ms)
+    w.scratch = <uint8_t *>malloc(SCRATCH_BYTES)
+    w.events = <epoll_event *>malloc(EPOLL_BATCH * sizeof(epoll_event))
+    w.inboxes = <inbox_t *>calloc(plane.worker_count, sizeof(inbox_t))
+    if w.scratch == NULL or w.events == NULL or w.inboxes == NULL:
+        return -ENOMEM
+    for i in range(plane.worker_count):
+        w.inboxes[i].arrivals = <arrival_t *>calloc(INBOX_SIZE, sizeof(arrival_t))
+        if w.inboxes[i].arrivals == NULL:
+            return -ENOMEM
+    w.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    if w.epoll_fd < 0:
+        return -errno
+    w.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if w.event_fd < 0:
+        return -errno
+    return poller_control(w, EPOLL_CTL_ADD, w.event_fd, EPOLLIN, EVENT_TAG)
+
+
+cdef inline void worker_close(worker_t *w) noexcept nogil:
+    """After `worker_run` has returned, or if it never ran."""
+    cdef uint32_t i
+    if w.epoll_fd >= 0:
+        close(w.epoll_fd)
+    if w.event_fd >= 0:
+        close(w.event_fd)
+    pipes_free(&w.pipes)
+    chunks_free(&w.chunks)
+    sessions_free(&w.sessions)
+    free(w.accepting)
+    free(w.records.slots)
+    if w.inboxes != NULL:
+        for i in range(w.plane.worker_count):
+            free(w.inboxes[i].arrivals)
+    free(w.inboxes)
+    free(w.scratch)
+    free(w.events)
+
+
+# ---- snapshots ----
+
+cdef inline listener_t *snapshot_listener(snapshot_t *snapshot, listener_live_t *live) noexcept nogil:
+    cdef uint32_t i
+    for i in range(snapshot.listener_count):
+        if snapshot.listeners[i].live == live:
+            return &snapshot.listeners[i]
+    return NULL
+
+
+cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
+    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues."""
+    cdef uint32_t i = 0
+    while i < w.accepting_count:
+        if snapshot_listener(next_one, w.accepting[i].live) != NULL:
+            i += 1
+            continue
+        if not w.accept_paused:
+            poller_forget(w, w.accepting[i].fd)
+        accept_all(w, &w.accepting[i])
+        w.accepting_count -= 1
+        w.accepting[i] = w.accepting[w.accepting_count]
+        if i < w.accepting_count and not w.accept_paused:       # it moved: its tag must follow
+            poller_forget(w, w.accepting[i].fd)
+            poller_watch_listener(w, &w.accepting[i], i)
+
+
+cdef inline bint worker_accepts_for(worker_t *w, listener_live_t *live) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.accepting_count):
+        if w.accepting[i].live == live:
+            return True
+    return False
+
+
+cdef inline int worker_accept_on(worker_t *w, listener_t *listener, uint32_t position) noexcept nogil:
+    """0, or -1 when memory is short: then this worker does not serve the socket, the others do."""
+    cdef accepting_t *grown
+    cdef accepting_t *entry
+    if w.accepting_count == w.accepting_capacity:
+        grown = <accepting_t *>realloc(w.accepting, (w.accepting_capacity + 16) * sizeof(accepting_t))
+        if grown == NULL:
+            return -1
+        w.accepting = grown
+        w.accepting_capacity += 16
+    entry = &w.accepting[w.accepting_count]
+    entry.fd = listener.live.fds[position]
+    entry.port = listener.live.ports[position]
+    entry.batch = 1
+    entry.live = listener.live
+    entry.listener = listener
+    if not w.accept_paused and poller_watch_listener(w, entry, w.accepting_count) < 0:
+        return -1
+    w.accepting_count += 1
+    return 0
+
+
+cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexcept nogil:
+    """Point what is accepted already at its new terms, and begin to accept on what is new."""
+    cdef uint32_t i, k
+    cdef listener_live_t *live
+    for i in range(w.accepting_count):
+        w.accepting[i].listener = snapshot_listener(snapshot, w.accepting[i].live)
+    for i in range(snapshot.listener_count):
+        live = snapshot.listeners[i].live
+        if worker_accepts_for(w, live):
+            continue
+        for k in range(live.sockets_per_worker):
+            worker_accept_on(w, &snapshot.listeners[i], w.index * live.sockets_per_worker + k)
+
+
+cdef inline void worker_adopt(worker_t *w) noexcept nogil:
+    """Move to the published snapshot. Storing its version tells control that the old one is not read here any more."""
+    cdef snapshot_t *published = <snapshot_t *>published_load_pointer(&w.plane.snapshot)
+    if published == NULL or published == w.snapshot:
+        return
+    if w.snapshot != NULL:
+        worker_leave_listeners(w, published)
+    w.snapshot = published
+    worker_join_listeners(w, published)
+    w.queue_poked = True
+    published_store_u64(&w.seen_version, published.version)
+
+
+# ---- a turn ----
+
+cdef inline void worker_read_clock(worker_t *w) noexcept nogil:
+    w.now_ns = clock_now_ns()
+    w.now_ms = w.now_ns // 1000000
+
+
+cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
+    """How long epoll_wait may sleep."""
+    cdef int64_t due
+    if w.ready_count:
+        return 0
+    due = timers_next_ms(&w.timers, w.now_ms)
+    if w.accept_paused and (due < 0 or due > 10):
+        due = 10
+    return <int>due if due < 1000000000 else 1000000000
+
+
+cdef inline int worker_spin(worker_t *w, uint64_t since_ns) noexcept nogil:
+    """Ask again and again for busy_poll before sleeping: latency for CPU. Returns the number of events, 0 if none."""
+    cdef int count = 0
+    while count == 0 and clock_now_ns() - since_ns < w.busy_poll_ns:
+        count = epoll_wait(w.epoll_fd, w.events, EPOLL_BATCH, 0)
+    return count
+
+
+cdef inline int worker_wait(worker_t *w) noexcept nogil:
+    """epoll_wait(2): EINTR is an empty turn; no other error can come from a good epoll fd. Counts the time awake."""
+    cdef uint64_t slept_ns = clock_now_ns()
+    cdef int timeout_ms = worker_timeout_ms(w)
+    cdef int count = 0
+    counter_add(&w.counters.busy_ns, slept_ns - w.now_ns)
+    counter_add(&w.counters.turns, 1)
+    if w.busy_poll_ns and timeout_ms:
+        count = worker_spin(w, slept_ns)
+    if count == 0:
+        count = epoll_wait(w.epoll_fd, w.events, EPOLL_BATCH, timeout_ms)
+    worker_read_clock(w)
+    return count
+
+
+cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
+    """Find whom an event is for. A session that ended earlier in this turn no longer matches its tag."""
+    cdef uint64_t tag = event.data.u64
+    cdef uint64_t ignored
+    cdef session_t *s
+    if tag >> 32:
+        s = sessions_at(&w.sessions, <uint32_t>tag >> 1)
+        if s.generation == <uint32_t>(tag >> 32) and s.state != SESSION_FREE:
+            session_event(w, s, <side_t>(tag & 1), event.events)
+    elif tag == EVENT_TAG:
+        read(w.event_fd, &ignored, sizeof(ignored))
+        w.queue_poked = True
+        inboxes_take(w)
+    elif tag - LISTENER_TAG_BASE < w.accepting_count:
+        accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+
+
+cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
+    """One turn for each session that waited when this began."""
+    cdef uint32_t count = w.ready_count
+    cdef session_t *s
+    while count and w.ready_count:
+        s = sessions_at(&w.sessions, w.ready_head)
+        ready_remove(w, s)
+        session_turn(w, s)
+        count -= 1
+
+
+cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
+    cdef uint32_t index = timers_pop(&w.timers, &w.sessions, w.now_ms)
+    while index != NO_INDEX:
+        session_timeout(w, sessions_at(&w.sessions, index))
+        index = timers_pop(&w.timers, &w.sessions, w.now_ms)
+    if w.accept_paused and <int>(<uint32_t>w.now_ms - w.paused_until_ms) >= 0:
+        accept_resume(w)
+
+
+cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
+    cdef uint32_t i
+    cdef session_t *s
+    for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
+        s = sessions_at(&w.sessions, i)
+        if s.state != SESSION_FREE:
+            session_end(w, s, CLOSE_SHUTDOWN)
+
+
+cdef inline void worker_run(worker_t *w) noexcept nogil:
+    cdef int count, i
+    while not published_load_u32(&w.stopping):
+        count = worker_wait(w)
+        worker_adopt(w)
+        for i in range(count):
+            worker_event(w, &w.events[i])
+        worker_run_ready(w)
+        worker_run_timers(w)
+        if w.queue_poked:
+            queues_serve(w)
+    worker_end_sessions(w)

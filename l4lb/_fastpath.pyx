@@ -1,0 +1,437 @@
+# The Python face of the data plane, and all of it: classes that own native memory, errno to exception, and the one
+# place where a thread leaves the GIL for good (`DataPlane.run`). What happens there is in `_dataplane/*.pxd`.
+#
+# Imported by `l4lb.engine` alone. Methods are called on the control thread, except `run`.
+"""Native data plane; see `l4lb.engine.native` for the interface to use."""
+
+import os
+from array import array
+
+from cython cimport final
+from cpython.array cimport array as c_array, clone
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from l4lb._dataplane.accept cimport inboxes_drop
+from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
+from l4lb._dataplane.linux cimport (
+    AF_UNIX, counter_read, htons, ntohs, published_load_u32, published_load_u64, published_store_pointer,
+    published_store_u32, published_store_u64, shared_read, sockaddr_in, sockaddr_storage, socklen_t, write,
+)
+from l4lb._dataplane.maglev cimport maglev_fill, maglev_turn_init, maglev_turn_t
+from l4lb._dataplane.stats cimport counters_free, counters_new, counters_total
+from l4lb._dataplane.types cimport (
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR, SELECT_HASH,
+    SELECT_LEAST_SESSIONS, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, backend_counters_t, backend_live_t, backend_t,
+    histogram_t, listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t,
+    selection_t, snapshot_t, worker_t,
+)
+from l4lb._dataplane.worker cimport worker_close, worker_open, worker_run
+
+SELECTIONS = {"cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS}
+RecordFields = tuple                     # its fields: see `DataPlane.take_records`
+HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
+SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
+CLOSE_REASONS = <int>CLOSE_REASON_COUNT
+
+
+cdef void *zeroed(size_t count, size_t size) except NULL:
+    """Memory for `count` items, at least one; MemoryError when there is none."""
+    cdef void *memory = calloc(count if count else 1, size)
+    if memory == NULL:
+        raise MemoryError()
+    return memory
+
+
+cdef socklen_t sockaddr_copy(sockaddr_storage *place, bytes address) except 0xFFFF:
+    if len(address) > sizeof(sockaddr_storage):
+        raise ValueError("a socket address is at most sockaddr_storage")
+    memcpy(place, <const char *>address, len(address))
+    return <socklen_t>len(address)
+
+
+cdef void **counters(uint32_t worker_count, size_t size) except NULL:
+    cdef void **blocks = counters_new(worker_count, size)
+    if blocks == NULL:
+        raise MemoryError()
+    return blocks
+
+
+def xxh64(const uint8_t[::1] data, uint64_t seed):
+    """XXH64 of `data` as the workers compute it."""
+    return native_xxh64(&data[0] if data.shape[0] else NULL, data.shape[0], seed)
+
+
+def maglev_slots(list ids, list weights, uint32_t table_size, uint64_t seed):
+    """A Maglev table of `table_size` (prime) indices into `ids` (bytes), built outside the GIL. Weights are above 0."""
+    cdef uint32_t count = len(ids)
+    cdef c_array slots = clone(array("I"), table_size, zero=False)
+    cdef double heaviest = max(weights)
+    cdef maglev_turn_t *turns = <maglev_turn_t *>zeroed(count, sizeof(maglev_turn_t))
+    cdef uint32_t *slot = slots.data.as_uints
+    cdef bytes id
+    cdef uint32_t i
+    try:
+        for i in range(count):
+            id = ids[i]
+            turns[i].weight = weights[i] / heaviest
+            maglev_turn_init(&turns[i], <const uint8_t *><char *>id, len(id), table_size, seed)
+        with nogil:
+            maglev_fill(turns, count, slot, table_size)
+    finally:
+        free(turns)
+    return slots
+
+
+cdef list buckets_list(histogram_t *histogram):
+    return [counter_read(&histogram.buckets[i]) for i in range(<int>HISTOGRAM_BUCKETS)]
+
+
+cdef tuple record_tuple(record_t *record):
+    return (
+        record.session_id,
+        record.listener_id,
+        record.pool_slot,
+        record.backend_id,
+        (<char *>record.source.bytes)[:record.source.length],
+        ntohs(record.source.port),
+        ntohs(record.local_port),
+        record.started_ns,
+        record.connect_ns,
+        record.duration_ns,
+        record.bytes_up,
+        record.bytes_down,
+        record.attempts,
+        record.close_reason,
+        record.spliced != 0,
+    )
+
+
+@final
+cdef class DataPlane:
+    """The workers, their shared counts and the pointer to the snapshot that they read."""
+
+    cdef plane_t plane
+    cdef readonly int worker_count
+
+    def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
+        cdef uint32_t i
+        cdef int error
+        self.worker_count = 0
+        self.plane.max_sessions = max_sessions
+        self.plane.balance_workers = balance_workers and worker_count > 1
+        self.plane.worker_count = worker_count
+        self.plane.workers = <worker_t **>zeroed(worker_count, sizeof(worker_t *))
+        for i in range(worker_count):
+            self.plane.workers[i] = <worker_t *>zeroed(1, sizeof(worker_t))
+            self.plane.workers[i].busy_poll_ns = busy_poll_ns
+            self.worker_count += 1
+            error = worker_open(self.plane.workers[i], &self.plane, i)
+            if error < 0:
+                raise OSError(-error, os.strerror(-error))
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.worker_count):
+            worker_close(self.plane.workers[i])
+            free(self.plane.workers[i])
+        free(self.plane.workers)
+
+    def run(self, int index):
+        """Be worker `index` until `stop`. Called once on a thread of its own, which leaves the GIL here."""
+        cdef worker_t *w = self.plane.workers[index]
+        with nogil:
+            worker_run(w)
+
+    def publish(self, NativeSnapshot snapshot):
+        """Make `snapshot` what workers read. The caller keeps the one before until `seen_version` has passed it."""
+        published_store_pointer(&self.plane.snapshot, &snapshot.snapshot)
+        self.wake()
+
+    def seen_version(self):
+        """The oldest snapshot version that a worker may still read."""
+        return min(published_load_u64(&self.plane.workers[i].seen_version) for i in range(self.worker_count))
+
+    def stop(self):
+        """Ask every `run` to return, ending its sessions with close reason ``shutdown``."""
+        cdef int i
+        for i in range(self.worker_count):
+            published_store_u32(&self.plane.workers[i].stopping, 1)
+        self.wake()
+
+    def finish(self):
+        """After every `run` has returned: let go of the clients that were on their way between workers."""
+        cdef int i
+        for i in range(self.worker_count):
+            inboxes_drop(self.plane.workers[i])
+
+    def keep_records(self):
+        """From now on keep a record of every session that ends, for `take_records`."""
+        cdef int i
+        for i in range(self.worker_count):
+            if self.plane.workers[i].records.slots == NULL:
+                published_store_pointer(
+                    <void **>&self.plane.workers[i].records.slots, zeroed(RECORD_SLOTS, sizeof(record_t))
+                )
+
+    def take_records(self):
+        """The records that wait in the workers' rings, as tuples: (session_id, listener_id, pool_slot, backend_id,
+        client address bytes, client port, local port, started_ns, connect_ns, duration_ns, bytes_up, bytes_down,
+        attempts, close reason, spliced)."""
+        cdef int i
+        taken = []
+        for i in range(self.worker_count):
+            self.take_from(self.plane.workers[i], taken)
+        return taken
+
+    cdef int take_from(self, worker_t *w, list taken) except -1:
+        cdef record_t *record
+        cdef uint64_t written = published_load_u64(&w.records.written)
+        while w.records.read != written:
+            record = &w.records.slots[w.records.read % RECORD_SLOTS]
+            taken.append(record_tuple(record))
+            published_store_u64(&w.records.read, w.records.read + 1)
+        return 0
+
+    def wake(self):
+        """Write every worker's eventfd. EAGAIN: it holds a wake-up already."""
+        cdef uint64_t one = 1
+        cdef int i
+        for i in range(self.worker_count):
+            write(self.plane.workers[i].event_fd, &one, sizeof(one))
+
+    def sessions_active(self):
+        return shared_read(&self.plane.sessions_active)
+
+    def worker_stats(self, int index):
+        """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, handed_over, records_dropped,
+        connect time buckets, their sum in us) of one worker."""
+        cdef worker_t *w = self.plane.workers[index]
+        return (
+            published_load_u32(&w.sessions.active),
+            published_load_u32(&w.pipes.out_count),
+            published_load_u32(&w.chunks.out_count),
+            counter_read(&w.counters.busy_ns),
+            counter_read(&w.counters.turns),
+            counter_read(&w.counters.spliced_bytes),
+            counter_read(&w.counters.accept_pauses),
+            counter_read(&w.counters.handed_over),
+            counter_read(&w.counters.records_dropped),
+            buckets_list(&w.counters.connect_time),
+            counter_read(&w.counters.connect_time.sum_us),
+        )
+
+
+@final
+cdef class BackendLive:
+    """A backend's counts, which outlive snapshots. Keep it while `sessions_active` is above 0."""
+
+    cdef backend_live_t live
+    cdef uint32_t worker_count
+
+    def __cinit__(self, DataPlane plane, uint32_t id):
+        self.worker_count = plane.worker_count
+        self.live.id = id
+        self.live.counters = <backend_counters_t **>counters(self.worker_count, sizeof(backend_counters_t))
+
+    def __dealloc__(self):
+        counters_free(<void **>self.live.counters, self.worker_count)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def stats(self):
+        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures)."""
+        cdef backend_counters_t total
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            total.bytes_up,
+            total.bytes_down,
+            total.connect_failures,
+        )
+
+
+@final
+cdef class PoolLive:
+    """What a pool's workers share. `slot`: its place in every snapshot. Keep it while `sessions_active` is above 0."""
+
+    cdef pool_live_t live
+
+    def __cinit__(self, DataPlane plane, uint32_t slot):
+        cdef int i
+        self.live.slot = slot
+        self.live.queues = <queue_t *>zeroed(plane.worker_count, sizeof(queue_t))
+        for i in range(plane.worker_count):
+            self.live.queues[i].head = self.live.queues[i].tail = NO_INDEX
+
+    def __dealloc__(self):
+        free(self.live.queues)
+
+    @property
+    def slot(self):
+        return self.live.slot
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def waiting(self):
+        return shared_read(&self.live.waiting)
+
+
+@final
+cdef class ListenerLive:
+    """A listener's counts, limits and sockets. `sockets` holds (fd, port), worker by worker the same number; with
+    `shared` every worker has the same ones. `options`: dict of what `backend_options_t` names."""
+
+    cdef listener_live_t live
+    cdef uint32_t worker_count
+
+    def __cinit__(self, DataPlane plane, uint32_t id, list sockets, bint shared, dict options):
+        cdef uint32_t i
+        self.worker_count = plane.worker_count
+        self.live.counters = <listener_counters_t **>counters(self.worker_count, sizeof(listener_counters_t))
+        self.live.id = id
+        self.live.shared_fds = shared
+        self.live.options = options
+        self.live.sockets_per_worker = len(sockets) // self.worker_count
+        for i in range(self.worker_count):
+            self.live.counters[i].client_first = CLIENT_FIRST_MAX
+        self.live.fds = <int *>zeroed(len(sockets), sizeof(int))
+        self.live.ports = <uint16_t *>zeroed(len(sockets), sizeof(uint16_t))
+        for i in range(len(sockets)):
+            self.live.fds[i] = sockets[i][0]
+            self.live.ports[i] = htons(sockets[i][1])
+
+    def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
+        """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
+        cdef int direction
+        for direction in range(2):
+            published_store_u64(&self.live.limits.bandwidth[direction], bandwidth[direction])
+            published_store_u64(&self.live.limits.total_bandwidth[direction], total_bandwidth[direction])
+        published_store_u64(&self.live.limits.session_burst_ns, session_burst_ns)
+        published_store_u64(&self.live.limits.session_rate, session_rate)
+
+    def __dealloc__(self):
+        counters_free(<void **>self.live.counters, self.worker_count)
+        free(self.live.fds)
+        free(self.live.ports)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def stats(self):
+        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us)."""
+        cdef listener_counters_t total
+        cdef int reason
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
+            buckets_list(&total.session_time),
+            total.session_time.sum_us,
+        )
+
+
+@final
+cdef class NativeSnapshot:
+    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
+
+    `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable and slots
+    (array "I"), connect_timeout_ms, connect_attempts, queue_size, queue_timeout_ms, source (sockaddr bytes or empty),
+    hash_seed, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
+    `listeners`: dicts of live, pool (index into `pools`), max_sessions, idle_ms, half_close_ms, duration_ms, splice,
+    nodelay.
+    """
+
+    cdef snapshot_t snapshot
+    cdef list kept
+
+    def __cinit__(self, uint64_t version, list pools, list listeners):
+        cdef uint32_t i
+        self.kept = []
+        self.snapshot.version = version
+        self.snapshot.pool_slots = max([(<PoolLive>pool["live"]).live.slot + 1 for pool in pools], default=0)
+        self.snapshot.pools_by_slot = <pool_t **>zeroed(self.snapshot.pool_slots, sizeof(pool_t *))
+        self.snapshot.pools = <pool_t *>zeroed(len(pools), sizeof(pool_t))
+        self.snapshot.pool_count = len(pools)
+        for i in range(self.snapshot.pool_count):
+            self.fill_pool(&self.snapshot.pools[i], pools[i])
+        self.snapshot.listeners = <listener_t *>zeroed(len(listeners), sizeof(listener_t))
+        self.snapshot.listener_count = len(listeners)
+        for i in range(self.snapshot.listener_count):
+            self.fill_listener(&self.snapshot.listeners[i], listeners[i])
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.snapshot.pools != NULL:
+            for i in range(self.snapshot.pool_count):
+                free(self.snapshot.pools[i].backends)
+                free(self.snapshot.pools[i].usable)
+                free(self.snapshot.pools[i].slots)
+        free(self.snapshot.pools)
+        free(self.snapshot.pools_by_slot)
+        free(self.snapshot.listeners)
+
+    @property
+    def version(self):
+        return self.snapshot.version
+
+    cdef uint32_t *indices(self, const uint32_t[::1] source) except NULL:
+        cdef uint32_t *copy = <uint32_t *>zeroed(source.shape[0], sizeof(uint32_t))
+        if source.shape[0]:
+            memcpy(copy, &source[0], source.shape[0] * sizeof(uint32_t))
+        return copy
+
+    cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
+        cdef BackendLive live
+        cdef bytes address
+        live, address, backend.weight, backend.max_sessions = spec
+        backend.live = &live.live
+        backend.address_length = sockaddr_copy(&backend.address, address)
+        backend.same_port = backend.address.ss_family != AF_UNIX and (<sockaddr_in *>&backend.address).sin_port == 0
+        self.kept.append(live)
+        return 0
+
+    cdef int fill_pool(self, pool_t *pool, dict spec) except -1:
+        cdef PoolLive live = spec["live"]
+        cdef list backends = spec["backends"]
+        cdef uint32_t i
+        self.kept.append(live)
+        pool.live = &live.live
+        self.snapshot.pools_by_slot[live.live.slot] = pool
+        pool.selection = <selection_t><int>spec["selection"]
+        pool.backends = <backend_t *>zeroed(len(backends), sizeof(backend_t))
+        pool.backend_count = len(backends)
+        for i in range(pool.backend_count):
+            self.fill_backend(&pool.backends[i], backends[i])
+        pool.usable = self.indices(spec["usable"])
+        pool.usable_count = len(spec["usable"])
+        pool.slots = self.indices(spec["slots"])
+        pool.slot_count = len(spec["slots"])
+        pool.connect_timeout_ms = spec["connect_timeout_ms"]
+        pool.connect_attempts = spec["connect_attempts"]
+        pool.queue_size = spec["queue_size"]
+        pool.queue_timeout_ms = spec["queue_timeout_ms"]
+        pool.source_length = sockaddr_copy(&pool.source, spec["source"])
+        pool.hash_seed = spec["hash_seed"]
+        pool.hash_prefix_v4 = spec["hash_prefix_v4"]
+        pool.hash_prefix_v6 = spec["hash_prefix_v6"]
+        return 0
+
+    cdef int fill_listener(self, listener_t *listener, dict spec) except -1:
+        cdef ListenerLive live = spec["live"]
+        cdef uint32_t pool = spec["pool"]
+        self.kept.append(live)
+        listener.live = &live.live
+        listener.pool = &self.snapshot.pools[pool]
+        listener.max_sessions = spec["max_sessions"]
+        listener.terms.idle_ms = spec["idle_ms"]
+        listener.terms.half_close_ms = spec["half_close_ms"]
+        listener.terms.duration_ms = spec["duration_ms"]
+        listener.terms.splice = spec["splice"]
+        listener.terms.nodelay = spec["nodelay"]
+        return 0

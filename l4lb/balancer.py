@@ -1,0 +1,284 @@
+"""`LoadBalancer`: the whole product as an object, for programs and for `l4lb serve`.
+
+It runs the control plane on an event loop of its own, in one thread, and the native workers in theirs. Its methods may
+be called from any thread; those that begin with ``a`` are awaitable from any asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+from l4lb.config import Config
+from l4lb.control.plane import ControlPlane
+from l4lb.control.state import BackendState, ListenerState, PoolState
+from l4lb.engine.native import NativeForwarder
+from l4lb.errors import EngineError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import AdminState, Health
+from l4lb.model.stats import BackendStats, PoolStats, Stats
+from l4lb.net.cpus import usable_cpus
+from l4lb.net.limits import raise_file_limit, sessions_for
+
+T = TypeVar("T")
+_READY_POLL_S = 0.01
+
+
+def native_forwarder(config: Config) -> NativeForwarder:
+    """Workers and limits as `config` asks; the file limit of this process is raised as far as it goes."""
+    cpus = usable_cpus()
+    settings = config.global_
+    file_limit = raise_file_limit()
+    workers = len(cpus) if settings.workers == "auto" else settings.workers
+    return NativeForwarder(
+        workers,
+        max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
+        affinity=settings.worker_affinity,
+        cpus=cpus,
+        busy_poll_s=settings.busy_poll,
+    )
+
+
+class BackendView:
+    """One backend of a running `LoadBalancer`."""
+
+    def __init__(self, balancer: LoadBalancer, pool: str, state: BackendState) -> None:
+        self._balancer = balancer
+        self._pool = pool
+        self._state = state
+
+    @property
+    def id(self) -> str:
+        return self._state.id
+
+    @property
+    def address(self) -> str:
+        return self._state.config.address
+
+    @property
+    def weight(self) -> int:
+        return self._state.config.weight
+
+    @property
+    def health(self) -> Health:
+        return self._state.health
+
+    @property
+    def admin_state(self) -> AdminState:
+        return self._state.admin_state
+
+    @property
+    def stats(self) -> BackendStats:
+        return self._balancer.stats().pools[self._pool].backends[self.id]
+
+
+class PoolView(Mapping[str, BackendView]):
+    """One pool of a running `LoadBalancer`: a mapping of its backends by id (the address by default)."""
+
+    def __init__(self, balancer: LoadBalancer, state: PoolState) -> None:
+        self._balancer = balancer
+        self._state = state
+
+    def __getitem__(self, backend: str) -> BackendView:
+        return BackendView(self._balancer, self._state.name, self._state.backends[backend])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state.backends)
+
+    def __len__(self) -> int:
+        return len(self._state.backends)
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    @property
+    def table_digest(self) -> str:
+        """Equal on every node with equal input."""
+        return self._state.table_digest
+
+    @property
+    def stats(self) -> PoolStats:
+        return self._balancer.stats().pools[self.name]
+
+
+class ListenerView:
+    """One listener of a running `LoadBalancer`."""
+
+    def __init__(self, balancer: LoadBalancer, state: ListenerState) -> None:
+        self._balancer = balancer
+        self._state = state
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it really listens: port 0 is replaced by the port that the kernel chose."""
+        return list(self._balancer.plane.forwarder.addresses(self.name))
+
+
+class LoadBalancer:
+    """A load balancer in this process.
+
+    Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
+    global state; several may run in one process. `forwarder_factory` makes what moves the bytes.
+    """
+
+    def __init__(self, config: Config, *, forwarder_factory: Callable[[Config], Forwarder] = native_forwarder) -> None:
+        self.config = config
+        self._forwarder_factory = forwarder_factory
+        self._plane: ControlPlane | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Listen and forward. Raises `l4lb.errors.ConfigError` (port in use, ...) and leaves nothing behind."""
+        if self._plane is not None:
+            raise EngineError("already started")
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
+        self._thread.start()
+        try:
+            self._plane = self._call(self._start())
+        except BaseException:
+            self._end_loop()
+            raise
+
+    async def _start(self) -> ControlPlane:
+        forwarder = self._forwarder_factory(self.config)
+        try:
+            plane = ControlPlane(self.config, forwarder)
+        except BaseException:
+            forwarder.close()
+            raise
+        await plane.start()
+        return plane
+
+    def close(self) -> None:
+        """Stop at once: sessions that are still there are reset. Idempotent; leaves no thread and no fd behind."""
+        if self._plane is not None:
+            self._call(self._plane.stop())
+            self._plane = None
+        self._end_loop()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Stop accepting and wait up to `timeout` seconds (default: drain_timeout) for the sessions to end.
+
+        True when none is left. `close` afterwards.
+        """
+        return self._call(self.plane.drain(self.config.global_.drain_timeout if timeout is None else timeout))
+
+    def wait_ready(self, timeout: float = 10.0) -> bool:
+        """Wait until every pool has a usable backend, judged by its health checks. False after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while self._call(self._not_ready()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_READY_POLL_S)
+        return True
+
+    async def _not_ready(self) -> bool:
+        pools = self.plane.state.pools.values()
+        unknown = any(one.health is Health.UNKNOWN for pool in pools for one in pool.backends.values())
+        return unknown or bool(self.plane.status.readiness())
+
+    # ---- what is there ----
+
+    @property
+    def plane(self) -> ControlPlane:
+        """The running control plane; EngineError before `start` and after `close`."""
+        if self._plane is None:
+            raise EngineError("not started")
+        return self._plane
+
+    @property
+    def listeners(self) -> dict[str, ListenerView]:
+        return {name: ListenerView(self, state) for name, state in self.plane.state.listeners.items()}
+
+    @property
+    def pools(self) -> dict[str, PoolView]:
+        return {name: PoolView(self, state) for name, state in self.plane.state.pools.items()}
+
+    @property
+    def admin_address(self) -> str:
+        """Where the admin API listens; empty when it is off."""
+        return self.plane.admin.address
+
+    def stats(self) -> Stats:
+        """Counters of this moment."""
+        return self._call(self._stats())
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /v1/status`` answers."""
+        return self._call(self._status())
+
+    async def _stats(self) -> Stats:
+        return self.plane.forwarder.stats()
+
+    async def _status(self) -> dict[str, Any]:
+        return self.plane.status.status()
+
+    # ---- the same under asyncio ----
+
+    async def astart(self) -> None:
+        await asyncio.to_thread(self.start)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def adrain(self, timeout: float | None = None) -> bool:
+        return await asyncio.to_thread(self.drain, timeout)
+
+    async def await_ready(self, timeout: float = 10.0) -> bool:
+        return await asyncio.to_thread(self.wait_ready, timeout)
+
+    async def astats(self) -> Stats:
+        return await asyncio.to_thread(self.stats)
+
+    async def astatus(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self.status)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.astart()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # ---- the control loop's thread ----
+
+    def _run_loop(self) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine` on the control loop and wait for its result."""
+        if self._loop is None:
+            coroutine.close()
+            raise EngineError("not started")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _end_loop(self) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = None

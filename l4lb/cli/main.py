@@ -1,0 +1,37 @@
+"""``l4lb``: the group of commands, and how errors leave it: on stderr; 1 failed, 2 usage or bad config."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from l4lb.cli.check import check
+from l4lb.cli.demo import demo
+from l4lb.cli.schema import schema
+from l4lb.cli.serve import serve
+from l4lb.cli.status import status
+from l4lb.errors import ConfigError, L4lbError
+from l4lb.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="l4lb")
+def cli() -> None:
+    """A layer-4 load balancer."""
+
+
+for command in (serve, demo, check, schema, status):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli.main(standalone_mode=True)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except L4lbError as error:
+        click.echo(f"l4lb: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,115 @@
+"""What no single option shows: names that must exist, addresses used twice, combinations that cannot work. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from l4lb.config.models import HASHING_POLICIES, Config, Listener, Pool
+from l4lb.net.address import Address, parse_address
+
+Finding = tuple[tuple[str | int, ...], str]  # (path, message)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Iterator[Finding]:
+    """Everything that is wrong. `pool_names` are those of the file, when some pools were left out as broken."""
+    names = list(config.pools) if pool_names is None else pool_names
+    if not config.listeners:
+        yield ("listeners",), "no listener: expected at least one [listeners.NAME]"
+    for name, listener in config.listeners.items():
+        yield from _listener(name, listener, names)
+    yield from _binds(config)
+    for name, pool in config.pools.items():
+        yield from _pool(name, pool)
+    yield from _admin(config)
+
+
+def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Finding]:
+    if listener.pool not in pools:
+        known = ", ".join(pools) or "none"
+        hint = did_you_mean(listener.pool, pools) or f" (known: {known})"
+        yield ("listeners", name, "pool"), f'"{listener.pool}": no such pool{hint}'
+    if listener.session_burst and not listener.session_rate:
+        yield ("listeners", name, "session_burst"), "has no effect without session_rate"
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether the kernel would refuse to bind both."""
+    if one.kind != "ip" or other.kind != "ip":
+        return one == other
+    if one.ports[0] == 0 or one.ports[1] < other.ports[0] or other.ports[1] < one.ports[0]:
+        return False
+    hosts = {one.host or "::", other.host or "::"}
+    return len(hosts) == 1 or hosts == {"::", "0.0.0.0"}
+
+
+def _binds(config: Config) -> Iterator[Finding]:
+    seen: list[tuple[str, Address]] = []
+    for name, listener in config.listeners.items():
+        for index, text in enumerate(listener.bind):
+            address = parse_address(text)
+            for owner, other in seen:
+                if _overlap(address, other):
+                    yield ("listeners", name, "bind", index), f'"{text}": already bound by listener "{owner}"'
+                    break
+            seen.append((name, address))
+
+
+def _duplicates(pool: Pool, key: Callable[[int], str]) -> Iterator[tuple[int, int]]:
+    first: dict[str, int] = {}
+    for index in range(len(pool.backends)):
+        if key(index) in first:
+            yield index, first[key(index)]
+        first.setdefault(key(index), index)
+
+
+def _pool(name: str, pool: Pool) -> Iterator[Finding]:
+    for index, other in _duplicates(pool, lambda i: pool.backends[i].key):
+        backend = pool.backends[index]
+        yield ("pools", name, "backends", index), f'"{backend.key}": the same backend as backends[{other}]'
+    if pool.policy not in HASHING_POLICIES:
+        for option in ("hash_key", "hash_prefix_v4", "hash_prefix_v6", "table_size"):
+            if option in pool.model_fields_set:
+                yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
+    elif pool.table_size < len(pool.backends):
+        yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
+    if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
+        yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
+    yield from _source(name, pool)
+
+
+def _source(name: str, pool: Pool) -> Iterator[Finding]:
+    """The source address must be of the family that every backend with a numeric address has."""
+    if not pool.source_address:
+        return
+    version = ipaddress.ip_address(pool.source_address).version
+    for index, backend in enumerate(pool.backends):
+        address = parse_address(backend.address)
+        try:
+            fits = address.kind == "ip" and ipaddress.ip_address(address.host).version == version
+        except ValueError:
+            fits = True  # a name: known when it is resolved
+        if not fits:
+            message = f'"{backend.address}": cannot be reached from source_address "{pool.source_address}"'
+            yield ("pools", name, "backends", index), message
+
+
+def _admin(config: Config) -> Iterator[Finding]:
+    bind = config.admin.bind
+    if bind in ("", "off") or config.admin.token_file:
+        return
+    address = parse_address(bind)
+    if address.kind != "ip":
+        return
+    try:
+        loopback = ipaddress.ip_address(address.host or "::").is_loopback
+    except ValueError:
+        loopback = address.host == "localhost"
+    if not loopback:
+        yield ("admin", "bind"), f'"{bind}": beyond loopback requires token_file'

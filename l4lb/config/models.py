@@ -1,0 +1,246 @@
+"""Every option, once: name, type, default, meaning. What spans several options is checked in `checks.py`.
+
+These models are the public `Config`, `Listener`, `Pool`, `Backend` and so on; they also are the JSON Schema. Instances
+are immutable. Durations are in seconds, bandwidths in bytes a second, 0 where an option is off.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
+from l4lb.model.states import AdminState, Health, Protocol
+from l4lb.net.address import parse_address
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False, validate_default=True)
+
+
+def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
+    def check(text: str) -> str:
+        address = parse_address(text)
+        if address.kind not in kinds:
+            raise ValueError(f'"{address.kind}:" addresses cannot be used here')
+        if address.is_range and not ranges:
+            raise ValueError("a range of ports is for listeners; here it is one port")
+        return text
+
+    return AfterValidator(check)
+
+
+def _listify(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _off_to_none(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+def _backend_table(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+def _reject_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
+
+
+def is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+
+
+def _prime(value: int) -> int:
+    if not is_prime(value):
+        raise ValueError("expected a prime number, such as 65537 or 655373")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0)]
+PositiveCount = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1)]
+ListenAddress = Annotated[str, _one_of(("ip", "unix", "fd"), ranges=True)]
+BackendAddress = Annotated[str, _one_of(("ip", "unix"), ranges=False)]
+AdminAddress = Annotated[str, AfterValidator(lambda text: text if text in ("off", "") else _admin_address(text))]
+
+
+def _admin_address(text: str) -> str:
+    address = parse_address(text)
+    if address.kind == "fd" or address.is_range:
+        raise ValueError('expected "unix:/path", "host:port" or "off"')
+    return text
+
+
+class GlobalConfig(Model):
+    workers: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=64)] | Literal["auto"] = Field(
+        default="auto", description="worker threads; auto: one per usable CPU (cgroup quota and affinity respected)"
+    )
+    worker_affinity: bool = Field(
+        default=False, description="pin worker i to the i-th usable CPU and steer connections there"
+    )
+    busy_poll: DurationOrOff = Field(
+        default=0.0, description="look for events so long before sleeping: latency for CPU"
+    )
+    max_sessions: PositiveCount | Literal["auto"] = Field(
+        default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE"
+    )
+    drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    hash_seed: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**63)] = Field(
+        default=0, description="the same on every node gives the same tables on every node"
+    )
+
+
+class AdminConfig(Model):
+    bind: AdminAddress = Field(
+        default="",
+        description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
+    )
+    token_file: str = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
+    dashboard: bool = Field(default=True, description="serve the status page at /")
+
+
+class KeepaliveConfig(Model):
+    """TCP keepalive on both sides of a session."""
+
+    idle: Duration = 60.0
+    interval: Duration = 10.0
+    count: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=127)] = 6
+
+
+class Listener(Model):
+    bind: Annotated[list[ListenAddress], BeforeValidator(_listify), Field(min_length=1)]
+    protocol: Literal[Protocol.TCP] = Field(default=Protocol.TCP, description="tcp")
+    pool: str
+    max_sessions: Count = Field(default=0, description="0: no limit of its own; at the limit new clients are reset")
+    idle_timeout: DurationOrOff = 600.0
+    half_close_timeout: DurationOrOff = Field(
+        default=60.0, description="how long the second half may outlive the first"
+    )
+    max_session_duration: DurationOrOff = 0.0
+    backlog: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
+    nodelay: bool = True
+    keepalive: Annotated[KeepaliveConfig | None, BeforeValidator(_off_to_none)] = Field(
+        default=None, description="off, or { idle, interval, count }; both sides"
+    )
+    user_timeout: DurationOrOff = Field(default=0.0, description="TCP_USER_TIMEOUT, both sides")
+    fast_open: Count = Field(default=0, description="length of the TCP Fast Open queue; 0: off")
+    defer_accept: DurationOrOff = Field(default=0.0, description="accept only once the client has sent something")
+    transparent: bool = Field(default=False, description="accept for addresses that are not this host's (TPROXY)")
+    splice: Literal["auto", "always", "off"] = "auto"
+    session_rate: Rate = Field(default=0.0, description="new sessions a second; faster ones are reset")
+    session_burst: Count = Field(
+        default=0, description="sessions above the rate at once; 0: a tenth of a second's worth"
+    )
+    bandwidth_up: Bandwidth = Field(default=0.0, description="of each session, client to backend")
+    bandwidth_down: Bandwidth = Field(default=0.0, description="of each session, backend to client")
+    total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
+    total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
+
+
+class Backend(Model):
+    address: BackendAddress
+    weight: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=65535)] = Field(
+        default=1, description="share of new sessions; 0: none"
+    )
+    max_sessions: Count = Field(default=0, description="0: no limit")
+    admin_state: AdminState = AdminState.READY
+    id: str = Field(default="", description="identity for hashing and statistics; the address by default")
+
+    @property
+    def key(self) -> str:
+        return self.id or self.address
+
+
+class HealthConfig(Model):
+    type: Literal["tcp", "none"] = "tcp"
+    interval: Duration = 2.0
+    fast_interval: Duration = Field(default=1.0, description="between checks while the state is changing")
+    down_interval: Duration = Field(default=5.0, description="between checks while it is down")
+    timeout: Duration = 1.0
+    rise: PositiveCount = Field(default=2, description="passed checks in a row that bring a backend up")
+    fall: PositiveCount = Field(default=3, description="failed checks in a row that take it down")
+    initial: Health = Health.UNKNOWN
+    address: str = Field(default="", description="check this address or :port instead of the backend's own")
+
+    @model_validator(mode="after")
+    def _check_address(self) -> HealthConfig:
+        if self.address:
+            address = parse_address(self.address)
+            if address.kind == "fd" or address.is_range:
+                raise ValueError('address: expected "host:port" or ":port"')
+        return self
+
+
+Policy = Literal["round_robin", "least_sessions", "maglev"]
+HASHING_POLICIES = ("maglev",)
+
+
+class Pool(Model):
+    policy: Policy = "round_robin"
+    hash_key: Literal["source_ip"] = "source_ip"
+    hash_prefix_v4: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=32)] = 32
+    hash_prefix_v6: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=128)] = 128
+    table_size: Annotated[int, BeforeValidator(_reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537
+    source_address: str = Field(default="", description="connect from this IP address")
+    connect_timeout: Duration = 5.0
+    connect_attempts: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=65535)] = Field(
+        default=3, description="each on another backend while there is one"
+    )
+    queue_size: Count = Field(default=0, description="clients that may wait when every backend is at max_sessions")
+    queue_timeout: Duration = 5.0
+    backends: Annotated[
+        list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(_listify), Field(min_length=1)
+    ]
+    health: HealthConfig = HealthConfig()
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Pool:
+        if self.source_address:
+            import ipaddress
+
+            try:
+                ipaddress.ip_address(self.source_address)
+            except ValueError:
+                raise ValueError(f'source_address: "{self.source_address}" is not an IP address') from None
+        return self
+
+
+class Config(Model):
+    """A whole configuration. `Config.load` reads a file, `Config.loads` a string; the constructor takes models."""
+
+    global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
+    admin: AdminConfig = Field(default_factory=AdminConfig)
+    listeners: dict[str, Listener]
+    pools: dict[str, Pool]
+
+    _lines: Any = PrivateAttr(default=None)
+    _file: str = PrivateAttr(default="")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Config:
+        """Read and check the TOML file at `path`. Raises `l4lb.errors.ConfigError` with every problem found."""
+        from l4lb.config.loader import load
+
+        return load(Path(path))
+
+    @classmethod
+    def loads(cls, text: str, *, file: str = "") -> Config:
+        """The same for a string; `file` is how messages call it."""
+        from l4lb.config.loader import loads
+
+        return loads(text, file=file)
+
+    @property
+    def file(self) -> str:
+        """Where it was loaded from; empty when it was not."""
+        return self._file
+
+    def line_of(self, *path: str | int) -> int:
+        """The line of a key in the file that this was loaded from; 0 when there is none."""
+        return self._lines.line_of(path) if self._lines is not None else 0

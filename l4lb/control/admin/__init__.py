@@ -1,0 +1,1 @@
+"""The admin API over HTTP, on a unix socket or TCP."""

@@ -1,0 +1,44 @@
+"""Everything that happened, one record each: the log is one subscriber, others come and go. Control thread only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+logger = logging.getLogger("l4lb")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`kind` is the stable name (``backend_down``), `fields` what it is about; `time` seconds since 1970."""
+
+    kind: str
+    fields: dict[str, object] = field(default_factory=dict)
+    level: int = logging.INFO
+    time: float = field(default_factory=time.time)
+
+    @property
+    def message(self) -> str:
+        """``backend down`` for ``backend_down``."""
+        return self.kind.replace("_", " ")
+
+
+def to_log(event: Event) -> None:
+    logger.log(event.level, event.message, extra={"fields": event.fields})
+
+
+class Events:
+    """Hands each event to all subscribers, in the order in which they subscribed."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[Event], None]] = [to_log]
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
+        event = Event(kind, fields, level)
+        for subscriber in self._subscribers:
+            subscriber(event)

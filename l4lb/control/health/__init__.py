@@ -1,0 +1,1 @@
+"""Health checks: when to check, what a check is, and when its results change a backend's health."""

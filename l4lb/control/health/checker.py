@@ -1,0 +1,109 @@
+"""When to check a target, and when its results change its health. One task a target, on the control loop.
+
+Results count in a row: one pass forgets the failures before it, and the reverse. A target that nothing is known of is
+decided by its first check. A time-out that came late, because this loop was busy, says nothing of the target: it is
+thrown away and the target checked again at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from l4lb.control.health.checks import Check, CheckFailed, Target
+from l4lb.control.state import CheckResult
+from l4lb.model.states import Health
+
+JITTER = 0.05  # of the interval, either way
+LATE_S = 0.05  # a time-out that fires so much later than asked for shows that the loop was busy
+
+
+@dataclass(slots=True)
+class Streak:
+    """Rise and fall: pure, so that it can be tested without a clock. `count` is of results against `health`."""
+
+    rise: int
+    fall: int
+    health: Health = Health.UNKNOWN
+    count: int = 0
+
+    def add(self, ok: bool) -> bool:
+        """Account for one result; True when `health` has changed by it."""
+        if self.health is Health.UNKNOWN:
+            self.health = Health.UP if ok else Health.DOWN
+            return True
+        if ok == (self.health is Health.UP):
+            self.count = 0
+            return False
+        self.count += 1
+        if self.count < (self.rise if ok else self.fall):
+            return False
+        self.health = Health.UP if ok else Health.DOWN
+        self.count = 0
+        return True
+
+    @property
+    def changing(self) -> bool:
+        return self.count > 0
+
+
+Listener = Callable[["Checker", CheckResult, bool], None]
+
+
+@dataclass(slots=True)
+class Checker:
+    """Checks `target` until cancelled and tells each of `listeners` (checker, result, whether health changed)."""
+
+    target: Target
+    check: Check
+    streak: Streak
+    listeners: list[Listener] = field(default_factory=list)
+    lag_s: float = 0.0
+    checks: int = 0
+
+    async def run(self, first_delay_s: float) -> None:
+        await asyncio.sleep(first_delay_s)
+        while True:
+            result = await self._once()
+            if result is None:
+                continue
+            self.checks += 1
+            changed = self.streak.add(result.ok)
+            for listener in self.listeners:
+                listener(self, result, changed)
+            await self._sleep()
+
+    def interval_s(self) -> float:
+        """How long to wait for the next check."""
+        settings = self.target.settings
+        if self.streak.changing:
+            return settings.fast_interval
+        return settings.down_interval if self.streak.health is Health.DOWN else settings.interval
+
+    async def _sleep(self) -> None:
+        wait_s = self.interval_s() * random.uniform(1 - JITTER, 1 + JITTER)
+        due = time.monotonic() + wait_s
+        await asyncio.sleep(wait_s)
+        self.lag_s = max(0.0, time.monotonic() - due)
+
+    async def _once(self) -> CheckResult | None:
+        """One check; None when its time-out was our own lateness."""
+        timeout_s = self.target.settings.timeout
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.check(self.target)
+        except CheckFailed as failed:
+            return CheckResult(False, failed.step, failed.reason, time.monotonic() - began)
+        except TimeoutError:
+            elapsed = time.monotonic() - began
+            if elapsed > timeout_s + LATE_S:
+                self.lag_s = elapsed - timeout_s
+                return None
+            return CheckResult(False, "connect", f"no answer within {timeout_s:g} s", elapsed)
+        except Exception as error:  # a broken check must not end the checking, nor pass
+            return CheckResult(False, "check", f"{type(error).__name__}: {error}", time.monotonic() - began)
+        return CheckResult(True, "passed", "", time.monotonic() - began)

@@ -1,0 +1,94 @@
+"""All checkers: one a target, shared by the backends that have it; and what their results do to the state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from l4lb.config import HealthConfig
+from l4lb.control.events import Events
+from l4lb.control.health.checker import Checker, Streak
+from l4lb.control.health.checks import Target
+from l4lb.control.health.registry import CHECKS
+from l4lb.control.state import BackendState, CheckResult, PoolState, State
+from l4lb.model.address import SocketAddress
+from l4lb.model.states import Health
+from l4lb.net.address import parse_address, resolve_backend
+
+SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
+
+
+def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddress:
+    """Where to check: the backend itself, another port of it (``:8081``), or another address."""
+    if not settings.address:
+        return backend
+    other = parse_address(settings.address)
+    if other.kind == "ip" and not other.host:
+        return replace(backend, port=other.ports[0])
+    return resolve_backend(other)
+
+
+class Monitor:
+    """Owns the checkers. `changed` is called after the health of a backend has changed."""
+
+    def __init__(self, state: State, events: Events, changed: Callable[[], None]) -> None:
+        self._state = state
+        self._events = events
+        self._changed = changed
+        self._checkers: dict[Target, Checker] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def checkers(self) -> list[Checker]:
+        return list(self._checkers.values())
+
+    def start(self) -> None:
+        for pool in self._state.pools.values():
+            if pool.config.health.type != "none":
+                for backend in pool.backends.values():
+                    self._watch(pool, backend)
+        spread_s = len(self._checkers) * SPREAD_A_TARGET_S
+        for checker in self._checkers.values():
+            first_s = random.uniform(0, min(spread_s, checker.target.settings.interval))
+            self._tasks.append(asyncio.create_task(checker.run(first_s)))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def _watch(self, pool: PoolState, backend: BackendState) -> None:
+        settings = pool.config.health
+        target = Target(check_address(backend.address, settings), settings)
+        checker = self._checkers.get(target)
+        if checker is None:
+            streak = Streak(settings.rise, settings.fall, settings.initial)
+            checker = self._checkers[target] = Checker(target, CHECKS[settings.type], streak)
+
+        def heard(source: Checker, result: CheckResult, changed: bool) -> None:
+            backend.last_check = result
+            if changed:
+                self._health_changed(pool, backend, source, result)
+
+        checker.listeners.append(heard)
+
+    def _health_changed(self, pool: PoolState, backend: BackendState, source: Checker, result: CheckResult) -> None:
+        before, health = backend.health, source.streak.health
+        backend.set_health(health)
+        fields: dict[str, object] = {"pool": pool.name, "backend": backend.id}
+        if health is Health.UP:
+            first = before is Health.UNKNOWN
+            fields |= {"latency_ms": round(result.latency_s * 1000, 1), "checks": 1 if first else source.streak.rise}
+            self._events.emit("backend_up", fields)
+        else:
+            first = before is Health.UNKNOWN
+            fields |= {"reason": f"{result.step}: {result.reason}", "checks": 1 if first else source.streak.fall}
+            self._events.emit("backend_down", fields, logging.WARNING)
+        self._changed()
+        up = sum(one.health is Health.UP for one in pool.backends.values())
+        if up == 0:
+            self._events.emit("pool_down", {"pool": pool.name, "backends": len(pool.backends)}, logging.ERROR)

@@ -1,0 +1,91 @@
+"""The control plane's life: start, run, drain, stop. All on the control loop's thread.
+
+`start` either brings everything up or leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from l4lb.config import Config
+from l4lb.control.admin.server import AdminServer
+from l4lb.control.events import Events
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.reconciler import Reconciler
+from l4lb.control.state import State, initial_state
+from l4lb.control.status import Status
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+
+_WATCH_S = 1.0
+_DRAIN_POLL_S = 0.02
+
+
+class ControlPlane:
+    """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes."""
+
+    def __init__(self, config: Config, forwarder: Forwarder) -> None:
+        self.forwarder = forwarder
+        self.events = Events()
+        self.state: State = initial_state(config)
+        self.reconciler = Reconciler(self.state, forwarder)
+        self.monitor = Monitor(self.state, self.events, self.reconciler.request)
+        self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
+        self.admin = AdminServer(config, self.status)
+        self._watch: asyncio.Task[None] | None = None
+        self._pauses = 0
+
+    async def start(self) -> None:
+        self.forwarder.start()
+        try:
+            self.reconciler.reconcile()
+            await self.admin.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.state.process = ProcessState.RUNNING
+        self.monitor.start()
+        self._watch = asyncio.create_task(self._watch_forwarder())
+        self._announce()
+
+    def _announce(self) -> None:
+        for name, listener in self.state.listeners.items():
+            addresses = " ".join(self.forwarder.addresses(name))
+            fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
+            self.events.emit("listening", fields)
+        if self.admin.address:
+            self.events.emit("admin_listening", {"address": self.admin.address})
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop accepting and wait for the sessions to end. True when none was left after `timeout_s`."""
+        self.state.process = ProcessState.DRAINING
+        self.reconciler.reconcile()
+        left = self.forwarder.stats().sessions_left
+        self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
+        deadline = time.monotonic() + timeout_s
+        while (left := self.forwarder.stats().sessions_left) > 0 and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
+        return left == 0
+
+    async def stop(self) -> None:
+        """Idempotent. Sessions that are still there are reset."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
+        await self.monitor.stop()
+        await self.admin.stop()
+        self.forwarder.close()
+
+    async def _watch_forwarder(self) -> None:
+        """Say in the log what workers can only count, and let the forwarder free what is no longer used."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            pauses = sum(worker.accept_pauses for worker in self.forwarder.stats().workers)
+            if pauses > self._pauses:
+                reason = "out of file descriptors or memory; established sessions go on"
+                self.events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)
+            self._pauses = pauses

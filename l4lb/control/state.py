@@ -1,0 +1,122 @@
+"""What is wanted and what was seen, for every pool and backend. Owned by the control loop's thread."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.errors import ConfigError, Problem
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import InheritedSocket
+from l4lb.model.states import AdminState, Health, ProcessState
+from l4lb.net.address import parse_address, resolve_backend, resolve_listener
+
+HISTORY_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One health check. `step` is where it ended, `reason` why it failed; `at` is seconds since 1970."""
+
+    ok: bool
+    step: str
+    reason: str = ""
+    latency_s: float = 0.0
+    at: float = field(default_factory=time.time)
+
+
+@dataclass(slots=True)
+class BackendState:
+    """`since` is when `health` last changed; `history` holds (at, health), the newest last."""
+
+    config: Backend
+    address: SocketAddress
+    admin_state: AdminState
+    health: Health
+    since: float = field(default_factory=time.time)
+    last_check: CheckResult | None = None
+    history: deque[tuple[float, Health]] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
+
+    @property
+    def id(self) -> str:
+        return self.config.key
+
+    def set_health(self, health: Health) -> None:
+        self.health = health
+        self.since = time.time()
+        self.history.append((self.since, health))
+
+
+@dataclass(slots=True)
+class PoolState:
+    name: str
+    config: Pool
+    source: SocketAddress | None
+    backends: dict[str, BackendState]  # by id, sorted: every node builds the same tables
+    table_digest: str = ""
+    usable: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ListenerState:
+    name: str
+    config: Listener
+    bind: tuple[SocketAddress | InheritedSocket, ...]
+    accepting: bool = True
+
+
+@dataclass(slots=True)
+class State:
+    config: Config
+    pools: dict[str, PoolState]
+    listeners: dict[str, ListenerState]
+    process: ProcessState = ProcessState.STARTING
+    started_at: float = field(default_factory=time.monotonic)
+
+
+def _backend(config: Backend, initial: Health) -> BackendState:
+    state = BackendState(config, resolve_backend(parse_address(config.address)), config.admin_state, initial)
+    state.history.append((state.since, initial))
+    return state
+
+
+def _pool(name: str, config: Pool) -> PoolState:
+    initial = Health.UP if config.health.type == "none" else config.health.initial
+    backends = {backend.key: _backend(backend, initial) for backend in sorted(config.backends, key=lambda b: b.key)}
+    source = resolve_backend(parse_address(_with_port(config.source_address))) if config.source_address else None
+    return PoolState(name, config, source, backends)
+
+
+def _with_port(ip: str) -> str:
+    return f"[{ip}]:0" if ":" in ip else f"{ip}:0"
+
+
+def _listener(name: str, config: Listener) -> ListenerState:
+    bind = [address for text in config.bind for address in resolve_listener(parse_address(text))]
+    return ListenerState(name, config, tuple(bind))
+
+
+def initial_state(config: Config) -> State:
+    """The state at the start. Looks names up; ConfigError for those that do not resolve, all of them."""
+    problems: list[Problem] = []
+    pools: dict[str, PoolState] = {}
+    listeners: dict[str, ListenerState] = {}
+    for name, pool in config.pools.items():
+        try:
+            pools[name] = _pool(name, pool)
+        except ValueError as error:
+            problems.append(_unresolved(config, ("pools", name, "backends"), error))
+    for name, listener in config.listeners.items():
+        try:
+            listeners[name] = _listener(name, listener)
+        except ValueError as error:
+            problems.append(_unresolved(config, ("listeners", name, "bind"), error))
+    if problems:
+        raise ConfigError(problems)
+    return State(config, pools, listeners)
+
+
+def _unresolved(config: Config, path: tuple[str, ...], error: ValueError) -> Problem:
+    return Problem(".".join(path), str(error), config.file, config.line_of(*path))

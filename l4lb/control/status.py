@@ -1,0 +1,135 @@
+"""What the outside sees, as plain dicts ready for JSON: one place for every shape. Control thread only."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.reconciler import Reconciler
+from l4lb.control.state import BackendState, ListenerState, PoolState, State
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
+from l4lb.version import __version__
+
+
+def _backend(state: BackendState, stats: BackendStats, usable: bool) -> dict[str, Any]:
+    check = state.last_check
+    return {
+        "id": state.id,
+        "address": state.config.address,
+        "weight": state.config.weight,
+        "max_sessions": state.config.max_sessions,
+        "admin_state": state.admin_state,
+        "health": state.health,
+        "health_since": state.since,
+        "usable": usable,
+        "last_check": None
+        if check is None
+        else {
+            "ok": check.ok,
+            "step": check.step,
+            "reason": check.reason,
+            "latency_ms": round(check.latency_s * 1000, 3),
+            "at": check.at,
+        },
+        "history": [{"at": at, "health": health} for at, health in state.history],
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "bytes_up": stats.bytes_up,
+        "bytes_down": stats.bytes_down,
+        "connect_failures": stats.connect_failures,
+    }
+
+
+def _pool(state: PoolState, stats: PoolStats) -> dict[str, Any]:
+    usable = set(state.usable)
+    return {
+        "name": state.name,
+        "policy": state.config.policy,
+        "table_digest": state.table_digest,
+        "usable": len(usable),
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "waiting": stats.waiting,
+        "bytes_up": stats.bytes_up,
+        "bytes_down": stats.bytes_down,
+        "backends": [
+            _backend(backend, stats.backends.get(id_, BackendStats()), id_ in usable)
+            for id_, backend in state.backends.items()
+        ],
+    }
+
+
+def _listener(state: ListenerState, stats: ListenerStats) -> dict[str, Any]:
+    return {
+        "name": state.name,
+        "protocol": state.config.protocol,
+        "pool": state.config.pool,
+        "addresses": list(stats.addresses),
+        "max_sessions": state.config.max_sessions,
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "closed": {str(reason): count for reason, count in stats.closed.items()},
+    }
+
+
+def _worker(index: int, stats: WorkerStats) -> dict[str, Any]:
+    return {
+        "worker": index,
+        "sessions_active": stats.sessions_active,
+        "busy_s": stats.busy_ns / 1e9,
+        "spliced_bytes": stats.spliced_bytes,
+        "accept_pauses": stats.accept_pauses,
+        "handed_over": stats.handed_over,
+    }
+
+
+class Status:
+    """Builds every answer from the state and the forwarder's counters of this moment."""
+
+    def __init__(self, state: State, reconciler: Reconciler, monitor: Monitor, forwarder: Forwarder) -> None:
+        self._state = state
+        self._reconciler = reconciler
+        self._monitor = monitor
+        self._forwarder = forwarder
+
+    def stats(self) -> Stats:
+        return self._forwarder.stats()
+
+    def status(self) -> dict[str, Any]:
+        stats = self.stats()
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "state": self._state.process,
+            "snapshot_version": self._reconciler.version,
+            "uptime_s": round(time.monotonic() - self._state.started_at, 3),
+            "sessions_active": stats.sessions_left,
+            "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
+            "listeners": self.listeners(stats),
+            "pools": self.pools(stats),
+            "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
+        }
+
+    def listeners(self, stats: Stats | None = None) -> list[dict[str, Any]]:
+        counted = (stats or self.stats()).listeners
+        return [_listener(one, counted.get(name, ListenerStats())) for name, one in self._state.listeners.items()]
+
+    def pools(self, stats: Stats | None = None) -> list[dict[str, Any]]:
+        counted = (stats or self.stats()).pools
+        return [_pool(one, counted.get(name, PoolStats())) for name, one in self._state.pools.items()]
+
+    def pool(self, name: str) -> dict[str, Any] | None:
+        return next((pool for pool in self.pools() if pool["name"] == name), None)
+
+    def config(self) -> dict[str, Any]:
+        return self._state.config.model_dump(mode="json", by_alias=True)
+
+    def readiness(self) -> list[str]:
+        """Why this process is not ready for traffic; empty when it is."""
+        if self._state.process is not ProcessState.RUNNING:
+            return [f"the process is {self._state.process}"]
+        return [f'pool "{pool.name}" has no usable backend' for pool in self._state.pools.values() if not pool.usable]

@@ -1,0 +1,121 @@
+"""An embedded pool of backends behind a load balancer, to try things on. Used by `l4lb demo`.
+
+The backends are small HTTP servers that answer with their name, each on a thread and a port of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from l4lb.balancer import LoadBalancer
+from l4lb.config import AdminConfig, Backend, Config, HealthConfig, Listener, Pool
+
+NAMES = ("one", "two", "three")
+PREFERRED_PORT = 8080
+PREFERRED_ADMIN_PORT = 9900
+
+
+def _handler(name: str) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = f"hello from backend {name}\n".encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet: the load balancer's own log is what the demo shows."""
+
+    return Handler
+
+
+class DemoBackend:
+    """One HTTP server on a free port of loopback. `stop` frees the port, as a killed process would."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(name))
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _port(preferred: int) -> int:
+    """`preferred`, or 0 (the kernel's choice) when something listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return 0
+    return preferred
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A running demo: where to send requests, where the dashboard is."""
+
+    balancer: LoadBalancer
+    backends: tuple[DemoBackend, ...]
+
+    @property
+    def address(self) -> str:
+        return self.balancer.listeners["web"].addresses[0]
+
+    @property
+    def admin(self) -> str:
+        return self.balancer.admin_address
+
+    def send(self, requests: int) -> Counter[str]:
+        """Send that many requests, one connection each; how often each answer came."""
+        answers: Counter[str] = Counter()
+        host, _, port = self.address.rpartition(":")
+        for _ in range(requests):
+            connection = http.client.HTTPConnection(host, int(port), timeout=10)
+            connection.request("GET", "/", headers={"Connection": "close"})
+            answers[connection.getresponse().read().decode().strip()] += 1
+            connection.close()
+        return answers
+
+
+def demo_config(backends: tuple[DemoBackend, ...]) -> Config:
+    return Config(
+        admin=AdminConfig(bind=f"127.0.0.1:{_port(PREFERRED_ADMIN_PORT)}"),
+        listeners={"web": Listener(bind=[f"127.0.0.1:{_port(PREFERRED_PORT)}"], pool="web")},
+        pools={
+            "web": Pool(
+                backends=[Backend(address=backend.address, id=backend.name) for backend in backends],
+                health=HealthConfig(interval=1.0, fast_interval=0.5, down_interval=1.0),
+            )
+        },
+    )
+
+
+@contextlib.contextmanager
+def running_demo() -> Iterator[Demo]:
+    """Backends and load balancer, up and ready; gone afterwards."""
+    backends = tuple(DemoBackend(name) for name in NAMES)
+    try:
+        with LoadBalancer(demo_config(backends)) as balancer:
+            balancer.wait_ready()
+            yield Demo(balancer, backends)
+    finally:
+        for backend in backends:
+            backend.stop()

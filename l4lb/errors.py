@@ -1,0 +1,51 @@
+"""Every exception l4lb raises on purpose, from one base class.
+
+Bottom of the import order: this module imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class L4lbError(Exception):
+    """Base class: ``except L4lbError`` catches whatever l4lb raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration, and where.
+
+    ``path`` is the dotted key (``listeners.web.bind[0]``, or a command-line flag), ``line`` counts from 1
+    and is 0 when the value did not come from a file.
+    """
+
+    path: str
+    message: str
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        place = ":".join(part for part in (self.file, str(self.line) if self.line else "") if part)
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class ConfigError(L4lbError):
+    """A configuration cannot be used. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: list[Problem] | tuple[Problem, ...]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class EngineError(L4lbError):
+    """The data plane cannot do what was asked (out of file descriptors, worker lost, ...)."""
+
+
+class AdminError(L4lbError):
+    """A request to a running instance failed: unreachable, refused or answered with an error."""
+
+    def __init__(self, message: str, *, code: str = "unreachable", status: int = 0) -> None:
+        self.code = code
+        self.status = status
+        super().__init__(message)

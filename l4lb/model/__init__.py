@@ -1,0 +1,1 @@
+"""Plain data that every layer shares: states, addresses, snapshots, statistics. No behaviour, no I/O."""

@@ -1,0 +1,112 @@
+"""What the control plane publishes: the whole routing state as immutable plain data.
+
+The reconciler builds a `Snapshot`, a forwarder (see `l4lb.model.forwarder`) carries it out. Nothing here refers to a
+live object, so the same snapshot can feed another forwarder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from l4lb.model.address import SocketAddress
+from l4lb.model.states import Protocol
+
+
+class Selection(StrEnum):
+    """How a worker turns a pool into a choice. Policies are many, selections few.
+
+    `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` the slot that the client's
+    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of the usable backends.
+    """
+
+    CURSOR = "cursor"
+    HASH = "hash"
+    LEAST_SESSIONS = "least_sessions"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it."""
+
+    id: str
+    address: SocketAddress
+    weight: int = 1
+    max_sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions;
+    `slots` is the selection's table of indices into `backends` (empty for LEAST_SESSIONS or when none is usable)."""
+
+    name: str
+    selection: Selection
+    backends: tuple[BackendSpec, ...]
+    usable: tuple[int, ...]
+    slots: Sequence[int]
+    connect_timeout_s: float = 5.0
+    connect_attempts: int = 3
+    queue_size: int = 0
+    queue_timeout_s: float = 5.0
+    source: SocketAddress | None = None
+    hash_seed: int = 0
+    hash_prefix_v4: int = 32
+    hash_prefix_v6: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedSocket:
+    """A listening socket that the service manager passed under this name (sd_listen_fds(3))."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """TCP keepalive: probes after `idle_s` of silence, every `interval_s`, and reset after `count` unanswered ones."""
+
+    idle_s: float = 60.0
+    interval_s: float = 10.0
+    count: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
+    and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
+    session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides."""
+
+    name: str
+    bind: tuple[SocketAddress | InheritedSocket, ...]
+    pool: str
+    protocol: Protocol = Protocol.TCP
+    backlog: int = 4096
+    nodelay: bool = True
+    idle_timeout_s: float = 600.0
+    half_close_timeout_s: float = 60.0
+    max_session_duration_s: float = 0.0
+    keepalive: Keepalive | None = None
+    user_timeout_s: float = 0.0
+    fast_open: int = 0
+    defer_accept_s: float = 0.0
+    transparent: bool = False
+    splice: str = "auto"
+    max_sessions: int = 0
+    session_rate: float = 0.0
+    session_burst: int = 1
+    bandwidth_up: float = 0.0
+    bandwidth_down: float = 0.0
+    total_bandwidth_up: float = 0.0
+    total_bandwidth_down: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    version: int
+    pools: tuple[PoolSpec, ...]
+    listeners: tuple[ListenerSpec, ...]

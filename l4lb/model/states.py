@@ -1,0 +1,57 @@
+"""The enums of the product. The words are the public contract's: everything prints them as they are."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class AdminState(StrEnum):
+    """What the operator wants of a backend. Never mixed with `Health`."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+class Health(StrEnum):
+    """What was observed of a backend. Never mixed with `AdminState`."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+
+
+class ProcessState(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+
+
+class CloseReason(StrEnum):
+    """Why a session ended. The order is the native enum's (`_dataplane/types.pxd`); a test holds them together."""
+
+    NORMAL = "normal"
+    CLIENT_ABORT = "client_abort"
+    BACKEND_ABORT = "backend_abort"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    HALF_CLOSE_TIMEOUT = "half_close_timeout"
+    MAX_DURATION = "max_duration"
+    NO_BACKEND = "no_backend"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DENIED = "denied"
+    RATE_LIMITED = "rate_limited"
+    PROXY_HEADER_ERROR = "proxy_header_error"
+    BACKEND_DOWN = "backend_down"
+    ADMIN = "admin"
+    DRAIN = "drain"
+    SHUTDOWN = "shutdown"
+    RESOURCE_LIMIT = "resource_limit"
+    INTERNAL_ERROR = "internal_error"

@@ -1,0 +1,120 @@
+"""Addresses as users write them: parsed here, resolved here, and nowhere else. Called at configuration time.
+
+``host:port``, ``[v6]:port``, ``:port`` (all addresses, v4 and v6), ``unix:/path``, ``unix:@abstract``, ``fd:NAME``;
+a listener may bind a range ``host:8000-8010``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import InheritedSocket
+
+EXPECTED = 'expected "host:port", "[v6]:port", ":port", "unix:/path" or "unix:@name"'
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_UNIX_PATH_MAX = 107  # sun_path without its zero byte, unix(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed address. `kind` is ``ip`` (any host), ``unix`` or ``fd``; `host` is empty for all addresses."""
+
+    kind: str
+    host: str
+    ports: tuple[int, int] = (0, 0)
+
+    @property
+    def is_range(self) -> bool:
+        return self.ports[0] != self.ports[1]
+
+
+def parse_address(text: str) -> Address:
+    """Parse without looking anything up. ValueError says what was expected."""
+    if text.startswith("unix:"):
+        return Address("unix", _unix_name(text.removeprefix("unix:")))
+    if text.startswith("fd:"):
+        if not text.removeprefix("fd:"):
+            raise ValueError('expected a name after "fd:"')
+        return Address("fd", text.removeprefix("fd:"))
+    host, colon, ports = text.rpartition(":")
+    if not colon:
+        raise ValueError(EXPECTED)
+    return Address("ip", _host(host), _port_range(ports))
+
+
+def _unix_name(name: str) -> str:
+    if len(name) < 2 or not name.startswith(("/", "@")):
+        raise ValueError('expected "unix:/path" or "unix:@name"')
+    if len(name.encode()) > _UNIX_PATH_MAX:
+        raise ValueError(f"a unix socket's name has at most {_UNIX_PATH_MAX} bytes")
+    return name
+
+
+def _host(host: str) -> str:
+    if host.startswith("["):
+        try:
+            return str(ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            raise ValueError(f"{host} is not an IPv6 address in brackets") from None
+    if ":" in host:
+        raise ValueError('an IPv6 address goes in brackets: "[v6]:port"')
+    if host and re.fullmatch(r"[\d.]+", host):
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ValueError(f"{host} is not an IPv4 address") from None
+    if host and not _HOSTNAME.fullmatch(host):
+        raise ValueError(EXPECTED)
+    return host
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    match = _PORTS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text or 'nothing'} is not a port; {EXPECTED}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last > 65535 or first > 65535:
+        raise ValueError("ports go from 0 to 65535")
+    if first > last:
+        raise ValueError("a range of ports begins with the lower one")
+    return first, last
+
+
+def _numeric(host: str) -> tuple[int, str]:
+    """(family, numeric host). A name is looked up and its first address taken. ValueError when it has none."""
+    if not host:
+        return socket.AF_INET6, "::"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return (socket.AF_INET6 if address.version == 6 else socket.AF_INET), host
+    try:
+        family, _, _, _, name = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ValueError(f"cannot resolve {host}: {error.strerror}") from None
+    return family, str(name[0])
+
+
+def resolve_backend(address: Address) -> SocketAddress:
+    """Where to connect. Port 0 stays: it means the port that the client came to."""
+    if address.kind == "unix":
+        return SocketAddress(socket.AF_UNIX, address.host)
+    family, host = _numeric(address.host)
+    return SocketAddress(family, host, address.ports[0])
+
+
+def resolve_listener(address: Address) -> list[SocketAddress | InheritedSocket]:
+    """Where to listen; more than one for a range of ports."""
+    if address.kind == "fd":
+        return [InheritedSocket(address.host)]
+    if address.kind == "unix":
+        return [SocketAddress(socket.AF_UNIX, address.host)]
+    family, host = _numeric(address.host)
+    return [SocketAddress(family, host, port) for port in range(address.ports[0], address.ports[1] + 1)]

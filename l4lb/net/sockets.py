@@ -1,0 +1,230 @@
+"""Listening sockets: opened here and handed to the data plane. Called by the engine, on the control thread.
+
+A TCP address gets one socket a worker, in one SO_REUSEPORT group; a unix socket and an inherited one are single and
+shared by all workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import InheritedSocket, Keepalive, ListenerSpec
+
+_IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
+_IPV6_TRANSPARENT = 75
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
+
+
+def sockaddr_bytes(address: SocketAddress) -> bytes:
+    """`address` as the kernel's struct sockaddr (ip(7), ipv6(7), unix(7))."""
+    family = struct.pack("=H", address.family)
+    if address.family == socket.AF_INET:
+        return family + struct.pack("!H", address.port) + socket.inet_pton(socket.AF_INET, address.host) + bytes(8)
+    if address.family == socket.AF_INET6:
+        host, _, zone = address.host.partition("%")
+        scope = socket.if_nametoindex(zone) if zone else 0
+        packed = socket.inet_pton(socket.AF_INET6, host)
+        return family + struct.pack("!HI", address.port, 0) + packed + struct.pack("=I", scope)
+    return family + (_unix_name(address) if address.host.startswith("@") else _unix_name(address) + b"\0")
+
+
+def _unix_name(address: SocketAddress) -> bytes:
+    """The name that bind(2) takes: a path, or a zero byte and the abstract name."""
+    name = address.host.encode()
+    return b"\0" + name[1:] if name.startswith(b"@") else name
+
+
+@dataclass(slots=True)
+class ListeningSockets:
+    """The sockets of one bind address. `shared`: one for all workers instead of one each."""
+
+    sockets: list[socket.socket]
+    address: str
+    port: int = 0
+    shared: bool = False
+    owned_path: str = ""
+    _inode: int = field(default=0, repr=False)
+
+    def for_worker(self, worker: int) -> tuple[int, int]:
+        """(fd, port) that `worker` accepts from."""
+        return self.sockets[0 if self.shared else worker].fileno(), self.port
+
+    def close(self) -> None:
+        """Close them; a unix socket's file goes too, unless someone else has put theirs in its place."""
+        for sock in self.sockets:
+            sock.close()
+        self.sockets = []
+        if self.owned_path:
+            with contextlib.suppress(OSError):
+                if os.stat(self.owned_path).st_ino == self._inode:
+                    os.unlink(self.owned_path)
+            self.owned_path = ""
+
+
+def _set_keepalive(sock: socket.socket, keepalive: Keepalive) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(round(keepalive.idle_s), 1))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(round(keepalive.interval_s), 1))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, keepalive.count)
+
+
+def _set_options(sock: socket.socket, spec: ListenerSpec) -> None:
+    """What accepted sockets inherit, and what concerns the listening socket itself."""
+    if sock.family == socket.AF_UNIX:
+        return
+    if spec.nodelay:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if spec.keepalive is not None:
+        _set_keepalive(sock, spec.keepalive)
+    if spec.user_timeout_s:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(spec.user_timeout_s * 1000))
+    if spec.fast_open:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, spec.fast_open)
+    if spec.defer_accept_s:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(round(spec.defer_accept_s), 1))
+    if spec.transparent:
+        v6 = sock.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
+        sock.setsockopt(level, option, 1)
+
+
+def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
+    """One bound socket. The first of an address is bound without SO_REUSEPORT, which it gets after: so another
+    process on the address is an error rather than a silent share of the traffic, and its siblings may still join."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not first:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
+        _set_options(sock, spec)
+        sock.bind((address.host, address.port))
+        if first:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
+    """Make the SO_REUSEPORT group that `sock` belongs to choose by the CPU that handles the packet (socket(7)).
+
+    Classic BPF: load the CPU number; if it is the i-th of `cpus` return i, else its remainder.
+    """
+    load_cpu = (0x20, 0, 0, 0xFFFFF000 + 36)  # BPF_LD|BPF_W|BPF_ABS, SKF_AD_OFF + SKF_AD_CPU
+    program = [load_cpu]
+    for index, cpu in enumerate(cpus):
+        program.append((0x15, 0, 1, cpu))  # BPF_JMP|BPF_JEQ|BPF_K: else skip the return
+        program.append((0x06, 0, 0, index))  # BPF_RET|BPF_K
+    program += [(0x94, 0, 0, len(cpus)), (0x16, 0, 0, 0)]  # BPF_ALU|BPF_MOD|BPF_K, BPF_RET|BPF_A
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = bytearray(code)
+    import ctypes  # the kernel wants a pointer to the program, which only ctypes gives
+
+    pointer = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), pointer))
+
+
+def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus: Sequence[int]) -> ListeningSockets:
+    opened = ListeningSockets([], str(address))
+    try:
+        for index in range(workers):
+            sock = _open_inet(address, spec, first=index == 0)
+            opened.sockets.append(sock)
+            if index == 0:  # port 0: the siblings join the port that the kernel chose
+                opened.port = sock.getsockname()[1]
+                address = SocketAddress(address.family, address.host, opened.port)
+        for sock in opened.sockets:
+            sock.listen(spec.backlog)
+        if cpus and workers > 1:
+            _steer_by_cpu(opened.sockets[0], cpus)
+    except BaseException:
+        opened.close()
+        raise
+    opened.address = str(address)
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    """A socket file that nobody answers on is left from a process that died: remove it. EADDRINUSE when one does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets:
+    abstract = address.host.startswith("@")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    opened = ListeningSockets([sock], str(address), shared=True)
+    try:
+        if not abstract:
+            _remove_stale(address.host)
+        sock.bind(_unix_name(address))
+        if not abstract:
+            opened.owned_path = address.host
+            opened._inode = os.stat(address.host).st_ino
+        sock.listen(spec.backlog)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
+    """Take the socket that the service manager passed as `name` (LISTEN_FDS, LISTEN_FDNAMES). ENOENT: it did not."""
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    count = int(os.environ.get("LISTEN_FDS", "0") or 0) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
+    if name not in names[:count]:
+        passed = ", ".join(names[:count]) or "none"
+        raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
+    sock = socket.socket(fileno=os.dup(_FIRST_INHERITED_FD + names.index(name)))
+    sock.setblocking(False)
+    _set_options(sock, spec)
+    opened = ListeningSockets([sock], "", shared=True)
+    bound = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        text = bound if isinstance(bound, str) else "@" + bound[1:].decode()
+        opened.address = str(SocketAddress(socket.AF_UNIX, text))
+    else:
+        opened.port = bound[1]
+        opened.address = str(SocketAddress(sock.family, bound[0], bound[1]))
+    return opened
+
+
+def open_listeners(spec: ListenerSpec, workers: int, cpus: Sequence[int] = ()) -> list[ListeningSockets]:
+    """All sockets of `spec`, listening. With `cpus`, worker i gets the connections that CPU ``cpus[i]`` handles.
+
+    Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES, EPERM, EMFILE, ...) with `filename` set to the address that
+    could not be had, and leaves nothing open.
+    """
+    opened: list[ListeningSockets] = []
+    for address in spec.bind:
+        try:
+            if isinstance(address, InheritedSocket):
+                opened.append(_listen_inherited(address.name, spec))
+            elif address.family == socket.AF_UNIX:
+                opened.append(_listen_unix(address, spec))
+            else:
+                opened.append(_listen_inet(address, spec, workers, cpus))
+        except OSError as error:
+            for sockets in opened:
+                sockets.close()
+            code = error.errno or errno.EINVAL
+            raise OSError(code, error.strerror or os.strerror(code), str(address)) from error
+    return opened

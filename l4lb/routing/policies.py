@@ -1,0 +1,51 @@
+"""The policies by name. Each turns the usable backends into a selection and its table; a new one is one function here,
+or one module, and one entry in `POLICIES`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from l4lb.model.snapshot import Selection
+from l4lb.routing.round_robin import cycle
+
+MaglevBuilder = Callable[[Sequence[str], Sequence[int], int, int], "array[int]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The usable backends, sorted by id, and what their pool says of hashing."""
+
+    ids: tuple[str, ...]
+    weights: tuple[int, ...]
+    table_size: int = 65537
+    hash_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`selection` is what workers do with the table that `build` makes: indices into the candidates."""
+
+    selection: Selection
+    build: Callable[[Candidates, MaglevBuilder], array[int]]
+
+
+def _round_robin(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+    return cycle(candidates.weights)
+
+
+def _least_sessions(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+    return array("I")  # nothing to lay out: workers compare live counts
+
+
+def _maglev(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+    return maglev(candidates.ids, candidates.weights, candidates.table_size, candidates.hash_seed)
+
+
+POLICIES: dict[str, Policy] = {
+    "round_robin": Policy(Selection.CURSOR, _round_robin),
+    "least_sessions": Policy(Selection.LEAST_SESSIONS, _least_sessions),
+    "maglev": Policy(Selection.HASH, _maglev),
+}

@@ -1,0 +1,177 @@
+# A probe module, built for tests alone (L4LB_PROBE=1): it cimports the product's headers and shows their insides.
+"""Test probe of the data plane's native parts."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.linux cimport write
+from l4lb._dataplane.lookup cimport backend_release, pool_pick, source_hash
+from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
+from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
+from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.types cimport (
+    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, pipe_t, pipes_t, pool_live_t, pool_t, selection_t,
+    session_t, sessions_t, source_address_t, timers_t, tried_t,
+)
+
+SESSION_BYTES = sizeof(session_t)
+
+
+cdef class Sessions:
+    """A slab, with a timer wheel beside it as in a worker."""
+
+    cdef sessions_t slab
+    cdef timers_t wheel
+
+    def __cinit__(self, uint64_t now_ms=0):
+        sessions_init(&self.slab)
+        timers_init(&self.wheel, now_ms)
+
+    def __dealloc__(self):
+        sessions_free(&self.slab)
+
+    def take(self):
+        """(index, generation) of a new session."""
+        cdef session_t *s = sessions_take(&self.slab)
+        return s.index, s.generation
+
+    def give(self, uint32_t index):
+        sessions_give(&self.slab, sessions_at(&self.slab, index))
+
+    @property
+    def active(self):
+        return self.slab.active
+
+    def arm(self, uint32_t index, uint64_t due_ms):
+        timers_arm(&self.wheel, &self.slab, sessions_at(&self.slab, index), due_ms)
+
+    def disarm(self, uint32_t index):
+        timers_disarm(&self.wheel, &self.slab, sessions_at(&self.slab, index))
+
+    def pop_due(self, uint64_t now_ms):
+        """Indices of the sessions whose timers are due, in the order in which they fire."""
+        cdef uint32_t index = timers_pop(&self.wheel, &self.slab, now_ms)
+        fired = []
+        while index != NO_INDEX:
+            fired.append(index)
+            index = timers_pop(&self.wheel, &self.slab, now_ms)
+        return fired
+
+    def next_ms(self, uint64_t now_ms):
+        return timers_next_ms(&self.wheel, now_ms)
+
+
+cdef class Chunks:
+    cdef chunks_t chunks
+
+    def __dealloc__(self):
+        chunks_free(&self.chunks)
+
+    def round_trip(self, bytes data):
+        """Through a chunk and back."""
+        cdef chunk_t *chunk = chunk_take(&self.chunks, <const uint8_t *><char *>data, len(data))
+        copy = (<char *>chunk_bytes(chunk))[:chunk.length]
+        chunk_give(&self.chunks, chunk)
+        return copy
+
+    @property
+    def out(self):
+        return self.chunks.out_count
+
+    @property
+    def idle(self):
+        return [self.chunks.idle_count[i] for i in range(3)]
+
+
+cdef class Pipes:
+    cdef pipes_t pipes
+    cdef pipe_t *taken
+
+    def __dealloc__(self):
+        pipes_free(&self.pipes)
+
+    def take(self):
+        """(read fd, write fd, capacity in bytes) of the pipe that is lent."""
+        self.taken = pipe_take(&self.pipes)
+        return self.taken.read_fd, self.taken.write_fd, self.taken.capacity_bytes
+
+    def give(self, bytes leave=b""):
+        """Give it back, with `leave` still in it."""
+        if leave:
+            write(self.taken.write_fd, <char *>leave, len(leave))
+            self.taken.held_bytes = len(leave)
+        pipe_give(&self.pipes, self.taken)
+
+    @property
+    def idle(self):
+        return self.pipes.idle_count
+
+    @property
+    def out(self):
+        return self.pipes.out_count
+
+
+cdef class Pool:
+    """A pool as workers see it. `backends`: (weight, max_sessions) each."""
+
+    cdef pool_t pool
+    cdef pool_live_t live
+    cdef backend_live_t *lives
+
+    def __cinit__(self, int selection, list backends, list usable, list slots):
+        cdef uint32_t i
+        self.lives = <backend_live_t *>calloc(len(backends) + 1, sizeof(backend_live_t))
+        self.pool.live = &self.live
+        self.pool.selection = <selection_t>selection
+        self.pool.backend_count = len(backends)
+        self.pool.backends = <backend_t *>calloc(len(backends) + 1, sizeof(backend_t))
+        for i in range(len(backends)):
+            self.lives[i].id = i + 1
+            self.pool.backends[i].live = &self.lives[i]
+            self.pool.backends[i].weight, self.pool.backends[i].max_sessions = backends[i]
+        self.pool.usable = <uint32_t *>calloc(len(usable) + 1, sizeof(uint32_t))
+        self.pool.usable_count = len(usable)
+        for i in range(len(usable)):
+            self.pool.usable[i] = usable[i]
+        self.pool.slots = <uint32_t *>calloc(len(slots) + 1, sizeof(uint32_t))
+        self.pool.slot_count = len(slots)
+        for i in range(len(slots)):
+            self.pool.slots[i] = slots[i]
+
+    def __dealloc__(self):
+        free(self.lives)
+        free(self.pool.backends)
+        free(self.pool.usable)
+        free(self.pool.slots)
+
+    def pick(self, uint64_t hash=0, tried=()):
+        """The index of the reserved backend, or None. `tried` are indices."""
+        cdef uint32_t ids[64]
+        cdef tried_t refused
+        cdef backend_t *backend
+        refused.count = 0
+        refused.backend_ids = ids
+        for index in tried:
+            ids[refused.count] = index + 1
+            refused.count += 1
+        backend = pool_pick(&self.pool, &refused, hash)
+        return None if backend == NULL else backend.live.id - 1
+
+    def release(self, int index):
+        backend_release(&self.lives[index])
+
+    def active(self):
+        return [self.lives[i].sessions_active for i in range(self.pool.backend_count)]
+
+    def hash(self, bytes address, uint64_t seed, int prefix_v4=32, int prefix_v6=128):
+        """What a client at the packed `address` hashes to."""
+        cdef source_address_t source
+        memset(&source, 0, sizeof(source))
+        source.length = len(address)
+        memcpy(source.bytes, <char *>address, len(address))
+        self.pool.hash_seed = seed
+        self.pool.hash_prefix_v4 = prefix_v4
+        self.pool.hash_prefix_v6 = prefix_v6
+        return source_hash(&self.pool, &source)

@@ -1,0 +1,47 @@
+"""The Python face of the data plane."""
+
+from __future__ import annotations
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l4lb import _fastpath
+from l4lb.model.snapshot import Selection
+from l4lb.model.states import CloseReason
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**64 - 1))
+def test_xxh64_is_xxhash(data: bytes, seed: int) -> None:
+    assert _fastpath.xxh64(data, seed) == xxhash.xxh64_intdigest(data, seed=seed)
+
+
+def test_close_reasons_are_the_native_enum_in_its_order() -> None:
+    with open("l4lb/_dataplane/types.pxd", encoding="utf-8") as file:
+        lines = [line.split("=")[0].strip() for line in file if line.strip().startswith("CLOSE_")]
+    native = [line.removeprefix("CLOSE_").lower() for line in lines]
+    assert native == [*CloseReason, "reason_count"]
+    assert len(CloseReason) == _fastpath.CLOSE_REASONS
+
+
+def test_every_selection_is_known() -> None:
+    assert set(_fastpath.SELECTIONS) == set(Selection)
+
+
+def test_maglev_slots_cover_the_table() -> None:
+    slots = _fastpath.maglev_slots([b"a", b"b", b"c"], [1, 1, 1], 65537, 0)
+    counts = [slots.count(index) for index in range(3)]
+    assert sum(counts) == 65537
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_backend_address_that_is_too_long_is_refused() -> None:
+    plane = _fastpath.DataPlane(1, 0)
+    pool = {
+        "live": _fastpath.PoolLive(0),
+        "selection": 0,
+        "backends": [(_fastpath.BackendLive(plane, 1), bytes(200), 1, 0)],
+    }
+    with pytest.raises(ValueError, match="sockaddr_storage"):
+        _fastpath.NativeSnapshot(1, [pool], [])
