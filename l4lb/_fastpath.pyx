@@ -13,7 +13,6 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from l4lb._dataplane.accept cimport inboxes_drop
 from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
 from l4lb._dataplane.linux cimport (
     AF_UNIX, counter_read, htons, ntohs, published_load_u32, published_load_u64, published_store_pointer,
@@ -27,7 +26,7 @@ from l4lb._dataplane.types cimport (
     histogram_t, listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t,
     selection_t, snapshot_t, worker_t,
 )
-from l4lb._dataplane.worker cimport worker_close, worker_open, worker_run
+from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
 SELECTIONS = {"cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS}
 RecordFields = tuple                     # its fields: see `DataPlane.take_records`
@@ -161,10 +160,10 @@ cdef class DataPlane:
         self.wake()
 
     def finish(self):
-        """After every `run` has returned: let go of the clients that were on their way between workers."""
+        """After every `run` has returned: let go of clients on their way between workers, and of all fds."""
         cdef int i
         for i in range(self.worker_count):
-            inboxes_drop(self.plane.workers[i])
+            worker_release(self.plane.workers[i])
 
     def keep_records(self):
         """From now on keep a record of every session that ends, for `take_records`."""

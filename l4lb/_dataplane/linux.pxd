@@ -142,7 +142,9 @@ cdef extern from * nogil:
     int ioctl(int fd, unsigned long request, ...)
     int fcntl(int fd, int command, ...)
     int pipe2(int *fds, int flags)
-    ssize_t splice "direct_splice"(int fd_in, off_t *offset_in, int fd_out, off_t *offset_out, size_t size, unsigned int flags)
+    ssize_t splice "direct_splice"(
+        int fd_in, off_t *offset_in, int fd_out, off_t *offset_out, size_t size, unsigned int flags
+    )
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll_fd, epoll_event *events, int capacity, int timeout_ms)

@@ -11,13 +11,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
-    EAGAIN, EINTR, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY,
-    counter_add, recv, send, setsockopt, shutdown, splice,
+    EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE,
+    SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice,
 )
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
 from l4lb._dataplane.types cimport (
-    BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_SOURCE_FIN,
-    HALF_URGENT, HALF_WRITABLE, SCRATCH_BYTES, SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED,
+    BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
+    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED,
     SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, backend_counters_t, half_t, session_t, worker_t,
 )
 
@@ -159,9 +159,9 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
         return PUMP_IDLE
     half_read(w, wire, got)
     if got < wanted:
-        # A short read emptied the socket, unless it stopped at an urgent mark.
+        # A short read emptied the socket, unless it stopped at an urgent mark or before a reset.
         h.full_reads = 0
-        if not h.flags & HALF_URGENT:
+        if not h.flags & HALF_READ_ON:
             h.flags &= <uint8_t>~HALF_READABLE
             if h.flags & HALF_SOURCE_FIN:
                 h.flags |= HALF_EOF
@@ -192,7 +192,7 @@ cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
     cdef half_t *h = wire.half
     if h.pipe != NULL:
         return True
-    if wire.session.splice == SPLICE_OFF or h.flags & HALF_URGENT:
+    if wire.session.splice == SPLICE_OFF or h.flags & HALF_READ_ON:
         return False
     if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
         return False
@@ -207,7 +207,8 @@ cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
     """One splice into the empty pipe and out of it.
 
     splice(2) from a socket: 0 the FIN; EAGAIN socket empty (the pipe is, so it is not the pipe that is full);
-    ECONNRESET and its like lost; EINVAL, ENOMEM: this socket does not splice now, so copy.
+    EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and its like lost, and reported only
+    once: a recv after it would see an orderly end.
     """
     cdef half_t *h = wire.half
     cdef size_t wanted = h.pipe.capacity_bytes
@@ -228,9 +229,11 @@ cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
     if errno == EAGAIN:
         h.flags &= <uint8_t>~HALF_READABLE
         return PUMP_IDLE
+    if errno != EINVAL and errno != ENOSYS and errno != ENOMEM:
+        return PUMP_SOURCE_LOST
     half_leave_bulk(w, h)
     wire.session.splice = SPLICE_OFF
-    return PUMP_IDLE                        # a reset shows at the recv that comes next
+    return PUMP_IDLE
 
 
 cdef inline void half_finish(wire_t *wire) noexcept nogil:

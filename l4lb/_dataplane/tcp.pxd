@@ -29,7 +29,7 @@ from l4lb._dataplane.types cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED,
     CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
     CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
-    HALF_READABLE, HALF_SOURCE_FIN, HALF_URGENT, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
+    HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
     SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
     SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED,
     SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, backend_t, close_reason_t, half_t, pool_t, queue_t, session_t, side_t,
@@ -213,7 +213,9 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
     cdef half_t *writes = &s.down if side == SIDE_CLIENT else &s.up
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         reads.flags |= HALF_READABLE
-    if events & EPOLLRDHUP:
+    if events & EPOLLERR:
+        reads.flags |= HALF_READ_ON            # the last bytes first, then the read that tells a reset from a FIN
+    elif events & EPOLLRDHUP:
         reads.flags |= HALF_SOURCE_FIN
     if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
         writes.flags |= HALF_WRITABLE
@@ -338,7 +340,7 @@ cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
     cdef int on = 1
     cdef half_t *reads = &s.up if side == SIDE_CLIENT else &s.down
     setsockopt(s.client_fd if side == SIDE_CLIENT else s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
-    reads.flags |= HALF_URGENT | HALF_READABLE
+    reads.flags |= HALF_READ_ON | HALF_READABLE
 
 
 cdef inline void session_event(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:

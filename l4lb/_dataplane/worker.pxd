@@ -9,7 +9,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
-from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_take
+from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_drop, inboxes_take
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.linux cimport (
@@ -59,15 +59,23 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     return poller_control(w, EPOLL_CTL_ADD, w.event_fd, EPOLLIN, EVENT_TAG)
 
 
-cdef inline void worker_close(worker_t *w) noexcept nogil:
-    """After `worker_run` has returned, or if it never ran."""
-    cdef uint32_t i
+cdef inline void worker_release(worker_t *w) noexcept nogil:
+    """Give all file descriptors back, after every worker has stopped. Counters can still be read."""
+    inboxes_drop(w)
+    pipes_free(&w.pipes)
+    chunks_free(&w.chunks)
     if w.epoll_fd >= 0:
         close(w.epoll_fd)
     if w.event_fd >= 0:
         close(w.event_fd)
-    pipes_free(&w.pipes)
-    chunks_free(&w.chunks)
+    w.epoll_fd = w.event_fd = -1
+
+
+cdef inline void worker_close(worker_t *w) noexcept nogil:
+    """After `worker_run` has returned, or if it never ran."""
+    cdef uint32_t i
+    if w.inboxes != NULL:
+        worker_release(w)
     sessions_free(&w.sessions)
     free(w.accepting)
     free(w.records.slots)

@@ -17,10 +17,10 @@ from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
 from l4lb.control.status import Status
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.states import ProcessState
+from l4lb.model.states import Health, ProcessState
 
 _WATCH_S = 1.0
-_DRAIN_POLL_S = 0.02
+_POLL_S = 0.02
 
 
 class ControlPlane:
@@ -36,10 +36,11 @@ class ControlPlane:
         self.admin = AdminServer(config, self.status)
         self._watch: asyncio.Task[None] | None = None
         self._pauses = 0
+        self._stopped = False
 
     async def start(self) -> None:
-        self.forwarder.start()
         try:
+            self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
         except BaseException:
@@ -65,13 +66,27 @@ class ControlPlane:
         left = self.forwarder.stats().sessions_left
         self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
         deadline = time.monotonic() + timeout_s
-        while (left := self.forwarder.stats().sessions_left) > 0 and time.monotonic() < deadline:
-            await asyncio.sleep(_DRAIN_POLL_S)
+        while (left := self.forwarder.stats().sessions_left) > 0 and time.monotonic() < deadline and not self._stopped:
+            await asyncio.sleep(_POLL_S)
         self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
         return left == 0
 
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._ready():
+            if time.monotonic() > deadline or self._stopped:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    def _ready(self) -> bool:
+        backends = (one for pool in self.state.pools.values() for one in pool.backends.values())
+        return not self.status.readiness() and all(one.health is not Health.UNKNOWN for one in backends)
+
     async def stop(self) -> None:
-        """Idempotent. Sessions that are still there are reset."""
+        """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""
+        self._stopped = True
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

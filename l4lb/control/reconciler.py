@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from l4lb.config import Listener
 from l4lb.control.state import ListenerState, PoolState, State
@@ -23,10 +23,21 @@ from l4lb.routing.policies import POLICIES, Candidates
 
 @dataclass(slots=True)
 class _Table:
+    """A pool's table as its policy built it, over the candidates, and the same over all backends of the pool."""
+
     candidates: Candidates
     policy: str
     slots: array[int]
     digest: str
+    chosen: list[int] | None = None
+    pool_slots: array[int] = field(default_factory=lambda: array("I"))
+
+    def over_pool(self, chosen: list[int]) -> array[int]:
+        """The slots as indices into the pool's backends; `chosen` are the candidates' indices there."""
+        if self.chosen != chosen:
+            self.chosen = chosen
+            self.pool_slots = array("I", [chosen[slot] for slot in self.slots])
+        return self.pool_slots
 
 
 def _digest(policy: str, candidates: Candidates, slots: array[int]) -> str:
@@ -80,6 +91,7 @@ class Reconciler:
         self._state = state
         self._forwarder = forwarder
         self._tables: dict[str, _Table] = {}
+        self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
         self._requested = False
 
     def request(self) -> None:
@@ -89,20 +101,28 @@ class Reconciler:
             asyncio.get_running_loop().call_soon(self.reconcile)
 
     def reconcile(self) -> None:
-        """Publish the snapshot that the state asks for. ConfigError, with its place, when a listener cannot be had."""
+        """Publish the snapshot that the state asks for, unless it is the published one already.
+
+        ConfigError, with its place, when a listener cannot be had.
+        """
         self._requested = False
         pools = tuple(self._pool_spec(pool) for pool in self._state.pools.values())
         draining = self._state.process is ProcessState.DRAINING
         listeners = () if draining else tuple(listener_spec(one) for one in self._state.listeners.values())
+        if (pools, listeners) == self._published:
+            return
         try:
             self._forwarder.publish(Snapshot(self.version + 1, pools, listeners))
         except ConfigError as error:
             raise ConfigError([self._placed(problem) for problem in error.problems]) from error
         self.version += 1
+        self._published = (pools, listeners)
 
     def _placed(self, problem: Problem) -> Problem:
         config = self._state.config
-        return Problem(problem.path, problem.message, config.file, config.line_of(*problem.path.split(".")))
+        names = (name for name in self._state.listeners if problem.path == f"listeners.{name}.bind")
+        line = config.line_of("listeners", *names, "bind")
+        return Problem(problem.path, problem.message, config.file if line else "", line)
 
     def _pool_spec(self, pool: PoolState) -> PoolSpec:
         backends = list(pool.backends.values())
@@ -118,7 +138,7 @@ class Reconciler:
                 BackendSpec(one.id, one.address, one.config.weight, one.config.max_sessions) for one in backends
             ),
             usable=tuple(chosen),
-            slots=array("I", [chosen[slot] for slot in table.slots]),
+            slots=table.over_pool(chosen),
             connect_timeout_s=config.connect_timeout,
             connect_attempts=config.connect_attempts,
             queue_size=config.queue_size,

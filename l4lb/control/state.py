@@ -64,7 +64,6 @@ class ListenerState:
     name: str
     config: Listener
     bind: tuple[SocketAddress | InheritedSocket, ...]
-    accepting: bool = True
 
 
 @dataclass(slots=True)

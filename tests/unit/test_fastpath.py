@@ -39,9 +39,10 @@ def test_maglev_slots_cover_the_table() -> None:
 def test_a_backend_address_that_is_too_long_is_refused() -> None:
     plane = _fastpath.DataPlane(1, 0)
     pool = {
-        "live": _fastpath.PoolLive(0),
+        "live": _fastpath.PoolLive(plane, 0),
         "selection": 0,
         "backends": [(_fastpath.BackendLive(plane, 1), bytes(200), 1, 0)],
     }
     with pytest.raises(ValueError, match="sockaddr_storage"):
         _fastpath.NativeSnapshot(1, [pool], [])
+    plane.finish()

@@ -1,7 +1,8 @@
 """When to check a target, and when its results change its health. One task a target, on the control loop.
 
 Results count in a row: one pass forgets the failures before it, and the reverse. A target that nothing is known of is
-decided by its first check. A time-out that came late, because this loop was busy, says nothing of the target: it is
+decided by its first check, which comes early; the second comes at a random point of the interval, so that many targets
+are checked evenly over it. A time-out that came late, because this loop was busy, says nothing of the target: it is
 thrown away and the target checked again at once.
 """
 
@@ -50,6 +51,10 @@ class Streak:
         return self.count > 0
 
 
+def _jitter() -> float:
+    return random.uniform(1 - JITTER, 1 + JITTER)
+
+
 Listener = Callable[["Checker", CheckResult, bool], None]
 
 
@@ -65,6 +70,7 @@ class Checker:
     checks: int = 0
 
     async def run(self, first_delay_s: float) -> None:
+        """Until cancelled. `first_delay_s` is the wait before the first check."""
         await asyncio.sleep(first_delay_s)
         while True:
             result = await self._once()
@@ -74,7 +80,7 @@ class Checker:
             changed = self.streak.add(result.ok)
             for listener in self.listeners:
                 listener(self, result, changed)
-            await self._sleep()
+            await self._sleep(_jitter() if self.checks > 1 else random.random())
 
     def interval_s(self) -> float:
         """How long to wait for the next check."""
@@ -83,8 +89,8 @@ class Checker:
             return settings.fast_interval
         return settings.down_interval if self.streak.health is Health.DOWN else settings.interval
 
-    async def _sleep(self) -> None:
-        wait_s = self.interval_s() * random.uniform(1 - JITTER, 1 + JITTER)
+    async def _sleep(self, intervals: float) -> None:
+        wait_s = self.interval_s() * intervals
         due = time.monotonic() + wait_s
         await asyncio.sleep(wait_s)
         self.lag_s = max(0.0, time.monotonic() - due)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
 from l4lb.config import HealthConfig
-from l4lb.control.events import Events
+from l4lb.control.events import Events, logger
 from l4lb.control.health.checker import Checker, Streak
 from l4lb.control.health.checks import Target
 from l4lb.control.health.registry import CHECKS
 from l4lb.control.state import BackendState, CheckResult, PoolState, State
+from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health
 from l4lb.net.address import parse_address, resolve_backend
@@ -22,17 +24,29 @@ SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
 
 
 def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddress:
-    """Where to check: the backend itself, another port of it (``:8081``), or another address."""
-    if not settings.address:
-        return backend
-    other = parse_address(settings.address)
-    if other.kind == "ip" and not other.host:
-        return replace(backend, port=other.ports[0])
-    return resolve_backend(other)
+    """Where to check: the backend itself, another port of it (``:8081``), or another address.
+
+    ValueError when that is nowhere: a name without an address, or no port.
+    """
+    other = parse_address(settings.address) if settings.address else None
+    if other is None:
+        address = backend
+    elif other.kind == "ip" and not other.host:
+        if backend.family == socket.AF_UNIX:
+            raise ValueError(f"a port cannot be checked of {backend}")
+        address = replace(backend, port=other.ports[0])
+    else:
+        address = resolve_backend(other)
+    if address.family != socket.AF_UNIX and not address.port:
+        raise ValueError(f'{address} cannot be checked without a port; expected health.address, or health.type "none"')
+    return address
 
 
 class Monitor:
-    """Owns the checkers. `changed` is called after the health of a backend has changed."""
+    """Owns the checkers. `changed` is called after the health of a backend has changed.
+
+    Raises ConfigError, with all of them, for backends whose check has no address.
+    """
 
     def __init__(self, state: State, events: Events, changed: Callable[[], None]) -> None:
         self._state = state
@@ -40,20 +54,38 @@ class Monitor:
         self._changed = changed
         self._checkers: dict[Target, Checker] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._prepare()
 
     @property
     def checkers(self) -> list[Checker]:
         return list(self._checkers.values())
 
-    def start(self) -> None:
-        for pool in self._state.pools.values():
-            if pool.config.health.type != "none":
-                for backend in pool.backends.values():
+    def _prepare(self) -> None:
+        problems: dict[str, Problem] = {}
+        config = self._state.config
+        for name, pool in self._state.pools.items():
+            for backend in pool.backends.values() if pool.config.health.type != "none" else ():
+                try:
                     self._watch(pool, backend)
+                except ValueError as error:
+                    line = config.line_of("pools", name, "health", "address")
+                    place = config.file if line else ""
+                    problems.setdefault(name, Problem(f"pools.{name}.health", str(error), place, line))
+        if problems:
+            raise ConfigError(list(problems.values()))
+
+    def start(self) -> None:
         spread_s = len(self._checkers) * SPREAD_A_TARGET_S
         for checker in self._checkers.values():
             first_s = random.uniform(0, min(spread_s, checker.target.settings.interval))
-            self._tasks.append(asyncio.create_task(checker.run(first_s)))
+            task = asyncio.create_task(checker.run(first_s))
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Checkers run until they are cancelled: another end is a defect, and must not pass in silence."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a health checker ended", exc_info=error)
 
     async def stop(self) -> None:
         for task in self._tasks:

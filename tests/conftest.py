@@ -1,0 +1,56 @@
+"""What holds after every test: nothing leaked, natively or in Python."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+from l4lb.engine.native import NativeForwarder
+from tests.support.waiting import wait_until
+
+
+uvloop.new_event_loop().close()  # libuv opens one pipe for the process with its first loop, and keeps it
+
+
+def open_fds() -> Counter[str]:
+    """What is open, by target; numbers within names (sockets, pipes) make each distinct."""
+    targets: Counter[str] = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            targets[os.readlink(f"/proc/self/fd/{fd}")] += 1
+        except FileNotFoundError:
+            continue
+    return targets
+
+
+def thread_names() -> Counter[str]:
+    return Counter(thread.name for thread in threading.enumerate())
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sessions opened = closed, pipes and chunks out = 0, no new fd, no new thread."""
+    leaks: list[dict[str, int]] = []
+    closed_once: set[int] = set()
+    close = NativeForwarder.close
+
+    def closing(self: NativeForwarder) -> None:
+        close(self)
+        if id(self) not in closed_once:
+            closed_once.add(id(self))
+            leaks.append(self.leaks())
+            for name, listener in self.stats().listeners.items():
+                ended = sum(listener.closed.values())
+                leaks.append({f"{name}: sessions opened but not closed": listener.sessions_total - ended})
+
+    monkeypatch.setattr(NativeForwarder, "close", closing)
+    fds, threads = open_fds(), thread_names()
+    yield
+    assert [leak for leak in leaks if any(leak.values())] == []
+    assert wait_until(lambda: not thread_names() - threads, 10), thread_names() - threads
+    assert wait_until(lambda: not open_fds() - fds, 10), open_fds() - fds

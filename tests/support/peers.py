@@ -1,0 +1,125 @@
+"""Peers that do exactly what a test says: plain blocking sockets with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+TIMEOUT_S = 20.0
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset instead of a FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything up to the FIN. ConnectionResetError when a reset comes instead; what came before is lost here."""
+    parts = []
+    while data := sock.recv(1 << 16):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def read_until_end(sock: socket.socket) -> tuple[bytes, bool]:
+    """Everything that came, and whether it ended with a reset."""
+    parts = []
+    try:
+        while data := sock.recv(1 << 16):
+            parts.append(data)
+    except ConnectionResetError:
+        return b"".join(parts), True
+    return b"".join(parts), False
+
+
+class Server:
+    """A listening socket whose every connection is handled by `handle` on a thread of its own."""
+
+    def __init__(self, handle: Callable[[socket.socket], None], host: str = "127.0.0.1", port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._handle = handle
+        self._listening = socket.create_server((host, port), family=family, backlog=1024)
+        self.port = int(self._listening.getsockname()[1])
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+        self.accepted = 0
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            sock.settimeout(TIMEOUT_S)
+            self._open.add(sock)
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            self._handle(sock)
+        sock.close()
+        self._open.discard(sock)
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def serving(handle: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[Server]:
+    server = Server(handle, host)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes, and the FIN after it."""
+    while data := sock.recv(1 << 16):
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def hold(sock: socket.socket) -> None:
+    """Accept and say nothing until the other side goes."""
+    while sock.recv(1 << 16):
+        pass
+
+
+def one_answer(text: bytes) -> Callable[[socket.socket], None]:
+    """Answer every connection's first bytes with `text`, then the FIN."""
+
+    def answer(sock: socket.socket) -> None:
+        if sock.recv(1 << 16):
+            sock.sendall(text)
+
+    return answer
+
+
+def connect(address: str | tuple[str, int]) -> socket.socket:
+    if isinstance(address, str):
+        if address.startswith("unix:"):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(TIMEOUT_S)
+            name = address.removeprefix("unix:")
+            sock.connect("\0" + name[1:] if name.startswith("@") else name)
+            return sock
+        host, _, port = address.rpartition(":")
+        address = (host.strip("[]"), int(port))
+    return socket.create_connection(address, timeout=TIMEOUT_S)

@@ -1,0 +1,151 @@
+"""Real programs from Debian, and `l4lb` itself as a process. Each is ended by its own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_until
+
+
+def require(program: str) -> str:
+    """The path of `program`; without it the test is skipped with the reason, and fails in CI."""
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{program} is missing in CI: it belongs to `make deps`")
+        pytest.skip(f"{program} is not installed (see `make deps`)")
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; default_type text/plain; keepalive_requests 1000000;
+  client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d;
+  scgi_temp_path {dir}/e;
+  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "{name}\\n"; }} }}
+}}
+"""
+
+
+class Nginx:
+    """A real nginx that answers every request with its name."""
+
+    def __init__(self, name: str, port: int = 0) -> None:
+        self.name = name
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._dir = Path(tempfile.mkdtemp(prefix="l4lb-nginx-"))
+        (self._dir / "conf").write_text(NGINX.format(dir=self._dir, port=self.port, name=name))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Nginx:
+        program = require("nginx")
+        command = [program, "-p", str(self._dir), "-c", str(self._dir / "conf"), "-e", str(self._dir / "error.log")]
+        self._process = subprocess.Popen(command)
+        assert wait_until(lambda: answers(self.port)), (self._dir / "error.log").read_text()
+        return self
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        self.kill()
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def nginx(name: str) -> Iterator[Nginx]:
+    server = Nginx(name)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+class L4lb:
+    """`l4lb` as users start it: a process, its log, its memory."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._log = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "-m", "l4lb", *arguments]
+        self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
+        """The first match of `pattern` in the log."""
+        found = wait_until(lambda: re.search(pattern, self.log) or self.process.poll() is not None, timeout_s)
+        match = re.search(pattern, self.log)
+        assert found, self.log
+        assert match is not None, self.log
+        return match
+
+    def address(self, listener: str = "default") -> tuple[str, int]:
+        match = self.wait_for(rf"listening listener={listener} address=(\S+):(\d+)")
+        return match[1], int(match[2])
+
+    def memory_bytes(self) -> int:
+        """Memory of the process's own: what it does not share with others."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return sum(int(count) for count in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE)) * 1024
+
+    def fds(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        self._log.close()
+
+
+@contextlib.contextmanager
+def l4lb(*arguments: str) -> Iterator[L4lb]:
+    """A running `l4lb`; without an admin API unless `arguments` ask for one."""
+    extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
+    process = L4lb(*arguments, *extra)
+    try:
+        yield process
+    finally:
+        process.stop()
