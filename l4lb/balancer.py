@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 import uvloop
@@ -26,7 +26,7 @@ from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import raise_file_limit, sessions_for
 
 T = TypeVar("T")
-_READY_POLL_S = 0.01
+_SETTLE_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
 def native_forwarder(config: Config) -> NativeForwarder:
@@ -120,8 +120,8 @@ class ListenerView:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it really listens: port 0 is replaced by the port that the kernel chose."""
-        return list(self._balancer.plane.forwarder.addresses(self.name))
+        """Where it really listens: port 0 is replaced by the port that the kernel chose. Empty once it drains."""
+        return self._balancer.listener_addresses(self.name)
 
 
 class LoadBalancer:
@@ -165,9 +165,9 @@ class LoadBalancer:
 
     def close(self) -> None:
         """Stop at once: sessions that are still there are reset. Idempotent; leaves no thread and no fd behind."""
-        if self._plane is not None:
-            self._call(self._plane.stop())
-            self._plane = None
+        plane, self._plane = self._plane, None
+        if plane is not None:
+            self._call(plane.stop())
         self._end_loop()
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -175,21 +175,11 @@ class LoadBalancer:
 
         True when none is left. `close` afterwards.
         """
-        return self._call(self.plane.drain(self.config.global_.drain_timeout if timeout is None else timeout))
+        return self._call(self._drain(timeout))
 
     def wait_ready(self, timeout: float = 10.0) -> bool:
-        """Wait until every pool has a usable backend, judged by its health checks. False after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while self._call(self._not_ready()):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_READY_POLL_S)
-        return True
-
-    async def _not_ready(self) -> bool:
-        pools = self.plane.state.pools.values()
-        unknown = any(one.health is Health.UNKNOWN for pool in pools for one in pool.backends.values())
-        return unknown or bool(self.plane.status.readiness())
+        """Wait until every backend has been checked and every pool has a usable one. False after `timeout` seconds."""
+        return self._call(self.plane.wait_ready(timeout))
 
     # ---- what is there ----
 
@@ -221,6 +211,16 @@ class LoadBalancer:
         """What ``GET /v1/status`` answers."""
         return self._call(self._status())
 
+    def listener_addresses(self, name: str) -> list[str]:
+        """Where listener `name` really listens."""
+        return self._call(self._addresses(name))
+
+    async def _addresses(self, name: str) -> list[str]:
+        return self.plane.addresses(name)
+
+    async def _drain(self, timeout: float | None) -> bool:
+        return await self.plane.drain(self.config.global_.drain_timeout if timeout is None else timeout)
+
     async def _stats(self) -> Stats:
         return self.plane.forwarder.stats()
 
@@ -230,22 +230,30 @@ class LoadBalancer:
     # ---- the same under asyncio ----
 
     async def astart(self) -> None:
-        await asyncio.to_thread(self.start)
+        """Like `start`. Cancelled while it starts, it closes what came up before it lets the cancellation through."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if not starting.cancelled() and starting.exception() is None:
+                await asyncio.to_thread(self.close)
+            raise
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self.close)
+        await asyncio.shield(asyncio.to_thread(self.close))
 
     async def adrain(self, timeout: float | None = None) -> bool:
-        return await asyncio.to_thread(self.drain, timeout)
+        return await asyncio.wrap_future(self._submit(self._drain(timeout)))
 
     async def await_ready(self, timeout: float = 10.0) -> bool:
-        return await asyncio.to_thread(self.wait_ready, timeout)
+        return await asyncio.wrap_future(self._submit(self.plane.wait_ready(timeout)))
 
     async def astats(self) -> Stats:
-        return await asyncio.to_thread(self.stats)
+        return await asyncio.wrap_future(self._submit(self._stats()))
 
     async def astatus(self) -> dict[str, Any]:
-        return await asyncio.to_thread(self.status)
+        return await asyncio.wrap_future(self._submit(self._status()))
 
     def __enter__(self) -> Self:
         self.start()
@@ -268,17 +276,40 @@ class LoadBalancer:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin `coroutine` on the control loop. EngineError when there is none."""
+        try:
+            if self._loop is not None:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # closed meanwhile by another thread
+            pass
+        coroutine.close()
+        raise EngineError("not started")
+
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the control loop and wait for its result."""
-        if self._loop is None:
+        if threading.current_thread() is self._thread:
             coroutine.close()
-            raise EngineError("not started")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+            raise EngineError("called from the control loop's own thread, which would wait for itself")
+        return self._submit(coroutine).result()
 
     def _end_loop(self) -> None:
-        if self._loop is None or self._thread is None:
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._call(_settle())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
         self._loop = self._thread = None
+
+
+async def _settle() -> None:
+    """Let what still runs on this loop end, and end what does not."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, pending = await asyncio.wait(others, timeout=_SETTLE_S)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_default_executor()

@@ -13,7 +13,6 @@ import uvloop
 from l4lb.engine.native import NativeForwarder
 from tests.support.waiting import wait_until
 
-
 uvloop.new_event_loop().close()  # libuv opens one pipe for the process with its first loop, and keeps it
 
 

@@ -312,6 +312,8 @@ cdef inline void queues_serve(worker_t *w) noexcept nogil:
     """After a place has freed somewhere, or a new snapshot was adopted."""
     cdef uint32_t i
     w.queue_poked = False
+    if w.snapshot == NULL:
+        return
     for i in range(w.snapshot.pool_count):
         queue_serve(w, &w.snapshot.pools[i])
 

@@ -59,15 +59,21 @@ class ControlPlane:
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
 
+    def addresses(self, listener: str) -> list[str]:
+        """Where `listener` really listens; empty once it no longer does."""
+        counted = self.forwarder.stats().listeners.get(listener)
+        return list(counted.addresses) if counted else []
+
     async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting and wait for the sessions to end. True when none was left after `timeout_s`."""
+        """Stop accepting and wait for the sessions to end. True when none is left, at the latest after `timeout_s`."""
         self.state.process = ProcessState.DRAINING
         self.reconciler.reconcile()
         left = self.forwarder.stats().sessions_left
         self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
         deadline = time.monotonic() + timeout_s
-        while (left := self.forwarder.stats().sessions_left) > 0 and time.monotonic() < deadline and not self._stopped:
+        while left > 0 and time.monotonic() < deadline and not self._stopped:
             await asyncio.sleep(_POLL_S)
+            left = left if self._stopped else self.forwarder.stats().sessions_left
         self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
         return left == 0
 

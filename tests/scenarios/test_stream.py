@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from l4lb.model.states import CloseReason
 from tests.support.balancing import address_of, balancing, closed, wait_closed, wait_idle
-from tests.support.peers import Server, connect, echo, read_all, read_until_end, reset, serving
+from tests.support.peers import connect, echo, read_all, read_until_end, reset, serving
 from tests.support.waiting import wait_until
 
 SIZES = st.one_of(
@@ -37,7 +37,9 @@ class Script:
         return sum(size for kind, size in self.actions if kind == "send")
 
 
-SCRIPTS = st.builds(Script, st.lists(ACTIONS, max_size=5), st.sampled_from(["fin", "fin", "fin", "reset"]), st.booleans())
+SCRIPTS = st.builds(
+    Script, st.lists(ACTIONS, max_size=5), st.sampled_from(["fin", "fin", "fin", "reset"]), st.booleans()
+)
 
 
 def payload(side: str, length: int) -> bytes:
@@ -112,13 +114,12 @@ def test_any_exchange_arrives_intact(splice: str, client_script: Script, server_
         servers.append(side)
         side.run()
 
-    with serving(serve) as server:
-        with balancing([server.address], workers=1, listener={"splice": splice}) as balancer:
-            client = Side(connect(address_of(balancer)), client_script, "client")
-            client.run()
-            wait_idle(balancer)
-            assert wait_until(lambda: all(side.done.is_set() for side in servers), 20)
-            reasons = closed(balancer)
+    with serving(serve) as server, balancing([server.address], workers=1, listener={"splice": splice}) as balancer:
+        client = Side(connect(address_of(balancer)), client_script, "client")
+        client.run()
+        wait_idle(balancer)
+        assert wait_until(lambda: all(side.done.is_set() for side in servers), 20)
+        reasons = closed(balancer)
     if not servers:  # the client was gone before there was a backend
         assert client_script.end == "reset"
         return
@@ -177,13 +178,12 @@ def test_client_half_closes_first_and_still_gets_its_answer(splice: str) -> None
         sock.sendall(read_all(sock)[::-1])
 
     data = payload("x", 2_000_000)
-    with serving(answer_after_fin) as server:
-        with balancing([server.address], listener={"splice": splice}) as balancer:
-            with connect(address_of(balancer)) as sock:
-                sock.sendall(data)
-                sock.shutdown(socket.SHUT_WR)
-                assert read_all(sock) == data[::-1]
-            wait_closed(balancer, CloseReason.NORMAL)
+    with serving(answer_after_fin) as server, balancing([server.address], listener={"splice": splice}) as balancer:
+        with connect(address_of(balancer)) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            assert read_all(sock) == data[::-1]
+        wait_closed(balancer, CloseReason.NORMAL)
 
 
 def test_backend_half_closes_first_and_still_gets_the_rest() -> None:
@@ -239,14 +239,13 @@ def test_one_byte_writes_and_64_kib_less_one() -> None:
 
 
 def test_urgent_data_stays_in_the_stream() -> None:
-    with serving(echo) as server, balancing([server.address]) as balancer:
-        with connect(address_of(balancer)) as sock:
-            sock.sendall(b"before")
-            time.sleep(0.05)  # so that the urgent byte is a segment of its own
-            sock.send(b"!", socket.MSG_OOB)
-            sock.sendall(b"after")
-            sock.shutdown(socket.SHUT_WR)
-            assert read_all(sock) in (b"before!after", b"beforeafter")
+    with serving(echo) as server, balancing([server.address]) as balancer, connect(address_of(balancer)) as sock:
+        sock.sendall(b"before")
+        time.sleep(0.05)  # so that the urgent byte is a segment of its own
+        sock.send(b"!", socket.MSG_OOB)
+        sock.sendall(b"after")
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock) in (b"before!after", b"beforeafter")
 
 
 def test_many_servers_one_after_another() -> None:
@@ -255,8 +254,3 @@ def test_many_servers_one_after_another() -> None:
         with serving(echo) as server, balancing([server.address]) as balancer, connect(address_of(balancer)) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
-
-
-def test_server_support_stops() -> None:
-    server = Server(echo)
-    server.stop()

@@ -95,7 +95,7 @@ class L4lb:
     """`l4lb` as users start it: a process, its log, its memory."""
 
     def __init__(self, *arguments: str) -> None:
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
 
@@ -136,7 +136,9 @@ class L4lb:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         self._log.close()
 
 
