@@ -225,7 +225,7 @@ cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogi
     arrival.fd = accept4(from_.fd, <sockaddr *>&arrival.address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if arrival.fd >= 0:
         accepted(w, from_, &arrival)
-        return ACCEPT_MORE
+        return ACCEPT_PAUSE if w.resources_short else ACCEPT_MORE
     if errno == EAGAIN:
         return ACCEPT_EMPTY
     if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
@@ -248,6 +248,7 @@ cdef inline void accept_pause(worker_t *w) noexcept nogil:
 cdef inline void accept_resume(worker_t *w) noexcept nogil:
     cdef uint32_t i
     w.accept_paused = False
+    w.resources_short = False
     for i in range(w.accepting_count):
         poller_watch_listener(w, &w.accepting[i], i)
 

@@ -270,6 +270,7 @@ cdef inline bint session_try(worker_t *w, session_t *s, pool_t *pool, backend_t 
     if attempt == ATTEMPT_CONNECTED:
         session_connected(w, s, 0)
     elif attempt == ATTEMPT_NO_RESOURCES:
+        w.resources_short = True
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif attempt == ATTEMPT_FAILED:
         if attempt_failed(w, s) == 0:

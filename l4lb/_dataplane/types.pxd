@@ -387,6 +387,7 @@ cdef struct worker_t:
     uint32_t ready_count
     uint32_t paused_until_ms
     bint accept_paused
+    bint resources_short          # a backend's socket could not be had: accept no more for a while
     accepting_t *accepting
     uint32_t accepting_count
     uint32_t accepting_capacity

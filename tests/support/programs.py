@@ -94,9 +94,11 @@ def nginx(name: str) -> Iterator[Nginx]:
 class L4lb:
     """`l4lb` as users start it: a process, its log, its memory."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, max_files: int = 0) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
+        if max_files:
+            command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
 
     @property
@@ -143,10 +145,10 @@ class L4lb:
 
 
 @contextlib.contextmanager
-def l4lb(*arguments: str) -> Iterator[L4lb]:
+def l4lb(*arguments: str, max_files: int = 0) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one."""
     extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra)
+    process = L4lb(*arguments, *extra, max_files=max_files)
     try:
         yield process
     finally:
