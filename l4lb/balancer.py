@@ -137,21 +137,23 @@ class LoadBalancer:
         self._plane: ControlPlane | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._life = threading.Lock()  # start and close exclude each other
 
     # ---- life ----
 
     def start(self) -> None:
         """Listen and forward. Raises `l4lb.errors.ConfigError` (port in use, ...) and leaves nothing behind."""
-        if self._plane is not None:
-            raise EngineError("already started")
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
-        self._thread.start()
-        try:
-            self._plane = self._call(self._start())
-        except BaseException:
-            self._end_loop()
-            raise
+        with self._life:
+            if self._plane is not None:
+                raise EngineError("already started")
+            self._loop = uvloop.new_event_loop()
+            self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
+            self._thread.start()
+            try:
+                self._plane = self._call(self._start())
+            except BaseException:
+                self._end_loop()
+                raise
 
     async def _start(self) -> ControlPlane:
         forwarder = self._forwarder_factory(self.config)
@@ -165,10 +167,11 @@ class LoadBalancer:
 
     def close(self) -> None:
         """Stop at once: sessions that are still there are reset. Idempotent; leaves no thread and no fd behind."""
-        plane, self._plane = self._plane, None
-        if plane is not None:
-            self._call(plane.stop())
-        self._end_loop()
+        with self._life:
+            plane, self._plane = self._plane, None
+            if plane is not None:
+                self._call(plane.stop())
+            self._end_loop()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Stop accepting and wait up to `timeout` seconds (default: drain_timeout) for the sessions to end.

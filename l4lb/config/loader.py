@@ -107,17 +107,21 @@ def _error_path(error: ErrorDetails, data: dict[str, Any]) -> KeyPath:
 
 
 def _cut(data: dict[str, Any], path: KeyPath) -> None:
-    """Remove the value at `path`, as far as it is there."""
+    """Remove the value at `path`, as far as it is there. An address, which may not be missing, becomes one that fits
+    anywhere, so that the rest of its table is still looked at, and the others of its list keep their indices."""
+    placeholder = f"unix:@broken-{path_text(path)}"[:100]
     at: Any = data
     for part in path[:-1]:
         try:
             at = at[part]
         except (KeyError, IndexError, TypeError):
             return
-    if isinstance(at, dict):
+    if isinstance(at, dict) and path[-1] in ("bind", "address"):
+        at[path[-1]] = placeholder
+    elif isinstance(at, dict):
         at.pop(path[-1], None)
     elif isinstance(at, list) and isinstance(path[-1], int) and path[-1] < len(at):
-        at[path[-1]] = f"unix:@broken-{path[-1]}"  # an address that fits anywhere: the others keep their indices
+        at[path[-1]] = placeholder
 
 
 def _dedupe(found: list[tuple[KeyPath, str]]) -> list[tuple[KeyPath, str]]:
@@ -140,9 +144,7 @@ def _validate(data: dict[str, Any]) -> tuple[Config | None, list[tuple[KeyPath, 
         new = [(path, _message(details, path)) for path, details in paths]
         found += [item for item in new if not any(item[0] == path[: len(item[0])] for path, _ in found)]
         for path, details in sorted(paths, key=lambda item: [str(part) for part in item[0]], reverse=True):
-            _cut(rest, path[:-1] if details["type"] == "missing" and len(path) > 1 else path)
-            if details["type"] == "missing" and len(path) == 1:
-                return None, _dedupe(found)
+            _cut(rest, path[:-1] if details["type"] == "missing" else path)
     return None, _dedupe(found)
 
 
@@ -152,9 +154,8 @@ def build(
     """Check `data` and make it a `Config`. `places` name what is not from the file: paths and their flags."""
     config, found = _validate(data)
     if config is not None:
-        pools = data.get("pools")
-        names = list(pools) if isinstance(pools, dict) else []
         broken = {path[:end] for path, _ in found for end in range(1, len(path) + 1)}
+        names = [*config.pools, *(str(path[1]) for path in broken if path[0] == "pools" and len(path) == 2)]
         found += [item for item in find_conflicts(config, names) if item[0] not in broken]
     if found or config is None:
         problems = [_problem(path, text, lines, file, places or {}) for path, text in found]

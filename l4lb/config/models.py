@@ -216,8 +216,8 @@ class Config(Model):
 
     global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
     admin: AdminConfig = Field(default_factory=AdminConfig)
-    listeners: dict[str, Listener]
-    pools: dict[str, Pool]
+    listeners: dict[str, Listener] = Field(default_factory=dict)
+    pools: dict[str, Pool] = Field(default_factory=dict)
 
     _lines: Any = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")

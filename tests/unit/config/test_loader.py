@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l4lb.config import Backend, Config, Flags, Listener, Pool, from_flags, load
+from l4lb.config.supported import LATER, LATER_VALUES
+from l4lb.errors import ConfigError
+
+GOOD = """
+[listeners.web]
+bind = ["127.0.0.1:8080", "[::1]:8080"]
+pool = "web"
+keepalive = { idle = "30s" }
+[pools.web]
+policy = "maglev"
+backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, id = "two" }]
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Config.loads(text, file="lb.toml")
+    return str(caught.value).splitlines()
+
+
+def test_a_good_file() -> None:
+    config = Config.loads(GOOD)
+    assert config.listeners["web"].bind == ["127.0.0.1:8080", "[::1]:8080"]
+    assert config.listeners["web"].keepalive is not None
+    assert config.listeners["web"].keepalive.idle == 30
+    assert [backend.key for backend in config.pools["web"].backends] == ["10.0.0.1:80", "two"]
+    assert config.line_of("pools", "web", "backends", 1, "weight") == 8
+
+
+def test_programs_build_the_same() -> None:
+    config = Config(
+        listeners={"web": Listener(bind=["127.0.0.1:0"], pool="web")},
+        pools={"web": Pool(backends=[Backend(address="127.0.0.1:1"), Backend(address="127.0.0.1:2", weight=2)])},
+    )
+    assert config.pools["web"].backends[1].weight == 2
+    assert config.global_.drain_timeout == 30
+
+
+def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
+    lines = problems(
+        '[global]\nworker = 2\n[listeners.web]\nbind = "127.0.0.1:99999"\npool = "wbe"\nidle_timout = "5s"\n'
+        '[pools.web]\npolicy = "magle"\nbackends = ["127.0.0.1:1", "127.0.0.1:1", "nonsense"]\n'
+    )
+    assert lines == [
+        'lb.toml:2: global.worker: unknown key (did you mean "workers"?)',
+        'lb.toml:4: listeners.web.bind: "127.0.0.1:99999": ports go from 0 to 65535',
+        'lb.toml:5: listeners.web.pool: "wbe": no such pool (did you mean "web"?)',
+        'lb.toml:6: listeners.web.idle_timout: unknown key (did you mean "idle_timeout"?)',
+        "lb.toml:8: pools.web.policy: \"magle\": expected 'round_robin', 'least_sessions' or 'maglev'"
+        ' (did you mean "maglev"?)',
+        'lb.toml:9: pools.web.backends[2]: "nonsense": expected "host:port", "[v6]:port", ":port", "unix:/path" or'
+        ' "unix:@name"',
+        'lb.toml:9: pools.web.backends[1]: "127.0.0.1:1": the same backend as backends[0]',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[listeners]\n[pools]", "listeners: no listener"),
+        ('[pools.web]\nbackends = []', "pools.web.backends: empty: expected at least one"),
+        ('[pools.web]\nbackends = [{ weight = 1 }]', "pools.web.backends[0].address: missing"),
+        ('[global]\nworkers = 0', "global.workers: 0: expected"),
+        ('[global]\nworkers = true', "global.workers: true: expected a number"),
+        ('[global]\nlog_level = 3', "global.log_level: 3: expected 'debug'"),
+        ('[admin]\nbind = "0.0.0.0:9900"', 'admin.bind: "0.0.0.0:9900": beyond loopback requires token_file'),
+        ('[listeners.a]\nbind = ":80"\npool = "p"\n[listeners.b]\nbind = "0.0.0.0:80"\npool = "p"', "already bound by"),
+        ('[listeners.a]\nbind = "h:8-10"\npool = "p"\n[listeners.b]\nbind = "h:10"\npool = "p"', "already bound by"),
+        ('[listeners.a]\nbind = "fe80::1:80"\npool = "p"', "an IPv6 address goes in brackets"),
+        ('[listeners.a]\nbind = ":1"\npool = "p"\nsession_burst = 5', "has no effect without session_rate"),
+        ('[pools.p]\nbackends = ["h:1"]\nhash_prefix_v4 = 24', 'has no effect with policy "round_robin"'),
+        ('[pools.p]\nbackends = ["h:1"]\nqueue_timeout = "1s"', "has no effect without queue_size"),
+        ('[pools.p]\nbackends = ["h:1"]\nsource_address = "here"', 'source_address: "here" is not an IP address'),
+        ('[pools.p]\nbackends = ["[::1]:1"]\nsource_address = "127.0.0.1"', "cannot be reached from source_address"),
+        ('[pools.p]\nbackends = ["h:1-5"]', "a range of ports is for listeners"),
+        ('[pools.p]\nbackends = ["fd:x"]', '"fd:" addresses cannot be used here'),
+        ('[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\nrise = 0', "pools.p.health.rise: 0: expected"),
+    ],
+)  # fmt: skip
+def test_each_of_these_is_an_error(text: str, message: str) -> None:
+    assert any(message in line for line in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize(("path", "key"), [(path, key) for path, keys in LATER.items() for key in keys])
+def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so(
+    path: tuple[str, ...], key: str
+) -> None:
+    at: dict[str, object] = {key: "x"}
+    for part in reversed(path):
+        at = {"x" if part == "*" else part: at}
+    if "backends" in path:
+        at = {"pools": {"x": {"backends": [{"address": "h:1", key: "x"}]}}}
+    from l4lb.config.loader import build
+
+    with pytest.raises(ConfigError, match="not supported by this version"):
+        build(at)
+
+
+def test_values_that_this_version_lacks() -> None:
+    assert set(LATER_VALUES) == {"protocol", "policy", "hash_key", "type", "source_address"}
+    for policy in LATER_VALUES["policy"]:
+        assert f'pools.p.policy: "{policy}": not supported by this version' in "\n".join(
+            problems(f'[pools.p]\nbackends = ["h:1"]\npolicy = "{policy}"')
+        )
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    for path, message in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory"), (binary, "not UTF-8")):
+        with pytest.raises(ConfigError, match=f"{path}: .*{message}"):
+            Config.load(path)
+
+
+def test_not_toml_names_the_line() -> None:
+    assert problems("a = 1\nb = [\nc")[0].startswith("lb.toml:3: not TOML")
+
+
+def test_flags_alone() -> None:
+    config = from_flags(Flags(listen=("127.0.0.1:80",), backends=("h:1", "h:2,weight=3"), policy="least_sessions"))
+    assert [backend.weight for backend in config.pools["default"].backends] == [1, 3]
+    assert config.listeners["default"].pool == "default"
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(GOOD + "[global]\nworkers = 1\n")
+    config = load(file, Flags(workers="3", log_level="debug", admin="off"))
+    assert (config.global_.workers, config.global_.log_level, config.admin.bind) == (3, "debug", "off")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (Flags(listen=("nowhere",), backends=("h:1",)), '--listen: [0]: "nowhere": expected'),
+        (Flags(listen=(":1",), backends=("h:1,wait=3",)), '--backend: [0].wait: unknown key (did you mean "weight"?)'),
+        (Flags(listen=(":1",), backends=("h:1,x",)), '--backend: "h:1,x": expected ADDR[,weight=N]'),
+        (Flags(listen=(":1",), backends=("h:1",), policy="ring"), '--policy: "ring": not supported by this version'),
+        (Flags(listen=(":1",), backends=("h:1",), workers="many"), '--workers: "many": expected'),
+        (Flags(listen=(":1",)), "--backend: missing"),
+        (Flags(policy="maglev"), "--listen: missing"),
+    ],
+)
+def test_errors_name_the_flag(flags: Flags, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_flags(flags)
+    assert message in str(caught.value)
