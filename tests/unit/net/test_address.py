@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import InheritedSocket
+from l4lb.net.address import Address, parse_address, resolve_backend, resolve_listener
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.1:80", Address("ip", "10.0.0.1", (80, 80))),
+        ("[2001:DB8::1]:443", Address("ip", "2001:db8::1", (443, 443))),
+        (":8080", Address("ip", "", (8080, 8080))),
+        ("web-1.example.com:1", Address("ip", "web-1.example.com", (1, 1))),
+        ("h:8000-8010", Address("ip", "h", (8000, 8010))),
+        ("unix:/run/x.sock", Address("unix", "/run/x.sock")),
+        ("unix:@name", Address("unix", "@name")),
+        ("fd:web", Address("fd", "web")),
+    ],
+)
+def test_parse(text: str, expected: Address) -> None:
+    assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "host", "host:", "host:x", "host:65536", "host:9-8", "1.2.3:80", "256.1.1.1:80", "::1:80", "[::1]", "[x]:1",
+     "unix:", "unix:relative", "unix:/" + "x" * 200, "fd:", "a b:1", "-h:1", "host:80:90"],
+)  # fmt: skip
+def test_wrong(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        parse_address(wrong)
+
+
+def test_resolve() -> None:
+    assert resolve_backend(parse_address("127.0.0.1:5")) == SocketAddress(socket.AF_INET, "127.0.0.1", 5)
+    assert resolve_backend(parse_address("localhost:5")).host in ("127.0.0.1", "::1")
+    assert resolve_listener(parse_address(":5")) == [SocketAddress(socket.AF_INET6, "::", 5)]
+    assert len(resolve_listener(parse_address("127.0.0.1:5-9"))) == 5
+    assert resolve_listener(parse_address("fd:x")) == [InheritedSocket("x")]
+    with pytest.raises(ValueError, match=r"cannot resolve no-such-host\.invalid"):
+        resolve_backend(parse_address("no-such-host.invalid:5"))

@@ -1,0 +1,105 @@
+"""`LoadBalancer` as a library, plain and under asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from l4lb import Config, ConfigError, EngineError, LoadBalancer
+from l4lb.config import HealthConfig
+from l4lb.model.states import AdminState, Health
+from tests.support.balancing import address_of, make_config, wait_idle
+from tests.support.peers import connect, echo, one_answer, serving
+from tests.support.waiting import wait_until
+
+
+def test_views_and_stats() -> None:
+    with serving(one_answer(b"hello")) as server, LoadBalancer(make_config([server.address])) as balancer:
+        with connect(address_of(balancer)) as sock:
+            sock.sendall(b"hi")
+            assert sock.recv(10) == b"hello"
+        wait_idle(balancer)
+        backend = balancer.pools["web"][server.address]
+        assert (backend.health, backend.admin_state, backend.weight) == (Health.UP, AdminState.READY, 1)
+        assert backend.stats.sessions_total == 1
+        assert balancer.stats().pools["web"].bytes_down == 5
+        assert balancer.stats().pools["web"].sessions_active == 0
+        assert list(balancer.pools["web"]) == [server.address]
+        assert balancer.status()["listeners"][0]["addresses"] == balancer.listeners["web"].addresses
+
+
+def test_under_asyncio() -> None:
+    async def main(address: str) -> None:
+        async with LoadBalancer(make_config([address])) as balancer:
+            host, port = address_of(balancer).split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+            assert (await balancer.astats()).sessions_total == 1
+            writer.close()
+            await writer.wait_closed()
+            assert await balancer.adrain(5)
+
+    with serving(echo) as server:
+        asyncio.run(main(server.address))
+
+
+def test_several_in_one_process() -> None:
+    with serving(one_answer(b"one")) as one, serving(one_answer(b"two")) as two:
+        with LoadBalancer(make_config([one.address])) as first, LoadBalancer(make_config([two.address])) as second:
+            for balancer, answer in ((first, b"one"), (second, b"two")):
+                with connect(address_of(balancer)) as sock:
+                    sock.sendall(b"x")
+                    assert sock.recv(10) == answer
+
+
+def test_wait_ready_follows_the_health_checks() -> None:
+    health = HealthConfig(interval=0.05, fast_interval=0.02, down_interval=0.05)
+    with serving(echo) as server, LoadBalancer(make_config([server.address], health=health)) as balancer:
+        assert balancer.wait_ready(5)
+        server.stop()
+        backend = balancer.pools["web"][server.address]
+        assert wait_until(lambda: backend.health is Health.DOWN)
+        assert not balancer.wait_ready(0.05)
+
+
+def test_a_taken_port_leaves_nothing_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        balancer = LoadBalancer(make_config(["127.0.0.1:1"], listener={"bind": bind}))
+        with pytest.raises(ConfigError, match=r"listeners\.web\.bind: .*Address already in use"):
+            balancer.start()
+        with pytest.raises(EngineError, match="not started"):
+            balancer.stats()
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    text = '[admin]\nbind = "off"\n[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n'
+    text += '[pools.web]\nbackends = ["no-such-host.invalid:80"]\n'
+    with pytest.raises(ConfigError, match=r"lb\.toml:7: pools\.web\.backends: cannot resolve no-such-host\.invalid"):
+        LoadBalancer(Config.loads(text, file="lb.toml")).start()
+
+
+def test_close_is_idempotent_and_start_is_not() -> None:
+    balancer = LoadBalancer(make_config(["127.0.0.1:1"]))
+    balancer.start()
+    with pytest.raises(EngineError, match="already started"):
+        balancer.start()
+    balancer.close()
+    balancer.close()
+
+
+def test_drain_waits_for_sessions_and_refuses_new_ones() -> None:
+    with serving(echo) as server, LoadBalancer(make_config([server.address])) as balancer:
+        address = address_of(balancer)
+        with connect(address) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            assert not balancer.drain(0.05)
+            with pytest.raises(ConnectionRefusedError):
+                connect(address)
+            sock.sendall(b"y")
+            assert sock.recv(1) == b"y"
+        assert balancer.drain(5)
