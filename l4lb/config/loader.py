@@ -162,6 +162,7 @@ def build(
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
     config._lines = lines
     config._file = file
+    config._flags = places or {}
     return config
 
 

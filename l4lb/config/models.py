@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
+from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Health, Protocol
 from l4lb.net.address import parse_address
 
@@ -221,6 +222,7 @@ class Config(Model):
 
     _lines: Any = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")
+    _flags: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Config:
@@ -240,6 +242,14 @@ class Config(Model):
     def file(self) -> str:
         """Where it was loaded from; empty when it was not."""
         return self._file
+
+    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+        """What is wrong with the value at `path`, with the file and line, or the flag, that it came from."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self._flags:
+                return Problem(self._flags[path[:end]], message)
+        line = self.line_of(*path)
+        return Problem(".".join(map(str, path)), message, self._file if line else "", line)
 
     def line_of(self, *path: str | int) -> int:
         """The line of a key in the file that this was loaded from; 0 when there is none."""

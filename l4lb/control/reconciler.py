@@ -119,10 +119,7 @@ class Reconciler:
         self._published = (pools, listeners)
 
     def _placed(self, problem: Problem) -> Problem:
-        config = self._state.config
-        names = (name for name in self._state.listeners if problem.path == f"listeners.{name}.bind")
-        line = config.line_of("listeners", *names, "bind")
-        return Problem(problem.path, problem.message, config.file if line else "", line)
+        return self._state.config.problem(tuple(problem.path.split(".")), problem.message)
 
     def _pool_spec(self, pool: PoolState) -> PoolSpec:
         backends = list(pool.backends.values())

@@ -106,16 +106,12 @@ def initial_state(config: Config) -> State:
         try:
             pools[name] = _pool(name, pool)
         except ValueError as error:
-            problems.append(_unresolved(config, ("pools", name, "backends"), error))
+            problems.append(config.problem(("pools", name, "backends"), str(error)))
     for name, listener in config.listeners.items():
         try:
             listeners[name] = _listener(name, listener)
         except ValueError as error:
-            problems.append(_unresolved(config, ("listeners", name, "bind"), error))
+            problems.append(config.problem(("listeners", name, "bind"), str(error)))
     if problems:
         raise ConfigError(problems)
     return State(config, pools, listeners)
-
-
-def _unresolved(config: Config, path: tuple[str, ...], error: ValueError) -> Problem:
-    return Problem(".".join(path), str(error), config.file, config.line_of(*path))

@@ -37,13 +37,19 @@ def read_until_end(sock: socket.socket) -> tuple[bytes, bool]:
 
 
 class Server:
-    """A listening socket whose every connection is handled by `handle` on a thread of its own."""
+    """A listening socket, made or given, whose every connection is handled by `handle` on a thread of its own."""
 
-    def __init__(self, handle: Callable[[socket.socket], None], host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        handle: Callable[[socket.socket], None],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        listening: socket.socket | None = None,
+    ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._handle = handle
-        self._listening = socket.create_server((host, port), family=family, backlog=1024)
-        self.port = int(self._listening.getsockname()[1])
+        self._listening = listening or socket.create_server((host, port), family=family, backlog=1024)
+        self.port = 0 if listening else int(self._listening.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = [threading.Thread(target=self._accept, daemon=True)]

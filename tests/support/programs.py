@@ -35,6 +35,18 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free on 127.0.0.1 and 127.0.0.2, below the kernel's own range."""
+    for first in range(20_000, 30_000, count):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                for port in range(first, first + count):
+                    for host in ("127.0.0.1", "127.0.0.2"):
+                        stack.enter_context(socket.create_server((host, port)))
+                return first
+    raise AssertionError("no free ports")
+
+
 def answers(port: int, host: str = "127.0.0.1") -> bool:
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True

@@ -12,7 +12,7 @@ from aiohttp import web
 from l4lb.config import Config
 from l4lb.control.admin.page import PAGE
 from l4lb.control.status import Status
-from l4lb.errors import ConfigError, Problem
+from l4lb.errors import ConfigError
 from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -83,8 +83,7 @@ class AdminServer:
             self._socket = None
 
     def _problem(self, key: str, message: str) -> ConfigError:
-        line = self._config.line_of("admin", key)
-        return ConfigError([Problem(f"admin.{key}", message, self._config.file if line else "", line)])
+        return ConfigError([self._config.problem(("admin", key), message)])
 
     def _read_token(self) -> str:
         path = self._config.admin.token_file
