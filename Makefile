@@ -22,7 +22,7 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint --max-line-length 120 l4lb/_fastpath.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/_fastpath.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath
 	$(BIN)/lint-imports --no-cache
 
