@@ -79,7 +79,7 @@ cdef enum:
     HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
     HALF_WRITABLE = 2             # the sink took everything since its last edge
     HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
-    HALF_READ_ON = 8              # a short read proves nothing: urgent data (reads stop at its mark) or a reset behind it
+    HALF_READ_ON = 8              # a short read proves nothing: an urgent mark stops reads, or a reset is behind
     HALF_EOF = 16                 # all that the source will ever give has been read
     HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
     HALF_BULK = 64                # reads through a pipe
