@@ -36,6 +36,8 @@ class Client:
             parsed = parse_address(address)
         except ValueError as error:
             raise AdminError(f'"{address}": {error}', code="bad_address") from None
+        if parsed.kind == "fd" or parsed.is_range:
+            raise AdminError(f'"{address}": expected "unix:/path" or "host:port"', code="bad_address")
         self._connection: http.client.HTTPConnection
         if parsed.kind == "unix":
             self._connection = _UnixConnection(parsed.host, timeout)
@@ -63,16 +65,26 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _request(self, path: str) -> tuple[int, bytes]:
+        self._connection.request("GET", path, headers=self._headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
     def _get(self, path: str) -> Any:
+        kept = self._connection.sock is not None
         try:
-            self._connection.request("GET", path, headers=self._headers)
-            response = self._connection.getresponse()
-            body = response.read()
+            try:
+                status, body = self._request(path)
+            except (ConnectionError, http.client.RemoteDisconnected):
+                self._connection.close()
+                if not kept:
+                    raise
+                status, body = self._request(path)  # the server had closed the kept connection: once more, on a new one
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise AdminError(f"no instance answers at {self.address}: {reason}") from error
-        return self._parse(response.status, body)
+        return self._parse(status, body)
 
     def _parse(self, status: int, body: bytes) -> Any:
         try:

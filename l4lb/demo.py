@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import http.server
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -40,13 +41,22 @@ def _handler(name: str) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no news; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 class DemoBackend:
     """One HTTP server on a free port of loopback. `stop` frees the port, as a killed process would."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(name))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(name))
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()

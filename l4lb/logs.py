@@ -20,7 +20,8 @@ def _time(record: logging.LogRecord) -> str:
 
 def _text(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or any(char in text for char in ' "=\n') else text
+    plain = text.isprintable() and not any(char in text for char in ' "=')
+    return text if text and plain else json.dumps(text, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):

@@ -8,7 +8,7 @@ import click
 
 from l4lb import logs
 from l4lb.cli.serve import STOP_SIGNALS
-from l4lb.demo import Demo, running_demo
+from l4lb.demo import PREFERRED_ADMIN_PORT, PREFERRED_PORT, Demo, running_demo
 
 REQUESTS = 30
 
@@ -30,6 +30,9 @@ def demo(once: bool) -> None:
     logs.set_up("info", "text")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with running_demo() as running:
+        for wanted, address in ((PREFERRED_PORT, running.address), (PREFERRED_ADMIN_PORT, running.admin)):
+            if not address.endswith(f":{wanted}"):
+                click.echo(f"Port {wanted} is taken: using {address} instead.")
         click.echo(f"\nSent {REQUESTS} requests through {running.address}:")
         for answer, count in sorted(running.send(REQUESTS).items()):
             click.echo(f"  {count:3d} x {answer}")

@@ -51,8 +51,10 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
     drained = threading.Event()
 
     def drain() -> None:
-        balancer.drain()
-        drained.set()
+        try:
+            balancer.drain()
+        finally:
+            drained.set()
 
     threading.Thread(target=drain, name="l4lb-drain", daemon=True).start()
     while not drained.is_set():

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,15 @@ class AdminSocket:
     address: str
     path: Path | None = None
     lock_fd: int = -1
+    inode: int = 0
 
     def close(self) -> None:
+        """Close it; its file goes too, unless someone else has put theirs in its place."""
         self.sock.close()
         if self.path is not None:
             with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+                if self.path.lstat().st_ino == self.inode:
+                    self.path.unlink()
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
@@ -54,14 +58,40 @@ def _lock(path: Path) -> int:
     return fd
 
 
+def _make_directory(path: Path, *, private: bool) -> None:
+    """Make it for this user alone. With `private`, one that is there must be so too: /tmp is everyone's."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if private and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        raise OSError(errno.EPERM, f"{path} is not a directory that only this user may write to")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a process that died. OSError EADDRINUSE when one answers, or when it is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EADDRINUSE, "a file that is no socket is in the way")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:  # its accept queue is full: someone lives there
+            pass
+    raise OSError(errno.EADDRINUSE, "another program listens there")
+
+
 def _open_unix(path: Path, address: str) -> AdminSocket:
-    """The directory is made for this user alone; a socket file without its lock held is stale and replaced."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The lock keeps instances apart; a socket file that nobody answers on is stale and replaced."""
+    _make_directory(path.parent, private=address == default_admin_address())
     lock_fd = _lock(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        _remove_stale(path)
         sock.bind(str(path))
         path.chmod(0o600)
         sock.listen(128)
@@ -69,7 +99,7 @@ def _open_unix(path: Path, address: str) -> AdminSocket:
         sock.close()
         os.close(lock_fd)
         raise
-    return AdminSocket(sock, address, path, lock_fd)
+    return AdminSocket(sock, address, path, lock_fd, path.lstat().st_ino)
 
 
 def _open_tcp(address: str) -> AdminSocket:

@@ -11,10 +11,12 @@ from aiohttp import web
 
 from l4lb.config import Config
 from l4lb.control.admin.page import PAGE
+from l4lb.control.events import logger
 from l4lb.control.status import Status
 from l4lb.errors import ConfigError
 from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
 
+_OPEN = ("/", "/healthz", "/readyz")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -25,20 +27,27 @@ def error_response(status: int, code: str, message: str, path: str = "") -> web.
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What aiohttp itself refuses (no such route, wrong method) looks like every other error."""
+    """What aiohttp itself refuses (no such route, wrong method) looks like every other error; a defect of ours too."""
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return error_response(error.status, (error.reason or "").lower().replace(" ", "_"), error.text or "")
+        code = error.reason.lower().replace(" ", "_")
+        return error_response(error.status, code, f"{request.method} {request.path}: {error.reason.lower()}")
+    except Exception:
+        logger.exception("admin request failed", extra={"fields": {"method": request.method, "path": request.path}})
+        return error_response(500, "internal_error", f"{request.method} {request.path}: failed; the log says why")
 
 
 def _bearer(token: str) -> Any:
-    """Middleware that asks for `token`, compared in constant time. Liveness and readiness stay open to probes."""
+    """Middleware that asks for `token`, compared in constant time.
+
+    Liveness and readiness stay open to probes, and the status page, which holds no data and asks for the token itself.
+    """
 
     @web.middleware
     async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if request.path in ("/healthz", "/readyz") or hmac.compare_digest(given.encode(), token.encode()):
+        if request.path in _OPEN or hmac.compare_digest(given.encode(), token.encode()):
             return await handler(request)
         return error_response(401, "unauthorized", "expected the header Authorization: Bearer TOKEN")
 

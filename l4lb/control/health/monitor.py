@@ -68,9 +68,8 @@ class Monitor:
                 try:
                     self._watch(pool, backend)
                 except ValueError as error:
-                    line = config.line_of("pools", name, "health", "address")
-                    place = config.file if line else ""
-                    problems.setdefault(name, Problem(f"pools.{name}.health", str(error), place, line))
+                    path = ("pools", name, "health") + (("address",) if pool.config.health.address else ())
+                    problems.setdefault(name, config.problem(path, str(error)))
         if problems:
             raise ConfigError(list(problems.values()))
 
