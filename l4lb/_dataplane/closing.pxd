@@ -3,10 +3,12 @@
 # A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
 # reset on both sides, so that a cut stream never looks like a finished one. Called on the worker's thread.
 
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
 from l4lb._dataplane.linux cimport (
-    SIOCOUTQ, SOL_SOCKET, SO_LINGER, close, counter_add, ioctl, linger, setsockopt, shared_add,
+    IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl,
+    linger, setsockopt, shared_add, socklen_t,
 )
 from l4lb._dataplane.lookup cimport backend_release
 from l4lb._dataplane.queue cimport queue_leave, queue_poke
@@ -28,9 +30,17 @@ cdef inline void socket_reset(int fd) noexcept nogil:
 
 
 cdef inline bint socket_has_unsent(int fd) noexcept nogil:
-    """Bytes that the peer has not acknowledged: a reset now would destroy them. ioctl SIOCOUTQ: EINVAL when closed."""
+    """Bytes that the peer has not acknowledged and still may: a reset now would destroy them.
+
+    ioctl SIOCOUTQ counts them on after the peer has reset the connection, so the state (first byte of tcp_info) is
+    asked as well; getsockopt fails on a unix socket, whose peer takes its bytes with it when it goes.
+    """
     cdef int unsent = 0
-    return ioctl(fd, SIOCOUTQ, &unsent) == 0 and unsent > 0
+    cdef uint8_t state = 0
+    cdef socklen_t length = sizeof(state)
+    if ioctl(fd, SIOCOUTQ, &unsent) < 0 or unsent <= 0:
+        return False
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &length) < 0 or state != TCP_CLOSE
 
 
 cdef inline void socket_end(int fd, bint reset) noexcept nogil:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from l4lb.model.states import CloseReason
 from tests.support.balancing import address_of, balancing, closed, wait_closed, wait_idle
-from tests.support.peers import connect, echo, read_all, read_until_end, reset, serving
+from tests.support.peers import (
+    Server,
+    connect,
+    echo,
+    read_all,
+    read_until_end,
+    reset,
+    running,
+    serving,
+    wait_until_sent,
+)
 from tests.support.waiting import wait_until
 
 SIZES = st.one_of(
@@ -147,12 +157,7 @@ def test_what_was_sent_before_a_reset_arrives_and_then_the_reset(lost: str, size
 
     def send_and_reset(sock: socket.socket) -> None:
         sock.sendall(data)
-        import fcntl
-        import struct
-        import termios
-
-        while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
-            time.sleep(0.002)
+        wait_until_sent(sock)
         reset(sock)
 
     def read(sock: socket.socket) -> None:
@@ -170,6 +175,27 @@ def test_what_was_sent_before_a_reset_arrives_and_then_the_reset(lost: str, size
     received, was_reset = outcome[0]
     assert received == data
     assert was_reset
+
+
+def test_a_reset_of_both_sides_ends_at_once_whatever_was_unsent() -> None:
+    """The bytes that the client left for the backend can be delivered no more: nothing waits for them."""
+    client_gone = threading.Event()
+
+    def never_read(sock: socket.socket) -> None:
+        assert client_gone.wait(20)
+        reset(sock)
+
+    server = Server(never_read, receive_buffer=4096)
+    with running(server), balancing([server.address], workers=1) as balancer:
+        with connect(address_of(balancer)) as sock:
+            sock.sendall(payload("unsent", 200_000))
+            wait_until_sent(sock)
+            assert wait_until(lambda: balancer.stats().pools["web"].backends[server.address].bytes_up == 200_000)
+            reset(sock)
+        time.sleep(0.1)  # the reset is known, and the unsent bytes keep the session
+        assert balancer.stats().sessions_left == 1
+        client_gone.set()
+        wait_closed(balancer, CloseReason.CLIENT_ABORT)
 
 
 @pytest.mark.parametrize("splice", ["auto", "always", "off"])

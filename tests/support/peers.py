@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 TIMEOUT_S = 20.0
@@ -15,6 +18,14 @@ def reset(sock: socket.socket) -> None:
     """Close with a reset instead of a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def wait_until_sent(sock: socket.socket) -> None:
+    """Until the peer's kernel has acknowledged all that was sent."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -45,10 +56,13 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         listening: socket.socket | None = None,
+        receive_buffer: int = 0,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._handle = handle
         self._listening = listening or socket.create_server((host, port), family=family, backlog=1024)
+        if receive_buffer:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port = 0 if listening else int(self._listening.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._open: set[socket.socket] = set()
@@ -87,12 +101,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(handle: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[Server]:
-    server = Server(handle, host)
+def running(server: Server) -> Iterator[Server]:
     try:
         yield server
     finally:
         server.stop()
+
+
+def serving(
+    handle: Callable[[socket.socket], None], host: str = "127.0.0.1"
+) -> contextlib.AbstractContextManager[Server]:
+    return running(Server(handle, host))
 
 
 def echo(sock: socket.socket) -> None:
