@@ -9,8 +9,8 @@ from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    published_load_u32, published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from l4lb._dataplane.lookup cimport source_hash
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
@@ -76,7 +76,8 @@ cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
 
 
 cdef inline void places_give(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """Undo `places_take`."""
+    """Undo `places_take` for a client that was meant for this worker."""
+    shared_add(&w.assigned, -1)
     shared_add(&arrival.pool.sessions_active, -1)
     shared_add(&arrival.listener.sessions_active, -1)
     shared_add(&w.plane.sessions_active, -1)
@@ -135,14 +136,16 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
 cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
     """The worker that should take the next client: this one, unless another has clearly less to do."""
     cdef worker_t *least = w
-    cdef uint32_t i, count
-    cdef uint32_t fewest = w.sessions.active
+    cdef uint32_t i
+    cdef int64_t count
+    cdef int64_t own = shared_read(&w.assigned)
+    cdef int64_t fewest = own
     for i in range(w.plane.worker_count):
-        count = published_load_u32(&w.plane.workers[i].sessions.active)
+        count = shared_read(&w.plane.workers[i].assigned)
         if count < fewest:
             fewest = count
             least = w.plane.workers[i]
-    return least if w.sessions.active > fewest + fewest // 8 else w
+    return least if own > fewest + fewest // 8 else w
 
 
 cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexcept nogil:
@@ -151,6 +154,7 @@ cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexce
     cdef uint64_t written = inbox.written
     if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
         return False
+    shared_add(&to.assigned, 1)
     inbox.arrivals[written % INBOX_SIZE] = arrival[0]
     published_store_u64(&inbox.written, written + 1)
     counter_add(&w.counters.handed_over, 1)
@@ -214,6 +218,7 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
     if w.plane.balance_workers:
         target = worker_for_next(w)
     if target == w or not hand_over(w, target, arrival):
+        shared_add(&w.assigned, 1)
         session_start(w, arrival)
 
 

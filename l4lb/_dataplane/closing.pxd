@@ -79,4 +79,5 @@ cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) n
     shared_add(&s.pool.sessions_active, -1)
     shared_add(&s.listener.sessions_active, -1)
     shared_add(&w.plane.sessions_active, -1)
+    shared_add(&w.assigned, -1)
     sessions_give(&w.sessions, s)

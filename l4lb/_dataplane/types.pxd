@@ -391,6 +391,7 @@ cdef struct worker_t:
     accepting_t *accepting
     uint32_t accepting_count
     uint32_t accepting_capacity
+    int64_t assigned              # shared; sessions it has and clients that wait in its inboxes
     uint64_t wake_mask            # workers that were handed something in this turn, by index
     bint queue_poked              # a place may be free for who waits in a queue of this worker
     uint8_t *scratch

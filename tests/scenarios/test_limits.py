@@ -7,7 +7,6 @@ import random
 import socket
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -216,9 +215,11 @@ def test_queue_timeout() -> None:
     with serving(echo) as server:
         backends = [Backend(address=server.address, max_sessions=1)]
         with balancing(backends, queue_size=5, queue_timeout="100ms") as balancer:
-            with connect(address_of(balancer)) as first, connect(address_of(balancer)) as second:
+            with connect(address_of(balancer)) as first:
                 first.sendall(b"1")
-                assert is_reset(second)
+                assert first.recv(1) == b"1"  # it has the place
+                with connect(address_of(balancer)) as second:
+                    assert is_reset(second)
             wait_closed(balancer, CloseReason.QUEUE_TIMEOUT)
 
 
@@ -247,13 +248,15 @@ def test_a_place_freed_on_one_worker_serves_who_waits_on_another() -> None:
 def test_session_rate() -> None:
     limits = {"session_rate": "20/s", "session_burst": 5}
     with serving(one_answer(b"ok")) as server, balancing([server.address], listener=limits) as balancer:
-        outcomes: Counter[bool] = Counter()
+        served = 0
+        began = time.monotonic()
         for _ in range(40):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError), connect(address_of(balancer)) as sock:
                 sock.sendall(b"x")
-                outcomes[sock.recv(10) == b"ok"] += 1
-        assert 5 <= outcomes[True] <= 15
-        wait_closed(balancer, CloseReason.RATE_LIMITED, 20)
+                served += sock.recv(10) == b"ok"
+        allowed = 5 + 20 * (time.monotonic() - began)
+        assert 5 <= served <= allowed + 1
+        wait_closed(balancer, CloseReason.RATE_LIMITED, 40 - served)
 
 
 @pytest.mark.parametrize("splice", ["auto", "always", "off"])
@@ -272,7 +275,7 @@ def test_bandwidth_down(key: str, splice: str) -> None:
         took = time.monotonic() - began
         wait_closed(balancer, CloseReason.NORMAL)
     assert (len(received), was_reset) == (size, False)
-    assert 0.35 <= took <= 3.0  # half a second at the rate, less the burst
+    assert 0.35 <= took <= 15  # half a second at the rate, less the burst
 
 
 def test_bandwidth_up_of_all_sessions_together() -> None:
@@ -286,7 +289,7 @@ def test_bandwidth_up_of_all_sessions_together() -> None:
             for sender in senders:
                 sender.join()
             assert wait_until(lambda: balancer.stats().pools["web"].bytes_up == 1_200_000, 10)
-            assert 0.4 <= time.monotonic() - began <= 3.0
+            assert 0.4 <= time.monotonic() - began <= 15
             for sock in clients:
                 sock.close()
 

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from l4lb.net.limits import raise_file_limit
 from tests.support.peers import connect, one_answer, read_all, serving
-from tests.support.programs import answers, free_port, l4lb, require
+from tests.support.programs import free_port, l4lb, require
 from tests.support.waiting import wait_until
 
 SOAK = bool(os.environ.get("L4LB_SOAK"))
@@ -151,23 +152,40 @@ def test_sixteen_streams_arrive_whole_and_memory_stays_flat(direction: str) -> N
     assert digests == [expected] * 16
 
 
+WITHOUT_CHECKS = """
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+
+[pools.web]
+backends = ["127.0.0.1:{port}"]
+
+[pools.web.health]
+type = "none"
+"""
+
+
 @pytest.mark.external
 @pytest.mark.parametrize("reverse", [False, True])
-def test_iperf3_sixteen_streams(reverse: bool) -> None:
+def test_iperf3_sixteen_streams(reverse: bool, tmp_path: Path) -> None:
+    """Its server takes every connection for a test, one at a time: nothing else may connect to it."""
     program = require("iperf3")
     port, count = free_port(), "10G" if SOAK else "1G"
-    server = subprocess.Popen([program, "-s", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        assert wait_until(lambda: answers(port))
-        with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", f"127.0.0.1:{port}", "--admin", "off") as process:
-            target = process.address()
-            before = process.memory_bytes()
-            command = [program, "-c", target[0], "-p", str(target[1]), "-P", "16", "-n", count]
-            result = subprocess.run(
-                [*command, *(["-R"] if reverse else [])], capture_output=True, text=True, timeout=300
-            )
-            assert result.returncode == 0, result.stdout + result.stderr
-            assert process.memory_bytes() - before <= 4 << 20
-    finally:
-        server.kill()
-        server.wait()
+    config = tmp_path / "lb.toml"
+    config.write_text(WITHOUT_CHECKS.format(port=port))
+    with (tmp_path / "server.log").open("w+") as log:
+        server = subprocess.Popen([program, "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: "listening" in (tmp_path / "server.log").read_text())
+            with l4lb("serve", "-c", str(config)) as process:
+                target = process.address("web")
+                before = process.memory_bytes()
+                command = [program, "-c", target[0], "-p", str(target[1]), "-P", "16", "-n", count]
+                result = subprocess.run(
+                    [*command, *(["-R"] if reverse else [])], capture_output=True, text=True, timeout=300
+                )
+                assert result.returncode == 0, result.stdout + result.stderr
+                assert process.memory_bytes() - before <= 4 << 20
+        finally:
+            server.kill()
+            server.wait()

@@ -226,7 +226,7 @@ def test_backend_half_closes_first_and_still_gets_the_rest() -> None:
             assert read_all(sock) == b"greeting"
             sock.sendall(data)
         wait_closed(balancer, CloseReason.NORMAL)
-    assert got == [data]
+        assert wait_until(lambda: got == [data])
 
 
 def test_a_server_that_speaks_first_is_not_kept_waiting() -> None:
