@@ -15,7 +15,7 @@ import pytest
 
 from l4lb.net.limits import raise_file_limit
 from tests.support.peers import connect, one_answer, read_all, serving
-from tests.support.programs import free_port, l4lb, require
+from tests.support.programs import free_port, l4lb, require, run, without_preload
 from tests.support.waiting import wait_until
 
 SOAK = bool(os.environ.get("L4LB_SOAK"))
@@ -174,17 +174,16 @@ def test_iperf3_sixteen_streams(reverse: bool, tmp_path: Path) -> None:
     config = tmp_path / "lb.toml"
     config.write_text(WITHOUT_CHECKS.format(port=port))
     with (tmp_path / "server.log").open("w+") as log:
-        server = subprocess.Popen([program, "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [program, "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log, env=without_preload()
+        )
         try:
             assert wait_until(lambda: "listening" in (tmp_path / "server.log").read_text())
             with l4lb("serve", "-c", str(config)) as process:
                 target = process.address("web")
                 before = process.memory_bytes()
-                command = [program, "-c", target[0], "-p", str(target[1]), "-P", "16", "-n", count]
-                result = subprocess.run(
-                    [*command, *(["-R"] if reverse else [])], capture_output=True, text=True, timeout=300
-                )
-                assert result.returncode == 0, result.stdout + result.stderr
+                client = ["iperf3", "-c", target[0], "-p", str(target[1]), "-P", "16", "-n", count]
+                run(*client, *(["-R"] if reverse else []), timeout_s=300)
                 assert process.memory_bytes() - before <= 4 << 20
         finally:
             server.kill()

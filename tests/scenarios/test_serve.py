@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.peers import connect, echo, hold, read_all, serving
-from tests.support.programs import answers, free_port, l4lb, nginx, require
+from tests.support.programs import answers, free_port, l4lb, nginx, run
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.external
@@ -42,8 +41,7 @@ fall = 2
 def curl(address: tuple[str, int]) -> str:
     """What one request answers; fails when curl does."""
     url = f"http://{address[0]}:{address[1]}/"
-    command = [require("curl"), "--silent", "--show-error", "--fail", "--max-time", "10", url]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return run("curl", "--silent", "--show-error", "--fail", "--max-time", "10", url).strip()
 
 
 def test_curl_alternates_between_two_nginx() -> None:
@@ -120,8 +118,8 @@ def test_status_of_a_running_instance(tmp_path: Path) -> None:
         flags = ("--listen", "127.0.0.1:0", "--backend", server.address, "--admin", admin)
         with l4lb("serve", *flags) as process:
             process.wait_for("backend up")
-            command = [require("curl"), "--silent", "--unix-socket", f"{tmp_path}/admin.sock", "http://l4lb/v1/status"]
-            by_curl = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            url = "http://l4lb/v1/status"
+            by_curl = json.loads(run("curl", "--silent", "--unix-socket", f"{tmp_path}/admin.sock", url))
             with l4lb("status", "--json", "--admin", admin) as client:
                 output = client.process.communicate()[0]
             with l4lb("serve", *flags) as second:

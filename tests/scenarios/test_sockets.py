@@ -15,7 +15,7 @@ from l4lb import Config, ConfigError, LoadBalancer
 from l4lb.config import AdminConfig, GlobalConfig, Listener, Pool
 from tests.support.balancing import NO_CHECKS, address_of, balancing, make_config, wait_idle
 from tests.support.peers import Server, connect, echo, serving
-from tests.support.programs import free_port, free_ports
+from tests.support.programs import free_port, free_ports, run
 
 
 def echoes(address: str) -> bool:
@@ -113,16 +113,13 @@ def test_a_source_address_that_is_not_ours_fails_the_connect() -> None:
 
 def test_options_reach_both_sides(tmp_path: Path) -> None:
     """Looked at from outside, with ss: keepalive timers on the accepted and on the connected socket."""
-    from tests.support.programs import require
-
-    ss = require("ss")
     options = {"keepalive": {"idle": "30s", "interval": "5s", "count": 3}, "user_timeout": "20s", "nodelay": True}
     with serving(echo) as server, balancing([server.address], listener=options, workers=1) as balancer:
         address = address_of(balancer)
         with connect(address) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
-            listing = subprocess.run([ss, "-tno"], capture_output=True, text=True, check=True).stdout
+            listing = run("ss", "-tno")
     port = address.rpartition(":")[2]
     ours = [line for line in listing.splitlines() if f"127.0.0.1:{port} " in line.split("ESTAB")[-1][:45]]
     theirs = [line for line in listing.splitlines() if line.split()[-2 if "timer" in line else -1] == server.address]

@@ -30,6 +30,20 @@ def require(program: str) -> str:
     return path
 
 
+def without_preload() -> dict[str, str]:
+    """The environment for programs that are not built with the sanitizers, which `make asan` preloads."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
+def run(*command: str, timeout_s: float = 60.0) -> str:
+    """What a program of Debian's prints; fails when it does, with what it said."""
+    done = subprocess.run(
+        [require(command[0]), *command[1:]], env=without_preload(), capture_output=True, text=True, timeout=timeout_s
+    )
+    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def free_port() -> int:
     """Below the kernel's own range, so that no other test's connection takes it before the program binds it."""
     for port in random.sample(range(10_000, 20_000), 100):
@@ -82,7 +96,7 @@ class Nginx:
     def start(self) -> Nginx:
         program = require("nginx")
         command = [program, "-p", str(self._dir), "-c", str(self._dir / "conf"), "-e", str(self._dir / "error.log")]
-        self._process = subprocess.Popen(command)
+        self._process = subprocess.Popen(command, env=without_preload())
         assert wait_until(lambda: answers(self.port)), (self._dir / "error.log").read_text()
         return self
 
