@@ -39,7 +39,8 @@ soak: build      ## the long forms of the scenarios: 10 GB, a minute of churn
 	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios
 
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
-	$(BIN)/python -m pytest benchmarks --benchmark-only -p no:cacheprovider $(ARGS)
+	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
+	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
 
 deps:            ## what the tests need from Debian (as root)
 	apt-get update

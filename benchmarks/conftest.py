@@ -1,0 +1,95 @@
+"""Backends that the peers share, and the results: printed, and written to RESULTS.md and a plot when all have run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.comparing import Bar, Comparison, Figures, run_round
+from benchmarks.machines import machine
+from benchmarks.peers import Peer, peers, program
+from benchmarks.results import Results
+from tests.support.programs import free_port, nginx
+from tests.support.waiting import wait_until
+
+HERE = Path(__file__).parent
+RESULTS = pytest.StashKey[Results]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("l4lb")
+    group.addoption("--rounds", type=int, default=7, help="interleaved rounds of each comparison")
+    group.addoption("--seconds", type=int, default=4, help="length of one peer's turn in a round")
+    group.addoption("--write", action="store_true", help="write RESULTS.md and its plot")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RESULTS] = Results(config.getoption("--rounds"), config.getoption("--seconds"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash[RESULTS].tables():
+        terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.getoption("--write") and exitstatus == 0:
+        session.config.stash[RESULTS].write(HERE, machine())
+
+
+@pytest.fixture
+def seconds(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--seconds"))
+
+
+@pytest.fixture
+def results(pytestconfig: pytest.Config) -> Results:
+    return pytestconfig.stash[RESULTS]
+
+
+Compare = Callable[[str, tuple[Bar, ...], list[Peer], Callable[[Peer], tuple[float, Figures]]], Comparison]
+
+
+@pytest.fixture
+def compare(benchmark: BenchmarkFixture, results: Results, pytestconfig: pytest.Config) -> Compare:
+    """Run the rounds of one comparison under pytest-benchmark and keep what was measured."""
+
+    def run(
+        title: str, bars: tuple[Bar, ...], running: list[Peer], work: Callable[[Peer], tuple[float, Figures]]
+    ) -> Comparison:
+        comparison = Comparison(title, bars)
+        benchmark.pedantic(
+            run_round, args=(comparison, running, work), rounds=pytestconfig.getoption("--rounds"), iterations=1
+        )
+        for bar in bars:
+            benchmark.extra_info[f"{bar.metric}, ratio to the better peer"] = comparison.ratio_to_better(bar)
+        results.comparisons.append(comparison)
+        return comparison
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def http_peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Peer]]:
+    """All peers in front of an nginx that answers each request with a few bytes."""
+    with nginx("hello") as backend, peers(backend.port, tmp_path_factory.mktemp("http")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def iperf3_peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Peer]]:
+    """All peers in front of an iperf3 server, which takes every connection for a test: nobody probes it."""
+    port, directory = free_port(), tmp_path_factory.mktemp("iperf3")
+    with (directory / "server.log").open("w") as log:
+        server = subprocess.Popen([program("iperf3"), "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: "listening" in (directory / "server.log").read_text())
+            with peers(port, directory, probe=False) as running:
+                yield running
+        finally:
+            server.kill()
+            server.wait()

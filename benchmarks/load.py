@@ -1,0 +1,46 @@
+"""Load, as outside programs make it. Every figure of errors that they report counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+from benchmarks.peers import Peer
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text)
+    assert match, text
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def wrk(peer: Peer, clients: int, seconds: int, *, close: bool) -> tuple[float, dict[str, float]]:
+    """(requests, figures) of wrk with one thread; with `close`, every request is a session of its own."""
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}", "--latency"]
+    command += ["-H", "Connection: close"] if close else []
+    text = subprocess.run([*command, f"http://127.0.0.1:{peer.port}/"], capture_output=True, text=True, check=True)
+    output = text.stdout
+    requests = re.search(r"(\d+) requests in", output)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    p99 = re.search(r"99%\s+(\S+)", output)
+    assert requests, output
+    assert rate, output
+    assert p99, output
+    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
+    failed = sum(map(int, errors.groups())) if errors else 0
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    failed += int(refused[1]) if refused else 0
+    return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
+
+
+def iperf3(peer: Peer, seconds: int, *, streams: int = 1, down: bool = False) -> tuple[float, dict[str, float]]:
+    """(gigabytes received, figures) of iperf3 through `peer`; `down`: the backend sends."""
+    command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(peer.port), "-t", str(seconds), "-P", str(streams)]
+    done = subprocess.run([*command, *(["-R"] if down else [])], capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    assert "error" not in report, report["error"]
+    received = report["end"]["sum_received"]
+    return received["bytes"] / 1e9, {"Gbit/s": received["bits_per_second"] / 1e9}

@@ -1,0 +1,138 @@
+"""The load balancers that are compared, each as its users would start it, with one worker."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import answers, free_port
+from tests.support.waiting import wait_until
+
+L4LB = """[global]
+workers = {workers}
+log_level = "warning"
+
+[admin]
+bind = "off"
+
+[listeners.web]
+bind = "127.0.0.1:{port}"
+pool = "web"
+
+[pools.web]
+backends = ["127.0.0.1:{backend}"]
+
+[pools.web.health]
+type = "none"
+"""
+
+NGINX = """daemon off;
+master_process off;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+pid {directory}/pid;
+error_log {directory}/error.log;
+{module}
+events {{
+    worker_connections 20000;
+    multi_accept on;
+}}
+stream {{
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        proxy_pass 127.0.0.1:{backend};
+    }}
+}}
+"""
+
+# maxconn and maxpipes: both together must fit into the descriptors that the machine allows.
+HAPROXY = """global
+    nbthread 1
+    maxconn 8500
+    maxpipes 200
+    tune.pipesize 1048576
+defaults
+    mode tcp
+    timeout client 10m
+    timeout server 10m
+    timeout connect 5s
+    option splice-auto
+frontend web
+    bind 127.0.0.1:{port} backlog 4096
+    default_backend web
+backend web
+    server one 127.0.0.1:{backend}
+"""
+
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+
+
+@dataclass
+class Peer:
+    """A running load balancer in front of one backend."""
+
+    name: str
+    port: int
+    pid: int
+
+
+def program(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        pytest.skip(f"{name} is not installed (see `make deps`)")
+    return path
+
+
+def _command(name: str, port: int, backend: int, directory: Path, workers: int) -> list[str]:
+    """How to start the peer called `name`; its configuration goes into `directory`. `workers` is for l4lb."""
+    file = directory / f"{name}-{workers}.conf"
+    if name == "l4lb":
+        file.write_text(L4LB.format(port=port, backend=backend, workers=workers))
+        return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
+    if name == "nginx":
+        module = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
+        file.write_text(NGINX.format(port=port, backend=backend, directory=directory, module=module))
+        return [program("nginx"), "-c", str(file), "-e", str(directory / "error.log")]
+    file.write_text(HAPROXY.format(port=port, backend=backend))
+    return [program("haproxy"), "-q", "-db", "-f", str(file)]
+
+
+@contextlib.contextmanager
+def peer(name: str, backend: int, directory: Path, *, probe: bool = True, workers: int = 1) -> Iterator[Peer]:
+    """Start one; `probe` waits until it accepts, by a connection that the backend sees too."""
+    port = free_port()
+    log = directory / f"{name}-{workers}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(_command(name, port, backend, directory, workers), stdout=output, stderr=output)
+        try:
+            assert wait_until(lambda: _listens(port) or process.poll() is not None), log.read_text()
+            assert process.poll() is None, log.read_text()
+            if probe:
+                assert answers(port)
+            yield Peer(name, port, process.pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    """Whether something listens on 127.0.0.1:`port`, without connecting to it (proc_net_tcp in the kernel's docs)."""
+    wanted = f"0100007F:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1] == wanted and line.split()[3] == "0A" for line in lines)
+
+
+@contextlib.contextmanager
+def peers(backend: int, directory: Path, *, probe: bool = True) -> Iterator[list[Peer]]:
+    """All that are compared, l4lb first."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(peer(name, backend, directory, probe=probe)) for name in ("l4lb", "nginx", "haproxy")
+        ]

@@ -1,0 +1,106 @@
+"""The comparisons as text, as RESULTS.md and as a plot."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.comparing import Comparison
+from benchmarks.peers import HAPROXY, L4LB, NGINX
+
+COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b"}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _rows(comparison: Comparison) -> list[list[str]]:
+    """A row a metric: its medians, the ratios to each peer, and the bar if it has one."""
+    bars = {bar.metric: bar for bar in comparison.bars}
+    others = [name for name in comparison.names if name != "l4lb"]
+    rows = [["", *comparison.names, *(f"l4lb / {name}" for name in others), "bar", "met"]]
+    for metric in comparison.metrics:
+        row = [metric, *(_number(comparison.median(name, metric)) for name in comparison.names)]
+        if metric == "failed":
+            row += ["" for _ in others]
+        else:
+            row += [f"{comparison.ratio(name, metric):.2f}" for name in others]
+        bar = bars.get(metric)
+        met = "" if bar is None else "yes" if bar.met(comparison.ratio_to_better(bar)) else "no"
+        rows.append([*row, "" if bar is None else str(bar), met])
+    return rows
+
+
+def _markdown(rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+@dataclass
+class Results:
+    """All comparisons of one run, and single figures."""
+
+    rounds: int
+    seconds: int
+    comparisons: list[Comparison] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+
+    def tables(self) -> list[str]:
+        """Every comparison as lines of text."""
+        lines = []
+        for comparison in self.comparisons:
+            lines += ["", comparison.title]
+            rows = _rows(comparison)
+            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+            for row in rows:
+                lines.append("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        return lines + [f"{name}: {value}" for name, value in self.figures]
+
+    def write(self, directory: Path, machine: list[str]) -> None:
+        """RESULTS.md and results.png in `directory`."""
+        self.plot(directory / "results.png")
+        text = [
+            "# Results",
+            "",
+            f"Written by `make bench` on {datetime.date.today()}: medians of {self.rounds} interleaved rounds, "
+            f"{self.seconds} s each; one worker each; load, backend and load balancer share the machine. "
+            "A ratio is the median of the rounds' ratios, and a bar is held against the better peer.",
+            "",
+            *(f"- {line}" for line in machine),
+            "",
+            "![CPU time of l4lb, nginx and HAProxy for a unit of each kind of work](results.png)",
+            "",
+        ]
+        for comparison in self.comparisons:
+            text += [f"## {comparison.title}", "", *_markdown(_rows(comparison)), ""]
+        if self.figures:
+            text += ["## l4lb alone", "", *_markdown([["", ""], *map(list, self.figures)]), ""]
+        for name, config in (("l4lb", L4LB.replace("{workers}", "1")), ("nginx", NGINX), ("HAProxy", HAPROXY)):
+            text += [f"## Configuration of {name}", "", "```", config.strip(), "```", ""]
+        (directory / "RESULTS.md").write_text("\n".join(text), encoding="utf-8")
+
+    def plot(self, file: Path) -> None:
+        """CPU time for a unit of work, as a share of the better peer's, by kind of work."""
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot
+
+        shown = [one for one in self.comparisons if "CPU us" in one.metrics and "nginx" in one.names]
+        figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.75 * len(shown)), layout="constrained")
+        for index, comparison in enumerate(shown):
+            best = min(comparison.median(name, "CPU us") for name in comparison.names if name != "l4lb")
+            for offset, name in enumerate(comparison.names):
+                share = comparison.median(name, "CPU us") / best
+                bars = axes.barh(index + (offset - 1) * 0.26, share, 0.24, color=COLOURS[name])
+                axes.bar_label(bars, [f"{share:.2f}"], padding=3, fontsize=8)
+                bars.set_label(name if index == 0 else "_")
+        axes.axvline(1.0, color="#999999", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [one.title for one in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("CPU time for a unit of work, better peer = 1 (less is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower right")
+        figure.savefig(file, dpi=110)

@@ -1,0 +1,37 @@
+"""Short sessions and keep-alive requests: what a session and a request cost, and how long they take."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from benchmarks.comparing import Bar
+from benchmarks.conftest import Compare
+from benchmarks.load import wrk
+from benchmarks.peers import Peer, peer
+from tests.support.programs import nginx
+
+
+def test_one_request_sessions(compare: Compare, http_peers: list[Peer], seconds: int) -> None:
+    bars = (Bar("CPU us", 0.82), Bar("requests/s", 1.12, higher_is_better=True))
+    seen = compare("one-request sessions, 50 clients", bars, http_peers, lambda one: wrk(one, 50, seconds, close=True))
+    assert seen.median("l4lb", "failed") == 0
+
+
+@pytest.mark.parametrize("clients", [50, 500])
+def test_keep_alive_requests(compare: Compare, http_peers: list[Peer], seconds: int, clients: int) -> None:
+    bars = (Bar("CPU us", 0.9), Bar("p99 ms", 1.0))
+    title = f"keep-alive requests, {clients} clients"
+    seen = compare(title, bars, http_peers, lambda one: wrk(one, clients, seconds, close=False))
+    assert seen.median("l4lb", "failed") == 0
+
+
+def test_two_workers(compare: Compare, tmp_path: Path, seconds: int) -> None:
+    """Requests a CPU second with two workers against one: what sharing costs."""
+    with nginx("hello") as backend:
+        with peer("l4lb", backend.port, tmp_path) as one, peer("l4lb", backend.port, tmp_path, workers=2) as two:
+            running = [two, dataclasses.replace(one, name="one worker")]
+            title = "keep-alive requests, 50 clients, two workers against one"
+            compare(title, (Bar("CPU us", 1.1),), running, lambda each: wrk(each, 50, seconds, close=False))

@@ -1,0 +1,83 @@
+"""System calls of the whole process for one-request sessions, counted by strace: the steadiest measure of cost."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.peers import connect
+from tests.support.programs import l4lb, nginx, require, without_preload
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.external
+
+SESSIONS = 1000
+CLIENTS = 50
+BUDGET = 14.5  # calls a session; 13 are the work itself, the rest is waiting for events
+
+CONFIG = """
+[global]
+workers = 1
+
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+
+[pools.web]
+backends = ["{backend}"]
+
+[pools.web.health]
+type = "none"
+"""
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+def one_request(address: tuple[str, int]) -> bool:
+    with connect(address) as sock:
+        sock.sendall(REQUEST)
+        answer = b""
+        while data := sock.recv(4096):
+            answer += data
+    return answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"hello\n")
+
+
+def many_requests(address: tuple[str, int], count: int) -> int:
+    """How many were answered."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return sum(pool.map(one_request, [address] * count))
+
+
+def counted(summary: str) -> dict[str, int]:
+    """Calls by name, from the table that `strace -c` prints: "% time  seconds  usecs/call  calls  [errors]  name"."""
+    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", summary, re.MULTILINE)
+    return {name: int(count) for count, name in rows if name != "total"}
+
+
+def test_system_calls_of_a_one_request_session(tmp_path: Path) -> None:
+    strace, output, config = require("strace"), tmp_path / "strace", tmp_path / "lb.toml"
+    with nginx("hello") as backend:
+        config.write_text(CONFIG.format(backend=backend.address))
+        with l4lb("serve", "-c", str(config)) as process:
+            address = process.address("web")
+            assert many_requests(address, 100) == 100  # what is set up once, and the guess at who speaks first
+            command = [strace, "-f", "-c", "-o", str(output), "-p", str(process.process.pid)]
+            tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=without_preload())
+            assert tracer.stderr is not None
+            attached = tracer.stderr.readline()
+            if "Operation not permitted" in attached:
+                tracer.wait()
+                tracer.stderr.close()
+                pytest.skip(f"this user may not trace processes: {attached.strip()}")
+            assert many_requests(address, SESSIONS) == SESSIONS
+            assert wait_until(lambda: process.fds() < 60)
+            tracer.send_signal(signal.SIGINT)
+            tracer.communicate()
+    calls = counted(output.read_text())
+    assert calls["accept4"] >= SESSIONS  # the tracer saw the work
+    assert sum(calls.values()) / SESSIONS <= BUDGET, calls
