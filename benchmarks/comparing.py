@@ -50,6 +50,9 @@ class Comparison:
     def median(self, name: str, metric: str) -> float:
         return statistics.median(figures[name][metric] for figures in self.rounds)
 
+    def total(self, name: str, metric: str) -> float:
+        return sum(figures[name][metric] for figures in self.rounds)
+
     def ratio(self, name: str, metric: str) -> float:
         """The median over the rounds of l4lb's figure divided by that of `name`."""
         pairs = [(figures["l4lb"][metric], figures[name][metric]) for figures in self.rounds]

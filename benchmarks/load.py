@@ -25,7 +25,7 @@ def wrk(peer: Peer, clients: int, seconds: int, *, close: bool) -> tuple[float, 
     output = text.stdout
     requests = re.search(r"(\d+) requests in", output)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    p99 = re.search(r"99%\s+(\S+)", output)
+    p99 = re.search(r"^\s+99%\s+(\S+)$", output, re.MULTILINE)
     assert requests, output
     assert rate, output
     assert p99, output

@@ -22,10 +22,14 @@ def _rows(comparison: Comparison) -> list[list[str]]:
     others = [name for name in comparison.names if name != "l4lb"]
     rows = [["", *comparison.names, *(f"l4lb / {name}" for name in others), "bar", "met"]]
     for metric in comparison.metrics:
-        row = [metric, *(_number(comparison.median(name, metric)) for name in comparison.names)]
-        if metric == "failed":
-            row += ["" for _ in others]
+        if metric == "failed":  # one is one too many: the sum, and no ratio
+            row = [
+                metric,
+                *(_number(comparison.total(name, metric)) for name in comparison.names),
+                *("" for _ in others),
+            ]
         else:
+            row = [metric, *(_number(comparison.median(name, metric)) for name in comparison.names)]
             row += [f"{comparison.ratio(name, metric):.2f}" for name in others]
         bar = bars.get(metric)
         met = "" if bar is None else "yes" if bar.met(comparison.ratio_to_better(bar)) else "no"
