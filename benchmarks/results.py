@@ -106,5 +106,5 @@ class Results:
         axes.invert_yaxis()
         axes.set_xlabel("CPU time for a unit of work, better peer = 1 (less is better)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
         figure.savefig(file, dpi=110)

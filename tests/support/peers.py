@@ -12,6 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 
 TIMEOUT_S = 20.0
+TCP_CLOSE = 7  # linux/tcp_states.h
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """The first byte of tcp_info; that of a closed socket is TCP_CLOSE."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] if sock.fileno() >= 0 else TCP_CLOSE
 
 
 def reset(sock: socket.socket) -> None:
