@@ -4,6 +4,7 @@ from typing import Any, Self, TypeAlias, final
 RecordFields: TypeAlias = tuple[int, int, int, int, bytes, int, int, int, int, int, int, int, int, int, bool]
 HISTOGRAM_BOUNDS_S: list[float]
 SELECTIONS: dict[str, int]
+HASH_KEYS: dict[str, int]
 SPLICE_MODES: dict[str, int]
 CLOSE_REASONS: int
 

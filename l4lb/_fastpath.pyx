@@ -21,14 +21,22 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.maglev cimport maglev_fill, maglev_turn_init, maglev_turn_t
 from l4lb._dataplane.stats cimport counters_free, counters_new, counters_total
 from l4lb._dataplane.types cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR, SELECT_HASH,
-    SELECT_LEAST_SESSIONS, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, backend_counters_t, backend_live_t, backend_t,
-    histogram_t, listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t,
-    selection_t, snapshot_t, worker_t,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR,
+    SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF,
+    backend_counters_t, backend_live_t, backend_t, hash_key_t, histogram_t, listener_counters_t, listener_live_t,
+    listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t, selection_t, snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
-SELECTIONS = {"cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS}
+SELECTIONS = {
+    "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
+    "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST,
+}
+HASH_KEYS = {
+    "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
+    "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
+}
 RecordFields = tuple                     # its fields: see `DataPlane.take_records`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
@@ -341,7 +349,8 @@ cdef class NativeSnapshot:
 
     `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable and slots
     (array "I"), connect_timeout_ms, connect_attempts, queue_size, queue_timeout_ms, source (sockaddr bytes or empty),
-    hash_seed, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
+    hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client
+    came to.
     `listeners`: dicts of live, pool (index into `pools`), max_sessions, idle_ms, half_close_ms, duration_ms, splice,
     nodelay.
     """
@@ -417,6 +426,7 @@ cdef class NativeSnapshot:
         pool.queue_timeout_ms = spec["queue_timeout_ms"]
         pool.source_length = sockaddr_copy(&pool.source, spec["source"])
         pool.hash_seed = spec["hash_seed"]
+        pool.hash_key = <hash_key_t><int>spec["hash_key"]
         pool.hash_prefix_v4 = spec["hash_prefix_v4"]
         pool.hash_prefix_v6 = spec["hash_prefix_v6"]
         return 0

@@ -6,21 +6,23 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.closing cimport socket_reset
 from l4lb._dataplane.connect cimport session_pool
+from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr, sockaddr_in,
-    sockaddr_in6, sockaddr_storage, socklen_t,
+    getsockname, published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
-from l4lb._dataplane.lookup cimport source_hash
+from l4lb._dataplane.lookup cimport client_hash
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.queue cimport worker_wake
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.tcp cimport session_connect
 from l4lb._dataplane.types cimport (
-    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, INBOX_SIZE,
-    SELECT_HASH, SESSION_NODELAY_DONE, accepting_t, arrival_t, close_reason_t, half_t, inbox_t, listener_t, pool_t,
-    session_t, source_address_t, worker_t,
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, HASH_KEY_DESTINATION,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SELECT_HASH, SELECT_TWO_CHOICES, SESSION_NODELAY_DONE,
+    accepting_t, arrival_t, close_reason_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t,
+    worker_t,
 )
 
 cdef enum accepted_t:
@@ -114,6 +116,21 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.flags = 0 if arrival.terms.nodelay else SESSION_NODELAY_DONE
 
 
+cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
+    """getsockname(2), only for the keys that need it: fails on no open socket."""
+    cdef sockaddr_storage address
+    cdef source_address_t destination
+    cdef socklen_t length = sizeof(address)
+    if pool.hash_key == HASH_KEY_RANDOM:
+        s.hash = random_next(&w.random)
+        return
+    memset(&address, 0, sizeof(address))
+    if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
+        getsockname(s.client_fd, <sockaddr *>&address, &length)
+    source_address_set(&destination, &address)
+    s.hash = client_hash(pool, &s.source, &destination)
+
+
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     """A session for a client whose places in process, listener and pool are taken already; connect it."""
     cdef session_t *s = sessions_take(&w.sessions)
@@ -126,8 +143,8 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
     pool = session_pool(w, s)
-    if pool != NULL and pool.selection == SELECT_HASH:
-        s.hash = source_hash(pool, &s.source)
+    if pool != NULL and (pool.selection == SELECT_HASH or pool.selection == SELECT_TWO_CHOICES):
+        session_hash(w, s, pool)
     session_connect(w, s)
 
 

@@ -134,6 +134,7 @@ cdef extern from * nogil:
     int socket(int family, int kind, int protocol)
     int bind(int fd, sockaddr *address, socklen_t length)
     int connect "direct_connect"(int fd, sockaddr *address, socklen_t length)
+    int getsockname(int fd, sockaddr *address, socklen_t *length)
     int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
     int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
     ssize_t recv "direct_recv"(int fd, void *buffer, size_t size, int flags)

@@ -106,6 +106,16 @@ cdef enum selection_t:
     SELECT_CURSOR = 0
     SELECT_HASH
     SELECT_LEAST_SESSIONS
+    SELECT_TWO_CHOICES
+    SELECT_FIRST
+
+# What a session hashes to, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
+cdef enum hash_key_t:
+    HASH_KEY_SOURCE_IP = 0
+    HASH_KEY_SOURCE_IP_PORT
+    HASH_KEY_DESTINATION
+    HASH_KEY_SESSION              # source, destination and protocol
+    HASH_KEY_RANDOM               # drawn anew for each session
 
 cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
     chunk_t *next
@@ -265,6 +275,7 @@ cdef struct pool_t:
     sockaddr_storage source       # bound before the connect, when source_length is not 0
     socklen_t source_length
     uint64_t hash_seed
+    hash_key_t hash_key
     uint8_t hash_prefix_v4
     uint8_t hash_prefix_v6
 
@@ -381,6 +392,7 @@ cdef struct worker_t:
     snapshot_t *snapshot
     uint64_t now_ns
     uint32_t now_ms
+    uint64_t random               # state of hashing.pxd:random_next
     uint64_t busy_poll_ns
     uint32_t ready_head
     uint32_t ready_tail

@@ -35,6 +35,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     cdef uint32_t i
     w.plane = plane
     w.index = index
+    w.random = clock_now_ns() ^ <uint64_t>index << 56
     w.epoll_fd = w.event_fd = -1
     w.ready_head = w.ready_tail = NO_INDEX
     sessions_init(&w.sessions)

@@ -178,13 +178,15 @@ class HealthConfig(Model):
         return self
 
 
-Policy = Literal["round_robin", "least_sessions", "maglev"]
+Policy = Literal["round_robin", "random", "least_sessions", "p2c", "first", "maglev"]
 HASHING_POLICIES = ("maglev",)
 
 
 class Pool(Model):
     policy: Policy = "round_robin"
-    hash_key: Literal["source_ip"] = "source_ip"
+    hash_key: Literal["source_ip", "source_ip_port", "destination", "session"] = Field(
+        default="source_ip", description="what tells clients apart; session: source, destination and protocol"
+    )
     hash_prefix_v4: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=32)] = 32
     hash_prefix_v6: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=128)] = 128
     table_size: Annotated[int, BeforeValidator(_reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537

@@ -24,8 +24,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
     "protocol": ("udp",),
-    "policy": ("random", "p2c", "peak_ewma", "first", "ring", "rendezvous"),
-    "hash_key": ("source_ip_port", "destination", "session"),
+    "policy": ("peak_ewma", "ring", "rendezvous"),
     "type": ("send_expect", "tls", "http", "https", "udp", "dns", "redis", "postgres", "exec", "python"),
     "source_address": ("client",),
 }

@@ -15,7 +15,7 @@ from l4lb.config import Listener
 from l4lb.control.state import ListenerState, PoolState, State
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.snapshot import BackendSpec, Keepalive, ListenerSpec, PoolSpec, Snapshot
+from l4lb.model.snapshot import BackendSpec, HashKey, Keepalive, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import ProcessState
 from l4lb.routing.candidates import Standing, usable
 from l4lb.routing.policies import POLICIES, Candidates
@@ -124,13 +124,16 @@ class Reconciler:
     def _pool_spec(self, pool: PoolState) -> PoolSpec:
         backends = list(pool.backends.values())
         chosen = usable([Standing(one.config.weight, one.admin_state, one.health) for one in backends])
+        policy = POLICIES[pool.config.policy]
+        if policy.selection is Selection.FIRST:
+            chosen.sort(key=lambda index: backends[index].position)
         table = self._table(pool, chosen)
         pool.table_digest = table.digest
         pool.usable = table.candidates.ids
         config = pool.config
         return PoolSpec(
             name=pool.name,
-            selection=POLICIES[config.policy].selection,
+            selection=policy.selection,
             backends=tuple(
                 BackendSpec(one.id, one.address, one.config.weight, one.config.max_sessions) for one in backends
             ),
@@ -142,6 +145,7 @@ class Reconciler:
             queue_timeout_s=config.queue_timeout,
             source=pool.source,
             hash_seed=self._state.config.global_.hash_seed,
+            hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
             hash_prefix_v4=config.hash_prefix_v4,
             hash_prefix_v6=config.hash_prefix_v6,
         )

@@ -29,12 +29,14 @@ class CheckResult:
 
 @dataclass(slots=True)
 class BackendState:
-    """`since` is when `health` last changed; `history` holds (at, health), the newest last."""
+    """`position` is its place in the configuration; `since` is when `health` last changed; `history` holds
+    (at, health), the newest last."""
 
     config: Backend
     address: SocketAddress
     admin_state: AdminState
     health: Health
+    position: int = 0
     since: float = field(default_factory=time.time)
     last_check: CheckResult | None = None
     history: deque[tuple[float, Health]] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
@@ -75,15 +77,17 @@ class State:
     started_at: float = field(default_factory=time.monotonic)
 
 
-def _backend(config: Backend, initial: Health) -> BackendState:
-    state = BackendState(config, resolve_backend(parse_address(config.address)), config.admin_state, initial)
+def _backend(config: Backend, initial: Health, position: int) -> BackendState:
+    address = resolve_backend(parse_address(config.address))
+    state = BackendState(config, address, config.admin_state, initial, position)
     state.history.append((state.since, initial))
     return state
 
 
 def _pool(name: str, config: Pool) -> PoolState:
     initial = Health.UP if config.health.type == "none" else config.health.initial
-    backends = {backend.key: _backend(backend, initial) for backend in sorted(config.backends, key=lambda b: b.key)}
+    states = [_backend(backend, initial, position) for position, backend in enumerate(config.backends)]
+    backends = {state.id: state for state in sorted(states, key=lambda state: state.id)}
     source = resolve_backend(parse_address(_with_port(config.source_address))) if config.source_address else None
     return PoolState(name, config, source, backends)
 

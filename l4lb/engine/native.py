@@ -226,6 +226,7 @@ class NativeForwarder:
             "queue_timeout_ms": _milliseconds(spec.queue_timeout_s) or _MS_MAX,
             "source": sockaddr_bytes(spec.source) if spec.source else b"",
             "hash_seed": spec.hash_seed,
+            "hash_key": _fastpath.HASH_KEYS[spec.hash_key],
             "hash_prefix_v4": spec.hash_prefix_v4,
             "hash_prefix_v6": spec.hash_prefix_v6,
         }

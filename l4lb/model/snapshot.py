@@ -18,12 +18,25 @@ class Selection(StrEnum):
     """How a worker turns a pool into a choice. Policies are many, selections few.
 
     `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` the slot that the client's
-    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of the usable backends.
+    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of the usable backends, and
+    `TWO_CHOICES` those of two slots that the hash names; `FIRST` takes the first usable backend that has a place.
     """
 
     CURSOR = "cursor"
     HASH = "hash"
     LEAST_SESSIONS = "least_sessions"
+    TWO_CHOICES = "two_choices"
+    FIRST = "first"
+
+
+class HashKey(StrEnum):
+    """What a session hashes to, for the selections `HASH` and `TWO_CHOICES`; `RANDOM` is drawn for each session."""
+
+    SOURCE_IP = "source_ip"
+    SOURCE_IP_PORT = "source_ip_port"
+    DESTINATION = "destination"
+    SESSION = "session"
+    RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +51,9 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions;
-    `slots` is the selection's table of indices into `backends` (empty for LEAST_SESSIONS or when none is usable)."""
+    """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions, in the order
+    that FIRST goes by; `slots` is the selection's table of indices into `backends` (empty for LEAST_SESSIONS and FIRST,
+    or when none is usable)."""
 
     name: str
     selection: Selection
@@ -52,6 +66,7 @@ class PoolSpec:
     queue_timeout_s: float = 5.0
     source: SocketAddress | None = None
     hash_seed: int = 0
+    hash_key: HashKey = HashKey.SOURCE_IP
     hash_prefix_v4: int = 32
     hash_prefix_v6: int = 128
 

@@ -1,4 +1,4 @@
-"""What a client hashes to. The native twin is `_dataplane/lookup.pxd:source_hash`; both use XXH64."""
+"""What a client hashes to. The native twin is `_dataplane/lookup.pxd:client_hash`; both use XXH64."""
 
 from __future__ import annotations
 
@@ -6,12 +6,47 @@ import ipaddress
 
 import xxhash
 
+from l4lb.model.snapshot import HashKey
 
-def source_hash(address: str, seed: int, prefix_v4: int = 32, prefix_v6: int = 128) -> int:
-    """XXH64 of the packed address under its prefix; a v4-mapped IPv6 address counts as the IPv4 address that it is."""
+TCP = 6  # IANA's protocol number
+Endpoint = tuple[str, int]  # address, port
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """A v4-mapped IPv6 address counts as the IPv4 address that it is."""
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    return ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None else ip
+
+
+def _masked(address: str, prefix_v4: int, prefix_v6: int) -> bytes:
+    ip = _ip(address)
     prefix = prefix_v4 if ip.version == 4 else prefix_v6
-    network = ipaddress.ip_network((ip, prefix), strict=False)
-    return xxhash.xxh64_intdigest(network.network_address.packed, seed=seed)
+    return ipaddress.ip_network((ip, prefix), strict=False).network_address.packed
+
+
+def client_hash(
+    key: HashKey,
+    source: Endpoint,
+    destination: Endpoint,
+    *,
+    seed: int = 0,
+    prefix_v4: int = 32,
+    prefix_v6: int = 128,
+    protocol: int = TCP,
+) -> int:
+    """XXH64 of what `key` names: addresses packed (the source's under its prefix), ports in network order, protocol.
+
+    ValueError for an address that is none, and for `HashKey.RANDOM`, which hashes nothing.
+    """
+    if key is HashKey.RANDOM:
+        raise ValueError("a random draw has no hash")
+    ip = _masked(source[0], prefix_v4, prefix_v6)
+    port = source[1].to_bytes(2, "big")
+    target = _ip(destination[0]).packed + destination[1].to_bytes(2, "big")
+    data = {
+        HashKey.SOURCE_IP: ip,
+        HashKey.SOURCE_IP_PORT: ip + port,
+        HashKey.DESTINATION: target,
+        HashKey.SESSION: ip + port + target + bytes([protocol]),
+    }[key]
+    return xxhash.xxh64_intdigest(data, seed=seed)

@@ -26,18 +26,24 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`selection` is what workers do with the table that `build` makes: indices into the candidates."""
+    """`selection` is what workers do with the table that `build` makes: indices into the candidates.
+
+    `hashes`: clients are told apart by the pool's hash_key; otherwise a selection that hashes draws at random.
+    """
 
     selection: Selection
     build: Callable[[Candidates, MaglevBuilder], array[int]]
+    hashes: bool = False
 
 
-def _round_robin(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+def _cycle(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+    """Each backend as often as its weight says."""
     return cycle(candidates.weights)
 
 
-def _least_sessions(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
-    return array("I")  # nothing to lay out: workers compare live counts
+def _no_table(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+    """Nothing to lay out: workers look at the backends themselves."""
+    return array("I")
 
 
 def _maglev(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
@@ -45,7 +51,10 @@ def _maglev(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
 
 
 POLICIES: dict[str, Policy] = {
-    "round_robin": Policy(Selection.CURSOR, _round_robin),
-    "least_sessions": Policy(Selection.LEAST_SESSIONS, _least_sessions),
-    "maglev": Policy(Selection.HASH, _maglev),
+    "round_robin": Policy(Selection.CURSOR, _cycle),
+    "random": Policy(Selection.HASH, _cycle),
+    "least_sessions": Policy(Selection.LEAST_SESSIONS, _no_table),
+    "p2c": Policy(Selection.TWO_CHOICES, _cycle),
+    "first": Policy(Selection.FIRST, _no_table),
+    "maglev": Policy(Selection.HASH, _maglev, hashes=True),
 }

@@ -7,13 +7,13 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
 from l4lb._dataplane.linux cimport write
-from l4lb._dataplane.lookup cimport backend_release, pool_pick, source_hash
+from l4lb._dataplane.lookup cimport backend_release, client_hash, pool_pick
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, pipe_t, pipes_t, pool_live_t, pool_t, selection_t,
-    session_t, sessions_t, source_address_t, timers_t, tried_t,
+    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, hash_key_t, pipe_t, pipes_t, pool_live_t, pool_t,
+    selection_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
 )
 
 SESSION_BYTES = sizeof(session_t)
@@ -113,6 +113,14 @@ cdef class Pipes:
         return self.pipes.out_count
 
 
+cdef int endpoint_set(source_address_t *endpoint, bytes address, bytes port) except -1:
+    memset(endpoint, 0, sizeof(endpoint[0]))
+    endpoint.length = len(address)
+    memcpy(endpoint.bytes, <char *>address, len(address))
+    memcpy(&endpoint.port, <char *>port, 2)
+    return 0
+
+
 cdef class Pool:
     """A pool as workers see it. `backends`: (weight, max_sessions) each."""
 
@@ -176,13 +184,13 @@ cdef class Pool:
     def active(self):
         return [self.lives[i].sessions_active for i in range(self.pool.backend_count)]
 
-    def hash(self, bytes address, uint64_t seed, int prefix_v4=32, int prefix_v6=128):
-        """What a client at the packed `address` hashes to."""
-        cdef source_address_t source
-        memset(&source, 0, sizeof(source))
-        source.length = len(address)
-        memcpy(source.bytes, <char *>address, len(address))
+    def hash(self, int key, tuple source, tuple destination, uint64_t seed, int prefix_v4=32, int prefix_v6=128):
+        """What a client hashes to; source and destination are (packed address, port as 2 bytes)."""
+        cdef source_address_t client, local
+        endpoint_set(&client, source[0], source[1])
+        endpoint_set(&local, destination[0], destination[1])
+        self.pool.hash_key = <hash_key_t>key
         self.pool.hash_seed = seed
         self.pool.hash_prefix_v4 = prefix_v4
         self.pool.hash_prefix_v6 = prefix_v6
-        return source_hash(&self.pool, &source)
+        return client_hash(&self.pool, &client, &local)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
+import random
 import threading
 from collections import Counter
 
 import pytest
-import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb._fastpath import SELECTIONS
+from l4lb._fastpath import HASH_KEYS, SELECTIONS
+from l4lb.model.snapshot import HashKey
+from l4lb.routing.hashing import client_hash
 
 probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
 
@@ -82,18 +83,49 @@ def test_a_limit_holds_and_least_sessions_is_exact_under_concurrent_picks() -> N
     assert picked.count(None) == 100
 
 
-@pytest.mark.parametrize(
-    ("address", "prefix_v4", "prefix_v6", "network"),
-    [
-        ("192.0.2.77", 32, 128, "192.0.2.77"),
-        ("192.0.2.77", 24, 128, "192.0.2.0"),
-        ("192.0.2.77", 27, 128, "192.0.2.64"),
-        ("192.0.2.77", 0, 128, "0.0.0.0"),
-        ("2001:db8:1:2:3:4:5:6", 32, 64, "2001:db8:1:2::"),
-        ("2001:db8:1:2:3:4:5:6", 32, 49, "2001:db8:1::"),
-    ],
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).filter(
+    lambda ip: ip.version == 4 or ip.ipv4_mapped is None  # the accept turns those into IPv4
 )
-def test_source_hash_is_xxh64_of_the_masked_address(address: str, prefix_v4: int, prefix_v6: int, network: str) -> None:
+ENDPOINTS = st.tuples(ADDRESSES, st.integers(0, 65535))
+
+
+@given(
+    st.sampled_from([key for key in HashKey if key is not HashKey.RANDOM]),
+    ENDPOINTS, ENDPOINTS, st.integers(0, 2**63 - 1), st.integers(0, 32), st.integers(0, 128),
+)  # fmt: skip
+def test_what_a_client_hashes_to_is_what_python_says(key, source, destination, seed, prefix_v4, prefix_v6) -> None:
     pool = make_pool("hash", [(1, 0)])
-    native = pool.hash(ipaddress.ip_address(address).packed, 7, prefix_v4, prefix_v6)
-    assert native == xxhash.xxh64_intdigest(ipaddress.ip_address(network).packed, seed=7)
+    native = [(ip.packed, port.to_bytes(2, "big")) for ip, port in (source, destination)]
+    texts = [(str(ip), port) for ip, port in (source, destination)]
+    expected = client_hash(key, *texts, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6)
+    assert pool.hash(HASH_KEYS[key], *native, seed, prefix_v4, prefix_v6) == expected
+
+
+def test_first_fills_in_order() -> None:
+    pool = make_pool("first", [(1, 2), (1, 1), (1, 0)], usable=[2, 0, 1])
+    assert [pool.pick() for _ in range(3)] == [2, 2, 2]
+    pool = make_pool("first", [(1, 2), (1, 1), (1, 0)], usable=[1, 0, 2])
+    assert [pool.pick() for _ in range(5)] == [1, 0, 0, 2, 2]
+    pool.release(1)
+    assert pool.pick() == 1
+
+
+def test_two_choices_are_far_more_even_than_one() -> None:
+    """Mitzenmacher 2001: the fullest of n after n * m draws is m + O(log log n) above, not m + O(sqrt(m log n))."""
+    draw, count = random.Random(5), 50
+    spreads = {}
+    for selection in ("hash", "two_choices"):
+        pool = make_pool(selection, [(1, 0)] * count)
+        for _ in range(count * 100):
+            pool.pick(draw.getrandbits(64))
+        spreads[selection] = max(pool.active()) - 100
+    assert spreads["two_choices"] <= 5
+    assert spreads["hash"] >= 15
+
+
+def test_two_choices_go_by_weight() -> None:
+    draw = random.Random(6)
+    pool = probe.Pool(SELECTIONS["two_choices"], [(1, 0), (3, 0)], [0, 1], [0, 1, 1, 1])
+    for _ in range(4000):
+        pool.pick(draw.getrandbits(64))
+    assert pool.active()[0] == pytest.approx(1000, abs=5)

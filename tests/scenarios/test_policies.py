@@ -1,0 +1,85 @@
+"""Policies over real sessions: which backend gets whom."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from l4lb import Backend
+from l4lb.model.snapshot import HashKey
+from l4lb.routing.hashing import client_hash
+from l4lb.routing.maglev import maglev_slots
+from tests.support.balancing import address_of, balancing
+from tests.support.peers import Server, connect, serving
+
+
+def named(name: str) -> Any:
+    def answer(sock: socket.socket) -> None:
+        sock.sendall(name.encode())
+        while sock.recv(100):
+            pass
+
+    return answer
+
+
+@contextlib.contextmanager
+def three_backends() -> Iterator[list[Server]]:
+    """They greet with their names, a to c, and hold their sessions."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(serving(named(name))) for name in "abc"]
+
+
+def backends(servers: list[Server], **options: dict[str, Any]) -> list[Backend]:
+    return [
+        Backend(address=server.address, id=name, **options.get(name, {}))
+        for name, server in zip("abc", servers, strict=True)
+    ]
+
+
+def held(stack: contextlib.ExitStack, address: str, count: int) -> str:
+    """Names of the backends that `count` sessions got; the sessions stay until the stack closes."""
+    socks = [stack.enter_context(connect(address)) for _ in range(count)]
+    return "".join(sock.recv(1).decode() for sock in socks)
+
+
+def test_first_fills_in_the_order_of_the_configuration() -> None:
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        a, b, c = backends(servers, c={"max_sessions": 2}, a={"max_sessions": 1})
+        balancer = stack.enter_context(balancing([c, a, b], policy="first"))
+        got = [held(stack, address_of(balancer), 1) for _ in range(5)]
+    assert got == ["c", "c", "a", "b", "b"]
+
+
+def test_random_goes_by_weight() -> None:
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        pool = backends(servers, a={"weight": 6}, b={"weight": 3})
+        balancer = stack.enter_context(balancing(pool, policy="random"))
+        got = Counter(held(stack, address_of(balancer), 400))
+    for name, share in (("a", 240), ("b", 120), ("c", 40)):
+        assert abs(got[name] - share) < 6 * share**0.5, got  # six standard deviations and more
+
+
+def test_p2c_keeps_held_sessions_even() -> None:
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        balancer = stack.enter_context(balancing(backends(servers), policy="p2c"))
+        got = Counter(held(stack, address_of(balancer), 300))
+    assert max(got.values()) - min(got.values()) <= 10, got
+
+
+@pytest.mark.parametrize("key", [key for key in HashKey if key is not HashKey.RANDOM])
+def test_each_hash_key_chooses_as_python_computes(key: HashKey) -> None:
+    """The whole path: what accept and getsockname report, the hash, the table."""
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        options = {"policy": "maglev", "table_size": 251, "hash_key": str(key)}
+        balancer = stack.enter_context(balancing(backends(servers), **options))
+        host, _, port = address_of(balancer).rpartition(":")
+        slots = maglev_slots(["a", "b", "c"], [1, 1, 1], 251, 0)
+        for _ in range(30):
+            sock = stack.enter_context(connect(address_of(balancer)))
+            hashed = client_hash(key, sock.getsockname(), (host, int(port)))
+            assert sock.recv(1).decode() == "abc"[slots[hashed % 251]]
