@@ -81,6 +81,8 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
         yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
     if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
+    if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
+        yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
     yield from _source(name, pool)
 
 

@@ -151,7 +151,10 @@ class Backend(Model):
     )
     max_sessions: Count = Field(default=0, description="0: no limit")
     admin_state: AdminState = AdminState.READY
+    priority: Count = Field(default=0, description="the lowest number that has an available backend is used")
     id: str = Field(default="", description="identity for hashing and statistics; the address by default")
+    zone: str = Field(default="", description="where it is, for the pool's zone")
+    tags: dict[str, str] = Field(default_factory=dict, description="of the operator's own; shown in the status")
 
     @property
     def key(self) -> str:
@@ -197,6 +200,13 @@ class Pool(Model):
     )
     queue_size: Count = Field(default=0, description="clients that may wait when every backend is at max_sessions")
     queue_timeout: Duration = 5.0
+    panic_threshold: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=100)] = Field(
+        default=0, description="percent of the ready backends: when fewer are up, health is ignored"
+    )
+    when_all_down: Literal["reject", "use_all"] = Field(
+        default="reject", description="use_all: health is ignored when every backend is down"
+    )
+    zone: str = Field(default="", description="prefer backends of this zone while half of its weight or more is up")
     backends: Annotated[
         list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(_listify), Field(min_length=1)
     ]

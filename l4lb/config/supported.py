@@ -12,10 +12,9 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
         "udp_responses", "udp_requests", "udp_gro", "routes",
     ),
     ("pools", "*"): (
-        "bounded_load", "send_proxy", "send_proxy_tlvs", "slow_start", "panic_threshold", "when_all_down",
-        "on_backend_down", "on_backend_removed", "zone", "passive", "agent", "discovery",
+        "bounded_load", "send_proxy", "send_proxy_tlvs", "slow_start", "on_backend_down", "on_backend_removed",
+        "passive", "agent", "discovery",
     ),
-    ("pools", "*", "backends", "*"): ("priority", "zone", "tags"),
     ("pools", "*", "health"): (
         "send_proxy", "method", "path", "host", "headers", "expect_status", "expect_body", "send", "expect",
         "server_name", "verify", "name", "record", "command", "callable",

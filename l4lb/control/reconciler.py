@@ -17,7 +17,7 @@ from l4lb.errors import ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import BackendSpec, HashKey, Keepalive, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import ProcessState
-from l4lb.routing.candidates import Standing, usable
+from l4lb.routing.candidates import Rules, Standing, candidacy
 from l4lb.routing.policies import POLICIES, Candidates
 
 
@@ -123,7 +123,7 @@ class Reconciler:
 
     def _pool_spec(self, pool: PoolState) -> PoolSpec:
         backends = list(pool.backends.values())
-        chosen = usable([Standing(one.config.weight, one.admin_state, one.health) for one in backends])
+        chosen = self._usable(pool)
         policy = POLICIES[pool.config.policy]
         if policy.selection is Selection.FIRST:
             chosen.sort(key=lambda index: backends[index].position)
@@ -149,6 +149,18 @@ class Reconciler:
             hash_prefix_v4=config.hash_prefix_v4,
             hash_prefix_v6=config.hash_prefix_v6,
         )
+
+    def _usable(self, pool: PoolState) -> list[int]:
+        """Indices of the usable backends; why the others are not is kept with the pool."""
+        config = pool.config
+        standings = [
+            Standing(one.config.weight, one.admin_state, one.health, one.config.priority, one.config.zone)
+            for one in pool.backends.values()
+        ]
+        found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
+        ids = list(pool.backends)
+        pool.passed_over = {ids[index]: reason for index, reason in found.passed_over.items()}
+        return found.usable
 
     def _table(self, pool: PoolState, chosen: list[int]) -> _Table:
         backends = list(pool.backends.values())

@@ -59,6 +59,7 @@ class PoolState:
     backends: dict[str, BackendState]  # by id, sorted: every node builds the same tables
     table_digest: str = ""
     usable: tuple[str, ...] = ()
+    passed_over: dict[str, str] = field(default_factory=dict)  # by id: why it is not usable
 
 
 @dataclass(slots=True)

@@ -15,17 +15,21 @@ from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Work
 from l4lb.version import __version__
 
 
-def _backend(state: BackendState, stats: BackendStats, usable: bool) -> dict[str, Any]:
+def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict[str, Any]:
     check = state.last_check
     return {
         "id": state.id,
         "address": state.config.address,
         "weight": state.config.weight,
         "max_sessions": state.config.max_sessions,
+        "priority": state.config.priority,
+        "zone": state.config.zone,
+        "tags": state.config.tags,
         "admin_state": state.admin_state,
         "health": state.health,
         "health_since": state.since,
-        "usable": usable,
+        "usable": not passed_over,
+        "passed_over": passed_over,
         "last_check": None
         if check is None
         else {
@@ -45,19 +49,18 @@ def _backend(state: BackendState, stats: BackendStats, usable: bool) -> dict[str
 
 
 def _pool(state: PoolState, stats: PoolStats) -> dict[str, Any]:
-    usable = set(state.usable)
     return {
         "name": state.name,
         "policy": state.config.policy,
         "table_digest": state.table_digest,
-        "usable": len(usable),
+        "usable": len(state.usable),
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "waiting": stats.waiting,
         "bytes_up": stats.bytes_up,
         "bytes_down": stats.bytes_down,
         "backends": [
-            _backend(backend, stats.backends.get(id_, BackendStats()), id_ in usable)
+            _backend(backend, stats.backends.get(id_, BackendStats()), state.passed_over.get(id_, ""))
             for id_, backend in state.backends.items()
         ],
     }

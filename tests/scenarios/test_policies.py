@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from l4lb import Backend
+from l4lb import Backend, LoadBalancer
+from l4lb.config import HealthConfig
 from l4lb.model.snapshot import HashKey
+from l4lb.model.states import CloseReason
 from l4lb.routing.hashing import client_hash
 from l4lb.routing.maglev import maglev_slots
-from tests.support.balancing import address_of, balancing
-from tests.support.peers import Server, connect, serving
+from tests.support.balancing import address_of, balancing, wait_closed
+from tests.support.peers import Server, connect, running, serving
+from tests.support.programs import free_port
+from tests.support.waiting import wait_until
 
 
 def named(name: str) -> Any:
@@ -83,3 +87,49 @@ def test_each_hash_key_chooses_as_python_computes(key: HashKey) -> None:
             sock = stack.enter_context(connect(address_of(balancer)))
             hashed = client_hash(key, sock.getsockname(), (host, int(port)))
             assert sock.recv(1).decode() == "abc"[slots[hashed % 251]]
+
+
+CHECKS = HealthConfig(interval="50ms", fast_interval="50ms", down_interval="50ms", timeout="200ms", rise=1, fall=2)
+
+
+def greeting(address: str) -> str:
+    with connect(address) as sock:
+        return sock.recv(1).decode()
+
+
+def healths(balancer: LoadBalancer) -> set[str]:
+    return {one["health"] for one in balancer.status()["pools"][0]["backends"]}
+
+
+def wait_usable(balancer: LoadBalancer, count: int) -> None:
+    assert wait_until(lambda: balancer.status()["pools"][0]["usable"] == count), balancer.status()
+
+
+def test_a_higher_priority_number_serves_only_while_the_lower_is_down() -> None:
+    with three_backends() as servers:
+        pool = backends(servers, b={"priority": 1}, c={"priority": 1})
+        with balancing(pool, health=CHECKS, connect_attempts=1) as balancer:
+            wait_usable(balancer, 1)
+            address = address_of(balancer)
+            assert {greeting(address) for _ in range(6)} == {"a"}
+            servers[0].stop()
+            wait_usable(balancer, 2)
+            assert {greeting(address) for _ in range(6)} == {"b", "c"}
+            with running(Server(named("a"), port=servers[0].port)):
+                wait_usable(balancer, 1)
+                assert {greeting(address) for _ in range(6)} == {"a"}
+
+
+@pytest.mark.parametrize("way", ["reject", "use_all"])
+def test_when_all_are_down_each_way_does_as_it_says(way: str) -> None:
+    """`reject` resets the client at once; `use_all` tries them, and those that answer after all are used."""
+    with three_backends() as servers:
+        never_passes = CHECKS.model_copy(update={"address": f"127.0.0.1:{free_port()}"})
+        with balancing(backends(servers), health=never_passes, when_all_down=way) as balancer:
+            assert wait_until(lambda: healths(balancer) == {"down"})
+            if way == "use_all":
+                assert {greeting(address_of(balancer)) for _ in range(6)} == {"a", "b", "c"}
+            else:
+                with pytest.raises(ConnectionError):
+                    greeting(address_of(balancer))
+                wait_closed(balancer, CloseReason.NO_BACKEND)

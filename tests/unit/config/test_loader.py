@@ -84,6 +84,8 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         ('[pools.p]\nbackends = ["[::1]:1"]\nsource_address = "127.0.0.1"', "cannot be reached from source_address"),
         ('[pools.p]\nbackends = ["h:1-5"]', "a range of ports is for listeners"),
         ('[pools.p]\nbackends = ["fd:x"]', '"fd:" addresses cannot be used here'),
+        ('[pools.p]\nbackends = ["h:1"]\nzone = "here"', '"here": no backend of the pool is in this zone'),
+        ('[pools.p]\nbackends = ["h:1"]\npanic_threshold = 101', "pools.p.panic_threshold: 101: expected"),
         ('[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\nrise = 0', "pools.p.health.rise: 0: expected"),
     ],
 )  # fmt: skip
