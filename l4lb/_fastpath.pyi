@@ -5,11 +5,12 @@ RecordFields: TypeAlias = tuple[int, int, int, int, bytes, int, int, int, int, i
 HISTOGRAM_BOUNDS_S: list[float]
 SELECTIONS: dict[str, int]
 HASH_KEYS: dict[str, int]
+TABLE_KINDS: dict[str, int]
 SPLICE_MODES: dict[str, int]
 CLOSE_REASONS: int
 
 def xxh64(data: bytes, seed: int) -> int: ...
-def maglev_slots(ids: list[bytes], weights: list[int], table_size: int, seed: int) -> array[int]: ...
+def build_table(kind: int, ids: list[bytes], weights: list[int], table_size: int, seed: int) -> array[int]: ...
 
 @final
 class DataPlane:

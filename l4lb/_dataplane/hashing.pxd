@@ -92,14 +92,17 @@ cdef inline uint64_t xxh64(const uint8_t *data, uint64_t length, uint64_t seed) 
     return hash ^ (hash >> 32)
 
 
-cdef inline uint64_t random_next(uint64_t *state) noexcept nogil:
-    """SplitMix64 (Steele, Lea, Flood 2014): fast and even, for spreading load; not for secrets."""
-    cdef uint64_t mixed
-    state[0] += <uint64_t>0x9E3779B97F4A7C15
-    mixed = state[0]
+cdef inline uint64_t random_draw(uint64_t seed, uint64_t number) noexcept nogil:
+    """The draw of that `number` (from 1) of SplitMix64 (Steele, Lea, Flood 2014): fast and even; not for secrets."""
+    cdef uint64_t mixed = seed + number * <uint64_t>0x9E3779B97F4A7C15
     mixed = (mixed ^ (mixed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     mixed = (mixed ^ (mixed >> 27)) * <uint64_t>0x94D049BB133111EB
     return mixed ^ (mixed >> 31)
+
+
+cdef inline uint64_t random_next(uint64_t *state) noexcept nogil:
+    state[0] += <uint64_t>0x9E3779B97F4A7C15
+    return random_draw(state[0], 0)
 
 
 cdef inline uint64_t hash_again(uint64_t hash, uint32_t attempt) noexcept nogil:

@@ -97,6 +97,16 @@ cdef enum:
     SESSION_THROTTLED = 256       # a half waits for its bandwidth
     SESSION_SPLICED = 512         # some of its bytes went through a pipe
 
+cdef enum table_kind_t:
+    TABLE_MAGLEV = 0
+    TABLE_RING
+    TABLE_RENDEZVOUS
+
+cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
+    const uint8_t *id
+    uint64_t id_length
+    uint32_t weight               # above 0; of a ring: its points
+
 cdef enum splice_mode_t:
     SPLICE_AUTO = 0
     SPLICE_ALWAYS

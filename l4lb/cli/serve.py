@@ -27,7 +27,7 @@ def _config(file: str | None, flags: Flags) -> Config:
 @click.option("-c", "--config", "file", type=click.Path(), help="Configuration file (TOML).")
 @click.option("--listen", "listen", multiple=True, metavar="ADDR", help="Listen here; may be given again.")
 @click.option("--backend", "backends", multiple=True, metavar="ADDR[,weight=N]", help="A backend; may be given again.")
-@click.option("--policy", metavar="P", help="How a backend is chosen: round_robin, least_sessions, maglev.")
+@click.option("--policy", metavar="P", help="How a backend is chosen, e.g. least_sessions or maglev.")
 @click.option("--protocol", metavar="tcp", help="Protocol of --listen.")
 @click.option("--workers", metavar="N", help="Worker threads, or auto.")
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")

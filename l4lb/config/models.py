@@ -181,8 +181,8 @@ class HealthConfig(Model):
         return self
 
 
-Policy = Literal["round_robin", "random", "least_sessions", "p2c", "first", "maglev"]
-HASHING_POLICIES = ("maglev",)
+Policy = Literal["round_robin", "random", "least_sessions", "p2c", "first", "maglev", "ring", "rendezvous"]
+HASHING_POLICIES = ("maglev", "ring", "rendezvous")
 
 
 class Pool(Model):

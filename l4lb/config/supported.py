@@ -23,7 +23,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
     "protocol": ("udp",),
-    "policy": ("peak_ewma", "ring", "rendezvous"),
+    "policy": ("peak_ewma",),
     "type": ("send_expect", "tls", "http", "https", "udp", "dns", "redis", "postgres", "exec", "python"),
     "source_address": ("client",),
 }

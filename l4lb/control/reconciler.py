@@ -174,7 +174,7 @@ class Reconciler:
         if known is not None and (known.candidates, known.policy) == (candidates, pool.config.policy):
             return known
         policy = pool.config.policy
-        slots = POLICIES[policy].build(candidates, self._forwarder.maglev_slots) if chosen else array("I")
+        slots = POLICIES[policy].build(candidates, self._forwarder) if chosen else array("I")
         table = _Table(candidates, policy, slots, _digest(policy, candidates, slots))
         self._tables[pool.name] = table
         return table

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from l4lb import _fastpath
 from l4lb.errors import ConfigError, EngineError, Problem
-from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, SessionRecord, Stats, WorkerStats
 from l4lb.net.sockets import ListeningSockets, open_listeners, sockaddr_bytes
@@ -285,8 +285,11 @@ class NativeForwarder:
             self._slots_used.discard(live.slot)
         return True
 
-    def maglev_slots(self, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int) -> array[int]:
-        return _fastpath.maglev_slots([id_.encode() for id_ in ids], list(weights), table_size, seed)
+    def build_table(
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+    ) -> array[int]:
+        names = [id_.encode() for id_ in ids]
+        return _fastpath.build_table(_fastpath.TABLE_KINDS[kind], names, list(weights), table_size, seed)
 
     # ---- what is read from it ----
 

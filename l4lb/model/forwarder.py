@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from l4lb.model.snapshot import Snapshot
+from l4lb.model.snapshot import Snapshot, TableKind
 from l4lb.model.stats import Stats
 
 
@@ -24,8 +24,10 @@ class Forwarder(Protocol):
         a listener cannot be bound.
         """
 
-    def maglev_slots(self, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int) -> array[int]:
-        """Build a Maglev table of indices into `ids`, outside the GIL."""
+    def build_table(
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+    ) -> array[int]:
+        """Build a table of `table_size` (prime) indices into `ids`, outside the GIL. Weights are above 0."""
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker."""

@@ -39,6 +39,14 @@ class HashKey(StrEnum):
     RANDOM = "random"
 
 
+class TableKind(StrEnum):
+    """How a large table is built from ids and weights; `RING` takes points for weights."""
+
+    MAGLEV = "maglev"
+    RING = "ring"
+    RENDEZVOUS = "rendezvous"
+
+
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it."""

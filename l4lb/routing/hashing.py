@@ -9,6 +9,7 @@ import xxhash
 from l4lb.model.snapshot import HashKey
 
 TCP = 6  # IANA's protocol number
+_MASK = (1 << 64) - 1
 Endpoint = tuple[str, int]  # address, port
 
 
@@ -22,6 +23,14 @@ def _masked(address: str, prefix_v4: int, prefix_v6: int) -> bytes:
     ip = _ip(address)
     prefix = prefix_v4 if ip.version == 4 else prefix_v6
     return ipaddress.ip_network((ip, prefix), strict=False).network_address.packed
+
+
+def random_draw(seed: int, number: int) -> int:
+    """The draw of that `number` (from 1) of SplitMix64 seeded with `seed`; native twin: hashing.pxd."""
+    mixed = (seed + number * 0x9E3779B97F4A7C15) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ (mixed >> 31)
 
 
 def client_hash(

@@ -7,11 +7,19 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from l4lb.model.snapshot import Selection
+from l4lb.model.snapshot import Selection, TableKind
+from l4lb.routing.ring import points_of
 from l4lb.routing.round_robin import cycle
 
-MaglevBuilder = Callable[[Sequence[str], Sequence[int], int, int], "array[int]"]
+
+class TableBuilder(Protocol):
+    """Builds the large tables; `l4lb.model.forwarder.Forwarder` has a native one."""
+
+    def build_table(
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+    ) -> array[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +40,33 @@ class Policy:
     """
 
     selection: Selection
-    build: Callable[[Candidates, MaglevBuilder], array[int]]
+    build: Callable[[Candidates, TableBuilder], array[int]]
     hashes: bool = False
 
 
-def _cycle(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+def _cycle(candidates: Candidates, builder: TableBuilder) -> array[int]:
     """Each backend as often as its weight says."""
     return cycle(candidates.weights)
 
 
-def _no_table(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
+def _no_table(candidates: Candidates, builder: TableBuilder) -> array[int]:
     """Nothing to lay out: workers look at the backends themselves."""
     return array("I")
 
 
-def _maglev(candidates: Candidates, maglev: MaglevBuilder) -> array[int]:
-    return maglev(candidates.ids, candidates.weights, candidates.table_size, candidates.hash_seed)
+def _maglev(candidates: Candidates, builder: TableBuilder) -> array[int]:
+    ids, weights = candidates.ids, candidates.weights
+    return builder.build_table(TableKind.MAGLEV, ids, weights, candidates.table_size, candidates.hash_seed)
+
+
+def _ring(candidates: Candidates, builder: TableBuilder) -> array[int]:
+    ids, points = candidates.ids, points_of(candidates.weights)
+    return builder.build_table(TableKind.RING, ids, points, candidates.table_size, candidates.hash_seed)
+
+
+def _rendezvous(candidates: Candidates, builder: TableBuilder) -> array[int]:
+    ids, weights = candidates.ids, candidates.weights
+    return builder.build_table(TableKind.RENDEZVOUS, ids, weights, candidates.table_size, candidates.hash_seed)
 
 
 POLICIES: dict[str, Policy] = {
@@ -57,4 +76,6 @@ POLICIES: dict[str, Policy] = {
     "p2c": Policy(Selection.TWO_CHOICES, _cycle),
     "first": Policy(Selection.FIRST, _no_table),
     "maglev": Policy(Selection.HASH, _maglev, hashes=True),
+    "ring": Policy(Selection.HASH, _ring, hashes=True),
+    "rendezvous": Policy(Selection.HASH, _rendezvous, hashes=True),
 }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4lb import _fastpath
-from l4lb.model.snapshot import Selection
+from l4lb.model.snapshot import HashKey, Selection, TableKind
 from l4lb.model.states import CloseReason
 
 
@@ -25,15 +25,10 @@ def test_close_reasons_are_the_native_enum_in_its_order() -> None:
     assert len(CloseReason) == _fastpath.CLOSE_REASONS
 
 
-def test_every_selection_is_known() -> None:
+def test_every_enum_is_known_on_both_sides() -> None:
     assert set(_fastpath.SELECTIONS) == set(Selection)
-
-
-def test_maglev_slots_cover_the_table() -> None:
-    slots = _fastpath.maglev_slots([b"a", b"b", b"c"], [1, 1, 1], 65537, 0)
-    counts = [slots.count(index) for index in range(3)]
-    assert sum(counts) == 65537
-    assert max(counts) - min(counts) <= 1
+    assert set(_fastpath.HASH_KEYS) == set(HashKey)
+    assert set(_fastpath.TABLE_KINDS) == set(TableKind)
 
 
 def test_a_backend_address_that_is_too_long_is_refused() -> None:

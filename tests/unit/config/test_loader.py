@@ -147,7 +147,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (Flags(listen=("nowhere",), backends=("h:1",)), '--listen: [0]: "nowhere": expected'),
         (Flags(listen=(":1",), backends=("h:1,wait=3",)), '--backend: [0].wait: unknown key (did you mean "weight"?)'),
         (Flags(listen=(":1",), backends=("h:1,x",)), '--backend: "h:1,x": expected ADDR[,weight=N]'),
-        (Flags(listen=(":1",), backends=("h:1",), policy="ring"), '--policy: "ring": not supported by this version'),
+        (
+            Flags(listen=(":1",), backends=("h:1",), policy="peak_ewma"),
+            '--policy: "peak_ewma": not supported by this version',
+        ),
         (Flags(listen=(":1",), backends=("h:1",), workers="many"), '--workers: "many": expected'),
         (Flags(listen=(":1",)), "--backend: missing"),
         (Flags(policy="maglev"), "--listen: missing"),

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import initial_state
-from l4lb.model.snapshot import Selection, Snapshot
+from l4lb.model.snapshot import Selection, Snapshot, TableKind
 from l4lb.model.states import Health, ProcessState
 from l4lb.model.stats import Stats
-from l4lb.routing.maglev import maglev_slots
 from tests.support.balancing import make_config
+from tests.support.tables import TWINS
 
 
 class Recorder:
@@ -27,9 +27,11 @@ class Recorder:
     def publish(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
 
-    def maglev_slots(self, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int) -> array[int]:
+    def build_table(
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+    ) -> array[int]:
         self.tables_built += 1
-        return maglev_slots(ids, weights, table_size, seed)
+        return TWINS[kind](ids, weights, table_size, seed)
 
     def stats(self) -> Stats:
         return Stats()

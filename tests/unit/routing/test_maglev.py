@@ -1,12 +1,10 @@
-"""Maglev against published tables, and the native builder against the Python one."""
+"""Maglev against published tables."""
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from l4lb import _fastpath
+from l4lb.model.snapshot import TableKind
 from l4lb.routing.maglev import fill, maglev_slots
+from tests.support.tables import native_table
 
 KEYS = [f"127.0.0.1:{port}" for port in range(90, 96)]
 
@@ -25,26 +23,13 @@ def test_envoy_tables() -> None:
     assert list(maglev_slots(KEYS[:2], [1, 2], 17, 0)) == weighted
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.dictionaries(st.text(max_size=40), st.integers(1, 100), min_size=1, max_size=12),
-    st.sampled_from([13, 251, 1021, 4093]),
-    st.integers(0, 2**62),
-)
-def test_native_equals_python(weights: dict[str, int], size: int, seed: int) -> None:
-    ids = sorted(weights)
-    given = [weights[id_] for id_ in ids]
-    native = _fastpath.maglev_slots([id_.encode() for id_ in ids], given, size, seed)
-    assert native == maglev_slots(ids, given, size, seed)
-
-
 def test_even_at_equal_weights_and_proportional_otherwise() -> None:
-    ids = [f"10.0.0.{number}:80".encode() for number in range(100)]
-    slots = _fastpath.maglev_slots(ids, [1] * 100, 65537, 0)
+    ids = [f"10.0.0.{number}:80" for number in range(100)]
+    slots = native_table(TableKind.MAGLEV, ids, [1] * 100, 65537, 0)
     counts = [slots.count(index) for index in range(100)]
     assert max(counts) - min(counts) <= 1
     weights = list(range(1, 101))
-    slots = _fastpath.maglev_slots(ids, weights, 655373, 0)
+    slots = native_table(TableKind.MAGLEV, ids, weights, 655373, 0)
     for index, weight in enumerate(weights):
         share = weight * 655373 / sum(weights)
         assert abs(slots.count(index) - share) <= max(0.01 * share, 2)

@@ -1,0 +1,38 @@
+"""A consistent-hashing ring in Python: the oracle of the native builder (`_dataplane/ring.pxd`), and how to read it.
+
+Karger et al., "Consistent Hashing and Random Trees", STOC 1997. Each backend has 160 points a unit of its weight,
+as in ketama; a slot of the table belongs to the first point at or after its place on the ring.
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections.abc import Sequence
+
+import xxhash
+
+from l4lb.routing.hashing import random_draw
+
+POINTS_A_WEIGHT = 160
+MAX_POINTS = 1 << 20
+RING = (1 << 64) - 1
+
+
+def points_of(weights: Sequence[int]) -> list[int]:
+    """Points of each backend. Halved until all together are few enough, so that a small change rarely changes all."""
+    total, halvings = POINTS_A_WEIGHT * sum(weights), 0
+    while total >> halvings > MAX_POINTS:
+        halvings += 1
+    return [max(1, POINTS_A_WEIGHT * weight >> halvings) for weight in weights]
+
+
+def ring_slots(ids: Sequence[str], points: Sequence[int], table_size: int, seed: int) -> array[int]:
+    """A table of indices into `ids`, of which each has as many `points`."""
+    ring = sorted(
+        (random_draw(xxhash.xxh64_intdigest(id_.encode(), seed=seed), number), index)
+        for index, id_ in enumerate(ids)
+        for number in range(1, points[index] + 1)
+    )
+    step = RING // table_size
+    return array("I", (ring[bisect.bisect_left(ring, (slot * step, 0)) % len(ring)][1] for slot in range(table_size)))
