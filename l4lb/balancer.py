@@ -102,6 +102,13 @@ class PoolView(Mapping[str, BackendView]):
         """Equal on every node with equal input."""
         return self._state.table_digest
 
+    def explain(self, source: str, to: str = "") -> dict[str, Any]:
+        """Which backend a client at `source` (address, or address:port) gets, and why; the form is the admin API's.
+
+        `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
+        """
+        return self._balancer.plane.status.explain(self.name, source, to)
+
     @property
     def stats(self) -> PoolStats:
         return self._balancer.stats().pools[self.name]
@@ -316,3 +323,18 @@ async def _settle() -> None:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def explain_offline(config: Config, pool: str, source: str, to: str = "") -> dict[str, Any]:
+    """`PoolView.explain` without a running instance, as if every backend were up.
+
+    Looks names up; ConfigError for those that do not resolve, ValueError for an address that is none, KeyError for a
+    pool that is not there.
+    """
+    plane = ControlPlane(config, native_forwarder(config))
+    try:
+        for backend in plane.state.pools[pool].backends.values():
+            backend.set_health(Health.UP)
+        return plane.status.explain(pool, source, to)
+    finally:
+        plane.forwarder.close()

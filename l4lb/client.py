@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 from typing import Any, Self, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from l4lb.errors import AdminError
 from l4lb.net.address import parse_address
@@ -55,6 +55,14 @@ class Client:
 
     def pool(self, name: str) -> dict[str, Any]:
         return cast("dict[str, Any]", self._get(f"/v1/pools/{quote(name, safe='')}"))
+
+    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+        """Which backend of `pool` a client at `source` (address, or address:port) gets, and why.
+
+        `to` is the address and port that it connects to, for pools whose hash_key needs it.
+        """
+        query = urlencode({"source": source, **({"to": to} if to else {})})
+        return cast("dict[str, Any]", self._get(f"/v1/pools/{quote(pool, safe='')}/explain?{query}"))
 
     def close(self) -> None:
         self._connection.close()

@@ -8,6 +8,7 @@ import click
 
 from l4lb.cli.check import check
 from l4lb.cli.demo import demo
+from l4lb.cli.explain import explain
 from l4lb.cli.schema import schema
 from l4lb.cli.serve import serve
 from l4lb.cli.status import status
@@ -21,7 +22,7 @@ def cli() -> None:
     """A layer-4 load balancer."""
 
 
-for command in (serve, demo, check, schema, status):
+for command in (serve, demo, check, schema, status, explain):
     cli.add_command(command)
 
 

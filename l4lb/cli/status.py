@@ -73,7 +73,7 @@ def _listener_table(listeners: list[dict[str, Any]]) -> Table:
 @click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help="Its token (env L4LB_TOKEN_FILE).")
 def status(pool: str | None, as_json: bool, admin: str | None, token_file: str | None) -> None:
     """Show what a running instance is doing."""
-    with Client(admin or default_admin_address(), token=_token(token_file)) as client:
+    with Client(admin or default_admin_address(), token=read_token(token_file)) as client:
         answer = client.pool(pool) if pool else client.status()
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -87,7 +87,7 @@ def status(pool: str | None, as_json: bool, admin: str | None, token_file: str |
         _print_all(console, answer)
 
 
-def _token(file: str | None) -> str:
+def read_token(file: str | None) -> str:
     try:
         return Path(file).read_text(encoding="utf-8").strip() if file else ""
     except (OSError, UnicodeDecodeError) as error:

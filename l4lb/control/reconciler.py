@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from l4lb.config import Listener
@@ -18,6 +19,8 @@ from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import BackendSpec, HashKey, Keepalive, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import ProcessState
 from l4lb.routing.candidates import Rules, Standing, candidacy
+from l4lb.routing.explain import Candidate, Choice, explain_hash, explain_selection, hash_of
+from l4lb.routing.hashing import Endpoint
 from l4lb.routing.policies import POLICIES, Candidates
 
 
@@ -149,6 +152,25 @@ class Reconciler:
             hash_prefix_v4=config.hash_prefix_v4,
             hash_prefix_v6=config.hash_prefix_v6,
         )
+
+    def explain(
+        self, pool: PoolState, source: Endpoint, destination: Endpoint | None, sessions: Mapping[str, int]
+    ) -> Choice:
+        """What a worker would choose for that client now; `sessions` are the active ones by backend.
+
+        ValueError for an address that is none, and when the pool's hash_key needs a destination.
+        """
+        config, policy = pool.config, POLICIES[pool.config.policy]
+        spec = self._pool_spec(pool)
+        candidates = [
+            Candidate(one.id, one.weight, sessions.get(one.id, 0), one.max_sessions)
+            for one in (spec.backends[index] for index in spec.usable)
+        ]
+        if not policy.hashes:
+            return explain_selection(policy.selection, candidates)
+        prefixes = {"prefix_v4": config.hash_prefix_v4, "prefix_v6": config.hash_prefix_v6}
+        hashed = hash_of(spec.hash_key, source, destination, seed=spec.hash_seed, **prefixes)
+        return explain_hash(candidates, self._tables[pool.name].slots, hashed)
 
     def _usable(self, pool: PoolState) -> list[int]:
         """Indices of the usable backends; why the others are not is kept with the pool."""

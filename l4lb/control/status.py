@@ -12,6 +12,7 @@ from l4lb.control.state import BackendState, ListenerState, PoolState, State
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
+from l4lb.net.address import parse_endpoint
 from l4lb.version import __version__
 
 
@@ -127,6 +128,31 @@ class Status:
 
     def pool(self, name: str) -> dict[str, Any] | None:
         return next((pool for pool in self.pools() if pool["name"] == name), None)
+
+    def explain(self, name: str, source: str, to: str = "") -> dict[str, Any]:
+        """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
+
+        KeyError for a pool that is not there, ValueError for an address that is none.
+        """
+        pool = self._state.pools[name]
+        counted = self.stats().pools.get(name, PoolStats()).backends
+        sessions = {id_: one.sessions_active for id_, one in counted.items()}
+        choice = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, sessions)
+        return {
+            "pool": name,
+            "policy": pool.config.policy,
+            "source": source,
+            "chosen": choice.chosen or None,
+            "how": choice.how,
+            "hash": None if choice.hash is None else f"{choice.hash:016x}",
+            "slot": choice.slot,
+            "candidates": [
+                {"id": id_, "full": 0 < pool.backends[id_].config.max_sessions <= sessions.get(id_, 0)}
+                for id_ in choice.order
+            ],
+            "passed_over": dict(pool.passed_over),
+            "table_digest": pool.table_digest,
+        }
 
     def config(self) -> dict[str, Any]:
         return self._state.config.model_dump(mode="json", by_alias=True)

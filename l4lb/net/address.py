@@ -118,3 +118,22 @@ def resolve_listener(address: Address) -> list[SocketAddress | InheritedSocket]:
         return [SocketAddress(socket.AF_UNIX, address.host)]
     family, host = _numeric(address.host)
     return [SocketAddress(family, host, port) for port in range(address.ports[0], address.ports[1] + 1)]
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """A numeric address with or without a port (0 then): ``192.0.2.1``, ``192.0.2.1:5000``, ``2001:db8::1``,
+    ``[2001:db8::1]:5000``. ValueError for anything else."""
+    bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", text)
+    if bracketed is not None:
+        host, port = bracketed[1], "0" if bracketed[2] is None else bracketed[2]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, "0"
+    try:
+        ipaddress.ip_address(host)
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f'"{text}": expected an IP address, with or without a port') from None
+    return host, int(port)

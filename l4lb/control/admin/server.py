@@ -122,6 +122,7 @@ class AdminServer:
             web.get("/v1/pools", answer(status.pools)),
             web.get("/v1/pools/{pool}", self._pool),
             web.get("/v1/pools/{pool}/backends", self._backends),
+            web.get("/v1/pools/{pool}/explain", self._explain),
             web.get("/v1/config", answer(status.config)),
             web.get("/healthz", answer(lambda: {"status": "alive"})),
             web.get("/readyz", self._ready),
@@ -141,6 +142,17 @@ class AdminServer:
         if pool is None:
             return error_response(404, "not_found", f'no pool "{name}"', "pool")
         return web.json_response(pool["backends"])
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        name, query = request.match_info["pool"], request.query
+        if "source" not in query:
+            return error_response(400, "bad_request", "expected ?source=ADDRESS or ADDRESS:PORT", "source")
+        try:
+            return web.json_response(self._status.explain(name, query["source"], query.get("to", "")))
+        except KeyError:
+            return error_response(404, "not_found", f'no pool "{name}"', "pool")
+        except ValueError as error:
+            return error_response(400, "bad_request", str(error))
 
     async def _ready(self, request: web.Request) -> web.Response:
         reasons = self._status.readiness()

@@ -6,7 +6,7 @@ import pytest
 
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket
-from l4lb.net.address import Address, parse_address, resolve_backend, resolve_listener
+from l4lb.net.address import Address, parse_address, parse_endpoint, resolve_backend, resolve_listener
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,25 @@ def test_resolve() -> None:
     assert resolve_listener(parse_address("fd:x")) == [InheritedSocket("x")]
     with pytest.raises(ValueError, match=r"cannot resolve no-such-host\.invalid"):
         resolve_backend(parse_address("no-such-host.invalid:5"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 0)),
+        ("192.0.2.1:5000", ("192.0.2.1", 5000)),
+        ("2001:db8::1", ("2001:db8::1", 0)),
+        ("[2001:db8::1]", ("2001:db8::1", 0)),
+        ("[2001:db8::1]:5000", ("2001:db8::1", 5000)),
+    ],
+)
+def test_endpoints(text: str, expected: tuple[str, int]) -> None:
+    assert parse_endpoint(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "here", "192.0.2.1:", "192.0.2.1:65536", "[::1", "[::1]x", "[::1]:", "[::1]:-1", "[]", "1:²"]
+)
+def test_what_is_no_endpoint(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an IP address"):
+        parse_endpoint(text)

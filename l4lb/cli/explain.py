@@ -1,0 +1,56 @@
+"""``l4lb explain POOL SOURCE``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from l4lb.balancer import explain_offline
+from l4lb.cli.status import read_token
+from l4lb.client import Client
+from l4lb.config import Config
+from l4lb.net.admin_socket import default_admin_address
+
+
+@click.command()
+@click.argument("pool")
+@click.argument("source")
+@click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
+@click.option("--to", default="", metavar="ADDR", help="Where the client connects to, for a hash_key that needs it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
+@click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help="Admin API of the instance (env L4LB_ADMIN).")
+@click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help="Its token (env L4LB_TOKEN_FILE).")
+def explain(
+    pool: str, source: str, file: str | None, to: str, as_json: bool, admin: str | None, token_file: str | None
+) -> None:
+    """Which backend of POOL a client at SOURCE (address, or address:port) gets, and why."""
+    if file is not None:
+        answer = _offline(file, pool, source, to)
+    else:
+        with Client(admin or default_admin_address(), token=read_token(token_file)) as client:
+            answer = client.explain(pool, source, to)
+    click.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
+
+
+def _offline(file: str, pool: str, source: str, to: str) -> dict[str, Any]:
+    config = Config.load(file)
+    if pool not in config.pools:
+        raise click.BadParameter(f'"{pool}": no such pool; there are {", ".join(config.pools)}', param_hint="POOL")
+    try:
+        return explain_offline(config, pool, source, to)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _text(answer: dict[str, Any]) -> str:
+    chosen = answer["chosen"] or "no single one"
+    lines = [f"pool {answer['pool']} ({answer['policy']}): a client at {answer['source']} gets {chosen}"]
+    lines.append(f"  how: {answer['how']}")
+    if answer["hash"] is not None:
+        lines.append(f"  hash {answer['hash']}, slot {answer['slot']}, table {answer['table_digest'][:16]}")
+    for number, one in enumerate(answer["candidates"], 1):
+        lines.append(f"  {number}. {one['id']}{' (at max_sessions)' if one['full'] else ''}")
+    lines += [f"  passed over: {id_}: {reason}" for id_, reason in answer["passed_over"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Which backend a client gets, and why: the choice of the workers retraced (`_dataplane/lookup.pxd:pool_pick`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from l4lb.model.snapshot import HashKey, Selection
+from l4lb.routing.hashing import Endpoint, client_hash
+
+PROBES = 8  # HASH_PROBES of lookup.pxd
+
+HOW = {
+    Selection.CURSOR: "each in turn, as often as its weight says; the next in turn gets the next session",
+    Selection.HASH: "drawn at random for each session, as often as its weight says",
+    Selection.TWO_CHOICES: "the one with fewer sessions for its weight, of two drawn at random for each session",
+    Selection.LEAST_SESSIONS: "the one with the fewest sessions for its weight; the order is that of this moment",
+    Selection.FIRST: "the first in the order of the configuration that has a place",
+}
+HOW_HASHED = "the slot of the table that the client's hash names; the next ones serve when it is full or refuses"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A usable backend, with its sessions at this moment. `max_sessions` 0: no limit."""
+
+    id: str
+    weight: int
+    sessions: int = 0
+    max_sessions: int = 0
+
+    @property
+    def full(self) -> bool:
+        return 0 < self.max_sessions <= self.sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`order`: ids, the first choice first; `chosen`: who gets the client now, "" when that is drawn or its turn."""
+
+    chosen: str
+    order: tuple[str, ...]
+    how: str
+    hash: int | None = None
+    slot: int | None = None
+
+
+def hash_again(hashed: int, attempt: int) -> int:
+    """The twin of hashing.pxd."""
+    return xxhash.xxh64_intdigest(hashed.to_bytes(8, "little") + attempt.to_bytes(8, "little"))
+
+
+def _probes(slots: Sequence[int], hashed: int, count: int) -> Iterator[int]:
+    """Indices of candidates in the order in which a worker asks them, with repeats."""
+    probe = hashed
+    for attempt in range(PROBES):
+        yield slots[probe % len(slots)]
+        probe = hash_again(hashed, attempt + 1)
+    for index in range(count):
+        yield (probe + index) % count
+
+
+def explain_hash(candidates: Sequence[Candidate], slots: Sequence[int], hashed: int) -> Choice:
+    """The choice of a policy that hashes; `slots` is its table."""
+    if not candidates:
+        return Choice("", (), HOW_HASHED, hashed)
+    order = [candidates[index] for index in dict.fromkeys(_probes(slots, hashed, len(candidates)))]
+    chosen = next((one.id for one in order if not one.full), "")
+    return Choice(chosen, tuple(one.id for one in order), HOW_HASHED, hashed, hashed % len(slots))
+
+
+def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> Choice:
+    """The choice of a policy that does not look at the client."""
+    order = list(candidates)
+    if selection is Selection.LEAST_SESSIONS:
+        order.sort(key=lambda one: (one.sessions + 1) / one.weight)
+    decided = selection in (Selection.LEAST_SESSIONS, Selection.FIRST)
+    chosen = next((one.id for one in order if not one.full), "") if decided else ""
+    return Choice(chosen, tuple(one.id for one in order), HOW[selection])
+
+
+def hash_of(
+    key: HashKey, source: Endpoint, destination: Endpoint | None, *, seed: int, prefix_v4: int, prefix_v6: int
+) -> int:
+    """`client_hash`, where the destination may be left out if the key does not need it. ValueError when it does."""
+    if destination is None:
+        if key in (HashKey.DESTINATION, HashKey.SESSION):
+            raise ValueError(f'hash_key is "{key}": say which address and port the client connects to')
+        destination = ("0.0.0.0", 0)
+    return client_hash(key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6)

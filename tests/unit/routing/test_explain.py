@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l4lb._fastpath import SELECTIONS
+from l4lb.model.snapshot import HashKey, Selection
+from l4lb.routing.explain import Candidate, explain_hash, explain_selection, hash_of
+
+probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 2**64 - 1), st.randoms(use_true_random=False)
+)
+def test_the_order_is_what_workers_ask_when_one_after_another_is_full(limits: list[int], hashed: int, draw) -> None:
+    """Workers pick until nothing is left: each backend is chosen as often as it has places, in the explained order."""
+    count = len(limits)
+    slots = [draw.randrange(count) for _ in range(13)]
+    limits = [limit or 1 for limit in limits]
+    pool = probe.Pool(SELECTIONS["hash"], [(1, limit) for limit in limits], list(range(count)), slots)
+    candidates = [Candidate(str(index), 1) for index in range(count)]
+    order = [int(id_) for id_ in explain_hash(candidates, slots, hashed).order]
+    assert sorted(order) == list(range(count))
+    picked = [pool.pick(hashed) for _ in range(sum(limits))]
+    assert picked == [index for index in order for _ in range(limits[index])]
+    assert pool.pick(hashed) is None
+
+
+def test_a_full_one_is_not_chosen_and_still_in_the_order() -> None:
+    candidates = [Candidate("a", 1, sessions=5, max_sessions=5), Candidate("b", 1)]
+    choice = explain_hash(candidates, [0, 0, 0], 1)
+    assert (choice.chosen, choice.order, choice.slot) == ("b", ("a", "b"), 1)
+    assert explain_hash([], [], 1).chosen == ""
+
+
+def test_policies_that_do_not_look_at_the_client() -> None:
+    candidates = [Candidate("a", 1, sessions=3), Candidate("b", 4, sessions=4), Candidate("c", 1, 1, 1)]
+    least = explain_selection(Selection.LEAST_SESSIONS, candidates)
+    assert (least.chosen, least.order) == ("b", ("b", "c", "a"))
+    assert explain_selection(Selection.FIRST, candidates).chosen == "a"
+    for selection in (Selection.CURSOR, Selection.HASH, Selection.TWO_CHOICES):
+        assert explain_selection(selection, candidates).chosen == ""
+
+
+@pytest.mark.parametrize("key", [HashKey.DESTINATION, HashKey.SESSION])
+def test_a_key_that_needs_the_destination_says_so(key: HashKey) -> None:
+    options = {"seed": 0, "prefix_v4": 32, "prefix_v6": 128}
+    with pytest.raises(ValueError, match="say which address"):
+        hash_of(key, ("192.0.2.1", 1), None, **options)
+    assert hash_of(key, ("192.0.2.1", 1), ("192.0.2.2", 2), **options)
