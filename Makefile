@@ -8,7 +8,7 @@ DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2
 ARGS ?=
 
-.PHONY: help demo test lint unit scenarios package-test bench soak asan deps build clean
+.PHONY: help demo test lint unit scenarios package-test bench tables soak asan deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -41,6 +41,10 @@ soak: build      ## the long forms of the scenarios: 10 GB, a minute of churn
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
 	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
 	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
+
+tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLES.md
+	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
+	$(BIN)/python -m benchmarks.compare_tables
 
 deps:            ## what the tests need from Debian (as root)
 	apt-get update
