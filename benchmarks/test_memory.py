@@ -52,7 +52,7 @@ def idle_session_bytes(name: str, directory: Path) -> float:
 def test_idle_session(benchmark: BenchmarkFixture, results: Results, tmp_path: Path) -> None:
     if raise_file_limit() < 2 * SESSIONS + 1000:
         pytest.skip("the limit of open files is too low for 4,000 sessions on both sides")
-    comparison = Comparison("idle sessions: bytes of the process's memory each", ())
+    comparison = Comparison("idle sessions: bytes of the process's memory each (one round)", ())
 
     def one_round() -> None:
         sizes = {name: idle_session_bytes(name, tmp_path) for name in ("l4lb", "nginx", "haproxy")}

@@ -107,7 +107,7 @@ class PoolView(Mapping[str, BackendView]):
 
         `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
         """
-        return self._balancer.plane.status.explain(self.name, source, to)
+        return self._balancer.explain(self.name, source, to)
 
     @property
     def stats(self) -> PoolStats:
@@ -224,6 +224,13 @@ class LoadBalancer:
     def listener_addresses(self, name: str) -> list[str]:
         """Where listener `name` really listens."""
         return self._call(self._addresses(name))
+
+    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+        """See `PoolView.explain`. KeyError for a pool that is not there."""
+        return self._call(self._explain(pool, source, to))
+
+    async def _explain(self, pool: str, source: str, to: str) -> dict[str, Any]:
+        return self.plane.status.explain(pool, source, to)
 
     async def _addresses(self, name: str) -> list[str]:
         return self.plane.addresses(name)

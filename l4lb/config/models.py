@@ -201,7 +201,7 @@ class Pool(Model):
     queue_size: Count = Field(default=0, description="clients that may wait when every backend is at max_sessions")
     queue_timeout: Duration = 5.0
     panic_threshold: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=100)] = Field(
-        default=0, description="percent of the ready backends: when fewer are up, health is ignored"
+        default=0, description="percent of the ready backends: while fewer are not down, health is ignored"
     )
     when_all_down: Literal["reject", "use_all"] = Field(
         default="reject", description="use_all: health is ignored when every backend is down"

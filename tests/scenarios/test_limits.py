@@ -7,13 +7,15 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from l4lb import Backend
+from l4lb import Backend, LoadBalancer
+from l4lb.config import GlobalConfig
 from l4lb.model.states import CloseReason
-from tests.support.balancing import address_of, balancing, closed, wait_closed, wait_idle
+from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed, wait_idle
 from tests.support.peers import (
     TCP_CLOSE,
     connect,
@@ -214,6 +216,42 @@ def test_listener_max_sessions_refuses_with_a_reset_and_frees_places() -> None:
         with connect(address_of(balancer)) as again:
             again.sendall(b"x")
             assert again.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("level", ["process", "listener"])
+def test_max_sessions_of_process_and_listener_are_never_exceeded_under_churn(level: str) -> None:
+    """Two workers and forty clients at once; who finds no place is reset, and every place comes back."""
+    gate, limit = Gate(), 7
+    outcomes: Counter[bool] = Counter()
+    with serving(gate) as server:
+        config = make_config([server.address], listener={"max_sessions": limit if level == "listener" else 0})
+        if level == "process":
+            config = config.model_copy(update={"global_": GlobalConfig(workers=2, max_sessions=limit)})
+
+        def client(seed: int, address: str) -> None:
+            choice = random.Random(seed)
+            for _ in range(25):
+                with contextlib.suppress(ConnectionError), connect(address) as sock:
+                    sock.sendall(b"x")
+                    served = sock.recv(1) == b"x"
+                    outcomes[served] += 1
+                    if served and choice.random() < 0.3:
+                        reset(sock)
+
+        with LoadBalancer(config) as balancer:
+            threads = [threading.Thread(target=client, args=(seed, address_of(balancer))) for seed in range(40)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            wait_idle(balancer)
+            refused = closed(balancer)[CloseReason.RESOURCE_LIMIT]
+            assert refused + outcomes[True] >= 900  # a client that gave up at once may be neither
+            with connect(address_of(balancer)) as sock:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+    assert 1 < gate.most <= limit
+    assert refused > 0
 
 
 def test_backend_max_sessions_is_never_exceeded_under_churn() -> None:
