@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := setup.py l4lb/_fastpath.pyx $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
+NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2
 ARGS ?=
@@ -22,8 +22,8 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/_fastpath.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
-	$(BIN)/python -m mypy.stubtest l4lb._fastpath
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
+	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 
 unit: build      ## tests that mirror the modules
@@ -58,7 +58,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	cd build/asan && L4LB_PROBE=1 L4LB_BUILD=asan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_algorithms.py tests/unit/routing/test_tables.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads"
 
 $(VENV)/created:

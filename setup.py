@@ -57,7 +57,7 @@ def native(name: str, source: str) -> Extension:
     return Extension(name, [source], extra_compile_args=COMMON + compile_args, extra_link_args=link_args)
 
 
-extensions = [native("l4lb._fastpath", "l4lb/_fastpath.pyx")]
+extensions = [native("l4lb._fastpath", "l4lb/_fastpath.pyx"), native("l4lb._algorithms", "l4lb/_algorithms.pyx")]
 if os.environ.get("L4LB_PROBE") == "1":
     extensions.append(native("_l4lb_probe", "tests/native/probe.pyx"))
 

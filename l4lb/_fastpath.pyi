@@ -1,16 +1,11 @@
-from array import array
 from typing import Any, Self, TypeAlias, final
 
 RecordFields: TypeAlias = tuple[int, int, int, int, bytes, int, int, int, int, int, int, int, int, int, bool]
 HISTOGRAM_BOUNDS_S: list[float]
 SELECTIONS: dict[str, int]
 HASH_KEYS: dict[str, int]
-TABLE_KINDS: dict[str, int]
 SPLICE_MODES: dict[str, int]
 CLOSE_REASONS: int
-
-def xxh64(data: bytes, seed: int) -> int: ...
-def build_table(kind: int, ids: list[bytes], weights: list[int], table_size: int, seed: int) -> array[int]: ...
 
 @final
 class DataPlane:

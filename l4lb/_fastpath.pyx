@@ -5,28 +5,23 @@
 """Native data plane; see `l4lb.engine.native` for the interface to use."""
 
 import os
-from array import array
 
 from cython cimport final
-from cpython.array cimport array as c_array, clone
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
 from l4lb._dataplane.linux cimport (
     AF_UNIX, counter_read, htons, ntohs, published_load_u32, published_load_u64, published_store_pointer,
     published_store_u32, published_store_u64, shared_read, sockaddr_in, sockaddr_storage, socklen_t, write,
 )
 from l4lb._dataplane.stats cimport counters_free, counters_new, counters_total
-from l4lb._dataplane.tables cimport table_build
 from l4lb._dataplane.types cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
     HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR,
     SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF,
-    TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, backend_counters_t, backend_live_t, backend_t, candidate_t,
-    hash_key_t, histogram_t, listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t,
-    queue_t, record_t, selection_t, snapshot_t, table_kind_t, worker_t,
+    backend_counters_t, backend_live_t, backend_t, hash_key_t, histogram_t, listener_counters_t, listener_live_t,
+    listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t, selection_t, snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
@@ -38,7 +33,6 @@ HASH_KEYS = {
     "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
     "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
 }
-TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 RecordFields = tuple                     # its fields: see `DataPlane.take_records`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
@@ -65,32 +59,6 @@ cdef void **counters(uint32_t worker_count, size_t size) except NULL:
     if blocks == NULL:
         raise MemoryError()
     return blocks
-
-
-def xxh64(const uint8_t[::1] data, uint64_t seed):
-    """XXH64 of `data` as the workers compute it."""
-    return native_xxh64(&data[0] if data.shape[0] else NULL, data.shape[0], seed)
-
-
-def build_table(int kind, list ids, list weights, uint32_t table_size, uint64_t seed):
-    """A table of `table_size` (prime) indices into `ids` (bytes). Weights are above 0; for a ring they are points."""
-    cdef uint32_t i, count = len(ids)
-    cdef c_array slots = clone(array("I"), table_size, zero=False)
-    cdef uint32_t *slot = slots.data.as_uints
-    cdef candidate_t *candidates = <candidate_t *>zeroed(count, sizeof(candidate_t))
-    cdef bytes id
-    cdef int built
-    try:
-        for i in range(count):
-            id = ids[i]
-            candidates[i] = candidate_t(<const uint8_t *><char *>id, len(id), weights[i])
-        with nogil:
-            built = table_build(<table_kind_t>kind, candidates, count, slot, table_size, seed)
-    finally:
-        free(candidates)
-    if built < 0:
-        raise MemoryError
-    return slots
 
 
 cdef list buckets_list(histogram_t *histogram):

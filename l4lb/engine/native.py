@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from l4lb import _fastpath
+from l4lb import _algorithms, _fastpath
 from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
@@ -289,7 +289,7 @@ class NativeForwarder:
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
     ) -> array[int]:
         names = [id_.encode() for id_ in ids]
-        return _fastpath.build_table(_fastpath.TABLE_KINDS[kind], names, list(weights), table_size, seed)
+        return _algorithms.build_table(_algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)
 
     # ---- what is read from it ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from l4lb import _fastpath
+from l4lb import _algorithms
 from l4lb.model.snapshot import TableKind
 from l4lb.routing.maglev import maglev_slots
 from l4lb.routing.rendezvous import rendezvous_slots
@@ -22,5 +22,5 @@ class PythonTables:
 
 
 def native_table(kind: TableKind, ids: Sequence[str], weights: Sequence[int], size: int, seed: int) -> array[int]:
-    kinds = _fastpath.TABLE_KINDS
-    return _fastpath.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)
+    kinds = _algorithms.TABLE_KINDS
+    return _algorithms.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
 
 from l4lb import _fastpath
-from l4lb.model.snapshot import HashKey, Selection, TableKind
+from l4lb.model.snapshot import HashKey, Selection
 from l4lb.model.states import CloseReason
-
-
-@given(st.binary(max_size=200), st.integers(0, 2**64 - 1))
-def test_xxh64_is_xxhash(data: bytes, seed: int) -> None:
-    assert _fastpath.xxh64(data, seed) == xxhash.xxh64_intdigest(data, seed=seed)
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
@@ -28,7 +20,6 @@ def test_close_reasons_are_the_native_enum_in_its_order() -> None:
 def test_every_enum_is_known_on_both_sides() -> None:
     assert set(_fastpath.SELECTIONS) == set(Selection)
     assert set(_fastpath.HASH_KEYS) == set(HashKey)
-    assert set(_fastpath.TABLE_KINDS) == set(TableKind)
 
 
 def test_a_backend_address_that_is_too_long_is_refused() -> None:

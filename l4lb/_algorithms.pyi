@@ -1,0 +1,6 @@
+from array import array
+
+TABLE_KINDS: dict[str, int]
+
+def xxh64(data: bytes, seed: int) -> int: ...
+def build_table(kind: int, ids: list[bytes], weights: list[int], table_size: int, seed: int) -> array[int]: ...
