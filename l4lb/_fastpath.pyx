@@ -19,15 +19,17 @@ from l4lb._dataplane.stats cimport counters_free, counters_new, counters_total
 from l4lb._dataplane.types cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
     HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR,
-    SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF,
-    backend_counters_t, backend_live_t, backend_t, hash_key_t, histogram_t, listener_counters_t, listener_live_t,
-    listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t, selection_t, snapshot_t, worker_t,
+    SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS,
+    SPLICE_AUTO, SPLICE_OFF, backend_counters_t, backend_live_t, backend_t, hash_key_t, histogram_t,
+    listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t, selection_t,
+    snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
 SELECTIONS = {
     "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
     "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST,
+    "peak_ewma": <int>SELECT_PEAK_EWMA,
 }
 HASH_KEYS = {
     "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
@@ -317,10 +319,10 @@ cdef class ListenerLive:
 cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
-    `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable and slots
-    (array "I"), connect_timeout_ms, connect_attempts, queue_size, queue_timeout_ms, source (sockaddr bytes or empty),
-    hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client
-    came to.
+    `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I",
+    indices into backends) and slots (array "I", indices into usable; not to be changed), bounded_load,
+    connect_timeout_ms, connect_attempts, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
+    hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
     `listeners`: dicts of live, pool (index into `pools`), max_sessions, idle_ms, half_close_ms, duration_ms, splice,
     nodelay.
     """
@@ -349,7 +351,6 @@ cdef class NativeSnapshot:
             for i in range(self.snapshot.pool_count):
                 free(self.snapshot.pools[i].backends)
                 free(self.snapshot.pools[i].usable)
-                free(self.snapshot.pools[i].slots)
         free(self.snapshot.pools)
         free(self.snapshot.pools_by_slot)
         free(self.snapshot.listeners)
@@ -363,6 +364,15 @@ cdef class NativeSnapshot:
         if source.shape[0]:
             memcpy(copy, &source[0], source.shape[0] * sizeof(uint32_t))
         return copy
+
+    cdef int fill_slots(self, pool_t *pool, source) except -1:
+        """Tables are large and shared by all the snapshots that have them: this one keeps it and points into it."""
+        cdef const uint32_t[::1] slots = source
+        pool.slot_count = slots.shape[0]
+        if pool.slot_count:
+            pool.slots = &slots[0]
+        self.kept.append(source)
+        return 0
 
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
         cdef BackendLive live
@@ -388,8 +398,10 @@ cdef class NativeSnapshot:
             self.fill_backend(&pool.backends[i], backends[i])
         pool.usable = self.indices(spec["usable"])
         pool.usable_count = len(spec["usable"])
-        pool.slots = self.indices(spec["slots"])
-        pool.slot_count = len(spec["slots"])
+        for i in range(pool.usable_count):
+            pool.usable_weight += pool.backends[pool.usable[i]].weight
+        self.fill_slots(pool, spec["slots"])
+        pool.bounded_load = spec["bounded_load"]
         pool.connect_timeout_ms = spec["connect_timeout_ms"]
         pool.connect_attempts = spec["connect_attempts"]
         pool.queue_size = spec["queue_size"]

@@ -341,7 +341,8 @@ def explain_offline(config: Config, pool: str, source: str, to: str = "") -> dic
     plane = ControlPlane(config, native_forwarder(config))
     try:
         for backend in plane.state.pools[pool].backends.values():
-            backend.set_health(Health.UP)
+            backend.health = Health.UP
+        plane.reconciler.preview()
         return plane.status.explain(pool, source, to)
     finally:
         plane.forwarder.close()

@@ -10,7 +10,7 @@ from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl,
     linger, setsockopt, shared_add, socklen_t,
 )
-from l4lb._dataplane.lookup cimport backend_release
+from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.queue cimport queue_leave, queue_poke
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session

@@ -8,6 +8,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, realloc
 
 from l4lb._dataplane.closing cimport session_forget_backend
+from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.linux cimport (
     AF_UNIX, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_TCP,
     IP_BIND_ADDRESS_NO_PORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE,
@@ -18,8 +19,8 @@ from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
-    CLIENT_FIRST_MAX, SESSION_ACK_HELD, SESSION_CONNECTING, SESSION_NODELAY_DONE, SIDE_BACKEND, backend_options_t,
-    backend_t, pool_t, session_t, tried_t, worker_t,
+    CLIENT_FIRST_MAX, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CONNECTING, SESSION_MEASURED,
+    SESSION_NODELAY_DONE, SIDE_BACKEND, backend_options_t, backend_t, pick_t, pool_t, session_t, tried_t, worker_t,
 )
 
 cdef enum attempt_t:
@@ -55,12 +56,18 @@ cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
     return 0
 
 
-cdef inline backend_t *session_pick(session_t *s, pool_t *pool) noexcept nogil:
+cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
     """A reserved backend that has not refused this session, or one that has when there is no other."""
-    cdef backend_t *backend = pool_pick(pool, s.tried, s.hash)
+    cdef pick_t pick
+    cdef backend_t *backend
+    pick.pool = pool
+    pick.tried = s.tried
+    pick.hash = s.hash
+    pick.now_ms = w.now_ms
+    backend = pool_pick(&pick)
     if backend == NULL and s.tried != NULL and s.tried.count:
         s.tried.count = 0
-        backend = pool_pick(pool, NULL, s.hash)
+        backend = pool_pick(&pick)
     return backend
 
 
@@ -144,6 +151,32 @@ cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
     session_forget_backend(w, s)
 
 
+cdef inline void measure_failure(worker_t *w, session_t *s) noexcept nogil:
+    """A backend that refuses at once must not look fast: it counts as one that took all of connect_timeout."""
+    cdef uint32_t allowed_ms = s.state_deadline_ms - <uint32_t>(s.attempt_started_ns // 1000000)
+    if s.flags & SESSION_MEASURED:
+        ewma_add(&s.backend.connect_latency, allowed_ms * 1000.0, w.now_ms)
+
+
+cdef inline void measure_connect(worker_t *w, session_t *s) noexcept nogil:
+    s.asked_ns = 0
+    if s.flags & SESSION_MEASURED:
+        ewma_add(&s.backend.connect_latency, (w.now_ns - s.attempt_started_ns) / 1000.0, w.now_ms)
+
+
+cdef inline void measure_answer(worker_t *w, session_t *s) noexcept nogil:
+    """Of a MEASURED session, after bytes moved: the time from the client's first ones, or from the connect, to the
+    backend's first ones."""
+    if s.down.bytes:
+        ewma_add(
+            &s.backend.answer_latency,
+            (w.now_ns - (s.asked_ns if s.asked_ns else s.connected_ns)) / 1000.0, w.now_ms,
+        )
+        s.flags &= <uint16_t>~SESSION_MEASURED
+    elif s.up.bytes and not s.asked_ns:
+        s.asked_ns = w.now_ns
+
+
 cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
     """`backend` is reserved. On failure the reservation is given back and the backend is counted and remembered."""
     cdef attempt_t attempt
@@ -153,6 +186,8 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     s.attempts += 1
     s.attempt_started_ns = w.now_ns
     s.state_deadline_ms = <uint32_t>w.now_ms + pool.connect_timeout_ms
+    if pool.selection == SELECT_PEAK_EWMA:
+        s.flags |= SESSION_MEASURED
     attempt = backend_connect(w, s, pool, backend)
     if attempt == ATTEMPT_PENDING:
         timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.connect_timeout_ms)
@@ -162,6 +197,7 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
 cdef inline int attempt_failed(worker_t *w, session_t *s) noexcept nogil:
     """Count and remember the failure. 0, or -1 when memory is short."""
     cdef uint32_t backend_id = s.backend.id
+    measure_failure(w, s)
     counter_add(&s.backend.counters[w.index].connect_failures, 1)
     attempt_abandon(w, s)
     return tried_add(s, backend_id)

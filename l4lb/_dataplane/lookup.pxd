@@ -1,17 +1,16 @@
 # Lookup: which backend of a pool serves this client. Reads an immutable snapshot and the shared atomics of what it
-# points to; called by workers, many at once, without locks.
-#
-# A pick reserves: the backend's sessions_active is raised before the connect and lowered when the attempt or the
-# session ends, so that a limit holds and least_sessions is exact however many workers choose at the same moment.
+# points to; called by workers, many at once, without locks. What is picked is reserved, see load.pxd.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from l4lb._dataplane.hashing cimport hash_again, xxh64
 from l4lb._dataplane.linux cimport IPPROTO_TCP, shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.load cimport backend_cost, backend_reserve, pool_bound
 from l4lb._dataplane.types cimport (
     HASH_KEY_DESTINATION, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP_PORT, SELECT_FIRST, SELECT_HASH,
-    SELECT_LEAST_SESSIONS, SELECT_TWO_CHOICES, backend_live_t, backend_t, pool_t, source_address_t, tried_t,
+    SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, backend_t, pick_t, pool_t, selection_t,
+    source_address_t, tried_t,
 )
 
 cdef enum:
@@ -68,60 +67,67 @@ cdef inline bint tried_has(tried_t *tried, uint32_t backend_id) noexcept nogil:
     return False
 
 
-cdef inline bint backend_reserve(backend_t *backend) noexcept nogil:
-    """Take a place if there is one. Never exceeds max_sessions, not even for a moment."""
-    cdef int64_t active
-    if backend.max_sessions == 0:
-        shared_add(&backend.live.sessions_active, 1)
-        return True
-    active = shared_read(&backend.live.sessions_active)
-    while active < backend.max_sessions:
-        if shared_swap_if(&backend.live.sessions_active, &active, active + 1):
-            return True
-    return False
+cdef inline backend_t *slot_backend(pool_t *pool, uint64_t number) noexcept nogil:
+    """The backend of a slot of the table; any number names one."""
+    return &pool.backends[pool.usable[pool.slots[number % pool.slot_count]]]
 
 
-cdef inline void backend_release(backend_live_t *live) noexcept nogil:
-    shared_add(&live.sessions_active, -1)
+cdef inline uint32_t scan_step(uint64_t hash, uint32_t count) noexcept nogil:
+    """A stride that visits each of `count` once, so that what one client's backends cannot take does not all go to the
+    same neighbour."""
+    cdef uint32_t step, a, b, rest
+    if count < 3:
+        return 1
+    step = <uint32_t>(hash % (count - 1)) + 1
+    while True:
+        a, b = count, step
+        while b:
+            rest = a % b
+            a, b = b, rest
+        if a == 1:
+            return step
+        step -= 1
 
 
-cdef inline backend_t *pick_scan(pool_t *pool, tried_t *tried, uint32_t start) noexcept nogil:
+cdef inline backend_t *pick_scan(pick_t *pick, uint64_t start, uint32_t step) noexcept nogil:
     """Any usable backend with a place, beginning at `start`: SELECT_FIRST, and the tables' last resort."""
-    cdef uint32_t i
+    cdef pool_t *pool = pick.pool
+    cdef uint64_t i
     cdef backend_t *backend
     for i in range(pool.usable_count):
-        backend = &pool.backends[pool.usable[(start + i) % pool.usable_count]]
-        if not tried_has(tried, backend.live.id) and backend_reserve(backend):
+        backend = &pool.backends[pool.usable[(start + i * step) % pool.usable_count]]
+        if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
     return NULL
 
 
-cdef inline backend_t *pick_cursor(pool_t *pool, tried_t *tried) noexcept nogil:
+cdef inline backend_t *pick_cursor(pick_t *pick) noexcept nogil:
     cdef uint32_t _i
     cdef uint64_t cursor = 0
     cdef backend_t *backend
-    for _i in range(pool.usable_count):
-        cursor = <uint64_t>shared_add(&pool.live.cursor, 1)
-        backend = &pool.backends[pool.slots[cursor % pool.slot_count]]
-        if not tried_has(tried, backend.live.id) and backend_reserve(backend):
+    for _i in range(pick.pool.usable_count):
+        cursor = <uint64_t>shared_add(&pick.pool.live.cursor, 1)
+        backend = slot_backend(pick.pool, cursor)
+        if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
-    return pick_scan(pool, tried, <uint32_t>(cursor % pool.usable_count))
+    return pick_scan(pick, <uint32_t>cursor, 1)
 
 
-cdef inline backend_t *pick_hash(pool_t *pool, tried_t *tried, uint64_t hash) noexcept nogil:
+cdef inline backend_t *pick_hash(pick_t *pick) noexcept nogil:
     cdef uint32_t attempt
-    cdef uint64_t probe = hash
+    cdef uint64_t probe = pick.hash
     cdef backend_t *backend
     for attempt in range(HASH_PROBES):
-        backend = &pool.backends[pool.slots[probe % pool.slot_count]]
-        if not tried_has(tried, backend.live.id) and backend_reserve(backend):
+        backend = slot_backend(pick.pool, probe)
+        if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
-        probe = hash_again(hash, attempt + 1)
-    return pick_scan(pool, tried, <uint32_t>(probe % pool.usable_count))
+        probe = hash_again(pick.hash, attempt + 1)
+    return pick_scan(pick, <uint32_t>probe, scan_step(probe >> 32, pick.pool.usable_count))
 
 
-cdef inline backend_t *least_of(pool_t *pool, tried_t *tried, uint32_t start, int64_t *active) noexcept nogil:
+cdef inline backend_t *least_of(pick_t *pick, uint32_t start, int64_t *active) noexcept nogil:
     """The usable backend with the least (sessions + 1) / weight and its count as read; NULL when all are full."""
+    cdef pool_t *pool = pick.pool
     cdef backend_t *best = NULL
     cdef backend_t *backend
     cdef int64_t count
@@ -129,7 +135,7 @@ cdef inline backend_t *least_of(pool_t *pool, tried_t *tried, uint32_t start, in
     for i in range(pool.usable_count):
         backend = &pool.backends[pool.usable[(start + i) % pool.usable_count]]
         count = shared_read(&backend.live.sessions_active)
-        if (backend.max_sessions and count >= backend.max_sessions) or tried_has(tried, backend.live.id):
+        if (backend.max_sessions and count >= backend.max_sessions) or tried_has(pick.tried, backend.live.id):
             continue
         if best == NULL or (count + 1) * best.weight < (active[0] + 1) * backend.weight:
             best = backend
@@ -137,69 +143,80 @@ cdef inline backend_t *least_of(pool_t *pool, tried_t *tried, uint32_t start, in
     return best
 
 
-cdef inline backend_t *pick_least_sessions(pool_t *pool, tried_t *tried) noexcept nogil:
+cdef inline backend_t *pick_least_sessions(pick_t *pick) noexcept nogil:
     """Equal counts are served in turn. Chosen again when another worker reserved in between, so the choice is exact."""
-    cdef uint32_t start = <uint32_t>(<uint64_t>shared_add(&pool.live.cursor, 1) % pool.usable_count)
+    cdef uint32_t start = <uint32_t>(<uint64_t>shared_add(&pick.pool.live.cursor, 1) % pick.pool.usable_count)
     cdef int64_t active = 0
     cdef backend_t *backend
     while True:
-        backend = least_of(pool, tried, start, &active)
+        backend = least_of(pick, start, &active)
         if backend == NULL:
             return NULL
         if shared_swap_if(&backend.live.sessions_active, &active, active + 1):
             return backend
 
 
-cdef inline backend_t *slot_candidate(pool_t *pool, tried_t *tried, uint64_t hash) noexcept nogil:
+cdef inline backend_t *slot_candidate(pick_t *pick, uint64_t hash) noexcept nogil:
     """The backend of a slot, or NULL when it is full or was tried."""
-    cdef backend_t *backend = &pool.backends[pool.slots[hash % pool.slot_count]]
+    cdef backend_t *backend = slot_backend(pick.pool, hash)
     if backend.max_sessions and shared_read(&backend.live.sessions_active) >= backend.max_sessions:
         return NULL
-    return NULL if tried_has(tried, backend.live.id) else backend
+    return NULL if tried_has(pick.tried, backend.live.id) else backend
 
 
-cdef inline backend_t *less_loaded(backend_t *one, backend_t *other) noexcept nogil:
-    """Which has the smaller (sessions + 1) / weight; either may be NULL."""
-    cdef int64_t sessions, other_sessions
+cdef inline backend_t *cheaper(pick_t *pick, backend_t *one, backend_t *other) noexcept nogil:
+    """Either may be NULL."""
     if one == NULL or other == NULL:
         return other if one == NULL else one
-    sessions = shared_read(&one.live.sessions_active)
-    other_sessions = shared_read(&other.live.sessions_active)
-    return one if (sessions + 1) * other.weight <= (other_sessions + 1) * one.weight else other
+    return one if backend_cost(pick, one) <= backend_cost(pick, other) else other
 
 
-cdef inline backend_t *pick_two_choices(pool_t *pool, tried_t *tried, uint64_t hash) noexcept nogil:
-    """The less loaded of two different slots' backends (Mitzenmacher 2001). `hash` is drawn at random."""
+cdef inline backend_t *pick_two_choices(pick_t *pick) noexcept nogil:
+    """The cheaper of two different slots' backends (Mitzenmacher 2001). The hash is drawn at random."""
     cdef uint32_t attempt
-    cdef uint64_t draw = hash
+    cdef uint64_t draw = pick.hash
     cdef backend_t *first = NULL
     cdef backend_t *other
     cdef backend_t *best
     for attempt in range(2 * HASH_PROBES):
-        other = slot_candidate(pool, tried, draw)
-        draw = hash_again(hash, attempt + 1)
-        if other == first or (first == NULL and pool.usable_count > 1):
+        other = slot_candidate(pick, draw)
+        draw = hash_again(pick.hash, attempt + 1)
+        if other == first or (first == NULL and pick.pool.usable_count > 1):
             first = other
             continue
-        best = less_loaded(first, other)
-        if backend_reserve(best):
+        best = cheaper(pick, first, other)
+        if backend_reserve(pick, best):
             return best
         first = NULL
-    if first != NULL and backend_reserve(first):
+    if first != NULL and backend_reserve(pick, first):
         return first
-    return pick_scan(pool, tried, <uint32_t>(draw % pool.usable_count))
+    return pick_scan(pick, <uint32_t>draw, 1)
 
 
-cdef inline backend_t *pool_pick(pool_t *pool, tried_t *tried, uint64_t hash) noexcept nogil:
-    """A reserved backend that is not in `tried`, or NULL. `hash`: see `client_hash`."""
-    if pool.usable_count == 0:
+cdef inline backend_t *pick_selected(pick_t *pick) noexcept nogil:
+    cdef selection_t selection = pick.pool.selection
+    if selection == SELECT_LEAST_SESSIONS:
+        return pick_least_sessions(pick)
+    if pick.pool.slot_count == 0 or selection == SELECT_FIRST:
+        return pick_scan(pick, 0, 1)
+    if selection == SELECT_HASH:
+        return pick_hash(pick)
+    if selection == SELECT_TWO_CHOICES or selection == SELECT_PEAK_EWMA:
+        return pick_two_choices(pick)
+    return pick_cursor(pick)
+
+
+cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
+    """A reserved backend that is not in `tried`, or NULL.
+
+    There always is one below the bound; only when that one was tried, or is at its max_sessions, the bound gives way.
+    """
+    cdef backend_t *backend
+    if pick.pool.usable_count == 0:
         return NULL
-    if pool.selection == SELECT_LEAST_SESSIONS:
-        return pick_least_sessions(pool, tried)
-    if pool.slot_count == 0 or pool.selection == SELECT_FIRST:
-        return pick_scan(pool, tried, 0)
-    if pool.selection == SELECT_HASH:
-        return pick_hash(pool, tried, hash)
-    if pool.selection == SELECT_TWO_CHOICES:
-        return pick_two_choices(pool, tried, hash)
-    return pick_cursor(pool, tried)
+    pick.bound = pool_bound(pick.pool)
+    backend = pick_selected(pick)
+    if backend == NULL and pick.bound:
+        pick.bound = 0
+        backend = pick_selected(pick)
+    return backend

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from l4lb._dataplane.hashing cimport xxh64
-from l4lb._dataplane.types cimport NO_INDEX, candidate_t
+from l4lb._dataplane.types cimport candidate_t
 
 cdef struct maglev_turn_t:
     uint32_t position             # the next place in this backend's permutation
@@ -16,33 +16,41 @@ cdef struct maglev_turn_t:
 
 
 cdef inline void maglev_turn_init(
-    maglev_turn_t *turn, candidate_t *candidate, uint32_t heaviest, uint32_t size, uint64_t seed
+    maglev_turn_t *turn, candidate_t *candidate, double heaviest, uint32_t size, uint64_t seed
 ) noexcept nogil:
     turn.position = xxh64(candidate.id, candidate.id_length, 2 * seed) % size
     turn.skip = xxh64(candidate.id, candidate.id_length, 2 * seed + 1) % (size - 1) + 1
-    turn.weight = <double>candidate.weight / heaviest
+    turn.weight = candidate.weight / heaviest
     turn.target = 0
 
 
-cdef inline void maglev_fill(maglev_turn_t *turns, uint32_t count, uint32_t *slots, uint32_t size) noexcept nogil:
+cdef inline uint32_t maglev_claim(maglev_turn_t *turn, uint64_t *taken, uint32_t size) noexcept nogil:
+    """Its next free slot, by the bits of `taken`: they stay in the nearest cache, which the table does not."""
+    cdef uint32_t position = turn.position
+    while taken[position >> 6] >> (position & 63) & 1:
+        position += turn.skip
+        if position >= size:
+            position -= size
+    taken[position >> 6] |= <uint64_t>1 << (position & 63)
+    turn.position = position
+    return position
+
+
+cdef inline void maglev_fill(
+    maglev_turn_t *turns, uint32_t count, uint64_t *taken, uint32_t *slots, uint32_t size
+) noexcept nogil:
     """Fill all `size` (prime) slots with indices of `turns`; `count` >= 1, every weight in (0, 1], the largest 1."""
     cdef uint32_t filled = 0
     cdef uint32_t i
-    cdef uint64_t round_number = 1
+    cdef double round_number = 1
     cdef maglev_turn_t *turn
-    for i in range(size):
-        slots[i] = NO_INDEX
     while True:
         for i in range(count):
             turn = &turns[i]
-            if <double>round_number * turn.weight < turn.target:
+            if round_number * turn.weight < turn.target:
                 continue
             turn.target += 1.0
-            while slots[turn.position] != NO_INDEX:
-                turn.position = turn.position + turn.skip
-                if turn.position >= size:
-                    turn.position -= size
-            slots[turn.position] = i
+            slots[maglev_claim(turn, taken, size)] = i
             filled += 1
             if filled == size:
                 return
@@ -54,14 +62,15 @@ cdef inline int maglev_build(
 ) noexcept nogil:
     """0, or -1 when memory is short."""
     cdef maglev_turn_t *turns = <maglev_turn_t *>calloc(count, sizeof(maglev_turn_t))
-    cdef uint32_t heaviest = 0
+    cdef uint64_t *taken = <uint64_t *>calloc(size // 64 + 1, sizeof(uint64_t))
+    cdef double heaviest = 0
     cdef uint32_t i
-    if turns == NULL:
-        return -1
-    for i in range(count):
-        heaviest = candidates[i].weight if candidates[i].weight > heaviest else heaviest
-    for i in range(count):
-        maglev_turn_init(&turns[i], &candidates[i], heaviest, size, seed)
-    maglev_fill(turns, count, slots, size)
+    if turns != NULL and taken != NULL:
+        for i in range(count):
+            heaviest = candidates[i].weight if candidates[i].weight > heaviest else heaviest
+        for i in range(count):
+            maglev_turn_init(&turns[i], &candidates[i], heaviest, size, seed)
+        maglev_fill(turns, count, taken, slots, size)
     free(turns)
-    return 0
+    free(taken)
+    return 0 if turns != NULL and taken != NULL else -1

@@ -18,7 +18,7 @@ cdef inline void ring_points(
     """The points of one backend: the draws of SplitMix64 seeded with the hash of its id."""
     cdef uint64_t id_hash = xxh64(candidate.id, candidate.id_length, seed)
     cdef uint32_t i
-    for i in range(candidate.weight):
+    for i in range(<uint32_t>candidate.weight):
         points[i].position = random_draw(id_hash, i + 1)
         points[i].backend = backend
 
@@ -52,13 +52,13 @@ cdef inline int ring_build(
     cdef uint64_t at = 0
     cdef uint32_t i
     for i in range(count):
-        total += candidates[i].weight
+        total += <uint32_t>candidates[i].weight
     points = <ring_point_t *>calloc(total, sizeof(ring_point_t))
     if points == NULL:
         return -1
     for i in range(count):
         ring_points(&points[at], &candidates[i], i, seed)
-        at += candidates[i].weight
+        at += <uint32_t>candidates[i].weight
     ring_fill(points, total, slots, size)
     free(points)
     return 0

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
     ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, attempt_begin, attempt_error, attempt_failed,
-    attempt_t, session_pick, session_pool,
+    attempt_t, measure_answer, measure_connect, session_pick, session_pool,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
@@ -31,9 +31,9 @@ from l4lb._dataplane.types cimport (
     CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
     HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
     SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
-    SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED,
-    SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, backend_t, close_reason_t, half_t, pool_t, queue_t, session_t, side_t,
-    worker_t,
+    SESSION_CONNECTING, SESSION_MEASURED, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN,
+    SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, backend_t, close_reason_t, half_t, pool_t, queue_t,
+    session_t, side_t, worker_t,
 )
 
 cdef enum:
@@ -187,6 +187,8 @@ cdef inline void session_settle(worker_t *w, session_t *s, uint8_t fins_before) 
     """After both halves had their turn: ended, half-closed, or on with it."""
     if not s.flags & SESSION_SPOKEN and s.up.bytes | s.down.bytes:
         session_learn(w, s)
+    if unlikely(s.flags & SESSION_MEASURED):
+        measure_answer(w, s)
     if s.up.flags & s.down.flags & HALF_FIN_SENT:
         session_end(w, s, CLOSE_NORMAL)
         return
@@ -234,6 +236,7 @@ cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) n
     s.down.flags = HALF_WRITABLE
     session_mark(s, SIDE_BACKEND, events)
     histogram_add(&w.counters.connect_time, w.now_ns - s.attempt_started_ns)
+    measure_connect(w, s)
     if s.flags & SESSION_CLIENT_WATCHED:
         s.up.flags |= HALF_READABLE            # its edge was spent while it waited in the queue
     elif poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
@@ -285,7 +288,7 @@ cdef inline void session_connect(worker_t *w, session_t *s) noexcept nogil:
     cdef backend_t *backend
     while pool != NULL and s.attempts < pool.connect_attempts:
         # Who waits already goes first, unless this session has waited its turn before.
-        backend = NULL if s.attempts == 0 and shared_read(&s.pool.waiting) else session_pick(s, pool)
+        backend = NULL if s.attempts == 0 and shared_read(&s.pool.waiting) else session_pick(w, s, pool)
         if backend == NULL:
             session_wait(w, s, pool)
             return
@@ -301,7 +304,7 @@ cdef inline void queue_serve(worker_t *w, pool_t *pool) noexcept nogil:
     cdef backend_t *backend
     while queue.head != NO_INDEX:
         s = sessions_at(&w.sessions, queue.head)
-        backend = session_pick(s, pool)
+        backend = session_pick(w, s, pool)
         if backend == NULL:
             return
         queue_leave(w, s)

@@ -96,6 +96,7 @@ cdef enum:
     SESSION_CLIENT_WATCHED = 128  # the client is in epoll
     SESSION_THROTTLED = 256       # a half waits for its bandwidth
     SESSION_SPLICED = 512         # some of its bytes went through a pipe
+    SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
 
 cdef enum table_kind_t:
     TABLE_MAGLEV = 0
@@ -105,7 +106,7 @@ cdef enum table_kind_t:
 cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
     const uint8_t *id
     uint64_t id_length
-    uint32_t weight               # above 0; of a ring: its points
+    double weight                 # above 0; of a ring: its points
 
 cdef enum splice_mode_t:
     SPLICE_AUTO = 0
@@ -118,6 +119,7 @@ cdef enum selection_t:
     SELECT_LEAST_SESSIONS
     SELECT_TWO_CHOICES
     SELECT_FIRST
+    SELECT_PEAK_EWMA
 
 # What a session hashes to, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
 cdef enum hash_key_t:
@@ -183,6 +185,7 @@ cdef struct session_t:
     uint64_t started_ns
     uint64_t attempt_started_ns
     uint64_t connected_ns
+    uint64_t asked_ns             # of a MEASURED session: when its first bytes went up; 0: not yet
     uint64_t hash
     listener_live_t *listener
     pool_live_t *pool
@@ -206,6 +209,8 @@ cdef struct backend_counters_t:
 
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
+    int64_t connect_latency       # shared, see ewma.pxd; of pools that measure
+    int64_t answer_latency        # ... from the client's first bytes to the backend's
     uint32_t id                   # unique within the data plane
     backend_counters_t **counters  # by worker, each in cache lines of its own
 
@@ -266,7 +271,7 @@ cdef struct backend_t:
     sockaddr_storage address
     socklen_t address_length
     bint same_port                # port 0: connect to the port that the client came in on
-    uint32_t weight
+    double weight                 # above 0 when it is usable
     int64_t max_sessions          # 0: none
 
 cdef struct pool_t:
@@ -277,7 +282,9 @@ cdef struct pool_t:
     uint32_t usable_count
     uint32_t *usable              # indices into backends
     uint32_t slot_count
-    uint32_t *slots               # indices into backends
+    const uint32_t *slots         # indices into usable; belongs to the control side, which keeps it for the snapshot
+    double usable_weight          # of all usable ones together
+    double bounded_load           # of SELECT_HASH; 0: off
     uint32_t connect_timeout_ms
     uint32_t connect_attempts
     int64_t queue_size
@@ -288,6 +295,13 @@ cdef struct pool_t:
     hash_key_t hash_key
     uint8_t hash_prefix_v4
     uint8_t hash_prefix_v6
+
+cdef struct pick_t:               # one choice, see lookup.pxd:pool_pick
+    pool_t *pool
+    tried_t *tried                # may be NULL
+    uint64_t hash                 # see lookup.pxd:client_hash
+    uint32_t now_ms
+    double bound                  # set by pool_pick
 
 cdef struct terms_t:              # what a new session takes along from its listener
     uint32_t idle_ms

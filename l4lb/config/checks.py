@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Callable, Iterator
 
-from l4lb.config.models import HASHING_POLICIES, Config, Listener, Pool
+from l4lb.config.hints import did_you_mean
+from l4lb.config.models import Config, Listener, Pool
+from l4lb.config.policies import find_policy
 from l4lb.net.address import Address, parse_address
 
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f' (did you mean "{close[0]}"?)' if close else ""
 
 
 def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Iterator[Finding]:
@@ -73,17 +69,28 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
     for index, other in _duplicates(pool, lambda i: pool.backends[i].key):
         backend = pool.backends[index]
         yield ("pools", name, "backends", index), f'"{backend.key}": the same backend as backends[{other}]'
-    if pool.policy not in HASHING_POLICIES:
-        for option in ("hash_key", "hash_prefix_v4", "hash_prefix_v6", "table_size"):
-            if option in pool.model_fields_set:
-                yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
-    elif pool.table_size < len(pool.backends):
-        yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
+    yield from _policy(name, pool)
     if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
         yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
     yield from _source(name, pool)
+
+
+def _policy(name: str, pool: Pool) -> Iterator[Finding]:
+    try:
+        policy = find_policy(pool.policy)
+    except ValueError as error:
+        yield ("pools", name, "policy"), f'"{pool.policy}": {error}'
+        return
+    if not policy.hashes:
+        for option in ("hash_key", "hash_prefix_v4", "hash_prefix_v6", "table_size", "bounded_load"):
+            if option in pool.model_fields_set:
+                yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
+    elif pool.table_size < len(pool.backends):
+        yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
+    if pool.slow_start and pool.health.type == "none":
+        yield ("pools", name, "slow_start"), 'has no effect with health type "none": no backend goes down'
 
 
 def _source(name: str, pool: Pool) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from l4lb.config.hints import did_you_mean
+from l4lb.config.policies import policy_names
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Health, Protocol
@@ -181,8 +183,25 @@ class HealthConfig(Model):
         return self
 
 
-Policy = Literal["round_robin", "random", "least_sessions", "p2c", "first", "maglev", "ring", "rendezvous"]
-HASHING_POLICIES = ("maglev", "ring", "rendezvous")
+def _known_policy(name: str) -> str:
+    known = policy_names()
+    if name not in known:
+        close = did_you_mean(name, known)
+        raise ValueError(f"expected {', '.join(repr(one) for one in known[:-1])} or {known[-1]!r}{close}")
+    return name
+
+
+Policy = Annotated[
+    str, AfterValidator(_known_policy), Field(json_schema_extra=lambda schema: schema.update(enum=[*policy_names()]))
+]
+
+
+def _load_factor(value: Any) -> Any:
+    if value == "off":
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 < value <= 100):
+        raise ValueError('expected "off" or a number above 1, up to 100, such as 1.25')
+    return value
 
 
 class Pool(Model):
@@ -193,6 +212,13 @@ class Pool(Model):
     hash_prefix_v4: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=32)] = 32
     hash_prefix_v6: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=128)] = 128
     table_size: Annotated[int, BeforeValidator(_reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537
+    bounded_load: Annotated[float, BeforeValidator(_load_factor)] = Field(
+        default=0.0,
+        description="of policies that hash: a backend's sessions, at most so many times the average",
+    )
+    slow_start: DurationOrOff = Field(
+        default=0.0, description="how long the share of a backend that came back grows to its weight"
+    )
     source_address: str = Field(default="", description="connect from this IP address")
     connect_timeout: Duration = 5.0
     connect_attempts: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=65535)] = Field(

@@ -12,8 +12,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
         "udp_responses", "udp_requests", "udp_gro", "routes",
     ),
     ("pools", "*"): (
-        "bounded_load", "send_proxy", "send_proxy_tlvs", "slow_start", "on_backend_down", "on_backend_removed",
-        "passive", "agent", "discovery",
+        "send_proxy", "send_proxy_tlvs", "on_backend_down", "on_backend_removed", "passive", "agent", "discovery",
     ),
     ("pools", "*", "health"): (
         "send_proxy", "method", "path", "host", "headers", "expect_status", "expect_body", "send", "expect",
@@ -23,7 +22,6 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
     "protocol": ("udp",),
-    "policy": ("peak_ewma",),
     "type": ("send_expect", "tls", "http", "https", "udp", "dns", "redis", "postgres", "exec", "python"),
     "source_address": ("client",),
 }

@@ -30,7 +30,7 @@ class ControlPlane:
         self.forwarder = forwarder
         self.events = Events()
         self.state: State = initial_state(config)
-        self.reconciler = Reconciler(self.state, forwarder)
+        self.reconciler = Reconciler(self.state, forwarder, self.events)
         self.monitor = Monitor(self.state, self.events, self.reconciler.request)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status)
@@ -98,6 +98,7 @@ class ControlPlane:
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
         await self.monitor.stop()
+        await self.reconciler.stop()
         await self.admin.stop()
         self.forwarder.close()
 

@@ -1,202 +1,199 @@
 """The one function through which everything that changes routing goes: state in, snapshot out, published.
 
-Control thread only. Bursts of changes within one turn of the loop become one snapshot; a table is built again only when
-its candidates have changed.
+Control thread only, except that tables are built on the loop's executor. Bursts of changes become one snapshot; a table
+is built again only when its candidates have changed. What changes while tables are built is the next snapshot's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from l4lb.config import Listener
-from l4lb.control.state import ListenerState, PoolState, State
+from l4lb.control.events import Events, logger
+from l4lb.control.listeners import listener_spec
+from l4lb.control.pools import (
+    Order,
+    PoolView,
+    Table,
+    build_table,
+    next_step_s,
+    note_published,
+    pool_spec,
+    view,
+)
+from l4lb.control.state import PoolState, State
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.snapshot import BackendSpec, HashKey, Keepalive, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import ProcessState
-from l4lb.routing.candidates import Rules, Standing, candidacy
-from l4lb.routing.explain import Candidate, Choice, explain_hash, explain_selection, hash_of
+from l4lb.model.stats import PoolStats
+from l4lb.routing.explain import Candidate, Choice, explain_hash, explain_selection, hash_of, load_limit
 from l4lb.routing.hashing import Endpoint
-from l4lb.routing.policies import POLICIES, Candidates
 
 
-@dataclass(slots=True)
-class _Table:
-    """A pool's table as its policy built it, over the candidates, and the same over all backends of the pool."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The whole state at one moment. `number` tells a later look from an earlier one."""
 
-    candidates: Candidates
-    policy: str
-    slots: array[int]
-    digest: str
-    chosen: list[int] | None = None
-    pool_slots: array[int] = field(default_factory=lambda: array("I"))
-
-    def over_pool(self, chosen: list[int]) -> array[int]:
-        """The slots as indices into the pool's backends; `chosen` are the candidates' indices there."""
-        if self.chosen != chosen:
-            self.chosen = chosen
-            self.pool_slots = array("I", [chosen[slot] for slot in self.slots])
-        return self.pool_slots
-
-
-def _digest(policy: str, candidates: Candidates, slots: array[int]) -> str:
-    """Equal on every node with equal input: SHA-256 of policy, seed, ids, weights and table."""
-    text = repr((policy, candidates.hash_seed, candidates.ids, candidates.weights))
-    return hashlib.sha256(text.encode() + slots.tobytes()).hexdigest()
-
-
-def _keepalive(config: Listener) -> Keepalive | None:
-    keepalive = config.keepalive
-    return Keepalive(keepalive.idle, keepalive.interval, keepalive.count) if keepalive else None
-
-
-def _burst(config: Listener) -> int:
-    return config.session_burst or max(1, round(config.session_rate / 10))
-
-
-def listener_spec(state: ListenerState) -> ListenerSpec:
-    config = state.config
-    return ListenerSpec(
-        name=state.name,
-        bind=state.bind,
-        pool=config.pool,
-        protocol=config.protocol,
-        backlog=config.backlog,
-        nodelay=config.nodelay,
-        idle_timeout_s=config.idle_timeout,
-        half_close_timeout_s=config.half_close_timeout,
-        max_session_duration_s=config.max_session_duration,
-        keepalive=_keepalive(config),
-        user_timeout_s=config.user_timeout,
-        fast_open=config.fast_open,
-        defer_accept_s=config.defer_accept,
-        transparent=config.transparent,
-        splice=config.splice,
-        max_sessions=config.max_sessions,
-        session_rate=config.session_rate,
-        session_burst=_burst(config),
-        bandwidth_up=config.bandwidth_up,
-        bandwidth_down=config.bandwidth_down,
-        total_bandwidth_up=config.total_bandwidth_up,
-        total_bandwidth_down=config.total_bandwidth_down,
-    )
+    number: int
+    pools: tuple[PoolView, ...]
+    listeners: tuple[ListenerSpec, ...]
 
 
 class Reconciler:
-    """Turns `state` into snapshots for `forwarder`."""
+    """Turns `state` into snapshots for `forwarder`. `clock`: seconds, monotonic."""
 
-    def __init__(self, state: State, forwarder: Forwarder) -> None:
+    def __init__(
+        self, state: State, forwarder: Forwarder, events: Events, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.version = 0
         self._state = state
         self._forwarder = forwarder
-        self._tables: dict[str, _Table] = {}
+        self._events = events
+        self._clock = clock
+        self._looks = 0
+        self._tables: dict[str, Table] = {}
+        self._specs: dict[str, PoolSpec] = {}
         self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
         self._requested = False
+        self._task: asyncio.Task[None] | None = None
+        self._growing: asyncio.TimerHandle | None = None
+
+    # ---- when ----
 
     def request(self) -> None:
-        """Reconcile once in this turn of the loop, however often this is called."""
-        if not self._requested:
-            self._requested = True
-            asyncio.get_running_loop().call_soon(self.reconcile)
+        """Reconcile soon, once for all the changes until then."""
+        self._requested = True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._carry_out())
+
+    async def _carry_out(self) -> None:
+        """Until nothing is requested: look, build the missing tables off the loop, publish."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._requested:
+                self._requested = False
+                look = self._look()
+                if missing := self._missing(look):
+                    self._keep(await loop.run_in_executor(None, self._build, missing))
+                if look.number == self._looks:
+                    self._publish(look)
+        except Exception:  # of a listener that cannot be had, or a defect: what is published stays
+            logger.exception("the routing state could not be published")
+        finally:
+            self._task = None
 
     def reconcile(self) -> None:
-        """Publish the snapshot that the state asks for, unless it is the published one already.
+        """The same at once, in this call: at the start and the end.
 
-        ConfigError, with its place, when a listener cannot be had.
+        ConfigError, with its place, when a listener cannot be had, or a policy fails at the start.
         """
         self._requested = False
-        pools = tuple(self._pool_spec(pool) for pool in self._state.pools.values())
+        look = self._look()
+        self._keep(self._build(self._missing(look)))
+        self._publish(look)
+
+    def preview(self) -> None:
+        """The same without publishing: `explain` then answers as if it had been. Needs no running loop."""
+        look = self._look()
+        self._keep(self._build(self._missing(look)))
+        self._note(look, tuple(pool_spec(seen, self._tables[seen.pool.name]) for seen in look.pools))
+
+    async def stop(self) -> None:
+        if self._growing is not None:
+            self._growing.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # ---- how ----
+
+    def _look(self) -> _Look:
+        self._looks += 1
+        now, seed = self._clock(), self._state.config.global_.hash_seed
+        pools = tuple(view(pool, seed, now) for pool in self._state.pools.values())
         draining = self._state.process is ProcessState.DRAINING
         listeners = () if draining else tuple(listener_spec(one) for one in self._state.listeners.values())
-        if (pools, listeners) == self._published:
-            return
-        try:
-            self._forwarder.publish(Snapshot(self.version + 1, pools, listeners))
-        except ConfigError as error:
-            raise ConfigError([self._placed(problem) for problem in error.problems]) from error
-        self.version += 1
-        self._published = (pools, listeners)
+        return _Look(self._looks, pools, listeners)
+
+    def _missing(self, look: _Look) -> list[tuple[str, Order]]:
+        known = self._tables
+        return [
+            (seen.pool.name, seen.order)
+            for seen in look.pools
+            if seen.pool.name not in known or known[seen.pool.name].order != seen.order
+        ]
+
+    def _build(self, missing: list[tuple[str, Order]]) -> dict[str, Table]:
+        """On any thread."""
+        return {name: build_table(order, self._forwarder) for name, order in missing}
+
+    def _keep(self, built: dict[str, Table]) -> None:
+        for name, table in built.items():
+            before = self._tables.get(name)
+            if table.error and self.version == 0:
+                raise ConfigError([self._state.config.problem(("pools", name, "policy"), table.error)])
+            if table.error and (before is None or before.error != table.error):
+                fields: dict[str, object] = {"pool": name, "policy": table.order.policy, "reason": table.error}
+                self._events.emit("policy_failed", fields, logging.ERROR)
+        self._tables.update(built)
+
+    def _publish(self, look: _Look) -> None:
+        """Unless it is what is published already."""
+        pools = tuple(pool_spec(seen, self._tables[seen.pool.name]) for seen in look.pools)
+        if (pools, look.listeners) != self._published:
+            try:
+                self._forwarder.publish(Snapshot(self.version + 1, pools, look.listeners))
+            except ConfigError as error:
+                raise ConfigError([self._placed(problem) for problem in error.problems]) from error
+            self.version += 1
+            self._published = (pools, look.listeners)
+        self._note(look, pools)
+        self._wait_for_growth()
+
+    def _note(self, look: _Look, pools: tuple[PoolSpec, ...]) -> None:
+        self._specs = {spec.name: spec for spec in pools}
+        for seen, spec in zip(look.pools, pools, strict=True):
+            note_published(seen, self._tables[spec.name], spec)
+
+    def _wait_for_growth(self) -> None:
+        """Weights that grow (slow_start) are a new snapshot at each step."""
+        waits = [wait for pool in self._state.pools.values() if (wait := next_step_s(pool, self._clock())) > 0]
+        if self._growing is not None:
+            self._growing.cancel()
+            self._growing = None
+        if waits and self._state.process is not ProcessState.DRAINING:
+            self._growing = asyncio.get_running_loop().call_later(min(waits), self.request)
 
     def _placed(self, problem: Problem) -> Problem:
         return self._state.config.problem(tuple(problem.path.split(".")), problem.message)
 
-    def _pool_spec(self, pool: PoolState) -> PoolSpec:
-        backends = list(pool.backends.values())
-        chosen = self._usable(pool)
-        policy = POLICIES[pool.config.policy]
-        if policy.selection is Selection.FIRST:
-            chosen.sort(key=lambda index: backends[index].position)
-        table = self._table(pool, chosen)
-        pool.table_digest = table.digest
-        pool.usable = table.candidates.ids
-        config = pool.config
-        return PoolSpec(
-            name=pool.name,
-            selection=policy.selection,
-            backends=tuple(
-                BackendSpec(one.id, one.address, one.config.weight, one.config.max_sessions) for one in backends
-            ),
-            usable=tuple(chosen),
-            slots=table.over_pool(chosen),
-            connect_timeout_s=config.connect_timeout,
-            connect_attempts=config.connect_attempts,
-            queue_size=config.queue_size,
-            queue_timeout_s=config.queue_timeout,
-            source=pool.source,
-            hash_seed=self._state.config.global_.hash_seed,
-            hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
-            hash_prefix_v4=config.hash_prefix_v4,
-            hash_prefix_v6=config.hash_prefix_v6,
-        )
+    # ---- why ----
 
-    def explain(
-        self, pool: PoolState, source: Endpoint, destination: Endpoint | None, sessions: Mapping[str, int]
-    ) -> Choice:
-        """What a worker would choose for that client now; `sessions` are the active ones by backend.
+    def explain(self, pool: PoolState, source: Endpoint, destination: Endpoint | None, stats: PoolStats) -> Choice:
+        """What a worker would choose for that client now; `stats` are the pool's counters.
 
         ValueError for an address that is none, and when the pool's hash_key needs a destination.
         """
-        config, policy = pool.config, POLICIES[pool.config.policy]
-        spec = self._pool_spec(pool)
+        config, spec, table = pool.config, self._specs[pool.name], self._tables[pool.name]
+        backends = [spec.backends[index] for index in spec.usable]
+        counts = {id_: one.sessions_active for id_, one in stats.backends.items()}
+        total = sum(one.weight for one in backends)
+        after = stats.sessions_active + 1
         candidates = [
-            Candidate(one.id, one.weight, sessions.get(one.id, 0), one.max_sessions)
-            for one in (spec.backends[index] for index in spec.usable)
+            Candidate(
+                one.id,
+                one.weight,
+                counts.get(one.id, 0),
+                load_limit(spec.bounded_load, after, one.weight, total, one.max_sessions),
+            )
+            for one in backends
         ]
-        if not policy.hashes:
-            return explain_selection(policy.selection, candidates)
+        if not table.policy.hashes:
+            return explain_selection(spec.selection, candidates)
         prefixes = {"prefix_v4": config.hash_prefix_v4, "prefix_v6": config.hash_prefix_v6}
         hashed = hash_of(spec.hash_key, source, destination, seed=spec.hash_seed, **prefixes)
-        return explain_hash(candidates, self._tables[pool.name].slots, hashed)
-
-    def _usable(self, pool: PoolState) -> list[int]:
-        """Indices of the usable backends; why the others are not is kept with the pool."""
-        config = pool.config
-        standings = [
-            Standing(one.config.weight, one.admin_state, one.health, one.config.priority, one.config.zone)
-            for one in pool.backends.values()
-        ]
-        found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
-        ids = list(pool.backends)
-        pool.passed_over = {ids[index]: reason for index, reason in found.passed_over.items()}
-        return found.usable
-
-    def _table(self, pool: PoolState, chosen: list[int]) -> _Table:
-        backends = list(pool.backends.values())
-        candidates = Candidates(
-            tuple(backends[index].id for index in chosen),
-            tuple(backends[index].config.weight for index in chosen),
-            pool.config.table_size,
-            self._state.config.global_.hash_seed,
-        )
-        known = self._tables.get(pool.name)
-        if known is not None and (known.candidates, known.policy) == (candidates, pool.config.policy):
-            return known
-        policy = pool.config.policy
-        slots = POLICIES[policy].build(candidates, self._forwarder) if chosen else array("I")
-        table = _Table(candidates, policy, slots, _digest(policy, candidates, slots))
-        self._tables[pool.name] = table
-        return table
+        return explain_hash(candidates, spec.slots, hashed)

@@ -30,7 +30,7 @@ class CheckResult:
 @dataclass(slots=True)
 class BackendState:
     """`position` is its place in the configuration; `since` is when `health` last changed; `history` holds
-    (at, health), the newest last."""
+    (at, health), the newest last; `returned_at` is when it last came back, in seconds of the monotonic clock."""
 
     config: Backend
     address: SocketAddress
@@ -40,12 +40,16 @@ class BackendState:
     since: float = field(default_factory=time.time)
     last_check: CheckResult | None = None
     history: deque[tuple[float, Health]] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
+    returned_at: float | None = None
+    effective_weight: float = 0.0  # in the published snapshot: a part of the configured one while it starts slowly
 
     @property
     def id(self) -> str:
         return self.config.key
 
     def set_health(self, health: Health) -> None:
+        if (self.health, health) == (Health.DOWN, Health.UP):
+            self.returned_at = time.monotonic()
         self.health = health
         self.since = time.time()
         self.history.append((self.since, health))
@@ -58,6 +62,7 @@ class PoolState:
     source: SocketAddress | None
     backends: dict[str, BackendState]  # by id, sorted: every node builds the same tables
     table_digest: str = ""
+    policy_error: str = ""  # why its policy could not lay out the table: it serves in turn meanwhile
     usable: tuple[str, ...] = ()
     passed_over: dict[str, str] = field(default_factory=dict)  # by id: why it is not usable
 

@@ -22,6 +22,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict
         "id": state.id,
         "address": state.config.address,
         "weight": state.config.weight,
+        "effective_weight": state.effective_weight,
         "max_sessions": state.config.max_sessions,
         "priority": state.config.priority,
         "zone": state.config.zone,
@@ -54,6 +55,7 @@ def _pool(state: PoolState, stats: PoolStats) -> dict[str, Any]:
         "name": state.name,
         "policy": state.config.policy,
         "table_digest": state.table_digest,
+        "policy_error": state.policy_error,
         "usable": len(state.usable),
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
@@ -135,9 +137,8 @@ class Status:
         KeyError for a pool that is not there, ValueError for an address that is none.
         """
         pool = self._state.pools[name]
-        counted = self.stats().pools.get(name, PoolStats()).backends
-        sessions = {id_: one.sessions_active for id_, one in counted.items()}
-        choice = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, sessions)
+        stats = self.stats().pools.get(name, PoolStats())
+        choice = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
         return {
             "pool": name,
             "policy": pool.config.policy,
@@ -146,10 +147,7 @@ class Status:
             "how": choice.how,
             "hash": None if choice.hash is None else f"{choice.hash:016x}",
             "slot": choice.slot,
-            "candidates": [
-                {"id": id_, "full": 0 < pool.backends[id_].config.max_sessions <= sessions.get(id_, 0)}
-                for id_ in choice.order
-            ],
+            "candidates": [{"id": one.id, "full": one.full} for one in choice.order],
             "passed_over": dict(pool.passed_over),
             "table_digest": pool.table_digest,
         }

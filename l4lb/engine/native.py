@@ -220,6 +220,7 @@ class NativeForwarder:
             "backends": [self._native_backend(pool, backend) for backend in spec.backends],
             "usable": array("I", spec.usable),
             "slots": spec.slots if isinstance(spec.slots, array) else array("I", spec.slots),
+            "bounded_load": spec.bounded_load,
             "connect_timeout_ms": _milliseconds(spec.connect_timeout_s) or _MS_MAX,
             "connect_attempts": spec.connect_attempts,
             "queue_size": spec.queue_size,
@@ -231,7 +232,7 @@ class NativeForwarder:
             "hash_prefix_v6": spec.hash_prefix_v6,
         }
 
-    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_fastpath.BackendLive, bytes, int, int]:
+    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_fastpath.BackendLive, bytes, float, int]:
         live = pool.backends.get(spec.id)
         if live is None:
             live = pool.backends[spec.id] = _fastpath.BackendLive(self._plane, self._new_id("backend", spec.id))
@@ -286,7 +287,7 @@ class NativeForwarder:
         return True
 
     def build_table(
-        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]:
         names = [id_.encode() for id_ in ids]
         return _algorithms.build_table(_algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)

@@ -11,7 +11,7 @@ from l4lb.model.stats import Stats
 
 
 class Forwarder(Protocol):
-    """All methods are called from the control thread and return at once; none waits for traffic."""
+    """All methods but `build_table` are called from the control thread and return at once; none waits for traffic."""
 
     def start(self) -> None:
         """Start the workers. They forward nothing before the first snapshot."""
@@ -25,9 +25,12 @@ class Forwarder(Protocol):
         """
 
     def build_table(
-        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]:
-        """Build a table of `table_size` (prime) indices into `ids`, outside the GIL. Weights are above 0."""
+        """Build a table of `table_size` (prime) indices into `ids`, outside the GIL. Weights are above 0.
+
+        May be called on any thread.
+        """
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker."""

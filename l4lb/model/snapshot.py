@@ -19,7 +19,8 @@ class Selection(StrEnum):
 
     `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` the slot that the client's
     hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of the usable backends, and
-    `TWO_CHOICES` those of two slots that the hash names; `FIRST` takes the first usable backend that has a place.
+    `TWO_CHOICES` those of two slots that the hash names; `PEAK_EWMA` does too, each times the time that connects and
+    answers lately took; `FIRST` takes the first usable backend that has a place.
     """
 
     CURSOR = "cursor"
@@ -27,10 +28,11 @@ class Selection(StrEnum):
     LEAST_SESSIONS = "least_sessions"
     TWO_CHOICES = "two_choices"
     FIRST = "first"
+    PEAK_EWMA = "peak_ewma"
 
 
 class HashKey(StrEnum):
-    """What a session hashes to, for the selections `HASH` and `TWO_CHOICES`; `RANDOM` is drawn for each session."""
+    """What a session hashes to, for the selections with a table but `CURSOR`; `RANDOM` is drawn for each session."""
 
     SOURCE_IP = "source_ip"
     SOURCE_IP_PORT = "source_ip_port"
@@ -49,25 +51,28 @@ class TableKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it."""
+    """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it. `weight` is
+    what holds now, which may be a part of what is configured."""
 
     id: str
     address: SocketAddress
-    weight: int = 1
+    weight: float = 1.0
     max_sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
     """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions, in the order
-    that FIRST goes by; `slots` is the selection's table of indices into `backends` (empty for LEAST_SESSIONS and FIRST,
-    or when none is usable)."""
+    that FIRST goes by; `slots` is the selection's table of indices into `usable` (empty for LEAST_SESSIONS and FIRST,
+    or when none is usable). Tables are shared between snapshots and never change. `bounded_load`, of HASH: how far
+    above the average a backend's sessions may get (1.25: by a quarter); 0: no bound."""
 
     name: str
     selection: Selection
     backends: tuple[BackendSpec, ...]
     usable: tuple[int, ...]
     slots: Sequence[int]
+    bounded_load: float = 0.0
     connect_timeout_s: float = 5.0
     connect_attempts: int = 3
     queue_size: int = 0

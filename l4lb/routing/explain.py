@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil, gcd
 
 import xxhash
 
@@ -16,6 +17,10 @@ HOW = {
     Selection.CURSOR: "each in turn, as often as its weight says; the next in turn gets the next session",
     Selection.HASH: "drawn at random for each session, as often as its weight says",
     Selection.TWO_CHOICES: "the one with fewer sessions for its weight, of two drawn at random for each session",
+    Selection.PEAK_EWMA: (
+        "of two drawn at random for each session, the one with the smaller product of its sessions for its weight and "
+        "the time that connects and answers lately took"
+    ),
     Selection.LEAST_SESSIONS: "the one with the fewest sessions for its weight; the order is that of this moment",
     Selection.FIRST: "the first in the order of the configuration that has a place",
 }
@@ -24,32 +29,53 @@ HOW_HASHED = "the slot of the table that the client's hash names; the next ones 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A usable backend, with its sessions at this moment. `max_sessions` 0: no limit."""
+    """A usable backend, with its sessions at this moment. `limit`: of max_sessions and bounded_load; 0: none."""
 
     id: str
-    weight: int
+    weight: float
     sessions: int = 0
-    max_sessions: int = 0
+    limit: int = 0
 
     @property
     def full(self) -> bool:
-        return 0 < self.max_sessions <= self.sessions
+        return 0 < self.limit <= self.sessions
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`order`: ids, the first choice first; `chosen`: who gets the client now, "" when that is drawn or its turn."""
+    """`order`: the first choice first; `chosen`: who gets the client now, "" when that is drawn or its turn."""
 
     chosen: str
-    order: tuple[str, ...]
+    order: tuple[Candidate, ...]
     how: str
     hash: int | None = None
     slot: int | None = None
 
 
+def load_limit(bounded_load: float, sessions: int, weight: float, total_weight: float, max_sessions: int) -> int:
+    """How many sessions a backend may have when the pool has `sessions` with the next one; 0: any number.
+
+    Bounded load is of Mirrokni, Thorup and Zadimoghaddam, 2016: ceil(c * average), by weight.
+    """
+    if not bounded_load:
+        return max_sessions
+    bound = max(1, ceil(bounded_load * max(sessions, 1) / total_weight * weight - 1e-9))
+    return min(bound, max_sessions) if max_sessions else bound
+
+
 def hash_again(hashed: int, attempt: int) -> int:
     """The twin of hashing.pxd."""
     return xxhash.xxh64_intdigest(hashed.to_bytes(8, "little") + attempt.to_bytes(8, "little"))
+
+
+def scan_step(hashed: int, count: int) -> int:
+    """The twin of lookup.pxd: a stride that visits each of `count` once."""
+    if count < 3:
+        return 1
+    step = hashed % (count - 1) + 1
+    while gcd(step, count) != 1:
+        step -= 1
+    return step
 
 
 def _probes(slots: Sequence[int], hashed: int, count: int) -> Iterator[int]:
@@ -58,8 +84,9 @@ def _probes(slots: Sequence[int], hashed: int, count: int) -> Iterator[int]:
     for attempt in range(PROBES):
         yield slots[probe % len(slots)]
         probe = hash_again(hashed, attempt + 1)
+    start, step = probe & 0xFFFFFFFF, scan_step(probe >> 32, count)
     for index in range(count):
-        yield (probe + index) % count
+        yield (start + index * step) % count
 
 
 def explain_hash(candidates: Sequence[Candidate], slots: Sequence[int], hashed: int) -> Choice:
@@ -68,7 +95,7 @@ def explain_hash(candidates: Sequence[Candidate], slots: Sequence[int], hashed: 
         return Choice("", (), HOW_HASHED, hashed)
     order = [candidates[index] for index in dict.fromkeys(_probes(slots, hashed, len(candidates)))]
     chosen = next((one.id for one in order if not one.full), "")
-    return Choice(chosen, tuple(one.id for one in order), HOW_HASHED, hashed, hashed % len(slots))
+    return Choice(chosen, tuple(order), HOW_HASHED, hashed, hashed % len(slots))
 
 
 def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> Choice:
@@ -78,7 +105,7 @@ def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> 
         order.sort(key=lambda one: (one.sessions + 1) / one.weight)
     decided = selection in (Selection.LEAST_SESSIONS, Selection.FIRST)
     chosen = next((one.id for one in order if not one.full), "") if decided else ""
-    return Choice(chosen, tuple(one.id for one in order), HOW[selection])
+    return Choice(chosen, tuple(order), HOW[selection])
 
 
 def hash_of(

@@ -43,6 +43,6 @@ def fill(permutations: Sequence[tuple[int, int]], weights: Sequence[float], tabl
                 return array("I", slots)
 
 
-def maglev_slots(ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int) -> array[int]:
+def maglev_slots(ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int) -> array[int]:
     """A table of indices into `ids`, which should be sorted so that every node builds the same."""
     return fill([permutation(id_, table_size, seed) for id_ in ids], weights, table_size)

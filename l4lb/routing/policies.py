@@ -1,40 +1,67 @@
-"""The policies by name. Each turns the usable backends into a selection and its table; a new one is one function here,
-or one module, and one entry in `POLICIES`.
+"""The policies by name. Each turns the usable backends into a selection and its table.
+
+A new one is one function here, or one module, and one entry in `POLICIES`; or an entry point of the group
+``l4lb.policies`` in another package, made with `table_policy` or `ranking_policy`. They may be called on any thread.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from l4lb.model.snapshot import Selection, TableKind
 from l4lb.routing.ring import points_of
 from l4lb.routing.round_robin import cycle
+from l4lb.routing.slow_start import STEPS
+
+MAX_SLOTS = 5_000_011  # the largest table_size
 
 
 class TableBuilder(Protocol):
     """Builds the large tables; `l4lb.model.forwarder.Forwarder` has a native one."""
 
     def build_table(
-        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """The usable backends, sorted by id, and what their pool says of hashing."""
+class Candidate:
+    """A usable backend. `weight` is above 0, and while it starts slowly a part of what is configured; `position` is
+    its place in the configuration."""
 
-    ids: tuple[str, ...]
-    weights: tuple[int, ...]
+    id: str
+    weight: float = 1.0
+    position: int = 0
+    address: str = ""
+    zone: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The usable backends of a pool, at least one, sorted by id so that every node sees the same; and what the pool
+    says of hashing."""
+
+    backends: tuple[Candidate, ...]
     table_size: int = 65537
     hash_seed: int = 0
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(backend.id for backend in self.backends)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return tuple(backend.weight for backend in self.backends)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`selection` is what workers do with the table that `build` makes: indices into the candidates.
+    """`selection` is what workers do with the table that `build` makes: indices into the candidates, for
+    `Selection.FIRST` in the order in which they are filled.
 
     `hashes`: clients are told apart by the pool's hash_key; otherwise a selection that hashes draws at random.
     """
@@ -46,12 +73,17 @@ class Policy:
 
 def _cycle(candidates: Candidates, builder: TableBuilder) -> array[int]:
     """Each backend as often as its weight says."""
-    return cycle(candidates.weights)
+    return cycle([max(1, round(weight * STEPS)) for weight in candidates.weights])
 
 
 def _no_table(candidates: Candidates, builder: TableBuilder) -> array[int]:
     """Nothing to lay out: workers look at the backends themselves."""
     return array("I")
+
+
+def _as_configured(candidates: Candidates, builder: TableBuilder) -> array[int]:
+    order = sorted(range(len(candidates.backends)), key=lambda index: candidates.backends[index].position)
+    return array("I", order)
 
 
 def _maglev(candidates: Candidates, builder: TableBuilder) -> array[int]:
@@ -74,8 +106,54 @@ POLICIES: dict[str, Policy] = {
     "random": Policy(Selection.HASH, _cycle),
     "least_sessions": Policy(Selection.LEAST_SESSIONS, _no_table),
     "p2c": Policy(Selection.TWO_CHOICES, _cycle),
-    "first": Policy(Selection.FIRST, _no_table),
+    "peak_ewma": Policy(Selection.PEAK_EWMA, _cycle),
+    "first": Policy(Selection.FIRST, _as_configured),
     "maglev": Policy(Selection.HASH, _maglev, hashes=True),
     "ring": Policy(Selection.HASH, _ring, hashes=True),
     "rendezvous": Policy(Selection.HASH, _rendezvous, hashes=True),
 }
+
+
+# ---- policies of other packages ----
+
+
+def _checked(given: Sequence[int], count: int, what: str) -> array[int]:
+    """ValueError unless `given` are indices into `count` candidates."""
+    try:
+        slots = array("I", given)
+    except (TypeError, OverflowError, ValueError) as error:
+        raise ValueError(f"{what}: expected indices of candidates, from 0: {error}") from None
+    if not 0 < len(slots) <= MAX_SLOTS:
+        raise ValueError(f"{what}: {len(slots)} entries, expected 1 to {MAX_SLOTS}")
+    if max(slots) >= count:
+        raise ValueError(f"{what}: index {max(slots)}, but there are {count} candidates")
+    return slots
+
+
+def table_policy(build: Callable[[Candidates], Sequence[int]], *, hashes: bool = True) -> Policy:
+    """A policy that lays the candidates out in a table: `build` returns their indices, slot by slot.
+
+    A client gets slot number hash % length, where the hash is that of the pool's hash_key, or with ``hashes=False``
+    drawn at random for each session; when the backend there is full or refuses, other slots are tried. Equal input
+    must give an equal table, or nodes differ. What `build` raises is reported, and the pool serves in turn meanwhile.
+    """
+
+    def checked(candidates: Candidates, builder: TableBuilder) -> array[int]:
+        return _checked(build(candidates), len(candidates.backends), "table")
+
+    return Policy(Selection.HASH, checked, hashes)
+
+
+def ranking_policy(rank: Callable[[Candidates], Sequence[int]]) -> Policy:
+    """A policy that ranks the candidates: `rank` returns their indices, the first choice first.
+
+    Each session goes to the first of them that has a place and does not refuse; who is left out gets none.
+    """
+
+    def checked(candidates: Candidates, builder: TableBuilder) -> array[int]:
+        order = _checked(rank(candidates), len(candidates.backends), "ranking")
+        if len(set(order)) != len(order):
+            raise ValueError("ranking: expected each candidate at most once")
+        return order
+
+    return Policy(Selection.FIRST, checked)

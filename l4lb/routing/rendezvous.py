@@ -16,12 +16,12 @@ import xxhash
 from l4lb.routing.hashing import random_draw
 
 
-def cost(id_hash: int, weight: int, slot: int) -> float:
+def cost(id_hash: int, weight: float, slot: int) -> float:
     """An exponential draw of rate `weight`."""
     return -log(((random_draw(id_hash, slot + 1) >> 11) + 0.5) / 2**53) / weight
 
 
-def rendezvous_slots(ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int) -> array[int]:
+def rendezvous_slots(ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int) -> array[int]:
     """A table of indices into `ids`; weights are above 0."""
     hashes = [xxhash.xxh64_intdigest(id_.encode(), seed=seed) for id_ in ids]
     indices = range(len(ids))

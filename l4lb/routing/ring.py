@@ -19,20 +19,21 @@ MAX_POINTS = 1 << 20
 RING = (1 << 64) - 1
 
 
-def points_of(weights: Sequence[int]) -> list[int]:
+def points_of(weights: Sequence[float]) -> list[int]:
     """Points of each backend. Halved until all together are few enough, so that a small change rarely changes all."""
-    total, halvings = POINTS_A_WEIGHT * sum(weights), 0
-    while total >> halvings > MAX_POINTS:
+    points = [int(POINTS_A_WEIGHT * weight) for weight in weights]
+    halvings = 0
+    while sum(points) >> halvings > MAX_POINTS:
         halvings += 1
-    return [max(1, POINTS_A_WEIGHT * weight >> halvings) for weight in weights]
+    return [max(1, count >> halvings) for count in points]
 
 
-def ring_slots(ids: Sequence[str], points: Sequence[int], table_size: int, seed: int) -> array[int]:
+def ring_slots(ids: Sequence[str], points: Sequence[float], table_size: int, seed: int) -> array[int]:
     """A table of indices into `ids`, of which each has as many `points`."""
     ring = sorted(
         (random_draw(xxhash.xxh64_intdigest(id_.encode(), seed=seed), number), index)
         for index, id_ in enumerate(ids)
-        for number in range(1, points[index] + 1)
+        for number in range(1, int(points[index]) + 1)
     )
     step = RING // table_size
     return array("I", (ring[bisect.bisect_left(ring, (slot * step, 0)) % len(ring)][1] for slot in range(table_size)))

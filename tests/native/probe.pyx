@@ -6,14 +6,16 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
-from l4lb._dataplane.lookup cimport backend_release, client_hash, pool_pick
+from l4lb._dataplane.load cimport backend_release
+from l4lb._dataplane.lookup cimport client_hash, pool_pick
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, hash_key_t, pipe_t, pipes_t, pool_live_t, pool_t,
-    selection_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
+    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, hash_key_t, pick_t, pipe_t, pipes_t, pool_live_t,
+    pool_t, selection_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
 )
 
 SESSION_BYTES = sizeof(session_t)
@@ -122,13 +124,14 @@ cdef int endpoint_set(source_address_t *endpoint, bytes address, bytes port) exc
 
 
 cdef class Pool:
-    """A pool as workers see it. `backends`: (weight, max_sessions) each."""
+    """A pool as workers see it. `backends`: (weight, max_sessions) each; `usable` indexes them, `slots` that."""
 
     cdef pool_t pool
     cdef pool_live_t live
     cdef backend_live_t *lives
+    cdef uint32_t *slots
 
-    def __cinit__(self, int selection, list backends, list usable, list slots):
+    def __cinit__(self, int selection, list backends, list usable, list slots, double bounded_load=0):
         cdef uint32_t i
         self.lives = <backend_live_t *>calloc(len(backends) + 1, sizeof(backend_live_t))
         self.pool.live = &self.live
@@ -143,42 +146,62 @@ cdef class Pool:
         self.pool.usable_count = len(usable)
         for i in range(len(usable)):
             self.pool.usable[i] = usable[i]
-        self.pool.slots = <uint32_t *>calloc(len(slots) + 1, sizeof(uint32_t))
+            self.pool.usable_weight += self.pool.backends[self.pool.usable[i]].weight
+        self.pool.bounded_load = bounded_load
+        self.pool.slots = self.slots = <uint32_t *>calloc(len(slots) + 1, sizeof(uint32_t))
         self.pool.slot_count = len(slots)
         for i in range(len(slots)):
-            self.pool.slots[i] = slots[i]
+            self.slots[i] = slots[i]
 
     def __dealloc__(self):
         free(self.lives)
         free(self.pool.backends)
         free(self.pool.usable)
-        free(self.pool.slots)
+        free(self.slots)
 
-    def pick(self, uint64_t hash=0, tried=()):
+    def pick(self, uint64_t hash=0, tried=(), uint32_t now_ms=0):
         """The index of the reserved backend, or None. `tried` are indices."""
         cdef uint32_t ids[64]
         cdef tried_t refused
+        cdef pick_t pick
         cdef backend_t *backend
         refused.count = 0
         refused.backend_ids = ids
         for index in tried:
             ids[refused.count] = index + 1
             refused.count += 1
-        backend = pool_pick(&self.pool, &refused, hash)
+        pick = pick_t(&self.pool, &refused, hash, now_ms, 0)
+        self.live.sessions_active += 1
+        backend = pool_pick(&pick)
+        if backend == NULL:
+            self.live.sessions_active -= 1
         return None if backend == NULL else backend.live.id - 1
 
     def pick_and_release(self, uint64_t count):
         """`count` picks for as many clients, each given back at once: for benchmarks."""
-        cdef tried_t refused
+        cdef pick_t pick
         cdef backend_t *backend
         cdef uint64_t i
-        refused.count = 0
         for i in range(count):
-            backend = pool_pick(&self.pool, &refused, i * <uint64_t>0x9E3779B97F4A7C15)
+            pick = pick_t(&self.pool, NULL, i * <uint64_t>0x9E3779B97F4A7C15, 0, 0)
+            backend = pool_pick(&pick)
             if backend != NULL:
                 backend_release(backend.live)
 
+    def answered(self, int index, double connect_us, double answer_us, uint32_t now_ms):
+        """Account for what a session measured."""
+        ewma_add(&self.lives[index].connect_latency, connect_us, now_ms)
+        ewma_add(&self.lives[index].answer_latency, answer_us, now_ms)
+
+    def latency_us(self, int index, uint32_t now_ms):
+        """(connect, answer) as they are seen at `now_ms`."""
+        return (
+            ewma_read_us(&self.lives[index].connect_latency, now_ms),
+            ewma_read_us(&self.lives[index].answer_latency, now_ms),
+        )
+
     def release(self, int index):
+        self.live.sessions_active -= 1
         backend_release(&self.lives[index])
 
     def active(self):

@@ -16,11 +16,11 @@ TWINS = {TableKind.MAGLEV: maglev_slots, TableKind.RING: ring_slots, TableKind.R
 
 class PythonTables:
     def build_table(
-        self, kind: TableKind, ids: Sequence[str], weights: Sequence[int], table_size: int, seed: int
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]:
         return TWINS[kind](ids, weights, table_size, seed)
 
 
-def native_table(kind: TableKind, ids: Sequence[str], weights: Sequence[int], size: int, seed: int) -> array[int]:
+def native_table(kind: TableKind, ids: Sequence[str], weights: Sequence[float], size: int, seed: int) -> array[int]:
     kinds = _algorithms.TABLE_KINDS
     return _algorithms.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)

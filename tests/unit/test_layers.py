@@ -15,8 +15,8 @@ LAYERS = [
     {"closing"},
     {"relay", "records", "queue"},
     {"ready", "timers", "lookup", "limits", "tables"},
-    {"maglev", "ring", "rendezvous"},
-    {"sessions", "poller", "pipes", "chunks", "hashing", "stats"},
+    {"load", "maglev", "ring", "rendezvous"},
+    {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats"},
     {"types"},
     {"linux"},
 ]

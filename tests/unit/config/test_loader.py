@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from l4lb.config import Backend, Config, Flags, Listener, Pool, from_flags, load
-from l4lb.config.models import Policy
+from l4lb.config.policies import policy_names
 from l4lb.config.supported import LATER, LATER_VALUES
 from l4lb.errors import ConfigError
 
@@ -50,7 +49,7 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         '[global]\nworker = 2\n[listeners.web]\nbind = "127.0.0.1:99999"\npool = "wbe"\nidle_timout = "5s"\n'
         '[pools.web]\npolicy = "magle"\nbackends = ["127.0.0.1:1", "127.0.0.1:1", "nonsense"]\n'
     )
-    *others, last = (f"'{policy}'" for policy in get_args(Policy))
+    *others, last = (f"'{policy}'" for policy in policy_names())
     known = f"{', '.join(others)} or {last}"
     assert lines == [
         'lb.toml:2: global.worker: unknown key (did you mean "workers"?)',
@@ -109,10 +108,10 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
 
 
 def test_values_that_this_version_lacks() -> None:
-    assert set(LATER_VALUES) == {"protocol", "policy", "type", "source_address"}
-    for policy in LATER_VALUES["policy"]:
-        assert f'pools.p.policy: "{policy}": not supported by this version' in "\n".join(
-            problems(f'[pools.p]\nbackends = ["h:1"]\npolicy = "{policy}"')
+    assert set(LATER_VALUES) == {"protocol", "type", "source_address"}
+    for type_ in LATER_VALUES["type"]:
+        assert f'pools.p.health.type: "{type_}": not supported by this version' in "\n".join(
+            problems(f'[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\ntype = "{type_}"')
         )
 
 
@@ -148,8 +147,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (Flags(listen=(":1",), backends=("h:1,wait=3",)), '--backend: [0].wait: unknown key (did you mean "weight"?)'),
         (Flags(listen=(":1",), backends=("h:1,x",)), '--backend: "h:1,x": expected ADDR[,weight=N]'),
         (
-            Flags(listen=(":1",), backends=("h:1",), policy="peak_ewma"),
-            '--policy: "peak_ewma": not supported by this version',
+            Flags(listen=(":1",), backends=("h:1",), policy="peak"),
+            "--policy: \"peak\": expected 'round_robin', 'random',",
         ),
         (Flags(listen=(":1",), backends=("h:1",), workers="many"), '--workers: "many": expected'),
         (Flags(listen=(":1",)), "--backend: missing"),

@@ -21,7 +21,7 @@ POOLS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, ma
 
 def make_pool(selection: str, backends: list[tuple[int, int]], usable: list[int] | None = None):
     usable = list(range(len(backends))) if usable is None else usable
-    slots = usable * 3 if selection != "least_sessions" else []
+    slots = list(range(len(usable))) * 3 if selection != "least_sessions" else []
     return probe.Pool(SELECTIONS[selection], backends, usable, slots)
 
 

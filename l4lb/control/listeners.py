@@ -1,0 +1,44 @@
+"""From a listener's configuration to what a snapshot says of it. Pure."""
+
+from __future__ import annotations
+
+from l4lb.config import Listener
+from l4lb.control.state import ListenerState
+from l4lb.model.snapshot import Keepalive, ListenerSpec
+
+
+def _keepalive(config: Listener) -> Keepalive | None:
+    keepalive = config.keepalive
+    return Keepalive(keepalive.idle, keepalive.interval, keepalive.count) if keepalive else None
+
+
+def _burst(config: Listener) -> int:
+    return config.session_burst or max(1, round(config.session_rate / 10))
+
+
+def listener_spec(state: ListenerState) -> ListenerSpec:
+    config = state.config
+    return ListenerSpec(
+        name=state.name,
+        bind=state.bind,
+        pool=config.pool,
+        protocol=config.protocol,
+        backlog=config.backlog,
+        nodelay=config.nodelay,
+        idle_timeout_s=config.idle_timeout,
+        half_close_timeout_s=config.half_close_timeout,
+        max_session_duration_s=config.max_session_duration,
+        keepalive=_keepalive(config),
+        user_timeout_s=config.user_timeout,
+        fast_open=config.fast_open,
+        defer_accept_s=config.defer_accept,
+        transparent=config.transparent,
+        splice=config.splice,
+        max_sessions=config.max_sessions,
+        session_rate=config.session_rate,
+        session_burst=_burst(config),
+        bandwidth_up=config.bandwidth_up,
+        bandwidth_down=config.bandwidth_down,
+        total_bandwidth_up=config.total_bandwidth_up,
+        total_bandwidth_down=config.total_bandwidth_down,
+    )

@@ -1,0 +1,144 @@
+"""From a pool's state to what a snapshot says of it, in three steps: who is usable, their table, the whole.
+
+The first and the last run on the control loop. Tables are built from plain data alone, on any thread: they may take
+long, and the loop has other things to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+
+from l4lb.config.policies import find_policy
+from l4lb.control.state import BackendState, PoolState
+from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, Selection
+from l4lb.routing.candidates import Rules, Standing, candidacy
+from l4lb.routing.policies import POLICIES, Candidate, Candidates, Policy, TableBuilder
+from l4lb.routing.slow_start import share, wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A table to be built: equal orders have equal tables. `candidates` may be none."""
+
+    policy: str
+    candidates: Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`slots` index the candidates. `error`: why the policy could not lay them out, so that they serve in turn."""
+
+    order: Order
+    policy: Policy
+    slots: array[int]
+    digest: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool at one moment: its backends' weights then, which of them are usable, and why the others are not."""
+
+    pool: PoolState
+    weights: tuple[float, ...]
+    usable: tuple[int, ...]
+    passed_over: dict[str, str]
+    order: Order
+
+
+def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
+    """What holds at `now` (monotonic): the configured weight, or a part of it while it starts slowly."""
+    duration_s = pool.config.slow_start
+    if not duration_s or backend.returned_at is None:
+        return float(backend.config.weight)
+    return backend.config.weight * share(now - backend.returned_at, duration_s)
+
+
+def next_step_s(pool: PoolState, now: float) -> float:
+    """How long until a weight grows again; 0 when none does."""
+    duration_s = pool.config.slow_start
+    if not duration_s:
+        return 0.0
+    returned = [one.returned_at for one in pool.backends.values() if one.returned_at is not None]
+    return min((wait for at in returned if (wait := wait_s(now - at, duration_s)) > 0), default=0.0)
+
+
+def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
+    """`pool` as it is now."""
+    config, backends = pool.config, list(pool.backends.values())
+    standings = [
+        Standing(one.config.weight, one.admin_state, one.health, one.config.priority, one.config.zone)
+        for one in backends
+    ]
+    found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
+    weights = tuple(_weight(pool, one, now) for one in backends)
+    candidates = tuple(
+        Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
+        for index, one in enumerate(backends)
+        if index not in found.passed_over
+    )
+    order = Order(config.policy, Candidates(candidates, config.table_size, hash_seed))
+    passed_over = {backends[index].id: reason for index, reason in found.passed_over.items()}
+    return PoolView(pool, weights, tuple(found.usable), passed_over, order)
+
+
+def _digest(order: Order, slots: array[int]) -> str:
+    """Equal on every node with equal input: SHA-256 of policy, seed, ids, weights and table."""
+    candidates = order.candidates
+    text = repr((order.policy, candidates.hash_seed, candidates.ids, candidates.weights))
+    return hashlib.sha256(text.encode() + slots.tobytes()).hexdigest()
+
+
+def build_table(order: Order, builder: TableBuilder) -> Table:
+    """On any thread. What the policy raises becomes the table's `error`."""
+    policy, error, slots = find_policy(order.policy), "", array("I")
+    if order.candidates.backends:
+        try:
+            slots = policy.build(order.candidates, builder)
+        except Exception as raised:  # of another package's policy
+            error = f"{type(raised).__name__}: {raised}"
+            policy = POLICIES["round_robin"]
+            slots = policy.build(order.candidates, builder)
+    return Table(order, policy, slots, _digest(order, slots), error)
+
+
+def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
+    config, policy = seen.pool.config, table.policy
+    usable, slots = seen.usable, table.slots
+    if policy.selection is Selection.FIRST:
+        usable, slots = tuple(usable[index] for index in slots), array("I")
+    return PoolSpec(
+        name=seen.pool.name,
+        selection=policy.selection,
+        backends=tuple(
+            BackendSpec(one.id, one.address, weight, one.config.max_sessions)
+            for one, weight in zip(seen.pool.backends.values(), seen.weights, strict=True)
+        ),
+        usable=usable,
+        slots=slots,
+        bounded_load=config.bounded_load if policy.hashes else 0.0,
+        connect_timeout_s=config.connect_timeout,
+        connect_attempts=config.connect_attempts,
+        queue_size=config.queue_size,
+        queue_timeout_s=config.queue_timeout,
+        source=seen.pool.source,
+        hash_seed=seen.order.candidates.hash_seed,
+        hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
+        hash_prefix_v4=config.hash_prefix_v4,
+        hash_prefix_v6=config.hash_prefix_v6,
+    )
+
+
+def note_published(seen: PoolView, table: Table, spec: PoolSpec) -> None:
+    """Write into the state what workers now go by, for whoever asks."""
+    pool = seen.pool
+    backends = list(pool.backends.values())
+    pool.usable = tuple(backends[index].id for index in spec.usable)
+    pool.passed_over = dict(seen.passed_over)
+    for index in set(seen.usable) - set(spec.usable):
+        pool.passed_over[backends[index].id] = f"policy {seen.order.policy}: left out of its ranking"
+    pool.table_digest, pool.policy_error = table.digest, table.error
+    for backend, weight in zip(backends, seen.weights, strict=True):
+        backend.effective_weight = weight

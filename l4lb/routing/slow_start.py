@@ -1,0 +1,19 @@
+"""How the share of a backend grows after its return, in steps, since each step is a snapshot."""
+
+from __future__ import annotations
+
+STEPS = 20
+
+
+def share(elapsed_s: float, duration_s: float) -> float:
+    """Of its weight, `elapsed_s` after the return: from 1 / STEPS to 1, which is exact."""
+    if elapsed_s >= duration_s:
+        return 1.0
+    return (int(max(elapsed_s, 0.0) / duration_s * STEPS) + 1) / STEPS
+
+
+def wait_s(elapsed_s: float, duration_s: float) -> float:
+    """Until the next step; 0 when there is none."""
+    if elapsed_s >= duration_s:
+        return 0.0
+    return (int(max(elapsed_s, 0.0) / duration_s * STEPS) + 1) * duration_s / STEPS - max(elapsed_s, 0.0)
