@@ -13,16 +13,15 @@ from l4lb._dataplane.linux cimport (
     getsockname, published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
-from l4lb._dataplane.lookup cimport client_hash
+from l4lb._dataplane.lookup cimport client_hash, selection_hashes
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.queue cimport worker_wake
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.tcp cimport session_connect
 from l4lb._dataplane.types cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SELECT_HASH, SELECT_TWO_CHOICES, SESSION_NODELAY_DONE,
-    accepting_t, arrival_t, close_reason_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t,
-    worker_t,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SESSION_NODELAY_DONE, accepting_t, arrival_t, close_reason_t,
+    half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
 )
 
 cdef enum accepted_t:
@@ -143,7 +142,7 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
     pool = session_pool(w, s)
-    if pool != NULL and (pool.selection == SELECT_HASH or pool.selection == SELECT_TWO_CHOICES):
+    if pool != NULL and selection_hashes(pool.selection):
         session_hash(w, s, pool)
     session_connect(w, s)
 

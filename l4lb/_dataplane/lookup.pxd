@@ -57,6 +57,11 @@ cdef inline uint64_t client_hash(
     return xxh64(key, length, pool.hash_seed)
 
 
+cdef inline bint selection_hashes(selection_t selection) noexcept nogil:
+    """Whether it goes by the session's hash."""
+    return selection == SELECT_HASH or selection == SELECT_TWO_CHOICES or selection == SELECT_PEAK_EWMA
+
+
 cdef inline bint tried_has(tried_t *tried, uint32_t backend_id) noexcept nogil:
     cdef uint32_t i
     if tried == NULL:

@@ -88,7 +88,8 @@ class ControlPlane:
 
     def _ready(self) -> bool:
         backends = (one for pool in self.state.pools.values() for one in pool.backends.values())
-        return not self.status.readiness() and all(one.health is not Health.UNKNOWN for one in backends)
+        decided = all(one.health is not Health.UNKNOWN for one in backends)
+        return decided and self.reconciler.settled and not self.status.readiness()
 
     async def stop(self) -> None:
         """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""

@@ -70,6 +70,11 @@ class Reconciler:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
 
+    @property
+    def settled(self) -> bool:
+        """Nothing that was requested is still to be published."""
+        return self._task is None
+
     async def _carry_out(self) -> None:
         """Until nothing is requested: look, build the missing tables off the loop, publish."""
         loop = asyncio.get_running_loop()

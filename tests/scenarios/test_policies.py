@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -109,7 +110,7 @@ def test_a_higher_priority_number_serves_only_while_the_lower_is_down() -> None:
     with three_backends() as servers:
         pool = backends(servers, b={"priority": 1}, c={"priority": 1})
         with balancing(pool, health=CHECKS, connect_attempts=1) as balancer:
-            wait_usable(balancer, 1)
+            assert balancer.wait_ready()
             address = address_of(balancer)
             assert {greeting(address) for _ in range(6)} == {"a"}
             servers[0].stop()
@@ -133,3 +134,70 @@ def test_when_all_are_down_each_way_does_as_it_says(way: str) -> None:
                 with pytest.raises(ConnectionError):
                     greeting(address_of(balancer))
                 wait_closed(balancer, CloseReason.NO_BACKEND)
+
+
+def answering_after(name: str, delay_s: float) -> Any:
+    def answer(sock: socket.socket) -> None:
+        if sock.recv(100):
+            time.sleep(delay_s)
+            sock.sendall(name.encode())
+
+    return answer
+
+
+def asked(address: str) -> str:
+    with connect(address) as sock:
+        sock.sendall(b"?")
+        return sock.recv(1).decode()
+
+
+def test_peak_ewma_leaves_a_slow_backend_nearly_alone() -> None:
+    """It answers after 30 ms, the others at once: once known, it is asked only when both draws fall on it."""
+    delays = {"a": 0.0, "b": 0.0, "c": 0.03}
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(serving(answering_after(name, delay))) for name, delay in delays.items()]
+        balancer = stack.enter_context(balancing(backends(servers), policy="peak_ewma"))
+        got = Counter(asked(address_of(balancer)) for _ in range(200))
+    assert got["c"] <= 10, got
+    assert min(got["a"], got["b"]) >= 40, got
+
+
+def test_peak_ewma_does_not_take_a_refusal_for_a_quick_answer() -> None:
+    """Without checks, a backend that refuses is tried a few times and then left to itself."""
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        servers[0].stop()
+        balancer = stack.enter_context(balancing(backends(servers), policy="peak_ewma"))
+        got = Counter(held(stack, address_of(balancer), 200))
+        assert set(got) == {"b", "c"}
+        assert balancer.stats().pools["web"].backends["a"].connect_failures <= 5
+
+
+@pytest.mark.parametrize("policy", ["maglev", "ring", "rendezvous"])
+def test_bounded_load_over_real_sessions(policy: str) -> None:
+    """All come from one address: without a bound all would be on one backend. Limits are those of explain."""
+    with three_backends() as servers, contextlib.ExitStack() as stack:
+        options = {"policy": policy, "table_size": 251, "bounded_load": 1.25}
+        balancer = stack.enter_context(balancing(backends(servers), **options))
+        got = Counter(held(stack, address_of(balancer), 240))
+        answer = balancer.pools["web"].explain("127.0.0.1")
+        first, second, third = (one["id"] for one in answer["candidates"])
+        assert got[first] == 100
+        assert got[second] == 100
+        assert got[third] == 40
+        assert [one["full"] for one in answer["candidates"]] == [False, False, False]  # ceil(1.25 * 241 / 3) is 101
+
+
+def test_slow_start_gives_who_returns_a_growing_share() -> None:
+    with three_backends() as servers:
+        checks = CHECKS.model_copy(update={"rise": 1})
+        with balancing(backends(servers), health=checks, slow_start="1h") as balancer:
+            wait_usable(balancer, 3)
+            assert {one["effective_weight"] for one in balancer.status()["pools"][0]["backends"]} == {1.0}
+            servers[0].stop()
+            wait_usable(balancer, 2)
+            with running(Server(named("a"), port=servers[0].port)):
+                wait_usable(balancer, 3)
+                weights = [one["effective_weight"] for one in balancer.status()["pools"][0]["backends"]]
+                assert weights == [0.05, 1.0, 1.0]
+                got = Counter(greeting(address_of(balancer)) for _ in range(82))  # two turns of 1 + 20 + 20
+                assert got == {"a": 2, "b": 40, "c": 40}

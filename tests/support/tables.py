@@ -21,6 +21,21 @@ class PythonTables:
         return TWINS[kind](ids, weights, table_size, seed)
 
 
+class NativeTables:
+    def build_table(
+        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
+    ) -> array[int]:
+        return native_table(kind, ids, weights, table_size, seed)
+
+
+def chi_square_limit(degrees: int, deviations: float = 6.0) -> float:
+    """What a chi-square statistic exceeds by chance about once in 10**9 (Wilson and Hilferty's approximation, 1931)."""
+    if degrees == 0:
+        return 1e-9
+    part = 2 / (9 * degrees)
+    return float(degrees * (1 - part + deviations * part**0.5) ** 3)
+
+
 def native_table(kind: TableKind, ids: Sequence[str], weights: Sequence[float], size: int, seed: int) -> array[int]:
     kinds = _algorithms.TABLE_KINDS
     return _algorithms.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)

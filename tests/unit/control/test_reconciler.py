@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from l4lb.config import HealthConfig
 from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
@@ -17,11 +19,17 @@ from tests.support.tables import TWINS
 
 
 class Recorder:
-    """A forwarder that keeps what is published; what moves bytes is tested elsewhere."""
+    """A forwarder that keeps what is published; what moves bytes is tested elsewhere.
+
+    Tables wait for `may_build`.
+    """
 
     def __init__(self) -> None:
         self.snapshots: list[Snapshot] = []
         self.tables_built = 0
+        self.builders: set[int] = set()
+        self.may_build = threading.Event()
+        self.may_build.set()
 
     def start(self) -> None: ...
 
@@ -31,7 +39,9 @@ class Recorder:
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]:
+        assert self.may_build.wait(20)
         self.tables_built += 1
+        self.builders.add(threading.get_ident())
         return TWINS[kind](ids, weights, table_size, seed)
 
     def stats(self) -> Stats:
@@ -106,3 +116,98 @@ def test_equal_input_in_another_order_gives_an_equal_digest() -> None:
         make(state, Recorder()).reconcile()
         digests.add(state.pools["web"].table_digest)
     assert len(digests) == 1
+
+
+TWO = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_tables_are_built_off_the_loop_and_what_changes_meanwhile_is_the_next_snapshots() -> None:
+    recorder = Recorder()
+    state = initial_state(make_config(TWO, policy="maglev", table_size=251))
+    reconciler = make(state, recorder)
+    reconciler.reconcile()
+    first, second, _ = state.pools["web"].backends.values()
+
+    async def scenario() -> None:
+        recorder.builders.clear()
+        recorder.may_build.clear()
+        first.set_health(Health.DOWN)
+        reconciler.request()
+        await asyncio.sleep(0.02)  # the loop goes on while the table is not there
+        second.set_health(Health.DOWN)
+        reconciler.request()
+        assert len(recorder.snapshots) == 1
+        recorder.may_build.set()
+        await until(lambda: len(recorder.snapshots) == 3)
+        await reconciler.stop()
+
+    asyncio.run(scenario())
+    assert threading.get_ident() not in recorder.builders
+    assert [snapshot.pools[0].usable for snapshot in recorder.snapshots] == [(0, 1, 2), (1, 2), (2,)]
+
+
+def test_what_was_overtaken_while_its_table_was_built_is_not_published() -> None:
+    recorder = Recorder()
+    state = initial_state(make_config(TWO, policy="maglev", table_size=251))
+    reconciler = make(state, recorder)
+    reconciler.reconcile()
+
+    async def scenario() -> None:
+        recorder.may_build.clear()
+        backend = state.pools["web"].backends[TWO[0]]
+        backend.set_health(Health.DOWN)
+        reconciler.request()
+        await asyncio.sleep(0.02)
+        backend.set_health(Health.UP)
+        state.process = ProcessState.DRAINING
+        reconciler.reconcile()
+        recorder.may_build.set()
+        await until(lambda: recorder.tables_built == 2)
+        await reconciler.stop()
+
+    asyncio.run(scenario())
+    assert [snapshot.listeners == () for snapshot in recorder.snapshots] == [False, True]
+    assert recorder.snapshots[-1].pools[0].usable == (0, 1, 2)
+
+
+def test_a_backend_that_comes_back_grows_to_its_weight_in_steps() -> None:
+    recorder = Recorder()
+    state = initial_state(make_config(TWO, slow_start="60ms", health=HealthConfig(initial=Health.UP)))
+    reconciler = make(state, recorder)
+    backend = state.pools["web"].backends[TWO[1]]
+
+    async def scenario() -> None:
+        reconciler.reconcile()
+        backend.set_health(Health.DOWN)
+        reconciler.request()
+        await until(lambda: len(recorder.snapshots) == 2)
+        backend.set_health(Health.UP)
+        reconciler.request()
+        await until(lambda: len(recorder.snapshots) > 2 and backend.effective_weight == 1)
+        await reconciler.stop()
+
+    asyncio.run(scenario())
+    weights = [snapshot.pools[0].backends[1].weight for snapshot in recorder.snapshots]
+    others = {snapshot.pools[0].backends[i].weight for snapshot in recorder.snapshots for i in (0, 2)}
+    growth = weights[2:]
+    assert growth == sorted(set(growth))
+    assert growth[0] < 0.5
+    assert growth[-1] == 1
+    assert len(growth) > 3
+    assert others == {1.0}
+
+
+def test_a_small_share_is_a_small_part_of_the_cycle() -> None:
+    recorder = Recorder()
+    state = initial_state(make_config(TWO[:2], slow_start="1000s"))
+    for backend in state.pools["web"].backends.values():
+        backend.health = Health.UP
+    state.pools["web"].backends[TWO[1]].returned_at = 0.0
+    Reconciler(state, recorder, Events(), clock=lambda: 120.0).preview()
+    assert state.pools["web"].backends[TWO[1]].effective_weight == 0.15

@@ -1,0 +1,87 @@
+"""The examples, used as their readers would."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.peers import connect, serving
+from tests.support.programs import free_port, l4lb
+
+EXAMPLES = Path("examples")
+
+
+@pytest.fixture(scope="module")
+def own_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the example's package is installed to."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+    options = ["--no-build-isolation", "--no-index", "--target", str(target)]
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "own_policy.py"):
+        (source / name).write_bytes((EXAMPLES / "own-policy" / name).read_bytes())
+    subprocess.run([*command, *options, str(source)], check=True, timeout=120)
+    return target
+
+
+def config(directory: Path, policy: str, addresses: list[str]) -> str:
+    cheap, middling, dear = addresses
+    file = directory / "lb.toml"
+    file.write_text(
+        f"""
+[listeners.default]
+bind = "127.0.0.1:0"
+pool = "web"
+[pools.web]
+policy = "{policy}"
+backends = [
+  {{ address = "{dear}", tags = {{ price = "0.35" }} }},
+  {{ address = "{cheap}", tags = {{ price = "0.10" }}, max_sessions = 2 }},
+  {{ address = "{middling}", tags = {{ price = "0.20" }}, max_sessions = 1 }},
+]
+health = {{ type = "none" }}
+"""
+    )
+    return str(file)
+
+
+def test_own_policy_cheapest(own_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(own_policy))
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(serving(greets(name))) for name in "cmd"]
+        file = config(tmp_path, "cheapest", [server.address for server in servers])
+        balancer = stack.enter_context(l4lb("serve", "-c", file, "--admin", f"unix:{tmp_path}/admin.sock"))
+        address = balancer.address()
+        got = "".join(stack.enter_context(connect(address)).recv(1).decode() for _ in range(5))
+        assert got == "ccmdd"
+
+
+def test_own_policy_jump_is_explained_from_the_file(
+    own_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every slot of one backend is its own; two keep the first's slots where jump hash leaves them."""
+    monkeypatch.setenv("PYTHONPATH", str(own_policy))
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    command = [sys.executable, "-m", "l4lb", "explain", "web", "192.0.2.7", "-c", config(tmp_path, "jump", addresses)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "pool web (jump): a client at 192.0.2.7 gets 127.0.0.1:" in shown
+
+
+def test_without_the_package_the_policy_is_unknown(tmp_path: Path) -> None:
+    file = config(tmp_path, "cheapest", ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
+    done = subprocess.run([sys.executable, "-m", "l4lb", "check", file], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert 'pools.web.policy: "cheapest": expected' in done.stderr
+
+
+def greets(name: str):
+    def answer(sock) -> None:
+        sock.sendall(name.encode())
+        while sock.recv(100):
+            pass
+
+    return answer

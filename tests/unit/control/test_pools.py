@@ -1,0 +1,226 @@
+"""From a pool's state to what workers get: every policy, whatever the backends are like."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l4lb import Backend, plugins
+from l4lb._fastpath import SELECTIONS
+from l4lb.control.pools import Table, build_table, note_published, pool_spec, view
+from l4lb.control.state import PoolState, initial_state
+from l4lb.errors import ConfigError
+from l4lb.model.snapshot import PoolSpec, Selection
+from l4lb.model.states import AdminState, Health
+from l4lb.routing.policies import POLICIES
+from tests.support.balancing import make_config
+from tests.support.tables import NativeTables, chi_square_limit
+
+probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
+
+
+def make_pool(backends: list[Backend], healths: list[Health], **options: Any) -> PoolState:
+    pool = initial_state(make_config(backends, **options)).pools["web"]
+    for backend, health in zip(sorted(pool.backends.values(), key=lambda one: one.position), healths, strict=True):
+        backend.health = health
+    return pool
+
+
+def carried_out(pool: PoolState, seed: int = 0) -> tuple[PoolSpec, Table]:
+    seen = view(pool, seed, now=0.0)
+    table = build_table(seen.order, NativeTables())
+    spec = pool_spec(seen, table)
+    note_published(seen, table, spec)
+    return spec, table
+
+
+def workers_pool(spec: PoolSpec):
+    backends = [(one.weight, one.max_sessions) for one in spec.backends]
+    return probe.Pool(SELECTIONS[spec.selection], backends, list(spec.usable), list(spec.slots), spec.bounded_load)
+
+
+BACKEND = st.fixed_dictionaries(
+    {
+        "weight": st.integers(0, 20),
+        "priority": st.integers(0, 2),
+        "max_sessions": st.sampled_from([0, 1, 5]),
+        "admin_state": st.sampled_from(AdminState),
+        "zone": st.sampled_from(["", "a"]),
+    }
+)
+OPTIONS = st.fixed_dictionaries(
+    {"panic_threshold": st.sampled_from([0, 50]), "when_all_down": st.sampled_from(["reject", "use_all"])}
+)
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+@settings(max_examples=60, deadline=None)
+@given(described=st.lists(st.tuples(BACKEND, st.sampled_from(Health)), min_size=1, max_size=8), options=OPTIONS)
+def test_only_usable_backends_of_the_first_priority_with_a_place(
+    policy: str, described: list[tuple[dict[str, Any], Health]], options: dict[str, Any]
+) -> None:
+    if POLICIES[policy].hashes:
+        options = {**options, "table_size": 251, "bounded_load": 1.25}
+    backends = [Backend(address=f"127.0.0.1:{i + 1}", **fields) for i, (fields, _) in enumerate(described)]
+    pool = make_pool(backends, [health for _, health in described], policy=policy, **options)
+    spec, _ = carried_out(pool)
+    native = workers_pool(spec)
+    states = list(pool.backends.values())
+    places = sum(spec.backends[index].max_sessions or 40 for index in spec.usable)
+    draw = random.Random(1)
+    for _ in range(40):
+        chosen = native.pick(draw.getrandbits(64))
+        if chosen is None:
+            break
+        assert states[chosen].id in pool.usable
+        assert states[chosen].admin_state is AdminState.READY
+        assert states[chosen].config.weight > 0
+        assert states[chosen].config.priority == min(pool.backends[id_].config.priority for id_ in pool.usable)
+    active = native.active()
+    assert sum(active) == min(40, places)
+    for state, count in zip(states, active, strict=True):
+        assert not 0 < state.config.max_sessions < count
+        assert (state.id in pool.usable) != (state.id in pool.passed_over)
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "first"])
+@settings(max_examples=25, deadline=None)
+@given(weights=st.lists(st.integers(1, 20), min_size=1, max_size=8), seed=st.integers(0, 2**32))
+def test_sessions_spread_by_weight(policy: str, weights: list[int], seed: int) -> None:
+    """Chi-square, at six standard deviations. A ring and rendezvous hashing promise the shares of their table, which
+    go by weight to within their own noise (`tests/unit/routing/test_tables.py`)."""
+    options = {"table_size": 65537} if POLICIES[policy].hashes else {}
+    backends = [Backend(address=f"127.0.0.1:{i + 1}", weight=weight) for i, weight in enumerate(weights)]
+    pool = make_pool(backends, [Health.UP] * len(weights), policy=policy, **options)
+    spec, table = carried_out(pool)
+    native = workers_pool(spec)
+    sessions = 200 * len(weights)
+    draw = random.Random(seed)
+    for _ in range(sessions):
+        assert native.pick(draw.getrandbits(64)) is not None
+    if policy in ("ring", "rendezvous"):
+        shares = [table.slots.count(index) / len(table.slots) for index in range(len(weights))]
+    else:
+        shares = [one.weight / sum(weights) for one in spec.backends]
+    expected = [sessions * share for share in shares]
+    statistic = sum((got - want) ** 2 / want for got, want in zip(native.active(), expected, strict=True))
+    assert statistic <= chi_square_limit(len(weights) - 1), (native.active(), expected)
+
+
+def test_first_is_a_ranking_by_the_configuration_and_not_by_id() -> None:
+    backends = [Backend(address="127.0.0.1:1", id=name) for name in "cab"]
+    spec, _ = carried_out(make_pool(backends, [Health.UP] * 3, policy="first"))
+    assert [spec.backends[index].id for index in spec.usable] == ["c", "a", "b"]
+
+
+# ---- policies of other packages ----
+
+PLUGIN = """
+from l4lb.policies import ranking_policy, table_policy
+
+def fails(candidates):
+    raise RuntimeError("no luck")
+
+last_first = ranking_policy(lambda candidates: list(reversed(range(len(candidates.backends)))))
+some = ranking_policy(lambda candidates: [1])
+twice = ranking_policy(lambda candidates: [0, 0])
+heavy = table_policy(lambda candidates: [max(range(len(candidates.backends)), key=candidates.weights.__getitem__)] * 5)
+beyond = table_policy(lambda candidates: [len(candidates.backends)])
+empty = table_policy(lambda candidates: [])
+words = table_policy(lambda candidates: ["a"])
+fails = table_policy(fails)
+nothing = 5
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with these policies, as installers lay it out."""
+    info = tmp_path / "their_policies-1.0.dist-info"
+    info.mkdir()
+    names = ["last_first", "some", "twice", "heavy", "beyond", "empty", "words", "fails", "nothing"]
+    points = "".join(f"{name} = their_policies:{name}\n" for name in names)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[l4lb.policies]\n{points}absent = their_policies:absent\nmaglev = x:y\n")
+    (tmp_path / "their_policies.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.names.cache_clear()
+    plugins.load.cache_clear()
+    yield
+    sys.modules.pop("their_policies", None)
+    plugins.names.cache_clear()
+    plugins.load.cache_clear()
+
+
+def three(policy: str) -> PoolState:
+    backends = [Backend(address=f"127.0.0.1:{i}", weight=i, id="abc"[i - 1]) for i in (1, 2, 3)]
+    return make_pool(backends, [Health.UP] * 3, policy=policy)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_ranking_of_another_package_is_the_order_in_which_they_fill() -> None:
+    spec, table = carried_out(three("last_first"))
+    assert (spec.selection, spec.usable, list(spec.slots), table.error) == (Selection.FIRST, (2, 1, 0), [], "")
+    pool = three("some")
+    spec, _ = carried_out(pool)
+    assert spec.usable == (1,)
+    assert pool.usable == ("b",)
+    assert pool.passed_over == {
+        "a": "policy some: left out of its ranking",
+        "c": "policy some: left out of its ranking",
+    }
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_table_of_another_package_is_used_as_it_is() -> None:
+    spec, table = carried_out(three("heavy"))
+    assert (spec.selection, list(spec.slots), table.error) == (Selection.HASH, [2] * 5, "")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("fails", "RuntimeError: no luck"),
+        ("beyond", "ValueError: table: index 3, but there are 3 candidates"),
+        ("empty", "ValueError: table: 0 entries, expected 1 to 5000011"),
+        ("words", "ValueError: table: expected indices of candidates"),
+        ("twice", "ValueError: ranking: expected each candidate at most once"),
+    ],
+)
+def test_a_policy_that_fails_is_told_and_its_pool_serves_in_turn(policy: str, reason: str) -> None:
+    pool = three(policy)
+    spec, table = carried_out(pool)
+    assert table.error.startswith(reason)
+    assert pool.policy_error == table.error
+    assert spec.selection is Selection.CURSOR
+    assert {spec.usable[slot] for slot in spec.slots} == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("absent", "cannot be loaded: AttributeError"),
+        ("nothing", "is a int, expected what table_policy or ranking_policy returns"),
+    ],
+)
+def test_a_policy_that_cannot_be_loaded_is_an_error_of_the_configuration(policy: str, reason: str) -> None:
+    from l4lb import Config
+
+    text = f'[listeners.l]\nbind = ":0"\npool = "p"\n[pools.p]\npolicy = "{policy}"\nbackends = ["127.0.0.1:1"]\n'
+    with pytest.raises(ConfigError, match=reason):
+        Config.loads(text)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_built_in_policy_cannot_be_replaced() -> None:
+    _, table = carried_out(make_pool([Backend(address="127.0.0.1:1")], [Health.UP], policy="maglev", table_size=251))
+    assert table.policy is POLICIES["maglev"]
