@@ -1,17 +1,18 @@
 # Accept: from a listening socket's edge to a session whose backend is being connected. Called on the worker's thread.
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
+from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport socket_reset
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.hashing cimport random_next
-from l4lb._dataplane.limits cimport session_rate_take
+from l4lb._dataplane.limits cimport places_take, session_rate_take
 from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    getsockname, published_load_u64, published_store_u64, shared_add, shared_read, shared_swap_if, sockaddr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
+    getsockname, published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, sockaddr_storage,
+    socklen_t,
 )
 from l4lb._dataplane.lookup cimport client_hash, selection_hashes
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
@@ -28,52 +29,6 @@ cdef enum accepted_t:
     ACCEPT_MORE = 0
     ACCEPT_EMPTY                  # the queue is empty
     ACCEPT_PAUSE                  # no file descriptor or memory for another
-
-
-cdef inline void source_address_set(source_address_t *source, sockaddr_storage *address) noexcept nogil:
-    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is."""
-    cdef sockaddr_in *v4 = <sockaddr_in *>address
-    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>address
-    cdef uint8_t *bytes = <uint8_t *>&v6.sin6_addr
-    cdef uint64_t *words = <uint64_t *>bytes
-    source.length = 0
-    source.port = 0
-    if address.ss_family == AF_INET:
-        memcpy(source.bytes, &v4.sin_addr, 4)
-        source.port = v4.sin_port
-        source.length = 4
-    elif address.ss_family == AF_INET6:
-        source.port = v6.sin6_port
-        if words[0] == 0 and bytes[8] == 0 and bytes[9] == 0 and bytes[10] == 0xFF and bytes[11] == 0xFF:
-            memcpy(source.bytes, bytes + 12, 4)
-            source.length = 4
-        else:
-            memcpy(source.bytes, bytes, 16)
-            source.length = 16
-
-
-cdef inline bint place_take(int64_t *active, int64_t limit) noexcept nogil:
-    """Count one more, unless `limit` (0: none) is reached. Never exceeds it, not even for a moment."""
-    cdef int64_t count
-    if limit == 0:
-        shared_add(active, 1)
-        return True
-    count = shared_read(active)
-    while count < limit:
-        if shared_swap_if(active, &count, count + 1):
-            return True
-    return False
-
-
-cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
-    """A place in the process and one in the listener, or neither."""
-    if not place_take(&w.plane.sessions_active, w.plane.max_sessions):
-        return False
-    if not place_take(&listener.live.sessions_active, listener.max_sessions):
-        shared_add(&w.plane.sessions_active, -1)
-        return False
-    shared_add(&listener.pool.live.sessions_active, 1)
-    return True
 
 
 cdef inline void places_give(worker_t *w, arrival_t *arrival) noexcept nogil:
@@ -127,7 +82,7 @@ cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept 
     if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
         getsockname(s.client_fd, <sockaddr *>&address, &length)
     source_address_set(&destination, &address)
-    s.hash = client_hash(pool, &s.source, &destination)
+    s.hash = client_hash(pool, &s.source, &destination, IPPROTO_TCP)
 
 
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:

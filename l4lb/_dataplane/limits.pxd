@@ -1,18 +1,43 @@
-# Limits: token buckets, as one number each: the time until which what has passed is paid for (the generic cell rate
-# algorithm, ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
+# Limits: how many sessions at once, how many a second, how many bytes a second. Counts are shared atomics. Rates are
+# token buckets, as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
+# ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
 #
 # Called by workers. Rates are written by control at any time; 0 means no limit.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from l4lb._dataplane.linux cimport published_load_u64, shared_read, shared_swap_if
-from l4lb._dataplane.types cimport half_t, limits_t, listener_live_t
+from l4lb._dataplane.linux cimport published_load_u64, shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.types cimport limits_t, listener_live_t, listener_t, worker_t
 
 cdef enum:
     SECOND_NS = 1000000000
     BANDWIDTH_BURST_NS = 50000000     # a flow may run this far ahead: a few ticks of the wheel, or it could not keep up
     BANDWIDTH_BURST_BYTES = 4096      # ... and at least this far
     BANDWIDTH_MIN_BYTES = 1024        # less than this is not worth a turn: wait for more
+
+
+cdef inline bint place_take(int64_t *active, int64_t limit) noexcept nogil:
+    """Count one more, unless `limit` (0: none) is reached. Never exceeds it, not even for a moment."""
+    cdef int64_t count
+    if limit == 0:
+        shared_add(active, 1)
+        return True
+    count = shared_read(active)
+    while count < limit:
+        if shared_swap_if(active, &count, count + 1):
+            return True
+    return False
+
+
+cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
+    """A place in the process and one in the listener, or neither."""
+    if not place_take(&w.plane.sessions_active, w.plane.max_sessions):
+        return False
+    if not place_take(&listener.live.sessions_active, listener.max_sessions):
+        shared_add(&w.plane.sessions_active, -1)
+        return False
+    shared_add(&listener.pool.live.sessions_active, 1)
+    return True
 
 
 cdef inline int64_t bucket_cost_ns(uint64_t rate, uint64_t amount) noexcept nogil:
@@ -44,14 +69,17 @@ cdef inline int64_t bucket_after(int64_t paid_until_ns, uint64_t now_ns, int64_t
     return (paid_until_ns if paid_until_ns > <int64_t>now_ns else <int64_t>now_ns) + cost_ns
 
 
-cdef inline int64_t bandwidth_room(limits_t *limits, half_t *h, int direction, uint64_t now_ns) noexcept nogil:
-    """How many bytes this half may move now, by its own limit and the listener's; -1 when there is none."""
+cdef inline int64_t bandwidth_room(
+    limits_t *limits, uint64_t *paid_until_ns, int direction, uint64_t now_ns
+) noexcept nogil:
+    """How many bytes may pass now, by the session's own limit (its bucket: `paid_until_ns`) and the listener's; -1
+    when there is none."""
     cdef uint64_t own = published_load_u64(&limits.bandwidth[direction])
     cdef uint64_t total = published_load_u64(&limits.total_bandwidth[direction])
     cdef int64_t room = -1
     cdef int64_t shared_room
     if own:
-        room = bucket_bytes(own, <int64_t>h.paid_until_ns, now_ns)
+        room = bucket_bytes(own, <int64_t>paid_until_ns[0], now_ns)
     if total:
         shared_room = bucket_bytes(total, shared_read(&limits.total_paid_until_ns[direction]), now_ns)
         if room < 0 or shared_room < room:
@@ -59,11 +87,13 @@ cdef inline int64_t bandwidth_room(limits_t *limits, half_t *h, int direction, u
     return room
 
 
-cdef inline uint32_t bandwidth_wait_ms(limits_t *limits, half_t *h, int direction, uint64_t now_ns) noexcept nogil:
-    """How long a half that has no room should wait; at least 1 ms."""
+cdef inline uint32_t bandwidth_wait_ms(
+    limits_t *limits, uint64_t *paid_until_ns, int direction, uint64_t now_ns
+) noexcept nogil:
+    """How long a direction that has no room should wait; at least 1 ms."""
     cdef uint64_t own = published_load_u64(&limits.bandwidth[direction])
     cdef uint64_t total = published_load_u64(&limits.total_bandwidth[direction])
-    cdef int64_t wait_ns = bucket_wait_ns(own, <int64_t>h.paid_until_ns, now_ns) if own else 0
+    cdef int64_t wait_ns = bucket_wait_ns(own, <int64_t>paid_until_ns[0], now_ns) if own else 0
     cdef int64_t shared_ns
     if total:
         shared_ns = bucket_wait_ns(total, shared_read(&limits.total_paid_until_ns[direction]), now_ns)
@@ -73,14 +103,14 @@ cdef inline uint32_t bandwidth_wait_ms(limits_t *limits, half_t *h, int directio
 
 
 cdef inline void bandwidth_pay(
-    limits_t *limits, half_t *h, int direction, uint64_t now_ns, uint64_t moved
+    limits_t *limits, uint64_t *paid_until_ns, int direction, uint64_t now_ns, uint64_t moved
 ) noexcept nogil:
-    """Account for bytes that were read for this half."""
+    """Account for bytes that have passed."""
     cdef uint64_t own = published_load_u64(&limits.bandwidth[direction])
     cdef uint64_t total = published_load_u64(&limits.total_bandwidth[direction])
     cdef int64_t paid
     if own:
-        h.paid_until_ns = <uint64_t>bucket_after(<int64_t>h.paid_until_ns, now_ns, bucket_cost_ns(own, moved))
+        paid_until_ns[0] = <uint64_t>bucket_after(<int64_t>paid_until_ns[0], now_ns, bucket_cost_ns(own, moved))
     if total:
         paid = shared_read(&limits.total_paid_until_ns[direction])
         while not shared_swap_if(

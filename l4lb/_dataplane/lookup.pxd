@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from l4lb._dataplane.hashing cimport hash_again, xxh64
-from l4lb._dataplane.linux cimport IPPROTO_TCP, shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
 from l4lb._dataplane.load cimport backend_cost, backend_reserve, pool_bound
 from l4lb._dataplane.types cimport (
     HASH_KEY_DESTINATION, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP_PORT, SELECT_FIRST, SELECT_HASH,
@@ -35,9 +35,10 @@ cdef inline uint32_t key_add_destination(uint8_t *key, source_address_t *destina
 
 
 cdef inline uint64_t client_hash(
-    pool_t *pool, source_address_t *source, source_address_t *destination
+    pool_t *pool, source_address_t *source, source_address_t *destination, uint8_t protocol
 ) noexcept nogil:
-    """XXH64 of what the pool's hash_key names. `destination` matters to the keys that it is part of.
+    """XXH64 of what the pool's hash_key names. `destination` and `protocol` (IPPROTO_TCP, IPPROTO_UDP) matter to
+    the keys that they are part of.
 
     The bytes: addresses packed, ports in network order; source, then its port unless the key is the source's address
     alone; destination, its port; the protocol's number. `l4lb.routing.hashing` computes the same.
@@ -52,7 +53,7 @@ cdef inline uint64_t client_hash(
     if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
         length += key_add_destination(key + length, destination)
     if pool.hash_key == HASH_KEY_SESSION:
-        key[length] = IPPROTO_TCP
+        key[length] = protocol
         length += 1
     return xxh64(key, length, pool.hash_seed)
 

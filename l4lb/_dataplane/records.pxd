@@ -42,15 +42,26 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
     record.spliced = s.flags & SESSION_SPLICED != 0
 
 
+cdef inline record_t *record_begin(worker_t *w) noexcept nogil:
+    """A place for a record, which `record_done` hands over; NULL when nobody wants records or the ring is full."""
+    cdef records_t *ring = &w.records
+    if ring.slots == NULL:
+        return NULL
+    if ring.written - published_load_u64(&ring.read) >= RECORD_SLOTS:
+        counter_add(&w.counters.records_dropped, 1)
+        return NULL
+    return &ring.slots[ring.written % RECORD_SLOTS]
+
+
+cdef inline void record_done(worker_t *w) noexcept nogil:
+    published_store_u64(&w.records.written, w.records.written + 1)
+
+
 cdef inline void record_session(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Called once for each session, when it ends and before it gives its backend back."""
-    cdef records_t *ring = &w.records
-    cdef uint64_t written = ring.written
+    cdef record_t *record
     histogram_add(&s.listener.counters[w.index].session_time, w.now_ns - s.started_ns)
-    if ring.slots == NULL:
-        return
-    if written - published_load_u64(&ring.read) >= RECORD_SLOTS:
-        counter_add(&w.counters.records_dropped, 1)
-        return
-    record_fill(w, &ring.slots[written % RECORD_SLOTS], s, reason)
-    published_store_u64(&ring.written, written + 1)
+    record = record_begin(w)
+    if record != NULL:
+        record_fill(w, record, s, reason)
+        record_done(w)

@@ -60,7 +60,7 @@ cdef inline void half_read(worker_t *w, wire_t *wire, uint64_t count) noexcept n
     """`count` bytes were taken from the source."""
     if wire.room >= 0:
         wire.room -= count
-        bandwidth_pay(&wire.session.listener.limits, wire.half, wire.direction, w.now_ns, count)
+        bandwidth_pay(&wire.session.listener.limits, &wire.half.paid_until_ns, wire.direction, w.now_ns, count)
 
 
 cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
@@ -282,7 +282,7 @@ cdef inline pump_t half_pump(worker_t *w, wire_t *wire) noexcept nogil:
     if h.flags & HALF_DEAD:
         return PUMP_IDLE
     wire.budget = TURN_BYTES
-    wire.room = bandwidth_room(&wire.session.listener.limits, h, wire.direction, w.now_ns)
+    wire.room = bandwidth_room(&wire.session.listener.limits, &h.paid_until_ns, wire.direction, w.now_ns)
     outcome = half_pass(w, wire)
     if h.pipe != NULL and h.pipe.held_bytes == 0 and outcome != PUMP_AGAIN:
         pipe_give(&w.pipes, h.pipe)

@@ -154,8 +154,9 @@ cdef inline void session_reset(worker_t *w, session_t *s, side_t lost) noexcept 
 cdef inline void session_throttle(worker_t *w, session_t *s, side_t source) noexcept nogil:
     """A half has used up its bandwidth: come back when there is some again."""
     cdef half_t *h = &s.up if source == SIDE_CLIENT else &s.down
+    cdef uint32_t wait_ms = bandwidth_wait_ms(&s.listener.limits, &h.paid_until_ns, <int>source, w.now_ns)
     s.flags |= SESSION_THROTTLED
-    session_arm(w, s, <uint32_t>w.now_ms + bandwidth_wait_ms(&s.listener.limits, h, <int>source, w.now_ns))
+    session_arm(w, s, <uint32_t>w.now_ms + wait_ms)
 
 
 cdef inline bint session_handle(worker_t *w, session_t *s, pump_t outcome, side_t source) noexcept nogil:

@@ -9,7 +9,7 @@ from math import ceil, gcd
 import xxhash
 
 from l4lb.model.snapshot import HashKey, Selection
-from l4lb.routing.hashing import Endpoint, client_hash
+from l4lb.routing.hashing import TCP, Endpoint, client_hash
 
 PROBES = 8  # HASH_PROBES of lookup.pxd
 
@@ -109,11 +109,19 @@ def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> 
 
 
 def hash_of(
-    key: HashKey, source: Endpoint, destination: Endpoint | None, *, seed: int, prefix_v4: int, prefix_v6: int
+    key: HashKey,
+    source: Endpoint,
+    destination: Endpoint | None,
+    *,
+    seed: int,
+    prefix_v4: int,
+    prefix_v6: int,
+    protocol: int = TCP,
 ) -> int:
     """`client_hash`, where the destination may be left out if the key does not need it. ValueError when it does."""
     if destination is None:
         if key in (HashKey.DESTINATION, HashKey.SESSION):
             raise ValueError(f'hash_key is "{key}": say which address and port the client connects to')
         destination = ("0.0.0.0", 0)
-    return client_hash(key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6)
+    prefixes = {"prefix_v4": prefix_v4, "prefix_v6": prefix_v6}
+    return client_hash(key, source, destination, seed=seed, protocol=protocol, **prefixes)

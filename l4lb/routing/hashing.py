@@ -8,7 +8,8 @@ import xxhash
 
 from l4lb.model.snapshot import HashKey
 
-TCP = 6  # IANA's protocol number
+TCP = 6  # IANA's protocol numbers
+UDP = 17
 _MASK = (1 << 64) - 1
 Endpoint = tuple[str, int]  # address, port
 

@@ -207,7 +207,9 @@ cdef class Pool:
     def active(self):
         return [self.lives[i].sessions_active for i in range(self.pool.backend_count)]
 
-    def hash(self, int key, tuple source, tuple destination, uint64_t seed, int prefix_v4=32, int prefix_v6=128):
+    def hash(
+        self, int key, tuple source, tuple destination, uint64_t seed, int prefix_v4, int prefix_v6, int protocol
+    ):
         """What a client hashes to; source and destination are (packed address, port as 2 bytes)."""
         cdef source_address_t client, local
         endpoint_set(&client, source[0], source[1])
@@ -216,4 +218,4 @@ cdef class Pool:
         self.pool.hash_seed = seed
         self.pool.hash_prefix_v4 = prefix_v4
         self.pool.hash_prefix_v6 = prefix_v6
-        return client_hash(&self.pool, &client, &local)
+        return client_hash(&self.pool, &client, &local, protocol)

@@ -16,7 +16,7 @@ LAYERS = [
     {"relay", "records", "queue"},
     {"ready", "timers", "lookup", "limits", "tables"},
     {"load", "maglev", "ring", "rendezvous"},
-    {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats"},
+    {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats", "addresses"},
     {"types"},
     {"linux"},
 ]

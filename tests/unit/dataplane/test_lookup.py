@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from l4lb._fastpath import HASH_KEYS, SELECTIONS
 from l4lb.model.snapshot import HashKey
-from l4lb.routing.hashing import client_hash
+from l4lb.routing.hashing import TCP, UDP, client_hash
 
 probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
 
@@ -97,8 +97,9 @@ def test_what_a_client_hashes_to_is_what_python_says(key, source, destination, s
     pool = make_pool("hash", [(1, 0)])
     native = [(ip.packed, port.to_bytes(2, "big")) for ip, port in (source, destination)]
     texts = [(str(ip), port) for ip, port in (source, destination)]
-    expected = client_hash(key, *texts, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6)
-    assert pool.hash(HASH_KEYS[key], *native, seed, prefix_v4, prefix_v6) == expected
+    for protocol in (TCP, UDP):
+        expected = client_hash(key, *texts, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6, protocol=protocol)
+        assert pool.hash(HASH_KEYS[key], *native, seed, prefix_v4, prefix_v6, protocol) == expected
 
 
 def test_first_fills_in_order() -> None:
