@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
+NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2
 ARGS ?=
@@ -22,7 +22,7 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/_dataplane/*.pxd tests/native/*.pyx
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*.pxd tests/native/*.pyx
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 

@@ -8,9 +8,10 @@ from cpython.array cimport array as c_array, clone
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
+from l4lb._dataplane.enums cimport TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, table_kind_t
 from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
 from l4lb._dataplane.tables cimport table_build
-from l4lb._dataplane.types cimport TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, candidate_t, table_kind_t
+from l4lb._dataplane.types cimport candidate_t
 
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 

@@ -7,22 +7,27 @@
 import os
 
 from cython cimport final
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from l4lb._dataplane.linux cimport (
-    AF_UNIX, counter_read, htons, ntohs, published_load_u32, published_load_u64, published_store_pointer,
-    published_store_u32, published_store_u64, shared_read, sockaddr_in, sockaddr_storage, socklen_t, write,
-)
-from l4lb._dataplane.stats cimport counters_free, counters_new, counters_total
-from l4lb._dataplane.types cimport (
+from l4lb._convert cimport buckets_list, counters, record_tuple, sockaddr_copy, zeroed
+from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
-    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NO_INDEX, RECORD_SLOTS, SELECT_CURSOR,
-    SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS,
-    SPLICE_AUTO, SPLICE_OFF, backend_counters_t, backend_live_t, backend_t, hash_key_t, histogram_t,
-    listener_counters_t, listener_live_t, listener_t, plane_t, pool_live_t, pool_t, queue_t, record_t, selection_t,
-    snapshot_t, worker_t,
+    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, NO_INDEX, RECORD_SLOTS,
+    SELECT_CURSOR, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES,
+    SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, hash_key_t, selection_t,
+)
+from l4lb._dataplane.linux cimport (
+    AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, htons, published_load_u32, published_load_u64,
+    published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, sockaddr_in,
+    write,
+)
+from l4lb._dataplane.stats cimport counters_free, counters_total
+from l4lb._dataplane.types cimport (
+    backend_counters_t, backend_live_t, backend_t, listener_counters_t, listener_live_t, listener_t, notices_t,
+    plane_t, pool_live_t, pool_t, queue_t, record_t, snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
@@ -41,52 +46,6 @@ SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 
 
-cdef void *zeroed(size_t count, size_t size) except NULL:
-    """Memory for `count` items, at least one; MemoryError when there is none."""
-    cdef void *memory = calloc(count if count else 1, size)
-    if memory == NULL:
-        raise MemoryError()
-    return memory
-
-
-cdef socklen_t sockaddr_copy(sockaddr_storage *place, bytes address) except 0xFFFF:
-    if len(address) > sizeof(sockaddr_storage):
-        raise ValueError("a socket address is at most sockaddr_storage")
-    memcpy(place, <const char *>address, len(address))
-    return <socklen_t>len(address)
-
-
-cdef void **counters(uint32_t worker_count, size_t size) except NULL:
-    cdef void **blocks = counters_new(worker_count, size)
-    if blocks == NULL:
-        raise MemoryError()
-    return blocks
-
-
-cdef list buckets_list(histogram_t *histogram):
-    return [counter_read(&histogram.buckets[i]) for i in range(<int>HISTOGRAM_BUCKETS)]
-
-
-cdef tuple record_tuple(record_t *record):
-    return (
-        record.session_id,
-        record.listener_id,
-        record.pool_slot,
-        record.backend_id,
-        (<char *>record.source.bytes)[:record.source.length],
-        ntohs(record.source.port),
-        ntohs(record.local_port),
-        record.started_ns,
-        record.connect_ns,
-        record.duration_ns,
-        record.bytes_up,
-        record.bytes_down,
-        record.attempts,
-        record.close_reason,
-        record.spliced != 0,
-    )
-
-
 @final
 cdef class DataPlane:
     """The workers, their shared counts and the pointer to the snapshot that they read."""
@@ -98,6 +57,9 @@ cdef class DataPlane:
         cdef uint32_t i
         cdef int error
         self.worker_count = 0
+        self.plane.notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.plane.notice_fd < 0:
+            raise OSError(errno, os.strerror(errno))
         self.plane.max_sessions = max_sessions
         self.plane.balance_workers = balance_workers and worker_count > 1
         self.plane.worker_count = worker_count
@@ -144,6 +106,36 @@ cdef class DataPlane:
         cdef int i
         for i in range(self.worker_count):
             worker_release(self.plane.workers[i])
+        close(self.plane.notice_fd)
+        self.plane.notice_fd = -1
+
+    @property
+    def notice_fd(self):
+        """Readable when `take_notices` has something to say."""
+        return self.plane.notice_fd
+
+    def take_notices(self):
+        """Ids of backends that have failed `passive_failures` times in a row, or more, since the last call."""
+        cdef uint64_t ignored
+        cdef notices_t *notices
+        cdef int i
+        ids = set()
+        read(self.plane.notice_fd, &ignored, sizeof(ignored))       # EAGAIN: nothing since
+        for i in range(self.worker_count):
+            notices = &self.plane.workers[i].notices
+            while notices.read != published_load_u64(&notices.written):
+                ids.add(notices.backend_ids[notices.read % NOTICE_SLOTS])
+                published_store_u64(&notices.read, notices.read + 1)
+        return ids
+
+    def evict(self, list backends, int reason):
+        """End the sessions that these `BackendLive` have now, with that close reason, at the workers' own pace."""
+        cdef BackendLive backend
+        for backend in backends:
+            published_store_u32(&backend.live.evict_reason, reason)
+            published_store_u64(&backend.live.evict_version, self.plane.evict_version + 1)
+        published_store_u64(&self.plane.evict_version, self.plane.evict_version + 1)
+        self.wake()
 
     def keep_records(self):
         """From now on keep a record of every session that ends, for `take_records`."""
@@ -220,8 +212,16 @@ cdef class BackendLive:
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)
 
+    def failures(self):
+        """In a row, up to now."""
+        return shared_read(&self.live.failures)
+
+    def forgive(self):
+        """Count its failures anew."""
+        shared_store(&self.live.failures, 0)
+
     def stats(self):
-        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures)."""
+        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets)."""
         cdef backend_counters_t total
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return (
@@ -230,6 +230,7 @@ cdef class BackendLive:
             total.bytes_up,
             total.bytes_down,
             total.connect_failures,
+            total.early_resets,
         )
 
 
@@ -321,8 +322,9 @@ cdef class NativeSnapshot:
 
     `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I",
     indices into backends) and slots (array "I", indices into usable; not to be changed), bounded_load,
-    connect_timeout_ms, connect_attempts, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
-    hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
+    connect_timeout_ms, connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or
+    empty), hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the
+    client came to.
     `listeners`: dicts of live, pool (index into `pools`), max_sessions, idle_ms, half_close_ms, duration_ms, splice,
     nodelay.
     """
@@ -404,6 +406,7 @@ cdef class NativeSnapshot:
         pool.bounded_load = spec["bounded_load"]
         pool.connect_timeout_ms = spec["connect_timeout_ms"]
         pool.connect_attempts = spec["connect_attempts"]
+        pool.passive_failures = spec["passive_failures"]
         pool.queue_size = spec["queue_size"]
         pool.queue_timeout_ms = spec["queue_timeout_ms"]
         pool.source_length = sockaddr_copy(&pool.source, spec["source"])

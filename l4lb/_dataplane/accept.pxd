@@ -7,6 +7,10 @@ from libc.string cimport memset
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport socket_reset
 from l4lb._dataplane.connect cimport session_pool
+from l4lb._dataplane.enums cimport (
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, HASH_KEY_DESTINATION,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SESSION_NODELAY_DONE, close_reason_t,
+)
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.limits cimport places_take, session_rate_take
 from l4lb._dataplane.linux cimport (
@@ -20,9 +24,7 @@ from l4lb._dataplane.queue cimport worker_wake
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.tcp cimport session_connect
 from l4lb._dataplane.types cimport (
-    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SESSION_NODELAY_DONE, accepting_t, arrival_t, close_reason_t,
-    half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
+    accepting_t, arrival_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
 )
 
 cdef enum accepted_t:

@@ -6,6 +6,7 @@
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
+from l4lb._dataplane.enums cimport CLOSE_NORMAL, close_reason_t
 from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl,
     linger, setsockopt, shared_add, socklen_t,
@@ -17,7 +18,7 @@ from l4lb._dataplane.records cimport record_session
 from l4lb._dataplane.relay cimport half_drop
 from l4lb._dataplane.sessions cimport sessions_give
 from l4lb._dataplane.timers cimport timers_disarm
-from l4lb._dataplane.types cimport CLOSE_NORMAL, close_reason_t, session_t, worker_t
+from l4lb._dataplane.types cimport session_t, worker_t
 
 
 cdef inline void socket_reset(int fd) noexcept nogil:

@@ -4,10 +4,14 @@
 # leaves it out while another is left; when all were tried, they are tried again until connect_attempts are used up.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
 
 from l4lb._dataplane.closing cimport session_forget_backend
+from l4lb._dataplane.enums cimport (
+    CLIENT_FIRST_MAX, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_MEASURED,
+    SESSION_NODELAY_DONE, SIDE_BACKEND,
+)
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.linux cimport (
     AF_UNIX, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_TCP,
@@ -16,12 +20,10 @@ from l4lb._dataplane.linux cimport (
     getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_storage, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
+from l4lb._dataplane.notices cimport backend_answered, backend_failed
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport (
-    CLIENT_FIRST_MAX, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CONNECTING, SESSION_MEASURED,
-    SESSION_NODELAY_DONE, SIDE_BACKEND, backend_options_t, backend_t, pick_t, pool_t, session_t, tried_t, worker_t,
-)
+from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, tried_t, worker_t
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells
@@ -165,14 +167,17 @@ cdef inline void measure_connect(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void measure_answer(worker_t *w, session_t *s) noexcept nogil:
-    """Of a MEASURED session, after bytes moved: the time from the client's first ones, or from the connect, to the
-    backend's first ones."""
+    cdef uint64_t since_ns = s.asked_ns if s.asked_ns else s.connected_ns
+    ewma_add(&s.backend.answer_latency, (w.now_ns - since_ns) / 1000.0, w.now_ms)
+
+
+cdef inline void answer_watch(worker_t *w, session_t *s) noexcept nogil:
+    """Until the backend's first bytes: notice them, and how long after the client's (or the connect) they come."""
     if s.down.bytes:
-        ewma_add(
-            &s.backend.answer_latency,
-            (w.now_ns - (s.asked_ns if s.asked_ns else s.connected_ns)) / 1000.0, w.now_ms,
-        )
-        s.flags &= <uint16_t>~SESSION_MEASURED
+        s.flags |= SESSION_ANSWERED
+        backend_answered(s.backend)
+        if s.flags & SESSION_MEASURED:
+            measure_answer(w, s)
     elif s.up.bytes and not s.asked_ns:
         s.asked_ns = w.now_ns
 
@@ -198,6 +203,7 @@ cdef inline int attempt_failed(worker_t *w, session_t *s) noexcept nogil:
     """Count and remember the failure. 0, or -1 when memory is short."""
     cdef uint32_t backend_id = s.backend.id
     measure_failure(w, s)
+    backend_failed(w, session_pool(w, s), s.backend)
     counter_add(&s.backend.counters[w.index].connect_failures, 1)
     attempt_abandon(w, s)
     return tried_add(s, backend_id)

@@ -38,6 +38,7 @@ cdef extern from * nogil:
     /* Any writer: shared between workers. */
     #define shared_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
     #define shared_read(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define shared_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
     #define shared_swap_if(p, old, new) \
         __atomic_compare_exchange_n((p), (old), (new), 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 
@@ -66,6 +67,7 @@ cdef extern from * nogil:
     uint64_t counter_read(uint64_t *counter)
     int64_t shared_add(int64_t *value, int64_t amount)
     int64_t shared_read(int64_t *value)
+    void shared_store(int64_t *value, int64_t new_value)
     bint shared_swap_if(int64_t *value, int64_t *expected, int64_t desired)
     void *published_load_pointer "published_load"(void **place)
     void published_store_pointer "published_store"(void **place, void *value)

@@ -7,9 +7,10 @@
 from libc.math cimport ceil
 from libc.stdint cimport int64_t
 
+from l4lb._dataplane.enums cimport SELECT_PEAK_EWMA
 from l4lb._dataplane.ewma cimport ewma_read_us
 from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.types cimport SELECT_PEAK_EWMA, backend_live_t, backend_t, pick_t, pool_t
+from l4lb._dataplane.types cimport backend_live_t, backend_t, pick_t, pool_t
 
 cdef enum:
     LATENCY_FLOOR_US = 64         # below it, differences are the event loop's own

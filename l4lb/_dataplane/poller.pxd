@@ -6,11 +6,12 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
 
+from l4lb._dataplane.enums cimport side_t
 from l4lb._dataplane.linux cimport (
     EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
     epoll_ctl, epoll_event,
 )
-from l4lb._dataplane.types cimport accepting_t, session_t, side_t, worker_t
+from l4lb._dataplane.types cimport accepting_t, session_t, worker_t
 
 cdef enum:
     EVENT_TAG = 0

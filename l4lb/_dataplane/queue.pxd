@@ -6,9 +6,10 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from l4lb._dataplane.enums cimport NO_INDEX, SESSION_QUEUED
 from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if, write
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport NO_INDEX, SESSION_QUEUED, plane_t, pool_live_t, queue_t, session_t, worker_t
+from l4lb._dataplane.types cimport plane_t, pool_live_t, queue_t, session_t, worker_t
 
 
 cdef inline void worker_wake(worker_t *w) noexcept nogil:

@@ -3,11 +3,9 @@
 
 from libc.stdint cimport uint64_t
 
+from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, RECORD_SLOTS, SESSION_SPLICED, close_reason_t
 from l4lb._dataplane.linux cimport count_leading_zeros, counter_add, published_load_u64, published_store_u64
-from l4lb._dataplane.types cimport (
-    HISTOGRAM_BUCKETS, RECORD_SLOTS, SESSION_SPLICED, close_reason_t, histogram_t, record_t, records_t, session_t,
-    worker_t,
-)
+from l4lb._dataplane.types cimport histogram_t, record_t, records_t, session_t, worker_t
 
 
 cdef inline void histogram_add(histogram_t *self, uint64_t duration_ns) noexcept nogil:

@@ -4,7 +4,8 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
-from l4lb._dataplane.types cimport NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE, session_t, sessions_t
+from l4lb._dataplane.enums cimport NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE
+from l4lb._dataplane.types cimport session_t, sessions_t
 
 
 cdef inline session_t *sessions_at(sessions_t *self, uint32_t index) noexcept nogil:

@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from l4lb._dataplane.enums cimport CACHE_LINE_BYTES
 from l4lb._dataplane.linux cimport counter_read
-from l4lb._dataplane.types cimport CACHE_LINE_BYTES
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **place, size_t alignment, size_t size)

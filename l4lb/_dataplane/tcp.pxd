@@ -1,5 +1,5 @@
 # TCP: the life of a session after accept, as transitions. Called by worker.pxd with events, due timers and ready
-# sessions, on the worker's thread. The state diagram is at session_state_t in types.pxd.
+# sessions, on the worker's thread. The state diagram is at session_state_t in enums.pxd.
 #
 # Every function that may end the session is the last thing its caller does with it.
 
@@ -7,14 +7,24 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, attempt_begin, attempt_error, attempt_failed,
-    attempt_t, measure_answer, measure_connect, session_pick, session_pool,
+    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_error,
+    attempt_failed, attempt_t, measure_connect, session_pick, session_pool,
+)
+from l4lb._dataplane.enums cimport (
+    ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED,
+    CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
+    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
+    HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
+    SESSION_ANSWERED, SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
+    SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED,
+    SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, side_t,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE,
     TCP_QUICKACK, counter_add, setsockopt, shared_read, unlikely,
 )
+from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.poller cimport poller_watch, poller_watch_again
 from l4lb._dataplane.queue cimport queue_enter, queue_leave
 from l4lb._dataplane.ready cimport ready_push
@@ -25,16 +35,7 @@ from l4lb._dataplane.relay cimport (
 )
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport (
-    ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED,
-    CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
-    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
-    HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
-    SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
-    SESSION_CONNECTING, SESSION_MEASURED, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN,
-    SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, backend_t, close_reason_t, half_t, pool_t, queue_t,
-    session_t, side_t, worker_t,
-)
+from l4lb._dataplane.types cimport backend_t, half_t, pool_t, queue_t, session_t, worker_t
 
 cdef enum:
     HOUR_MS = 3600000             # a session without any deadline still looks now and then
@@ -142,6 +143,9 @@ cdef inline void session_reset(worker_t *w, session_t *s, side_t lost) noexcept 
     if s.state == SESSION_RESETTING:
         session_end(w, s, <close_reason_t>s.close_reason)
         return
+    if lost == SIDE_BACKEND and s.down.bytes == 0:
+        counter_add(&s.backend.counters[w.index].early_resets, 1)
+        backend_failed(w, session_pool(w, s), s.backend)
     s.state = SESSION_RESETTING
     s.flags |= SESSION_CLIENT_RESET if lost == SIDE_CLIENT else SESSION_BACKEND_RESET
     s.close_reason = CLOSE_CLIENT_ABORT if lost == SIDE_CLIENT else CLOSE_BACKEND_ABORT
@@ -188,8 +192,8 @@ cdef inline void session_settle(worker_t *w, session_t *s, uint8_t fins_before) 
     """After both halves had their turn: ended, half-closed, or on with it."""
     if not s.flags & SESSION_SPOKEN and s.up.bytes | s.down.bytes:
         session_learn(w, s)
-    if unlikely(s.flags & SESSION_MEASURED):
-        measure_answer(w, s)
+    if not s.flags & SESSION_ANSWERED:
+        answer_watch(w, s)
     if s.up.flags & s.down.flags & HALF_FIN_SENT:
         session_end(w, s, CLOSE_NORMAL)
         return

@@ -1,4 +1,4 @@
-# Types: every struct and enum of the data plane, in one place. No functions.
+# Types: every struct of the data plane, in one place. No functions.
 #
 # Who may write what:
 #   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by
@@ -8,126 +8,13 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
+from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
-
-cdef enum:
-    CACHE_LINE_BYTES = 64
-    SCRATCH_BYTES = 65536         # one recv; a half that keeps filling it is a bulk flow
-    PIPE_BYTES = 1048576          # asked of the kernel, which may give less
-    TURN_BYTES = 1048576          # a half moves at most about this much before others get their turn
-    BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
-    BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
-    EPOLL_BATCH = 256
-    ACCEPT_BATCH = 64
-    ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
-    CLIENT_FIRST_MAX = 3
-    ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
-    RESET_POLL_MS = 16            # how often a session about to be reset looks whether its last bytes are out
-    INBOX_SIZE = 64               # power of two
-    RECORD_SLOTS = 4096           # power of two
-    SESSIONS_PER_BLOCK = 256
-    PIPE_CACHE_MAX = 64
-    NO_INDEX = 0xFFFFFFFF
-
-# The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
-cdef enum close_reason_t:
-    CLOSE_NORMAL = 0
-    CLOSE_CLIENT_ABORT
-    CLOSE_BACKEND_ABORT
-    CLOSE_CONNECT_FAILED
-    CLOSE_CONNECT_TIMEOUT
-    CLOSE_IDLE_TIMEOUT
-    CLOSE_HALF_CLOSE_TIMEOUT
-    CLOSE_MAX_DURATION
-    CLOSE_NO_BACKEND
-    CLOSE_QUEUE_FULL
-    CLOSE_QUEUE_TIMEOUT
-    CLOSE_DENIED
-    CLOSE_RATE_LIMITED
-    CLOSE_PROXY_HEADER_ERROR
-    CLOSE_BACKEND_DOWN
-    CLOSE_ADMIN
-    CLOSE_DRAIN
-    CLOSE_SHUTDOWN
-    CLOSE_RESOURCE_LIMIT
-    CLOSE_INTERNAL_ERROR
-    CLOSE_REASON_COUNT
-
-# A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
-#
-#          +--all at max_sessions--> QUEUED
-#          |                           | a place is free
-#   FREE --+--accept--> CONNECTING <---+
-#                         |    ^ next attempt
-#                         |    +--> (itself)
-#                         +--connected--> RELAYING --both FINs forwarded--> FREE
-#                         |                  +--one side reset--> RESETTING --its last bytes are out--> FREE
-#   any --no backend, limit, timeout, shutdown--> FREE
-cdef enum session_state_t:
-    SESSION_FREE = 0
-    SESSION_QUEUED
-    SESSION_CONNECTING
-    SESSION_RELAYING
-    SESSION_RESETTING
-
-cdef enum side_t:
-    SIDE_CLIENT = 0
-    SIDE_BACKEND = 1
-
-# One direction of a session, from the socket it reads (source) to the one it writes (sink).
-cdef enum:
-    HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
-    HALF_WRITABLE = 2             # the sink took everything since its last edge
-    HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
-    HALF_READ_ON = 8              # a short read proves nothing: an urgent mark stops reads, or a reset is behind
-    HALF_EOF = 16                 # all that the source will ever give has been read
-    HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
-    HALF_BULK = 64                # reads through a pipe
-    HALF_DEAD = 128               # the sink is reset: nothing more is read for it
-
-cdef enum:
-    SESSION_CLIENT_WANTS_OUT = 1  # the client is watched for EPOLLOUT too
-    SESSION_CLIENT_RESET = 2      # this side's socket reported a reset
-    SESSION_BACKEND_RESET = 4
-    SESSION_READY = 8             # in the ready list
-    SESSION_NODELAY_DONE = 16     # the backend's TCP_NODELAY is as it should be
-    SESSION_ACK_HELD = 32         # the handshake's last ACK waits for the client's first bytes
-    SESSION_SPOKEN = 64           # somebody has sent something
-    SESSION_CLIENT_WATCHED = 128  # the client is in epoll
-    SESSION_THROTTLED = 256       # a half waits for its bandwidth
-    SESSION_SPLICED = 512         # some of its bytes went through a pipe
-    SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
-
-cdef enum table_kind_t:
-    TABLE_MAGLEV = 0
-    TABLE_RING
-    TABLE_RENDEZVOUS
 
 cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
     const uint8_t *id
     uint64_t id_length
     double weight                 # above 0; of a ring: its points
-
-cdef enum splice_mode_t:
-    SPLICE_AUTO = 0
-    SPLICE_ALWAYS
-    SPLICE_OFF
-
-cdef enum selection_t:
-    SELECT_CURSOR = 0
-    SELECT_HASH
-    SELECT_LEAST_SESSIONS
-    SELECT_TWO_CHOICES
-    SELECT_FIRST
-    SELECT_PEAK_EWMA
-
-# What a session hashes to, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
-cdef enum hash_key_t:
-    HASH_KEY_SOURCE_IP = 0
-    HASH_KEY_SOURCE_IP_PORT
-    HASH_KEY_DESTINATION
-    HASH_KEY_SESSION              # source, destination and protocol
-    HASH_KEY_RANDOM               # drawn anew for each session
 
 cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
     chunk_t *next
@@ -206,11 +93,15 @@ cdef struct backend_counters_t:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t connect_failures
+    uint64_t early_resets         # sessions that it reset before its first byte
 
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
     int64_t connect_latency       # shared, see ewma.pxd; of pools that measure
     int64_t answer_latency        # ... from the client's first bytes to the backend's
+    int64_t failures              # shared; in a row: connects, and resets before the first byte
+    uint64_t evict_version        # control: its sessions end in the pass of that version, see evict.pxd
+    uint32_t evict_reason         # control
     uint32_t id                   # unique within the data plane
     backend_counters_t **counters  # by worker, each in cache lines of its own
 
@@ -224,9 +115,6 @@ cdef struct pool_live_t:
     int64_t waiting               # shared; queued on all workers together
     queue_t *queues               # by worker, each touched by its worker alone
     uint32_t slot                 # its place in every snapshot's pools_by_slot
-
-cdef enum:
-    HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest
 
 cdef struct histogram_t:
     uint64_t buckets[28]
@@ -287,6 +175,7 @@ cdef struct pool_t:
     double bounded_load           # of SELECT_HASH; 0: off
     uint32_t connect_timeout_ms
     uint32_t connect_attempts
+    uint32_t passive_failures     # so many in a row are told to control; 0: none are
     int64_t queue_size
     uint32_t queue_timeout_ms
     sockaddr_storage source       # bound before the connect, when source_length is not 0
@@ -326,12 +215,6 @@ cdef struct snapshot_t:
     listener_t *listeners
 
 # ---- a worker ----
-
-cdef enum:
-    TIMER_LEVELS = 4
-    TIMER_SLOTS = 64
-    TIMER_TICK_MS = 8
-    TIMER_IDLE = 0xFFFF
 
 cdef struct timers_t:
     uint32_t tick                                      # the last one that was run
@@ -406,6 +289,17 @@ cdef struct records_t:            # ring: its worker writes, control reads. Full
     uint64_t read
     record_t *slots               # RECORD_SLOTS of them; NULL: nobody wants records
 
+cdef struct notices_t:            # ring of backends that fail: its worker writes, control reads
+    uint64_t written
+    uint64_t read
+    uint32_t backend_ids[64]
+
+cdef struct eviction_t:           # of its worker
+    uint64_t version              # what the pass is for
+    uint64_t done                 # passes that are over
+    uint32_t at                   # the next session to look at
+    bint running
+
 cdef struct worker_t:
     uint32_t index
     int epoll_fd
@@ -433,6 +327,8 @@ cdef struct worker_t:
     uint8_t *scratch
     inbox_t *inboxes              # by sending worker
     records_t records
+    notices_t notices
+    eviction_t eviction
     sessions_t sessions
     timers_t timers
     pipes_t pipes
@@ -442,6 +338,8 @@ cdef struct worker_t:
 
 cdef struct plane_t:
     void *snapshot                # snapshot_t *, published by control
+    int notice_fd                 # eventfd: workers write, control reads
+    uint64_t evict_version        # control
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t max_sessions          # 0: none

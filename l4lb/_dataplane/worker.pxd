@@ -12,6 +12,10 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_drop, inboxes_take
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.enums cimport (
+    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FREE, side_t,
+)
+from l4lb._dataplane.evict cimport evictions
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_now_ns, close, counter_add,
     epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32,
@@ -24,8 +28,7 @@ from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FREE, accepting_t,
-    arrival_t, inbox_t, listener_live_t, listener_t, plane_t, session_t, side_t, snapshot_t, worker_t,
+    accepting_t, arrival_t, inbox_t, listener_live_t, listener_t, plane_t, session_t, snapshot_t, worker_t,
 )
 
 # ---- birth and death (control's thread) ----
@@ -182,7 +185,7 @@ cdef inline void worker_read_clock(worker_t *w) noexcept nogil:
 cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     """How long epoll_wait may sleep."""
     cdef int64_t due
-    if w.ready_count:
+    if w.ready_count or w.eviction.running:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
     if w.accept_paused and (due < 0 or due > 10):
@@ -268,6 +271,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
             worker_event(w, &w.events[i])
         worker_run_ready(w)
         worker_run_timers(w)
+        evictions(w)
         if w.queue_poked:
             queues_serve(w)
     worker_end_sessions(w)

@@ -47,6 +47,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict
         "bytes_up": stats.bytes_up,
         "bytes_down": stats.bytes_down,
         "connect_failures": stats.connect_failures,
+        "early_resets": stats.early_resets,
     }
 
 

@@ -19,7 +19,16 @@ from l4lb import _algorithms, _fastpath
 from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
-from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, SessionRecord, Stats, WorkerStats
+from l4lb.model.stats import (
+    BackendStats,
+    Failing,
+    Histogram,
+    ListenerStats,
+    PoolStats,
+    SessionRecord,
+    Stats,
+    WorkerStats,
+)
 from l4lb.net.sockets import ListeningSockets, open_listeners, sockaddr_bytes
 
 _CLOSE_REASONS = tuple(CloseReason)
@@ -33,6 +42,7 @@ def _milliseconds(seconds: float) -> int:
 
 @dataclass(slots=True)
 class _Pool:
+    name: str
     live: _fastpath.PoolLive
     backends: dict[str, _fastpath.BackendLive] = field(default_factory=dict)
 
@@ -109,6 +119,7 @@ class NativeForwarder:
         self._slots_used: set[int] = set()
         self._next_id = 1
         self._names: dict[tuple[str, int], str] = {}
+        self._places: dict[int, tuple[str, str]] = {}  # of a backend's id: its pool and what it is called there
         self._version = 0
         self._closed = False
 
@@ -213,7 +224,7 @@ class NativeForwarder:
         if pool is None:
             slot = self._free_slot()
             self._names["pool", slot] = spec.name
-            pool = self._pools[spec.name] = _Pool(_fastpath.PoolLive(self._plane, slot))
+            pool = self._pools[spec.name] = _Pool(spec.name, _fastpath.PoolLive(self._plane, slot))
         return {
             "live": pool.live,
             "selection": _fastpath.SELECTIONS[spec.selection],
@@ -223,6 +234,7 @@ class NativeForwarder:
             "bounded_load": spec.bounded_load,
             "connect_timeout_ms": _milliseconds(spec.connect_timeout_s) or _MS_MAX,
             "connect_attempts": spec.connect_attempts,
+            "passive_failures": spec.passive_failures,
             "queue_size": spec.queue_size,
             "queue_timeout_ms": _milliseconds(spec.queue_timeout_s) or _MS_MAX,
             "source": sockaddr_bytes(spec.source) if spec.source else b"",
@@ -235,7 +247,9 @@ class NativeForwarder:
     def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_fastpath.BackendLive, bytes, float, int]:
         live = pool.backends.get(spec.id)
         if live is None:
-            live = pool.backends[spec.id] = _fastpath.BackendLive(self._plane, self._new_id("backend", spec.id))
+            id_ = self._new_id("backend", spec.id)
+            live = pool.backends[spec.id] = _fastpath.BackendLive(self._plane, id_)
+            self._places[id_] = (pool.name, spec.id)
         return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions
 
     def _native_listener(self, spec: ListenerSpec, pool: int) -> dict[str, object]:
@@ -291,6 +305,31 @@ class NativeForwarder:
     ) -> array[int]:
         names = [id_.encode() for id_ in ids]
         return _algorithms.build_table(_algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)
+
+    # ---- what becomes of backends ----
+
+    @property
+    def notice_fd(self) -> int:
+        return self._plane.notice_fd
+
+    def failing(self) -> list[Failing]:
+        found = []
+        for id_ in self._plane.take_notices():
+            pool, backend = self._places[id_]
+            if (live := self._backend(pool, backend)) is not None:
+                found.append(Failing(pool, backend, live.failures()))
+        return found
+
+    def forgive(self, pool: str, backend: str) -> None:
+        if (live := self._backend(pool, backend)) is not None:
+            live.forgive()
+
+    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
+        known = [live for name in backends if (live := self._backend(pool, name)) is not None]
+        self._plane.evict(known, _CLOSE_REASONS.index(reason))
+
+    def _backend(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
+        return self._pools[pool].backends.get(backend) if pool in self._pools else None
 
     # ---- what is read from it ----
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from l4lb.model.snapshot import Snapshot, TableKind
-from l4lb.model.stats import Stats
+from l4lb.model.states import CloseReason
+from l4lb.model.stats import Failing, Stats
 
 
 class Forwarder(Protocol):
@@ -31,6 +32,19 @@ class Forwarder(Protocol):
 
         May be called on any thread.
         """
+
+    @property
+    def notice_fd(self) -> int:
+        """A file descriptor that is readable when `failing` has something to say."""
+
+    def failing(self) -> list[Failing]:
+        """The backends that have failed as often in a row as their pool's `passive_failures`, since the last call."""
+
+    def forgive(self, pool: str, backend: str) -> None:
+        """Count the backend's failures anew."""
+
+    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
+        """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker."""

@@ -65,7 +65,8 @@ class PoolSpec:
     """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions, in the order
     that FIRST goes by; `slots` is the selection's table of indices into `usable` (empty for LEAST_SESSIONS and FIRST,
     or when none is usable). Tables are shared between snapshots and never change. `bounded_load`, of HASH: how far
-    above the average a backend's sessions may get (1.25: by a quarter); 0: no bound."""
+    above the average a backend's sessions may get (1.25: by a quarter); 0: no bound.
+    `passive_failures`: after so many in a row a backend is reported as failing; 0: never."""
 
     name: str
     selection: Selection
@@ -75,6 +76,7 @@ class PoolSpec:
     bounded_load: float = 0.0
     connect_timeout_s: float = 5.0
     connect_attempts: int = 3
+    passive_failures: int = 0
     queue_size: int = 0
     queue_timeout_s: float = 5.0
     source: SocketAddress | None = None

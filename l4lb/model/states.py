@@ -33,7 +33,7 @@ class ProcessState(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a session ended. The order is the native enum's (`_dataplane/types.pxd`); a test holds them together."""
+    """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 
     NORMAL = "normal"
     CLIENT_ABORT = "client_abort"

@@ -22,11 +22,23 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
+    """`early_resets`: sessions that the backend reset before its first byte."""
+
     sessions_active: int = 0
     sessions_total: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     connect_failures: int = 0
+    early_resets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A backend that fails: `failures` in a row, connects and resets before the first byte."""
+
+    pool: str
+    backend: str
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.enums cimport NO_INDEX, hash_key_t, selection_t
 from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
@@ -14,8 +15,8 @@ from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    NO_INDEX, backend_live_t, backend_t, chunk_t, chunks_t, hash_key_t, pick_t, pipe_t, pipes_t, pool_live_t,
-    pool_t, selection_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
+    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t, session_t,
+    sessions_t, source_address_t, timers_t, tried_t,
 )
 
 SESSION_BYTES = sizeof(session_t)

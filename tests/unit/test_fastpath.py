@@ -10,7 +10,7 @@ from l4lb.model.states import CloseReason
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/types.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
         lines = [line.split("=")[0].strip() for line in file if line.strip().startswith("CLOSE_")]
     native = [line.removeprefix("CLOSE_").lower() for line in lines]
     assert native == [*CloseReason, "reason_count"]

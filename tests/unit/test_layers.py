@@ -10,15 +10,15 @@ DATAPLANE = Path("l4lb/_dataplane")
 LAYERS = [
     {"worker"},
     {"accept"},
-    {"tcp"},
+    {"tcp", "evict"},
     {"connect"},
     {"closing"},
-    {"relay", "records", "queue"},
+    {"relay", "records", "queue", "notices"},
     {"ready", "timers", "lookup", "limits", "tables"},
     {"load", "maglev", "ring", "rendezvous"},
     {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats", "addresses"},
     {"types"},
-    {"linux"},
+    {"linux", "enums"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 

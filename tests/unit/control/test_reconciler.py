@@ -12,8 +12,8 @@ from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
 from l4lb.model.snapshot import Selection, Snapshot, TableKind
-from l4lb.model.states import Health, ProcessState
-from l4lb.model.stats import Stats
+from l4lb.model.states import CloseReason, Health, ProcessState
+from l4lb.model.stats import Failing, Stats
 from tests.support.balancing import make_config
 from tests.support.tables import TWINS
 
@@ -43,6 +43,15 @@ class Recorder:
         self.tables_built += 1
         self.builders.add(threading.get_ident())
         return TWINS[kind](ids, weights, table_size, seed)
+
+    notice_fd = -1
+
+    def failing(self) -> list[Failing]:
+        return []
+
+    def forgive(self, pool: str, backend: str) -> None: ...
+
+    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None: ...
 
     def stats(self) -> Stats:
         return Stats()

@@ -1,0 +1,128 @@
+# Enums: every number with a name that more than one file of the data plane uses. No structs, no functions.
+
+cdef enum:
+    CACHE_LINE_BYTES = 64
+    SCRATCH_BYTES = 65536         # one recv; a half that keeps filling it is a bulk flow
+    PIPE_BYTES = 1048576          # asked of the kernel, which may give less
+    TURN_BYTES = 1048576          # a half moves at most about this much before others get their turn
+    BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
+    BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
+    EPOLL_BATCH = 256
+    ACCEPT_BATCH = 64
+    ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
+    CLIENT_FIRST_MAX = 3
+    ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
+    RESET_POLL_MS = 16            # how often a session about to be reset looks whether its last bytes are out
+    INBOX_SIZE = 64               # power of two
+    RECORD_SLOTS = 4096           # power of two
+    NOTICE_SLOTS = 64             # power of two
+    EVICT_LOOKED_MAX = 4096       # sessions that one turn looks at
+    EVICT_ENDED_MAX = 64          # ... and ends
+    SESSIONS_PER_BLOCK = 256
+    PIPE_CACHE_MAX = 64
+    NO_INDEX = 0xFFFFFFFF
+
+# The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
+cdef enum close_reason_t:
+    CLOSE_NORMAL = 0
+    CLOSE_CLIENT_ABORT
+    CLOSE_BACKEND_ABORT
+    CLOSE_CONNECT_FAILED
+    CLOSE_CONNECT_TIMEOUT
+    CLOSE_IDLE_TIMEOUT
+    CLOSE_HALF_CLOSE_TIMEOUT
+    CLOSE_MAX_DURATION
+    CLOSE_NO_BACKEND
+    CLOSE_QUEUE_FULL
+    CLOSE_QUEUE_TIMEOUT
+    CLOSE_DENIED
+    CLOSE_RATE_LIMITED
+    CLOSE_PROXY_HEADER_ERROR
+    CLOSE_BACKEND_DOWN
+    CLOSE_ADMIN
+    CLOSE_DRAIN
+    CLOSE_SHUTDOWN
+    CLOSE_RESOURCE_LIMIT
+    CLOSE_INTERNAL_ERROR
+    CLOSE_REASON_COUNT
+
+# A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
+#
+#          +--all at max_sessions--> QUEUED
+#          |                           | a place is free
+#   FREE --+--accept--> CONNECTING <---+
+#                         |    ^ next attempt
+#                         |    +--> (itself)
+#                         +--connected--> RELAYING --both FINs forwarded--> FREE
+#                         |                  +--one side reset--> RESETTING --its last bytes are out--> FREE
+#   any --no backend, limit, timeout, shutdown--> FREE
+cdef enum session_state_t:
+    SESSION_FREE = 0
+    SESSION_QUEUED
+    SESSION_CONNECTING
+    SESSION_RELAYING
+    SESSION_RESETTING
+
+cdef enum side_t:
+    SIDE_CLIENT = 0
+    SIDE_BACKEND = 1
+
+# One direction of a session, from the socket it reads (source) to the one it writes (sink).
+cdef enum:
+    HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
+    HALF_WRITABLE = 2             # the sink took everything since its last edge
+    HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
+    HALF_READ_ON = 8              # a short read proves nothing: an urgent mark stops reads, or a reset is behind
+    HALF_EOF = 16                 # all that the source will ever give has been read
+    HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
+    HALF_BULK = 64                # reads through a pipe
+    HALF_DEAD = 128               # the sink is reset: nothing more is read for it
+
+cdef enum:
+    SESSION_CLIENT_WANTS_OUT = 1  # the client is watched for EPOLLOUT too
+    SESSION_CLIENT_RESET = 2      # this side's socket reported a reset
+    SESSION_BACKEND_RESET = 4
+    SESSION_READY = 8             # in the ready list
+    SESSION_NODELAY_DONE = 16     # the backend's TCP_NODELAY is as it should be
+    SESSION_ACK_HELD = 32         # the handshake's last ACK waits for the client's first bytes
+    SESSION_SPOKEN = 64           # somebody has sent something
+    SESSION_CLIENT_WATCHED = 128  # the client is in epoll
+    SESSION_THROTTLED = 256       # a half waits for its bandwidth
+    SESSION_SPLICED = 512         # some of its bytes went through a pipe
+    SESSION_ANSWERED = 2048       # the backend has sent something
+    SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
+
+cdef enum table_kind_t:
+    TABLE_MAGLEV = 0
+    TABLE_RING
+    TABLE_RENDEZVOUS
+
+cdef enum splice_mode_t:
+    SPLICE_AUTO = 0
+    SPLICE_ALWAYS
+    SPLICE_OFF
+
+cdef enum selection_t:
+    SELECT_CURSOR = 0
+    SELECT_HASH
+    SELECT_LEAST_SESSIONS
+    SELECT_TWO_CHOICES
+    SELECT_FIRST
+    SELECT_PEAK_EWMA
+
+# What a session hashes to, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
+cdef enum hash_key_t:
+    HASH_KEY_SOURCE_IP = 0
+    HASH_KEY_SOURCE_IP_PORT
+    HASH_KEY_DESTINATION
+    HASH_KEY_SESSION              # source, destination and protocol
+    HASH_KEY_RANDOM               # drawn anew for each session
+
+cdef enum:
+    HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest
+
+cdef enum:
+    TIMER_LEVELS = 4
+    TIMER_SLOTS = 64
+    TIMER_TICK_MS = 8
+    TIMER_IDLE = 0xFFFF
