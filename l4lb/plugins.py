@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 POLICIES = "l4lb.policies"
+HEALTH_CHECKS = "l4lb.health_checks"
 
 
 @cache

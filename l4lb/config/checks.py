@@ -1,10 +1,11 @@
-"""What no single option shows: names that must exist, addresses used twice, combinations that cannot work. Pure."""
+"""What no single option shows: names that must exist, addresses used twice, combinations that cannot work."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator
 
+from l4lb.config.health import health_conflicts
 from l4lb.config.hints import did_you_mean
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
@@ -75,6 +76,7 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
         yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
     yield from _source(name, pool)
+    yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
 
 
 def _policy(name: str, pool: Pool) -> Iterator[Finding]:

@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 
 from l4lb.config.checks import find_conflicts
 from l4lb.config.flags import Flags, apply_flags
+from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
-from l4lb.config.models import AdminConfig, Backend, Config, GlobalConfig, HealthConfig, Listener, Pool
+from l4lb.config.models import AdminConfig, Backend, Config, GlobalConfig, Listener, Pool
 from l4lb.config.positions import Path as KeyPath
 from l4lb.config.positions import Positions
 from l4lb.config.supported import is_later_key, is_later_value

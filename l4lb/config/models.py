@@ -10,18 +10,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
+from l4lb.config.base import Count, Model, PositiveCount, listify, reject_bool
+from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
-from l4lb.model.states import AdminState, Health, Protocol
+from l4lb.model.states import AdminState, Protocol
 from l4lb.net.address import parse_address
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False, validate_default=True)
 
 
 def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
@@ -36,22 +34,12 @@ def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _listify(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 def _off_to_none(value: Any) -> Any:
     return None if value == "off" else value
 
 
 def _backend_table(value: Any) -> Any:
     return {"address": value} if isinstance(value, str) else value
-
-
-def _reject_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number, not true or false")
-    return value
 
 
 def is_prime(number: int) -> bool:
@@ -64,8 +52,6 @@ def _prime(value: int) -> int:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0)]
-PositiveCount = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1)]
 ListenAddress = Annotated[str, _one_of(("ip", "unix", "fd"), ranges=True)]
 BackendAddress = Annotated[str, _one_of(("ip", "unix"), ranges=False)]
 AdminAddress = Annotated[str, AfterValidator(lambda text: text if text in ("off", "") else _admin_address(text))]
@@ -79,7 +65,7 @@ def _admin_address(text: str) -> str:
 
 
 class GlobalConfig(Model):
-    workers: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=64)] | Literal["auto"] = Field(
+    workers: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=64)] | Literal["auto"] = Field(
         default="auto", description="worker threads; auto: one per usable CPU (cgroup quota and affinity respected)"
     )
     worker_affinity: bool = Field(
@@ -94,7 +80,7 @@ class GlobalConfig(Model):
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
-    hash_seed: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, lt=2**63)] = Field(
+    hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"
     )
 
@@ -113,11 +99,11 @@ class KeepaliveConfig(Model):
 
     idle: Duration = 60.0
     interval: Duration = 10.0
-    count: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=127)] = 6
+    count: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=127)] = 6
 
 
 class Listener(Model):
-    bind: Annotated[list[ListenAddress], BeforeValidator(_listify), Field(min_length=1)]
+    bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
     protocol: Literal[Protocol.TCP] = Field(default=Protocol.TCP, description="tcp")
     pool: str
     max_sessions: Count = Field(default=0, description="0: no limit of its own; at the limit new clients are reset")
@@ -126,7 +112,7 @@ class Listener(Model):
         default=60.0, description="how long the second half may outlive the first"
     )
     max_session_duration: DurationOrOff = 0.0
-    backlog: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
+    backlog: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
     nodelay: bool = True
     keepalive: Annotated[KeepaliveConfig | None, BeforeValidator(_off_to_none)] = Field(
         default=None, description="off, or { idle, interval, count }; both sides"
@@ -148,7 +134,7 @@ class Listener(Model):
 
 class Backend(Model):
     address: BackendAddress
-    weight: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=65535)] = Field(
+    weight: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
         default=1, description="share of new sessions; 0: none"
     )
     max_sessions: Count = Field(default=0, description="0: no limit")
@@ -161,26 +147,6 @@ class Backend(Model):
     @property
     def key(self) -> str:
         return self.id or self.address
-
-
-class HealthConfig(Model):
-    type: Literal["tcp", "none"] = "tcp"
-    interval: Duration = 2.0
-    fast_interval: Duration = Field(default=1.0, description="between checks while the state is changing")
-    down_interval: Duration = Field(default=5.0, description="between checks while it is down")
-    timeout: Duration = 1.0
-    rise: PositiveCount = Field(default=2, description="passed checks in a row that bring a backend up")
-    fall: PositiveCount = Field(default=3, description="failed checks in a row that take it down")
-    initial: Health = Health.UNKNOWN
-    address: str = Field(default="", description="check this address or :port instead of the backend's own")
-
-    @model_validator(mode="after")
-    def _check_address(self) -> HealthConfig:
-        if self.address:
-            address = parse_address(self.address)
-            if address.kind == "fd" or address.is_range:
-                raise ValueError('address: expected "host:port" or ":port"')
-        return self
 
 
 def _known_policy(name: str) -> str:
@@ -209,9 +175,9 @@ class Pool(Model):
     hash_key: Literal["source_ip", "source_ip_port", "destination", "session"] = Field(
         default="source_ip", description="what tells clients apart; session: source, destination and protocol"
     )
-    hash_prefix_v4: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=32)] = 32
-    hash_prefix_v6: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=128)] = 128
-    table_size: Annotated[int, BeforeValidator(_reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537
+    hash_prefix_v4: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=32)] = 32
+    hash_prefix_v6: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=128)] = 128
+    table_size: Annotated[int, BeforeValidator(reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537
     bounded_load: Annotated[float, BeforeValidator(_load_factor)] = Field(
         default=0.0,
         description="of policies that hash: a backend's sessions, at most so many times the average",
@@ -221,12 +187,12 @@ class Pool(Model):
     )
     source_address: str = Field(default="", description="connect from this IP address")
     connect_timeout: Duration = 5.0
-    connect_attempts: Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=65535)] = Field(
+    connect_attempts: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=65535)] = Field(
         default=3, description="each on another backend while there is one"
     )
     queue_size: Count = Field(default=0, description="clients that may wait when every backend is at max_sessions")
     queue_timeout: Duration = 5.0
-    panic_threshold: Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=100)] = Field(
+    panic_threshold: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=100)] = Field(
         default=0, description="percent of the ready backends: while fewer are not down, health is ignored"
     )
     when_all_down: Literal["reject", "use_all"] = Field(
@@ -234,7 +200,7 @@ class Pool(Model):
     )
     zone: str = Field(default="", description="prefer backends of this zone while half of its weight or more is up")
     backends: Annotated[
-        list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(_listify), Field(min_length=1)
+        list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify), Field(min_length=1)
     ]
     health: HealthConfig = HealthConfig()
 

@@ -14,15 +14,10 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("pools", "*"): (
         "send_proxy", "send_proxy_tlvs", "on_backend_down", "on_backend_removed", "passive", "agent", "discovery",
     ),
-    ("pools", "*", "health"): (
-        "send_proxy", "method", "path", "host", "headers", "expect_status", "expect_body", "send", "expect",
-        "server_name", "verify", "name", "record", "command", "callable",
-    ),
 }  # fmt: skip
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
     "protocol": ("udp",),
-    "type": ("send_expect", "tls", "http", "https", "udp", "dns", "redis", "postgres", "exec", "python"),
     "source_address": ("client",),
 }
 

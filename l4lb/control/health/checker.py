@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from l4lb.control.health.checks import Check, CheckFailed, Target
+from l4lb.control.health.checks import Check, CheckFailed, Target, begin_step, current_step
 from l4lb.control.state import CheckResult
 from l4lb.model.states import Health
 
@@ -99,6 +99,7 @@ class Checker:
         """One check; None when its time-out was our own lateness."""
         timeout_s = self.target.settings.timeout
         began = time.monotonic()
+        begin_step("connect")
         try:
             async with asyncio.timeout(timeout_s):
                 await self.check(self.target)
@@ -109,7 +110,7 @@ class Checker:
             if elapsed > timeout_s + LATE_S:
                 self.lag_s = elapsed - timeout_s
                 return None
-            return CheckResult(False, "connect", f"no answer within {timeout_s:g} s", elapsed)
+            return CheckResult(False, current_step(), f"no answer within {timeout_s:g} s", elapsed)
         except Exception as error:  # a broken check must not end the checking, nor pass
             return CheckResult(False, "check", f"{type(error).__name__}: {error}", time.monotonic() - began)
         return CheckResult(True, "passed", "", time.monotonic() - began)

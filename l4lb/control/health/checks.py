@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from l4lb.config import HealthConfig
@@ -19,12 +21,47 @@ class CheckFailed(Exception):
         super().__init__(f"{step}: {reason}")
 
 
+_step: ContextVar[str] = ContextVar("l4lb_check_step", default="connect")
+
+
+def begin_step(step: str) -> None:
+    """From here on the running check is at `step`: time-outs and lost connections are reported with it.
+
+    A context variable, so of this task alone: whoever bounds the time of a check reads what the check has set.
+    """
+    _step.set(step)
+
+
+def current_step() -> str:
+    return _step.get()
+
+
+def failed(error: OSError) -> CheckFailed:
+    """What a system call's error means for the target, at the current step."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return CheckFailed(current_step(), reason.lower())
+
+
+def shown(data: bytes) -> str:
+    """Received bytes for a reason: one line, printable, short, or "nothing"."""
+    if not data:
+        return "nothing"
+    text = ascii(data[:60].decode("latin-1"))[1:-1]
+    return f'"{text}..."' if len(data) > 60 else f'"{text}"'
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is checked and how. Equal targets share one checker, whichever pools they are in."""
+    """What is checked and how: plain data. Equal targets share one checker, whichever pools they are in.
+
+    `source` is where connections come from, when the pool has a source address. `pool` is its name, and empty for the
+    checks that do not tell it to anyone, so that pools share their checkers.
+    """
 
     address: SocketAddress
     settings: HealthConfig
+    source: SocketAddress | None = None
+    pool: str = ""
 
     @property
     def sockaddr(self) -> tuple[str, int] | str:

@@ -13,7 +13,7 @@ from l4lb.config import HealthConfig
 from l4lb.control.events import Events, logger
 from l4lb.control.health.checker import Checker, Streak
 from l4lb.control.health.checks import Target
-from l4lb.control.health.registry import CHECKS
+from l4lb.control.health.registry import check_of, is_datagram, needs_port, tells_the_pool
 from l4lb.control.state import BackendState, CheckResult, PoolState, State
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
@@ -37,7 +37,10 @@ def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddre
         address = replace(backend, port=other.ports[0])
     else:
         address = resolve_backend(other)
-    if address.family != socket.AF_UNIX and not address.port:
+    if address.family == socket.AF_UNIX:
+        if is_datagram(settings.type):
+            raise ValueError(f'{address} cannot be checked with type "{settings.type}": expected a host and port')
+    elif not address.port and needs_port(settings.type):
         raise ValueError(f'{address} cannot be checked without a port; expected health.address, or health.type "none"')
     return address
 
@@ -94,11 +97,12 @@ class Monitor:
 
     def _watch(self, pool: PoolState, backend: BackendState) -> None:
         settings = pool.config.health
-        target = Target(check_address(backend.address, settings), settings)
+        told = pool.name if tells_the_pool(settings.type) else ""
+        target = Target(check_address(backend.address, settings), settings, pool.source, told)
         checker = self._checkers.get(target)
         if checker is None:
             streak = Streak(settings.rise, settings.fall, settings.initial)
-            checker = self._checkers[target] = Checker(target, CHECKS[settings.type], streak)
+            checker = self._checkers[target] = Checker(target, check_of(settings.type), streak)
 
         def heard(source: Checker, result: CheckResult, changed: bool) -> None:
             backend.last_check = result

@@ -108,10 +108,10 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
 
 
 def test_values_that_this_version_lacks() -> None:
-    assert set(LATER_VALUES) == {"protocol", "type", "source_address"}
-    for type_ in LATER_VALUES["type"]:
-        assert f'pools.p.health.type: "{type_}": not supported by this version' in "\n".join(
-            problems(f'[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\ntype = "{type_}"')
+    assert set(LATER_VALUES) == {"protocol", "source_address"}
+    for protocol in LATER_VALUES["protocol"]:
+        assert f'listeners.l.protocol: "{protocol}": not supported by this version' in "\n".join(
+            problems(f'[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "{protocol}"')
         )
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from l4lb.config import HealthConfig
+from l4lb.config.health import OPTIONS
 from l4lb.control.health.checker import Checker, Streak
 from l4lb.control.health.checks import CheckFailed, Target
 from l4lb.control.health.registry import CHECKS
@@ -77,8 +78,11 @@ def results_of(checker: Checker, count: int) -> list[CheckResult]:
 FAST = HealthConfig(interval=0.01, fast_interval=0.01, down_interval=0.01, timeout=0.2)
 
 
+def test_every_type_of_the_configuration_has_a_check() -> None:
+    assert set(CHECKS) == set(OPTIONS) - {"none"}
+
+
 def test_tcp_against_a_real_socket_that_comes_and_goes() -> None:
-    assert set(CHECKS) == {"tcp"}
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = SocketAddress(socket.AF_INET, "127.0.0.1", server.getsockname()[1])
         checker = Checker(Target(address, FAST), check_tcp, Streak(2, 3))

@@ -1,0 +1,43 @@
+"""Code of other packages that a configuration names: health checks by entry point or as ``package.module:function``.
+
+Looking a name up imports the module that it is in, when the configuration is loaded and also under `l4lb check`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from l4lb import plugins
+
+
+def health_check_names() -> list[str]:
+    """The types of health check that other packages add; imports none of them."""
+    return list(plugins.names(plugins.HEALTH_CHECKS))
+
+
+def load_health_check(name: str) -> Callable[..., Any]:
+    """The check function of an added type; ValueError says why there is none."""
+    return _found(lambda: plugins.load(plugins.HEALTH_CHECKS, name), name)
+
+
+def load_callable(text: str) -> Callable[..., Any]:
+    """``package.module:function``; ValueError says what is wrong with it."""
+    module, colon, name = text.partition(":")
+    if not (module and colon and name):
+        raise ValueError('expected "package.module:function"')
+    return _found(lambda: functools.reduce(getattr, name.split("."), importlib.import_module(module)), text)
+
+
+def _found(load: Callable[[], Any], what: str) -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = load()
+    except AttributeError as error:
+        raise ValueError(f"{what}: {error}") from None
+    except Exception as error:  # a module runs its own code when it is imported: anything can come out of it
+        raise ValueError(f"cannot be imported: {type(error).__name__}: {error}") from None
+    if not callable(found):
+        raise ValueError(f"{what} is not a function")
+    return found
