@@ -5,16 +5,19 @@ from l4lb.config.health import HealthConfig
 from l4lb.config.loader import from_flags, load, loads
 from l4lb.config.models import (
     AdminConfig,
+    AgentConfig,
     Backend,
     Config,
     GlobalConfig,
     KeepaliveConfig,
     Listener,
+    PassiveConfig,
     Pool,
 )
 
 __all__ = [
     "AdminConfig",
+    "AgentConfig",
     "Backend",
     "Config",
     "Flags",
@@ -22,6 +25,7 @@ __all__ = [
     "HealthConfig",
     "KeepaliveConfig",
     "Listener",
+    "PassiveConfig",
     "Pool",
     "from_flags",
     "load",

@@ -71,6 +71,14 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
         backend = pool.backends[index]
         yield ("pools", name, "backends", index), f'"{backend.key}": the same backend as backends[{other}]'
     yield from _policy(name, pool)
+    if pool.on_backend_down != "keep" and pool.health.type == "none" and not pool.agent.port:
+        yield (
+            ("pools", name, "on_backend_down"),
+            "has no effect without checks and agent: no backend goes down",
+        )
+    for index, backend in enumerate(pool.backends):
+        if pool.agent.port and parse_address(backend.address).kind != "ip":
+            yield ("pools", name, "backends", index), f'"{backend.address}": an agent has a port on a host'
     if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
@@ -91,8 +99,8 @@ def _policy(name: str, pool: Pool) -> Iterator[Finding]:
                 yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
     elif pool.table_size < len(pool.backends):
         yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
-    if pool.slow_start and pool.health.type == "none":
-        yield ("pools", name, "slow_start"), 'has no effect with health type "none": no backend goes down'
+    if pool.slow_start and pool.health.type == "none" and not pool.passive.failures:
+        yield ("pools", name, "slow_start"), "has no effect without checks (health) and passive: no backend comes back"
 
 
 def _source(name: str, pool: Pool) -> Iterator[Finding]:

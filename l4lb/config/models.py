@@ -149,6 +149,25 @@ class Backend(Model):
         return self.id or self.address
 
 
+class PassiveConfig(Model):
+    """Outlier detection from real traffic."""
+
+    failures: Count = Field(
+        default=5, description="connects that fail, or resets before the first byte, in a row; 0: off"
+    )
+    eject_for: Duration = Field(default=30.0, description="times the number of ejections, at most 10 of them")
+    max_ejected_percent: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=100)] = 50
+
+
+class AgentConfig(Model):
+    """HAProxy's agent-check text protocol."""
+
+    port: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
+        default=0, description="of each backend's host; 0: no agent"
+    )
+    interval: Duration = 2.0
+
+
 def _known_policy(name: str) -> str:
     known = policy_names()
     if name not in known:
@@ -202,7 +221,13 @@ class Pool(Model):
     backends: Annotated[
         list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify), Field(min_length=1)
     ]
+    on_backend_down: Literal["keep", "drain", "reset"] = Field(
+        default="keep", description="what becomes of its established sessions; drain: reset after drain_timeout"
+    )
+    on_backend_removed: Literal["keep", "drain", "reset"] = "drain"
     health: HealthConfig = HealthConfig()
+    passive: PassiveConfig = PassiveConfig()
+    agent: AgentConfig = AgentConfig()
 
     @model_validator(mode="after")
     def _check_source(self) -> Pool:

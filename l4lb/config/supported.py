@@ -12,7 +12,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
         "udp_responses", "udp_requests", "udp_gro", "routes",
     ),
     ("pools", "*"): (
-        "send_proxy", "send_proxy_tlvs", "on_backend_down", "on_backend_removed", "passive", "agent", "discovery",
+        "send_proxy", "send_proxy_tlvs", "discovery",
     ),
 }  # fmt: skip
 

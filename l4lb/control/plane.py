@@ -11,10 +11,13 @@ import time
 
 from l4lb.config import Config
 from l4lb.control.admin.server import AdminServer
+from l4lb.control.aftermath import Aftermath
 from l4lb.control.events import Events
+from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
+from l4lb.control.health.passive import Passive
 from l4lb.control.reconciler import Reconciler
-from l4lb.control.state import State, initial_state
+from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
@@ -30,8 +33,11 @@ class ControlPlane:
         self.forwarder = forwarder
         self.events = Events()
         self.state: State = initial_state(config)
-        self.reconciler = Reconciler(self.state, forwarder, self.events)
-        self.monitor = Monitor(self.state, self.events, self.reconciler.request)
+        self.aftermath = Aftermath(self.state, self.events, forwarder)
+        self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
+        self.passive = Passive(self.state, self.events, forwarder, self.reconciler.request)
+        self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
+        self.agents = Agents(self.state, self.events, self._observed)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status)
         self._watch: asyncio.Task[None] | None = None
@@ -48,8 +54,14 @@ class ControlPlane:
             raise
         self.state.process = ProcessState.RUNNING
         self.monitor.start()
+        self.passive.start()
+        self.agents.start()
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
+
+    def _observed(self, pool: PoolState, backend: BackendState) -> None:
+        """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
+        self.reconciler.request(lambda: self.aftermath.health_changed(pool, backend))
 
     def _announce(self) -> None:
         for name, listener in self.state.listeners.items():
@@ -99,6 +111,9 @@ class ControlPlane:
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
         await self.monitor.stop()
+        await self.agents.stop()
+        self.passive.stop()
+        self.aftermath.stop()
         await self.reconciler.stop()
         await self.admin.stop()
         self.forwarder.close()

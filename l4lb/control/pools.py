@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from l4lb.config.policies import find_policy
 from l4lb.control.state import BackendState, PoolState
 from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, Selection
-from l4lb.routing.candidates import Rules, Standing, candidacy
+from l4lb.model.states import AdminState, Health
+from l4lb.routing.candidates import EJECTED, Rules, Standing, candidacy
 from l4lb.routing.policies import POLICIES, Candidate, Candidates, Policy, TableBuilder
 from l4lb.routing.slow_start import share, wait_s
 
@@ -39,9 +40,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool at one moment: its backends' weights then, which of them are usable, and why the others are not."""
+    """A pool at one moment: its backends' ids and weights, which of them are usable, and why the others are not."""
 
     pool: PoolState
+    ids: tuple[str, ...]
     weights: tuple[float, ...]
     usable: tuple[int, ...]
     passed_over: dict[str, str]
@@ -49,11 +51,12 @@ class PoolView:
 
 
 def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
-    """What holds at `now` (monotonic): the configured weight, or a part of it while it starts slowly."""
+    """What holds at `now` (monotonic): the configured weight, or a part of it by the agent's word and slow_start."""
+    weight = backend.config.weight * backend.agent.percent / 100
     duration_s = pool.config.slow_start
     if not duration_s or backend.returned_at is None:
-        return float(backend.config.weight)
-    return backend.config.weight * share(now - backend.returned_at, duration_s)
+        return weight
+    return weight * share(now - backend.returned_at, duration_s)
 
 
 def next_step_s(pool: PoolState, now: float) -> float:
@@ -65,23 +68,39 @@ def next_step_s(pool: PoolState, now: float) -> float:
     return min((wait for at in returned if (wait := wait_s(now - at, duration_s)) > 0), default=0.0)
 
 
+def _told(backend: BackendState, reason: str, now: float) -> str:
+    """Why it is passed over, with what is known of it."""
+    if reason == EJECTED and backend.ejection is not None:
+        return f"{reason} for {max(0, round(backend.ejection.until - now))} s more, by failures of real traffic"
+    said = backend.agent
+    if reason.startswith("health") and said.health is Health.DOWN and backend.health is not Health.DOWN:
+        return "agent: down" + (f" ({said.remark})" if said.remark else "")
+    if reason.startswith("admin state") and backend.admin_state is AdminState.READY:
+        return f"agent: {said.admin_state}" + (f" ({said.remark})" if said.remark else "")
+    if reason == "weight 0" and backend.config.weight:
+        return "agent: 0%"
+    return reason
+
+
 def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     """`pool` as it is now."""
     config, backends = pool.config, list(pool.backends.values())
+    weights = tuple(_weight(pool, one, now) for one in backends)
     standings = [
-        Standing(one.config.weight, one.admin_state, one.health, one.config.priority, one.config.zone)
-        for one in backends
+        Standing(weight, one.wanted, one.observed, one.config.priority, one.config.zone, one.ejected)
+        for one, weight in zip(backends, weights, strict=True)
     ]
     found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
-    weights = tuple(_weight(pool, one, now) for one in backends)
     candidates = tuple(
         Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
         for index, one in enumerate(backends)
         if index not in found.passed_over
     )
     order = Order(config.policy, Candidates(candidates, config.table_size, hash_seed))
-    passed_over = {backends[index].id: reason for index, reason in found.passed_over.items()}
-    return PoolView(pool, weights, tuple(found.usable), passed_over, order)
+    passed_over = {
+        backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
+    }
+    return PoolView(pool, tuple(pool.backends), weights, tuple(found.usable), passed_over, order)
 
 
 def _digest(order: Order, slots: array[int]) -> str:
@@ -113,7 +132,7 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
         name=seen.pool.name,
         selection=policy.selection,
         backends=tuple(
-            BackendSpec(one.id, one.address, weight, one.config.max_sessions)
+            BackendSpec(one.id, one.address, weight, one.max_sessions)
             for one, weight in zip(seen.pool.backends.values(), seen.weights, strict=True)
         ),
         usable=usable,
@@ -121,6 +140,7 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
         bounded_load=config.bounded_load if policy.hashes else 0.0,
         connect_timeout_s=config.connect_timeout,
         connect_attempts=config.connect_attempts,
+        passive_failures=config.passive.failures,
         queue_size=config.queue_size,
         queue_timeout_s=config.queue_timeout,
         source=seen.pool.source,

@@ -44,17 +44,29 @@ class _Look:
 
 
 class Reconciler:
-    """Turns `state` into snapshots for `forwarder`. `clock`: seconds, monotonic."""
+    """Turns `state` into snapshots for `forwarder`.
+
+    `removed` is called with a pool's name, its on_backend_removed and the ids of backends that a snapshot does not name
+    any more. `clock`: seconds, monotonic.
+    """
 
     def __init__(
-        self, state: State, forwarder: Forwarder, events: Events, clock: Callable[[], float] = time.monotonic
+        self,
+        state: State,
+        forwarder: Forwarder,
+        events: Events,
+        removed: Callable[[str, str, list[str]], None] = lambda pool, way, backends: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.version = 0
         self._state = state
         self._forwarder = forwarder
         self._events = events
+        self._removed = removed
         self._clock = clock
         self._looks = 0
+        self._seen: tuple[PoolView, ...] = ()
+        self._then: list[Callable[[], None]] = []
         self._tables: dict[str, Table] = {}
         self._specs: dict[str, PoolSpec] = {}
         self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
@@ -64,8 +76,10 @@ class Reconciler:
 
     # ---- when ----
 
-    def request(self) -> None:
-        """Reconcile soon, once for all the changes until then."""
+    def request(self, then: Callable[[], None] | None = None) -> None:
+        """Reconcile soon, once for all the changes until then; call `then` when workers go by it."""
+        if then is not None:
+            self._then.append(then)
         self._requested = True
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
@@ -156,10 +170,24 @@ class Reconciler:
                 raise ConfigError([self._placed(problem) for problem in error.problems]) from error
             self.version += 1
             self._published = (pools, look.listeners)
+        before = self._seen
         self._note(look, pools)
         self._wait_for_growth()
+        self._follow(before)
+
+    def _follow(self, before: tuple[PoolView, ...]) -> None:
+        """What is to be done once the new state holds."""
+        for seen in before:
+            spec = self._specs.get(seen.pool.name)
+            left = {backend.id for backend in spec.backends} if spec else set()
+            if gone := [id_ for id_ in seen.ids if id_ not in left]:
+                self._removed(seen.pool.name, seen.pool.config.on_backend_removed, gone)
+        then, self._then = self._then, []
+        for call in then:
+            call()
 
     def _note(self, look: _Look, pools: tuple[PoolSpec, ...]) -> None:
+        self._seen = look.pools
         self._specs = {spec.name: spec for spec in pools}
         for seen, spec in zip(look.pools, pools, strict=True):
             note_published(seen, self._tables[spec.name], spec)

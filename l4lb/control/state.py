@@ -28,9 +28,31 @@ class CheckResult:
 
 
 @dataclass(slots=True)
+class Ejection:
+    """The last one of a backend. `number`: how many in a row; `until`, of the monotonic clock, when it ends or ended;
+    `passed`: health checks in a row since it began."""
+
+    number: int
+    until: float
+    passed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What a backend's agent has said of it. `max_sessions` None: nothing."""
+
+    percent: int = 100
+    health: Health = Health.UNKNOWN
+    admin_state: AdminState = AdminState.READY
+    max_sessions: int | None = None
+    remark: str = ""
+
+
+@dataclass(slots=True)
 class BackendState:
-    """`position` is its place in the configuration; `since` is when `health` last changed; `history` holds
-    (at, health), the newest last; `returned_at` is when it last came back, in seconds of the monotonic clock."""
+    """`position` is its place in the configuration; `since` is when `health` last changed; `history` holds (at, health)
+    and `checks` the results, the newest last; `returned_at` is when it last came back, in seconds of the monotonic
+    clock."""
 
     config: Backend
     address: SocketAddress
@@ -40,12 +62,30 @@ class BackendState:
     since: float = field(default_factory=time.time)
     last_check: CheckResult | None = None
     history: deque[tuple[float, Health]] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
+    checks: deque[CheckResult] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
     returned_at: float | None = None
+    ejected: bool = False
+    ejection: Ejection | None = None
+    agent: AgentState = AgentState()
     effective_weight: float = 0.0  # in the published snapshot: a part of the configured one while it starts slowly
 
     @property
     def id(self) -> str:
         return self.config.key
+
+    @property
+    def observed(self) -> Health:
+        """Its health for choosing: an agent that says down is believed whatever the checks see."""
+        return Health.DOWN if self.agent.health is Health.DOWN else self.health
+
+    @property
+    def wanted(self) -> AdminState:
+        """What the operator wants or, while that is ready, the agent."""
+        return self.admin_state if self.admin_state is not AdminState.READY else self.agent.admin_state
+
+    @property
+    def max_sessions(self) -> int:
+        return self.config.max_sessions if self.agent.max_sessions is None else self.agent.max_sessions
 
     def set_health(self, health: Health) -> None:
         if (self.health, health) == (Health.DOWN, Health.UP):

@@ -8,7 +8,7 @@ from typing import Any
 
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.reconciler import Reconciler
-from l4lb.control.state import BackendState, ListenerState, PoolState, State
+from l4lb.control.state import BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
@@ -16,32 +16,51 @@ from l4lb.net.address import parse_endpoint
 from l4lb.version import __version__
 
 
+def _check(result: CheckResult) -> dict[str, Any]:
+    return {
+        "ok": result.ok,
+        "step": result.step,
+        "reason": result.reason,
+        "latency_ms": round(result.latency_s * 1000, 3),
+        "at": result.at,
+    }
+
+
+def _observations(state: BackendState) -> dict[str, Any]:
+    """What is known of a backend, by whom: checks, real traffic, its agent."""
+    agent = state.agent
+    return {
+        "health": state.health,
+        "health_since": state.since,
+        "last_check": None if state.last_check is None else _check(state.last_check),
+        "checks": [_check(result) for result in state.checks],
+        "history": [{"at": at, "health": health} for at, health in state.history],
+        "ejected": state.ejected,
+        "ejections": state.ejection.number if state.ejection else 0,
+        "agent": {
+            "health": agent.health,
+            "admin_state": agent.admin_state,
+            "percent": agent.percent,
+            "max_sessions": agent.max_sessions,
+            "remark": agent.remark,
+        },
+    }
+
+
 def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict[str, Any]:
-    check = state.last_check
     return {
         "id": state.id,
         "address": state.config.address,
         "weight": state.config.weight,
         "effective_weight": state.effective_weight,
-        "max_sessions": state.config.max_sessions,
+        "max_sessions": state.max_sessions,
         "priority": state.config.priority,
         "zone": state.config.zone,
         "tags": state.config.tags,
         "admin_state": state.admin_state,
-        "health": state.health,
-        "health_since": state.since,
         "usable": not passed_over,
         "passed_over": passed_over,
-        "last_check": None
-        if check is None
-        else {
-            "ok": check.ok,
-            "step": check.step,
-            "reason": check.reason,
-            "latency_ms": round(check.latency_s * 1000, 3),
-            "at": check.at,
-        },
-        "history": [{"at": at, "health": health} for at, health in state.history],
+        **_observations(state),
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "bytes_up": stats.bytes_up,

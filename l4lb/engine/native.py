@@ -116,6 +116,7 @@ class NativeForwarder:
         self._snapshots: list[_fastpath.NativeSnapshot] = []
         self._closing_listeners: list[tuple[int, _Listener]] = []
         self._retired: list[_fastpath.BackendLive | _fastpath.ListenerLive | _fastpath.PoolLive] = []
+        self._removed: dict[tuple[str, str], _fastpath.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
         self._next_id = 1
         self._names: dict[tuple[str, int], str] = {}
@@ -276,7 +277,8 @@ class NativeForwarder:
         named = {spec.name: {backend.id for backend in spec.backends} for spec in specs}
         for name, pool in list(self._pools.items()):
             for id_ in [id_ for id_ in pool.backends if id_ not in named.get(name, ())]:
-                self._retired.append(pool.backends.pop(id_))
+                self._removed[name, id_] = live = pool.backends.pop(id_)
+                self._retired.append(live)
             if name not in named:
                 self._retired.append(self._pools.pop(name).live)
 
@@ -291,6 +293,7 @@ class NativeForwarder:
                 self._closing_listeners.remove((version, listener))
         if len(self._snapshots) <= 1:
             self._retired = [live for live in self._retired if not self._let_go(live)]
+            self._removed = {key: live for key, live in self._removed.items() if live in self._retired}
 
     def _let_go(self, live: _fastpath.BackendLive | _fastpath.ListenerLive | _fastpath.PoolLive) -> bool:
         """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
@@ -328,8 +331,15 @@ class NativeForwarder:
         known = [live for name in backends if (live := self._backend(pool, name)) is not None]
         self._plane.evict(known, _CLOSE_REASONS.index(reason))
 
+    def sessions_of(self, pool: str, backend: str) -> int:
+        live = self._backend(pool, backend)
+        return live.sessions_active() if live is not None else 0
+
     def _backend(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
-        return self._pools[pool].backends.get(backend) if pool in self._pools else None
+        """The one of the newest snapshot, or else one that was removed and still has sessions."""
+        if pool in self._pools and backend in self._pools[pool].backends:
+            return self._pools[pool].backends[backend]
+        return self._removed.get((pool, backend))
 
     # ---- what is read from it ----
 

@@ -43,6 +43,9 @@ class Forwarder(Protocol):
     def forgive(self, pool: str, backend: str) -> None:
         """Count the backend's failures anew."""
 
+    def sessions_of(self, pool: str, backend: str) -> int:
+        """How many sessions it has now, also when the newest snapshot does not name it any more."""
+
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
         """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 
 from l4lb.model.states import AdminState, Health
 
+EJECTED = "ejected"
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What counts for a backend's candidacy."""
 
-    weight: int
+    weight: float
     admin_state: AdminState
     health: Health
     priority: int = 0
     zone: str = ""
+    ejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def _zone_is_enough(group: list[Standing], usable: list[Standing], zone: str) ->
 
 
 def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy:
-    """Operator first, then health, then priority, then zone.
+    """Operator first, then health, then ejections, then priority, then zone.
 
     An undecided (unknown) backend counts only while none is up. Of the priorities only the lowest number that is left
     is used.
@@ -76,6 +79,8 @@ def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy
     if not _ignores_health(healths, rules):
         best = Health.UP if Health.UP in healths else Health.UNKNOWN
         found.keep(lambda i: backends[i].health is best, lambda i: f"health {backends[i].health}")
+    if not all(backends[index].ejected for index in found.usable):  # at least one is always left
+        found.keep(lambda i: not backends[i].ejected, lambda i: EJECTED)
     if not found.usable:
         return found
     first = min(backends[index].priority for index in found.usable)

@@ -46,6 +46,10 @@ class Streak:
         self.count = 0
         return True
 
+    def needed(self, health: Health) -> int:
+        """How many results in a row bring it to `health`."""
+        return self.rise if health is Health.UP else self.fall
+
     @property
     def changing(self) -> bool:
         return self.count > 0

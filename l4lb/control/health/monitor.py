@@ -46,15 +46,22 @@ def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddre
 
 
 class Monitor:
-    """Owns the checkers. `changed` is called after the health of a backend has changed.
+    """Owns the checkers. `checked` is called after each check of a backend, `changed` after its health has changed.
 
     Raises ConfigError, with all of them, for backends whose check has no address.
     """
 
-    def __init__(self, state: State, events: Events, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: State,
+        events: Events,
+        changed: Callable[[PoolState, BackendState], None],
+        checked: Callable[[PoolState, BackendState, CheckResult], None],
+    ) -> None:
         self._state = state
         self._events = events
         self._changed = changed
+        self._checked = checked
         self._checkers: dict[Target, Checker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._prepare()
@@ -106,8 +113,10 @@ class Monitor:
 
         def heard(source: Checker, result: CheckResult, changed: bool) -> None:
             backend.last_check = result
+            backend.checks.append(result)
             if changed:
                 self._health_changed(pool, backend, source, result)
+            self._checked(pool, backend, result)
 
         checker.listeners.append(heard)
 
@@ -115,15 +124,13 @@ class Monitor:
         before, health = backend.health, source.streak.health
         backend.set_health(health)
         fields: dict[str, object] = {"pool": pool.name, "backend": backend.id}
+        fields |= {"step": result.step, "latency_ms": round(result.latency_s * 1000, 1)}
+        fields["checks"] = 1 if before is Health.UNKNOWN else source.streak.needed(health)
         if health is Health.UP:
-            first = before is Health.UNKNOWN
-            fields |= {"latency_ms": round(result.latency_s * 1000, 1), "checks": 1 if first else source.streak.rise}
             self._events.emit("backend_up", fields)
         else:
-            first = before is Health.UNKNOWN
-            fields |= {"reason": f"{result.step}: {result.reason}", "checks": 1 if first else source.streak.fall}
-            self._events.emit("backend_down", fields, logging.WARNING)
-        self._changed()
+            self._events.emit("backend_down", fields | {"reason": result.reason}, logging.WARNING)
+        self._changed(pool, backend)
         up = sum(one.health is Health.UP for one in pool.backends.values())
         if up == 0:
             self._events.emit("pool_down", {"pool": pool.name, "backends": len(pool.backends)}, logging.ERROR)

@@ -51,6 +51,9 @@ class Recorder:
 
     def forgive(self, pool: str, backend: str) -> None: ...
 
+    def sessions_of(self, pool: str, backend: str) -> int:
+        return 0
+
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None: ...
 
     def stats(self) -> Stats:

@@ -1,0 +1,142 @@
+"""The agent check: what a backend's own agent says of it, in the text protocol of HAProxy's agent-check. Control loop.
+
+The agent listens on a port of the backend's host and answers each connection with one line: words, separated by spaces
+or commas. ``75%`` is a part of the configured weight; ``up``, ``down`` (also ``fail``, ``failed``, ``stopped``) is its
+health as the agent sees it, which counts besides that of the checks; ``ready``, ``drain``, ``maint`` is what the agent
+wants, besides the operator; ``maxconn:N`` replaces max_sessions. What follows ``#`` is a remark. What a line does not
+mention stays as it was, and an agent that does not answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from l4lb.config import HealthConfig
+from l4lb.control.events import Events
+from l4lb.control.health.checks import CheckFailed, Target
+from l4lb.control.health.stream import open_stream
+from l4lb.control.state import AgentState, BackendState, PoolState, State
+from l4lb.model.address import SocketAddress
+from l4lb.model.states import AdminState, Health
+
+MAX_LINE_BYTES = 1024
+TIMEOUT_S = 5.0
+MAX_PERCENT = 1000
+
+_HEALTH = dict.fromkeys(("down", "fail", "failed", "stopped"), Health.DOWN) | {"up": Health.UP}
+_ADMIN = {"ready": AdminState.READY, "drain": AdminState.DRAIN, "maint": AdminState.MAINT}
+
+
+def parse_agent(line: str, before: AgentState) -> AgentState:
+    """What the agent says now. ValueError names a word that it may not say; nothing of its line counts then."""
+    said, _, remark = line.partition("#")
+    state = replace(before, remark=remark.strip())
+    words = re.split(r"[\s,]+", said.strip().lower())
+    if words == [""]:
+        raise ValueError("an empty answer")
+    for word in words:
+        if word in _HEALTH:
+            state = replace(state, health=_HEALTH[word])
+        elif word in _ADMIN:
+            state = replace(state, admin_state=_ADMIN[word])
+        elif re.fullmatch(r"\d{1,4}%", word) and int(word[:-1]) <= MAX_PERCENT:
+            state = replace(state, percent=int(word[:-1]))
+        elif re.fullmatch(r"maxconn:\d{1,9}", word):
+            state = replace(state, max_sessions=int(word.partition(":")[2]))
+        else:
+            raise ValueError(f'"{word[:40]}": expected N%, up, down, ready, drain, maint or maxconn:N')
+    return state
+
+
+async def ask(target: Target) -> str:
+    """The agent's line, without its end. CheckFailed when there is none; the caller bounds the time."""
+    data = b""
+    async with open_stream(target) as stream:
+        while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
+            more = await stream.receive()
+            if not more:
+                break
+            data += more
+    if len(data) > MAX_LINE_BYTES:
+        raise CheckFailed("answer", f"a line of more than {MAX_LINE_BYTES} bytes")
+    return data.partition(b"\n")[0].decode("utf-8", "replace").strip()
+
+
+Changed = Callable[[PoolState, BackendState], None]
+
+
+@dataclass(slots=True)
+class Agent:
+    """Asks one backend's agent until cancelled. `changed` is called after it has said something new."""
+
+    pool: PoolState
+    backend: BackendState
+    events: Events
+    changed: Changed
+    trouble: str = ""
+
+    @property
+    def target(self) -> Target:
+        address = self.backend.address
+        place = SocketAddress(address.family, address.host, self.pool.config.agent.port)
+        return Target(place, HealthConfig(type="tcp"), self.pool.source)
+
+    async def run(self) -> None:
+        interval_s = self.pool.config.agent.interval
+        await asyncio.sleep(random.uniform(0, min(interval_s, 1.0)))
+        while True:
+            await self._once()
+            await asyncio.sleep(interval_s * random.uniform(0.95, 1.05))
+
+    async def _once(self) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                state = parse_agent(await ask(self.target), self.backend.agent)
+        except (CheckFailed, ValueError) as error:
+            self._troubled(str(error))
+        except TimeoutError:
+            self._troubled(f"no answer within {TIMEOUT_S:g} s")
+        else:
+            self.trouble = ""
+            if state != self.backend.agent:
+                self.backend.agent = state
+                self._tell(state)
+                self.changed(self.pool, self.backend)
+
+    def _troubled(self, reason: str) -> None:
+        """Told once; the agent's last word stands."""
+        if not self.trouble:
+            fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "reason": reason}
+            self.events.emit("agent_failed", fields, logging.WARNING)
+        self.trouble = reason
+
+    def _tell(self, state: AgentState) -> None:
+        fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "health": state.health}
+        fields |= {"admin_state": state.admin_state, "percent": state.percent, "max_sessions": state.max_sessions}
+        self.events.emit("agent_said", fields | {"remark": state.remark})
+
+
+class Agents:
+    """All of them: one for each backend of the pools that have agents."""
+
+    def __init__(self, state: State, events: Events, changed: Changed) -> None:
+        self._agents = [
+            Agent(pool, backend, events, changed)
+            for pool in state.pools.values()
+            for backend in (pool.backends.values() if pool.config.agent.port else ())
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(agent.run()) for agent in self._agents]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []

@@ -1,0 +1,112 @@
+"""Passive ejection: a backend that fails real traffic is put out of use for a while. Control loop only.
+
+Workers count connects that fail and resets before the first byte, in a row, and tell when a backend has reached its
+pool's number. An ejected backend returns when its time is over, or when as many checks in a row have passed as `rise`
+asks for. Its health, which checks decide, is another matter and stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from l4lb.control.events import Events
+from l4lb.control.state import BackendState, CheckResult, Ejection, PoolState, State
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import AdminState
+from l4lb.routing.ejection import duration_s, ejections_left, refusal
+
+
+class Passive:
+    """Ejects and readmits. `changed` is called after either."""
+
+    def __init__(
+        self,
+        state: State,
+        events: Events,
+        forwarder: Forwarder,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state = state
+        self._events = events
+        self._forwarder = forwarder
+        self._changed = changed
+        self._clock = clock
+        self._fd = -1
+        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._withheld: set[tuple[str, str]] = set()
+
+    def start(self) -> None:
+        self._fd = self._forwarder.notice_fd
+        asyncio.get_running_loop().add_reader(self._fd, self.look)
+
+    def stop(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            self._fd = -1
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def look(self) -> None:
+        """Hear what workers have to say."""
+        for failing in self._forwarder.failing():
+            pool = self._state.pools.get(failing.pool)
+            backend = pool.backends.get(failing.backend) if pool else None
+            if pool and backend and not backend.ejected:
+                self._consider(pool, backend, failing.failures)
+
+    def _consider(self, pool: PoolState, backend: BackendState, failures: int) -> None:
+        settings = pool.config.passive
+        wanted = [one for one in pool.backends.values() if one.admin_state is AdminState.READY and one.config.weight]
+        ejected = sum(one.ejected for one in wanted)
+        left = sum(id_ != backend.id for id_ in pool.usable)
+        fields: dict[str, object] = {"pool": pool.name, "backend": backend.id, "failures": failures}
+        if reason := refusal(len(wanted), ejected, left, settings.max_ejected_percent):
+            if (pool.name, backend.id) not in self._withheld:  # said once, until something changes
+                self._withheld.add((pool.name, backend.id))
+                self._events.emit("ejection_withheld", fields | {"reason": reason}, logging.WARNING)
+            return
+        self._eject(pool, backend, fields)
+
+    def _eject(self, pool: PoolState, backend: BackendState, fields: dict[str, object]) -> None:
+        settings, now, before = pool.config.passive, self._clock(), backend.ejection
+        number = 1
+        if before is not None:
+            number += ejections_left(before.number, now - before.until, settings.eject_for)
+        for_s = duration_s(number, settings.eject_for)
+        backend.ejection = Ejection(number, now + for_s)
+        backend.ejected = True
+        key = (pool.name, backend.id)
+        self._withheld = {one for one in self._withheld if one[0] != pool.name}
+        self._timers[key] = asyncio.get_running_loop().call_later(
+            for_s, self._return, pool, backend, "its time is over"
+        )
+        reason = "connects failed or were reset before the first byte"
+        self._events.emit(
+            "backend_ejected", fields | {"reason": reason, "for_s": for_s, "ejections": number}, logging.WARNING
+        )
+        self._changed()
+
+    def checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
+        """A health check of a backend is over: enough of them that pass bring an ejected one back."""
+        if not backend.ejected or backend.ejection is None:
+            return
+        backend.ejection.passed = backend.ejection.passed + 1 if result.ok else 0
+        if backend.ejection.passed >= pool.config.health.rise:
+            self._return(pool, backend, f"{backend.ejection.passed} checks in a row passed")
+
+    def _return(self, pool: PoolState, backend: BackendState, reason: str) -> None:
+        if (timer := self._timers.pop((pool.name, backend.id), None)) is not None:
+            timer.cancel()
+        if not backend.ejected or backend.ejection is None:
+            return
+        backend.ejected = False
+        backend.ejection.until = backend.returned_at = self._clock()
+        self._withheld = {one for one in self._withheld if one[0] != pool.name}
+        self._forwarder.forgive(pool.name, backend.id)
+        self._events.emit("backend_readmitted", {"pool": pool.name, "backend": backend.id, "reason": reason})
+        self._changed()
