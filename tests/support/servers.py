@@ -37,6 +37,11 @@ class Program:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    @property
+    def error_log(self) -> str:
+        """nginx's own; at its default level, error."""
+        return (self.directory / "error.log").read_text()
+
     def wait_for(self, ready: Callable[[], bool]) -> None:
         assert wait_until(lambda: ready() or self.process.poll() is not None, 30), self.log
         assert self.process.poll() is None, self.log
@@ -44,7 +49,7 @@ class Program:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """With SIGSTOP for the server and its children, as a hung host looks: the kernel still accepts."""
-        pids = [self.process.pid, *self._children(self.process.pid)]
+        pids = [self.process.pid, *self.children]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         assert wait_until(lambda: all(_state(pid) == "T" for pid in pids))
@@ -54,8 +59,9 @@ class Program:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
-    @staticmethod
-    def _children(pid: int) -> list[int]:
+    @property
+    def children(self) -> list[int]:
+        pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -112,6 +118,7 @@ http {{
     {extra}
     location / {{ return 200 "all is well\\n"; }}
     location /broken {{ return 503 "down for repair\\n"; }}
+    location /none {{ return 404 "none\\n"; }}
     location /moved {{ return 302 http://127.0.0.1:1/; }}
     location /host {{ return 200 "host=$http_host agent=$http_user_agent x=$http_x_check from=$remote_addr\\n"; }}
   }}
@@ -143,11 +150,9 @@ def certificate(directory: Path, name: str) -> tuple[str, str]:
     return cert, key
 
 
-@contextlib.contextmanager
-def nginx_tls(name: str, certs: Path) -> Iterator[Program]:
-    cert, key = certificate(certs, name)
-    with nginx_site("ssl", f"ssl_certificate {cert}; ssl_certificate_key {key};") as site:
-        yield site
+def nginx_tls(certs: tuple[str, str], extra: str = "") -> contextlib.AbstractContextManager[Program]:
+    """The same over TLS, with a certificate and its key."""
+    return nginx_site("ssl", f"ssl_certificate {certs[0]}; ssl_certificate_key {certs[1]}; {extra}")
 
 
 @contextlib.contextmanager
@@ -183,7 +188,7 @@ def postgres_program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def postgres(auth: str = "trust") -> Iterator[Program]:
+def postgres(auth: str = "trust", **settings: object) -> Iterator[Program]:
     """A cluster of its own, whose users from 127.0.0.1 authenticate by `auth`; only `postgres` exists."""
     user = "postgres" if os.geteuid() == 0 else ""
     initdb, server = postgres_program("initdb"), postgres_program("postgres")
@@ -197,6 +202,7 @@ def postgres(auth: str = "trust") -> Iterator[Program]:
         assert made.returncode == 0, made.stdout + made.stderr
         (data / "pg_hba.conf").write_text(f"host all all 127.0.0.1/32 {auth}\n")
         command = [server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(directory), "-F"]
+        command += [f"--{name}={value}" for name, value in settings.items()]
         program = Program(command, directory, port, user)
         try:
             program.wait_for(lambda: "ready to accept connections" in program.log)

@@ -59,10 +59,8 @@ def _judge(step: str, body: bytes) -> None:
     fields = {text[:1]: text[1:].decode("utf-8", "replace") for text in body.split(b"\0") if text}
     code = fields.get(b"C", "")
     if not code.startswith(REFUSALS):
-        message = " ".join(fields.get(b"M", "").split())
-        raise CheckFailed(
-            step, f"{message[:200]} ({code})" if message else f"an error that says nothing: {shown(body)}"
-        )
+        message = " ".join(fields.get(b"M", "").split())[:200]
+        raise CheckFailed(step, f"{message or 'an error that says nothing'} ({code or 'no code'})")
 
 
 class Messages:
