@@ -218,12 +218,13 @@ class HealthConfig(Model):
 
 def health_conflicts(settings: HealthConfig) -> Iterator[tuple[str, str]]:
     """(key, message) for all that no single option shows. Imports the code that the settings name."""
+    key = "callable" if settings.type == "python" else "type"
     try:
         has = _options_of(settings.type)
         if settings.type == "python":
             load_callable(settings.callable)
     except ValueError as error:
-        yield ("callable", f'"{settings.callable}": {error}') if settings.type == "python" else ("type", str(error))
+        yield key, f'"{getattr(settings, key)}": {error}'
         return
     for option in sorted((settings.model_fields_set & _SPECIFIC) - set(has)):
         yield option, f'has no effect with type "{settings.type}"'
