@@ -1,0 +1,55 @@
+"""Which targets there are: shared by pools, apart where they differ, an error where they cannot be checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from l4lb import Config, Listener, Pool
+from l4lb.control.events import Events
+from l4lb.control.health.checks import Target
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.state import initial_state
+from l4lb.errors import ConfigError
+
+EXEC = {"type": "exec", "command": ["/bin/true"]}
+
+
+def targets(*pools: dict[str, Any]) -> list[Target]:
+    named = {f"pool{index}": Pool(**pool) for index, pool in enumerate(pools)}
+    config = Config(listeners={"web": Listener(bind="127.0.0.1:0", pool="pool0")}, pools=named)
+    monitor = Monitor(initial_state(config), Events(), lambda: None)
+    return [checker.target for checker in monitor.checkers]
+
+
+def pool(address: str = "127.0.0.1:80", **options: Any) -> dict[str, Any]:
+    return {"backends": [address], **options}
+
+
+def test_pools_share_the_checks_of_an_address() -> None:
+    assert len(targets(pool(), pool())) == 1
+    http = {"type": "http", "headers": {"a": "b"}}
+    assert len(targets(pool(health=http), pool(health=http), pool())) == 2
+
+
+def test_checks_from_elsewhere_are_others() -> None:
+    found = targets(pool(), pool(source_address="127.0.0.9"))
+    assert [target.source and target.source.host for target in found] == [None, "127.0.0.9"]
+
+
+def test_checks_that_tell_the_pool_are_each_pools_own() -> None:
+    assert [target.pool for target in targets(pool(health=EXEC), pool(health=EXEC), pool())] == ["pool0", "pool1", ""]
+
+
+def test_what_needs_no_port() -> None:
+    assert len(targets(pool("127.0.0.1:0", health=EXEC))) == 1
+    with pytest.raises(ConfigError, match="cannot be checked without a port"):
+        targets(pool("127.0.0.1:0"))
+
+
+def test_a_unix_socket_gets_no_datagrams() -> None:
+    with pytest.raises(ConfigError, match='unix:/run/x cannot be checked with type "dns": expected a host and port'):
+        targets(pool("unix:/run/x", health={"type": "dns", "name": "a.example"}))
+    dns = {"type": "dns", "name": "a.example", "address": "127.0.0.1:53"}
+    assert len(targets(pool("unix:/run/x", health=dns))) == 1
