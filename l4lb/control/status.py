@@ -135,6 +135,7 @@ class Status:
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
+            "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "listeners": self.listeners(stats),
             "pools": self.pools(stats),
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],

@@ -163,7 +163,7 @@ def redis(*options: str) -> Iterator[Program]:
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
         return [program, *arguments, "--loglevel", "notice", *options]
 
-    with running("redis", command) as server:
+    with running("redis", command, ready=lambda server: "Ready to accept connections" in server.log) as server:
         yield server
 
 

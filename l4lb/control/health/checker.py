@@ -3,7 +3,8 @@
 Results count in a row: one pass forgets the failures before it, and the reverse. A target that nothing is known of is
 decided by its first check, which comes early; the second comes at a random point of the interval, so that many targets
 are checked evenly over it. A time-out that came late, because this loop was busy, says nothing of the target: it is
-thrown away and the target checked again at once.
+thrown away and the target checked again at once. So is a check that could not be made for want of file descriptors or
+memory, after the usual wait: it must not take every backend down at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from l4lb.control.health.checks import Check, CheckFailed, Target, begin_step, current_step
+from l4lb.control.health.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
 from l4lb.control.state import CheckResult
 from l4lb.model.states import Health
 
@@ -72,6 +73,7 @@ class Checker:
     listeners: list[Listener] = field(default_factory=list)
     lag_s: float = 0.0
     checks: int = 0
+    skipped: int = 0  # for want of file descriptors or memory
 
     async def run(self, first_delay_s: float) -> None:
         """Until cancelled. `first_delay_s` is the wait before the first check."""
@@ -100,13 +102,17 @@ class Checker:
         self.lag_s = max(0.0, time.monotonic() - due)
 
     async def _once(self) -> CheckResult | None:
-        """One check; None when its time-out was our own lateness."""
+        """One check; None when it says nothing of the target: our own lateness, our own want."""
         timeout_s = self.target.settings.timeout
         began = time.monotonic()
         begin_step("connect")
         try:
             async with asyncio.timeout(timeout_s):
                 await self.check(self.target)
+        except NotChecked:
+            self.skipped += 1
+            await self._sleep(_jitter())
+            return None
         except CheckFailed as failed:
             return CheckResult(False, failed.step, failed.reason, time.monotonic() - began)
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -36,8 +37,17 @@ def current_step() -> str:
     return _step.get()
 
 
-def failed(error: OSError) -> CheckFailed:
+class NotChecked(Exception):
+    """Nothing was learnt of the target, since something of this host's own ran out: neither a pass nor a failure."""
+
+
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+
+
+def failed(error: OSError) -> CheckFailed | NotChecked:
     """What a system call's error means for the target, at the current step."""
+    if error.errno in OUR_OWN:
+        return NotChecked(os.strerror(error.errno).lower())
     reason = os.strerror(error.errno) if error.errno else str(error)
     return CheckFailed(current_step(), reason.lower())
 

@@ -19,7 +19,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from l4lb.control.health.checks import CheckFailed, Target, begin_step
+from l4lb.control.health.checks import OUR_OWN, CheckFailed, NotChecked, Target, begin_step
 
 MAX_LINE_BYTES = 200
 MAX_OUTPUT_BYTES = 1 << 20  # a program that prints more is no check
@@ -62,6 +62,8 @@ def _start(target: Target) -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
         )
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in OUR_OWN:
+            raise NotChecked(error.strerror) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckFailed("start", f"{command[0]}: {reason.lower()}") from error
 

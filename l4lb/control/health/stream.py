@@ -157,7 +157,10 @@ def _tls_context(target: Target) -> ssl.SSLContext:
 
 def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
     """A new non-blocking socket, bound to the target's source address when that is of its family."""
-    sock = socket.socket(target.address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(target.address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise failed(error) from error
     source = target.source
     if source is not None and source.family == target.address.family:
         try:

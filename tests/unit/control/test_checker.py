@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
 
@@ -128,3 +129,27 @@ def test_a_check_that_raises_fails_and_checking_goes_on(error: Exception) -> Non
 
     results = results_of(Checker(Target(LOOPBACK, FAST), fail, Streak(1, 1)), 2)
     assert [result.ok for result in results] == [False, False]
+
+
+@pytest.mark.parametrize("type_", ["tcp", "udp", "dns", "exec"])
+def test_a_check_for_which_there_are_no_file_descriptors_says_nothing_of_the_target(type_: str) -> None:
+    needed = {"name": "a.example", "command": ["/bin/true"]}
+    keys = {key: value for key, value in needed.items() if key in OPTIONS[type_]}
+    settings = FAST.model_copy(update={"type": type_, **keys})
+    checker = Checker(Target(LOOPBACK, settings), CHECKS[type_], Streak(1, 1, Health.UP))
+
+    async def main() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        task = asyncio.create_task(checker.run(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # for new ones: what is open stays open
+        try:
+            async with asyncio.timeout(20):
+                while checker.skipped < 3:
+                    await asyncio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    assert (checker.checks, checker.streak.health) == (0, Health.UP)
