@@ -107,9 +107,11 @@ def test_unix_sockets(name: str, tmp_path: Path) -> None:
     assert (gone.step, gone.reason) == ("connect", "connection refused")
 
 
-def test_a_peer_that_resets_at_once_has_accepted() -> None:
+def test_a_peer_that_resets_at_once() -> None:
+    """It has accepted; but the reset may be here before this side has looked."""
     with serving(reset) as server:
-        assert check(server.address, "tcp").ok
+        result = check(server.address, "tcp")
+    assert (result.ok, result.reason) in [(True, ""), (False, "connection reset by peer")]
 
 
 def test_a_target_with_another_source_or_pool_is_another_target() -> None:
