@@ -16,6 +16,7 @@ from l4lb.control.health.stream import MAX_ANSWER_BYTES, Stream, open_stream
 PROTOCOL_3_0 = 196608
 AUTHENTICATION, ERROR, READY, TERMINATE = b"R", b"E", b"Z", b"X\0\0\0\4"
 AUTHENTICATED = 0
+REQUESTS = (AUTHENTICATED, 2, 3, 5, 7, 9, 10)  # Kerberos, password, MD5, GSSAPI, SSPI, SASL
 REFUSALS = ("28", "3D000")  # of a user or its database: by a server that is up
 HEADER_BYTES = 5
 
@@ -29,11 +30,15 @@ async def check_postgres(target: Target) -> None:
         kind, body = await messages.next("answer")
         if kind == ERROR:
             _judge("answer", body)
-        elif kind != AUTHENTICATION or len(body) < 4:
+        elif kind != AUTHENTICATION or (asked := _authentication(body)) not in REQUESTS:
             raise CheckFailed("answer", f"not an answer of PostgreSQL: {shown(kind + body)}")
-        elif struct.unpack_from("!I", body)[0] == AUTHENTICATED:
+        elif asked == AUTHENTICATED:
             begin_step("session")
             await _leave(stream, messages)
+
+
+def _authentication(body: bytes) -> int:
+    return int.from_bytes(body[:4], "big") if len(body) >= 4 else -1
 
 
 def _startup(user: str) -> bytes:

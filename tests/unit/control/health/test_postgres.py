@@ -89,6 +89,7 @@ def error(code: bytes) -> bytes:
         (b"E\0\0\0\4", "answer", "an error that says nothing (no code)"),
         (b"R\0\0\0\x08\0\0", "answer", r'closed after "R\x00\x00\x00\x08\x00\x00"'),
         (b"R\0\0\0\4", "answer", r'not an answer of PostgreSQL: "R"'),
+        (b"R\0\0\0\x08\0\0\0\x63", "answer", r'not an answer of PostgreSQL: "R\x00\x00\x00c"'),
         (b"R\xff\xff\xff\xff", "answer", r'not an answer of PostgreSQL: "R\xff\xff\xff\xff"'),
         (b"HTTP/1.1 400 Bad Request\r\n", "answer", 'not an answer of PostgreSQL: "HTTP/1.1 400 Bad Request\\r\\n"'),
         (b"", "answer", "closed after nothing"),
