@@ -27,6 +27,14 @@ def test_a_running_server_passes_and_logs_nothing(auth: str) -> None:
 
 
 @pytest.mark.external
+def test_a_session_that_was_let_in_is_ended_as_clients_do() -> None:
+    with postgres("trust", log_min_messages="debug1", log_disconnections="on") as server:
+        assert check(server.address, "postgres").ok
+        assert wait_until(lambda: "disconnection: " in server.log)
+        assert "unexpected EOF" not in server.log
+
+
+@pytest.mark.external
 def test_a_stopped_server_times_out_at_the_answer_and_passes_tcp() -> None:
     with postgres() as server, server.stopped():
         result = check(server.address, "postgres", timeout=0.3)

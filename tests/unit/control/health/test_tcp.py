@@ -83,13 +83,16 @@ def test_a_source_address_that_is_not_of_this_host() -> None:
 
 def test_unread_bytes_of_a_greeting_make_no_reset() -> None:
     ended: list[tuple[bytes, bool]] = []
+    checked = threading.Event()
 
     def greet(sock: socket.socket) -> None:
         sock.sendall(b"220 ready\r\n" + b"x" * 20000)
+        assert checked.wait(20)  # whatever the check's close sent is here by now
         ended.append(read_until_end(sock))
 
     with serving(greet) as server:
         assert check(server.address, "send_expect", expect="220").ok
+        checked.set()
         assert wait_until(lambda: ended)
     assert ended == [(b"", False)]
 

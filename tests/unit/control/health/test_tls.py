@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.support.checking import check
 from tests.support.peers import Server, hold, one_answer, reset, running, serving
 from tests.support.servers import Program, certificate, nginx_tls
+from tests.support.waiting import wait_until
 
 NAME = "tls.example"
 
@@ -55,6 +58,26 @@ def test_a_stopped_server_times_out_at_tls_and_passes_tcp(certs: tuple[str, str]
         result = check(server.address, "tls", timeout=0.3)
         assert (result.ok, result.step, result.reason) == (False, "tls", "no answer within 0.3 s")
         assert check(server.address, "tcp").ok
+
+
+@pytest.mark.external
+def test_the_end_is_announced(certs: tuple[str, str]) -> None:
+    """With close_notify, RFC 8446, 6.1: without it the connection would look cut to the server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certs)
+    ends: list[bytes | Exception] = []
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as tls:
+            try:
+                ends.append(tls.recv(10))
+            except OSError as error:
+                ends.append(error)
+
+    with serving(serve) as server:
+        assert check(server.address, "tls").ok
+        assert wait_until(lambda: ends)
+    assert ends == [b""]
 
 
 HOSTILE = {
