@@ -100,6 +100,11 @@ class Nginx:
         assert wait_until(lambda: answers(self.port)), (self._dir / "error.log").read_text()
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

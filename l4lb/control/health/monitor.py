@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health
 from l4lb.net.address import parse_address, resolve_backend
 
+LATE_S = 0.5  # a lag worth a word
+TELL_LATE_EVERY_S = 10.0
 SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
 
 
@@ -64,6 +67,7 @@ class Monitor:
         self._checked = checked
         self._checkers: dict[Target, Checker] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._told_late = -TELL_LATE_EVERY_S
         self._prepare()
 
     @property
@@ -112,6 +116,8 @@ class Monitor:
             checker = self._checkers[target] = Checker(target, check_of(settings.type), streak)
 
         def heard(source: Checker, result: CheckResult, changed: bool) -> None:
+            if source.lag_s > LATE_S:
+                self._tell_late(source.lag_s)
             backend.last_check = result
             backend.checks.append(result)
             if changed:
@@ -119,6 +125,15 @@ class Monitor:
             self._checked(pool, backend, result)
 
         checker.listeners.append(heard)
+
+    def _tell_late(self, lag_s: float) -> None:
+        """Not for every check that was: it is this process that is late, not a backend."""
+        now = time.monotonic()
+        if now - self._told_late < TELL_LATE_EVERY_S:
+            return
+        self._told_late = now
+        reason = "this process was busy; no backend is judged by it"
+        self._events.emit("checks_late", {"lag_s": round(lag_s, 2), "reason": reason}, logging.WARNING)
 
     def _health_changed(self, pool: PoolState, backend: BackendState, source: Checker, result: CheckResult) -> None:
         before, health = backend.health, source.streak.health
