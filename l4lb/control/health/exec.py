@@ -19,7 +19,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from l4lb.control.health.checks import OUR_OWN, CheckFailed, NotChecked, Target, begin_step
+from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
 
 MAX_LINE_BYTES = 200
 MAX_OUTPUT_BYTES = 1 << 20  # a program that prints more is no check
@@ -63,7 +63,7 @@ def _start(target: Target) -> subprocess.Popen[bytes]:
         )
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in OUR_OWN:
-            raise NotChecked(error.strerror) from error
+            raise failed(error) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckFailed("start", f"{command[0]}: {reason.lower()}") from error
 
@@ -94,7 +94,10 @@ async def _output_until_exit(process: subprocess.Popen[bytes]) -> Output:
     loop = asyncio.get_running_loop()
     assert process.stdout is not None
     output = Output(process.stdout.fileno(), loop.create_future())
-    pidfd = os.pidfd_open(process.pid)
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError as error:
+        raise failed(error) from error
     loop.add_reader(output.fd, output.read)
     loop.add_reader(pidfd, output.end)
     try:

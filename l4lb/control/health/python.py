@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 from l4lb.config.plugins import load_callable
-from l4lb.control.health.checks import CheckFailed, Target, begin_step
+from l4lb.control.health.checks import CheckFailed, NotChecked, Target, begin_step
 
 _STEP = "call"
 _last_call: ContextVar[threading.Thread | None] = ContextVar("l4lb_last_call", default=None)  # of this checker's task
@@ -79,6 +79,9 @@ async def _on_thread(function: Callable[[Target], object], target: Target) -> ob
             loop.call_soon_threadsafe(settle, value, error)
 
     thread = threading.Thread(target=call, name="l4lb-check", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads or memory
+        raise NotChecked(str(error)) from error
     _last_call.set(thread)
-    thread.start()
     return await answer

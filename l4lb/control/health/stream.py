@@ -16,7 +16,7 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from l4lb.control.health.checks import CheckFailed, Target, begin_step, failed
+from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
 
 PROXY_V2_LOCAL = b"\r\n\r\n\0\r\nQUIT\n" + b"\x20\0\0\0"  # section 2.2: version 2, LOCAL, unspecified family, no length
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the port is chosen at connect, by the four-tuple
@@ -148,6 +148,8 @@ def _tls_context(target: Target) -> ssl.SSLContext:
     try:
         return _context(verify, os.stat(verify).st_mtime_ns if isinstance(verify, str) else 0)
     except OSError as error:  # ssl.SSLError is one
+        if error.errno in OUR_OWN and not isinstance(error, ssl.SSLError):
+            raise failed(error) from error
         raise CheckFailed("tls", f"{verify}: {error.strerror or error}") from error
 
 

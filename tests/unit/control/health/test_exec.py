@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from l4lb.control.health.checks import NotChecked
 from l4lb.control.health.exec import check_exec
 from l4lb.control.state import CheckResult
 from tests.support.checking import check, target_of
@@ -122,3 +124,27 @@ def test_many_at_once_on_asyncio_too() -> None:
 
     asyncio.run(main())
     uvloop.run(main())
+
+
+def test_without_a_descriptor_for_the_process_nothing_is_said_and_nothing_stays() -> None:
+    """Room for the pipe, which is two until the program runs, and for what reports a failed exec; then for no more."""
+    target = target_of("127.0.0.1:80", "exec", command=["/bin/sleep", "1000"])
+    before = set(children())
+
+    async def main() -> None:
+        free = len(os.listdir("/proc/self/fd")) - 1
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        outcomes = set()
+        for room in range(12):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, limits[1]))
+            try:
+                async with asyncio.timeout(0.1):
+                    await check_exec(target)
+            except (NotChecked, TimeoutError) as error:
+                outcomes.add(type(error))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert outcomes == {NotChecked, TimeoutError}
+
+    uvloop.run(main())
+    assert set(children()) == before
