@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from l4lb.config.base import Model, PositiveCount, listify
+from l4lb.config.callables import health_check_names, load_callable, load_health_check
 from l4lb.config.hints import did_you_mean
 from l4lb.config.patterns import parse_bytes, parse_pattern
-from l4lb.config.plugins import health_check_names, load_callable, load_health_check
 from l4lb.config.units import Duration
 from l4lb.model.states import Health
 from l4lb.net.address import parse_address

@@ -139,12 +139,12 @@ class Monitor:
         before, health = backend.health, source.streak.health
         backend.set_health(health)
         fields: dict[str, object] = {"pool": pool.name, "backend": backend.id}
-        fields |= {"step": result.step, "latency_ms": round(result.latency_s * 1000, 1)}
+        if health is Health.DOWN:
+            fields["reason"] = f"{result.step}: {result.reason}"
+        fields["latency_ms"] = round(result.latency_s * 1000, 1)
         fields["checks"] = 1 if before is Health.UNKNOWN else source.streak.needed(health)
-        if health is Health.UP:
-            self._events.emit("backend_up", fields)
-        else:
-            self._events.emit("backend_down", fields | {"reason": result.reason}, logging.WARNING)
+        level = logging.WARNING if health is Health.DOWN else logging.INFO
+        self._events.emit(f"backend_{health}", fields, level)
         self._changed(pool, backend)
         up = sum(one.health is Health.UP for one in pool.backends.values())
         if up == 0:

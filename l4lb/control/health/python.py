@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-from l4lb.config.plugins import load_callable
+from l4lb.config.callables import load_callable
 from l4lb.control.health.checks import CheckFailed, NotChecked, Target, begin_step
 
 _STEP = "call"

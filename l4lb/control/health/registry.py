@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l4lb.config.plugins import load_health_check
+from l4lb.config.callables import load_health_check
 from l4lb.control.health.checks import Check
 from l4lb.control.health.dns import check_dns
 from l4lb.control.health.exec import check_exec

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from l4lb.config import Config, HealthConfig, plugins
+from l4lb import plugins
+from l4lb.config import Config, HealthConfig
 from l4lb.config.health import OPTIONS
 from l4lb.config.patterns import parse_bytes, parse_pattern
 from l4lb.errors import ConfigError
@@ -116,9 +117,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "[l4lb.health_checks]\nextra = tests.unit.control.health.functions:added\nlost = no.such.module:check\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    plugins._entry_points.cache_clear()
+    plugins.names.cache_clear()
+    plugins.load.cache_clear()
     yield tmp_path
-    plugins._entry_points.cache_clear()
+    plugins.names.cache_clear()
+    plugins.load.cache_clear()
 
 
 def test_types_of_other_packages(package: Path) -> None:

@@ -19,7 +19,7 @@ EXEC = {"type": "exec", "command": ["/bin/true"]}
 def targets(*pools: dict[str, Any]) -> list[Target]:
     named = {f"pool{index}": Pool(**pool) for index, pool in enumerate(pools)}
     config = Config(listeners={"web": Listener(bind="127.0.0.1:0", pool="pool0")}, pools=named)
-    monitor = Monitor(initial_state(config), Events(), lambda: None)
+    monitor = Monitor(initial_state(config), Events(), lambda *_: None, lambda *_: None)
     return [checker.target for checker in monitor.checkers]
 
 

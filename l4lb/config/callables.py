@@ -28,16 +28,24 @@ def load_callable(text: str) -> Callable[..., Any]:
     module, colon, name = text.partition(":")
     if not (module and colon and name):
         raise ValueError('expected "package.module:function"')
-    return _found(lambda: functools.reduce(getattr, name.split("."), importlib.import_module(module)), text)
+
+    def load() -> Any:
+        found = importlib.import_module(module)
+        try:
+            return functools.reduce(getattr, name.split("."), found)
+        except AttributeError:
+            raise LookupError(f"{module} has no {name}") from None
+
+    return _found(load, name)
 
 
-def _found(load: Callable[[], Any], what: str) -> Callable[..., Any]:
+def _found(load: Callable[[], Any], name: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = load()
-    except AttributeError as error:
-        raise ValueError(f"{what}: {error}") from None
+    except LookupError as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # a module runs its own code when it is imported: anything can come out of it
         raise ValueError(f"cannot be imported: {type(error).__name__}: {error}") from None
     if not callable(found):
-        raise ValueError(f"{what} is not a function")
+        raise ValueError(f"{name} is not a function")
     return found
