@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev
 ARGS ?=
 
-.PHONY: help demo test lint unit scenarios package-test bench tables soak asan deps build clean
+.PHONY: help demo test lint unit scenarios package-test bench tables soak asan fuzz deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -58,8 +58,11 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	cd build/asan && L4LB_PROBE=1 L4LB_BUILD=asan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_algorithms.py tests/unit/routing/test_tables.py \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_algorithms.py tests/unit/test_proxy_protocol.py tests/unit/routing/test_tables.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads"
+
+fuzz: build      ## the native PROXY codec under a coverage-guided fuzzer, for ten minutes (ARGS="--seconds 60 --keep")
+	$(BIN)/python -m tests.support.fuzzing $(ARGS)
 
 $(VENV)/created:
 	@missing=""; \

@@ -1,4 +1,4 @@
-# Types: every struct of the data plane, in one place. No functions.
+# Types: every struct of the data plane, in one place, but those of the PROXY protocol (proxy_types.pxd). No functions.
 #
 # Who may write what:
 #   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by

@@ -6,12 +6,18 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
 from l4lb._dataplane.enums cimport NO_INDEX, hash_key_t, selection_t
 from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, pool_pick
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
+from l4lb._dataplane.proxy_header cimport proxy_header_parse
+from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_COMPLETE, PROXY_RESULT_COUNT, proxy_header_t, proxy_writer_t
+from l4lb._dataplane.proxy_writer cimport (
+    proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
+)
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
@@ -20,6 +26,7 @@ from l4lb._dataplane.types cimport (
 )
 
 SESSION_BYTES = sizeof(session_t)
+PROXY_RESULTS = <int>PROXY_RESULT_COUNT
 
 
 cdef class Sessions:
@@ -220,3 +227,32 @@ cdef class Pool:
         self.pool.hash_prefix_v4 = prefix_v4
         self.pool.hash_prefix_v6 = prefix_v6
         return client_hash(&self.pool, &client, &local, protocol)
+
+
+def crc32c_without_instruction(bytes data):
+    return crc32c_end(crc32c_by_table(CRC32C_BEGIN, <const uint8_t *><char *>data, len(data)))
+
+
+def proxy_pass_on(bytes received, tuple source, tuple destination, int transport, bint with_crc32c, uint32_t capacity):
+    """A header that names two endpoints, (packed address, port as 2 bytes), with the TLVs of `received`.
+
+    The length that the writer gives, or -errno; and the bytes around which it had to stay.
+    """
+    cdef proxy_header_t before, after
+    cdef proxy_writer_t writer
+    cdef source_address_t client, local
+    cdef bytearray out = bytearray(b"\xaa") * (capacity + 16)
+    cdef const uint8_t *data = <const uint8_t *><char *>received
+    cdef int length
+    assert proxy_header_parse(&before, data, len(received), PROXY_ANY) == PROXY_COMPLETE
+    endpoint_set(&client, source[0], source[1])
+    endpoint_set(&local, destination[0], destination[1])
+    memset(&after, 0, sizeof(after))
+    after.version = 2
+    proxy_header_name(&after, &client, &local, transport)
+    proxy_write_begin(&writer, &after, <uint8_t *><char *>out, capacity)
+    proxy_write_received(&writer, &before, data)
+    if with_crc32c:
+        proxy_write_crc32c(&writer)
+    length = proxy_write_end(&writer)
+    return length, bytes(out)

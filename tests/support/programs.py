@@ -125,6 +125,21 @@ def nginx(name: str) -> Iterator[Nginx]:
         server.stop()
 
 
+@contextlib.contextmanager
+def program(name: str, arguments: list[str], ready_port: int, log: Path) -> Iterator[None]:
+    """A server of Debian's that runs in the foreground, once it accepts on `ready_port`; `log` gets what it says."""
+    command = [require(name), *arguments]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, env=without_preload(), stdout=out, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: answers(ready_port) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 class L4lb:
     """`l4lb` as users start it: a process, its log, its memory."""
 
