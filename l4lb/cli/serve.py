@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from pathlib import Path
@@ -39,6 +40,8 @@ def serve(file: str | None, **given: object) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they are for sigwait alone
     balancer = LoadBalancer(config)
     balancer.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
     try:
         signal.sigwait(STOP_SIGNALS)
         drain_or_second_signal(balancer)

@@ -35,10 +35,12 @@ class Events:
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Event], None]] = [to_log]
 
-    def subscribe(self, subscriber: Callable[[Event], None]) -> None:
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """From now on call `subscriber` for each event; what is returned ends that."""
         self._subscribers.append(subscriber)
+        return lambda: self._subscribers.remove(subscriber)
 
     def emit(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
         event = Event(kind, fields, level)
-        for subscriber in self._subscribers:
+        for subscriber in list(self._subscribers):
             subscriber(event)

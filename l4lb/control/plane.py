@@ -39,7 +39,7 @@ class ControlPlane:
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.admin = AdminServer(config, self.status)
+        self.admin = AdminServer(config, self.status, self.events)
         self._watch: asyncio.Task[None] | None = None
         self._pauses = 0
         self._stopped = False

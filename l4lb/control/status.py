@@ -26,14 +26,14 @@ def _check(result: CheckResult) -> dict[str, Any]:
     }
 
 
-def _observations(state: BackendState) -> dict[str, Any]:
-    """What is known of a backend, by whom: checks, real traffic, its agent."""
+def _observations(state: BackendState, detail: bool) -> dict[str, Any]:
+    """What is known of a backend, by whom: checks, real traffic, its agent. With `detail` the latest checks too."""
     agent = state.agent
     return {
         "health": state.health,
         "health_since": state.since,
         "last_check": None if state.last_check is None else _check(state.last_check),
-        "checks": [_check(result) for result in state.checks],
+        **({"checks": [_check(result) for result in state.checks]} if detail else {}),
         "history": [{"at": at, "health": health} for at, health in state.history],
         "ejected": state.ejected,
         "ejections": state.ejection.number if state.ejection else 0,
@@ -47,7 +47,7 @@ def _observations(state: BackendState) -> dict[str, Any]:
     }
 
 
-def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict[str, Any]:
+def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail: bool) -> dict[str, Any]:
     return {
         "id": state.id,
         "address": state.config.address,
@@ -60,7 +60,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict
         "admin_state": state.admin_state,
         "usable": not passed_over,
         "passed_over": passed_over,
-        **_observations(state),
+        **_observations(state, detail),
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "bytes_up": stats.bytes_up,
@@ -70,7 +70,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str) -> dict
     }
 
 
-def _pool(state: PoolState, stats: PoolStats) -> dict[str, Any]:
+def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> dict[str, Any]:
     return {
         "name": state.name,
         "policy": state.config.policy,
@@ -83,7 +83,7 @@ def _pool(state: PoolState, stats: PoolStats) -> dict[str, Any]:
         "bytes_up": stats.bytes_up,
         "bytes_down": stats.bytes_down,
         "backends": [
-            _backend(backend, stats.backends.get(id_, BackendStats()), state.passed_over.get(id_, ""))
+            _backend(backend, stats.backends.get(id_, BackendStats()), state.passed_over.get(id_, ""), detail)
             for id_, backend in state.backends.items()
         ],
     }
@@ -150,7 +150,9 @@ class Status:
         return [_pool(one, counted.get(name, PoolStats())) for name, one in self._state.pools.items()]
 
     def pool(self, name: str) -> dict[str, Any] | None:
-        return next((pool for pool in self.pools() if pool["name"] == name), None)
+        """One pool with all that is known of its backends; None when there is no such."""
+        state = self._state.pools.get(name)
+        return None if state is None else _pool(state, self.stats().pools.get(name, PoolStats()), detail=True)
 
     def explain(self, name: str, source: str, to: str = "") -> dict[str, Any]:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.

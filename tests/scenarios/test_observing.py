@@ -18,7 +18,7 @@ from l4lb import Backend, LoadBalancer
 from l4lb.config import AgentConfig, HealthConfig, PassiveConfig
 from l4lb.control.events import Event
 from l4lb.model.states import AdminState, CloseReason, Health
-from tests.support.balancing import address_of, balancing, closed, wait_closed
+from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed
 from tests.support.peers import TCP_CLOSE, Server, connect, hold, read_until_end, reset, running, serving, tcp_state
 from tests.support.programs import Nginx, free_port, nginx
 from tests.support.waiting import wait_until
@@ -219,10 +219,9 @@ def test_sessions_of_a_backend_that_goes_down(way: str) -> None:
         server = stack.enter_context(serving(hold))
         looked_at = Server(hold)
         checks = FAST.model_copy(update={"address": looked_at.address})
-        balancer = stack.enter_context(balancing([server.address], health=checks, on_backend_down=way))
-        balancer.plane.state.config.__dict__["global_"] = balancer.config.global_.model_copy(
-            update={"drain_timeout": 0.3}
-        )
+        config = make_config([server.address], health=checks, on_backend_down=way)
+        brief = config.global_.model_copy(update={"drain_timeout": 0.3})
+        balancer = stack.enter_context(LoadBalancer(config.model_copy(update={"global_": brief})))
         assert balancer.wait_ready()
         clients = [stack.enter_context(connect(address_of(balancer))) for _ in range(20)]
         assert wait_until(lambda: balancer.stats().pools["web"].sessions_active == 20)
@@ -259,6 +258,31 @@ def test_a_drained_backend_that_is_up_again_in_time_keeps_its_sessions() -> None
         assert wait_until(lambda: balancer.plane.aftermath._drains == {})
         assert tcp_state(client) != TCP_CLOSE
         assert closed(balancer) == {}
+
+
+@pytest.mark.parametrize("way", ["keep", "drain", "reset"])
+def test_sessions_of_a_backend_that_is_removed(way: str) -> None:
+    with named_servers("ab") as servers, contextlib.ExitStack() as stack:
+        config = make_config(backends_of(servers), on_backend_removed=way)
+        brief = config.global_.model_copy(update={"drain_timeout": 0.3})
+        balancer = stack.enter_context(LoadBalancer(config.model_copy(update={"global_": brief})))
+        clients = [stack.enter_context(connect(address_of(balancer))) for _ in range(20)]
+        assert wait_until(lambda: balancer.stats().pools["web"].sessions_active == 20)
+        plane, loop = balancer.plane, balancer._loop
+        assert loop is not None
+
+        def remove() -> None:
+            del plane.state.pools["web"].backends["a"]
+            plane.reconciler.request()
+
+        began = time.monotonic()
+        loop.call_soon_threadsafe(remove)
+        assert wait_until(lambda: plane.state.pools["web"].usable == ("b",))
+        if way != "keep":
+            wait_closed(balancer, CloseReason.DRAIN if way == "drain" else CloseReason.ADMIN, 10)
+            assert (time.monotonic() - began >= 0.25) or way == "reset"
+        assert sum(tcp_state(one) == TCP_CLOSE for one in clients) == (0 if way == "keep" else 10)
+        assert balancer.stats().pools["web"].backends["b"].sessions_active == 10
 
 
 # ---- real traffic ----

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from l4lb.config import Config
 from l4lb.control.admin.page import PAGE
-from l4lb.control.events import logger
+from l4lb.control.admin.stream import EventStream
+from l4lb.control.events import Events, logger
 from l4lb.control.status import Status
 from l4lb.errors import ConfigError
 from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
@@ -57,8 +58,9 @@ def _bearer(token: str) -> Any:
 class AdminServer:
     """Serves `status` where `config` says; `address` is where that really is, empty when it is off."""
 
-    def __init__(self, config: Config, status: Status) -> None:
+    def __init__(self, config: Config, status: Status, events: Events) -> None:
         self.address = ""
+        self._stream = EventStream(events)
         self._config = config
         self._status = status
         self._socket: AdminSocket | None = None
@@ -85,6 +87,7 @@ class AdminServer:
 
     async def stop(self) -> None:
         if self._runner is not None:
+            self._stream.stop()
             await self._runner.cleanup()
             self._runner = None
         if self._socket is not None:
@@ -124,6 +127,7 @@ class AdminServer:
             web.get("/v1/pools/{pool}/backends", self._backends),
             web.get("/v1/pools/{pool}/explain", self._explain),
             web.get("/v1/config", answer(status.config)),
+            web.get("/v1/events", self._stream.serve),
             web.get("/healthz", answer(lambda: {"status": "alive"})),
             web.get("/readyz", self._ready),
         ]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l4lb import AdminError, Client, ConfigError, LoadBalancer
-from l4lb.config import AdminConfig
+from l4lb.config import AdminConfig, HealthConfig
 from tests.support.balancing import make_config
 from tests.support.peers import echo, serving
+from tests.support.waiting import wait_until
 
 
 def with_admin(backend: str, **admin: object) -> LoadBalancer:
@@ -123,3 +127,65 @@ def test_a_taken_port_is_an_error_that_starts_nothing() -> None:
 def test_nobody_there() -> None:
     with Client("unix:/nonexistent/admin.sock") as client, pytest.raises(AdminError, match="no instance answers at"):
         client.status()
+
+
+def read_event(stream: Any) -> dict[str, Any]:
+    """The next one, past comments."""
+    while not (line := stream.readline()).startswith(b"data: "):
+        assert line, "the stream ended"
+    return json.loads(line.removeprefix(b"data: "))
+
+
+def test_events_are_a_stream_that_never_waits_for_its_reader() -> None:
+    """30,000 events in one turn of the loop: the queue keeps its first 1,000 and tells how many were lost."""
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+        host, _, port = balancer.admin_address.rpartition(":")
+        events = balancer.plane.events
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            sock.sendall(b"GET /v1/events HTTP/1.0\r\n\r\n")
+            stream = sock.makefile("rb")
+            assert b"200" in stream.readline()
+            assert any(b"text/event-stream" in stream.readline() for _ in range(8))
+            assert wait_until(lambda: len(events._subscribers) == 2)
+
+            async def emit(count: int) -> None:
+                for number in range(count):
+                    events.emit("backend_down", {"number": number}, logging.DEBUG)
+
+            balancer._call(emit(1))
+            first = read_event(stream)
+            assert (first["kind"], first["number"]) == ("backend_down", 0)
+            assert first["time"] > 1e9
+            balancer._call(emit(30_000))
+            got = [read_event(stream) for _ in range(1001)]
+            assert [event["number"] for event in got[:1000]] == list(range(1000))
+            assert (got[1000]["kind"], got[1000]["count"]) == ("events_lost", 29_000)
+            sock.shutdown(socket.SHUT_RDWR)
+            balancer._call(emit(1))
+            assert wait_until(lambda: balancer._call(emit(1)) or len(events._subscribers) == 1)
+
+
+def test_an_open_stream_does_not_hold_up_the_end() -> None:
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+        host, _, port = balancer.admin_address.rpartition(":")
+        sock = socket.create_connection((host, int(port)), timeout=20)
+        sock.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    with sock:
+        while sock.recv(1000):
+            pass
+
+
+def test_a_pool_shows_its_latest_checks() -> None:
+    with serving(echo) as server:
+        config = make_config([server.address], health=HealthConfig(interval="20ms", fast_interval="20ms"))
+        with LoadBalancer(config.model_copy(update={"admin": AdminConfig(bind="127.0.0.1:0")})) as balancer:
+
+            def checks() -> list[dict[str, Any]]:
+                body: Any = get(balancer.admin_address, "/v1/pools/web")[1]
+                return body["backends"][0]["checks"]
+
+            assert wait_until(lambda: len(checks()) >= 3)
+            assert all(check["ok"] and check["latency_ms"] >= 0 and check["step"] == "passed" for check in checks())
