@@ -1,7 +1,7 @@
 """``GET /v1/events``: what happens, as Server-Sent Events (WHATWG HTML, section 9.2). Control loop only.
 
-A reader that does not keep up loses events, never the balancer's time: its queue is bounded, and the number that it lost
-is told with the next one that it gets (kind ``events_lost``).
+A reader that does not keep up loses events, never the balancer's time: its queue is bounded, and the number that it
+lost is told with the next one that it gets (kind ``events_lost``).
 """
 
 from __future__ import annotations
