@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from l4lb.config import Config
+from l4lb.control import shapes
 from l4lb.control.plane import ControlPlane
 from l4lb.control.state import BackendState, ListenerState, PoolState
 from l4lb.engine.native import NativeForwarder
@@ -102,7 +103,7 @@ class PoolView(Mapping[str, BackendView]):
         """Equal on every node with equal input."""
         return self._state.table_digest
 
-    def explain(self, source: str, to: str = "") -> dict[str, Any]:
+    def explain(self, source: str, to: str = "") -> shapes.Explanation:
         """Which backend a client at `source` (address, or address:port) gets, and why; the form is the admin API's.
 
         `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
@@ -217,7 +218,7 @@ class LoadBalancer:
         """Counters of this moment."""
         return self._call(self._stats())
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Status:
         """What ``GET /v1/status`` answers."""
         return self._call(self._status())
 
@@ -225,11 +226,11 @@ class LoadBalancer:
         """Where listener `name` really listens."""
         return self._call(self._addresses(name))
 
-    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+    def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
         """See `PoolView.explain`. KeyError for a pool that is not there."""
         return self._call(self._explain(pool, source, to))
 
-    async def _explain(self, pool: str, source: str, to: str) -> dict[str, Any]:
+    async def _explain(self, pool: str, source: str, to: str) -> shapes.Explanation:
         return self.plane.status.explain(pool, source, to)
 
     async def _addresses(self, name: str) -> list[str]:
@@ -241,7 +242,7 @@ class LoadBalancer:
     async def _stats(self) -> Stats:
         return self.plane.forwarder.stats()
 
-    async def _status(self) -> dict[str, Any]:
+    async def _status(self) -> shapes.Status:
         return self.plane.status.status()
 
     # ---- the same under asyncio ----
@@ -269,7 +270,7 @@ class LoadBalancer:
     async def astats(self) -> Stats:
         return await asyncio.wrap_future(self._submit(self._stats()))
 
-    async def astatus(self) -> dict[str, Any]:
+    async def astatus(self) -> shapes.Status:
         return await asyncio.wrap_future(self._submit(self._status()))
 
     def __enter__(self) -> Self:
@@ -332,7 +333,7 @@ async def _settle() -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-def explain_offline(config: Config, pool: str, source: str, to: str = "") -> dict[str, Any]:
+def explain_offline(config: Config, pool: str, source: str, to: str = "") -> shapes.Explanation:
     """`PoolView.explain` without a running instance, as if every backend were up.
 
     Looks names up; ConfigError for those that do not resolve, ValueError for an address that is none, KeyError for a

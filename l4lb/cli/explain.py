@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from l4lb.balancer import explain_offline
 from l4lb.cli.status import read_token
 from l4lb.client import Client
 from l4lb.config import Config
+from l4lb.control.shapes import Explanation
 from l4lb.net.admin_socket import default_admin_address
 
 
@@ -27,14 +29,14 @@ def explain(
 ) -> None:
     """Which backend of POOL a client at SOURCE (address, or address:port) gets, and why."""
     if file is not None:
-        answer = _offline(file, pool, source, to)
+        answer: Mapping[str, Any] = _offline(file, pool, source, to)
     else:
         with Client(admin or default_admin_address(), token=read_token(token_file)) as client:
             answer = client.explain(pool, source, to)
     click.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
 
 
-def _offline(file: str, pool: str, source: str, to: str) -> dict[str, Any]:
+def _offline(file: str, pool: str, source: str, to: str) -> Explanation:
     config = Config.load(file)
     if pool not in config.pools:
         raise click.BadParameter(f'"{pool}": no such pool; there are {", ".join(config.pools)}', param_hint="POOL")
@@ -44,7 +46,7 @@ def _offline(file: str, pool: str, source: str, to: str) -> dict[str, Any]:
         raise click.UsageError(str(error)) from None
 
 
-def _text(answer: dict[str, Any]) -> str:
+def _text(answer: Mapping[str, Any]) -> str:
     chosen = answer["chosen"] or "no single one"
     lines = [f"pool {answer['pool']} ({answer['policy']}): a client at {answer['source']} gets {chosen}"]
     lines.append(f"  how: {answer['how']}")

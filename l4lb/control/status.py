@@ -1,14 +1,15 @@
-"""What the outside sees, as plain dicts ready for JSON: one place for every shape. Control thread only."""
+"""What the outside sees, as plain dicts ready for JSON, in the shapes of `shapes.py`. Control thread only."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
+from l4lb.config.secrets import masked
+from l4lb.control import shapes
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.reconciler import Reconciler
-from l4lb.control.state import BackendState, CheckResult, ListenerState, PoolState, State
+from l4lb.control.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
@@ -16,7 +17,7 @@ from l4lb.net.address import parse_endpoint
 from l4lb.version import __version__
 
 
-def _check(result: CheckResult) -> dict[str, Any]:
+def _check(result: CheckResult) -> shapes.Check:
     return {
         "ok": result.ok,
         "step": result.step,
@@ -26,29 +27,19 @@ def _check(result: CheckResult) -> dict[str, Any]:
     }
 
 
-def _observations(state: BackendState, detail: bool) -> dict[str, Any]:
-    """What is known of a backend, by whom: checks, real traffic, its agent. With `detail` the latest checks too."""
-    agent = state.agent
+def _agent(agent: AgentState) -> shapes.Agent:
     return {
-        "health": state.health,
-        "health_since": state.since,
-        "last_check": None if state.last_check is None else _check(state.last_check),
-        **({"checks": [_check(result) for result in state.checks]} if detail else {}),
-        "history": [{"at": at, "health": health} for at, health in state.history],
-        "ejected": state.ejected,
-        "ejections": state.ejection.number if state.ejection else 0,
-        "agent": {
-            "health": agent.health,
-            "admin_state": agent.admin_state,
-            "percent": agent.percent,
-            "max_sessions": agent.max_sessions,
-            "remark": agent.remark,
-        },
+        "health": agent.health,
+        "admin_state": agent.admin_state,
+        "percent": agent.percent,
+        "max_sessions": agent.max_sessions,
+        "remark": agent.remark,
     }
 
 
-def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail: bool) -> dict[str, Any]:
-    return {
+def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail: bool) -> shapes.Backend:
+    """With `detail` the latest checks too."""
+    backend: shapes.Backend = {
         "id": state.id,
         "address": state.config.address,
         "weight": state.config.weight,
@@ -60,7 +51,13 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "admin_state": state.admin_state,
         "usable": not passed_over,
         "passed_over": passed_over,
-        **_observations(state, detail),
+        "health": state.health,
+        "health_since": state.since,
+        "last_check": None if state.last_check is None else _check(state.last_check),
+        "history": [{"at": at, "health": health} for at, health in state.history],
+        "ejected": state.ejected,
+        "ejections": state.ejection.number if state.ejection else 0,
+        "agent": _agent(state.agent),
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "bytes_up": stats.bytes_up,
@@ -68,9 +65,12 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "connect_failures": stats.connect_failures,
         "early_resets": stats.early_resets,
     }
+    if detail:
+        backend["checks"] = [_check(result) for result in state.checks]
+    return backend
 
 
-def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> dict[str, Any]:
+def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Pool:
     return {
         "name": state.name,
         "policy": state.config.policy,
@@ -89,7 +89,7 @@ def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> dict[str,
     }
 
 
-def _listener(state: ListenerState, stats: ListenerStats) -> dict[str, Any]:
+def _listener(state: ListenerState, stats: ListenerStats) -> shapes.Listener:
     return {
         "name": state.name,
         "protocol": state.config.protocol,
@@ -98,11 +98,11 @@ def _listener(state: ListenerState, stats: ListenerStats) -> dict[str, Any]:
         "max_sessions": state.config.max_sessions,
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
-        "closed": {str(reason): count for reason, count in stats.closed.items()},
+        "closed": dict(stats.closed),
     }
 
 
-def _worker(index: int, stats: WorkerStats) -> dict[str, Any]:
+def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
     return {
         "worker": index,
         "sessions_active": stats.sessions_active,
@@ -125,7 +125,7 @@ class Status:
     def stats(self) -> Stats:
         return self._forwarder.stats()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Status:
         stats = self.stats()
         return {
             "pid": os.getpid(),
@@ -141,20 +141,20 @@ class Status:
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
         }
 
-    def listeners(self, stats: Stats | None = None) -> list[dict[str, Any]]:
+    def listeners(self, stats: Stats | None = None) -> list[shapes.Listener]:
         counted = (stats or self.stats()).listeners
         return [_listener(one, counted.get(name, ListenerStats())) for name, one in self._state.listeners.items()]
 
-    def pools(self, stats: Stats | None = None) -> list[dict[str, Any]]:
+    def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
         counted = (stats or self.stats()).pools
         return [_pool(one, counted.get(name, PoolStats())) for name, one in self._state.pools.items()]
 
-    def pool(self, name: str) -> dict[str, Any] | None:
+    def pool(self, name: str) -> shapes.Pool | None:
         """One pool with all that is known of its backends; None when there is no such."""
         state = self._state.pools.get(name)
         return None if state is None else _pool(state, self.stats().pools.get(name, PoolStats()), detail=True)
 
-    def explain(self, name: str, source: str, to: str = "") -> dict[str, Any]:
+    def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
 
         KeyError for a pool that is not there, ValueError for an address that is none.
@@ -175,8 +175,8 @@ class Status:
             "table_digest": pool.table_digest,
         }
 
-    def config(self) -> dict[str, Any]:
-        return self._state.config.model_dump(mode="json", by_alias=True)
+    def config(self) -> shapes.ConfigShape:
+        return masked(self._state.config)
 
     def readiness(self) -> list[str]:
         """Why this process is not ready for traffic; empty when it is."""

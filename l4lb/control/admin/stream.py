@@ -1,7 +1,7 @@
 """``GET /v1/events``: what happens, as Server-Sent Events (WHATWG HTML, section 9.2). Control loop only.
 
 A reader that does not keep up loses events, never the balancer's time: its queue is bounded, and the number that it
-lost is told with the next one that it gets (kind ``events_lost``).
+lost is told with the next one that it gets (kind ``events_lost``). One that takes nothing for PATIENCE_S is cut off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from aiohttp import web
 from l4lb.control.events import Event, Events
 
 QUEUE_LENGTH = 1000
+READERS_MAX = 64  # at once
+PATIENCE_S = 30.0
 KEEPALIVE_S = 15.0  # a comment so often, so that proxies between leave an idle stream open
 
 
@@ -22,48 +24,74 @@ def _message(event: Event) -> bytes:
     return f"event: {event.kind}\ndata: {json.dumps(data, default=str)}\n\n".encode()
 
 
-class EventStream:
-    """Serves any number of readers from `events`."""
+class _Reader:
+    """One client: what waits for it, and how many events it has lost since it was last told."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, request: web.Request, patience_s: float) -> None:
+        self._request = request
+        self._patience_s = patience_s
+        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
+        self._lost = 0
+        self.response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+
+    def hear(self, event: Event) -> None:
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self._lost += 1
+
+    async def run(self) -> None:
+        """Until the client goes, or is cut off, or this is cancelled."""
+        await self._send(b": l4lb events\n\n")
+        while True:
+            await self._send(await self._next())
+            if self._lost and self._queue.empty():
+                missed, self._lost = self._lost, 0
+                await self._send(_message(Event("events_lost", {"count": missed})))
+
+    async def _next(self) -> bytes:
+        try:
+            return _message(await asyncio.wait_for(self._queue.get(), KEEPALIVE_S))
+        except TimeoutError:
+            return b": still here\n\n"
+
+    async def _send(self, data: bytes) -> None:
+        """What the client does not take is kept by the transport up to its limit, then this waits."""
+        try:
+            await asyncio.wait_for(self.response.write(data), self._patience_s)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("takes nothing") from None
+
+
+class EventStream:
+    """Serves readers from `events`, at most READERS_MAX at once."""
+
+    def __init__(self, events: Events, patience_s: float = PATIENCE_S) -> None:
         self._events = events
+        self._patience_s = patience_s
         self._readers: set[asyncio.Task[object]] = set()
 
+    @property
+    def full(self) -> bool:
+        return len(self._readers) >= READERS_MAX
+
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
-        lost = 0
-
-        def heard(event: Event) -> None:
-            nonlocal lost
-            try:
-                queue.put_nowait(event)
-            except asyncio.QueueFull:
-                lost += 1
-
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
+        reader = _Reader(request, self._patience_s)
         task = asyncio.current_task()
         assert task is not None
         self._readers.add(task)
-        unsubscribe = self._events.subscribe(heard)
+        unsubscribe = self._events.subscribe(reader.hear)
         try:
-            await response.write(b": l4lb events\n\n")
-            while True:
-                await response.write(await self._next(queue))
-                if lost and queue.empty():
-                    missed, lost = lost, 0
-                    await response.write(_message(Event("events_lost", {"count": missed})))
+            await reader.response.prepare(request)
+            await reader.run()
         except (ConnectionError, asyncio.CancelledError):
-            return response
+            pass
         finally:
             unsubscribe()
             self._readers.discard(task)
-
-    async def _next(self, queue: asyncio.Queue[Event]) -> bytes:
-        try:
-            return _message(await asyncio.wait_for(queue.get(), KEEPALIVE_S))
-        except TimeoutError:
-            return b": still here\n\n"
+        return reader.response
 
     def stop(self) -> None:
         """End all streams; the server would wait for them."""

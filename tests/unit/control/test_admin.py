@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -14,6 +15,7 @@ import pytest
 
 from l4lb import AdminError, Client, ConfigError, LoadBalancer
 from l4lb.config import AdminConfig, HealthConfig
+from l4lb.control.admin.stream import READERS_MAX
 from tests.support.balancing import make_config
 from tests.support.peers import echo, serving
 from tests.support.waiting import wait_until
@@ -169,7 +171,7 @@ def test_an_open_stream_does_not_hold_up_the_end() -> None:
     with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
         host, _, port = balancer.admin_address.rpartition(":")
         sock = socket.create_connection((host, int(port)), timeout=20)
-        sock.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
     assert time.monotonic() - began < 10
@@ -189,3 +191,59 @@ def test_a_pool_shows_its_latest_checks() -> None:
 
             assert wait_until(lambda: len(checks()) >= 3)
             assert all(check["ok"] and check["latency_ms"] >= 0 and check["step"] == "passed" for check in checks())
+
+
+def test_wrong_parameters_say_which() -> None:
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+        for query, name in {
+            "": "source",
+            "?source=192.0.2.1&form=x": "form",
+            "?source=192.0.2.1&source=192.0.2.2": "source",
+            "?source=nowhere": "source",
+        }.items():
+            status, body = get(balancer.admin_address, f"/v1/pools/web/explain{query}")
+            assert (status, body["error"]["path"]) == (400, name), body  # type: ignore[call-overload,index]
+        host, _, port = balancer.admin_address.rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("POST", "/v1/pools")
+        response = connection.getresponse()
+        assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+        assert json.loads(response.read())["error"]["code"] == "method_not_allowed"
+        connection.close()
+
+
+def test_a_reader_that_takes_nothing_is_cut_off() -> None:
+    """Its queue fills, what the kernel keeps for it fills, and after the stream's patience its connection is gone."""
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+        balancer.plane.admin._stream._patience_s = 0.2
+        events = balancer.plane.events
+        host, _, port = balancer.admin_address.rpartition(":")
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((host, int(port)))
+            sock.sendall(b"GET /v1/events HTTP/1.0\r\n\r\n")
+            assert wait_until(lambda: len(events._subscribers) == 2)
+
+            async def emit() -> None:
+                for _ in range(100):
+                    events.emit("backend_down", {"reason": "x" * 10_000}, logging.DEBUG)
+
+            assert wait_until(lambda: balancer._call(emit()) or len(events._subscribers) == 1)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(65536):
+                    pass  # what the kernel kept; then the end
+
+
+def test_so_many_streams_and_no_more() -> None:
+    with (
+        serving(echo) as server,
+        with_admin(server.address, bind="127.0.0.1:0") as balancer,
+        contextlib.ExitStack() as stack,
+    ):
+        host, _, port = balancer.admin_address.rpartition(":")
+        for _ in range(READERS_MAX):
+            sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            sock.sendall(b"GET /v1/events HTTP/1.0\r\n\r\n")
+            assert b" 200 " in sock.recv(4096)
+        status, body = get(balancer.admin_address, "/v1/events")
+        assert (status, body["error"]["code"]) == (409, "conflict")  # type: ignore[call-overload,index]

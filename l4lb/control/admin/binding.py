@@ -1,0 +1,55 @@
+"""Between a route and aiohttp: takes a request apart by the route's models, and makes a response of what the handler
+returns. Control loop only."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from l4lb.control.admin.errors import Handler, Refusal
+from l4lb.control.admin.routes import Api, Call, Query, Route
+
+BODY_BYTES_MAX = 64 * 1024
+M = TypeVar("M", bound=BaseModel)
+
+
+def _refusal(error: ValidationError, status: int) -> Refusal:
+    """The first problem, which says where it is and what was expected."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    message = {"extra_forbidden": "unknown", "missing": "missing: expected a value"}.get(first["type"], message)
+    return Refusal(status, f"{path}: {message}" if path else message, path)
+
+
+def _query(request: web.Request, model: type[Query]) -> Query:
+    if repeated := next((name for name in request.query if len(request.query.getall(name)) > 1), None):
+        raise Refusal(400, f"{repeated}: given more than once", repeated)
+    try:
+        return model.model_validate(dict(request.query))
+    except ValidationError as error:
+        raise _refusal(error, 400) from None
+
+
+async def _body(request: web.Request, model: type[M]) -> M:
+    """400 for what is no JSON, 422 for JSON that does not fit. An empty body is an empty object."""
+    raw = await request.read()
+    try:
+        return model.model_validate_json(raw.strip() or b"{}")
+    except ValidationError as error:
+        no_json = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        raise _refusal(error, 400 if no_json else 422) from None
+
+
+def bind(route: Route, api: Api) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        query = _query(request, route.query)
+        body = await _body(request, route.body) if route.body is not None else None
+        answer = await route.handler(api, Call(request.match_info, query, body, request))
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.json_response(answer, status=route.status_of(answer))
+
+    return handler

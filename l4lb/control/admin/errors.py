@@ -1,0 +1,55 @@
+"""How a request fails: one form for what handlers refuse, what aiohttp refuses, and defects. Control loop only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from l4lb.control.events import logger
+from l4lb.control.shapes import Error
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 409: "conflict", 422: "invalid"}
+
+
+class Refusal(Exception):
+    """Raised by handlers: `status` is the HTTP one, `path` the part of the request that is wrong."""
+
+    def __init__(self, status: int, message: str, path: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.path = path
+        self.code = code or CODES[status]
+
+
+def error_response(refusal: Refusal) -> web.Response:
+    body: Error = {"error": {"code": refusal.code, "message": refusal.message, "path": refusal.path}}
+    headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+    return web.json_response(body, status=refusal.status, headers=headers)
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    """No such route, wrong method (with the right ones in Allow), a body that is too large."""
+    reason = error.reason.lower()
+    status = 400 if isinstance(error, web.HTTPRequestEntityTooLarge) else error.status
+    refusal = Refusal(status, f"{request.method} {request.path}: {reason}", code=reason.replace(" ", "_"))
+    response = error_response(refusal)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    return response
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return error_response(refusal)
+    except web.HTTPException as error:
+        return _of_aiohttp(request, error)
+    except Exception:
+        logger.exception("admin request failed", extra={"fields": {"method": request.method, "path": request.path}})
+        message = f"{request.method} {request.path}: failed; the log says why"
+        return error_response(Refusal(500, message, code="internal_error"))

@@ -1,0 +1,156 @@
+"""The admin API as data: each route once, from which the server and the OpenAPI document are made. Control loop only.
+
+A handler gets a `Call` whose parts are checked already and returns what its route's `answer` describes; what it refuses
+is a `Refusal`. A new route is one entry in `ROUTES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from l4lb.control import shapes
+from l4lb.control.admin.errors import Refusal
+from l4lb.control.admin.page import PAGE
+from l4lb.control.admin.stream import READERS_MAX, EventStream
+from l4lb.control.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the handlers work on."""
+
+    status: Status
+    stream: EventStream
+    document: Callable[[], dict[str, Any]]
+
+
+class Query(BaseModel):
+    """Parameters after the question mark; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: `path` by the names in the route's path, `query` and `body` as the route's models."""
+
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    request: web.Request
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`answer` is the type of its JSON, `media` what it is when it is not JSON; `body` the model of what it takes;
+    `refuses` the statuses of its errors, besides those of wrong parameters and a missing token; `public`: without a
+    token; `status_of` gives the status of an answer where that is not always 200, one of `statuses`."""
+
+    method: str
+    path: str
+    summary: str
+    handler: Callable[[Api, Call], Awaitable[Any]]
+    answer: Any = None
+    media: str = "application/json"
+    query: type[Query] = Query
+    body: type[BaseModel] | None = None
+    refuses: tuple[int, ...] = ()
+    public: bool = False
+    dashboard: bool = False
+    statuses: tuple[int, ...] = (200,)
+    status_of: Callable[[Any], int] = lambda answer: 200
+
+
+PATH_PARAMETERS = {"pool": "name of a pool"}
+
+
+class ExplainQuery(Query):
+    source: str = Field(description="the client: an address, or address:port")
+    to: str = Field(default="", description="address:port that it connects to, for a hash_key that needs it")
+
+
+async def _status(api: Api, call: Call) -> shapes.Status:
+    return api.status.status()
+
+
+async def _listeners(api: Api, call: Call) -> list[shapes.Listener]:
+    return api.status.listeners()
+
+
+async def _pools(api: Api, call: Call) -> list[shapes.Pool]:
+    return api.status.pools()
+
+
+async def _pool(api: Api, call: Call) -> shapes.Pool:
+    pool = api.status.pool(call.path["pool"])
+    if pool is None:
+        raise Refusal(404, f'no pool "{call.path["pool"]}"', "pool")
+    return pool
+
+
+async def _backends(api: Api, call: Call) -> list[shapes.Backend]:
+    return (await _pool(api, call))["backends"]
+
+
+async def _explain(api: Api, call: Call) -> shapes.Explanation:
+    name = call.path["pool"]
+    try:
+        return api.status.explain(name, call.query.source, call.query.to)
+    except KeyError:
+        raise Refusal(404, f'no pool "{name}"', "pool") from None
+    except ValueError as error:
+        raise Refusal(400, str(error), "source") from None
+
+
+async def _config(api: Api, call: Call) -> shapes.ConfigShape:
+    return api.status.config()
+
+
+async def _events(api: Api, call: Call) -> web.StreamResponse:
+    if api.stream.full:
+        raise Refusal(409, f"{READERS_MAX} streams are open already")
+    return await api.stream.serve(call.request)
+
+
+async def _alive(api: Api, call: Call) -> shapes.Alive:
+    return {"status": "alive"}
+
+
+async def _ready(api: Api, call: Call) -> shapes.Readiness:
+    reasons = api.status.readiness()
+    return {"ready": not reasons, "reasons": reasons}
+
+
+async def _openapi(api: Api, call: Call) -> web.Response:
+    return web.Response(text=json.dumps(api.document()), content_type="application/json")
+
+
+async def _page(api: Api, call: Call) -> web.Response:
+    return web.Response(text=PAGE, content_type="text/html")
+
+
+ROUTES = (
+    Route("GET", "/v1/status", "The whole process: state, listeners, pools, workers", _status, shapes.Status),
+    Route("GET", "/v1/listeners", "All listeners", _listeners, list[shapes.Listener]),
+    Route("GET", "/v1/pools", "All pools with their backends", _pools, list[shapes.Pool]),
+    Route("GET", "/v1/pools/{pool}", "A pool, with the latest checks of its backends", _pool, shapes.Pool,
+          refuses=(404,)),
+    Route("GET", "/v1/pools/{pool}/backends", "The backends of a pool", _backends, list[shapes.Backend],
+          refuses=(404,)),
+    Route("GET", "/v1/pools/{pool}/explain", "Which backend a client gets, and why", _explain, shapes.Explanation,
+          query=ExplainQuery, refuses=(404,)),
+    Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
+    Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
+          _events, media="text/event-stream", refuses=(409,)),
+    Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
+    Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
+          statuses=(200, 503), status_of=lambda answer: 200 if answer["ready"] else 503),
+    Route("GET", "/openapi.json", "This document", _openapi, media="application/json"),
+    Route("GET", "/", "The dashboard", _page, media="text/html", public=True, dashboard=True),
+)  # fmt: skip

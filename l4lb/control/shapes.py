@@ -1,0 +1,185 @@
+"""The shapes of what the admin API answers, each once: `status.py` fills them (mypy compares), the OpenAPI document is
+made of them. Times are seconds; those called `at` and `..._since` count from 1970.
+"""
+
+from __future__ import annotations
+
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # of typing only from Python 3.12 on, says pydantic
+)
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from l4lb.model.states import AdminState, CloseReason, Health, ProcessState
+
+_EXACT = with_config(ConfigDict(extra="forbid"))
+
+
+@_EXACT
+class Check(TypedDict):
+    """One health check: `step` is where it ended, `reason` why it failed."""
+
+    ok: bool
+    step: str
+    reason: str
+    latency_ms: float
+    at: float
+
+
+@_EXACT
+class HealthChange(TypedDict):
+    at: float
+    health: Health
+
+
+@_EXACT
+class Agent(TypedDict):
+    """What the backend's agent has said of it. `max_sessions` null: nothing."""
+
+    health: Health
+    admin_state: AdminState
+    percent: int
+    max_sessions: int | None
+    remark: str
+
+
+@_EXACT
+class Backend(TypedDict):
+    """`passed_over` says why it gets no sessions; `checks` are in the answer of one pool alone."""
+
+    id: str
+    address: str
+    weight: int
+    effective_weight: float
+    max_sessions: int
+    priority: int
+    zone: str
+    tags: dict[str, str]
+    admin_state: AdminState
+    usable: bool
+    passed_over: str
+    health: Health
+    health_since: float
+    last_check: Check | None
+    checks: NotRequired[list[Check]]
+    history: list[HealthChange]
+    ejected: bool
+    ejections: int
+    agent: Agent
+    sessions_active: int
+    sessions_total: int
+    bytes_up: int
+    bytes_down: int
+    connect_failures: int
+    early_resets: int
+
+
+@_EXACT
+class Pool(TypedDict):
+    """`table_digest` is equal on every node with equal input; `waiting` counts sessions in the queue."""
+
+    name: str
+    policy: str
+    table_digest: str
+    policy_error: str
+    usable: int
+    sessions_active: int
+    sessions_total: int
+    waiting: int
+    bytes_up: int
+    bytes_down: int
+    backends: list[Backend]
+
+
+@_EXACT
+class Listener(TypedDict):
+    """`addresses` are those that it really has; `closed` counts ended sessions by close reason."""
+
+    name: str
+    protocol: str
+    pool: str
+    addresses: list[str]
+    max_sessions: int
+    sessions_active: int
+    sessions_total: int
+    closed: dict[CloseReason, int]
+
+
+@_EXACT
+class Worker(TypedDict):
+    worker: int
+    sessions_active: int
+    busy_s: float
+    spliced_bytes: int
+    accept_pauses: int
+    handed_over: int
+
+
+@_EXACT
+class Status(TypedDict):
+    """The whole process."""
+
+    pid: int
+    version: str
+    state: ProcessState
+    snapshot_version: int
+    uptime_s: float
+    sessions_active: int
+    health_lag_s: float
+    health_checks_skipped: int
+    listeners: list[Listener]
+    pools: list[Pool]
+    workers: list[Worker]
+
+
+@_EXACT
+class Candidate(TypedDict):
+    id: str
+    full: bool
+
+
+@_EXACT
+class Explanation(TypedDict):
+    """Which backend a client gets, and why; `hash` and `slot` where the policy hashes."""
+
+    pool: str
+    policy: str
+    source: str
+    chosen: str | None
+    how: str
+    hash: str | None
+    slot: int | None
+    candidates: list[Candidate]
+    passed_over: dict[str, str]
+    table_digest: str
+
+
+@_EXACT
+class Alive(TypedDict):
+    status: Literal["alive"]
+
+
+@_EXACT
+class Readiness(TypedDict):
+    ready: bool
+    reasons: list[str]
+
+
+@_EXACT
+class ErrorDetails(TypedDict):
+    """`code` is for programs, `message` for people, `path` names the part of the request that is wrong, or nothing."""
+
+    code: str
+    message: str
+    path: str
+
+
+@_EXACT
+class Error(TypedDict):
+    error: ErrorDetails
+
+
+ConfigShape = dict[str, Any]  # as `l4lb schema` describes it, secrets masked
