@@ -13,12 +13,13 @@ if sys.platform != "linux":
 from l4lb.balancer import LoadBalancer
 from l4lb.client import Client
 from l4lb.config import Backend, Config, Listener, Pool
-from l4lb.errors import AdminError, ConfigError, EngineError, L4lbError
+from l4lb.errors import AdminError, ChangeError, ConfigError, EngineError, L4lbError
 from l4lb.version import __version__
 
 __all__ = [
     "AdminError",
     "Backend",
+    "ChangeError",
     "Client",
     "Config",
     "ConfigError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -16,15 +16,16 @@ import uvloop
 
 from l4lb.config import Config
 from l4lb.control import shapes
+from l4lb.control.applying import Changes
 from l4lb.control.plane import ControlPlane
-from l4lb.control.state import BackendState, ListenerState, PoolState
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.states import AdminState, Health
-from l4lb.model.stats import BackendStats, PoolStats, Stats
+from l4lb.model.states import Health
+from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import raise_file_limit, sessions_for
+from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
 _SETTLE_S = 1.0  # how long callers in other threads have to return from what `close` ends
@@ -45,102 +46,23 @@ def native_forwarder(config: Config) -> NativeForwarder:
     )
 
 
-class BackendView:
-    """One backend of a running `LoadBalancer`."""
-
-    def __init__(self, balancer: LoadBalancer, pool: str, state: BackendState) -> None:
-        self._balancer = balancer
-        self._pool = pool
-        self._state = state
-
-    @property
-    def id(self) -> str:
-        return self._state.id
-
-    @property
-    def address(self) -> str:
-        return self._state.config.address
-
-    @property
-    def weight(self) -> int:
-        return self._state.config.weight
-
-    @property
-    def health(self) -> Health:
-        return self._state.health
-
-    @property
-    def admin_state(self) -> AdminState:
-        return self._state.admin_state
-
-    @property
-    def stats(self) -> BackendStats:
-        return self._balancer.stats().pools[self._pool].backends[self.id]
-
-
-class PoolView(Mapping[str, BackendView]):
-    """One pool of a running `LoadBalancer`: a mapping of its backends by id (the address by default)."""
-
-    def __init__(self, balancer: LoadBalancer, state: PoolState) -> None:
-        self._balancer = balancer
-        self._state = state
-
-    def __getitem__(self, backend: str) -> BackendView:
-        return BackendView(self._balancer, self._state.name, self._state.backends[backend])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state.backends)
-
-    def __len__(self) -> int:
-        return len(self._state.backends)
-
-    @property
-    def name(self) -> str:
-        return self._state.name
-
-    @property
-    def table_digest(self) -> str:
-        """Equal on every node with equal input."""
-        return self._state.table_digest
-
-    def explain(self, source: str, to: str = "") -> shapes.Explanation:
-        """Which backend a client at `source` (address, or address:port) gets, and why; the form is the admin API's.
-
-        `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
-        """
-        return self._balancer.explain(self.name, source, to)
-
-    @property
-    def stats(self) -> PoolStats:
-        return self._balancer.stats().pools[self.name]
-
-
-class ListenerView:
-    """One listener of a running `LoadBalancer`."""
-
-    def __init__(self, balancer: LoadBalancer, state: ListenerState) -> None:
-        self._balancer = balancer
-        self._state = state
-
-    @property
-    def name(self) -> str:
-        return self._state.name
-
-    @property
-    def addresses(self) -> list[str]:
-        """Where it really listens: port 0 is replaced by the port that the kernel chose. Empty once it drains."""
-        return self._balancer.listener_addresses(self.name)
-
-
 class LoadBalancer:
     """A load balancer in this process.
 
     Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
-    global state; several may run in one process. `forwarder_factory` makes what moves the bytes.
+    global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
+    configuration again for `reload`, by default from the file that `config` was loaded from.
     """
 
-    def __init__(self, config: Config, *, forwarder_factory: Callable[[Config], Forwarder] = native_forwarder) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: Config,
+        *,
+        forwarder_factory: Callable[[Config], Forwarder] = native_forwarder,
+        load: Callable[[], Config] | None = None,
+    ) -> None:
+        self._started_with = config
+        self._load = load
         self._forwarder_factory = forwarder_factory
         self._plane: ControlPlane | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,15 +80,15 @@ class LoadBalancer:
             self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
             self._thread.start()
             try:
-                self._plane = self._call(self._start())
+                self._plane = self.run(self._start())
             except BaseException:
                 self._end_loop()
                 raise
 
     async def _start(self) -> ControlPlane:
-        forwarder = self._forwarder_factory(self.config)
+        forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self.config, forwarder)
+            plane = ControlPlane(self._started_with, forwarder, self._load)
         except BaseException:
             forwarder.close()
             raise
@@ -178,21 +100,36 @@ class LoadBalancer:
         with self._life:
             plane, self._plane = self._plane, None
             if plane is not None:
-                self._call(plane.stop())
+                self.run(plane.stop())
             self._end_loop()
+
+    def reload(self, config: Config | None = None) -> Changes:
+        """Make `config` what is wanted, or what the file says now; return when workers go by it.
+
+        Established sessions, counters and unchanged listeners' sockets stay, and so do runtime changes that the new
+        configuration does not contradict. `l4lb.errors.ConfigError`, with every problem, when it cannot be used:
+        nothing has changed then.
+        """
+        return self.run(self.plane.reload(config))
 
     def drain(self, timeout: float | None = None) -> bool:
         """Stop accepting and wait up to `timeout` seconds (default: drain_timeout) for the sessions to end.
 
         True when none is left. `close` afterwards.
         """
-        return self._call(self._drain(timeout))
+        return self.run(self._drain(timeout))
 
     def wait_ready(self, timeout: float = 10.0) -> bool:
         """Wait until every backend has been checked and every pool has a usable one. False after `timeout` seconds."""
-        return self._call(self.plane.wait_ready(timeout))
+        return self.run(self.plane.wait_ready(timeout))
 
     # ---- what is there ----
+
+    @property
+    def config(self) -> Config:
+        """What is wanted now: the file's, and what was changed at runtime."""
+        plane = self._plane
+        return self._started_with if plane is None else plane.state.config
 
     @property
     def plane(self) -> ControlPlane:
@@ -216,19 +153,19 @@ class LoadBalancer:
 
     def stats(self) -> Stats:
         """Counters of this moment."""
-        return self._call(self._stats())
+        return self.run(self._stats())
 
     def status(self) -> shapes.Status:
         """What ``GET /v1/status`` answers."""
-        return self._call(self._status())
+        return self.run(self._status())
 
     def listener_addresses(self, name: str) -> list[str]:
         """Where listener `name` really listens."""
-        return self._call(self._addresses(name))
+        return self.run(self._addresses(name))
 
     def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
         """See `PoolView.explain`. KeyError for a pool that is not there."""
-        return self._call(self._explain(pool, source, to))
+        return self.run(self._explain(pool, source, to))
 
     async def _explain(self, pool: str, source: str, to: str) -> shapes.Explanation:
         return self.plane.status.explain(pool, source, to)
@@ -262,16 +199,19 @@ class LoadBalancer:
         await asyncio.shield(asyncio.to_thread(self.close))
 
     async def adrain(self, timeout: float | None = None) -> bool:
-        return await asyncio.wrap_future(self._submit(self._drain(timeout)))
+        return await self.arun(self._drain(timeout))
+
+    async def areload(self, config: Config | None = None) -> Changes:
+        return await self.arun(self.plane.reload(config))
 
     async def await_ready(self, timeout: float = 10.0) -> bool:
-        return await asyncio.wrap_future(self._submit(self.plane.wait_ready(timeout)))
+        return await self.arun(self.plane.wait_ready(timeout))
 
     async def astats(self) -> Stats:
-        return await asyncio.wrap_future(self._submit(self._stats()))
+        return await self.arun(self._stats())
 
     async def astatus(self) -> shapes.Status:
-        return await asyncio.wrap_future(self._submit(self._status()))
+        return await self.arun(self._status())
 
     def __enter__(self) -> Self:
         self.start()
@@ -304,18 +244,22 @@ class LoadBalancer:
         coroutine.close()
         raise EngineError("not started")
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the control loop and wait for its result."""
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise EngineError("called from the control loop's own thread, which would wait for itself")
         return self._submit(coroutine).result()
 
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The same, awaited on any loop."""
+        return await asyncio.wrap_future(self._submit(coroutine))
+
     def _end_loop(self) -> None:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        self._call(_settle())
+        self.run(_settle())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

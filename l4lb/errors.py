@@ -42,6 +42,19 @@ class EngineError(L4lbError):
     """The data plane cannot do what was asked (out of file descriptors, worker lost, ...)."""
 
 
+class ChangeError(L4lbError):
+    """A change at runtime that cannot be made; nothing has changed.
+
+    `code`: ``not_found`` (pool or backend), ``invalid`` (a value), ``conflict`` (with what there is); `path` is the key
+    that it is about, such as ``pools.web.backends[10.0.0.1:80].weight``.
+    """
+
+    def __init__(self, code: str, message: str, path: str = "") -> None:
+        self.code = code
+        self.path = path
+        super().__init__(f"{path}: {message}" if path else message)
+
+
 class AdminError(L4lbError):
     """A request to a running instance failed: unreachable, refused or answered with an error."""
 

@@ -2,7 +2,7 @@
 
 from l4lb.config.flags import Flags
 from l4lb.config.health import HealthConfig
-from l4lb.config.loader import from_flags, load, loads
+from l4lb.config.loader import build_backend, from_flags, load, loads
 from l4lb.config.models import (
     AdminConfig,
     AgentConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "Listener",
     "PassiveConfig",
     "Pool",
+    "build_backend",
     "from_flags",
     "load",
     "loads",

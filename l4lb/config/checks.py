@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Iterator
 
@@ -66,25 +67,38 @@ def _duplicates(pool: Pool, key: Callable[[int], str]) -> Iterator[tuple[int, in
         first.setdefault(key(index), index)
 
 
-def _pool(name: str, pool: Pool) -> Iterator[Finding]:
+def backend_conflicts(name: str, pool: Pool) -> Iterator[Finding]:
+    """What is wrong with the pool's backends together, in a file or by a change at runtime."""
     for index, other in _duplicates(pool, lambda i: pool.backends[i].key):
         backend = pool.backends[index]
         yield ("pools", name, "backends", index), f'"{backend.key}": the same backend as backends[{other}]'
+    for index, backend in enumerate(pool.backends):
+        if pool.agent.port and parse_address(backend.address).kind != "ip":
+            yield ("pools", name, "backends", index), f'"{backend.address}": an agent has a port on a host'
+    if pool.table_size < len(pool.backends) and _hashes(pool):
+        yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
+    yield from _source(name, pool)
+
+
+def _pool(name: str, pool: Pool) -> Iterator[Finding]:
+    yield from backend_conflicts(name, pool)
     yield from _policy(name, pool)
     if pool.on_backend_down != "keep" and pool.health.type == "none" and not pool.agent.port:
         yield (
             ("pools", name, "on_backend_down"),
             "has no effect without checks and agent: no backend goes down",
         )
-    for index, backend in enumerate(pool.backends):
-        if pool.agent.port and parse_address(backend.address).kind != "ip":
-            yield ("pools", name, "backends", index), f'"{backend.address}": an agent has a port on a host'
     if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
         yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
-    yield from _source(name, pool)
     yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
+
+
+def _hashes(pool: Pool) -> bool:
+    with contextlib.suppress(ValueError):  # a policy that cannot be loaded: `_policy` says so
+        return find_policy(pool.policy).hashes
+    return False
 
 
 def _policy(name: str, pool: Pool) -> Iterator[Finding]:
@@ -97,8 +111,6 @@ def _policy(name: str, pool: Pool) -> Iterator[Finding]:
         for option in ("hash_key", "hash_prefix_v4", "hash_prefix_v6", "table_size", "bounded_load"):
             if option in pool.model_fields_set:
                 yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
-    elif pool.table_size < len(pool.backends):
-        yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"
     if pool.slow_start and pool.health.type == "none" and not pool.passive.failures:
         yield ("pools", name, "slow_start"), "has no effect without checks (health) and passive: no backend comes back"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def _validate(data: dict[str, Any]) -> tuple[Config | None, list[tuple[KeyPath, 
         for path, details in sorted(paths, key=lambda item: [str(part) for part in item[0]], reverse=True):
             _cut(rest, path[:-1] if details["type"] == "missing" else path)
     return None, _dedupe(found)
+
+
+def build_backend(settings: Mapping[str, Any], path: KeyPath) -> Backend:
+    """A backend by itself, for changes at runtime; ConfigError with everything that is wrong, below `path`."""
+    try:
+        return Backend.model_validate(dict(settings))
+    except ValidationError as error:
+        data = dict(settings)
+        found = [((*path, *_error_path(details, data)), details) for details in error.errors()]
+    raise ConfigError([Problem(path_text(at), _message(details, at)) for at, details in found])
 
 
 def build(

@@ -21,6 +21,7 @@ class Aftermath:
         self._events = events
         self._forwarder = forwarder
         self._drains: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._granted: dict[tuple[str, str], float] = {}
 
     def health_changed(self, pool: PoolState, backend: BackendState) -> None:
         """After what is observed of `backend` has changed."""
@@ -31,8 +32,21 @@ class Aftermath:
         elif pool.config.on_backend_down == "drain":
             self._drain(pool.name, backend.id, CloseReason.BACKEND_DOWN)
 
+    def grant(self, pool: str, backend: str, drain_s: float | None) -> None:
+        """The backend is about to be removed, and its sessions may go on for so long; None: as on_backend_removed
+        says."""
+        if drain_s is not None:
+            self._granted[pool, backend] = drain_s
+
+    def returned(self, pool: str, backend: str) -> None:
+        """It is there again: the sessions that it still has may stay."""
+        self._keep(pool, backend)
+
     def removed(self, pool: str, way: str, backends: Sequence[str]) -> None:
         """After these backends have left `pool`, whose on_backend_removed is `way`."""
+        for backend in [one for one in backends if (pool, one) in self._granted]:
+            self._drain(pool, backend, CloseReason.DRAIN, self._granted.pop((pool, backend)))
+            backends = [one for one in backends if one != backend]
         if way == "reset":
             self._end(pool, backends, CloseReason.ADMIN)
         elif way == "drain":
@@ -48,9 +62,10 @@ class Aftermath:
         if (timer := self._drains.pop((pool, backend), None)) is not None:
             timer.cancel()
 
-    def _drain(self, pool: str, backend: str, reason: CloseReason) -> None:
+    def _drain(self, pool: str, backend: str, reason: CloseReason, drain_s: float | None = None) -> None:
         self._keep(pool, backend)
-        loop, timeout_s = asyncio.get_running_loop(), self._state.config.global_.drain_timeout
+        timeout_s = self._state.config.global_.drain_timeout if drain_s is None else drain_s
+        loop = asyncio.get_running_loop()
         self._drains[pool, backend] = loop.call_later(timeout_s, self._drained, pool, backend, reason)
 
     def _drained(self, pool: str, backend: str, reason: CloseReason) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from l4lb.config import Config
+from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
+from l4lb.control.applying import Applying, Changes, Followers
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -19,6 +23,7 @@ from l4lb.control.health.passive import Passive
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
+from l4lb.errors import ChangeError, ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
 
@@ -26,18 +31,30 @@ _WATCH_S = 1.0
 _POLL_S = 0.02
 
 
-class ControlPlane:
-    """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes."""
+def _load_again(config: Config) -> Config:
+    if not config.file:
+        raise ConfigError([Problem("", "there is no file to reload: this instance was started without one")])
+    return Config.load(config.file)
 
-    def __init__(self, config: Config, forwarder: Forwarder) -> None:
+
+class ControlPlane:
+    """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
+
+    `load` reads the configuration again, for a reload; by default the file that `config` is from.
+    """
+
+    def __init__(self, config: Config, forwarder: Forwarder, load: Callable[[], Config] | None = None) -> None:
         self.forwarder = forwarder
+        self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.state: State = initial_state(config)
         self.aftermath = Aftermath(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
-        self.passive = Passive(self.state, self.events, forwarder, self.reconciler.request)
+        self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
+        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
+        self.applying = Applying(self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status, self.events)
         self._watch: asyncio.Task[None] | None = None
@@ -61,7 +78,10 @@ class ControlPlane:
 
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
-        self.reconciler.request(lambda: self.aftermath.health_changed(pool, backend))
+        self.reconciler.request(lambda: self.aftermath.health_changed(pool, backend), (pool.name,))
+
+    def _ejection_changed(self, pool: PoolState) -> None:
+        self.reconciler.request(pools=(pool.name,))
 
     def _announce(self) -> None:
         for name, listener in self.state.listeners.items():
@@ -88,6 +108,43 @@ class ControlPlane:
             left = left if self._stopped else self.forwarder.stats().sessions_left
         self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
         return left == 0
+
+    # ---- changes of what is wanted: each returns when workers go by it, and raises when nothing has changed ----
+
+    async def reload(self, config: Config | None = None) -> Changes:
+        """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
+        try:
+            return await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
+        except ConfigError as error:
+            for problem in error.problems:
+                self.events.emit("reload_failed", {"reason": str(problem)}, logging.ERROR)
+            raise
+
+    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
+        """See `Applying.put_backend`. Returns what the status says of it."""
+        await self.applying.put_backend(pool, backend, settings)
+        return self.status.backend(pool, self._key(pool, backend, settings))
+
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+        """See `Applying.remove_backend`."""
+        await self.applying.remove_backend(pool, backend, drain_s)
+
+    async def drain_backend(self, pool: str, backend: str, timeout_s: float) -> bool:
+        """Give it no new session and wait for those that it has. True when none is left, at the latest after
+        `timeout_s`; those that are left then go on."""
+        await self.put_backend(pool, backend, {"admin_state": "drain"})
+        key, deadline = self._key(pool, backend, {}), time.monotonic() + timeout_s
+        while self.forwarder.sessions_of(pool, key) > 0:
+            if time.monotonic() > deadline or self._stopped:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    def _key(self, pool: str, backend: str, settings: Mapping[str, Any]) -> str:
+        found = self.applying.desired.find(pool, str(settings.get("id") or backend))
+        if found is None:
+            raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
+        return found.key
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""

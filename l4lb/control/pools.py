@@ -10,8 +10,10 @@ import hashlib
 from array import array
 from dataclasses import dataclass
 
+from l4lb.config import Pool
 from l4lb.config.policies import find_policy
 from l4lb.control.state import BackendState, PoolState
+from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, Selection
 from l4lb.model.states import AdminState, Health
 from l4lb.routing.candidates import EJECTED, Rules, Standing, candidacy
@@ -40,11 +42,16 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool at one moment: its backends' ids and weights, which of them are usable, and why the others are not."""
+    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not.
+
+    What it names may change meanwhile in `pool`; the view does not.
+    """
 
     pool: PoolState
-    ids: tuple[str, ...]
-    weights: tuple[float, ...]
+    config: Pool
+    source: SocketAddress | None
+    backends: tuple[BackendState, ...]
+    specs: tuple[BackendSpec, ...]
     usable: tuple[int, ...]
     passed_over: dict[str, str]
     order: Order
@@ -100,7 +107,11 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     passed_over = {
         backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
     }
-    return PoolView(pool, tuple(pool.backends), weights, tuple(found.usable), passed_over, order)
+    specs = tuple(
+        BackendSpec(one.id, one.address, weight, one.max_sessions)
+        for one, weight in zip(backends, weights, strict=True)
+    )
+    return PoolView(pool, config, pool.source, tuple(backends), specs, tuple(found.usable), passed_over, order)
 
 
 def _digest(order: Order, slots: array[int]) -> str:
@@ -124,17 +135,14 @@ def build_table(order: Order, builder: TableBuilder) -> Table:
 
 
 def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
-    config, policy = seen.pool.config, table.policy
+    config, policy = seen.config, table.policy
     usable, slots = seen.usable, table.slots
     if policy.selection is Selection.FIRST:
         usable, slots = tuple(usable[index] for index in slots), array("I")
     return PoolSpec(
         name=seen.pool.name,
         selection=policy.selection,
-        backends=tuple(
-            BackendSpec(one.id, one.address, weight, one.max_sessions)
-            for one, weight in zip(seen.pool.backends.values(), seen.weights, strict=True)
-        ),
+        backends=seen.specs,
         usable=usable,
         slots=slots,
         bounded_load=config.bounded_load if policy.hashes else 0.0,
@@ -143,7 +151,7 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
         passive_failures=config.passive.failures,
         queue_size=config.queue_size,
         queue_timeout_s=config.queue_timeout,
-        source=seen.pool.source,
+        source=seen.source,
         hash_seed=seen.order.candidates.hash_seed,
         hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
         hash_prefix_v4=config.hash_prefix_v4,
@@ -153,12 +161,11 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
 
 def note_published(seen: PoolView, table: Table, spec: PoolSpec) -> None:
     """Write into the state what workers now go by, for whoever asks."""
-    pool = seen.pool
-    backends = list(pool.backends.values())
-    pool.usable = tuple(backends[index].id for index in spec.usable)
+    pool, specs = seen.pool, seen.specs
+    pool.usable = tuple(specs[index].id for index in spec.usable)
     pool.passed_over = dict(seen.passed_over)
     for index in set(seen.usable) - set(spec.usable):
-        pool.passed_over[backends[index].id] = f"policy {seen.order.policy}: left out of its ranking"
+        pool.passed_over[specs[index].id] = f"policy {seen.order.policy}: left out of its ranking"
     pool.table_digest, pool.policy_error = table.digest, table.error
-    for backend, weight in zip(backends, seen.weights, strict=True):
-        backend.effective_weight = weight
+    for backend, one in zip(seen.backends, specs, strict=True):
+        backend.effective_weight = one.weight

@@ -2,6 +2,9 @@
 
 Control thread only, except that tables are built on the loop's executor. Bursts of changes become one snapshot; a table
 is built again only when its candidates have changed. What changes while tables are built is the next snapshot's.
+
+With many pools a change is of few: only those that a request names are looked at again, and what did not change keeps
+its `PoolView` and `PoolSpec`, the same objects.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.events import Events, logger
@@ -36,11 +39,12 @@ from l4lb.routing.hashing import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The whole state at one moment. `number` tells a later look from an earlier one."""
+    """The whole state at one moment. `number` tells a later look from an earlier one; `then` waits for it to hold."""
 
     number: int
-    pools: tuple[PoolView, ...]
+    pools: Mapping[str, PoolView]
     listeners: tuple[ListenerSpec, ...]
+    then: list[Callable[[], None]]
 
 
 class Reconciler:
@@ -65,24 +69,43 @@ class Reconciler:
         self._removed = removed
         self._clock = clock
         self._looks = 0
-        self._seen: tuple[PoolView, ...] = ()
+        self._dirty: set[str] = set()
+        self._all_dirty = True
+        self._views: Mapping[str, PoolView] = {}  # of the latest look
+        self._seen: Mapping[str, PoolView] = {}  # of the published one
         self._then: list[Callable[[], None]] = []
+        self._waiting: list[asyncio.Future[None]] = []
         self._tables: dict[str, Table] = {}
         self._specs: dict[str, PoolSpec] = {}
         self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
         self._requested = False
         self._task: asyncio.Task[None] | None = None
         self._growing: asyncio.TimerHandle | None = None
+        self._grows: set[str] = set()  # pools whose weights grow: looked at every time
 
     # ---- when ----
 
-    def request(self, then: Callable[[], None] | None = None) -> None:
-        """Reconcile soon, once for all the changes until then; call `then` when workers go by it."""
+    def request(self, then: Callable[[], None] | None = None, pools: Iterable[str] | None = None) -> None:
+        """Reconcile soon, once for all the changes until then; call `then` when workers go by it.
+
+        `pools`: in which something may have changed; None: in any.
+        """
+        if pools is None:
+            self._all_dirty = True
+        else:
+            self._dirty.update(pools)
         if then is not None:
             self._then.append(then)
         self._requested = True
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
+
+    async def carry_out(self, pools: Iterable[str]) -> None:
+        """Request, and wait until workers go by it. Raises what publishing raises."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self.request(lambda: None if done.done() else done.set_result(None), pools)
+        await done
 
     @property
     def settled(self) -> bool:
@@ -96,30 +119,47 @@ class Reconciler:
             while self._requested:
                 self._requested = False
                 look = self._look()
-                if missing := self._missing(look):
-                    self._keep(await loop.run_in_executor(None, self._build, missing))
-                if look.number == self._looks:
-                    self._publish(look)
-        except Exception:  # of a listener that cannot be had, or a defect: what is published stays
-            logger.exception("the routing state could not be published")
+                try:
+                    if missing := self._missing(look):
+                        self._keep(await loop.run_in_executor(None, self._build, missing))
+                    if look.number == self._looks:
+                        self._publish(look)
+                    elif look.then:  # a later look, which did not know of these, was published meanwhile
+                        self._requested = True
+                finally:
+                    self._then[:0] = look.then  # what was not done waits for the next look
+        except Exception as error:  # of a listener that cannot be had, or a defect: what is published stays
+            self._failed(error)
         finally:
             self._task = None
 
+    def _failed(self, error: Exception) -> None:
+        """Told to those who wait, or else to the log."""
+        told = [one for one in self._waiting if not one.done()]
+        for waiting in told:
+            waiting.set_exception(error)
+        self._waiting.clear()
+        if not told:
+            logger.error("the routing state could not be published", exc_info=error)
+
     def reconcile(self) -> None:
-        """The same at once, in this call: at the start and the end.
+        """The same at once, in this call, for all pools: at the start and the end.
 
         ConfigError, with its place, when a listener cannot be had, or a policy fails at the start.
         """
-        self._requested = False
+        self._requested, self._all_dirty = False, True
         look = self._look()
-        self._keep(self._build(self._missing(look)))
-        self._publish(look)
+        try:
+            self._keep(self._build(self._missing(look)))
+            self._publish(look)
+        finally:
+            self._then[:0] = look.then
 
     def preview(self) -> None:
         """The same without publishing: `explain` then answers as if it had been. Needs no running loop."""
         look = self._look()
         self._keep(self._build(self._missing(look)))
-        self._note(look, tuple(pool_spec(seen, self._tables[seen.pool.name]) for seen in look.pools))
+        self._note(look, self._changed_specs(look))
 
     async def stop(self) -> None:
         if self._growing is not None:
@@ -133,16 +173,25 @@ class Reconciler:
     def _look(self) -> _Look:
         self._looks += 1
         now, seed = self._clock(), self._state.config.global_.hash_seed
-        pools = tuple(view(pool, seed, now) for pool in self._state.pools.values())
+        views: dict[str, PoolView] = {}
+        for name, pool in self._state.pools.items():
+            known = None if self._all_dirty or name in self._dirty or name in self._grows else self._views.get(name)
+            views[name] = known if known is not None and known.pool is pool else view(pool, seed, now)
+        self._views, self._dirty, self._all_dirty = views, set(), False
         draining = self._state.process is ProcessState.DRAINING
         listeners = () if draining else tuple(listener_spec(one) for one in self._state.listeners.values())
-        return _Look(self._looks, pools, listeners)
+        then, self._then = self._then, []
+        return _Look(self._looks, views, listeners, then)
+
+    def _new(self, look: _Look) -> list[PoolView]:
+        """Those that are not as published."""
+        return [seen for name, seen in look.pools.items() if self._seen.get(name) is not seen]
 
     def _missing(self, look: _Look) -> list[tuple[str, Order]]:
         known = self._tables
         return [
             (seen.pool.name, seen.order)
-            for seen in look.pools
+            for seen in self._new(look)
             if seen.pool.name not in known or known[seen.pool.name].order != seen.order
         ]
 
@@ -160,9 +209,19 @@ class Reconciler:
                 self._events.emit("policy_failed", fields, logging.ERROR)
         self._tables.update(built)
 
+    def _changed_specs(self, look: _Look) -> dict[str, PoolSpec]:
+        """Of the pools that were looked at anew; a spec that is equal stays the object that it was."""
+        specs = {}
+        for seen in self._new(look):
+            name = seen.pool.name
+            spec = pool_spec(seen, self._tables[name])
+            specs[name] = self._specs[name] if self._specs.get(name) == spec else spec
+        return specs
+
     def _publish(self, look: _Look) -> None:
         """Unless it is what is published already."""
-        pools = tuple(pool_spec(seen, self._tables[seen.pool.name]) for seen in look.pools)
+        changed = self._changed_specs(look)
+        pools = tuple(changed.get(name) or self._specs[name] for name in look.pools)
         if (pools, look.listeners) != self._published:
             try:
                 self._forwarder.publish(Snapshot(self.version + 1, pools, look.listeners))
@@ -170,36 +229,45 @@ class Reconciler:
                 raise ConfigError([self._placed(problem) for problem in error.problems]) from error
             self.version += 1
             self._published = (pools, look.listeners)
-        before = self._seen
-        self._note(look, pools)
+        before, new = self._seen, self._new(look)
+        self._note(look, changed)
         self._wait_for_growth()
-        self._follow(before)
-
-    def _follow(self, before: tuple[PoolView, ...]) -> None:
-        """What is to be done once the new state holds."""
-        for seen in before:
-            spec = self._specs.get(seen.pool.name)
-            left = {backend.id for backend in spec.backends} if spec else set()
-            if gone := [id_ for id_ in seen.ids if id_ not in left]:
-                self._removed(seen.pool.name, seen.pool.config.on_backend_removed, gone)
-        then, self._then = self._then, []
+        self._follow(before, new)
+        then = look.then[:]
+        look.then.clear()
+        self._waiting = [one for one in self._waiting if not one.done()]
         for call in then:
             call()
 
-    def _note(self, look: _Look, pools: tuple[PoolSpec, ...]) -> None:
+    def _follow(self, before: Mapping[str, PoolView], new: list[PoolView]) -> None:
+        """Tell of the backends that were in the snapshot before and are not in this one."""
+        fresh = {seen.pool.name for seen in new}
+        for name, seen in before.items():
+            if name in self._seen and name not in fresh:
+                continue
+            left = {one.id for one in self._seen[name].specs} if name in self._seen else set()
+            if gone := [one.id for one in seen.specs if one.id not in left]:
+                self._removed(name, seen.pool.config.on_backend_removed, gone)
+
+    def _note(self, look: _Look, changed: Mapping[str, PoolSpec]) -> None:
         self._seen = look.pools
-        self._specs = {spec.name: spec for spec in pools}
-        for seen, spec in zip(look.pools, pools, strict=True):
-            note_published(seen, self._tables[spec.name], spec)
+        for name in self._specs.keys() - look.pools.keys():
+            del self._specs[name], self._tables[name]
+        for name, spec in changed.items():
+            self._specs[name] = spec
+            note_published(look.pools[name], self._tables[name], spec)
 
     def _wait_for_growth(self) -> None:
         """Weights that grow (slow_start) are a new snapshot at each step."""
-        waits = [wait for pool in self._state.pools.values() if (wait := next_step_s(pool, self._clock())) > 0]
+        now = self._clock()
+        waits = {name: wait for name, pool in self._state.pools.items() if (wait := next_step_s(pool, now)) > 0}
+        self._grows = set(waits)
         if self._growing is not None:
             self._growing.cancel()
             self._growing = None
         if waits and self._state.process is not ProcessState.DRAINING:
-            self._growing = asyncio.get_running_loop().call_later(min(waits), self.request)
+            loop = asyncio.get_running_loop()
+            self._growing = loop.call_later(min(waits.values()), self.request, None, tuple(waits))
 
     def _placed(self, problem: Problem) -> Problem:
         return self._state.config.problem(tuple(problem.path.split(".")), problem.message)

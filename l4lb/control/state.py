@@ -1,4 +1,7 @@
-"""What is wanted and what was seen, for every pool and backend. Owned by the control loop's thread."""
+"""What is wanted and what was seen, for every pool and backend. Owned by the control loop's thread.
+
+`pools`, `listeners` and a pool's `backends` are replaced, not changed, so that other threads may iterate over them.
+"""
 
 from __future__ import annotations
 
@@ -123,28 +126,36 @@ class State:
     started_at: float = field(default_factory=time.monotonic)
 
 
-def _backend(config: Backend, initial: Health, position: int) -> BackendState:
-    address = resolve_backend(parse_address(config.address))
-    state = BackendState(config, address, config.admin_state, initial, position)
-    state.history.append((state.since, initial))
+def first_health(config: Pool) -> Health:
+    """Of a backend that nothing is known of."""
+    return Health.UP if config.health.type == "none" else config.health.initial
+
+
+def new_backend(config: Backend, address: SocketAddress, health: Health, position: int) -> BackendState:
+    state = BackendState(config, address, config.admin_state, health, position)
+    state.history.append((state.since, health))
     return state
 
 
+def source_of(config: Pool) -> SocketAddress | None:
+    """Where the pool connects from, when that is configured."""
+    ip = config.source_address
+    return resolve_backend(parse_address(f"[{ip}]:0" if ":" in ip else f"{ip}:0")) if ip else None
+
+
 def _pool(name: str, config: Pool) -> PoolState:
-    initial = Health.UP if config.health.type == "none" else config.health.initial
-    states = [_backend(backend, initial, position) for position, backend in enumerate(config.backends)]
+    health = first_health(config)
+    states = [
+        new_backend(backend, resolve_backend(parse_address(backend.address)), health, position)
+        for position, backend in enumerate(config.backends)
+    ]
     backends = {state.id: state for state in sorted(states, key=lambda state: state.id)}
-    source = resolve_backend(parse_address(_with_port(config.source_address))) if config.source_address else None
-    return PoolState(name, config, source, backends)
+    return PoolState(name, config, source_of(config), backends)
 
 
-def _with_port(ip: str) -> str:
-    return f"[{ip}]:0" if ":" in ip else f"{ip}:0"
-
-
-def _listener(name: str, config: Listener) -> ListenerState:
-    bind = [address for text in config.bind for address in resolve_listener(parse_address(text))]
-    return ListenerState(name, config, tuple(bind))
+def bind_of(config: Listener) -> tuple[SocketAddress | InheritedSocket, ...]:
+    """Where it is to listen, looked up. ValueError for a name without an address."""
+    return tuple(address for text in config.bind for address in resolve_listener(parse_address(text)))
 
 
 def initial_state(config: Config) -> State:
@@ -159,7 +170,7 @@ def initial_state(config: Config) -> State:
             problems.append(config.problem(("pools", name, "backends"), str(error)))
     for name, listener in config.listeners.items():
         try:
-            listeners[name] = _listener(name, listener)
+            listeners[name] = ListenerState(name, listener, bind_of(listener))
         except ValueError as error:
             problems.append(config.problem(("listeners", name, "bind"), str(error)))
     if problems:

@@ -154,6 +154,12 @@ class Status:
         state = self._state.pools.get(name)
         return None if state is None else _pool(state, self.stats().pools.get(name, PoolStats()), detail=True)
 
+    def backend(self, pool: str, backend: str) -> shapes.Backend:
+        """One backend with all that is known of it. KeyError when it is not there."""
+        state = self._state.pools[pool]
+        counted = self.stats().pools.get(pool, PoolStats()).backends.get(backend, BackendStats())
+        return _backend(state.backends[backend], counted, state.passed_over.get(backend, ""), True)
+
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
 

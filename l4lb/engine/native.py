@@ -113,6 +113,7 @@ class NativeForwarder:
         self._threads: list[threading.Thread] = []
         self._pools: dict[str, _Pool] = {}
         self._listeners: dict[str, _Listener] = {}
+        self._prepared: dict[str, _Listener] = {}
         self._snapshots: list[_fastpath.NativeSnapshot] = []
         self._closing_listeners: list[tuple[int, _Listener]] = []
         self._retired: list[_fastpath.BackendLive | _fastpath.ListenerLive | _fastpath.PoolLive] = []
@@ -145,7 +146,11 @@ class NativeForwarder:
         for thread in self._threads:
             thread.join()
         self._plane.finish()
-        for listener in [*self._listeners.values(), *(listener for _, listener in self._closing_listeners)]:
+        for listener in [
+            *self._prepared.values(),
+            *self._listeners.values(),
+            *(listener for _, listener in self._closing_listeners),
+        ]:
             listener.close_sockets()
         self._closing_listeners.clear()
 
@@ -161,6 +166,12 @@ class NativeForwarder:
         }
 
     # ---- snapshots ----
+
+    def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
+        for listener in self._prepared.values():
+            listener.close_sockets()
+        self._prepared = {}
+        self._prepared = self._open_new_listeners(listeners)
 
     def publish(self, snapshot: Snapshot) -> None:
         opened = self._open_new_listeners(snapshot.listeners)
@@ -187,6 +198,10 @@ class NativeForwarder:
         for spec in specs:
             known = self._listeners.get(spec.name)
             if known is not None and known.key == _listener_key(spec):
+                continue
+            prepared = self._prepared.get(spec.name)
+            if prepared is not None and prepared.key == _listener_key(spec):
+                opened[spec.name] = self._prepared.pop(spec.name)
                 continue
             try:
                 opened[spec.name] = self._open_listener(spec)
@@ -247,11 +262,20 @@ class NativeForwarder:
 
     def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_fastpath.BackendLive, bytes, float, int]:
         live = pool.backends.get(spec.id)
+        if live is None and (live := self._returned(pool.name, spec.id)) is not None:
+            pool.backends[spec.id] = live
         if live is None:
             id_ = self._new_id("backend", spec.id)
             live = pool.backends[spec.id] = _fastpath.BackendLive(self._plane, id_)
             self._places[id_] = (pool.name, spec.id)
         return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions
+
+    def _returned(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
+        """One that was removed and still has sessions: its counts and limits go on."""
+        live = self._removed.pop((pool, backend), None)
+        if live is not None:
+            self._retired.remove(live)
+        return live
 
     def _native_listener(self, spec: ListenerSpec, pool: int) -> dict[str, object]:
         live = self._listeners[spec.name].live
@@ -281,6 +305,9 @@ class NativeForwarder:
                 self._retired.append(live)
             if name not in named:
                 self._retired.append(self._pools.pop(name).live)
+
+    def adopted(self) -> bool:
+        return not self._threads or self._plane.seen_version() >= self._version
 
     def reap(self) -> None:
         """Free what no worker can reach any more. Cheap; called at every publish and by whoever reads statistics."""

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from l4lb.model.snapshot import Snapshot, TableKind
+from l4lb.model.snapshot import ListenerSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import Failing, Stats
 
@@ -17,6 +17,12 @@ class Forwarder(Protocol):
     def start(self) -> None:
         """Start the workers. They forward nothing before the first snapshot."""
 
+    def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
+        """Open the sockets that a snapshot with these listeners will need, so that publishing it cannot fail.
+
+        Raises `l4lb.errors.ConfigError` and opens none when one cannot be had.
+        """
+
     def publish(self, snapshot: Snapshot) -> None:
         """Replace the routing state by `snapshot`, whole.
 
@@ -24,6 +30,9 @@ class Forwarder(Protocol):
         wait in their accept queues are served). Raises `l4lb.errors.ConfigError` and changes nothing when
         a listener cannot be bound.
         """
+
+    def adopted(self) -> bool:
+        """Whether every worker goes by the newest snapshot: what it leaves out gets no new session any more."""
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int

@@ -102,6 +102,18 @@ def _numeric(host: str) -> tuple[int, str]:
     return family, str(name[0])
 
 
+def is_name(text: str) -> bool:
+    """Whether the host of this address, which is sound, has to be looked up."""
+    address = parse_address(text)
+    if address.kind != "ip" or not address.host:
+        return False
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return True
+    return False
+
+
 def resolve_backend(address: Address) -> SocketAddress:
     """Where to connect. Port 0 stays: it means the port that the client came to."""
     if address.kind == "unix":

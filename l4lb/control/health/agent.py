@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig
@@ -125,18 +125,57 @@ class Agents:
     """All of them: one for each backend of the pools that have agents."""
 
     def __init__(self, state: State, events: Events, changed: Changed) -> None:
-        self._agents = [
-            Agent(pool, backend, events, changed)
-            for pool in state.pools.values()
-            for backend in (pool.backends.values() if pool.config.agent.port else ())
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._events = events
+        self._changed = changed
+        self._agents: dict[str, dict[str, tuple[Agent, Target, float]]] = {}  # with what it was started for
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by the agent's identity
+        self._started = False
+        for pool in state.pools.values():
+            self.adapt(pool)
+
+    def adapt(self, pool: PoolState) -> None:
+        """From now on ask the agents that the backends of `pool` now have. What an agent said that is no longer asked
+        holds no more."""
+        before = self._agents.pop(pool.name, {})
+        if pool.config.agent.port:
+            self._agents[pool.name] = {id_: self._of(pool, one, before.get(id_)) for id_, one in pool.backends.items()}
+        after = self._agents.get(pool.name, {})
+        for id_, known in before.items():
+            if after.get(id_) is not known:
+                self._end(known[0])
+                if id_ not in after and (backend := pool.backends.get(id_)) is not None:
+                    backend.agent = AgentState()
+        self._start_new(after)
+
+    def forget(self, pool: str) -> None:
+        """The pool is gone."""
+        for agent, _, _ in self._agents.pop(pool, {}).values():
+            self._end(agent)
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(agent.run()) for agent in self._agents]
+        self._started = True
+        for agents in self._agents.values():
+            self._start_new(agents)
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _of(
+        self, pool: PoolState, backend: BackendState, known: tuple[Agent, Target, float] | None
+    ) -> tuple[Agent, Target, float]:
+        """The known one, when it still asks the same the same way."""
+        agent = Agent(pool, backend, self._events, self._changed)
+        made = (agent, agent.target, pool.config.agent.interval)
+        return known if known is not None and known[0].backend is backend and known[1:] == made[1:] else made
+
+    def _start_new(self, agents: Mapping[str, tuple[Agent, Target, float]]) -> None:
+        for agent, _, _ in agents.values() if self._started else ():
+            if id(agent) not in self._tasks:
+                self._tasks[id(agent)] = asyncio.create_task(agent.run())
+
+    def _end(self, agent: Agent) -> None:
+        if (task := self._tasks.pop(id(agent), None)) is not None:
+            task.cancel()

@@ -7,12 +7,12 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from l4lb.config import HealthConfig
+from l4lb.config import HealthConfig, Pool
 from l4lb.control.events import Events, logger
-from l4lb.control.health.checker import Checker, Streak
+from l4lb.control.health.checker import Checker, Listener, Streak
 from l4lb.control.health.checks import Target
 from l4lb.control.health.registry import check_of, is_datagram, needs_port, tells_the_pool
 from l4lb.control.state import BackendState, CheckResult, PoolState, State
@@ -48,6 +48,24 @@ def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddre
     return address
 
 
+def pool_targets(
+    name: str, config: Pool, source: SocketAddress | None, addresses: Mapping[str, SocketAddress]
+) -> dict[str, Target]:
+    """What to check of a pool's backends, by id; none of a pool without checks. ValueError for what has no address."""
+    settings = config.health
+    if settings.type == "none":
+        return {}
+    told = name if tells_the_pool(settings.type) else ""
+    return {id_: Target(check_address(address, settings), settings, source, told) for id_, address in addresses.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    backend: BackendState
+    checker: Checker
+    heard: Listener
+
+
 class Monitor:
     """Owns the checkers. `checked` is called after each check of a backend, `changed` after its health has changed.
 
@@ -66,7 +84,9 @@ class Monitor:
         self._changed = changed
         self._checked = checked
         self._checkers: dict[Target, Checker] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watched: dict[str, dict[str, _Watched]] = {}  # by pool and id
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
+        self._started = False
         self._told_late = -TELL_LATE_EVERY_S
         self._prepare()
 
@@ -75,25 +95,55 @@ class Monitor:
         return list(self._checkers.values())
 
     def _prepare(self) -> None:
-        problems: dict[str, Problem] = {}
-        config = self._state.config
+        problems: list[Problem] = []
         for name, pool in self._state.pools.items():
-            for backend in pool.backends.values() if pool.config.health.type != "none" else ():
-                try:
-                    self._watch(pool, backend)
-                except ValueError as error:
-                    path = ("pools", name, "health") + (("address",) if pool.config.health.address else ())
-                    problems.setdefault(name, config.problem(path, str(error)))
+            addresses = {id_: backend.address for id_, backend in pool.backends.items()}
+            try:
+                self.adapt(pool, pool_targets(name, pool.config, pool.source, addresses))
+            except ValueError as error:
+                path = ("pools", name, "health") + (("address",) if pool.config.health.address else ())
+                problems.append(self._state.config.problem(path, str(error)))
         if problems:
-            raise ConfigError(list(problems.values()))
+            raise ConfigError(problems)
+
+    # ---- which there are ----
+
+    def adapt(self, pool: PoolState, targets: Mapping[str, Target]) -> None:
+        """From now on check these backends of `pool`, by id, and no other of it. Checks that go on keep their count."""
+        before = self._watched.get(pool.name, {})
+        after: dict[str, _Watched] = {}
+        for id_, target in targets.items():
+            known = before.get(id_)
+            if known is not None and known.backend is pool.backends[id_] and known.checker.target == target:
+                after[id_] = known
+            else:
+                after[id_] = self._watch(pool, pool.backends[id_], target)
+        self._watched[pool.name] = after
+        for id_, known in before.items():
+            if after.get(id_) is not known:
+                self._leave(known)
+        self._start_new()
+
+    def forget(self, pool: str) -> None:
+        """The pool is gone."""
+        for known in self._watched.pop(pool, {}).values():
+            self._leave(known)
 
     def start(self) -> None:
-        spread_s = len(self._checkers) * SPREAD_A_TARGET_S
-        for checker in self._checkers.values():
+        self._started = True
+        self._start_new()
+
+    def _start_new(self) -> None:
+        """Begin the checks that are not under way, spread over a time that grows with their number."""
+        if not self._started:
+            return
+        new = [checker for target, checker in self._checkers.items() if target not in self._tasks]
+        spread_s = len(new) * SPREAD_A_TARGET_S
+        for checker in new:
             first_s = random.uniform(0, min(spread_s, checker.target.settings.interval))
             task = asyncio.create_task(checker.run(first_s))
             task.add_done_callback(self._ended)
-            self._tasks.append(task)
+            self._tasks[checker.target] = task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Checkers run until they are cancelled: another end is a defect, and must not pass in silence."""
@@ -101,19 +151,19 @@ class Monitor:
             logger.error("a health checker ended", exc_info=error)
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _watch(self, pool: PoolState, backend: BackendState) -> None:
-        settings = pool.config.health
-        told = pool.name if tells_the_pool(settings.type) else ""
-        target = Target(check_address(backend.address, settings), settings, pool.source, told)
+    def _watch(self, pool: PoolState, backend: BackendState, target: Target) -> _Watched:
+        settings = target.settings
         checker = self._checkers.get(target)
         if checker is None:
-            streak = Streak(settings.rise, settings.fall, settings.initial)
+            streak = Streak(settings.rise, settings.fall, backend.health)
             checker = self._checkers[target] = Checker(target, check_of(settings.type), streak)
+        elif checker.streak.health not in (Health.UNKNOWN, backend.health):  # found for another pool already
+            backend.set_health(checker.streak.health)
 
         def heard(source: Checker, result: CheckResult, changed: bool) -> None:
             if source.lag_s > LATE_S:
@@ -125,6 +175,17 @@ class Monitor:
             self._checked(pool, backend, result)
 
         checker.listeners.append(heard)
+        return _Watched(backend, checker, heard)
+
+    def _leave(self, known: _Watched) -> None:
+        checker = known.checker
+        checker.listeners.remove(known.heard)
+        if not checker.listeners:
+            del self._checkers[checker.target]
+            if (task := self._tasks.pop(checker.target, None)) is not None:
+                task.cancel()
+
+    # ---- what they find ----
 
     def _tell_late(self, lag_s: float) -> None:
         """Not for every check that was: it is this process that is late, not a backend."""

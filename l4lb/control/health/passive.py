@@ -27,7 +27,7 @@ class Passive:
         state: State,
         events: Events,
         forwarder: Forwarder,
-        changed: Callable[[], None],
+        changed: Callable[[PoolState], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
@@ -50,6 +50,22 @@ class Passive:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+    def adapt(self, pool: PoolState) -> None:
+        """After its backends or settings have changed: what is ejected and gone is forgotten; what is ejected where
+        nothing is to be ejected any more returns."""
+        for name, id_ in [key for key in self._timers if key[0] == pool.name]:
+            backend = pool.backends.get(id_)
+            if backend is None or not backend.ejected:
+                self._timers.pop((name, id_)).cancel()
+            elif not pool.config.passive.failures:
+                self._return(pool, backend, "ejection was turned off")
+        self._withheld = {one for one in self._withheld if one[0] != pool.name}
+
+    def forget(self, pool: str) -> None:
+        """The pool is gone."""
+        for key in [key for key in self._timers if key[0] == pool]:
+            self._timers.pop(key).cancel()
 
     def look(self) -> None:
         """Hear what workers have to say."""
@@ -89,7 +105,7 @@ class Passive:
         self._events.emit(
             "backend_ejected", fields | {"reason": reason, "for_s": for_s, "ejections": number}, logging.WARNING
         )
-        self._changed()
+        self._changed(pool)
 
     def checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
         """A health check of a backend is over: enough of them that pass bring an ejected one back."""
@@ -109,4 +125,4 @@ class Passive:
         self._withheld = {one for one in self._withheld if one[0] != pool.name}
         self._forwarder.forgive(pool.name, backend.id)
         self._events.emit("backend_readmitted", {"pool": pool.name, "backend": backend.id, "reason": reason})
-        self._changed()
+        self._changed(pool)

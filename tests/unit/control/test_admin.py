@@ -154,17 +154,17 @@ def test_events_are_a_stream_that_never_waits_for_its_reader() -> None:
                 for number in range(count):
                     events.emit("backend_down", {"number": number}, logging.DEBUG)
 
-            balancer._call(emit(1))
+            balancer.run(emit(1))
             first = read_event(stream)
             assert (first["kind"], first["number"]) == ("backend_down", 0)
             assert first["time"] > 1e9
-            balancer._call(emit(30_000))
+            balancer.run(emit(30_000))
             got = [read_event(stream) for _ in range(1001)]
             assert [event["number"] for event in got[:1000]] == list(range(1000))
             assert (got[1000]["kind"], got[1000]["count"]) == ("events_lost", 29_000)
             sock.shutdown(socket.SHUT_RDWR)
-            balancer._call(emit(1))
-            assert wait_until(lambda: balancer._call(emit(1)) or len(events._subscribers) == 1)
+            balancer.run(emit(1))
+            assert wait_until(lambda: balancer.run(emit(1)) or len(events._subscribers) == 1)
 
 
 def test_an_open_stream_does_not_hold_up_the_end() -> None:
@@ -228,7 +228,7 @@ def test_a_reader_that_takes_nothing_is_cut_off() -> None:
                 for _ in range(100):
                     events.emit("backend_down", {"reason": "x" * 10_000}, logging.DEBUG)
 
-            assert wait_until(lambda: balancer._call(emit()) or len(events._subscribers) == 1)
+            assert wait_until(lambda: balancer.run(emit()) or len(events._subscribers) == 1)
             with contextlib.suppress(ConnectionResetError):
                 while sock.recv(65536):
                     pass  # what the kernel kept; then the end

@@ -11,7 +11,7 @@ from l4lb.config import HealthConfig
 from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
-from l4lb.model.snapshot import Selection, Snapshot, TableKind
+from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState
 from l4lb.model.stats import Failing, Stats
 from tests.support.balancing import make_config
@@ -33,8 +33,13 @@ class Recorder:
 
     def start(self) -> None: ...
 
+    def prepare(self, listeners: Sequence[ListenerSpec]) -> None: ...
+
     def publish(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
+
+    def adopted(self) -> bool:
+        return True
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int

@@ -1,0 +1,217 @@
+"""Makes the running state what is wanted: a reload, a change of one backend. Control loop only, one at a time.
+
+Everything that can fail comes first: the configuration's own rules, names, checks, listening sockets. Then the state is
+changed in one step without waiting, checks, agents and ejections follow it, and one snapshot is published. Backends,
+pools and listeners that stay keep their counters, health and sessions; listeners keep their sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from l4lb.config import Config
+from l4lb.control.aftermath import Aftermath
+from l4lb.control.desired import Desired
+from l4lb.control.events import Events
+from l4lb.control.health.agent import Agents
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.health.passive import Passive
+from l4lb.control.listeners import listener_spec
+from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
+from l4lb.control.reconciler import Reconciler
+from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
+from l4lb.errors import ChangeError, ConfigError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+
+_ADOPTED_WITHIN_S = 1.0
+_POLL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a reload or change came to: how many were added, removed and changed, by kind.
+
+    `needs_restart`: keys of the file that differ from what this process was started with, and cannot change in it.
+    """
+
+    pools: tuple[int, int, int] = (0, 0, 0)
+    backends: tuple[int, int, int] = (0, 0, 0)
+    listeners: tuple[int, int, int] = (0, 0, 0)
+    needs_restart: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        words = ("added", "removed", "changed")
+        kinds = {"pools": self.pools, "backends": self.backends, "listeners": self.listeners}
+        counts = {kind: dict(zip(words, numbers, strict=True)) for kind, numbers in kinds.items()}
+        return {**counts, "needs_restart": list(self.needs_restart)}
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Those that watch the backends and adapt to a change."""
+
+    monitor: Monitor
+    agents: Agents
+    passive: Passive
+    aftermath: Aftermath
+
+
+class Applying:
+    """Owns what is wanted (`desired`). `kept` is called with it after each change that holds."""
+
+    def __init__(
+        self, state: State, forwarder: Forwarder, reconciler: Reconciler, events: Events, followers: Followers
+    ) -> None:
+        self.desired = Desired.of(state.config)
+        self.kept: Callable[[Desired], None] = lambda desired: None
+        self._started = state.config
+        self._state = state
+        self._forwarder = forwarder
+        self._reconciler = reconciler
+        self._events = events
+        self._followers = followers
+        self._one_at_a_time = asyncio.Lock()
+
+    async def reload(self, file: Config) -> Changes:
+        """Make `file`, and the runtime changes that it does not contradict, what is wanted; return when workers go by
+        it. ConfigError, with every problem, when that cannot be; nothing has changed then."""
+        async with self._one_at_a_time:
+            self._expect_running()
+            desired = await asyncio.to_thread(self.desired.reloaded, file)
+            changes = await self._make(desired, look_up=True)
+        fields = {key: value for key, value in changes.as_json().items() if key != "needs_restart"}
+        self._events.emit("reloaded", fields)
+        if changes.needs_restart:
+            keys = ", ".join(changes.needs_restart)
+            reason = "these keys hold from the next upgrade or restart on"
+            self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
+        return changes
+
+    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> None:
+        """Set keys of a backend, found by id or address, or add one at that address; return when workers go by it.
+
+        ChangeError when that cannot be; nothing has changed then.
+        """
+        async with self._one_at_a_time:
+            self._expect_running()
+            await self._change(self.desired.with_backend(pool, backend, settings))
+        told: dict[str, object] = {key: str(value) for key, value in settings.items()}
+        self._events.emit("backend_set", {**told, "pool": pool, "backend": backend})
+
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+        """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
+        pool's on_backend_removed says. ChangeError when it is not there."""
+        async with self._one_at_a_time:
+            self._expect_running()
+            desired = self.desired.without_backend(pool, backend)
+            there = self.desired.find(pool, backend)
+            grant = (pool, there.key if there else backend, drain_s)
+            await self._change(desired, lambda: self._followers.aftermath.grant(*grant))
+        self._events.emit("backend_removed", {"pool": pool, "backend": backend})
+
+    def _expect_running(self) -> None:
+        if self._state.process is not ProcessState.RUNNING:
+            raise ChangeError("conflict", f"the process is {self._state.process}: nothing can be changed")
+
+    async def _change(self, desired: Desired, first: Callable[[], None] = lambda: None) -> None:
+        try:
+            await self._make(desired, look_up=False, first=first)
+        except ConfigError as error:
+            raise ChangeError("invalid", error.problems[0].message, error.problems[0].path) from error
+
+    async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
+        """`first` is called once nothing can fail any more."""
+        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
+        self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+        seed_before = self._state.config.global_.hash_seed
+        first()
+        changes = self._apply(plan)
+        self.desired = desired
+        everything = plan.config.global_.hash_seed != seed_before
+        await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
+        self.kept(desired)
+        await self._adopted()
+        return changes
+
+    async def _adopted(self) -> None:
+        """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
+        deadline = time.monotonic() + _ADOPTED_WITHIN_S
+        while not self._forwarder.adopted() and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+
+    # ---- in one step: nothing here waits or fails ----
+
+    def _apply(self, plan: Plan) -> Changes:
+        state = self._state
+        gone = [pool for name, pool in state.pools.items() if name not in plan.config.pools]
+        new = [one for one in plan.pools if one.name not in state.pools]
+        counts = _Counts()
+        changed = {one.name: self._apply_pool(one, counts) for one in plan.pools}
+        counts.removed += sum(len(pool.backends) for pool in gone)
+        listeners = _compare(state.listeners, plan.listeners)
+        state.pools = {name: changed.get(name) or state.pools[name] for name in plan.config.pools}
+        state.listeners = dict(plan.listeners)
+        state.config = plan.config
+        self._follow(plan.pools, gone)
+        pools = (len(new), len(gone), len(plan.pools) - len(new))
+        restart = tuple(needs_restart(self._started, plan.config))
+        return Changes(pools, (counts.added, counts.removed, counts.changed), listeners, restart)
+
+    def _apply_pool(self, plan: PoolPlan, counts: _Counts) -> PoolState:
+        pool = self._state.pools.get(plan.name)
+        if pool is None:
+            pool = PoolState(plan.name, plan.config, plan.source, {})
+        backends = {key: self._backend(pool, plan, key, counts) for key in plan.backends}
+        counts.removed += sum(key not in backends for key in pool.backends)
+        if (pool.config.health.type == "none") != (plan.config.health.type == "none"):
+            for backend in backends.values():  # nobody looked, or nobody will
+                backend.set_health(first_health(plan.config))
+        pool.backends, pool.config, pool.source = backends, plan.config, plan.source
+        return pool
+
+    def _backend(self, pool: PoolState, plan: PoolPlan, key: str, counts: _Counts) -> BackendState:
+        wanted, known = plan.backends[key], pool.backends.get(key)
+        if known is not None and known.address == wanted.address:
+            counts.changed += known.config != wanted.config
+            known.config, known.admin_state, known.position = wanted.config, wanted.config.admin_state, wanted.position
+            return known
+        backend = new_backend(wanted.config, wanted.address, first_health(plan.config), wanted.position)
+        if known is None:
+            counts.added += 1
+            self._followers.aftermath.returned(pool.name, key)
+        else:  # the same id at another address: what was seen is of the other
+            counts.changed += 1
+        return backend
+
+    def _follow(self, changed: Iterable[PoolPlan], gone: Iterable[PoolState]) -> None:
+        followers = self._followers
+        for plan in changed:
+            pool = self._state.pools[plan.name]
+            followers.monitor.adapt(pool, plan.targets)
+            followers.agents.adapt(pool)
+            followers.passive.adapt(pool)
+        for pool in gone:
+            followers.monitor.forget(pool.name)
+            followers.agents.forget(pool.name)
+            followers.passive.forget(pool.name)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Of backends."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+
+
+def _compare(before: Mapping[str, ListenerState], after: Mapping[str, ListenerState]) -> tuple[int, int, int]:
+    """How many were added, removed and changed."""
+    changed = sum(name in before and before[name] is not one for name, one in after.items())
+    return len(after.keys() - before.keys()), len(before.keys() - after.keys()), changed

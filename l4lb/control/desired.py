@@ -1,0 +1,211 @@
+"""What is wanted: the file's configuration, and over it what operators changed at runtime. Pure; control loop only.
+
+The rule: a change at runtime survives a reload where the file does not contradict it.
+
+- A key that was set holds until the file's own value for that key is another one than when it was set.
+- A backend that was added stays until the file names it, or no longer has its pool.
+- A backend that was removed stays removed until the file's entry for it changes in any key.
+
+So each `Override` remembers what the file said. The same rule holds for a state file that a later process reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from l4lb.config import Backend, Config, Pool, build_backend
+from l4lb.config.checks import backend_conflicts
+from l4lb.config.loader import path_text
+from l4lb.errors import ChangeError, ConfigError, Problem
+
+_IDENTITY = ("address", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What was changed of one backend, as JSON has it: `settings` by key, or that it is `removed`.
+
+    `file` is what the file said then: of these keys, or of all keys when it was removed. None: it did not name the
+    backend, which `settings` then describe whole.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    file: Mapping[str, Any] | None = None
+    removed: bool = False
+
+
+Overrides = Mapping[str, Override]  # of one pool, by the backend's id
+Overlay = Mapping[str, Overrides]  # by pool
+
+
+def _said(backend: Backend) -> dict[str, Any]:
+    return backend.model_dump(mode="json")
+
+
+def still_holds(override: Override, entry: Backend | None) -> Override | None:
+    """What the file, where the backend now is `entry`, leaves of `override`."""
+    if override.file is None:
+        return override if entry is None else None
+    if entry is None:
+        return None
+    said = _said(entry)
+    if override.removed:
+        return override if all(said.get(key) == value for key, value in override.file.items()) else None
+    kept = {key: value for key, value in override.settings.items() if said.get(key) == override.file.get(key)}
+    return replace(override, settings=kept) if kept else None
+
+
+def _merged(pool: Pool, overrides: Overrides) -> Pool:
+    """The pool with its overrides: the file's backends in its order, then the added ones in theirs."""
+    if not overrides:
+        return pool
+    backends = []
+    for entry in pool.backends:
+        override = overrides.get(entry.key)
+        if override is None:
+            backends.append(entry)
+        elif not override.removed:
+            backends.append(Backend.model_validate(_said(entry) | dict(override.settings)))
+    named = {entry.key for entry in pool.backends}
+    added = [one.settings for key, one in overrides.items() if key not in named]
+    backends += [Backend.model_validate(dict(settings)) for settings in added]
+    return pool.model_copy(update={"backends": backends})
+
+
+def _kept(pool: Pool, overrides: Overrides) -> dict[str, Override]:
+    entries = {entry.key: entry for entry in pool.backends}
+    found = {key: still_holds(override, entries.get(key)) for key, override in overrides.items()}
+    return {key: override for key, override in found.items() if override is not None}
+
+
+def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
+    """What does not go together in these pools, though the file by itself is sound."""
+    for name in names:
+        for path, message in backend_conflicts(name, config.pools[name]):
+            yield config.problem(path, f"{message} (with what was changed at runtime)")
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """`file` with `overlay` over it is `config`. Immutable: each change is a new one."""
+
+    file: Config
+    overlay: Overlay
+    config: Config
+
+    @classmethod
+    def of(cls, file: Config, overlay: Overlay | None = None) -> Self:
+        """`file` and what of `overlay` it does not contradict. ConfigError when both together make no sense."""
+        kept = {name: _kept(file.pools[name], one) for name, one in (overlay or {}).items() if name in file.pools}
+        kept = {name: overrides for name, overrides in kept.items() if overrides}
+        if not kept:
+            return cls(file, {}, file)
+        merged = {name: _merged(file.pools[name], overrides) for name, overrides in kept.items()}
+        config = file.model_copy(update={"pools": {**file.pools, **merged}})
+        if problems := list(_conflicts(config, list(kept))):
+            raise ConfigError(problems)
+        return cls(file, kept, config)
+
+    def reloaded(self, file: Config) -> Desired:
+        return Desired.of(file, self.overlay)
+
+    # ---- changes at runtime; ChangeError when they cannot be ----
+
+    def find(self, pool: str, backend: str) -> Backend | None:
+        """The backend of that id, or else of that address; None when there is none. ChangeError for an unknown pool,
+        or for an address that several backends have."""
+        backends = self._pool(pool).backends
+        found = [one for one in backends if one.key == backend]
+        found = found or [one for one in backends if one.address == backend]
+        if len(found) > 1:
+            ids = ", ".join(one.key for one in found)
+            raise ChangeError("conflict", f'several backends have the address "{backend}": expected one of {ids}')
+        return found[0] if found else None
+
+    def with_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> Desired:
+        """Set keys of a backend, or add one at that address."""
+        there = self.find(pool, backend)
+        if there is not None:
+            return self._changed(pool, there, settings)
+        entry = self._removed_entry(pool, backend, str(settings.get("id", "")))
+        if entry is not None:  # it comes back as the file has it
+            return self._with(pool, entry.key, None)._changed(pool, entry, settings)
+        if settings.get("address", backend) != backend:
+            raise ChangeError("conflict", "a backend is added by its address", self._path(pool, backend, "address"))
+        added = self._build(pool, backend, {**settings, "address": backend})
+        if (other := self.find(pool, added.key)) is not None:
+            message = f'"{added.key}" is the backend at {other.address}'
+            raise ChangeError("conflict", message, self._path(pool, backend, "id"))
+        return self._with(pool, added.key, Override(_said(added)))
+
+    def without_backend(self, pool: str, backend: str) -> Desired:
+        """Remove it; ChangeError when it is not there."""
+        there = self.find(pool, backend)
+        if there is None:
+            raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"', self._path(pool, backend))
+        entry = self._file_entry(pool, there.key)
+        return self._with(pool, there.key, Override(file=_said(entry), removed=True) if entry else None)
+
+    def _changed(self, pool: str, there: Backend, settings: Mapping[str, Any]) -> Desired:
+        for key in _IDENTITY:
+            if settings.get(key, getattr(there, key)) != getattr(there, key):
+                message = "cannot change: it is what the backend is known by; remove this one and add another"
+                raise ChangeError("conflict", message, self._path(pool, there.key, key))
+        said = _said(self._build(pool, there.key, _said(there) | dict(settings)))
+        entry = self._file_entry(pool, there.key)
+        if entry is None:
+            return self._with(pool, there.key, Override(said))
+        before = self.overlay.get(pool, {}).get(there.key, Override())
+        wanted = {**before.settings, **{key: said[key] for key in settings if key not in _IDENTITY}}
+        file = _said(entry)
+        wanted = {key: value for key, value in wanted.items() if value != file[key]}
+        known = {key: file[key] for key in wanted}
+        return self._with(pool, there.key, Override(wanted, known) if wanted else None)
+
+    def _pool(self, pool: str) -> Pool:
+        try:
+            return self.config.pools[pool]
+        except KeyError:
+            raise ChangeError("not_found", f'no pool "{pool}"', "pool") from None
+
+    def _file_entry(self, pool: str, key: str) -> Backend | None:
+        return next((entry for entry in self.file.pools[pool].backends if entry.key == key), None)
+
+    def _removed_entry(self, pool: str, backend: str, id_: str) -> Backend | None:
+        """The file's entry that was removed at runtime and is meant by this key or address, or this id."""
+        removed = {key for key, one in self.overlay.get(pool, {}).items() if one.removed}
+        entries = [entry for entry in self.file.pools[pool].backends if entry.key in removed]
+        for entry in entries:
+            if backend in (entry.key, entry.address):
+                return entry
+        if any(entry.key == id_ for entry in entries):
+            message = f'"{id_}" is another backend of the file, removed at runtime'
+            raise ChangeError("conflict", message, self._path(pool, backend, "id"))
+        return None
+
+    def _path(self, pool: str, backend: str, *key: str) -> str:
+        return ".".join(["pools", pool, f"backends[{backend}]", *key])
+
+    def _build(self, pool: str, backend: str, settings: Mapping[str, Any]) -> Backend:
+        try:
+            return build_backend(settings, ("pools", pool, "backends", 0))
+        except ConfigError as error:
+            first, *_ = error.problems
+            place = first.path.replace(path_text(("pools", pool, "backends", 0)), self._path(pool, backend), 1)
+            raise ChangeError("invalid", first.message, place) from None
+
+    def _with(self, pool: str, key: str, override: Override | None) -> Desired:
+        """With `override` for the backend, in place of what was there. Looks at this pool alone."""
+        overrides = {name: one for name, one in self.overlay.get(pool, {}).items() if name != key or override}
+        if override is not None:
+            overrides[key] = override
+        overlay = {name: one for name, one in self.overlay.items() if name != pool or overrides}
+        if overrides:
+            overlay[pool] = overrides
+        pools = {**self.config.pools, pool: _merged(self.file.pools[pool], overrides)}
+        config = self.config.model_copy(update={"pools": pools})
+        if problems := list(_conflicts(config, [pool])):
+            raise ChangeError("conflict", problems[0].message, problems[0].path)
+        return Desired(self.file, overlay, config)

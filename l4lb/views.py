@@ -1,0 +1,202 @@
+"""What a running `LoadBalancer` shows of its pools, backends and listeners, and how they are changed.
+
+On the caller's thread: single fields of the state are read, everything else runs on the control loop. A view of what
+is no longer there keeps its last values. The verbs return when workers go by the change; each has a twin that begins
+with ``a`` and is awaited. They raise `l4lb.errors.ChangeError` when they cannot be done, and nothing has changed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from l4lb.control import shapes
+from l4lb.control.plane import ControlPlane
+from l4lb.control.state import BackendState, ListenerState, PoolState
+from l4lb.model.states import AdminState, Health
+from l4lb.model.stats import BackendStats, PoolStats, Stats
+
+T = TypeVar("T")
+DRAIN_TIMEOUT_S = 30.0
+
+
+class Running(Protocol):
+    """What views need of a load balancer."""
+
+    @property
+    def plane(self) -> ControlPlane: ...
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
+    def stats(self) -> Stats: ...
+    def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation: ...
+    def listener_addresses(self, name: str) -> list[str]: ...
+
+
+class BackendView:
+    """One backend of a running `LoadBalancer`."""
+
+    def __init__(self, balancer: Running, pool: str, state: BackendState) -> None:
+        self._balancer = balancer
+        self._pool = pool
+        self._state = state
+
+    @property
+    def id(self) -> str:
+        return self._state.id
+
+    @property
+    def address(self) -> str:
+        return self._state.config.address
+
+    @property
+    def weight(self) -> int:
+        return self._state.config.weight
+
+    @property
+    def max_sessions(self) -> int:
+        """0: no limit."""
+        return self._state.config.max_sessions
+
+    @property
+    def health(self) -> Health:
+        return self._state.health
+
+    @property
+    def admin_state(self) -> AdminState:
+        return self._state.admin_state
+
+    @property
+    def stats(self) -> BackendStats:
+        return self._balancer.stats().pools[self._pool].backends[self.id]
+
+    # ---- changes ----
+
+    def set(self, **settings: Any) -> None:
+        """Set any keys that a backend has in the configuration, at once: ``set(weight=2, tags={"rack": "4"})``."""
+        self._balancer.run(self._set(settings))
+
+    def set_weight(self, weight: int) -> None:
+        """0: no new session."""
+        self.set(weight=weight)
+
+    def set_max_sessions(self, max_sessions: int) -> None:
+        """0: no limit. Sessions above a lower limit go on."""
+        self.set(max_sessions=max_sessions)
+
+    def ready(self) -> None:
+        self.set(admin_state=AdminState.READY)
+
+    def maint(self) -> None:
+        """No new session, and health does not matter; its sessions go on."""
+        self.set(admin_state=AdminState.MAINT)
+
+    def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """No new session from now on. With `wait`, return when it has none left, at the latest after `timeout` seconds.
+
+        True when none is left; those that are left go on.
+        """
+        return self._balancer.run(self._drain(timeout if wait else 0.0))
+
+    async def aset(self, **settings: Any) -> None:
+        await self._balancer.arun(self._set(settings))
+
+    async def aset_weight(self, weight: int) -> None:
+        await self.aset(weight=weight)
+
+    async def aset_max_sessions(self, max_sessions: int) -> None:
+        await self.aset(max_sessions=max_sessions)
+
+    async def aready(self) -> None:
+        await self.aset(admin_state=AdminState.READY)
+
+    async def amaint(self) -> None:
+        await self.aset(admin_state=AdminState.MAINT)
+
+    async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        return await self._balancer.arun(self._drain(timeout if wait else 0.0))
+
+    async def _set(self, settings: dict[str, Any]) -> None:
+        await self._balancer.plane.put_backend(self._pool, self.id, settings)
+
+    async def _drain(self, timeout_s: float) -> bool:
+        return await self._balancer.plane.drain_backend(self._pool, self.id, timeout_s)
+
+
+class PoolView(Mapping[str, BackendView]):
+    """One pool of a running `LoadBalancer`: a mapping of its backends by id (the address by default)."""
+
+    def __init__(self, balancer: Running, state: PoolState) -> None:
+        self._balancer = balancer
+        self._state = state
+
+    def __getitem__(self, backend: str) -> BackendView:
+        return BackendView(self._balancer, self._state.name, self._state.backends[backend])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state.backends)
+
+    def __len__(self) -> int:
+        return len(self._state.backends)
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    @property
+    def table_digest(self) -> str:
+        """Equal on every node with equal input."""
+        return self._state.table_digest
+
+    def explain(self, source: str, to: str = "") -> shapes.Explanation:
+        """Which backend a client at `source` (address, or address:port) gets, and why; the form is the admin API's.
+
+        `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
+        """
+        return self._balancer.explain(self.name, source, to)
+
+    @property
+    def stats(self) -> PoolStats:
+        return self._balancer.stats().pools[self.name]
+
+    # ---- changes ----
+
+    def add(self, address: str, **settings: Any) -> BackendView:
+        """Add a backend, with any keys that it has in the configuration; one that is there gets those keys."""
+        return self._balancer.run(self._add(address, settings))
+
+    def remove(self, backend: str, drain: float | None = None) -> None:
+        """Take a backend, by id or address, out of the pool: it gets no new session.
+
+        Its sessions may go on for `drain` seconds; None: as on_backend_removed says.
+        """
+        self._balancer.run(self._remove(backend, drain))
+
+    async def aadd(self, address: str, **settings: Any) -> BackendView:
+        return await self._balancer.arun(self._add(address, settings))
+
+    async def aremove(self, backend: str, drain: float | None = None) -> None:
+        await self._balancer.arun(self._remove(backend, drain))
+
+    async def _add(self, address: str, settings: dict[str, Any]) -> BackendView:
+        said = await self._balancer.plane.put_backend(self.name, address, settings)
+        return self[said["id"]]
+
+    async def _remove(self, backend: str, drain_s: float | None) -> None:
+        await self._balancer.plane.remove_backend(self.name, backend, drain_s)
+
+
+class ListenerView:
+    """One listener of a running `LoadBalancer`."""
+
+    def __init__(self, balancer: Running, state: ListenerState) -> None:
+        self._balancer = balancer
+        self._state = state
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it really listens: port 0 is replaced by the port that the kernel chose. Empty once it drains."""
+        return self._balancer.listener_addresses(self.name)
