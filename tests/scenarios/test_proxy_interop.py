@@ -18,6 +18,7 @@ from l4lb.model.address import SocketAddress
 from l4lb.proxy_protocol import Command, Header, NeedMore, ProxyHeaderError, Transport, Type, build, parse
 from tests.support.programs import free_ports, program, require, run, without_preload
 from tests.support.proxy_headers import V4, tlv, v2
+from tests.support.waiting import wait_until
 
 CLIENT = SocketAddress(AF_INET, "192.0.2.1", 40000)
 SERVER = SocketAddress(AF_INET, "198.51.100.7", 443)
@@ -145,6 +146,7 @@ def test_haproxy_sends_two_families(receiver: Receiver, tmp_path: Path, options:
 def test_haproxy_sends_for_a_unix_client(receiver: Receiver, tmp_path: Path, options: str, version: int) -> None:
     """It names nobody: UNKNOWN, or LOCAL with TLVs after it."""
     with haproxy(tmp_path, SENDING, bind=f"unix@{tmp_path}/web", rules="", to=receiver.port, options=options):
+        assert wait_until((tmp_path / "web").exists)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{tmp_path}/web")
             header, _ = receiver.header(f"v{version}")
