@@ -46,9 +46,8 @@ class PoolLive:
 
 @final
 class ListenerLive:
-    def __new__(
-        cls, plane: DataPlane, id: int, sockets: list[tuple[int, int]], shared: bool, options: dict[str, int]
-    ) -> Self: ...
+    def __new__(cls, plane: DataPlane, id: int) -> Self: ...
+    def set_options(self, options: dict[str, int]) -> None: ...
     def set_limits(
         self,
         bandwidth: tuple[int, int],
@@ -60,7 +59,13 @@ class ListenerLive:
     def stats(self) -> tuple[int, int, list[int], list[int], int]: ...
 
 @final
+class NativePool:
+    def __new__(cls, spec: dict[str, Any]) -> Self: ...
+
+@final
 class NativeSnapshot:
-    def __new__(cls, version: int, pools: list[dict[str, Any]], listeners: list[dict[str, Any]]) -> Self: ...
+    def __new__(
+        cls, version: int, worker_count: int, pools: list[NativePool], listeners: list[dict[str, Any]]
+    ) -> Self: ...
     @property
     def version(self) -> int: ...

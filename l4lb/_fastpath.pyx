@@ -8,7 +8,7 @@ import os
 
 from cython cimport final
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -26,8 +26,8 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.stats cimport counters_free, counters_total
 from l4lb._dataplane.types cimport (
-    backend_counters_t, backend_live_t, backend_t, listener_counters_t, listener_live_t, listener_t, notices_t,
-    plane_t, pool_live_t, pool_t, queue_t, record_t, snapshot_t, worker_t,
+    backend_counters_t, backend_live_t, backend_t, listener_counters_t, listener_live_t, listener_t,
+    listening_list_t, listening_t, notices_t, plane_t, pool_live_t, pool_t, queue_t, record_t, snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 
@@ -263,27 +263,22 @@ cdef class PoolLive:
 
 @final
 cdef class ListenerLive:
-    """A listener's counts, limits and sockets. `sockets` holds (fd, port), worker by worker the same number; with
-    `shared` every worker has the same ones. `options`: dict of what `backend_options_t` names."""
+    """A listener's counts and limits, which outlive snapshots. Keep it while `sessions_active` is above 0."""
 
     cdef listener_live_t live
     cdef uint32_t worker_count
 
-    def __cinit__(self, DataPlane plane, uint32_t id, list sockets, bint shared, dict options):
+    def __cinit__(self, DataPlane plane, uint32_t id):
         cdef uint32_t i
         self.worker_count = plane.worker_count
         self.live.counters = <listener_counters_t **>counters(self.worker_count, sizeof(listener_counters_t))
         self.live.id = id
-        self.live.shared_fds = shared
-        self.live.options = options
-        self.live.sockets_per_worker = len(sockets) // self.worker_count
         for i in range(self.worker_count):
             self.live.counters[i].client_first = CLIENT_FIRST_MAX
-        self.live.fds = <int *>zeroed(len(sockets), sizeof(int))
-        self.live.ports = <uint16_t *>zeroed(len(sockets), sizeof(uint16_t))
-        for i in range(len(sockets)):
-            self.live.fds[i] = sockets[i][0]
-            self.live.ports[i] = htons(sockets[i][1])
+
+    def set_options(self, dict options):
+        """What `backend_options_t` names; for connects from now on."""
+        self.live.options = options
 
     def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
         """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
@@ -296,8 +291,6 @@ cdef class ListenerLive:
 
     def __dealloc__(self):
         counters_free(<void **>self.live.counters, self.worker_count)
-        free(self.live.fds)
-        free(self.live.ports)
 
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)
@@ -317,49 +310,25 @@ cdef class ListenerLive:
 
 
 @final
-cdef class NativeSnapshot:
-    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
+cdef class NativePool:
+    """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
 
-    `pools`: dicts of live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I",
-    indices into backends) and slots (array "I", indices into usable; not to be changed), bounded_load,
-    connect_timeout_ms, connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or
-    empty), hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the
-    client came to.
-    `listeners`: dicts of live, pool (index into `pools`), max_sessions, idle_ms, half_close_ms, duration_ms, splice,
-    nodelay.
+    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I", indices into
+    backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
+    connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
+    hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
     """
 
-    cdef snapshot_t snapshot
+    cdef pool_t pool
     cdef list kept
 
-    def __cinit__(self, uint64_t version, list pools, list listeners):
-        cdef uint32_t i
+    def __cinit__(self, dict spec):
         self.kept = []
-        self.snapshot.version = version
-        self.snapshot.pool_slots = max([(<PoolLive>pool["live"]).live.slot + 1 for pool in pools], default=0)
-        self.snapshot.pools_by_slot = <pool_t **>zeroed(self.snapshot.pool_slots, sizeof(pool_t *))
-        self.snapshot.pools = <pool_t *>zeroed(len(pools), sizeof(pool_t))
-        self.snapshot.pool_count = len(pools)
-        for i in range(self.snapshot.pool_count):
-            self.fill_pool(&self.snapshot.pools[i], pools[i])
-        self.snapshot.listeners = <listener_t *>zeroed(len(listeners), sizeof(listener_t))
-        self.snapshot.listener_count = len(listeners)
-        for i in range(self.snapshot.listener_count):
-            self.fill_listener(&self.snapshot.listeners[i], listeners[i])
+        self.fill(&self.pool, spec)
 
     def __dealloc__(self):
-        cdef uint32_t i
-        if self.snapshot.pools != NULL:
-            for i in range(self.snapshot.pool_count):
-                free(self.snapshot.pools[i].backends)
-                free(self.snapshot.pools[i].usable)
-        free(self.snapshot.pools)
-        free(self.snapshot.pools_by_slot)
-        free(self.snapshot.listeners)
-
-    @property
-    def version(self):
-        return self.snapshot.version
+        free(self.pool.backends)
+        free(self.pool.usable)
 
     cdef uint32_t *indices(self, const uint32_t[::1] source) except NULL:
         cdef uint32_t *copy = <uint32_t *>zeroed(source.shape[0], sizeof(uint32_t))
@@ -368,7 +337,7 @@ cdef class NativeSnapshot:
         return copy
 
     cdef int fill_slots(self, pool_t *pool, source) except -1:
-        """Tables are large and shared by all the snapshots that have them: this one keeps it and points into it."""
+        """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
         cdef const uint32_t[::1] slots = source
         pool.slot_count = slots.shape[0]
         if pool.slot_count:
@@ -386,13 +355,12 @@ cdef class NativeSnapshot:
         self.kept.append(live)
         return 0
 
-    cdef int fill_pool(self, pool_t *pool, dict spec) except -1:
+    cdef int fill(self, pool_t *pool, dict spec) except -1:
         cdef PoolLive live = spec["live"]
         cdef list backends = spec["backends"]
         cdef uint32_t i
         self.kept.append(live)
         pool.live = &live.live
-        self.snapshot.pools_by_slot[live.live.slot] = pool
         pool.selection = <selection_t><int>spec["selection"]
         pool.backends = <backend_t *>zeroed(len(backends), sizeof(backend_t))
         pool.backend_count = len(backends)
@@ -416,12 +384,77 @@ cdef class NativeSnapshot:
         pool.hash_prefix_v6 = spec["hash_prefix_v6"]
         return 0
 
+
+@final
+cdef class NativeSnapshot:
+    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
+
+    `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared)], max_sessions, idle_ms,
+    half_close_ms, duration_ms, splice, nodelay.
+    """
+
+    cdef snapshot_t snapshot
+    cdef uint32_t worker_count
+    cdef list kept
+
+    def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
+        cdef uint32_t i
+        cdef NativePool pool
+        self.kept = [pools]
+        self.worker_count = worker_count
+        self.snapshot.version = version
+        self.snapshot.pool_slots = max([(<NativePool>pool).pool.live.slot + 1 for pool in pools], default=0)
+        self.snapshot.pools_by_slot = <pool_t **>zeroed(self.snapshot.pool_slots, sizeof(pool_t *))
+        self.snapshot.pools = <pool_t **>zeroed(len(pools), sizeof(pool_t *))
+        for pool in pools:
+            self.snapshot.pools[self.snapshot.pool_count] = &pool.pool
+            self.snapshot.pools_by_slot[pool.pool.live.slot] = &pool.pool
+            self.snapshot.pool_count += 1
+        self.snapshot.listeners = <listener_t *>zeroed(len(listeners), sizeof(listener_t))
+        self.snapshot.listener_count = len(listeners)
+        self.snapshot.listening = <listening_list_t *>zeroed(worker_count, sizeof(listening_list_t))
+        for i in range(self.snapshot.listener_count):
+            self.fill_listener(&self.snapshot.listeners[i], listeners[i])
+        for i in range(worker_count):
+            self.fill_listening(i, listeners)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.snapshot.listening != NULL:
+            for i in range(self.worker_count):
+                free(self.snapshot.listening[i].entries)
+        free(self.snapshot.listening)
+        free(self.snapshot.pools)
+        free(self.snapshot.pools_by_slot)
+        free(self.snapshot.listeners)
+
+    @property
+    def version(self):
+        return self.snapshot.version
+
+    cdef int fill_listening(self, uint32_t worker, list listeners) except -1:
+        """The sockets of one worker, of all listeners."""
+        cdef listening_list_t *sockets = &self.snapshot.listening[worker]
+        cdef listening_t *entry
+        cdef uint32_t i
+        mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
+        sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
+        for i in range(self.snapshot.listener_count):
+            for _, fd, port, shared in mine[i]:
+                entry = &sockets.entries[sockets.count]
+                entry.fd = fd
+                entry.port = htons(port)
+                entry.shared = shared
+                entry.listener = &self.snapshot.listeners[i]
+                sockets.count += 1
+        return 0
+
     cdef int fill_listener(self, listener_t *listener, dict spec) except -1:
         cdef ListenerLive live = spec["live"]
-        cdef uint32_t pool = spec["pool"]
+        cdef NativePool pool = spec["pool"]
         self.kept.append(live)
         listener.live = &live.live
-        listener.pool = &self.snapshot.pools[pool]
+        listener.pool = &pool.pool
         listener.max_sessions = spec["max_sessions"]
         listener.terms.idle_ms = spec["idle_ms"]
         listener.terms.half_close_ms = spec["half_close_ms"]

@@ -46,7 +46,7 @@ cdef inline int poller_watch_again(worker_t *w, session_t *s, side_t side, int f
 
 cdef inline int poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t position) noexcept nogil:
     """Level-triggered: what one turn does not accept is reported again. A socket that all share wakes one of them."""
-    cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.live.shared_fds else 0
+    cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.shared else 0
     return poller_control(w, EPOLL_CTL_ADD, from_.fd, EPOLLIN | exclusive, LISTENER_TAG_BASE + position)
 
 

@@ -324,7 +324,7 @@ cdef inline void queues_serve(worker_t *w) noexcept nogil:
     if w.snapshot == NULL:
         return
     for i in range(w.snapshot.pool_count):
-        queue_serve(w, &w.snapshot.pools[i])
+        queue_serve(w, w.snapshot.pools[i])
 
 
 cdef inline void session_event_queued(worker_t *w, session_t *s, uint32_t events) noexcept nogil:

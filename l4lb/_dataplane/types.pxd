@@ -134,7 +134,7 @@ cdef struct limits_t:             # of one listener, for all workers. Control wr
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
 
-cdef struct backend_options_t:    # set on every backend socket; the client's inherit the same from the listening one
+cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Control writes it at any time
     bint keepalive
     int keepalive_idle_s
     int keepalive_interval_s
@@ -147,10 +147,6 @@ cdef struct listener_live_t:
     listener_counters_t **counters
     limits_t limits
     backend_options_t options
-    uint32_t sockets_per_worker
-    int *fds                      # [worker * sockets_per_worker + k]; control opens and closes them
-    uint16_t *ports               # of the same sockets, in network order; 0 for unix
-    bint shared_fds               # every worker has the same ones: a unix socket, or one that was inherited
 
 # ---- a snapshot ----
 
@@ -205,14 +201,25 @@ cdef struct listener_t:
     int64_t max_sessions          # 0: none of its own
     terms_t terms
 
+cdef struct listening_t:          # a socket that one worker accepts from; control opens and closes it
+    int fd                        # open as long as a worker may read a snapshot that names it: no other has its number
+    uint16_t port                 # in network order; 0 for unix
+    bint shared                   # another worker has it too
+    listener_t *listener
+
+cdef struct listening_list_t:
+    uint32_t count
+    listening_t *entries
+
 cdef struct snapshot_t:
     uint64_t version
     uint32_t pool_slots
     pool_t **pools_by_slot        # NULL where a pool is gone
     uint32_t pool_count
-    pool_t *pools
+    pool_t **pools                # shared by the snapshots in which a pool is the same
     uint32_t listener_count
     listener_t *listeners
+    listening_list_t *listening   # by worker
 
 # ---- a worker ----
 
@@ -251,8 +258,8 @@ cdef struct accepting_t:          # one listening socket of this worker
     int fd
     uint16_t port
     bint paused
+    bint shared
     uint32_t batch                # how many accepts the next event is likely to yield
-    listener_live_t *live
     listener_t *listener          # in the worker's current snapshot
 
 cdef struct arrival_t:            # a client that another worker accepted for this one

@@ -28,7 +28,7 @@ from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, inbox_t, listener_live_t, listener_t, plane_t, session_t, snapshot_t, worker_t,
+    accepting_t, arrival_t, inbox_t, listening_list_t, listening_t, plane_t, session_t, snapshot_t, worker_t,
 )
 
 # ---- birth and death (control's thread) ----
@@ -93,11 +93,13 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
 
 # ---- snapshots ----
 
-cdef inline listener_t *snapshot_listener(snapshot_t *snapshot, listener_live_t *live) noexcept nogil:
-    cdef uint32_t i
-    for i in range(snapshot.listener_count):
-        if snapshot.listeners[i].live == live:
-            return &snapshot.listeners[i]
+cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint32_t hint) noexcept nogil:
+    """NULL when it is not among them. `hint` is where it probably is: lists change little from snapshot to snapshot."""
+    cdef uint32_t i, at
+    for i in range(sockets.count):
+        at = (hint + i) % sockets.count
+        if sockets.entries[at].fd == fd:
+            return &sockets.entries[at]
     return NULL
 
 
@@ -105,7 +107,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
     """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues."""
     cdef uint32_t i = 0
     while i < w.accepting_count:
-        if snapshot_listener(next_one, w.accepting[i].live) != NULL:
+        if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
             i += 1
             continue
         if not w.accept_paused:
@@ -118,15 +120,15 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
             poller_watch_listener(w, &w.accepting[i], i)
 
 
-cdef inline bint worker_accepts_for(worker_t *w, listener_live_t *live) noexcept nogil:
+cdef inline bint worker_accepts_on(worker_t *w, int fd, uint32_t hint) noexcept nogil:
     cdef uint32_t i
     for i in range(w.accepting_count):
-        if w.accepting[i].live == live:
+        if w.accepting[(hint + i) % w.accepting_count].fd == fd:
             return True
     return False
 
 
-cdef inline int worker_accept_on(worker_t *w, listener_t *listener, uint32_t position) noexcept nogil:
+cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogil:
     """0, or -1 when memory is short: then this worker does not serve the socket, the others do."""
     cdef accepting_t *grown
     cdef accepting_t *entry
@@ -137,11 +139,11 @@ cdef inline int worker_accept_on(worker_t *w, listener_t *listener, uint32_t pos
         w.accepting = grown
         w.accepting_capacity += 16
     entry = &w.accepting[w.accepting_count]
-    entry.fd = listener.live.fds[position]
-    entry.port = listener.live.ports[position]
+    entry.fd = socket.fd
+    entry.port = socket.port
+    entry.shared = socket.shared
     entry.batch = 1
-    entry.live = listener.live
-    entry.listener = listener
+    entry.listener = socket.listener
     if not w.accept_paused and poller_watch_listener(w, entry, w.accepting_count) < 0:
         return -1
     w.accepting_count += 1
@@ -150,16 +152,13 @@ cdef inline int worker_accept_on(worker_t *w, listener_t *listener, uint32_t pos
 
 cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexcept nogil:
     """Point what is accepted already at its new terms, and begin to accept on what is new."""
-    cdef uint32_t i, k
-    cdef listener_live_t *live
+    cdef listening_list_t *sockets = &snapshot.listening[w.index]
+    cdef uint32_t i
     for i in range(w.accepting_count):
-        w.accepting[i].listener = snapshot_listener(snapshot, w.accepting[i].live)
-    for i in range(snapshot.listener_count):
-        live = snapshot.listeners[i].live
-        if worker_accepts_for(w, live):
-            continue
-        for k in range(live.sockets_per_worker):
-            worker_accept_on(w, &snapshot.listeners[i], w.index * live.sockets_per_worker + k)
+        w.accepting[i].listener = listening_find(sockets, w.accepting[i].fd, i).listener
+    for i in range(sockets.count):
+        if not worker_accepts_on(w, sockets.entries[i].fd, i):
+            worker_accept_on(w, &sockets.entries[i])
 
 
 cdef inline void worker_adopt(worker_t *w) noexcept nogil:

@@ -152,12 +152,12 @@ class Status:
     def pool(self, name: str) -> shapes.Pool | None:
         """One pool with all that is known of its backends; None when there is no such."""
         state = self._state.pools.get(name)
-        return None if state is None else _pool(state, self.stats().pools.get(name, PoolStats()), detail=True)
+        return None if state is None else _pool(state, self._forwarder.pool_stats(name), detail=True)
 
     def backend(self, pool: str, backend: str) -> shapes.Backend:
         """One backend with all that is known of it. KeyError when it is not there."""
         state = self._state.pools[pool]
-        counted = self.stats().pools.get(pool, PoolStats()).backends.get(backend, BackendStats())
+        counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
         return _backend(state.backends[backend], counted, state.passed_over.get(backend, ""), True)
 
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
@@ -166,7 +166,7 @@ class Status:
         KeyError for a pool that is not there, ValueError for an address that is none.
         """
         pool = self._state.pools[name]
-        stats = self.stats().pools.get(name, PoolStats())
+        stats = self._forwarder.pool_stats(name)
         choice = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
         return {
             "pool": name,

@@ -12,11 +12,12 @@ import os
 import socket
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l4lb import _algorithms, _fastpath
-from l4lb.errors import ConfigError, EngineError, Problem
+from l4lb.engine.listening import Listening
+from l4lb.errors import EngineError
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import (
@@ -29,7 +30,7 @@ from l4lb.model.stats import (
     Stats,
     WorkerStats,
 )
-from l4lb.net.sockets import ListeningSockets, open_listeners, sockaddr_bytes
+from l4lb.net.sockets import sockaddr_bytes
 
 _CLOSE_REASONS = tuple(CloseReason)
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
@@ -42,28 +43,19 @@ def _milliseconds(seconds: float) -> int:
 
 @dataclass(slots=True)
 class _Pool:
+    """`spec` is the published one, and `native` what workers have of it."""
+
     name: str
     live: _fastpath.PoolLive
     backends: dict[str, _fastpath.BackendLive] = field(default_factory=dict)
+    spec: PoolSpec | None = None
+    native: _fastpath.NativePool | None = None
 
 
 @dataclass(slots=True)
 class _Listener:
     live: _fastpath.ListenerLive
-    key: tuple[object, ...]
-    sockets: list[ListeningSockets]
-    addresses: tuple[str, ...]
-
-    def close_sockets(self) -> None:
-        for sockets in self.sockets:
-            sockets.close()
-        self.sockets = []
-
-
-def _listener_key(spec: ListenerSpec) -> tuple[object, ...]:
-    """Two listeners with the same key can share sockets: what else differs is changed in place."""
-    inherited = (spec.nodelay, spec.keepalive, spec.user_timeout_s, spec.fast_open, spec.defer_accept_s)
-    return (spec.name, spec.bind, spec.protocol, spec.backlog, spec.transparent, *inherited)
+    addresses: tuple[str, ...] = ()
 
 
 def _backend_options(spec: ListenerSpec) -> dict[str, int]:
@@ -113,10 +105,10 @@ class NativeForwarder:
         self._threads: list[threading.Thread] = []
         self._pools: dict[str, _Pool] = {}
         self._listeners: dict[str, _Listener] = {}
-        self._prepared: dict[str, _Listener] = {}
+        self._left: dict[str, _Listener] = {}  # no longer named, but their sessions go on
+        self._listening = Listening(workers, self._affinity)
         self._snapshots: list[_fastpath.NativeSnapshot] = []
-        self._closing_listeners: list[tuple[int, _Listener]] = []
-        self._retired: list[_fastpath.BackendLive | _fastpath.ListenerLive | _fastpath.PoolLive] = []
+        self._retired: list[_fastpath.BackendLive | _fastpath.PoolLive] = []
         self._removed: dict[tuple[str, str], _fastpath.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
         self._next_id = 1
@@ -146,13 +138,7 @@ class NativeForwarder:
         for thread in self._threads:
             thread.join()
         self._plane.finish()
-        for listener in [
-            *self._prepared.values(),
-            *self._listeners.values(),
-            *(listener for _, listener in self._closing_listeners),
-        ]:
-            listener.close_sockets()
-        self._closing_listeners.clear()
+        self._listening.close()
 
     def leaks(self) -> dict[str, int]:
         """Native resources still in use; all 0 after `close`."""
@@ -168,60 +154,24 @@ class NativeForwarder:
     # ---- snapshots ----
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
-        for listener in self._prepared.values():
-            listener.close_sockets()
-        self._prepared = {}
-        self._prepared = self._open_new_listeners(listeners)
+        self._listening.prepare(listeners)
 
     def publish(self, snapshot: Snapshot) -> None:
-        opened = self._open_new_listeners(snapshot.listeners)
+        self.prepare(snapshot.listeners)
         version = self._version + 1
-        pools = [self._native_pool(spec) for spec in snapshot.pools]
-        removed = [name for name in self._listeners if name not in {spec.name for spec in snapshot.listeners}]
-        replaced = [name for name in opened if name in self._listeners]
-        for name in [*removed, *replaced]:
-            self._closing_listeners.append((version, self._listeners.pop(name)))
-        self._listeners.update(opened)
-        pool_index = {spec.name: index for index, spec in enumerate(snapshot.pools)}
-        listeners = [self._native_listener(spec, pool_index[spec.pool]) for spec in snapshot.listeners]
-        native = _fastpath.NativeSnapshot(version, pools, listeners)
+        before = {name: pool.spec for name, pool in self._pools.items()}
+        pools = {spec.name: self._native_pool(spec) for spec in snapshot.pools}
+        self._listening.commit(snapshot.listeners, version)
+        named = {spec.name for spec in snapshot.listeners}
+        for name in [name for name in self._listeners if name not in named]:
+            self._left[name] = self._listeners.pop(name)
+        listeners = [self._native_listener(spec, pools[spec.pool]) for spec in snapshot.listeners]
+        native = _fastpath.NativeSnapshot(version, self._plane.worker_count, list(pools.values()), listeners)
         self._plane.publish(native)
         self._version = version
         self._snapshots.append(native)
-        self._retire_pools(snapshot.pools)
+        self._retire_pools(before, {spec.name: spec for spec in snapshot.pools})
         self.reap()
-
-    def _open_new_listeners(self, specs: Sequence[ListenerSpec]) -> dict[str, _Listener]:
-        """Sockets for listeners that are new or bound differently; ConfigError and none open when one cannot be had."""
-        opened: dict[str, _Listener] = {}
-        problems: list[Problem] = []
-        for spec in specs:
-            known = self._listeners.get(spec.name)
-            if known is not None and known.key == _listener_key(spec):
-                continue
-            prepared = self._prepared.get(spec.name)
-            if prepared is not None and prepared.key == _listener_key(spec):
-                opened[spec.name] = self._prepared.pop(spec.name)
-                continue
-            try:
-                opened[spec.name] = self._open_listener(spec)
-            except OSError as error:
-                message = f"{error.filename}: cannot listen: {error.strerror}"
-                problems.append(Problem(path=f"listeners.{spec.name}.bind", message=message))
-        if problems:
-            for listener in opened.values():
-                listener.close_sockets()
-            raise ConfigError(problems)
-        return opened
-
-    def _open_listener(self, spec: ListenerSpec) -> _Listener:
-        workers = self._plane.worker_count
-        sockets = open_listeners(spec, workers, self._affinity)
-        by_worker = [address.for_worker(worker) for worker in range(workers) for address in sockets]
-        id_ = self._new_id("listener", spec.name)
-        shared = any(address.shared for address in sockets)
-        live = _fastpath.ListenerLive(self._plane, id_, by_worker, shared, _backend_options(spec))
-        return _Listener(live, _listener_key(spec), sockets, tuple(address.address for address in sockets))
 
     def _new_id(self, kind: str, name: str) -> int:
         """A number for the records of the data plane, by which its name is found again."""
@@ -235,12 +185,19 @@ class NativeForwarder:
         self._slots_used.add(slot)
         return slot
 
-    def _native_pool(self, spec: PoolSpec) -> dict[str, object]:
+    def _native_pool(self, spec: PoolSpec) -> _fastpath.NativePool:
+        """The one that workers have already, when the pool is the same."""
         pool = self._pools.get(spec.name)
         if pool is None:
             slot = self._free_slot()
             self._names["pool", slot] = spec.name
             pool = self._pools[spec.name] = _Pool(spec.name, _fastpath.PoolLive(self._plane, slot))
+        if pool.native is None or pool.spec is not spec:
+            pool.native = _fastpath.NativePool(self._pool_fields(pool, spec))
+            pool.spec = spec
+        return pool.native
+
+    def _pool_fields(self, pool: _Pool, spec: PoolSpec) -> dict[str, object]:
         return {
             "live": pool.live,
             "selection": _fastpath.SELECTIONS[spec.selection],
@@ -277,17 +234,23 @@ class NativeForwarder:
             self._retired.remove(live)
         return live
 
-    def _native_listener(self, spec: ListenerSpec, pool: int) -> dict[str, object]:
-        live = self._listeners[spec.name].live
-        live.set_limits(
+    def _native_listener(self, spec: ListenerSpec, pool: _fastpath.NativePool) -> dict[str, object]:
+        listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
+        if listener is None:
+            listener = _Listener(_fastpath.ListenerLive(self._plane, self._new_id("listener", spec.name)))
+        self._listeners[spec.name] = listener
+        listener.addresses = self._listening.addresses(spec)
+        listener.live.set_options(_backend_options(spec))
+        listener.live.set_limits(
             (round(spec.bandwidth_up), round(spec.bandwidth_down)),
             (round(spec.total_bandwidth_up), round(spec.total_bandwidth_down)),
             round(spec.session_rate),
             round(spec.session_burst * 1e9 / spec.session_rate) if spec.session_rate else 0,
         )
         return {
-            "live": live,
+            "live": listener.live,
             "pool": pool,
+            "sockets": self._listening.spread(spec),
             "idle_ms": _milliseconds(spec.idle_timeout_s),
             "half_close_ms": _milliseconds(spec.half_close_timeout_s),
             "duration_ms": _milliseconds(spec.max_session_duration_s),
@@ -296,14 +259,18 @@ class NativeForwarder:
             "nodelay": spec.nodelay,
         }
 
-    def _retire_pools(self, specs: Sequence[PoolSpec]) -> None:
-        """Let go of what the newest snapshot does not name, once no session uses it any more."""
-        named = {spec.name: {backend.id for backend in spec.backends} for spec in specs}
-        for name, pool in list(self._pools.items()):
-            for id_ in [id_ for id_ in pool.backends if id_ not in named.get(name, ())]:
+    def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
+        """Let go of what the newest snapshot does not name, and the one before did, once no session uses it."""
+        for name, spec in before.items():
+            now = newest.get(name)
+            if now is spec:
+                continue
+            pool = self._pools[name]
+            named = {backend.id for backend in now.backends} if now else set()
+            for id_ in [id_ for id_ in pool.backends if id_ not in named]:
                 self._removed[name, id_] = live = pool.backends.pop(id_)
                 self._retired.append(live)
-            if name not in named:
+            if now is None:
                 self._retired.append(self._pools.pop(name).live)
 
     def adopted(self) -> bool:
@@ -313,16 +280,14 @@ class NativeForwarder:
         """Free what no worker can reach any more. Cheap; called at every publish and by whoever reads statistics."""
         seen = self._plane.seen_version() if self._threads else self._version
         self._snapshots = [native for native in self._snapshots if native.version >= min(seen, self._version)]
-        for version, listener in list(self._closing_listeners):
-            if seen >= version:
-                listener.close_sockets()
-                self._retired.append(listener.live)
-                self._closing_listeners.remove((version, listener))
+        self._listening.reap(seen)
         if len(self._snapshots) <= 1:
+            self._left = {name: one for name, one in self._left.items() if one.live.sessions_active() > 0}
             self._retired = [live for live in self._retired if not self._let_go(live)]
-            self._removed = {key: live for key, live in self._removed.items() if live in self._retired}
+            kept = set(map(id, self._retired))
+            self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
 
-    def _let_go(self, live: _fastpath.BackendLive | _fastpath.ListenerLive | _fastpath.PoolLive) -> bool:
+    def _let_go(self, live: _fastpath.BackendLive | _fastpath.PoolLive) -> bool:
         """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
         if live.sessions_active() > 0:
             return False
@@ -377,13 +342,15 @@ class NativeForwarder:
         stats = self._plane.worker_stats(index)
         return WorkerStats(*stats[:9], _histogram(stats[9], stats[10]))
 
+    def pool_stats(self, pool: str) -> PoolStats:
+        known = self._pools.get(pool)
+        if known is None:
+            return PoolStats()
+        backends = {id_: BackendStats(*live.stats()) for id_, live in known.backends.items()}
+        return PoolStats(backends, known.live.waiting())
+
     def _pool_stats(self) -> dict[str, PoolStats]:
-        return {
-            name: PoolStats(
-                {id_: BackendStats(*live.stats()) for id_, live in pool.backends.items()}, pool.live.waiting()
-            )
-            for name, pool in self._pools.items()
-        }
+        return {name: self.pool_stats(name) for name in self._pools}
 
     def stats(self) -> Stats:
         self.reap()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from l4lb.model.snapshot import ListenerSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
-from l4lb.model.stats import Failing, Stats
+from l4lb.model.stats import Failing, PoolStats, Stats
 
 
 class Forwarder(Protocol):
@@ -60,6 +60,9 @@ class Forwarder(Protocol):
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker."""
+
+    def pool_stats(self, pool: str) -> PoolStats:
+        """The same of one pool; of one that the newest snapshot does not name, nothing."""
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""

@@ -44,18 +44,20 @@ def _unix_name(address: SocketAddress) -> bytes:
 
 @dataclass(slots=True)
 class ListeningSockets:
-    """The sockets of one bind address. `shared`: one for all workers instead of one each."""
+    """The sockets of one bind address: one a worker, or fewer, which workers share, or more, of which they have several
+    (what was inherited was opened for another number of workers)."""
 
     sockets: list[socket.socket]
     address: str
     port: int = 0
-    shared: bool = False
     owned_path: str = ""
     _inode: int = field(default=0, repr=False)
 
-    def for_worker(self, worker: int) -> tuple[int, int]:
-        """(fd, port) that `worker` accepts from."""
-        return self.sockets[0 if self.shared else worker].fileno(), self.port
+    def spread(self, workers: int) -> list[tuple[int, int, int, bool]]:
+        """(worker, fd, port, whether another worker has it too): each has one or more, and none is left out."""
+        fds, shared = [sock.fileno() for sock in self.sockets], len(self.sockets) < workers
+        pairs = [(index % workers, fds[index % len(fds)]) for index in range(max(workers, len(fds)))]
+        return [(worker, fd, self.port, shared) for worker, fd in pairs]
 
     def close(self) -> None:
         """Close them; a unix socket's file goes too, unless someone else has put theirs in its place."""
@@ -69,31 +71,33 @@ class ListeningSockets:
             self.owned_path = ""
 
 
-def _set_keepalive(sock: socket.socket, keepalive: Keepalive) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def _set_keepalive(sock: socket.socket, keepalive: Keepalive | None) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive is not None)
+    if keepalive is None:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(round(keepalive.idle_s), 1))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(round(keepalive.interval_s), 1))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, keepalive.count)
 
 
-def _set_options(sock: socket.socket, spec: ListenerSpec) -> None:
-    """What accepted sockets inherit, and what concerns the listening socket itself."""
+def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
+    """What accepted sockets inherit, and what concerns the listening socket itself; also to change them later.
+
+    OSError EPERM when `transparent` is not allowed to this process.
+    """
     if sock.family == socket.AF_UNIX:
         return
-    if spec.nodelay:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if spec.keepalive is not None:
-        _set_keepalive(sock, spec.keepalive)
-    if spec.user_timeout_s:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(spec.user_timeout_s * 1000))
-    if spec.fast_open:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, spec.nodelay)
+    _set_keepalive(sock, spec.keepalive)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(spec.user_timeout_s * 1000))
+    if spec.fast_open or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, spec.fast_open)
-    if spec.defer_accept_s:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(round(spec.defer_accept_s), 1))
-    if spec.transparent:
-        v6 = sock.family == socket.AF_INET6
-        level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
-        sock.setsockopt(level, option, 1)
+    defer_s = max(round(spec.defer_accept_s), 1) if spec.defer_accept_s else 0
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s)
+    v6 = sock.family == socket.AF_INET6
+    level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
+    if spec.transparent or sock.getsockopt(level, option):
+        sock.setsockopt(level, option, spec.transparent)
 
 
 def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
@@ -106,7 +110,7 @@ def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> so
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
-        _set_options(sock, spec)
+        set_options(sock, spec)
         sock.bind((address.host, address.port))
         if first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -171,7 +175,7 @@ def _remove_stale(path: str) -> None:
 def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets:
     abstract = address.host.startswith("@")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    opened = ListeningSockets([sock], str(address), shared=True)
+    opened = ListeningSockets([sock], str(address))
     try:
         if not abstract:
             _remove_stale(address.host)
@@ -195,8 +199,8 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
         raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
     sock = socket.socket(fileno=os.dup(_FIRST_INHERITED_FD + names.index(name)))
     sock.setblocking(False)
-    _set_options(sock, spec)
-    opened = ListeningSockets([sock], "", shared=True)
+    set_options(sock, spec)
+    opened = ListeningSockets([sock], "")
     bound = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         text = bound if isinstance(bound, str) else "@" + bound[1:].decode()
@@ -207,24 +211,16 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
     return opened
 
 
-def open_listeners(spec: ListenerSpec, workers: int, cpus: Sequence[int] = ()) -> list[ListeningSockets]:
-    """All sockets of `spec`, listening. With `cpus`, worker i gets the connections that CPU ``cpus[i]`` handles.
+def open_address(
+    address: SocketAddress | InheritedSocket, spec: ListenerSpec, workers: int, cpus: Sequence[int] = ()
+) -> ListeningSockets:
+    """The sockets of one address of `spec`, listening. With `cpus`, worker i gets the connections that CPU ``cpus[i]``
+    handles.
 
-    Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES, EPERM, EMFILE, ...) with `filename` set to the address that
-    could not be had, and leaves nothing open.
+    Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES, EPERM, EMFILE, ...) and leaves nothing open.
     """
-    opened: list[ListeningSockets] = []
-    for address in spec.bind:
-        try:
-            if isinstance(address, InheritedSocket):
-                opened.append(_listen_inherited(address.name, spec))
-            elif address.family == socket.AF_UNIX:
-                opened.append(_listen_unix(address, spec))
-            else:
-                opened.append(_listen_inet(address, spec, workers, cpus))
-        except OSError as error:
-            for sockets in opened:
-                sockets.close()
-            code = error.errno or errno.EINVAL
-            raise OSError(code, error.strerror or os.strerror(code), str(address)) from error
-    return opened
+    if isinstance(address, InheritedSocket):
+        return _listen_inherited(address.name, spec)
+    if address.family == socket.AF_UNIX:
+        return _listen_unix(address, spec)
+    return _listen_inet(address, spec, workers, cpus)

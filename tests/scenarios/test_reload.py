@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from typing import Any
 
@@ -304,3 +305,85 @@ def test_while_draining_nothing_can_be_changed() -> None:
             balancer.pools["web"].add("127.0.0.1:2")
         with pytest.raises(ChangeError, match="draining"):
             balancer.reload(make_config(["127.0.0.1:2"]))
+
+
+def test_listeners_change_names_options_and_addresses_over_the_same_sockets() -> None:
+    """Clients connect all the time, one after the other: each is served, whatever becomes of the listener."""
+    with serving(one_answer(b"one")) as one:
+        first, second = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        pools = {"web": {"backends": [one.address]}}
+        shapes: list[dict[str, Any]] = [
+            {"a": {"bind": first}},
+            {"b": {"bind": first}},
+            {"b": {"bind": first, "nodelay": False, "keepalive": {"idle": "9s"}, "user_timeout": "7s", "backlog": 64}},
+            {"b": {"bind": [first, second]}},
+            {"b": {"bind": [second, first], "defer_accept": "1s", "fast_open": 8}},
+            {"b": {"bind": second}, "c": {"bind": first}},
+            {"b": {"bind": first}, "c": {"bind": second}},
+        ]
+        configs = [
+            config_of({name: {"pool": "web", **options} for name, options in shape.items()}, pools) for shape in shapes
+        ]
+        with LoadBalancer(configs[0]) as balancer:
+            stop, failed, answers = threading.Event(), [], 0
+
+            def ask() -> None:
+                nonlocal answers
+                while not stop.is_set():
+                    try:
+                        assert asked(first) == b"one"
+                    except Exception as error:
+                        failed.append(error)
+                    answers += 1
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            for config in configs[1:] * 2:
+                before = answers
+                balancer.reload(config)
+                assert wait_until(lambda before=before: answers >= before + 2 or failed)  # type: ignore[misc]
+            stop.set()
+            thread.join()
+            assert failed == []
+            assert asked(second) == b"one"
+            assert set(balancer.stats().listeners) == {"b", "c"}
+
+
+def test_options_of_listening_sockets_change_in_place() -> None:
+    with serving(echo) as one:
+        port = free_port()
+        pools = {"web": {"backends": [one.address]}}
+        plain = {"web": {"bind": f"127.0.0.1:{port}", "pool": "web"}}
+        alive = {"web": {**plain["web"], "keepalive": {"idle": "7s"}, "nodelay": False}}
+        with LoadBalancer(config_of(plain, pools)) as balancer:
+            listening = balancer.plane.forwarder._listening  # type: ignore[attr-defined]
+            sockets = [sock for place in listening._places.values() for sock in place.sockets.sockets]
+            fds = [sock.fileno() for sock in sockets]
+            for config, expected in ((alive, (1, 7, 0)), (plain, (0, 7, 1))):
+                balancer.reload(config_of(config, pools))
+                with connect(f"127.0.0.1:{port}") as sock:
+                    assert said(sock, b"x")
+                for sock in sockets:
+                    alive_now = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                    idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                    nodelay = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    assert (alive_now, idle_s, bool(nodelay)) == (expected[0], expected[1], bool(expected[2]))
+            assert [sock.fileno() for sock in sockets] == fds
+            assert balancer.stats().listeners["web"].sessions_total == 2
+
+
+def test_a_listener_that_returns_while_its_sessions_go_on_keeps_its_limit() -> None:
+    with serving(echo) as one:
+        port = free_port()
+        limited = {"web": {"bind": f"127.0.0.1:{port}", "pool": "web", "max_sessions": 1}}
+        other = {"other": {"bind": "127.0.0.1:0", "pool": "web"}}
+        pools = {"web": {"backends": [one.address]}}
+        with LoadBalancer(config_of(limited, pools)) as balancer, connect(f"127.0.0.1:{port}") as kept:
+            assert said(kept, b"x")
+            balancer.reload(config_of(other, pools))
+            assert wait_until(lambda: refused(f"127.0.0.1:{port}"))
+            balancer.reload(config_of(limited, pools))
+            with pytest.raises(ConnectionResetError):
+                asked(f"127.0.0.1:{port}")
+            assert said(kept, b"still here")
+            assert balancer.stats().listeners["web"].sessions_total == 2

@@ -30,5 +30,5 @@ def test_a_backend_address_that_is_too_long_is_refused() -> None:
         "backends": [(_fastpath.BackendLive(plane, 1), bytes(200), 1, 0)],
     }
     with pytest.raises(ValueError, match="sockaddr_storage"):
-        _fastpath.NativeSnapshot(1, [pool], [])
+        _fastpath.NativePool(pool)
     plane.finish()

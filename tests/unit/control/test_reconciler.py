@@ -7,13 +7,15 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 
-from l4lb.config import HealthConfig
+import pytest
+
+from l4lb.config import HealthConfig, Pool
 from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState
-from l4lb.model.stats import Failing, Stats
+from l4lb.model.stats import Failing, PoolStats, Stats
 from tests.support.balancing import make_config
 from tests.support.tables import TWINS
 
@@ -63,6 +65,9 @@ class Recorder:
 
     def stats(self) -> Stats:
         return Stats()
+
+    def pool_stats(self, pool: str) -> PoolStats:
+        return PoolStats()
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         return ()
@@ -228,3 +233,53 @@ def test_a_small_share_is_a_small_part_of_the_cycle() -> None:
     state.pools["web"].backends[TWO[1]].returned_at = 0.0
     Reconciler(state, recorder, Events(), clock=lambda: 120.0).preview()
     assert state.pools["web"].backends[TWO[1]].effective_weight == 0.15
+
+
+def test_a_change_of_one_pool_touches_no_other() -> None:
+    """Of the others not even a view is made: what a change costs does not grow with what does not change."""
+    pools = {f"p{number}": Pool(backends=["127.0.0.1:1", "127.0.0.1:2"], policy="maglev") for number in range(5)}
+    config = make_config(["127.0.0.1:1"]).model_copy(update={"pools": pools, "listeners": {}})
+    state, recorder = initial_state(config), Recorder()
+    reconciler = make(state, recorder)
+
+    async def change() -> None:
+        reconciler.request()
+        await settled(reconciler)
+        state.pools["p2"].backends["127.0.0.1:2"].set_health(Health.DOWN)
+        state.pools["p3"].backends["127.0.0.1:2"].set_health(Health.DOWN)
+        await reconciler.carry_out(["p2"])
+
+    asyncio.run(change())
+    first, second = (snapshot.pools for snapshot in recorder.snapshots)
+    assert [one is other for one, other in zip(first, second, strict=True)] == [True, True, False, True, True]
+    assert recorder.tables_built == 5 + 1
+
+
+async def settled(reconciler: Reconciler) -> None:
+    while not reconciler.settled:
+        await asyncio.sleep(0)
+
+
+def test_who_waits_hears_what_failed_and_what_was_asked_for_is_done_next() -> None:
+    class Failing(Recorder):
+        fails = True
+
+        def publish(self, snapshot: Snapshot) -> None:
+            if self.fails:
+                raise OSError("no memory")
+            super().publish(snapshot)
+
+    recorder = Failing()
+    reconciler = make(initial_state(make_config(["127.0.0.1:1"])), recorder)
+    called: list[str] = []
+
+    async def twice() -> None:
+        reconciler.request(lambda: called.append("then"))
+        with pytest.raises(OSError, match="no memory"):
+            await reconciler.carry_out(["web"])
+        recorder.fails = False
+        await reconciler.carry_out([])
+
+    asyncio.run(twice())
+    assert called == ["then"]
+    assert len(recorder.snapshots) == 1

@@ -1,0 +1,120 @@
+"""The listening sockets of this process: opened once for an address, kept as long as a listener has it, and closed when
+no worker accepts on them any more. Owned by the forwarder; control thread only.
+
+A place is what sockets are known by: protocol and address, and for port 0 also the listener. So listeners may be
+renamed, change their options or exchange addresses, and nobody who connects meanwhile notices.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l4lb.errors import ConfigError, Problem
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import InheritedSocket, ListenerSpec
+from l4lb.net.sockets import ListeningSockets, open_address, set_options
+
+Place = tuple[object, ...]
+
+
+def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | InheritedSocket]]:
+    """Where `spec` listens, in its order."""
+    found: list[tuple[Place, SocketAddress | InheritedSocket]] = []
+    for position, address in enumerate(spec.bind):
+        any_port = isinstance(address, SocketAddress) and address.family != socket.AF_UNIX and address.port == 0
+        own = (spec.name, position) if any_port else ()
+        found.append(((spec.protocol, address, *own), address))
+    return found
+
+
+def _options(spec: ListenerSpec) -> tuple[object, ...]:
+    """What is set on the sockets themselves."""
+    inherited = (spec.nodelay, spec.keepalive, spec.user_timeout_s, spec.fast_open, spec.defer_accept_s)
+    return (spec.backlog, spec.transparent, *inherited)
+
+
+def _set(sockets: ListeningSockets, spec: ListenerSpec) -> None:
+    for sock in sockets.sockets:
+        set_options(sock, spec)
+        sock.listen(spec.backlog)
+
+
+@dataclass(slots=True)
+class _Place:
+    sockets: ListeningSockets
+    spec: ListenerSpec
+
+
+class Listening:
+    """`workers` and `cpus`: see `open_address`."""
+
+    def __init__(self, workers: int, cpus: Sequence[int]) -> None:
+        self._workers = workers
+        self._cpus = cpus
+        self._places: dict[Place, _Place] = {}
+        self._published: set[Place] = set()
+        self._closing: dict[Place, int] = {}  # no longer named from that version on; workers may still accept there
+
+    def prepare(self, specs: Sequence[ListenerSpec]) -> None:
+        """Have all sockets of `specs`, with their options. ConfigError, and nothing changed, when that cannot be."""
+        opened: list[Place] = []
+        changed: list[tuple[_Place, ListenerSpec]] = []
+        problems: list[Problem] = []
+        for spec in specs:
+            for place, address in places_of(spec):
+                try:
+                    known = self._places.get(place)
+                    if known is None:
+                        self._places[place] = _Place(open_address(address, spec, self._workers, self._cpus), spec)
+                        opened.append(place)
+                    elif _options(known.spec) != _options(spec):
+                        changed.append((known, known.spec))
+                        known.spec = spec
+                        _set(known.sockets, spec)
+                except OSError as error:
+                    problems.append(Problem(f"listeners.{spec.name}.bind", f"{address}: cannot listen: {_said(error)}"))
+        if problems:
+            self._undo(opened, changed)
+            raise ConfigError(problems)
+
+    def _undo(self, opened: Sequence[Place], changed: Sequence[tuple[_Place, ListenerSpec]]) -> None:
+        for place in opened:
+            self._places.pop(place).sockets.close()
+        for known, before in changed:
+            known.spec = before
+            _set(known.sockets, before)
+
+    def commit(self, specs: Sequence[ListenerSpec], version: int) -> None:
+        """From `version` on workers accept for `specs`, which are prepared, and nowhere else."""
+        needed = {place for spec in specs for place, _ in places_of(spec)}
+        for place in self._published - needed:
+            self._closing[place] = version
+        for place in needed:
+            self._closing.pop(place, None)
+        self._published = needed
+
+    def reap(self, seen: int) -> None:
+        """Every worker has seen version `seen`: close what none accepts on any more."""
+        for place in [place for place, version in self._closing.items() if seen >= version]:
+            del self._closing[place]
+            self._places.pop(place).sockets.close()
+
+    def spread(self, spec: ListenerSpec) -> list[tuple[int, int, int, bool]]:
+        """Which worker accepts on which socket, see `ListeningSockets.spread`."""
+        return [one for place, _ in places_of(spec) for one in self._places[place].sockets.spread(self._workers)]
+
+    def addresses(self, spec: ListenerSpec) -> tuple[str, ...]:
+        """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
+        return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
+
+    def close(self) -> None:
+        for known in self._places.values():
+            known.sockets.close()
+        self._places.clear()
+        self._closing.clear()
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error)
