@@ -127,7 +127,9 @@ lines = st.one_of(
         st.builds(lambda *fields: b"PROXY %s %s %s %d %d\r\n" % fields, st.just(word), texts, texts, ports, ports)
         for word, texts in ((b"TCP4", v4_texts.map(str.encode)), (b"TCP6", v6_texts.map(str.encode)))
     ),
-    st.binary(max_size=100).map(lambda noise: b"PROXY UNKNOWN " + noise + b"\r\n"),
+    st.binary(max_size=100)
+    .filter(lambda noise: b"\r\n" not in noise)
+    .map(lambda noise: b"PROXY UNKNOWN " + noise + b"\r\n"),
 )
 headers = st.one_of(v2_headers, nobody_headers, lines)
 
