@@ -4,10 +4,10 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
-from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS
+from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, socklen_t
 from l4lb._dataplane.stats cimport counters_new
-from l4lb._dataplane.types cimport histogram_t, record_t
+from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, terms_t
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
@@ -30,6 +30,38 @@ cdef inline void **counters(uint32_t worker_count, size_t size) except NULL:
     if blocks == NULL:
         raise MemoryError()
     return blocks
+
+
+cdef inline uint32_t *indices_copy(const uint32_t[::1] source) except NULL:
+    cdef uint32_t *copy = <uint32_t *>zeroed(source.shape[0], sizeof(uint32_t))
+    if source.shape[0]:
+        memcpy(copy, &source[0], source.shape[0] * sizeof(uint32_t))
+    return copy
+
+
+cdef inline int pool_settings_fill(pool_t *pool, dict spec) except -1:
+    """What is neither a backend nor a table."""
+    pool.bounded_load = spec["bounded_load"]
+    pool.connect_timeout_ms = spec["connect_timeout_ms"]
+    pool.connect_attempts = spec["connect_attempts"]
+    pool.passive_failures = spec["passive_failures"]
+    pool.queue_size = spec["queue_size"]
+    pool.queue_timeout_ms = spec["queue_timeout_ms"]
+    pool.source_length = sockaddr_copy(&pool.source, spec["source"])
+    pool.hash_seed = spec["hash_seed"]
+    pool.hash_key = <hash_key_t><int>spec["hash_key"]
+    pool.hash_prefix_v4 = spec["hash_prefix_v4"]
+    pool.hash_prefix_v6 = spec["hash_prefix_v6"]
+    return 0
+
+
+cdef inline int terms_fill(terms_t *terms, dict spec) except -1:
+    terms.idle_ms = spec["idle_ms"]
+    terms.half_close_ms = spec["half_close_ms"]
+    terms.duration_ms = spec["duration_ms"]
+    terms.splice = spec["splice"]
+    terms.nodelay = spec["nodelay"]
+    return 0
 
 
 cdef inline list buckets_list(histogram_t *histogram):

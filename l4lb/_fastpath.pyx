@@ -10,14 +10,15 @@ from cython cimport final
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
 
-from l4lb._convert cimport buckets_list, counters, record_tuple, sockaddr_copy, zeroed
+from l4lb._convert cimport (
+    buckets_list, counters, indices_copy, pool_settings_fill, record_tuple, sockaddr_copy, terms_fill, zeroed,
+)
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
     HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, NO_INDEX, RECORD_SLOTS,
     SELECT_CURSOR, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES,
-    SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, hash_key_t, selection_t,
+    SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.linux cimport (
     AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, htons, published_load_u32, published_load_u64,
@@ -330,12 +331,6 @@ cdef class NativePool:
         free(self.pool.backends)
         free(self.pool.usable)
 
-    cdef uint32_t *indices(self, const uint32_t[::1] source) except NULL:
-        cdef uint32_t *copy = <uint32_t *>zeroed(source.shape[0], sizeof(uint32_t))
-        if source.shape[0]:
-            memcpy(copy, &source[0], source.shape[0] * sizeof(uint32_t))
-        return copy
-
     cdef int fill_slots(self, pool_t *pool, source) except -1:
         """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
         cdef const uint32_t[::1] slots = source
@@ -366,22 +361,12 @@ cdef class NativePool:
         pool.backend_count = len(backends)
         for i in range(pool.backend_count):
             self.fill_backend(&pool.backends[i], backends[i])
-        pool.usable = self.indices(spec["usable"])
+        pool.usable = indices_copy(spec["usable"])
         pool.usable_count = len(spec["usable"])
         for i in range(pool.usable_count):
             pool.usable_weight += pool.backends[pool.usable[i]].weight
         self.fill_slots(pool, spec["slots"])
-        pool.bounded_load = spec["bounded_load"]
-        pool.connect_timeout_ms = spec["connect_timeout_ms"]
-        pool.connect_attempts = spec["connect_attempts"]
-        pool.passive_failures = spec["passive_failures"]
-        pool.queue_size = spec["queue_size"]
-        pool.queue_timeout_ms = spec["queue_timeout_ms"]
-        pool.source_length = sockaddr_copy(&pool.source, spec["source"])
-        pool.hash_seed = spec["hash_seed"]
-        pool.hash_key = <hash_key_t><int>spec["hash_key"]
-        pool.hash_prefix_v4 = spec["hash_prefix_v4"]
-        pool.hash_prefix_v6 = spec["hash_prefix_v6"]
+        pool_settings_fill(pool, spec)
         return 0
 
 
@@ -456,9 +441,5 @@ cdef class NativeSnapshot:
         listener.live = &live.live
         listener.pool = &pool.pool
         listener.max_sessions = spec["max_sessions"]
-        listener.terms.idle_ms = spec["idle_ms"]
-        listener.terms.half_close_ms = spec["half_close_ms"]
-        listener.terms.duration_ms = spec["duration_ms"]
-        listener.terms.splice = spec["splice"]
-        listener.terms.nodelay = spec["nodelay"]
+        terms_fill(&listener.terms, spec)
         return 0
