@@ -355,7 +355,7 @@ def test_never_the_last_one_and_never_more_than_the_percentage() -> None:
 def test_an_ejected_backend_serves_when_nothing_else_is_up() -> None:
     """a was ejected and is fine again; b goes down: at least one is always left."""
     passive = PassiveConfig(failures=2, eject_for="1h")
-    checks = FAST.model_copy(update={"rise": 1000, "initial": Health.UP})
+    checks = FAST.model_copy(update={"rise": 1000, "fall": 5, "initial": Health.UP})
     with named_servers("ab") as servers:
         servers["a"].stop()
         with balancing(backends_of(servers), health=checks, passive=passive) as balancer:
