@@ -39,9 +39,10 @@ from l4lb.routing.hashing import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The whole state at one moment. `number` tells a later look from an earlier one; `then` waits for it to hold."""
+    """The whole state at one moment, `at`. `number` tells a later look from an earlier one; `then` waits for it to hold."""
 
     number: int
+    at: float
     pools: Mapping[str, PoolView]
     listeners: tuple[ListenerSpec, ...]
     then: list[Callable[[], None]]
@@ -181,7 +182,7 @@ class Reconciler:
         draining = self._state.process is ProcessState.DRAINING
         listeners = () if draining else tuple(listener_spec(one) for one in self._state.listeners.values())
         then, self._then = self._then, []
-        return _Look(self._looks, views, listeners, then)
+        return _Look(self._looks, now, views, listeners, then)
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Those that are not as published."""
@@ -231,7 +232,7 @@ class Reconciler:
             self._published = (pools, look.listeners)
         before, new = self._seen, self._new(look)
         self._note(look, changed)
-        self._wait_for_growth()
+        self._wait_for_growth(look.at)
         self._follow(before, new)
         then = look.then[:]
         look.then.clear()
@@ -257,17 +258,17 @@ class Reconciler:
             self._specs[name] = spec
             note_published(look.pools[name], self._tables[name], spec)
 
-    def _wait_for_growth(self) -> None:
-        """Weights that grow (slow_start) are a new snapshot at each step."""
-        now = self._clock()
-        waits = {name: wait for name, pool in self._state.pools.items() if (wait := next_step_s(pool, now)) > 0}
+    def _wait_for_growth(self, at: float) -> None:
+        """Weights that grow (slow_start) are a new snapshot at each step after the one that was looked at."""
+        waits = {name: wait for name, pool in self._state.pools.items() if (wait := next_step_s(pool, at)) > 0}
         self._grows = set(waits)
         if self._growing is not None:
             self._growing.cancel()
             self._growing = None
         if waits and self._state.process is not ProcessState.DRAINING:
             loop = asyncio.get_running_loop()
-            self._growing = loop.call_later(min(waits.values()), self.request, None, tuple(waits))
+            wait_s = max(0.0, min(waits.values()) - (self._clock() - at))
+            self._growing = loop.call_later(wait_s, self.request, None, tuple(waits))
 
     def _placed(self, problem: Problem) -> Problem:
         return self._state.config.problem(tuple(problem.path.split(".")), problem.message)
