@@ -17,6 +17,7 @@ import uvloop
 from l4lb.config import Config
 from l4lb.control import shapes
 from l4lb.control.applying import Changes
+from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
@@ -51,7 +52,8 @@ class LoadBalancer:
 
     Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
     global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
-    configuration again for `reload`, by default from the file that `config` was loaded from.
+    configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` is from the
+    process that this one replaces.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class LoadBalancer:
         *,
         forwarder_factory: Callable[[Config], Forwarder] = native_forwarder,
         load: Callable[[], Config] | None = None,
+        inheritance: Inheritance | None = None,
     ) -> None:
+        self._inheritance = inheritance
         self._started_with = config
         self._load = load
         self._forwarder_factory = forwarder_factory
@@ -88,7 +92,7 @@ class LoadBalancer:
     async def _start(self) -> ControlPlane:
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load)
+            plane = ControlPlane(self._started_with, forwarder, self._load, self._inheritance)
         except BaseException:
             forwarder.close()
             raise
@@ -111,6 +115,13 @@ class LoadBalancer:
         nothing has changed then.
         """
         return self.run(self.plane.reload(config))
+
+    def upgrade(self) -> int:
+        """Let a new process take over the listening sockets; its pid. Then `drain` and `close`.
+
+        `l4lb.errors.UpgradeError` when it does not start, and this one goes on.
+        """
+        return self.run(self.plane.upgrade())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Stop accepting and wait up to `timeout` seconds (default: drain_timeout) for the sessions to end.

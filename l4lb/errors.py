@@ -55,6 +55,10 @@ class ChangeError(L4lbError):
         super().__init__(f"{path}: {message}" if path else message)
 
 
+class UpgradeError(L4lbError):
+    """The process that was to take over did not: this one goes on."""
+
+
 class AdminError(L4lbError):
     """A request to a running instance failed: unreachable, refused or answered with an error."""
 

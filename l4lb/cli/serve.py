@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,8 +16,14 @@ import click
 from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
+from l4lb.control.events import Event
+from l4lb.control.inheritance import Inheritance, take_over
+from l4lb.control.upgrade import TAKEOVER_FD
+from l4lb.errors import L4lbError
+from l4lb.net.handover import Channel
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 
 
 def _config(file: str | None, flags: Flags) -> Config:
@@ -34,19 +44,80 @@ def _config(file: str | None, flags: Flags) -> Config:
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")
 @click.option("--log-level", metavar="L", help="debug, info, warning or error.")
 def serve(file: str | None, **given: object) -> None:
-    """Run the load balancer. Flags win over the file."""
-    config = _config(file, Flags(**given))  # type: ignore[arg-type]  # click hands over what the options above declare
-    logs.set_up(config.global_.log_level, config.global_.log_format)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they are for sigwait alone
-    balancer = LoadBalancer(config)
-    balancer.start()
+    """Run the load balancer. Flags win over the file. SIGHUP reloads the file, SIGUSR2 upgrades."""
+    flags = Flags(**given)  # type: ignore[arg-type]  # click hands over what the options above declare
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: they are for sigwait alone
+    channel = _predecessor()
+    try:
+        config = _config(file, flags)
+        logs.set_up(config.global_.log_level, config.global_.log_format)
+        inheritance = take_over(channel) if channel else None
+        balancer = _start(config, (lambda: load(Path(file), flags)) if file else None, inheritance)
+    except (L4lbError, OSError, ValueError) as error:
+        _tell_failed(channel, error)
+        raise
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
     try:
-        signal.sigwait(STOP_SIGNALS)
-        drain_or_second_signal(balancer)
+        if _handle_signals(balancer):
+            drain_or_second_signal(balancer)
     finally:
         balancer.close()
+
+
+def _predecessor() -> Channel | None:
+    """The process that this one is to replace, if there is one."""
+    fd = os.environ.pop(TAKEOVER_FD, "")
+    return Channel.of_fd(int(fd)) if fd.isdigit() else None
+
+
+def _tell_failed(channel: Channel | None, error: Exception) -> None:
+    if channel is not None:
+        channel.send({"kind": "failed", "reason": str(error)})
+        channel.close()
+
+
+def _start(config: Config, again: Callable[[], Config] | None, inheritance: Inheritance | None) -> LoadBalancer:
+    balancer = LoadBalancer(config, load=again, inheritance=inheritance)
+    balancer.start()
+    main = threading.main_thread().ident
+    successor = balancer.plane.upgrading.successor
+    if os.getpid() == 1:
+        successor.reason = "process 1 of a container cannot leave its place to another: start a new container"
+    else:
+        successor.command = [sys.executable, *sys.orig_argv[1:]]
+    assert main is not None
+    successor.replaced = lambda pid: signal.pthread_kill(main, signal.SIGTERM)
+
+    def follow(event: Event) -> None:
+        if event.kind == "reloaded":
+            settings = balancer.plane.state.config.global_
+            logs.set_up(settings.log_level, settings.log_format)
+
+    balancer.plane.events.subscribe(follow)
+    return balancer
+
+
+def _handle_signals(balancer: LoadBalancer) -> bool:
+    """Until one says to stop. What a reload or an upgrade comes to is in the log."""
+    while True:
+        match signal.sigwait(SIGNALS):
+            case signal.SIGHUP:
+                _in_background(balancer.reload)
+            case signal.SIGUSR2:
+                _in_background(balancer.upgrade)
+            case _:
+                return True
+
+
+def _in_background(call: Callable[[], object]) -> None:
+    """So that a signal to stop is heard meanwhile."""
+
+    def run() -> None:
+        with contextlib.suppress(L4lbError):  # its event tells
+            call()
+
+    threading.Thread(target=run, name="l4lb-signal", daemon=True).start()
 
 
 def drain_or_second_signal(balancer: LoadBalancer) -> None:

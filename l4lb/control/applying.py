@@ -66,9 +66,15 @@ class Applying:
     """Owns what is wanted (`desired`). `kept` is called with it after each change that holds."""
 
     def __init__(
-        self, state: State, forwarder: Forwarder, reconciler: Reconciler, events: Events, followers: Followers
+        self,
+        desired: Desired,
+        state: State,
+        forwarder: Forwarder,
+        reconciler: Reconciler,
+        events: Events,
+        followers: Followers,
     ) -> None:
-        self.desired = Desired.of(state.config)
+        self.desired = desired
         self.kept: Callable[[Desired], None] = lambda desired: None
         self._started = state.config
         self._state = state

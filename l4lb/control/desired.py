@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from l4lb.config import Backend, Config, Pool, build_backend
 from l4lb.config.checks import backend_conflicts
@@ -38,6 +40,28 @@ class Override:
 
 Overrides = Mapping[str, Override]  # of one pool, by the backend's id
 Overlay = Mapping[str, Overrides]  # by pool
+
+
+_SAVED = TypeAdapter(dict[str, dict[str, Override]])
+
+
+def saved(overlay: Overlay) -> dict[str, Any]:
+    """As JSON has it, for a state file or another process."""
+    return cast("dict[str, Any]", _SAVED.dump_python({name: dict(one) for name, one in overlay.items()}, mode="json"))
+
+
+def restored(said: object) -> Overlay:
+    """What `saved` gave. ValueError when it is something else."""
+    try:
+        overlay = _SAVED.validate_python(said)
+        for overrides in overlay.values():
+            for override in overrides.values():
+                if override.file is None:
+                    Backend.model_validate(dict(override.settings))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return overlay
 
 
 def _said(backend: Backend) -> dict[str, Any]:

@@ -16,16 +16,20 @@ from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.applying import Applying, Changes, Followers
+from l4lb.control.desired import Desired
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
+from l4lb.control.inheritance import Inheritance, apply_health
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
+from l4lb.control.upgrade import Upgrade
 from l4lb.errors import ChangeError, ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
+from l4lb.net.handover import Channel, read_message
 
 _WATCH_S = 1.0
 _POLL_S = 0.02
@@ -40,29 +44,45 @@ def _load_again(config: Config) -> Config:
 class ControlPlane:
     """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
 
-    `load` reads the configuration again, for a reload; by default the file that `config` is from.
+    `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
+    the process that this one replaces; `took_over` is called when that one leaves.
     """
 
-    def __init__(self, config: Config, forwarder: Forwarder, load: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        forwarder: Forwarder,
+        load: Callable[[], Config] | None = None,
+        inheritance: Inheritance | None = None,
+    ) -> None:
         self.forwarder = forwarder
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
-        self.state: State = initial_state(config)
+        self.inheritance = inheritance or Inheritance()
+        desired = Desired.of(config, self.inheritance.overlay)
+        self.state: State = initial_state(desired.config)
+        apply_health(self.state, self.inheritance.health)
         self.aftermath = Aftermath(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
-        self.applying = Applying(self.state, forwarder, self.reconciler, self.events, followers)
+        self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.admin = AdminServer(config, self.status, self.events)
+        self.admin = AdminServer(config, self.status, self.events, self.inheritance.admin)
+        self.upgrading = Upgrade(
+            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
+        )
+        self.took_over: Callable[[], None] = lambda: None
         self._watch: asyncio.Task[None] | None = None
+        self._predecessor: asyncio.Task[None] | None = None
         self._pauses = 0
         self._stopped = False
 
     async def start(self) -> None:
         try:
+            self.forwarder.take_over(self.inheritance.sockets)
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -75,6 +95,24 @@ class ControlPlane:
         self.agents.start()
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
+        if self.inheritance.channel is not None:
+            self._predecessor = asyncio.create_task(self._replace_predecessor(self.inheritance.channel))
+
+    async def _replace_predecessor(self, channel: Channel) -> None:
+        """Tell the process before this one that it may go, and hear how far it is with that."""
+        try:
+            await asyncio.to_thread(channel.send, {"kind": "ready"})
+            reader, _ = await asyncio.open_unix_connection(sock=channel.sock)
+            while (said := await read_message(reader)) is not None:
+                if said["kind"] == "yours":
+                    self.forwarder.own()
+                    self.admin.own()
+                    self.took_over()
+                else:
+                    self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
+        finally:
+            self.status.predecessor = None
+            channel.close()
 
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
@@ -140,6 +178,13 @@ class ControlPlane:
             await asyncio.sleep(_POLL_S)
         return True
 
+    async def upgrade(self) -> int:
+        """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
+        pid = await self.upgrading.upgrade()
+        await self.admin.leave()
+        self.upgrading.leave(pid)
+        return pid
+
     def _key(self, pool: str, backend: str, settings: Mapping[str, Any]) -> str:
         found = self.applying.desired.find(pool, str(settings.get("id") or backend))
         if found is None:
@@ -167,6 +212,10 @@ class ControlPlane:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
+        if self._predecessor is not None:
+            self._predecessor.cancel()
+            await asyncio.gather(self._predecessor, return_exceptions=True)
+        await self.upgrading.stop()
         await self.monitor.stop()
         await self.agents.stop()
         self.passive.stop()

@@ -119,12 +119,21 @@ class Worker(TypedDict):
 
 
 @_EXACT
+class Predecessor(TypedDict):
+    """The process that this one replaced, while its sessions end."""
+
+    pid: int
+    sessions_active: int
+
+
+@_EXACT
 class Status(TypedDict):
     """The whole process."""
 
     pid: int
     version: str
     state: ProcessState
+    predecessor: Predecessor | None
     snapshot_version: int
     uptime_s: float
     sessions_active: int

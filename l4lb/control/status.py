@@ -121,6 +121,7 @@ class Status:
         self._reconciler = reconciler
         self._monitor = monitor
         self._forwarder = forwarder
+        self.predecessor: shapes.Predecessor | None = None  # while it drains
 
     def stats(self) -> Stats:
         return self._forwarder.stats()
@@ -131,6 +132,7 @@ class Status:
             "pid": os.getpid(),
             "version": __version__,
             "state": self._state.process,
+            "predecessor": self.predecessor,
             "snapshot_version": self._reconciler.version,
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import InheritedSocket, ListenerSpec
+from l4lb.model.forwarder import Handed
+from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
 from l4lb.net.sockets import ListeningSockets, open_address, set_options
-
-Place = tuple[object, ...]
 
 
 def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | InheritedSocket]]:
@@ -24,8 +23,8 @@ def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | Inherited
     found: list[tuple[Place, SocketAddress | InheritedSocket]] = []
     for position, address in enumerate(spec.bind):
         any_port = isinstance(address, SocketAddress) and address.family != socket.AF_UNIX and address.port == 0
-        own = (spec.name, position) if any_port else ()
-        found.append(((spec.protocol, address, *own), address))
+        place = Place(spec.protocol, address, spec.name, position) if any_port else Place(spec.protocol, address)
+        found.append((place, address))
     return found
 
 
@@ -55,6 +54,7 @@ class Listening:
         self._cpus = cpus
         self._places: dict[Place, _Place] = {}
         self._published: set[Place] = set()
+        self._taken: dict[Place, ListeningSockets] = {}  # from the process before this one, until a listener has them
         self._closing: dict[Place, int] = {}  # no longer named from that version on; workers may still accept there
 
     def prepare(self, specs: Sequence[ListenerSpec]) -> None:
@@ -67,7 +67,7 @@ class Listening:
                 try:
                     known = self._places.get(place)
                     if known is None:
-                        self._places[place] = _Place(open_address(address, spec, self._workers, self._cpus), spec)
+                        self._places[place] = _Place(self._open(place, address, spec), spec)
                         opened.append(place)
                     elif _options(known.spec) != _options(spec):
                         changed.append((known, known.spec))
@@ -78,6 +78,13 @@ class Listening:
         if problems:
             self._undo(opened, changed)
             raise ConfigError(problems)
+
+    def _open(self, place: Place, address: SocketAddress | InheritedSocket, spec: ListenerSpec) -> ListeningSockets:
+        taken = self._taken.get(place)
+        if taken is None:
+            return open_address(address, spec, self._workers, self._cpus)
+        _set(taken, spec)
+        return self._taken.pop(place)
 
     def _undo(self, opened: Sequence[Place], changed: Sequence[tuple[_Place, ListenerSpec]]) -> None:
         for place in opened:
@@ -109,9 +116,36 @@ class Listening:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
         return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
 
-    def close(self) -> None:
+    # ---- from one process to the next ----
+
+    def hand_over(self) -> list[Handed]:
+        """All that workers accept on. They stay open here."""
+        found = [(place, self._places[place].sockets) for place in self._published]
+        return [Handed(place, [sock.fileno() for sock in one.sockets], one.described()) for place, one in found]
+
+    def disown(self) -> None:
+        """The other process has them: what is closed here leaves the files of unix sockets alone."""
         for known in self._places.values():
-            known.sockets.close()
+            known.sockets.disown()
+
+    def take_over(self, handed: Sequence[Handed]) -> None:
+        """Before the first snapshot: listeners at these places accept on these sockets instead of new ones."""
+        self._taken = {one.place: ListeningSockets.taken_over(one.fds, one.about) for one in handed}
+
+    def own(self) -> None:
+        """The process before this one is not to come back: its files are this one's, and what no listener has is
+        closed."""
+        for known in self._places.values():
+            known.sockets.own()
+        for sockets in self._taken.values():
+            sockets.own()
+            sockets.close()
+        self._taken = {}
+
+    def close(self) -> None:
+        for sockets in [*self._taken.values(), *(known.sockets for known in self._places.values())]:
+            sockets.close()
+        self._taken = {}
         self._places.clear()
         self._closing.clear()
 

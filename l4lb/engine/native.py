@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from l4lb import _algorithms, _fastpath
 from l4lb.engine.listening import Listening
 from l4lb.errors import EngineError
+from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import (
@@ -150,6 +151,20 @@ class NativeForwarder:
             "chunks": sum(worker.chunks for worker in workers),
             "backend_sessions": sum(pool.sessions_active for pool in self._pool_stats().values()),
         }
+
+    # ---- from one process to the next ----
+
+    def hand_over(self) -> list[Handed]:
+        return self._listening.hand_over()
+
+    def disown(self) -> None:
+        self._listening.disown()
+
+    def take_over(self, handed: Sequence[Handed]) -> None:
+        self._listening.take_over(handed)
+
+    def own(self) -> None:
+        self._listening.own()
 
     # ---- snapshots ----
 

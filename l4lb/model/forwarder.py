@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from l4lb.model.snapshot import ListenerSpec, Snapshot, TableKind
+from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import Failing, PoolStats, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The listening sockets of one place, on their way to another process: descriptors, and what else is to be known of
+    them, as JSON has it."""
+
+    place: Place
+    fds: Sequence[int]
+    about: Mapping[str, Any]
 
 
 class Forwarder(Protocol):
@@ -66,6 +77,19 @@ class Forwarder(Protocol):
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""
+
+    def hand_over(self) -> list[Handed]:
+        """The sockets that the published listeners accept on; they stay open here."""
+
+    def disown(self) -> None:
+        """Another process has them now: closing them here leaves the files of unix sockets alone."""
+
+    def take_over(self, handed: Sequence[Handed]) -> None:
+        """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on."""
+
+    def own(self) -> None:
+        """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is
+        closed."""
 
     def close(self) -> None:
         """Stop the workers; sessions still there are reset with close reason ``shutdown``. Idempotent."""

@@ -97,6 +97,16 @@ class InheritedSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What listening sockets are known by. With port 0 the listener and the position in its bind belong to it."""
+
+    protocol: Protocol
+    address: SocketAddress | InheritedSocket
+    listener: str = ""
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Keepalive:
     """TCP keepalive: probes after `idle_s` of silence, every `interval_s`, and reset after `count` unanswered ones."""
 

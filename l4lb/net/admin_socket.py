@@ -8,8 +8,10 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from l4lb.net.address import parse_address, resolve_listener
 
@@ -31,6 +33,39 @@ class AdminSocket:
     path: Path | None = None
     lock_fd: int = -1
     inode: int = 0
+    asked_for: str = ""  # as the configuration has it
+    _to_own: tuple[str, int] = ("", 0)
+
+    def described(self) -> dict[str, Any]:
+        """What the process that takes over needs to know, besides the descriptors."""
+        return {"address": self.address, "asked_for": self.asked_for, "path": str(self.path or ""), "inode": self.inode}
+
+    def fds(self) -> list[int]:
+        return [self.sock.fileno(), *([self.lock_fd] if self.lock_fd >= 0 else [])]
+
+    @classmethod
+    def taken_over(cls, fds: Sequence[int], described: Mapping[str, Any]) -> AdminSocket:
+        """From another process: its file is that one's until `own`. The lock is held as long as either has it open."""
+        lock_fd = fds[1] if len(fds) > 1 else -1
+        to_own = (described["path"], described["inode"])
+        return cls(
+            socket.socket(fileno=fds[0]),
+            described["address"],
+            lock_fd=lock_fd,
+            asked_for=described["asked_for"],
+            _to_own=to_own,
+        )
+
+    def own(self) -> None:
+        """The process that it was taken over from will not remove its file: this one will."""
+        path, inode = self._to_own
+        if path:
+            self.path, self.inode = Path(path), inode
+            _write_pid(self.lock_fd)
+
+    def disown(self) -> None:
+        """Another process has taken it over, with its file."""
+        self.path = None
 
     def close(self) -> None:
         """Close it; its file goes too, unless someone else has put theirs in its place."""
@@ -53,9 +88,13 @@ def _lock(path: Path) -> int:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)
         raise OSError(errno.EADDRINUSE, f"held by a live instance (pid {holder or 'unknown'})") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    _write_pid(fd)
     return fd
+
+
+def _write_pid(lock_fd: int) -> None:
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, str(os.getpid()).encode(), 0)
 
 
 def _make_directory(path: Path, *, private: bool) -> None:
@@ -117,6 +156,13 @@ def _open_tcp(address: str) -> AdminSocket:
 
 
 def open_admin_socket(address: str) -> AdminSocket:
+    """See `_open`."""
+    opened = _open(address)
+    opened.asked_for = address
+    return opened
+
+
+def _open(address: str) -> AdminSocket:
     """OSError when the address cannot be had, with `strerror` in words when a live instance holds it."""
     parsed = parse_address(address)
     if parsed.kind != "unix":

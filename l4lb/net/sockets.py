@@ -11,8 +11,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket, Keepalive, ListenerSpec
@@ -52,12 +53,33 @@ class ListeningSockets:
     port: int = 0
     owned_path: str = ""
     _inode: int = field(default=0, repr=False)
+    _to_own: tuple[str, int] = ("", 0)
 
     def spread(self, workers: int) -> list[tuple[int, int, int, bool]]:
         """(worker, fd, port, whether another worker has it too): each has one or more, and none is left out."""
         fds, shared = [sock.fileno() for sock in self.sockets], len(self.sockets) < workers
         pairs = [(index % workers, fds[index % len(fds)]) for index in range(max(workers, len(fds)))]
         return [(worker, fd, self.port, shared) for worker, fd in pairs]
+
+    def described(self) -> dict[str, Any]:
+        """What the process that takes over needs to know of them, besides the descriptors."""
+        return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
+
+    @classmethod
+    def taken_over(cls, fds: Sequence[int], described: Mapping[str, Any]) -> ListeningSockets:
+        """From another process: its file is that one's until `own`."""
+        sockets = [socket.socket(fileno=fd) for fd in fds]
+        to_own = (described["path"], described["inode"])
+        return cls(sockets, described["address"], described["port"], _to_own=to_own)
+
+    def own(self) -> None:
+        """The process that they were taken over from will not remove their file: this one will."""
+        if self._to_own[0]:
+            self.owned_path, self._inode = self._to_own
+
+    def disown(self) -> None:
+        """Another process has taken them over, with their file."""
+        self.owned_path = ""
 
     def close(self) -> None:
         """Close them; a unix socket's file goes too, unless someone else has put theirs in its place."""

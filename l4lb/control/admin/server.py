@@ -30,8 +30,9 @@ _silent.propagate = False
 class AdminServer:
     """Serves `status` where `config` says; `address` is where that really is, empty when it is off."""
 
-    def __init__(self, config: Config, status: Status, events: Events) -> None:
+    def __init__(self, config: Config, status: Status, events: Events, given: AdminSocket | None = None) -> None:
         self.address = ""
+        self._given = given
         self._stream = EventStream(events)
         self._config = config
         self._routes = [route for route in ROUTES if config.admin.dashboard or not route.dashboard]
@@ -46,7 +47,7 @@ class AdminServer:
             return
         token = self._read_token()
         try:
-            self._socket = open_admin_socket(address)
+            self._socket = self._take_given(address) or open_admin_socket(address)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise self._problem("bind", f'"{address}": cannot listen: {reason}') from error
@@ -56,7 +57,35 @@ class AdminServer:
         await web.SockSite(self._runner, self._socket.sock).start()
         self.address = self._socket.address
 
+    def _take_given(self, address: str) -> AdminSocket | None:
+        """The socket of the process before this one, when it is the one that is asked for: the default depends on the
+        user, who may have changed."""
+        given, self._given = self._given, None
+        if given is not None and (given.asked_for == address or not self._config.admin.bind):
+            return given
+        if given is not None:
+            given.close()
+        return None
+
+    @property
+    def socket(self) -> AdminSocket | None:
+        return self._socket
+
+    def own(self) -> None:
+        """The process before this one has left."""
+        if self._socket is not None:
+            self._socket.own()
+
+    async def leave(self) -> None:
+        """Another process answers from now on; requests that are under way are finished here."""
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+
     async def stop(self) -> None:
+        if self._given is not None:
+            self._given.close()
+            self._given = None
         if self._runner is not None:
             self._stream.stop()
             await self._runner.cleanup()

@@ -13,6 +13,7 @@ from l4lb.config import HealthConfig, Pool
 from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
+from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState
 from l4lb.model.stats import Failing, PoolStats, Stats
@@ -71,6 +72,15 @@ class Recorder:
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         return ()
+
+    def hand_over(self) -> list[Handed]:
+        return []
+
+    def disown(self) -> None: ...
+
+    def take_over(self, handed: Sequence[Handed]) -> None: ...
+
+    def own(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -283,3 +293,23 @@ def test_who_waits_hears_what_failed_and_what_was_asked_for_is_done_next() -> No
     asyncio.run(twice())
     assert called == ["then"]
     assert len(recorder.snapshots) == 1
+
+
+def test_the_last_step_of_a_slow_start_is_not_missed_by_a_look_just_before_it() -> None:
+    """The clock passes the end of the growth while the step before it is being published."""
+    recorder = Recorder()
+    state = initial_state(make_config(TWO[:2], slow_start="1s"))
+    for one in state.pools["web"].backends.values():
+        one.health = Health.UP
+    backend = state.pools["web"].backends[TWO[1]]
+    backend.returned_at = 0.0
+    times = iter([0.99])
+
+    async def scenario() -> None:
+        reconciler = Reconciler(state, recorder, Events(), clock=lambda: next(times, 1.5))
+        await reconciler.carry_out(["web"])
+        assert backend.effective_weight < 1
+        await until(lambda: backend.effective_weight == 1)
+        await reconciler.stop()
+
+    asyncio.run(scenario())

@@ -1,0 +1,99 @@
+"""What a process starts with besides its configuration: from the one that it replaces, or from a state file.
+
+Everything is optional: a first start has nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from l4lb.control.desired import Overlay, restored, saved
+from l4lb.control.state import State
+from l4lb.model.address import SocketAddress
+from l4lb.model.forwarder import Handed
+from l4lb.model.snapshot import InheritedSocket, Place
+from l4lb.model.states import Health, Protocol
+from l4lb.net.admin_socket import AdminSocket
+from l4lb.net.handover import Channel, Message
+
+HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
+
+
+@dataclass(slots=True)
+class Inheritance:
+    """`sockets` to accept on, the `admin` API's socket, runtime changes, the health of backends, and the `channel` to
+    the process that all that is from."""
+
+    overlay: Overlay = field(default_factory=dict)
+    health: HealthSeen = field(default_factory=dict)
+    sockets: list[Handed] = field(default_factory=list)
+    admin: AdminSocket | None = None
+    channel: Channel | None = None
+
+
+def _place_said(place: Place) -> dict[str, Any]:
+    address = place.address
+    said = {"fd": address.name} if isinstance(address, InheritedSocket) else {"at": list(_plain(address))}
+    return {"protocol": str(place.protocol), "listener": place.listener, "position": place.position, **said}
+
+
+def _plain(address: SocketAddress) -> tuple[int, str, int]:
+    return int(address.family), address.host, address.port
+
+
+def _place(said: Mapping[str, Any]) -> Place:
+    address = InheritedSocket(said["fd"]) if "fd" in said else SocketAddress(*said["at"])
+    return Place(Protocol(said["protocol"]), address, said["listener"], said["position"])
+
+
+def health_of(state: State) -> HealthSeen:
+    return {
+        name: {id_: (str(one.health), str(one.address)) for id_, one in pool.backends.items()}
+        for name, pool in state.pools.items()
+        if pool.config.health.type != "none"
+    }
+
+
+def apply_health(state: State, seen: HealthSeen) -> None:
+    """Backends that are still at their address have the health that the process before this one saw."""
+    for name, pool in state.pools.items():
+        for id_, backend in pool.backends.items() if pool.config.health.type != "none" else ():
+            health, address = seen.get(name, {}).get(id_, ("", ""))
+            if address == str(backend.address) and health != backend.health:
+                backend.set_health(Health(health))
+
+
+def hand_down(
+    channel: Channel, sockets: list[Handed], admin: AdminSocket | None, overlay: Overlay, seen: HealthSeen
+) -> None:
+    """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
+    for one in sockets:
+        channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
+    if admin is not None:
+        channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
+    channel.send({"kind": "start", "overlay": saved(overlay), "health": seen})
+
+
+def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
+    """The other end of `hand_down`. Blocks; OSError when that process is gone, ValueError for what is not ours."""
+    found = Inheritance(channel=channel)
+    while True:
+        message, fds = channel.receive(timeout_s)
+        _take(found, message, fds)
+        if message["kind"] == "start":
+            return found
+
+
+def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
+    match message["kind"]:
+        case "sockets":
+            found.sockets.append(Handed(_place(message["place"]), fds, message["about"]))
+        case "admin":
+            found.admin = AdminSocket.taken_over(fds, message["about"])
+        case "start":
+            found.overlay = restored(message["overlay"])
+            found.health = message["health"]
+        case kind:
+            raise ValueError(f'a process of another version? It says "{kind}"')

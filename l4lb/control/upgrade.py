@@ -1,0 +1,166 @@
+"""A new process takes the place of this one: started, given the listening sockets, heard to be ready; then this one
+drains. Control loop only.
+
+| this process | the new one |
+|---|---|
+| starts it, hands it sockets, runtime changes, health | takes them over, starts, accepts |
+| goes on as before | says ``ready``, or ``failed`` and why, or ends, or says nothing for too long |
+| at ``ready``: no longer owns the files of sockets, answers ``yours`` | owns them, tells the service manager |
+| drains, and says how far it is | shows that in its status |
+
+The sockets themselves are handed over, so what waits in their accept queues is served by either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from l4lb.control.desired import Overlay
+from l4lb.control.events import Events
+from l4lb.control.inheritance import hand_down, health_of
+from l4lb.control.state import State
+from l4lb.errors import UpgradeError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+from l4lb.net.admin_socket import AdminSocket
+from l4lb.net.handover import Channel
+
+TAKEOVER_FD = "L4LB_TAKEOVER_FD"  # environment: the new process's end
+READY_WITHIN_S = 60.0
+_TELL_EVERY_S = 0.5
+
+
+@dataclass(slots=True)
+class Successor:
+    """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
+
+    `spawn` starts it, on a thread of its own; `replaced` is called with its pid once it has taken over.
+    """
+
+    command: Sequence[str] | None = None
+    reason: str = "only a process of `l4lb serve` can be replaced by another"
+    ready_within_s: float = READY_WITHIN_S
+    environment: Callable[[], dict[str, str]] = lambda: dict(os.environ)
+    replaced: Callable[[int], None] = field(default=lambda pid: None)
+
+
+class Upgrade:
+    """`admin` gives the admin API's socket, `overlay` the runtime changes of this moment."""
+
+    def __init__(
+        self,
+        state: State,
+        forwarder: Forwarder,
+        events: Events,
+        admin: Callable[[], AdminSocket | None],
+        overlay: Callable[[], Overlay],
+    ) -> None:
+        self.successor = Successor()
+        self._state = state
+        self._forwarder = forwarder
+        self._events = events
+        self._admin = admin
+        self._overlay = overlay
+        self._under_way = False
+        self._channel: Channel | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    async def upgrade(self) -> int:
+        """Let a new process take over; its pid. This one then has to be drained and stopped.
+
+        UpgradeError, and this one goes on as before, when the new one does not start.
+        """
+        successor = self.successor
+        if successor.command is None:
+            raise UpgradeError(successor.reason)
+        if self._under_way or self._state.process is not ProcessState.RUNNING:
+            doing = "an upgrade is under way" if self._under_way else f"the process is {self._state.process}"
+            raise UpgradeError(doing)
+        self._under_way = True
+        try:
+            pid = await self._replace(successor, successor.command)
+        except UpgradeError as error:
+            self._events.emit("upgrade_failed", {"reason": str(error)}, logging.ERROR)
+            raise
+        finally:
+            self._under_way = False
+        self._events.emit("upgraded", {"pid": pid})
+        return pid
+
+    async def _replace(self, successor: Successor, command: Sequence[str]) -> int:
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        process = None
+        try:
+            with theirs:
+                environment = {**successor.environment(), TAKEOVER_FD: str(theirs.fileno())}
+                start = lambda: subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: E731
+                process = await asyncio.to_thread(start)
+            await self._hand_down(channel, process, successor.ready_within_s)
+        except BaseException as error:
+            channel.close()
+            if process is not None:
+                await asyncio.to_thread(_end, process)
+            if isinstance(error, OSError):
+                raise UpgradeError(f"{command[0]}: cannot be started: {error.strerror or error}") from error
+            raise
+        self._channel = channel
+        return process.pid
+
+    async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        sockets, admin, overlay = self._forwarder.hand_over(), self._admin(), self._overlay()
+        seen = health_of(self._state)
+        try:
+            await asyncio.to_thread(hand_down, channel, sockets, admin, overlay, seen)
+            said, _ = await asyncio.to_thread(channel.receive, timeout_s)
+        except TimeoutError:
+            raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None
+        except OSError:
+            code = await asyncio.to_thread(_exit_code, process)
+            raise UpgradeError(f"the new process (pid {process.pid}) ended with exit code {code}") from None
+        if said["kind"] != "ready":
+            raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
+        self._forwarder.disown()
+        if admin is not None:
+            admin.disown()
+
+    def leave(self, pid: int) -> None:
+        """After `upgrade`: the new process is told that it is alone, and from now on how far this one's drain is."""
+        if self._channel is not None:
+            self._telling = asyncio.create_task(self._tell(self._channel))
+        self.successor.replaced(pid)
+
+    async def _tell(self, channel: Channel) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(channel.send, {"kind": "yours"})
+            while True:
+                left = self._forwarder.stats().sessions_left
+                said = {"kind": "draining", "pid": os.getpid(), "sessions_active": left}
+                await asyncio.to_thread(channel.send, said)
+                await asyncio.sleep(_TELL_EVERY_S)
+
+    async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+        if self._channel is not None:
+            self._channel.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(5)
+    except subprocess.TimeoutExpired:
+        return None

@@ -1,0 +1,35 @@
+"""A new process that is none, says nothing, or ends: this one goes on and says why."""
+
+from __future__ import annotations
+
+import pytest
+
+from l4lb.errors import UpgradeError
+from tests.support.balancing import address_of, balancing
+from tests.support.peers import connect, one_answer, serving
+
+CASES = {
+    "missing": (["/no/such/program"], r"/no/such/program: cannot be started: No such file"),
+    "silent": (["sleep", "100"], r"was not ready within 0\.3 s"),
+    "ended": (["false"], r"ended with exit code 1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_this_one_goes_on(case: str) -> None:
+    command, reason = CASES[case]
+    with serving(one_answer(b"still here")) as server, balancing([server.address]) as balancer:
+        successor = balancer.plane.upgrading.successor
+        successor.command, successor.ready_within_s = command, 0.3
+        for _ in range(2):
+            with pytest.raises(UpgradeError, match=reason):
+                balancer.upgrade()
+            with connect(address_of(balancer)) as sock:
+                sock.sendall(b"?")
+                assert sock.recv(100) == b"still here"
+        balancer.pools["web"].add("127.0.0.1:1")
+
+
+def test_an_embedded_one_has_no_command() -> None:
+    with balancing(["127.0.0.1:1"]) as balancer, pytest.raises(UpgradeError, match="only a process of `l4lb serve`"):
+        balancer.upgrade()
