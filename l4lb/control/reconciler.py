@@ -39,7 +39,8 @@ from l4lb.routing.hashing import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The whole state at one moment, `at`. `number` tells a later look from an earlier one; `then` waits for it to hold."""
+    """The whole state at one moment, `at`. `number` tells a later look from an earlier one; `then` waits until it
+    holds."""
 
     number: int
     at: float

@@ -303,7 +303,7 @@ def test_the_last_step_of_a_slow_start_is_not_missed_by_a_look_just_before_it() 
         one.health = Health.UP
     backend = state.pools["web"].backends[TWO[1]]
     backend.returned_at = 0.0
-    times = iter([0.99])
+    times = iter([0.94])
 
     async def scenario() -> None:
         reconciler = Reconciler(state, recorder, Events(), clock=lambda: next(times, 1.5))
