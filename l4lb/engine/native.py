@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from l4lb import _algorithms, _fastpath
+from l4lb import _algorithms, _fastpath, _snapshots
 from l4lb.engine.listening import Listening
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
@@ -47,15 +47,15 @@ class _Pool:
     """`spec` is the published one, and `native` what workers have of it."""
 
     name: str
-    live: _fastpath.PoolLive
-    backends: dict[str, _fastpath.BackendLive] = field(default_factory=dict)
+    live: _snapshots.PoolLive
+    backends: dict[str, _snapshots.BackendLive] = field(default_factory=dict)
     spec: PoolSpec | None = None
-    native: _fastpath.NativePool | None = None
+    native: _snapshots.NativePool | None = None
 
 
 @dataclass(slots=True)
 class _Listener:
-    live: _fastpath.ListenerLive
+    live: _snapshots.ListenerLive
     addresses: tuple[str, ...] = ()
 
 
@@ -108,9 +108,9 @@ class NativeForwarder:
         self._listeners: dict[str, _Listener] = {}
         self._left: dict[str, _Listener] = {}  # no longer named, but their sessions go on
         self._listening = Listening(workers, self._affinity)
-        self._snapshots: list[_fastpath.NativeSnapshot] = []
-        self._retired: list[_fastpath.BackendLive | _fastpath.PoolLive] = []
-        self._removed: dict[tuple[str, str], _fastpath.BackendLive] = {}  # of the retired ones, by pool and id
+        self._snapshots: list[_snapshots.NativeSnapshot] = []
+        self._retired: list[_snapshots.BackendLive | _snapshots.PoolLive] = []
+        self._removed: dict[tuple[str, str], _snapshots.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
         self._next_id = 1
         self._names: dict[tuple[str, int], str] = {}
@@ -181,7 +181,7 @@ class NativeForwarder:
         for name in [name for name in self._listeners if name not in named]:
             self._left[name] = self._listeners.pop(name)
         listeners = [self._native_listener(spec, pools[spec.pool]) for spec in snapshot.listeners]
-        native = _fastpath.NativeSnapshot(version, self._plane.worker_count, list(pools.values()), listeners)
+        native = _snapshots.NativeSnapshot(version, self._plane.worker_count, list(pools.values()), listeners)
         self._plane.publish(native)
         self._version = version
         self._snapshots.append(native)
@@ -200,22 +200,22 @@ class NativeForwarder:
         self._slots_used.add(slot)
         return slot
 
-    def _native_pool(self, spec: PoolSpec) -> _fastpath.NativePool:
+    def _native_pool(self, spec: PoolSpec) -> _snapshots.NativePool:
         """The one that workers have already, when the pool is the same."""
         pool = self._pools.get(spec.name)
         if pool is None:
             slot = self._free_slot()
             self._names["pool", slot] = spec.name
-            pool = self._pools[spec.name] = _Pool(spec.name, _fastpath.PoolLive(self._plane, slot))
+            pool = self._pools[spec.name] = _Pool(spec.name, _snapshots.PoolLive(self._plane.worker_count, slot))
         if pool.native is None or pool.spec is not spec:
-            pool.native = _fastpath.NativePool(self._pool_fields(pool, spec))
+            pool.native = _snapshots.NativePool(self._pool_fields(pool, spec))
             pool.spec = spec
         return pool.native
 
     def _pool_fields(self, pool: _Pool, spec: PoolSpec) -> dict[str, object]:
         return {
             "live": pool.live,
-            "selection": _fastpath.SELECTIONS[spec.selection],
+            "selection": _snapshots.SELECTIONS[spec.selection],
             "backends": [self._native_backend(pool, backend) for backend in spec.backends],
             "usable": array("I", spec.usable),
             "slots": spec.slots if isinstance(spec.slots, array) else array("I", spec.slots),
@@ -227,32 +227,32 @@ class NativeForwarder:
             "queue_timeout_ms": _milliseconds(spec.queue_timeout_s) or _MS_MAX,
             "source": sockaddr_bytes(spec.source) if spec.source else b"",
             "hash_seed": spec.hash_seed,
-            "hash_key": _fastpath.HASH_KEYS[spec.hash_key],
+            "hash_key": _snapshots.HASH_KEYS[spec.hash_key],
             "hash_prefix_v4": spec.hash_prefix_v4,
             "hash_prefix_v6": spec.hash_prefix_v6,
         }
 
-    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_fastpath.BackendLive, bytes, float, int]:
+    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int]:
         live = pool.backends.get(spec.id)
         if live is None and (live := self._returned(pool.name, spec.id)) is not None:
             pool.backends[spec.id] = live
         if live is None:
             id_ = self._new_id("backend", spec.id)
-            live = pool.backends[spec.id] = _fastpath.BackendLive(self._plane, id_)
+            live = pool.backends[spec.id] = _snapshots.BackendLive(self._plane.worker_count, id_)
             self._places[id_] = (pool.name, spec.id)
         return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions
 
-    def _returned(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
+    def _returned(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
         """One that was removed and still has sessions: its counts and limits go on."""
         live = self._removed.pop((pool, backend), None)
         if live is not None:
             self._retired.remove(live)
         return live
 
-    def _native_listener(self, spec: ListenerSpec, pool: _fastpath.NativePool) -> dict[str, object]:
+    def _native_listener(self, spec: ListenerSpec, pool: _snapshots.NativePool) -> dict[str, object]:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
-            listener = _Listener(_fastpath.ListenerLive(self._plane, self._new_id("listener", spec.name)))
+            listener = _Listener(_snapshots.ListenerLive(self._plane.worker_count, self._new_id("listener", spec.name)))
         self._listeners[spec.name] = listener
         listener.addresses = self._listening.addresses(spec)
         listener.live.set_options(_backend_options(spec))
@@ -270,7 +270,7 @@ class NativeForwarder:
             "half_close_ms": _milliseconds(spec.half_close_timeout_s),
             "duration_ms": _milliseconds(spec.max_session_duration_s),
             "max_sessions": spec.max_sessions,
-            "splice": _fastpath.SPLICE_MODES[spec.splice],
+            "splice": _snapshots.SPLICE_MODES[spec.splice],
             "nodelay": spec.nodelay,
         }
 
@@ -302,11 +302,11 @@ class NativeForwarder:
             kept = set(map(id, self._retired))
             self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
 
-    def _let_go(self, live: _fastpath.BackendLive | _fastpath.PoolLive) -> bool:
+    def _let_go(self, live: _snapshots.BackendLive | _snapshots.PoolLive) -> bool:
         """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
         if live.sessions_active() > 0:
             return False
-        if isinstance(live, _fastpath.PoolLive):
+        if isinstance(live, _snapshots.PoolLive):
             self._slots_used.discard(live.slot)
         return True
 
@@ -342,7 +342,7 @@ class NativeForwarder:
         live = self._backend(pool, backend)
         return live.sessions_active() if live is not None else 0
 
-    def _backend(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
+    def _backend(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
         """The one of the newest snapshot, or else one that was removed and still has sessions."""
         if pool in self._pools and backend in self._pools[pool].backends:
             return self._pools[pool].backends[backend]

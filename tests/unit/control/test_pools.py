@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l4lb import Backend, plugins
-from l4lb._fastpath import SELECTIONS
+from l4lb._snapshots import SELECTIONS
 from l4lb.control.pools import Table, build_table, note_published, pool_spec, view
 from l4lb.control.state import PoolState, initial_state
 from l4lb.errors import ConfigError

@@ -1,0 +1,267 @@
+# What workers go by, as Python objects that own its memory: the records that outlive snapshots (`*Live`), the pools and
+# the snapshot itself. Made by `l4lb.engine` on the control thread; a worker only ever sees the structs within.
+"""Native snapshots; see `l4lb.engine.native` for the interface to use."""
+
+from cython cimport final
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+
+from l4lb._convert cimport (
+    buckets_list, counters, indices_copy, pool_settings_fill, sockaddr_copy, terms_fill, zeroed,
+)
+from l4lb._dataplane.enums cimport (
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
+    SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
+)
+from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
+from l4lb._dataplane.stats cimport counters_free, counters_total
+from l4lb._dataplane.types cimport (
+    backend_counters_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t, pool_t, queue_t,
+)
+
+SELECTIONS = {
+    "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
+    "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST,
+    "peak_ewma": <int>SELECT_PEAK_EWMA,
+}
+HASH_KEYS = {
+    "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
+    "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
+}
+SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
+
+
+@final
+cdef class BackendLive:
+    """A backend's counts, which outlive snapshots. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t id):
+        self.worker_count = worker_count
+        self.live.id = id
+        self.live.counters = <backend_counters_t **>counters(self.worker_count, sizeof(backend_counters_t))
+
+    def __dealloc__(self):
+        counters_free(<void **>self.live.counters, self.worker_count)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def failures(self):
+        """In a row, up to now."""
+        return shared_read(&self.live.failures)
+
+    def forgive(self):
+        """Count its failures anew."""
+        shared_store(&self.live.failures, 0)
+
+    def stats(self):
+        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets)."""
+        cdef backend_counters_t total
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            total.bytes_up,
+            total.bytes_down,
+            total.connect_failures,
+            total.early_resets,
+        )
+
+
+@final
+cdef class PoolLive:
+    """What a pool's workers share. `slot`: its place in every snapshot. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t slot):
+        cdef int i
+        self.live.slot = slot
+        self.live.queues = <queue_t *>zeroed(worker_count, sizeof(queue_t))
+        for i in range(worker_count):
+            self.live.queues[i].head = self.live.queues[i].tail = NO_INDEX
+
+    def __dealloc__(self):
+        free(self.live.queues)
+
+    @property
+    def slot(self):
+        return self.live.slot
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def waiting(self):
+        return shared_read(&self.live.waiting)
+
+
+@final
+cdef class ListenerLive:
+    """A listener's counts and limits, which outlive snapshots. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t id):
+        cdef uint32_t i
+        self.worker_count = worker_count
+        self.live.counters = <listener_counters_t **>counters(self.worker_count, sizeof(listener_counters_t))
+        self.live.id = id
+        for i in range(worker_count):
+            self.live.counters[i].client_first = CLIENT_FIRST_MAX
+
+    def set_options(self, dict options):
+        """What `backend_options_t` names; for connects from now on."""
+        self.live.options = options
+
+    def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
+        """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
+        cdef int direction
+        for direction in range(2):
+            published_store_u64(&self.live.limits.bandwidth[direction], bandwidth[direction])
+            published_store_u64(&self.live.limits.total_bandwidth[direction], total_bandwidth[direction])
+        published_store_u64(&self.live.limits.session_burst_ns, session_burst_ns)
+        published_store_u64(&self.live.limits.session_rate, session_rate)
+
+    def __dealloc__(self):
+        counters_free(<void **>self.live.counters, self.worker_count)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def stats(self):
+        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us)."""
+        cdef listener_counters_t total
+        cdef int reason
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
+            buckets_list(&total.session_time),
+            total.session_time.sum_us,
+        )
+
+
+@final
+cdef class NativePool:
+    """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
+
+    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I", indices into
+    backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
+    connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
+    hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
+    """
+
+    def __cinit__(self, dict spec):
+        self.kept = []
+        self.fill(&self.pool, spec)
+
+    def __dealloc__(self):
+        free(self.pool.backends)
+        free(self.pool.usable)
+
+    cdef int fill_slots(self, pool_t *pool, source) except -1:
+        """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
+        cdef const uint32_t[::1] slots = source
+        pool.slot_count = slots.shape[0]
+        if pool.slot_count:
+            pool.slots = &slots[0]
+        self.kept.append(source)
+        return 0
+
+    cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
+        cdef BackendLive live
+        cdef bytes address
+        live, address, backend.weight, backend.max_sessions = spec
+        backend.live = &live.live
+        backend.address_length = sockaddr_copy(&backend.address, address)
+        backend.same_port = backend.address.ss_family != AF_UNIX and (<sockaddr_in *>&backend.address).sin_port == 0
+        self.kept.append(live)
+        return 0
+
+    cdef int fill(self, pool_t *pool, dict spec) except -1:
+        cdef PoolLive live = spec["live"]
+        cdef list backends = spec["backends"]
+        cdef uint32_t i
+        self.kept.append(live)
+        pool.live = &live.live
+        pool.selection = <selection_t><int>spec["selection"]
+        pool.backends = <backend_t *>zeroed(len(backends), sizeof(backend_t))
+        pool.backend_count = len(backends)
+        for i in range(pool.backend_count):
+            self.fill_backend(&pool.backends[i], backends[i])
+        pool.usable = indices_copy(spec["usable"])
+        pool.usable_count = len(spec["usable"])
+        for i in range(pool.usable_count):
+            pool.usable_weight += pool.backends[pool.usable[i]].weight
+        self.fill_slots(pool, spec["slots"])
+        pool_settings_fill(pool, spec)
+        return 0
+
+
+@final
+cdef class NativeSnapshot:
+    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
+
+    `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared)], max_sessions, idle_ms,
+    half_close_ms, duration_ms, splice, nodelay.
+    """
+
+    def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
+        cdef uint32_t i
+        cdef NativePool pool
+        self.kept = [pools]
+        self.worker_count = worker_count
+        self.snapshot.version = version
+        self.snapshot.pool_slots = max([(<NativePool>pool).pool.live.slot + 1 for pool in pools], default=0)
+        self.snapshot.pools_by_slot = <pool_t **>zeroed(self.snapshot.pool_slots, sizeof(pool_t *))
+        self.snapshot.pools = <pool_t **>zeroed(len(pools), sizeof(pool_t *))
+        for pool in pools:
+            self.snapshot.pools[self.snapshot.pool_count] = &pool.pool
+            self.snapshot.pools_by_slot[pool.pool.live.slot] = &pool.pool
+            self.snapshot.pool_count += 1
+        self.snapshot.listeners = <listener_t *>zeroed(len(listeners), sizeof(listener_t))
+        self.snapshot.listener_count = len(listeners)
+        self.snapshot.listening = <listening_list_t *>zeroed(worker_count, sizeof(listening_list_t))
+        for i in range(self.snapshot.listener_count):
+            self.fill_listener(&self.snapshot.listeners[i], listeners[i])
+        for i in range(worker_count):
+            self.fill_listening(i, listeners)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.snapshot.listening != NULL:
+            for i in range(self.worker_count):
+                free(self.snapshot.listening[i].entries)
+        free(self.snapshot.listening)
+        free(self.snapshot.pools)
+        free(self.snapshot.pools_by_slot)
+        free(self.snapshot.listeners)
+
+    @property
+    def version(self):
+        return self.snapshot.version
+
+    cdef int fill_listening(self, uint32_t worker, list listeners) except -1:
+        """The sockets of one worker, of all listeners."""
+        cdef listening_list_t *sockets = &self.snapshot.listening[worker]
+        cdef listening_t *entry
+        cdef uint32_t i
+        mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
+        sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
+        for i in range(self.snapshot.listener_count):
+            for _, fd, port, shared in mine[i]:
+                entry = &sockets.entries[sockets.count]
+                entry.fd = fd
+                entry.port = htons(port)
+                entry.shared = shared
+                entry.listener = &self.snapshot.listeners[i]
+                sockets.count += 1
+        return 0
+
+    cdef int fill_listener(self, listener_t *listener, dict spec) except -1:
+        cdef ListenerLive live = spec["live"]
+        cdef NativePool pool = spec["pool"]
+        self.kept.append(live)
+        listener.live = &live.live
+        listener.pool = &pool.pool
+        listener.max_sessions = spec["max_sessions"]
+        terms_fill(&listener.terms, spec)
+        return 0

@@ -1,0 +1,23 @@
+"""What workers go by, as Python objects."""
+
+from __future__ import annotations
+
+import pytest
+
+from l4lb import _snapshots
+from l4lb.model.snapshot import HashKey, Selection
+
+
+def test_every_enum_is_known_on_both_sides() -> None:
+    assert set(_snapshots.SELECTIONS) == set(Selection)
+    assert set(_snapshots.HASH_KEYS) == set(HashKey)
+
+
+def test_a_backend_address_that_is_too_long_is_refused() -> None:
+    pool = {
+        "live": _snapshots.PoolLive(1, 0),
+        "selection": 0,
+        "backends": [(_snapshots.BackendLive(1, 1), bytes(200), 1, 0)],
+    }
+    with pytest.raises(ValueError, match="sockaddr_storage"):
+        _snapshots.NativePool(pool)
