@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, record_tuple, zeroed
-from l4lb._dataplane.enums cimport CLOSE_REASON_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS
+from l4lb._dataplane.enums cimport CLOSE_REASON_COUNT, DROP_REASON_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_u32, published_load_u64,
     published_store_pointer, published_store_u32, published_store_u64, read, shared_read, write,
@@ -24,6 +24,7 @@ from l4lb._snapshots cimport BackendLive, NativeSnapshot
 RecordFields = tuple                     # its fields: see `DataPlane.take_records`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
+DROP_REASONS = <int>DROP_REASON_COUNT
 
 
 @final
@@ -157,7 +158,7 @@ cdef class DataPlane:
 
     def worker_stats(self, int index):
         """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, handed_over, records_dropped,
-        connect time buckets, their sum in us) of one worker."""
+        late_answers, connect time buckets, their sum in us) of one worker."""
         cdef worker_t *w = self.plane.workers[index]
         return (
             published_load_u32(&w.sessions.active),
@@ -169,6 +170,7 @@ cdef class DataPlane:
             counter_read(&w.counters.accept_pauses),
             counter_read(&w.counters.handed_over),
             counter_read(&w.counters.records_dropped),
+            counter_read(&w.counters.late_answers),
             buckets_list(&w.counters.connect_time),
             counter_read(&w.counters.connect_time.sum_us),
         )

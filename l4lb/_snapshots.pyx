@@ -10,12 +10,13 @@ from l4lb._convert cimport (
     buckets_list, counters, indices_copy, pool_settings_fill, sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
     HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
 from l4lb._dataplane.stats cimport counters_free, counters_total
+from l4lb._dataplane.udp_types cimport flow_list_t
 from l4lb._dataplane.types cimport (
     backend_counters_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t, pool_t, queue_t,
 )
@@ -56,7 +57,8 @@ cdef class BackendLive:
         shared_store(&self.live.failures, 0)
 
     def stats(self):
-        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets)."""
+        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets, datagrams_up,
+        datagrams_down)."""
         cdef backend_counters_t total
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return (
@@ -66,6 +68,8 @@ cdef class BackendLive:
             total.bytes_down,
             total.connect_failures,
             total.early_resets,
+            total.datagrams_up,
+            total.datagrams_down,
         )
 
 
@@ -105,6 +109,9 @@ cdef class ListenerLive:
         self.live.id = id
         for i in range(worker_count):
             self.live.counters[i].client_first = CLIENT_FIRST_MAX
+        self.live.flows = <flow_list_t *>zeroed(worker_count, sizeof(flow_list_t))
+        for i in range(worker_count):
+            self.live.flows[i].head = self.live.flows[i].tail = NO_INDEX
 
     def set_options(self, dict options):
         """What `backend_options_t` names; for connects from now on."""
@@ -121,12 +128,14 @@ cdef class ListenerLive:
 
     def __dealloc__(self):
         counters_free(<void **>self.live.counters, self.worker_count)
+        free(self.live.flows)
 
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)
 
     def stats(self):
-        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us)."""
+        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us, [datagrams
+        dropped by reason])."""
         cdef listener_counters_t total
         cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
@@ -136,6 +145,7 @@ cdef class ListenerLive:
             [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
             buckets_list(&total.session_time),
             total.session_time.sum_us,
+            [total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
         )
 
 
@@ -200,8 +210,8 @@ cdef class NativePool:
 cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
-    `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared)], max_sessions, idle_ms,
-    half_close_ms, duration_ms, splice, nodelay.
+    `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared, of UDP, of IPv6)],
+    max_sessions, idle_ms, half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining.
     """
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
@@ -247,11 +257,13 @@ cdef class NativeSnapshot:
         mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
         sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
         for i in range(self.snapshot.listener_count):
-            for _, fd, port, shared in mine[i]:
+            for _, fd, port, shared, datagrams, wide in mine[i]:
                 entry = &sockets.entries[sockets.count]
                 entry.fd = fd
                 entry.port = htons(port)
                 entry.shared = shared
+                entry.datagrams = datagrams
+                entry.wide = wide
                 entry.listener = &self.snapshot.listeners[i]
                 sockets.count += 1
         return 0
@@ -260,8 +272,13 @@ cdef class NativeSnapshot:
         cdef ListenerLive live = spec["live"]
         cdef NativePool pool = spec["pool"]
         self.kept.append(live)
+        self.kept.append(pool)
         listener.live = &live.live
         listener.pool = &pool.pool
         listener.max_sessions = spec["max_sessions"]
         terms_fill(&listener.terms, spec)
+        listener.requests = spec["requests"]
+        listener.responses = spec["responses"]
+        listener.trains = spec["trains"]
+        listener.draining = spec["draining"]
         return 0

@@ -57,6 +57,7 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.pool = arrival.pool
     s.backend = NULL
     s.tried = NULL
+    s.flow = NULL
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms
     s.expires_ms = 0
@@ -212,7 +213,8 @@ cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogi
 
 
 cdef inline void accept_pause(worker_t *w) noexcept nogil:
-    """Stop watching all listening sockets for a while; what waits in their queues keeps waiting."""
+    """Stop watching all listening sockets of TCP for a while; what waits in their queues keeps waiting. Those of UDP go
+    on: the clients of sessions that are there come by them."""
     cdef uint32_t i
     if w.accept_paused:
         return
@@ -220,7 +222,8 @@ cdef inline void accept_pause(worker_t *w) noexcept nogil:
     w.paused_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
     counter_add(&w.counters.accept_pauses, 1)
     for i in range(w.accepting_count):
-        poller_forget(w, w.accepting[i].fd)
+        if not w.accepting[i].datagrams:
+            poller_forget(w, w.accepting[i].fd)
 
 
 cdef inline void accept_resume(worker_t *w) noexcept nogil:
@@ -228,7 +231,8 @@ cdef inline void accept_resume(worker_t *w) noexcept nogil:
     w.accept_paused = False
     w.resources_short = False
     for i in range(w.accepting_count):
-        poller_watch_listener(w, &w.accepting[i], i)
+        if not w.accepting[i].datagrams:
+            poller_watch_listener(w, &w.accepting[i], i)
 
 
 cdef inline void accept_event(worker_t *w, accepting_t *from_) noexcept nogil:

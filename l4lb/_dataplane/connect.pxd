@@ -105,12 +105,13 @@ cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
     return bind(fd, <sockaddr *>&pool.source, pool.source_length)
 
 
-cdef inline int backend_connect_to(int fd, session_t *s, backend_t *backend) noexcept nogil:
+cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:
+    """connect(2); `local_port`: where the client came in, in network order."""
     cdef sockaddr_storage address
     if not backend.same_port:
         return connect(fd, <sockaddr *>&backend.address, backend.address_length)
     address = backend.address
-    (<sockaddr_in *>&address).sin_port = s.local_port      # at the same place in sockaddr_in6
+    (<sockaddr_in *>&address).sin_port = local_port        # at the same place in sockaddr_in6
     return connect(fd, <sockaddr *>&address, backend.address_length)
 
 
@@ -137,7 +138,7 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
         s.flags |= SESSION_ACK_HELD
-    connected = backend_connect_to(fd, s, backend) == 0
+    connected = backend_connect_to(fd, backend, s.local_port) == 0
     if not connected and errno != EINPROGRESS:
         return socket_refusal(errno)
     if poller_watch(w, s, SIDE_BACKEND, fd, EPOLLOUT) < 0:

@@ -20,6 +20,22 @@ cdef enum:
     EVICT_ENDED_MAX = 64          # ... and ends
     SESSIONS_PER_BLOCK = 256
     PIPE_CACHE_MAX = 64
+    DATAGRAM_BATCH = 64           # datagrams, or trains of them, that one call receives or sends
+    DATAGRAM_BYTES = 65536        # room for the largest datagram or train
+    TRAIN_BYTES = 65487           # what a train may have: 65,535 less the headers of IPv6 and UDP
+    TRAIN_SEGMENTS = 64           # ... and of how many datagrams (UDP_MAX_SEGMENTS of older kernels)
+    TRAIN_MIN_BYTES = 128         # smaller datagrams travel alone: cutting a train apart would cost more
+    CONTROL_BYTES = 128           # of control messages with a datagram: all that are asked for fit
+    POST_VECTORS = 256
+    UDP_TURN_BATCHES = 4          # what a socket is read for before others get their turn
+    UDP_BUFFER_BYTES = 4194304    # asked of the kernel for each socket
+    LINKS_PER_BLOCK = 256
+    LINK_BUCKETS = 1024           # power of two
+    LINK_SPARES_MAX = 1024        # idle backend sockets that a worker keeps
+    LINK_REST_MS = 5000           # no late answer is expected after that
+    LINK_KEEP_MS = 10000          # an idle backend socket is closed after that
+    REFUSED_MS = 1000             # a backend that refused a datagram gets no new session for so long, while others do
+    REFUSED_SLOTS = 256           # power of two
     NO_INDEX = 0xFFFFFFFF
 
 # The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
@@ -46,6 +62,23 @@ cdef enum close_reason_t:
     CLOSE_INTERNAL_ERROR
     CLOSE_REASON_COUNT
 
+# Why a datagram is not passed on. The order is that of l4lb.model.states.DropReason; tests/unit/test_fastpath.py holds
+# them together.
+cdef enum drop_reason_t:
+    DROP_TOO_LARGE = 0            # it was cut on its way in, or has no room for the PROXY header
+    DROP_NO_BACKEND
+    DROP_RATE_LIMITED             # session_rate
+    DROP_MAX_SESSIONS             # and no idler session of this worker to end for it
+    DROP_RESOURCES                # out of file descriptors or memory
+    DROP_DRAINING                 # of a new client, while the listener only serves those that it has
+    DROP_BANDWIDTH
+    DROP_NOT_SENT                 # the kernel did not take it on its way to a backend
+    DROP_ANSWER_NOT_SENT          # ... or to a client
+    DROP_LATE                     # an answer after the last one that udp_responses allows
+    DROP_PROXY_HEADER
+    DROP_KERNEL                   # a socket's queue was full
+    DROP_REASON_COUNT
+
 # A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
 #
 #          +--all at max_sessions--> QUEUED
@@ -56,12 +89,15 @@ cdef enum close_reason_t:
 #                         +--connected--> RELAYING --both FINs forwarded--> FREE
 #                         |                  +--one side reset--> RESETTING --its last bytes are out--> FREE
 #   any --no backend, limit, timeout, shutdown--> FREE
+#
+# A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp.pxd.
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_QUEUED
     SESSION_CONNECTING
     SESSION_RELAYING
     SESSION_RESETTING
+    SESSION_FLOW
 
 cdef enum side_t:
     SIDE_CLIENT = 0

@@ -16,6 +16,8 @@ cdef extern from * nogil:
     #include <arpa/inet.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
+    #include <netinet/udp.h>
+    #include <linux/sock_diag.h>
     #include <linux/sockios.h>
     #include <stdlib.h>
     #include <string.h>
@@ -54,6 +56,9 @@ cdef extern from * nogil:
     #define direct_recv(fd, buffer, size, flags) syscall(SYS_recvfrom, (fd), (buffer), (size), (flags), NULL, NULL)
     #define direct_send(fd, buffer, size, flags) syscall(SYS_sendto, (fd), (buffer), (size), (flags), NULL, 0)
     #define direct_splice(...) syscall(SYS_splice, __VA_ARGS__)
+    #define direct_recvmmsg(...) ((int)syscall(SYS_recvmmsg, __VA_ARGS__, NULL))
+    #define direct_sendmmsg(...) ((int)syscall(SYS_sendmmsg, __VA_ARGS__))
+    #define direct_sendmsg(...) syscall(SYS_sendmsg, __VA_ARGS__)
 
     static inline uint64_t clock_now_ns(void) {
         struct timespec t;
@@ -99,9 +104,41 @@ cdef extern from * nogil:
         uint16_t sin6_family
         uint16_t sin6_port
         in6_addr sin6_addr
+        uint32_t sin6_scope_id
 
     cdef struct sockaddr_storage:
         uint16_t ss_family
+
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+    cdef struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+
+    cdef struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+
+    cdef struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+
+    cdef struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
 
     cdef struct linger:
         int l_onoff
@@ -117,12 +154,16 @@ cdef extern from * nogil:
         uint32_t events
         epoll_data_t data
 
-    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE, IPPROTO_TCP, TCP_NODELAY, TCP_QUICKACK
     int IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
     int SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT
     int TCP_INFO, TCP_CLOSE
-    int SHUT_RD, SHUT_WR, SHUT_RDWR, MSG_MORE, MSG_NOSIGNAL, MSG_DONTWAIT, SIOCOUTQ
+    int IPPROTO_IPV6, IPPROTO_UDP, SOL_UDP, UDP_GRO, UDP_SEGMENT, SO_RXQ_OVFL, SO_MEMINFO
+    int IP_TOS, IP_RECVTOS, IP_PKTINFO, IPV6_TCLASS, IPV6_RECVTCLASS, IPV6_PKTINFO
+    int SO_SNDBUF, SO_RCVBUF, SO_SNDBUFFORCE, SO_RCVBUFFORCE
+    enum: SK_MEMINFO_DROPS, SK_MEMINFO_VARS
+    int SHUT_RD, SHUT_WR, SHUT_RDWR, MSG_MORE, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC, SIOCOUTQ
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLPRI, EPOLLET, EPOLLEXCLUSIVE
     int EFD_NONBLOCK, EFD_CLOEXEC
@@ -130,6 +171,7 @@ cdef extern from * nogil:
     int O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ
     int EAGAIN, EINTR, EINPROGRESS, EINVAL, ENOSYS, ENOMEM, ENOBUFS, EMFILE, ENFILE
     int ECONNRESET, ECONNABORTED, ECONNREFUSED, EPIPE, EPROTO, EPERM, ETIMEDOUT, EALREADY, EISCONN, ENOTCONN
+    int EIO, EMSGSIZE, EHOSTUNREACH, ENETUNREACH
 
     int errno
     int accept4 "direct_accept4"(int fd, sockaddr *address, socklen_t *length, int flags)
@@ -141,6 +183,14 @@ cdef extern from * nogil:
     int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
     ssize_t recv "direct_recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t send "direct_send"(int fd, const void *buffer, size_t size, int flags)
+    int recvmmsg "direct_recvmmsg"(int fd, mmsghdr *messages, unsigned int count, int flags)
+    int sendmmsg "direct_sendmmsg"(int fd, mmsghdr *messages, unsigned int count, int flags)
+    ssize_t sendmsg "direct_sendmsg"(int fd, const msghdr *message, int flags)
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
+    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *before)
+    uint8_t *CMSG_DATA(cmsghdr *header)
+    size_t CMSG_LEN(size_t length)
+    size_t CMSG_SPACE(size_t length)
     int shutdown(int fd, int how)
     int close "direct_close"(int fd)
     int ioctl(int fd, unsigned long request, ...)

@@ -1,7 +1,8 @@
 # Poller: edge-triggered epoll, and the tag by which an event finds its session.
 #
 # Called on the worker's own thread. A tag is generation << 32 | index << 1 | side. Generations start at 1, so tags
-# below 2**32 are free for what is no session: EVENT_TAG is the worker's eventfd, the rest its listening sockets.
+# below 2**32 are free for what is no session: EVENT_TAG is the worker's eventfd, those with LINK_TAG_BIT the sockets of
+# UDP to backends, the rest its listening sockets.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
@@ -16,6 +17,7 @@ from l4lb._dataplane.types cimport accepting_t, session_t, worker_t
 cdef enum:
     EVENT_TAG = 0
     LISTENER_TAG_BASE = 1
+    LINK_TAG_BIT = 0x80000000
 
 
 cdef inline uint64_t session_tag(session_t *s, side_t side) noexcept nogil:

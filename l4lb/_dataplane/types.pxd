@@ -1,4 +1,5 @@
-# Types: every struct of the data plane, in one place, but those of the PROXY protocol (proxy_types.pxd). No functions.
+# Types: every struct of the data plane, in one place, but those of the PROXY protocol (proxy_types.pxd) and of UDP
+# (udp_types.pxd). No functions.
 #
 # Who may write what:
 #   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by
@@ -10,6 +11,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
+from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, udp_t
 
 cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
     const uint8_t *id
@@ -78,6 +80,7 @@ cdef struct session_t:
     pool_live_t *pool
     backend_live_t *backend
     tried_t *tried
+    flow_t *flow                  # of a UDP session; NULL for TCP
     source_address_t source
     uint16_t attempts
     uint16_t flags
@@ -94,6 +97,8 @@ cdef struct backend_counters_t:
     uint64_t bytes_down
     uint64_t connect_failures
     uint64_t early_resets         # sessions that it reset before its first byte
+    uint64_t datagrams_up
+    uint64_t datagrams_down
 
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
@@ -123,6 +128,7 @@ cdef struct histogram_t:
 cdef struct listener_counters_t:
     uint64_t sessions_total
     uint64_t closed[20]           # by close_reason_t
+    uint64_t dropped[12]          # datagrams, by drop_reason_t
     histogram_t session_time
     uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
 
@@ -145,6 +151,7 @@ cdef struct listener_live_t:
     int64_t sessions_active       # shared
     uint32_t id                   # unique within the data plane
     listener_counters_t **counters
+    flow_list_t *flows            # by worker, each touched by its worker alone
     limits_t limits
     backend_options_t options
 
@@ -200,11 +207,17 @@ cdef struct listener_t:
     pool_t *pool
     int64_t max_sessions          # 0: none of its own
     terms_t terms
+    uint32_t requests             # of UDP: udp_requests, udp_responses; 0: no limit
+    uint32_t responses
+    bint trains                   # of UDP: many datagrams as one, see datagrams.pxd
+    bint draining                 # of UDP: no new sessions
 
 cdef struct listening_t:          # a socket that one worker accepts from; control opens and closes it
     int fd                        # open as long as a worker may read a snapshot that names it: no other has its number
     uint16_t port                 # in network order; 0 for unix
     bint shared                   # another worker has it too
+    bint datagrams                # it is of UDP
+    bint wide                     # it is of IPv6
     listener_t *listener
 
 cdef struct listening_list_t:
@@ -252,6 +265,7 @@ cdef struct worker_counters_t:
     uint64_t accept_pauses
     uint64_t handed_over
     uint64_t records_dropped
+    uint64_t late_answers         # datagrams for UDP sessions that had ended
     histogram_t connect_time
 
 cdef struct accepting_t:          # one listening socket of this worker
@@ -259,6 +273,8 @@ cdef struct accepting_t:          # one listening socket of this worker
     uint16_t port
     bint paused
     bint shared
+    bint datagrams
+    bint wide
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
 
@@ -340,6 +356,7 @@ cdef struct worker_t:
     timers_t timers
     pipes_t pipes
     chunks_t chunks
+    udp_t *udp                    # NULL until it serves a UDP listener
     worker_counters_t counters
     epoll_event *events
 

@@ -13,7 +13,8 @@ from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inb
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
-    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FREE, side_t,
+    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_FREE,
+    side_t,
 )
 from l4lb._dataplane.evict cimport evictions
 from l4lb._dataplane.linux cimport (
@@ -21,12 +22,18 @@ from l4lb._dataplane.linux cimport (
     epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32,
     published_store_u64, read,
 )
+from l4lb._dataplane.links cimport links_sweep
 from l4lb._dataplane.pipes cimport pipes_free
-from l4lb._dataplane.poller cimport EVENT_TAG, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener
+from l4lb._dataplane.poller cimport (
+    EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
+)
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.udp cimport (
+    flow_timeout, flow_turn, flows_end_of, link_event, udp_close, udp_event, udp_flush, udp_open,
+)
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, inbox_t, listening_list_t, listening_t, plane_t, session_t, snapshot_t, worker_t,
 )
@@ -66,6 +73,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
 cdef inline void worker_release(worker_t *w) noexcept nogil:
     """Give all file descriptors back, after every worker has stopped. Counters can still be read."""
     inboxes_drop(w)
+    udp_close(w)
     pipes_free(&w.pipes)
     chunks_free(&w.chunks)
     if w.epoll_fd >= 0:
@@ -103,6 +111,11 @@ cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint3
     return NULL
 
 
+cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
+    """Whether a listening socket is in epoll now."""
+    return from_.datagrams or not w.accept_paused
+
+
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
     """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues."""
     cdef uint32_t i = 0
@@ -110,12 +123,17 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
         if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
             i += 1
             continue
-        if not w.accept_paused:
+        if worker_watches(w, &w.accepting[i]):
             poller_forget(w, w.accepting[i].fd)
-        accept_all(w, &w.accepting[i])
+        if w.accepting[i].datagrams:
+            udp_event(w, &w.accepting[i])
+            flows_end_of(w, w.accepting[i].fd)
+            udp_flush(w)
+        else:
+            accept_all(w, &w.accepting[i])
         w.accepting_count -= 1
         w.accepting[i] = w.accepting[w.accepting_count]
-        if i < w.accepting_count and not w.accept_paused:       # it moved: its tag must follow
+        if i < w.accepting_count and worker_watches(w, &w.accepting[i]):       # it moved: its tag must follow
             poller_forget(w, w.accepting[i].fd)
             poller_watch_listener(w, &w.accepting[i], i)
 
@@ -143,8 +161,12 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.port = socket.port
     entry.shared = socket.shared
     entry.batch = 1
+    entry.datagrams = socket.datagrams
+    entry.wide = socket.wide
     entry.listener = socket.listener
-    if not w.accept_paused and poller_watch_listener(w, entry, w.accepting_count) < 0:
+    if socket.datagrams and udp_open(w) < 0:
+        return -1
+    if worker_watches(w, entry) and poller_watch_listener(w, entry, w.accepting_count) < 0:
         return -1
     w.accepting_count += 1
     return 0
@@ -189,6 +211,8 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     due = timers_next_ms(&w.timers, w.now_ms)
     if w.accept_paused and (due < 0 or due > 10):
         due = 10
+    if w.udp != NULL and w.udp.links.spare_count and (due < 0 or due > 1000):
+        due = 1000
     return <int>due if due < 1000000000 else 1000000000
 
 
@@ -228,8 +252,13 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
         read(w.event_fd, &ignored, sizeof(ignored))
         w.queue_poked = True
         inboxes_take(w)
+    elif tag & LINK_TAG_BIT:
+        link_event(w, <uint32_t>tag & ~<uint32_t>LINK_TAG_BIT)
     elif tag - LISTENER_TAG_BASE < w.accepting_count:
-        accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+        if w.accepting[tag - LISTENER_TAG_BASE].datagrams:
+            udp_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+        else:
+            accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
 
 
 cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
@@ -239,17 +268,27 @@ cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
     while count and w.ready_count:
         s = sessions_at(&w.sessions, w.ready_head)
         ready_remove(w, s)
-        session_turn(w, s)
+        if s.state == SESSION_FLOW:
+            flow_turn(w, s)
+        else:
+            session_turn(w, s)
         count -= 1
 
 
 cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
     cdef uint32_t index = timers_pop(&w.timers, &w.sessions, w.now_ms)
+    cdef session_t *s
     while index != NO_INDEX:
-        session_timeout(w, sessions_at(&w.sessions, index))
+        s = sessions_at(&w.sessions, index)
+        if s.state == SESSION_FLOW:
+            flow_timeout(w, s)
+        else:
+            session_timeout(w, s)
         index = timers_pop(&w.timers, &w.sessions, w.now_ms)
     if w.accept_paused and <int>(<uint32_t>w.now_ms - w.paused_until_ms) >= 0:
         accept_resume(w)
+    if w.udp != NULL:
+        links_sweep(w)
 
 
 cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
@@ -269,6 +308,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         for i in range(count):
             worker_event(w, &w.events[i])
         worker_run_ready(w)
+        udp_flush(w)
         worker_run_timers(w)
         evictions(w)
         if w.queue_poked:

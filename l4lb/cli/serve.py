@@ -39,7 +39,7 @@ def _config(file: str | None, flags: Flags) -> Config:
 @click.option("--listen", "listen", multiple=True, metavar="ADDR", help="Listen here; may be given again.")
 @click.option("--backend", "backends", multiple=True, metavar="ADDR[,weight=N]", help="A backend; may be given again.")
 @click.option("--policy", metavar="P", help="How a backend is chosen, e.g. least_sessions or maglev.")
-@click.option("--protocol", metavar="tcp", help="Protocol of --listen.")
+@click.option("--protocol", metavar="tcp|udp", help="Protocol of --listen.")
 @click.option("--workers", metavar="N", help="Worker threads, or auto.")
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")
 @click.option("--log-level", metavar="L", help="debug, info, warning or error.")

@@ -6,10 +6,12 @@ import contextlib
 import ipaddress
 from collections.abc import Callable, Iterator
 
+from l4lb.config.base import given
 from l4lb.config.health import health_conflicts
 from l4lb.config.hints import did_you_mean
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
+from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
@@ -25,6 +27,7 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     yield from _binds(config)
     for name, pool in config.pools.items():
         yield from _pool(name, pool)
+        yield from _pool_of_udp(config, name, pool)
     yield from _admin(config)
 
 
@@ -33,8 +36,27 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
         known = ", ".join(pools) or "none"
         hint = did_you_mean(listener.pool, pools) or f" (known: {known})"
         yield ("listeners", name, "pool"), f'"{listener.pool}": no such pool{hint}'
+    yield from _protocol(name, listener)
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
+
+
+_OF_PROTOCOL = {
+    Protocol.TCP: ("udp_responses", "udp_requests", "udp_gro"),
+    Protocol.UDP: (
+        *("half_close_timeout", "backlog", "nodelay", "keepalive", "user_timeout", "fast_open", "defer_accept"),
+        "splice",
+    ),
+}  # what has no effect there
+
+
+def _protocol(name: str, listener: Listener) -> Iterator[Finding]:
+    for option in _OF_PROTOCOL[listener.protocol]:
+        if given(listener, option):
+            yield ("listeners", name, option), f'has no effect with protocol "{listener.protocol}"'
+    for index, text in enumerate(listener.bind):
+        if listener.protocol is Protocol.UDP and parse_address(text).kind == "unix":
+            yield ("listeners", name, "bind", index), f'"{text}": udp needs a host and a port'
 
 
 def _overlap(one: Address, other: Address) -> bool:
@@ -48,15 +70,15 @@ def _overlap(one: Address, other: Address) -> bool:
 
 
 def _binds(config: Config) -> Iterator[Finding]:
-    seen: list[tuple[str, Address]] = []
+    seen: list[tuple[str, Protocol, Address]] = []
     for name, listener in config.listeners.items():
         for index, text in enumerate(listener.bind):
             address = parse_address(text)
-            for owner, other in seen:
-                if _overlap(address, other):
+            for owner, protocol, other in seen:
+                if protocol is listener.protocol and _overlap(address, other):
                     yield ("listeners", name, "bind", index), f'"{text}": already bound by listener "{owner}"'
                     break
-            seen.append((name, address))
+            seen.append((name, listener.protocol, address))
 
 
 def _duplicates(pool: Pool, key: Callable[[int], str]) -> Iterator[tuple[int, int]]:
@@ -88,11 +110,27 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
             ("pools", name, "on_backend_down"),
             "has no effect without checks and agent: no backend goes down",
         )
-    if "queue_timeout" in pool.model_fields_set and not pool.queue_size:
+    if given(pool, "queue_timeout") and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
         yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
     yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
+
+
+def _pool_of_udp(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
+    """What only TCP has, in a pool of which UDP is the only user or one of them."""
+    protocols = config.protocols_of(name)
+    if protocols == {Protocol.UDP}:
+        for option in ("queue_size", "connect_timeout"):
+            if given(pool, option):
+                yield ("pools", name, option), "has no effect: only udp listeners use the pool"
+        if pool.health.type == "none":
+            for option in (one for one in sorted(pool.health.model_fields_set - {"type"}) if given(pool.health, one)):
+                yield ("pools", name, "health", option), "has no effect without a type: udp pools have no checks then"
+    if Protocol.UDP in protocols:
+        for index, backend in enumerate(pool.backends):
+            if parse_address(backend.address).kind == "unix":
+                yield ("pools", name, "backends", index), f'"{backend.address}": a udp listener uses the pool'
 
 
 def _hashes(pool: Pool) -> bool:
@@ -109,7 +147,7 @@ def _policy(name: str, pool: Pool) -> Iterator[Finding]:
         return
     if not policy.hashes:
         for option in ("hash_key", "hash_prefix_v4", "hash_prefix_v6", "table_size", "bounded_load"):
-            if option in pool.model_fields_set:
+            if given(pool, option):
                 yield ("pools", name, option), f'has no effect with policy "{pool.policy}"'
     if pool.slow_start and pool.health.type == "none" and not pool.passive.failures:
         yield ("pools", name, "slow_start"), "has no effect without checks (health) and passive: no backend comes back"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.base import Model, PositiveCount, listify
+from l4lb.config.base import Model, PositiveCount, given, listify
 from l4lb.config.callables import health_check_names, load_callable, load_health_check
 from l4lb.config.hints import did_you_mean
 from l4lb.config.patterns import parse_bytes, parse_pattern
@@ -226,7 +226,7 @@ def health_conflicts(settings: HealthConfig) -> Iterator[tuple[str, str]]:
     except ValueError as error:
         yield key, f'"{getattr(settings, key)}": {error}'
         return
-    for option in sorted((settings.model_fields_set & _SPECIFIC) - set(has)):
+    for option in (one for one in sorted(_SPECIFIC - set(has)) if given(settings, one)):
         yield option, f'has no effect with type "{settings.type}"'
     if settings.type in ("http", "https") and settings.method == "HEAD" and settings.expect_body:
         yield "expect_body", "has no effect with method HEAD, whose answers have no body"

@@ -34,6 +34,9 @@ def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
     return AfterValidator(check)
 
 
+UDP_IDLE_S = 30.0
+
+
 def _off_to_none(value: Any) -> Any:
     return None if value == "off" else value
 
@@ -104,10 +107,12 @@ class KeepaliveConfig(Model):
 
 class Listener(Model):
     bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
-    protocol: Literal[Protocol.TCP] = Field(default=Protocol.TCP, description="tcp")
+    protocol: Protocol = Protocol.TCP
     pool: str
-    max_sessions: Count = Field(default=0, description="0: no limit of its own; at the limit new clients are reset")
-    idle_timeout: DurationOrOff = 600.0
+    max_sessions: Count = Field(
+        default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
+    )
+    idle_timeout: DurationOrOff = Field(default=600.0, description="10m for tcp, 30s for udp, unless given")
     half_close_timeout: DurationOrOff = Field(
         default=60.0, description="how long the second half may outlive the first"
     )
@@ -130,6 +135,16 @@ class Listener(Model):
     bandwidth_down: Bandwidth = Field(default=0.0, description="of each session, backend to client")
     total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
     total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
+    udp_responses: Count = Field(default=0, description="end the session after so many answers; 0: by idle_timeout")
+    udp_requests: Count = Field(default=0, description="begin a new session after so many datagrams of the client")
+    udp_gro: bool = Field(default=True, description="take many datagrams of a client from the kernel as one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _idle_of_udp(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("protocol") == Protocol.UDP and "idle_timeout" not in data:
+            return {**data, "idle_timeout": UDP_IDLE_S}
+        return data
 
 
 class Backend(Model):
@@ -252,6 +267,19 @@ class Config(Model):
     _lines: Any = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")
     _flags: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_checks_of_udp(self) -> Config:
+        """A pool that only UDP listeners use is not checked unless it says how: there is no handshake to look at."""
+        for name, pool in self.pools.items():
+            if self.protocols_of(name) == {Protocol.UDP} and "type" not in pool.health.model_fields_set:
+                health = pool.health.model_copy(update={"type": "none"})
+                self.pools[name] = pool.model_copy(update={"health": health})
+        return self
+
+    def protocols_of(self, pool: str) -> set[Protocol]:
+        """Of the listeners that use a pool."""
+        return {listener.protocol for listener in self.listeners.values() if listener.pool == pool}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Config:

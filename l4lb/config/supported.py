@@ -9,7 +9,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("global",): ("user", "group", "access_log"),
     ("listeners", "*"): (
         "accept_proxy", "proxy_trusted", "proxy_timeout", "allow", "deny", "deny_action", "per_source",
-        "udp_responses", "udp_requests", "udp_gro", "routes",
+        "routes",
     ),
     ("pools", "*"): (
         "send_proxy", "send_proxy_tlvs", "discovery",
@@ -17,7 +17,6 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
 }  # fmt: skip
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
-    "protocol": ("udp",),
     "source_address": ("client",),
 }
 

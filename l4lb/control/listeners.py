@@ -41,4 +41,7 @@ def listener_spec(state: ListenerState) -> ListenerSpec:
         bandwidth_down=config.bandwidth_down,
         total_bandwidth_up=config.total_bandwidth_up,
         total_bandwidth_down=config.total_bandwidth_down,
+        udp_requests=config.udp_requests,
+        udp_responses=config.udp_responses,
+        udp_gro=config.udp_gro,
     )

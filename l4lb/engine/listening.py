@@ -15,7 +15,8 @@ from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
-from l4lb.net.sockets import ListeningSockets, open_address, set_options
+from l4lb.model.states import Protocol
+from l4lb.net.sockets import Assigned, ListeningSockets, open_address, set_options
 
 
 def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | InheritedSocket]]:
@@ -31,13 +32,14 @@ def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | Inherited
 def _options(spec: ListenerSpec) -> tuple[object, ...]:
     """What is set on the sockets themselves."""
     inherited = (spec.nodelay, spec.keepalive, spec.user_timeout_s, spec.fast_open, spec.defer_accept_s)
-    return (spec.backlog, spec.transparent, *inherited)
+    return (spec.backlog, spec.transparent, spec.trains, *inherited)
 
 
 def _set(sockets: ListeningSockets, spec: ListenerSpec) -> None:
     for sock in sockets.sockets:
         set_options(sock, spec)
-        sock.listen(spec.backlog)
+        if spec.protocol is Protocol.TCP:
+            sock.listen(spec.backlog)
 
 
 @dataclass(slots=True)
@@ -108,9 +110,14 @@ class Listening:
             del self._closing[place]
             self._places.pop(place).sockets.close()
 
-    def spread(self, spec: ListenerSpec) -> list[tuple[int, int, int, bool]]:
+    def spread(self, spec: ListenerSpec) -> list[Assigned]:
         """Which worker accepts on which socket, see `ListeningSockets.spread`."""
         return [one for place, _ in places_of(spec) for one in self._places[place].sockets.spread(self._workers)]
+
+    def kernel_drops(self, spec: ListenerSpec) -> int:
+        """Datagrams that came for `spec` and found no room, see `ListeningSockets.kernel_drops`."""
+        known = [self._places[place] for place, _ in places_of(spec) if place in self._places]
+        return sum(one.sockets.kernel_drops() for one in known)
 
     def addresses(self, spec: ListenerSpec) -> tuple[str, ...]:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""

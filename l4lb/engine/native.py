@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l4lb import _algorithms, _fastpath, _snapshots
-from l4lb.engine.listening import Listening
+from l4lb.engine.listening import Listening, places_of
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
-from l4lb.model.states import CloseReason
+from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import (
     BackendStats,
     Failing,
@@ -34,6 +34,7 @@ from l4lb.model.stats import (
 from l4lb.net.sockets import sockaddr_bytes
 
 _CLOSE_REASONS = tuple(CloseReason)
+_DROP_REASONS = tuple(DropReason)
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
 
 
@@ -55,7 +56,11 @@ class _Pool:
 
 @dataclass(slots=True)
 class _Listener:
+    """`pool` is what workers have of its pool."""
+
     live: _snapshots.ListenerLive
+    spec: ListenerSpec
+    pool: _snapshots.NativePool
     addresses: tuple[str, ...] = ()
 
 
@@ -107,6 +112,8 @@ class NativeForwarder:
         self._pools: dict[str, _Pool] = {}
         self._listeners: dict[str, _Listener] = {}
         self._left: dict[str, _Listener] = {}  # no longer named, but their sessions go on
+        self._draining: list[_Listener] = []  # ... for which workers still have sockets
+        self._pools_published: list[_snapshots.NativePool] = []
         self._listening = Listening(workers, self._affinity)
         self._snapshots: list[_snapshots.NativeSnapshot] = []
         self._retired: list[_snapshots.BackendLive | _snapshots.PoolLive] = []
@@ -173,20 +180,37 @@ class NativeForwarder:
 
     def publish(self, snapshot: Snapshot) -> None:
         self.prepare(snapshot.listeners)
-        version = self._version + 1
         before = {name: pool.spec for name, pool in self._pools.items()}
         pools = {spec.name: self._native_pool(spec) for spec in snapshot.pools}
-        self._listening.commit(snapshot.listeners, version)
         named = {spec.name for spec in snapshot.listeners}
         for name in [name for name in self._listeners if name not in named]:
             self._left[name] = self._listeners.pop(name)
-        listeners = [self._native_listener(spec, pools[spec.pool]) for spec in snapshot.listeners]
-        native = _snapshots.NativeSnapshot(version, self._plane.worker_count, list(pools.values()), listeners)
-        self._plane.publish(native)
-        self._version = version
-        self._snapshots.append(native)
+        for spec in snapshot.listeners:
+            self._take_listener(spec, pools[spec.pool])
+        self._publish(list(pools.values()))
         self._retire_pools(before, {spec.name: spec for spec in snapshot.pools})
         self.reap()
+
+    def _publish(self, pools: list[_snapshots.NativePool]) -> None:
+        """`pools`, the listeners, and those that are left but still needed by sessions of UDP, which have no socket of
+        their own for the client."""
+        version = self._version + 1
+        taken = {place for one in self._listeners.values() for place, _ in places_of(one.spec)}
+        self._draining = [
+            one
+            for one in self._left.values()
+            if one.spec.protocol is Protocol.UDP
+            and one.live.sessions_active()
+            and not taken.intersection(place for place, _ in places_of(one.spec))
+        ]
+        listeners = [*self._listeners.values(), *self._draining]
+        self._listening.commit([one.spec for one in listeners], version)
+        fields = [self._listener_fields(one) for one in listeners]
+        native = _snapshots.NativeSnapshot(version, self._plane.worker_count, pools, fields)
+        self._plane.publish(native)
+        self._version = version
+        self._pools_published = pools
+        self._snapshots.append(native)
 
     def _new_id(self, kind: str, name: str) -> int:
         """A number for the records of the data plane, by which its name is found again."""
@@ -249,11 +273,13 @@ class NativeForwarder:
             self._retired.remove(live)
         return live
 
-    def _native_listener(self, spec: ListenerSpec, pool: _snapshots.NativePool) -> dict[str, object]:
+    def _take_listener(self, spec: ListenerSpec, pool: _snapshots.NativePool) -> None:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
-            listener = _Listener(_snapshots.ListenerLive(self._plane.worker_count, self._new_id("listener", spec.name)))
+            live = _snapshots.ListenerLive(self._plane.worker_count, self._new_id("listener", spec.name))
+            listener = _Listener(live, spec, pool)
         self._listeners[spec.name] = listener
+        listener.spec, listener.pool = spec, pool
         listener.addresses = self._listening.addresses(spec)
         listener.live.set_options(_backend_options(spec))
         listener.live.set_limits(
@@ -262,9 +288,12 @@ class NativeForwarder:
             round(spec.session_rate),
             round(spec.session_burst * 1e9 / spec.session_rate) if spec.session_rate else 0,
         )
+
+    def _listener_fields(self, listener: _Listener) -> dict[str, object]:
+        spec = listener.spec
         return {
             "live": listener.live,
-            "pool": pool,
+            "pool": listener.pool,
             "sockets": self._listening.spread(spec),
             "idle_ms": _milliseconds(spec.idle_timeout_s),
             "half_close_ms": _milliseconds(spec.half_close_timeout_s),
@@ -272,6 +301,10 @@ class NativeForwarder:
             "max_sessions": spec.max_sessions,
             "splice": _snapshots.SPLICE_MODES[spec.splice],
             "nodelay": spec.nodelay,
+            "requests": spec.udp_requests,
+            "responses": spec.udp_responses,
+            "trains": spec.trains,
+            "draining": spec.name not in self._listeners,
         }
 
     def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
@@ -294,6 +327,8 @@ class NativeForwarder:
     def reap(self) -> None:
         """Free what no worker can reach any more. Cheap; called at every publish and by whoever reads statistics."""
         seen = self._plane.seen_version() if self._threads else self._version
+        if any(not one.live.sessions_active() for one in self._draining):
+            self._publish(self._pools_published)
         self._snapshots = [native for native in self._snapshots if native.version >= min(seen, self._version)]
         self._listening.reap(seen)
         if len(self._snapshots) <= 1:
@@ -355,7 +390,7 @@ class NativeForwarder:
 
     def _worker_stats(self, index: int) -> WorkerStats:
         stats = self._plane.worker_stats(index)
-        return WorkerStats(*stats[:9], _histogram(stats[9], stats[10]))
+        return WorkerStats(*stats[:10], _histogram(stats[10], stats[11]))
 
     def pool_stats(self, pool: str) -> PoolStats:
         known = self._pools.get(pool)
@@ -370,14 +405,20 @@ class NativeForwarder:
     def stats(self) -> Stats:
         self.reap()
         listeners = {}
-        for name, listener in self._listeners.items():
-            active, total, closed, buckets, sum_us = listener.live.stats()
+        for name, listener in {**self._left, **self._listeners}.items():
+            active, total, closed, buckets, sum_us, drops = listener.live.stats()
             reasons = {reason: count for reason, count in zip(_CLOSE_REASONS, closed, strict=True) if count}
             time_ = _histogram(buckets, sum_us)
-            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_)
+            dropped = {reason: count for reason, count in zip(_DROP_REASONS, drops, strict=True) if count}
+            if full := self._kernel_drops(listener):
+                dropped[DropReason.KERNEL] = dropped.get(DropReason.KERNEL, 0) + full
+            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, dropped)
         workers = tuple(self._worker_stats(index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         return Stats(self._version, listeners, self._pool_stats(), workers, left)
+
+    def _kernel_drops(self, listener: _Listener) -> int:
+        return self._listening.kernel_drops(listener.spec) if listener.spec.protocol is Protocol.UDP else 0
 
     def keep_records(self) -> None:
         """Keep a record of every session that ends from now on; whoever asks for it empties it with `take_records`."""

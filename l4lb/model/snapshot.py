@@ -119,7 +119,8 @@ class Keepalive:
 class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
-    session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides."""
+    session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
+    `udp_gro`: take many datagrams of a client as one, where the kernel has them so."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -143,6 +144,14 @@ class ListenerSpec:
     bandwidth_down: float = 0.0
     total_bandwidth_up: float = 0.0
     total_bandwidth_down: float = 0.0
+    udp_requests: int = 0
+    udp_responses: int = 0
+    udp_gro: bool = True
+
+    @property
+    def trains(self) -> bool:
+        """Whether datagrams may travel as one: where each of them counts, they do not."""
+        return self.udp_gro and not self.udp_requests and not self.udp_responses
 
 
 @dataclass(frozen=True, slots=True)

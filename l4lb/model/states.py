@@ -32,6 +32,24 @@ class ProcessState(StrEnum):
     DRAINING = "draining"
 
 
+class DropReason(StrEnum):
+    """Why a datagram was not passed on. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them
+    together."""
+
+    TOO_LARGE = "too_large"
+    NO_BACKEND = "no_backend"
+    RATE_LIMITED = "rate_limited"
+    MAX_SESSIONS = "max_sessions"
+    RESOURCES = "resources"
+    DRAINING = "draining"
+    BANDWIDTH = "bandwidth"
+    NOT_SENT = "not_sent"
+    ANSWER_NOT_SENT = "answer_not_sent"
+    LATE = "late"
+    PROXY_HEADER = "proxy_header"
+    KERNEL = "kernel"
+
+
 class CloseReason(StrEnum):
     """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from l4lb.model.states import CloseReason
+from l4lb.model.states import CloseReason, DropReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class BackendStats:
     bytes_down: int = 0
     connect_failures: int = 0
     early_resets: int = 0
+    datagrams_up: int = 0
+    datagrams_down: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,15 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
-    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest."""
+    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest. `dropped`
+    counts datagrams of UDP."""
 
     addresses: tuple[str, ...] = ()
     sessions_active: int = 0
     sessions_total: int = 0
     closed: dict[CloseReason, int] = field(default_factory=dict)
     session_time: Histogram = Histogram()
+    dropped: dict[DropReason, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ class SessionRecord:
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
     """`busy_ns` is time spent outside epoll_wait since the start; `pipes` and `chunks` are those in use right now;
-    `handed_over` are clients that it accepted for a less loaded worker; `connect_time` is of backends that answered."""
+    `handed_over` are clients that it accepted for a less loaded worker; `connect_time` is of backends that answered;
+    `late_answers` are datagrams for UDP sessions that had ended."""
 
     sessions_active: int = 0
     pipes: int = 0
@@ -111,6 +116,7 @@ class WorkerStats:
     accept_pauses: int = 0
     handed_over: int = 0
     records_dropped: int = 0
+    late_answers: int = 0
     connect_time: Histogram = Histogram()
 
 

@@ -1,7 +1,8 @@
 """Listening sockets: opened here and handed to the data plane. Called by the engine, on the control thread.
 
-A TCP address gets one socket a worker, in one SO_REUSEPORT group; a unix socket and an inherited one are single and
-shared by all workers.
+An IP address gets one socket a worker, in one SO_REUSEPORT group; a unix socket and an inherited one are single: all
+workers share them, but for an inherited one of UDP, which is one worker's, since a client's datagrams must not be
+scattered.
 """
 
 from __future__ import annotations
@@ -13,14 +14,22 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket, Keepalive, ListenerSpec
+from l4lb.model.states import Protocol
 
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
+_IPV6_RECVPKTINFO = 49
+_IP_PKTINFO = 8
 _SO_ATTACH_REUSEPORT_CBPF = 51
+_SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE = 32
+_SO_MEMINFO = 55
+_UDP_GRO = 104
+_UDP_BUFFER_BYTES = 4 << 20
 _FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
 
 
@@ -43,6 +52,25 @@ def _unix_name(address: SocketAddress) -> bytes:
     return b"\0" + name[1:] if name.startswith(b"@") else name
 
 
+class Assigned(NamedTuple):
+    """A socket that `worker` accepts from. `shared`: another has it too; `datagrams`: of UDP; `wide`: of IPv6."""
+
+    worker: int
+    fd: int
+    port: int
+    shared: bool
+    datagrams: bool
+    wide: bool
+
+
+def _drops(sock: socket.socket) -> int:
+    try:
+        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)  # nine numbers, sock_diag.h; the last is it
+    except OSError:
+        return 0
+    return int(struct.unpack("=9I", told)[8]) if len(told) == 36 else 0
+
+
 @dataclass(slots=True)
 class ListeningSockets:
     """The sockets of one bind address: one a worker, or fewer, which workers share, or more, of which they have several
@@ -55,11 +83,21 @@ class ListeningSockets:
     _inode: int = field(default=0, repr=False)
     _to_own: tuple[str, int] = ("", 0)
 
-    def spread(self, workers: int) -> list[tuple[int, int, int, bool]]:
-        """(worker, fd, port, whether another worker has it too): each has one or more, and none is left out."""
-        fds, shared = [sock.fileno() for sock in self.sockets], len(self.sockets) < workers
-        pairs = [(index % workers, fds[index % len(fds)]) for index in range(max(workers, len(fds)))]
-        return [(worker, fd, self.port, shared) for worker, fd in pairs]
+    def spread(self, workers: int) -> list[Assigned]:
+        """Each worker has one or more, and none is left out; of UDP, which workers do not share, some have none when
+        there are fewer."""
+        socks = self.sockets
+        datagrams = bool(socks) and socks[0].type == socket.SOCK_DGRAM
+        count = len(socks) if datagrams else max(workers, len(socks))
+        shared = len(socks) < workers and not datagrams
+        return [
+            Assigned(index % workers, sock.fileno(), self.port, shared, datagrams, sock.family == socket.AF_INET6)
+            for index, sock in ((index, socks[index % len(socks)]) for index in range(count))
+        ]
+
+    def kernel_drops(self) -> int:
+        """Datagrams for which the sockets' queues had no room. 0 where the kernel does not tell (before 4.12)."""
+        return sum(_drops(sock) for sock in self.sockets)
 
     def described(self) -> dict[str, Any]:
         """What the process that takes over needs to know of them, besides the descriptors."""
@@ -109,6 +147,40 @@ def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
     """
     if sock.family == socket.AF_UNIX:
         return
+    if spec.protocol is Protocol.UDP:
+        _set_udp(sock, spec)
+    else:
+        _set_tcp(sock, spec)
+    v6 = sock.family == socket.AF_INET6
+    level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
+    if spec.transparent or sock.getsockopt(level, option):
+        sock.setsockopt(level, option, spec.transparent)
+
+
+def _set_udp(sock: socket.socket, spec: ListenerSpec) -> None:
+    """Room for bursts, and what is to be told with each datagram: the type of service, many as one, and, where that is
+    not the socket's own, the address that it came to."""
+    for force, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, _UDP_BUFFER_BYTES)
+        except PermissionError:  # without CAP_NET_ADMIN: as much as net.core.rmem_max and wmem_max allow
+            sock.setsockopt(socket.SOL_SOCKET, option, _UDP_BUFFER_BYTES)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+    with contextlib.suppress(OSError):  # kernels before 5.0
+        sock.setsockopt(socket.SOL_UDP, _UDP_GRO, spec.trains)
+
+
+def _tell_local(sock: socket.socket) -> None:
+    """A socket that is bound to all addresses answers from the one that was asked."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+
+def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, spec.nodelay)
     _set_keepalive(sock, spec.keepalive)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(spec.user_timeout_s * 1000))
@@ -116,23 +188,24 @@ def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, spec.fast_open)
     defer_s = max(round(spec.defer_accept_s), 1) if spec.defer_accept_s else 0
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s)
-    v6 = sock.family == socket.AF_INET6
-    level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
-    if spec.transparent or sock.getsockopt(level, option):
-        sock.setsockopt(level, option, spec.transparent)
 
 
 def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
     """One bound socket. The first of an address is bound without SO_REUSEPORT, which it gets after: so another
     process on the address is an error rather than a silent share of the traffic, and its siblings may still join."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    udp = spec.protocol is Protocol.UDP
+    kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+    sock = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not udp:  # with UDP it would let others take the address
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
         set_options(sock, spec)
+        if udp and (spec.transparent or address.host in ("0.0.0.0", "::")):
+            _tell_local(sock)
         sock.bind((address.host, address.port))
         if first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -170,9 +243,9 @@ def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus:
             if index == 0:  # port 0: the siblings join the port that the kernel chose
                 opened.port = sock.getsockname()[1]
                 address = SocketAddress(address.family, address.host, opened.port)
-        for sock in opened.sockets:
+        for sock in opened.sockets if spec.protocol is Protocol.TCP else ():
             sock.listen(spec.backlog)
-        if cpus and workers > 1:
+        if cpus and workers > 1 and spec.protocol is Protocol.TCP:  # of UDP, a client must always come to one worker
             _steer_by_cpu(opened.sockets[0], cpus)
     except BaseException:
         opened.close()
@@ -220,6 +293,9 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
         passed = ", ".join(names[:count]) or "none"
         raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
     sock = socket.socket(fileno=os.dup(_FIRST_INHERITED_FD + names.index(name)))
+    if (sock.type == socket.SOCK_DGRAM) is not (spec.protocol is Protocol.UDP):
+        sock.close()
+        raise OSError(errno.EPROTOTYPE, f'the inherited socket is not one of protocol "{spec.protocol}"')
     sock.setblocking(False)
     set_options(sock, spec)
     opened = ListeningSockets([sock], "")
@@ -228,6 +304,8 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
         text = bound if isinstance(bound, str) else "@" + bound[1:].decode()
         opened.address = str(SocketAddress(socket.AF_UNIX, text))
     else:
+        if spec.protocol is Protocol.UDP and bound[0] in ("0.0.0.0", "::"):
+            _tell_local(sock)
         opened.port = bound[1]
         opened.address = str(SocketAddress(sock.family, bound[0], bound[1]))
     return opened

@@ -9,17 +9,21 @@ DATAPLANE = Path("l4lb/_dataplane")
 # From the top down: a module may cimport from its own row's left neighbours' rows below, never upwards.
 LAYERS = [
     {"worker"},
+    {"udp"},
+    {"beginning"},
     {"accept"},
     {"tcp", "evict"},
     {"connect"},
     {"closing"},
-    {"relay", "records", "queue", "notices"},
-    {"ready", "timers", "lookup", "limits", "tables", "proxy_writer"},
+    {"relay", "records", "queue", "notices", "flows"},
+    {"ready", "timers", "lookup", "limits", "tables", "proxy_writer", "links"},
     {"load", "maglev", "ring", "rendezvous", "proxy_header"},
-    {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats", "addresses", "proxy_v1", "proxy_v2"},
+    {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats"},
+    {"addresses", "datagrams", "proxy_v1", "proxy_v2"},
     {"proxy_tlv", "crc32c"},
     {"proxy_types"},
     {"types"},
+    {"udp_types"},
     {"linux", "enums"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

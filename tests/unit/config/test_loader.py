@@ -108,11 +108,43 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
 
 
 def test_values_that_this_version_lacks() -> None:
-    assert set(LATER_VALUES) == {"protocol", "source_address"}
-    for protocol in LATER_VALUES["protocol"]:
-        assert f'listeners.l.protocol: "{protocol}": not supported by this version' in "\n".join(
-            problems(f'[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "{protocol}"')
+    assert set(LATER_VALUES) == {"source_address"}
+    for value in LATER_VALUES["source_address"]:
+        assert f'source_address: "{value}"' in "\n".join(
+            problems(f'[pools.p]\nbackends = ["h:1"]\nsource_address = "{value}"')
         )
+
+
+UDP = '[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "udp"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (UDP + "nodelay = false", 'listeners.l.nodelay: has no effect with protocol "udp"'),
+        (UDP + 'splice = "off"', 'listeners.l.splice: has no effect with protocol "udp"'),
+        ('[listeners.l]\nbind = ":1"\npool = "p"\nudp_responses = 1', "udp_responses: has no effect with protocol"),
+        (UDP.replace(":1", "unix:/x"), 'listeners.l.bind[0]: "unix:/x": udp needs a host and a port'),
+        (UDP + '[pools.p]\nbackends = ["unix:/x"]', 'backends[0]: "unix:/x": a udp listener uses the pool'),
+        (UDP + '[pools.p]\nbackends = ["h:1"]\nqueue_size = 1', "queue_size: has no effect: only udp listeners use"),
+        (UDP + '[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\nrise = 5', "rise: has no effect without a type"),
+    ],
+)
+def test_what_udp_does_not_have_is_an_error(text: str, message: str) -> None:
+    assert any(message in line for line in problems(text)), problems(text)
+
+
+def test_defaults_of_udp() -> None:
+    both = UDP + '[listeners.t]\nbind = ":1"\npool = "q"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
+    config = Config.loads(both + '[pools.q]\nbackends = ["127.0.0.1:2"]')
+    assert (config.listeners["l"].idle_timeout, config.listeners["t"].idle_timeout) == (30.0, 600.0)
+    assert (config.pools["p"].health.type, config.pools["q"].health.type) == ("none", "tcp")
+    assert (
+        Config.loads(both + '[pools.p.health]\ntype = "udp"\n[pools.q]\nbackends = ["h:2"]').pools["p"].health.type
+        == "udp"
+    )
+    shared = UDP + '[listeners.t]\nbind = ":1"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
+    assert Config.loads(shared).pools["p"].health.type == "tcp"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,0 +1,291 @@
+# Beginning: from a datagram that belongs to no session to one that does. Limits, a backend, a link to it, and only then
+# the session, so that what cannot be has left nothing behind. Called on the worker's thread by udp.pxd.
+
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from l4lb._dataplane.accept cimport session_init
+from l4lb._dataplane.addresses cimport source_address_set
+from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.connect cimport backend_connect_to, source_bind
+from l4lb._dataplane.datagrams cimport datagram_count
+from l4lb._dataplane.enums cimport (
+    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_RATE_LIMITED, DROP_RESOURCES,
+    DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, REFUSED_MS, REFUSED_SLOTS,
+    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+)
+from l4lb._dataplane.flows cimport (
+    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_t, flow_list_push,
+    flow_take,
+)
+from l4lb._dataplane.hashing cimport random_next, xxh64
+from l4lb._dataplane.limits cimport places_take, session_rate_take
+from l4lb._dataplane.links cimport link_close, link_open, link_reuse, link_watch
+from l4lb._dataplane.linux cimport (
+    AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
+)
+from l4lb._dataplane.load cimport backend_release
+from l4lb._dataplane.lookup cimport client_hash, pool_pick, selection_hashes
+from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.sessions cimport sessions_take
+from l4lb._dataplane.timers cimport timers_arm
+from l4lb._dataplane.types cimport (
+    accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, tried_t, worker_t,
+)
+from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, refused_t
+
+cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
+    accepting_t *from_
+    datagram_t *datagram
+    flow_key_t key
+    uint32_t hash
+    source_address_t source
+    uint32_t scope_id
+    pool_t *pool
+    backend_t *backend
+    link_t *link
+
+
+# ---- backends that refuse ----
+
+cdef inline refused_t *refused_place(worker_t *w, uint32_t backend_id) noexcept nogil:
+    return &w.udp.refused[backend_id % REFUSED_SLOTS]
+
+
+cdef inline bint refused_lately(worker_t *w, uint32_t backend_id) noexcept nogil:
+    cdef refused_t *place = refused_place(w, backend_id)
+    return place.backend_id == backend_id and <int32_t>(place.until_ms - <uint32_t>w.now_ms) > 0
+
+
+cdef inline void refused_note(worker_t *w, uint32_t backend_id) noexcept nogil:
+    cdef refused_t *place = refused_place(w, backend_id)
+    place.backend_id = backend_id
+    place.until_ms = <uint32_t>w.now_ms + REFUSED_MS
+
+
+cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
+    """A reserved backend, if possible one that has not refused a datagram lately; NULL when none has a place."""
+    cdef uint32_t ids[8]
+    cdef tried_t tried
+    cdef pick_t pick
+    cdef backend_t *backend
+    tried.count = 0
+    tried.capacity = 8
+    tried.backend_ids = ids
+    pick.pool = pool
+    pick.tried = &tried
+    pick.hash = hash
+    pick.now_ms = <uint32_t>w.now_ms
+    while True:
+        backend = pool_pick(&pick)
+        if backend == NULL or tried.count == tried.capacity or not refused_lately(w, backend.live.id):
+            break
+        backend_release(backend.live)
+        ids[tried.count] = backend.live.id
+        tried.count += 1
+    if backend == NULL and tried.count:
+        tried.count = 0
+        backend = pool_pick(&pick)
+    return backend
+
+
+# ---- a session begins ----
+
+cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
+    """getsockname(2), only for the keys that need it and where the datagram did not tell: fails on no open socket."""
+    cdef sockaddr_storage address
+    cdef source_address_t destination
+    cdef socklen_t length = sizeof(address)
+    if not selection_hashes(b.pool.selection):
+        return 0
+    if b.pool.hash_key == HASH_KEY_RANDOM:
+        return random_next(&w.random)
+    memset(&address, 0, sizeof(address))
+    if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
+        getsockname(b.from_.fd, <sockaddr *>&address, &length)
+        if b.datagram.local_length:
+            address.ss_family = AF_INET6
+            memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
+    source_address_set(&destination, &address)
+    return client_hash(b.pool, &b.source, &destination, IPPROTO_UDP)
+
+
+cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
+    """Equal for links that may stand for each other; never 0."""
+    cdef uint64_t tag = <uint64_t>backend.live.id << 1 | <uint64_t>trains
+    tag = xxh64(<const uint8_t *>&pool.source, pool.source_length, tag)
+    tag = xxh64(<const uint8_t *>&backend.address, backend.address_length, tag)
+    return (tag + (port if backend.same_port else 0)) | 1
+
+
+cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+    """bind(2), connect(2): EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, EACCES, EPERM; epoll_ctl(2): ENOMEM, ENOSPC. NULL:
+    another backend may do."""
+    cdef link_t *link = link_open(w, (<sockaddr *>&b.backend.address).sa_family, b.from_.listener.trains)
+    if link == NULL:
+        return NULL
+    link.tag = tag
+    if b.pool.source_length and source_bind(link.fd, b.pool) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    if backend_connect_to(link.fd, b.backend, b.from_.port) < 0 or link_watch(w, link) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    return link
+
+
+cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
+    """A backend with a link to it. False, and the datagram counted, when that cannot be."""
+    cdef uint32_t _attempt
+    cdef uint64_t tag, hash = beginning_hash(w, b)
+    for _attempt in range(b.pool.connect_attempts):
+        b.backend = flow_pick(w, b.pool, hash)
+        if b.backend == NULL:
+            datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
+            return False
+        tag = link_tag(b.pool, b.backend, b.from_.listener.trains, b.from_.port)
+        b.link = link_reuse(w, tag)
+        if b.link == NULL:
+            b.link = link_connect(w, b, tag)
+        if b.link != NULL:
+            return True
+        counter_add(&b.backend.live.counters[w.index].connect_failures, 1)
+        backend_failed(w, b.pool, b.backend.live)
+        refused_note(w, b.backend.live.id)
+        backend_release(b.backend.live)
+    datagrams_dropped(w, b.from_.listener.live, DROP_RESOURCES, datagram_count(b.datagram))
+    return False
+
+
+cdef inline bint beginning_places(worker_t *w, listener_t *listener, uint32_t datagrams) noexcept nogil:
+    """At a limit the session of this listener that was idle for the longest makes room."""
+    cdef session_t *idlest
+    if places_take(w, listener):
+        return True
+    idlest = flow_idlest(w, listener.live)
+    if idlest != NULL:
+        session_end(w, idlest, CLOSE_RESOURCE_LIMIT)
+        if places_take(w, listener):
+            return True
+    datagrams_dropped(w, listener.live, DROP_MAX_SESSIONS, datagrams)
+    return False
+
+
+cdef inline void places_return(worker_t *w, listener_t *listener) noexcept nogil:
+    shared_add(&listener.pool.live.sessions_active, -1)
+    shared_add(&listener.live.sessions_active, -1)
+    shared_add(&w.plane.sessions_active, -1)
+
+
+cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
+    """Look again when it may have been idle for long enough, or has lived for as long as it may."""
+    cdef uint64_t due_ms = w.now_ms + 3600000
+    cdef int32_t ahead_ms
+    if s.idle_ms:
+        due_ms = w.now_ms + s.idle_ms - (<uint32_t>w.now_ms - s.active_ms)
+    if s.expires_ms:
+        ahead_ms = <int32_t>(s.expires_ms - <uint32_t>w.now_ms)
+        if <int64_t>(w.now_ms + ahead_ms) < <int64_t>due_ms:
+            due_ms = w.now_ms + ahead_ms
+    timers_arm(&w.timers, &w.sessions, s, due_ms)
+
+
+cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
+    cdef flow_t *flow = s.flow
+    cdef listener_t *listener = b.from_.listener
+    flow.fd = b.from_.fd
+    flow.wide = b.from_.wide
+    flow.scope_id = b.scope_id
+    if b.datagram.local[0] == 0xFE and b.datagram.local[1] & 0xC0 == 0x80:      # link-local: of that interface alone
+        flow.interface = b.datagram.interface
+    flow.local_length = b.datagram.local_length
+    memcpy(flow.local, b.datagram.local, b.datagram.local_length)
+    flow.requests_left = listener.requests
+    flow.responses_left = listener.responses
+    flow.link = b.link.index
+    b.link.session = s.index
+    b.link.batch = 2
+
+
+cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nogil:
+    """The session; NULL when memory is short."""
+    cdef arrival_t arrival
+    cdef flow_t *flow = flow_take(&w.udp.flows)
+    cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
+    if s == NULL:
+        if flow != NULL:
+            flow.next_free = w.udp.flows.free
+            w.udp.flows.free = flow
+        return NULL
+    arrival.fd = -1
+    arrival.local_port = b.from_.port
+    arrival.listener = b.from_.listener.live
+    arrival.pool = b.pool.live
+    arrival.terms = b.from_.listener.terms
+    session_init(w, s, &arrival)
+    s.flow = flow
+    s.source = b.source
+    s.backend = b.backend.live
+    s.attempts = 1
+    s.attempt_started_ns = s.connected_ns = w.now_ns
+    s.asked_ns = 0
+    if b.pool.selection == SELECT_PEAK_EWMA:
+        s.flags |= SESSION_MEASURED
+    s.state = SESSION_FLOW
+    return s
+
+
+cdef inline session_t *flow_begin(worker_t *w, beginning_t *b) noexcept nogil:
+    """A new session for a datagram that belongs to none. NULL: dropped, and counted."""
+    cdef listener_t *listener = b.from_.listener
+    cdef uint32_t datagrams = datagram_count(b.datagram)
+    cdef session_t *s
+    if listener.draining:
+        datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
+        return NULL
+    if not session_rate_take(listener.live, w.now_ns):
+        datagrams_dropped(w, listener.live, DROP_RATE_LIMITED, datagrams)
+        return NULL
+    if not beginning_places(w, listener, datagrams):
+        return NULL
+    b.pool = listener.pool
+    if not beginning_link(w, b):
+        places_return(w, listener)
+        return NULL
+    s = session_of_flow(w, b)
+    if s == NULL:
+        datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
+        link_close(&w.udp.links, b.link)
+        backend_release(b.backend.live)
+        places_return(w, listener)
+        return NULL
+    flow_fill(w, s, b)
+    flow_list_push(w, s)
+    shared_add(&w.assigned, 1)
+    counter_add(&listener.live.counters[w.index].sessions_total, 1)
+    counter_add(&s.backend.counters[w.index].sessions_total, 1)
+    flow_arm(w, s)
+    if flow_bind(w, s, b.hash) < 0:
+        datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return NULL
+    return s
+
+
+cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
+    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
+    cdef intake_t *up = &w.udp.up
+    cdef beginning_t b
+    cdef session_t *s
+    b.from_ = from_
+    b.datagram = &up.datagrams[slot]
+    if b.datagram.cut:
+        datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
+        return NULL
+    source_address_set(&b.source, &up.names[slot])
+    b.scope_id = (<sockaddr_in6 *>&up.names[slot]).sin6_scope_id if from_.wide else 0
+    flow_key_fill(&b.key, &b.source, from_.fd, b.datagram.local, b.datagram.local_length)
+    b.hash = flow_hash(&w.udp.flows, &b.key)
+    s = flow_find(w, &b.key, b.hash)
+    return s if s != NULL else flow_begin(w, &b)

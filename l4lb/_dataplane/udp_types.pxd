@@ -1,0 +1,136 @@
+# UDP types: structs of the UDP plane that know nothing of sessions, listeners and workers. No functions.
+#
+#   intake_t   what one recvmmsg brought
+#   post_t     what one sendmmsg will take
+#   link_t     a socket connected to a backend
+#   flow_t     what a session has besides, when it is one of UDP
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+
+from l4lb._dataplane.linux cimport iovec, mmsghdr, sockaddr_storage, socklen_t
+
+cdef struct datagram_t:           # as received, its bytes apart
+    uint32_t length
+    uint32_t segment_bytes        # of a train: datagrams of that size, the last may be shorter; 0: just one
+    uint32_t kernel_drops         # of its socket so far; 0: none, or not told
+    uint32_t interface            # where it came in; with a local address only
+    uint8_t local[16]             # the address that it was sent to, IPv4 as v4-mapped
+    uint8_t local_length          # 16, or 0: not told
+    uint8_t tos                   # of IPv4 and IPv6 alike, the ECN bits included (RFC 3168)
+    bint cut
+
+cdef struct intake_t:
+    mmsghdr headers[64]
+    iovec vectors[64]
+    sockaddr_storage names[64]
+    uint8_t control[64][128]
+    datagram_t datagrams[64]
+    uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES
+    uint32_t used                 # slots whose bytes are still needed
+
+cdef struct flow_t:
+    uint32_t hash                 # of its key
+    uint32_t next_idler           # in its listener's list by last use; session indices
+    uint32_t previous_idler
+    uint32_t used_ms              # when it was last put in front there
+    uint32_t link                 # index of its backend socket, or NO_INDEX
+    uint32_t requests_left        # until it gives its key up; 0: no limit
+    uint32_t responses_left       # until it ends; 0: no limit
+    uint64_t datagrams_up
+    uint64_t datagrams_down
+    int fd                        # the listening socket: its datagrams come from there, and answers leave by it
+    uint32_t scope_id             # of a client with a link-local address
+    uint32_t interface            # see datagram_t
+    uint8_t local[16]
+    uint8_t local_length
+    bint wide                     # the listening socket is one of IPv6
+    bint bound                    # its key is in the table
+    bint no_trains                # its way does not take them
+    flow_t *next_free
+
+cdef struct route_t:              # how a datagram leaves
+    int fd
+    flow_t *flow
+    uint64_t *lost                # counts those that the kernel did not take
+    uint8_t tos
+    uint32_t interface
+    const uint8_t *local          # the address to answer from; NULL: the socket has but one
+    bint wide
+    sockaddr_storage to
+    socklen_t to_length           # 0: the socket is connected
+
+cdef struct message_t:            # of a post, beside what the kernel sees of it
+    flow_t *flow
+    uint64_t *lost
+    uint32_t bytes
+    uint32_t datagrams
+    uint32_t segment_bytes        # what each has, the last may have less
+    uint32_t slot                 # of the intake, where it begins
+    bint closed                   # nothing can be added: it ends with a shorter one, or is alone
+    uint8_t tos
+
+cdef struct post_t:
+    int fd
+    uint32_t count
+    uint32_t vector_count
+    mmsghdr headers[64]
+    iovec vectors[256]
+    sockaddr_storage names[64]
+    uint8_t control[64][128]
+    message_t messages[64]
+    uint64_t sent_datagrams       # since it was last empty
+    uint64_t sent_bytes
+
+cdef struct link_t:
+    uint32_t index
+    int fd                        # -1: a free slot
+    uint32_t session              # that it serves, or NO_INDEX: a spare
+    uint32_t next                 # of spares in their list; of free slots
+    uint32_t previous
+    uint32_t since_ms             # a spare since then
+    uint32_t kernel_drops         # that were counted
+    uint64_t tag                  # from where to where it is connected
+    uint16_t batch                # how many datagrams the next event is likely to bring, at least 2
+    bint wide                     # of IPv6
+    bint resting                  # a spare to which an answer may still come
+
+cdef struct spares_t:             # by session-less age, the oldest first; link indices
+    uint32_t head
+    uint32_t tail
+
+cdef struct links_t:
+    link_t **blocks
+    uint32_t block_count
+    uint32_t block_capacity
+    uint32_t free_head
+    uint32_t open_count
+    uint32_t spare_count
+    uint32_t sweep_due_ms
+    spares_t ready[1024]          # by tag
+    spares_t resting[1024]
+
+cdef struct refused_t:            # a backend whose host has said lately that nobody listens there
+    uint32_t backend_id
+    uint32_t until_ms
+
+cdef struct flows_t:              # open addressing, linear probing; hash << 32 | session index + 1, 0: free
+    uint64_t *slots
+    uint32_t mask
+    uint32_t count
+    uint64_t seed
+    flow_t *free
+    flow_t **blocks
+    uint32_t block_count
+
+cdef struct flow_list_t:          # sessions of one listener on one worker, the idlest last; session indices
+    uint32_t head
+    uint32_t tail
+
+cdef struct udp_t:                # of a worker; it has one once it serves a UDP listener
+    intake_t up
+    intake_t down
+    post_t post_up
+    post_t post_down
+    links_t links
+    flows_t flows
+    refused_t refused[256]

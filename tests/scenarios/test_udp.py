@@ -1,0 +1,474 @@
+"""UDP: every datagram whole, to the right backend and the right client, and what is lost is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from l4lb import Config, Listener, LoadBalancer, Pool
+from l4lb.config import AdminConfig, PassiveConfig
+from l4lb.model.states import CloseReason, DropReason
+from l4lb.net.sockets import ListeningSockets
+from tests.support.balancing import NO_CHECKS, address_of, balancing, closed, wait_closed
+from tests.support.datagrams import UDP_GRO, UDP_SEGMENT, UdpClient, UdpServer, serving_udp, silent
+from tests.support.peers import Server, connect, echo, running
+from tests.support.waiting import wait_until
+
+
+@contextlib.contextmanager
+def balancing_udp(
+    backends: list[Any], *, listener: dict[str, Any] | None = None, **options: Any
+) -> Iterator[LoadBalancer]:
+    with balancing(backends, listener={"protocol": "udp", **(listener or {})}, **options) as balancer:
+        yield balancer
+
+
+def dropped(balancer: LoadBalancer) -> dict[DropReason, int]:
+    return balancer.stats().listeners["web"].dropped
+
+
+def wait_dropped(balancer: LoadBalancer, reason: DropReason, count: int = 1) -> None:
+    assert wait_until(lambda: dropped(balancer).get(reason, 0) >= count), dropped(balancer)
+    assert dropped(balancer) == {reason: count}
+
+
+def active(balancer: LoadBalancer) -> int:
+    return balancer.stats().listeners["web"].sessions_active
+
+
+def named(name: str) -> UdpServer:
+    """Answers with its name."""
+    return UdpServer(lambda data: [name.encode()])
+
+
+@contextlib.contextmanager
+def servers(*names: str) -> Iterator[dict[str, UdpServer]]:
+    made = {name: named(name) for name in names}
+    try:
+        yield made
+    finally:
+        for server in made.values():
+            with contextlib.suppress(OSError):
+                server.stop()
+
+
+# ---- datagrams ----
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 1472, 1473, 9000, 65506, 65507])
+def test_a_datagram_of_any_size_arrives_whole_both_ways(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    with serving_udp() as server, balancing_udp([server.address]) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            assert client.ask(data) == data
+        assert server.received == [data]
+        backend = balancer.stats().pools["web"].backends[server.address]
+        assert (backend.datagrams_up, backend.datagrams_down) == (1, 1)
+        assert (backend.bytes_up, backend.bytes_down) == (size, size)
+        assert not dropped(balancer)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.one_of(st.integers(0, 2000), st.integers(0, 65507)), min_size=1, max_size=40))
+def test_a_burst_of_any_sizes_keeps_its_order(sizes: list[int]) -> None:
+    sent = [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
+    with serving_udp() as server, balancing_udp([server.address]) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            for data in sent:
+                client.send(data)
+            assert [client.receive() for _ in sent] == sent
+        assert not dropped(balancer)
+
+
+@pytest.mark.parametrize("segment", [1, 100, 1200, 1448])
+@pytest.mark.parametrize("gro", [True, False])
+def test_a_train_arrives_as_the_datagrams_that_it_is(segment: int, gro: bool) -> None:
+    data = random.Random(segment).randbytes(segment * 40 + segment // 2)
+    datagrams = [data[at : at + segment] for at in range(0, len(data), segment)]
+    with serving_udp() as server, balancing_udp([server.address], listener={"udp_gro": gro}) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            client.sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, segment)
+            client.send(data)
+            assert [client.receive() for _ in datagrams] == datagrams
+        assert server.received == datagrams
+        backend = balancer.stats().pools["web"].backends[server.address]
+        assert (backend.datagrams_up, backend.datagrams_down) == (len(datagrams), len(datagrams))
+
+
+def test_equal_datagrams_of_a_backend_reach_a_client_that_takes_trains_as_trains() -> None:
+    answers = [random.Random(number).randbytes(1200) for number in range(48)]
+    with serving_udp(lambda data: answers) as server, balancing_udp([server.address]) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            client.sock.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
+            client.send(b"?")
+            received = b""
+            while len(received) < 48 * 1200:
+                received += client.receive()
+            assert received == b"".join(answers)
+
+
+@pytest.mark.parametrize("tos", [0, 1, 2, 3, 0xB8, 0xBB])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_type_of_service_and_ecn_are_passed_on(host: str, tos: int) -> None:
+    v6 = ":" in host
+    level, receive, send = (
+        (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, socket.IPV6_TCLASS)
+        if v6
+        else (socket.IPPROTO_IP, socket.IP_RECVTOS, socket.IP_TOS)
+    )
+    with serving_udp(host=host) as server:
+        server.sock.setsockopt(level, send, tos)
+        with balancing_udp([server.address], listener={"bind": f"[{host}]:0" if v6 else f"{host}:0"}) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                client.sock.setsockopt(level, receive, 1)
+                client.sock.setsockopt(level, send, tos)
+                client.send(b"?")
+                _, told, _, _ = client.sock.recvmsg(100, 100)
+                seen = [int.from_bytes(value[:4], "little") for _, kind, value in told if kind in (socket.IP_TOS, send)]
+                assert seen == [tos]
+
+
+def test_the_type_of_service_reaches_the_backend() -> None:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        server.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        with balancing_udp([f"127.0.0.1:{server.getsockname()[1]}"]) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                client.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x2E)
+                client.send(b"?")
+                _, told, _, _ = server.recvmsg(100, 100)
+                assert [value[0] for _, kind, value in told if kind == socket.IP_TOS] == [0x2E]
+
+
+@pytest.mark.parametrize(
+    ("bind", "ask"),
+    [("0.0.0.0:0", "127.0.0.7"), ("[::]:0", "127.0.0.7"), ("[::]:0", "::1"), (":0", "127.0.0.9"), (":0", "::1")],
+)
+def test_a_listener_on_all_addresses_answers_from_the_one_that_was_asked(bind: str, ask: str) -> None:
+    with serving_udp() as server, balancing_udp([server.address], listener={"bind": bind}) as balancer:
+        port = int(address_of(balancer).rpartition(":")[2])
+        with UdpClient((ask, port)) as client:  # a connected socket hears that address alone
+            assert client.ask(b"who?") == b"who?"
+
+
+def test_one_client_has_a_session_for_each_address_that_it_asks() -> None:
+    with serving_udp() as server, balancing_udp([server.address], listener={"bind": "0.0.0.0:0"}) as balancer:
+        port = int(address_of(balancer).rpartition(":")[2])
+        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+            client.settimeout(10)
+            for host in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+                client.sendto(host.encode(), (host, port))
+                assert client.recvfrom(100) == (host.encode(), (host, port))
+        assert balancer.stats().listeners["web"].sessions_total == 2
+
+
+def test_ipv6_and_ipv4_backends_serve_either_client() -> None:
+    with serving_udp(host="::1") as six, serving_udp() as four:
+        with balancing_udp([six.address, four.address], listener={"bind": ["127.0.0.1:0", "[::1]:0"]}) as balancer:
+            for address in balancer.listeners["web"].addresses:
+                for _ in range(2):
+                    with UdpClient(address) as client:
+                        assert client.ask(b"hello") == b"hello"
+        assert six.received
+        assert four.received
+
+
+# ---- sessions ----
+
+
+def test_a_client_stays_with_its_backend_and_others_go_to_the_next() -> None:
+    with servers("a", "b") as made, balancing_udp([one.address for one in made.values()]) as balancer:
+        with UdpClient(address_of(balancer)) as first, UdpClient(address_of(balancer)) as second:
+            mine, other = first.ask(b"?"), second.ask(b"?")
+            assert {mine, other} == {b"a", b"b"}
+            assert [first.ask(b"?") for _ in range(5)] == [mine] * 5
+        assert balancer.stats().listeners["web"].sessions_total == 2
+        assert all(len(one.clients) == 1 for one in made.values())
+
+
+def test_a_session_ends_when_neither_side_has_sent_for_idle_timeout() -> None:
+    with serving_udp() as server, balancing_udp([server.address], listener={"idle_timeout": 0.2}) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            for _ in range(5):
+                client.ask(b"?")
+                time.sleep(0.1)  # half of it: the session must outlive this
+            assert balancer.stats().listeners["web"].sessions_total == 1
+            wait_closed(balancer, CloseReason.IDLE_TIMEOUT)
+            assert client.ask(b"again") == b"again"
+        assert balancer.stats().listeners["web"].sessions_total == 2
+
+
+def test_a_backend_that_goes_on_sending_keeps_the_session() -> None:
+    with serving_udp(silent) as server, balancing_udp([server.address], listener={"idle_timeout": 0.3}) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            client.send(b"subscribe")
+            assert wait_until(lambda: server.clients)
+            peer = next(iter(server.clients))
+            for number in range(6):
+                server.sock.sendto(b"%d" % number, peer)
+                assert client.receive() == b"%d" % number
+                time.sleep(0.1)
+            assert active(balancer) == 1
+            assert not closed(balancer)
+
+
+def test_max_session_duration_ends_a_busy_session() -> None:
+    listener = {"max_session_duration": 0.3, "idle_timeout": "off"}
+    with serving_udp() as server, balancing_udp([server.address], listener=listener) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            assert wait_until(lambda: client.ask(b"?") and closed(balancer).get(CloseReason.MAX_DURATION))
+
+
+def test_udp_responses_end_the_session_and_its_socket_serves_the_next() -> None:
+    with serving_udp() as server, balancing_udp([server.address], listener={"udp_responses": 1}, workers=1) as balancer:
+        for number in range(50):
+            with UdpClient(address_of(balancer)) as client:
+                assert client.ask(b"%d" % number) == b"%d" % number
+        wait_closed(balancer, CloseReason.NORMAL, 50)
+        assert active(balancer) == 0
+        assert len(server.clients) == 1
+
+
+def test_an_answer_beyond_udp_responses_reaches_nobody() -> None:
+    with serving_udp(lambda data: [data, b"too much"]) as server:
+        with balancing_udp([server.address], listener={"udp_responses": 1}, workers=1) as balancer:
+            for number in range(20):
+                with UdpClient(address_of(balancer)) as client:
+                    assert client.ask(b"%d" % number) == b"%d" % number
+                    assert client.hears_nothing(0.02)
+            stats = balancer.stats()
+            assert stats.listeners["web"].dropped.get(DropReason.LATE, 0) + stats.workers[0].late_answers == 20
+
+
+def test_udp_requests_begin_a_new_session_and_the_old_one_still_gets_its_answers() -> None:
+    held: list[tuple[bytes, Any]] = []
+    with servers("a", "b") as made:
+        for server in made.values():
+            server._answer = lambda data: []
+        listener = {"udp_requests": 2}
+        with balancing_udp([one.address for one in made.values()], listener=listener) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                for number in range(4):
+                    client.send(b"%d" % number)
+                assert wait_until(lambda: sum(len(one.received) for one in made.values()) == 4)
+                assert sorted(one.received for one in made.values()) == [[b"0", b"1"], [b"2", b"3"]]
+                for name, server in made.items():
+                    server.sock.sendto(name.encode(), next(iter(server.clients)))
+                    held.append((name.encode(), None))
+                assert {client.receive(), client.receive()} == {b"a", b"b"}
+                assert active(balancer) == 2
+
+
+def test_a_late_answer_never_reaches_another_client() -> None:
+    """The backend answers the first client only after its session has ended and others have begun."""
+    with serving_udp(silent) as server:
+        with balancing_udp([server.address], listener={"idle_timeout": 0.1}, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as early:
+                early.send(b"early")
+                wait_closed(balancer, CloseReason.IDLE_TIMEOUT)
+                late_to = next(iter(server.clients))
+                clients = [UdpClient(address_of(balancer)) for _ in range(20)]
+                try:
+                    for client in clients:
+                        client.send(b"x")
+                    assert wait_until(lambda: len(server.received) == 21)
+                    server.sock.sendto(b"for early alone", late_to)
+                    assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
+                    assert all(client.hears_nothing(0.02) for client in [early, *clients])
+                finally:
+                    for client in clients:
+                        client.close()
+            assert len(server.clients) == 21
+
+
+# ---- limits ----
+
+
+def test_at_max_sessions_the_idlest_makes_room() -> None:
+    with serving_udp() as server:
+        with balancing_udp([server.address], listener={"max_sessions": 3}, workers=1) as balancer:
+            clients = [UdpClient(address_of(balancer)) for _ in range(4)]
+            try:
+                for client in clients[:3]:
+                    client.ask(b"?")
+                    time.sleep(0.005)  # the clock of sessions counts milliseconds
+                clients[0].ask(b"still here")
+                clients[3].ask(b"new")  # in place of clients[1], now the idlest
+                assert active(balancer) == 3
+                assert closed(balancer) == {CloseReason.RESOURCE_LIMIT: 1}
+                total = balancer.stats().listeners["web"].sessions_total
+                clients[0].ask(b"?")
+                clients[2].ask(b"?")
+                assert balancer.stats().listeners["web"].sessions_total == total
+                clients[1].ask(b"?")
+                assert balancer.stats().listeners["web"].sessions_total == total + 1
+            finally:
+                for client in clients:
+                    client.close()
+
+
+def test_session_rate_drops_the_datagrams_of_new_clients_only() -> None:
+    listener = {"session_rate": "1/s", "session_burst": 2}
+    with serving_udp() as server, balancing_udp([server.address], listener=listener) as balancer:
+        clients = [UdpClient(address_of(balancer)) for _ in range(6)]
+        try:
+            for client in clients:
+                client.send(b"?")
+            assert wait_until(lambda: dropped(balancer).get(DropReason.RATE_LIMITED, 0) >= 3)
+            heard = [client for client in clients if not client.hears_nothing()]
+            assert 1 <= len(heard) <= 3
+            assert [client.ask(b"again") for client in heard] == [b"again"] * len(heard)
+        finally:
+            for client in clients:
+                client.close()
+
+
+def test_bandwidth_drops_what_is_above_it() -> None:
+    listener = {"bandwidth_up": "100KB/s"}
+    with serving_udp(silent) as server, balancing_udp([server.address], listener=listener) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            for _ in range(200):
+                client.send(bytes(1000))
+            assert wait_until(lambda: len(server.received) + dropped(balancer).get(DropReason.BANDWIDTH, 0) == 200)
+            assert len(server.received) < 100
+
+
+def test_a_backend_at_its_max_sessions_gets_no_more() -> None:
+    with servers("a", "b") as made:
+        backends = [{"address": made["a"].address, "max_sessions": 1}, made["b"].address]
+        with balancing_udp(backends) as balancer:
+            clients = [UdpClient(address_of(balancer)) for _ in range(5)]
+            try:
+                assert sorted(client.ask(b"?") for client in clients) == [b"a", b"b", b"b", b"b", b"b"]
+            finally:
+                for client in clients:
+                    client.close()
+
+
+def test_without_a_backend_datagrams_are_dropped_and_counted() -> None:
+    with balancing_udp([{"address": "127.0.0.1:9", "admin_state": "maint"}]) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            for _ in range(3):
+                client.send(b"?")
+            wait_dropped(balancer, DropReason.NO_BACKEND, 3)
+        assert balancer.stats().listeners["web"].sessions_total == 0
+
+
+# ---- failure ----
+
+
+def test_a_backend_that_refuses_ends_the_session_and_the_next_datagram_goes_elsewhere() -> None:
+    with servers("a", "b") as made, balancing_udp([one.address for one in made.values()], workers=1) as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            mine = client.ask(b"?")
+            other = b"b" if mine == b"a" else b"a"
+            made[mine.decode()].stop()
+            client.send(b"lost: this one meets the closed port")
+            wait_closed(balancer, CloseReason.BACKEND_ABORT)
+            assert [client.ask(b"?") for _ in range(4)] == [other] * 4
+        for _ in range(4):  # round robin would give half of them to the dead one
+            with UdpClient(address_of(balancer)) as another:
+                assert another.ask(b"?") == other
+
+
+def test_answers_before_the_refusal_still_arrive() -> None:
+    with serving_udp(lambda data: [b"%d" % number for number in range(200)]) as server:
+        with balancing_udp([server.address], workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                client.send(b"?")
+                assert wait_until(lambda: server.received)
+                server.stop()
+                client.send(b"refused")
+                assert [client.receive() for _ in range(200)] == [b"%d" % number for number in range(200)]
+
+
+def test_refusals_are_seen_by_passive_and_eject() -> None:
+    with serving_udp() as alive:
+        dead = UdpServer()
+        dead.stop()
+        options = {"passive": PassiveConfig(failures=2, eject_for=30)}
+        with balancing_udp([alive.address, dead.address], workers=1, **options) as balancer:
+
+            def try_again() -> bool:
+                with UdpClient(address_of(balancer)) as client:
+                    client.send(b"?")
+                    client.hears_nothing(0.02)
+                states = balancer.status()["pools"][0]["backends"]
+                return any(one["ejected"] for one in states if one["id"] == dead.address)
+
+            assert wait_until(try_again, 20), balancer.stats()
+
+
+def test_a_listener_that_drains_serves_the_sessions_that_it_has() -> None:
+    with serving_udp() as server, balancing_udp([server.address], workers=2) as balancer:
+        with UdpClient(address_of(balancer)) as old, UdpClient(address_of(balancer)) as new:
+            old.ask(b"?")
+            draining = threading.Thread(target=balancer.drain, args=(20,))
+            draining.start()
+            try:
+                assert wait_until(lambda: balancer.status()["state"] == "draining")
+                new.send(b"?")
+                assert wait_until(lambda: dropped(balancer).get(DropReason.DRAINING, 0) >= 1)
+                assert [old.ask(b"%d" % number) for number in range(5)] == [b"%d" % number for number in range(5)]
+            finally:
+                balancer.close()
+                draining.join()
+
+
+@contextlib.contextmanager
+def echo_of_both() -> Iterator[Server]:
+    """Echo servers of TCP and UDP on one port, which must be free for both."""
+    for _ in range(50):
+        with running(Server(echo)) as tcp, contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(serving_udp(port=tcp.port))
+            except OSError:
+                continue
+            yield tcp
+            return
+    raise AssertionError("no port is free for both")
+
+
+def test_udp_and_tcp_share_a_port_and_a_pool() -> None:
+    with echo_of_both() as backend:
+        with echo_of_both() as other:
+            address = other.address  # free for both, once it is gone
+        config = Config(
+            admin=AdminConfig(bind="off"),
+            listeners={
+                "tcp": Listener(bind=address, pool="dns"),
+                "udp": Listener(bind=address, protocol="udp", pool="dns"),
+            },
+            pools={"dns": Pool(backends=[backend.address], health=NO_CHECKS)},
+        )
+        with LoadBalancer(config), UdpClient(address) as client, connect(address) as stream:
+            assert client.ask(b"datagram") == b"datagram"
+            stream.sendall(b"stream")
+            assert stream.recv(100) == b"stream"
+
+
+def test_kernel_drops_are_counted() -> None:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.bind(("127.0.0.1", 0))
+        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            for number in range(100):
+                sender.sendto(struct.pack("I", number) * 250, sock.getsockname())
+        sock.setblocking(False)
+        received = 0
+        with contextlib.suppress(BlockingIOError):
+            while sock.recv(2000):
+                received += 1
+        assert 0 < received < 100
+        assert ListeningSockets([sock], "").kernel_drops() == 100 - received
