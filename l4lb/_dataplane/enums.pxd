@@ -118,6 +118,14 @@ cdef enum hash_key_t:
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
 
+# What a pool's PROXY headers tell besides the endpoints.
+cdef enum proxy_send_tlv_t:
+    PROXY_SEND_CRC32C = 1
+    PROXY_SEND_UNIQUE_ID = 2
+    PROXY_SEND_AUTHORITY = 4      # from here on: of the client's TLS, or of the header that came with it
+    PROXY_SEND_ALPN = 8
+    PROXY_SEND_RECEIVED = 16      # all TLVs of the header that came with the client
+
 cdef enum:
     HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest
 

@@ -97,6 +97,8 @@ def _error_path(error: ErrorDetails, data: dict[str, Any]) -> KeyPath:
     path: list[str | int] = []
     at: Any = data
     for part in error["loc"]:
+        if isinstance(part, str) and part.startswith("("):
+            continue  # the tag of a union's member
         if isinstance(at, dict) and (part in at or error["type"] == "missing"):
             at = at.get(part)
         elif isinstance(at, list) and isinstance(part, int) and part < len(at):

@@ -8,17 +8,13 @@ from __future__ import annotations
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("global",): ("user", "group", "access_log"),
     ("listeners", "*"): (
-        "accept_proxy", "proxy_trusted", "proxy_timeout", "allow", "deny", "deny_action", "per_source",
-        "udp_responses", "udp_requests", "udp_gro", "routes",
+        "allow", "deny", "deny_action", "per_source", "udp_responses", "udp_requests", "udp_gro", "routes",
     ),
-    ("pools", "*"): (
-        "send_proxy", "send_proxy_tlvs", "discovery",
-    ),
+    ("pools", "*"): ("discovery",),
 }  # fmt: skip
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
     "protocol": ("udp",),
-    "source_address": ("client",),
 }
 
 

@@ -19,9 +19,10 @@ from l4lb import _algorithms, _fastpath, _snapshots
 from l4lb.engine.listening import Listening
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
-from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, ProxyAccept, ProxySend, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import (
+    PROXY_REFUSALS,
     BackendStats,
     Failing,
     Histogram,
@@ -31,6 +32,7 @@ from l4lb.model.stats import (
     Stats,
     WorkerStats,
 )
+from l4lb.net.ranges import packed_ranges
 from l4lb.net.sockets import sockaddr_bytes
 
 _CLOSE_REASONS = tuple(CloseReason)
@@ -68,6 +70,21 @@ def _backend_options(spec: ListenerSpec) -> dict[str, int]:
         "keepalive_count": keepalive.count if keepalive else 0,
         "user_timeout_ms": _milliseconds(spec.user_timeout_s),
     }
+
+
+def _proxy_accept(spec: ProxyAccept | None) -> tuple[int, int, bytes]:
+    modes = _snapshots.PROXY_MODES
+    if spec is None:
+        return modes["off"], 0, b""
+    mode = modes[f"v{spec.version}" if spec.version else "any"]
+    return mode, _milliseconds(spec.timeout_s) or _MS_MAX, packed_ranges(spec.trusted)
+
+
+def _proxy_send(spec: ProxySend | None) -> tuple[int, int, bytes]:
+    if spec is None:
+        return 0, 0, b""
+    tlvs = sum(bit for name, bit in _snapshots.PROXY_SEND_TLVS.items() if getattr(spec, name))
+    return spec.version, tlvs, spec.own
 
 
 def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
@@ -230,6 +247,7 @@ class NativeForwarder:
             "hash_key": _snapshots.HASH_KEYS[spec.hash_key],
             "hash_prefix_v4": spec.hash_prefix_v4,
             "hash_prefix_v6": spec.hash_prefix_v6,
+            "proxy_send": _proxy_send(spec.send),
         }
 
     def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int]:
@@ -272,6 +290,7 @@ class NativeForwarder:
             "max_sessions": spec.max_sessions,
             "splice": _snapshots.SPLICE_MODES[spec.splice],
             "nodelay": spec.nodelay,
+            "proxy_accept": _proxy_accept(spec.accept),
         }
 
     def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
@@ -371,10 +390,11 @@ class NativeForwarder:
         self.reap()
         listeners = {}
         for name, listener in self._listeners.items():
-            active, total, closed, buckets, sum_us = listener.live.stats()
+            active, total, closed, buckets, sum_us, refused = listener.live.stats()
             reasons = {reason: count for reason, count in zip(_CLOSE_REASONS, closed, strict=True) if count}
+            refusals = {reason: count for reason, count in zip(PROXY_REFUSALS, refused, strict=True) if count}
             time_ = _histogram(buckets, sum_us)
-            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_)
+            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, refusals)
         workers = tuple(self._worker_stats(index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         return Stats(self._version, listeners, self._pool_stats(), workers, left)
