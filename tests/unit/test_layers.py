@@ -9,7 +9,7 @@ DATAPLANE = Path("l4lb/_dataplane")
 # From the top down: a module may cimport from its own row's left neighbours' rows below, never upwards.
 LAYERS = [
     {"worker"},
-    {"accept"},
+    {"accept", "events"},
     {"tcp", "evict"},
     {"connect"},
     {"closing"},
