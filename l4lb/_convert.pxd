@@ -1,13 +1,16 @@
 # Between Python objects and the structs of the data plane: what the classes of `_fastpath.pyx` share. With the GIL.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, socklen_t
+from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
-from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, terms_t
+from l4lb._dataplane.types cimport (
+    histogram_t, pool_t, proxy_accept_t, proxy_send_t, record_t, terms_t,
+)
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
@@ -61,6 +64,24 @@ cdef inline int terms_fill(terms_t *terms, dict spec) except -1:
     terms.duration_ms = spec["duration_ms"]
     terms.splice = spec["splice"]
     terms.nodelay = spec["nodelay"]
+    return 0
+
+
+cdef inline int proxy_accept_fill(proxy_accept_t *accept, tuple spec) except -1:
+    """(mode, time-out in ms, trusted ranges); the caller keeps those."""
+    cdef bytes trusted
+    accept.mode, accept.timeout_ms, trusted = spec
+    accept.trusted.bounds = <const uint8_t *><char *>trusted
+    accept.trusted.count = len(trusted) // (2 * RANGE_ADDRESS_BYTES)
+    return 0
+
+
+cdef inline int proxy_send_fill(proxy_send_t *send, tuple spec) except -1:
+    """(version, TLVs of each session, own TLVs); the caller keeps those."""
+    cdef bytes custom
+    send.version, send.tlvs, custom = spec
+    send.custom = <const uint8_t *><char *>custom
+    send.custom_length = len(custom)
     return 0
 
 

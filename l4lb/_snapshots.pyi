@@ -3,6 +3,9 @@ from typing import Any, Self, final
 SELECTIONS: dict[str, int]
 HASH_KEYS: dict[str, int]
 SPLICE_MODES: dict[str, int]
+PROXY_MODES: dict[str, int]
+PROXY_SEND_TLVS: dict[str, int]
+PROXY_REFUSALS: int
 
 @final
 class BackendLive:
@@ -32,7 +35,7 @@ class ListenerLive:
         session_burst_ns: int,
     ) -> None: ...
     def sessions_active(self) -> int: ...
-    def stats(self) -> tuple[int, int, list[int], list[int], int, list[int]]: ...
+    def stats(self) -> tuple[int, int, list[int], list[int], int, list[int], list[int]]: ...
 
 @final
 class NativePool:

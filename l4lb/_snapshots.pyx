@@ -7,14 +7,17 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport (
-    buckets_list, counters, indices_copy, pool_settings_fill, sockaddr_copy, terms_fill, zeroed,
+    buckets_list, counters, indices_copy, pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy,
+    terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
-    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
+    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
+    PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
+from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_REFUSAL_COUNT, PROXY_V1, PROXY_V2
 from l4lb._dataplane.stats cimport counters_free, counters_total
 from l4lb._dataplane.udp_types cimport flow_list_t
 from l4lb._dataplane.types cimport (
@@ -31,6 +34,12 @@ HASH_KEYS = {
     "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
 }
 SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
+PROXY_MODES = {"off": <int>PROXY_OFF, "v1": <int>PROXY_V1, "v2": <int>PROXY_V2, "any": <int>PROXY_ANY}
+PROXY_SEND_TLVS = {
+    "crc32c": <int>PROXY_SEND_CRC32C, "unique_id": <int>PROXY_SEND_UNIQUE_ID,
+    "authority": <int>PROXY_SEND_AUTHORITY, "alpn": <int>PROXY_SEND_ALPN, "received": <int>PROXY_SEND_RECEIVED,
+}
+PROXY_REFUSALS = <int>PROXY_REFUSAL_COUNT
 
 
 @final
@@ -134,8 +143,8 @@ cdef class ListenerLive:
         return shared_read(&self.live.sessions_active)
 
     def stats(self):
-        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us, [datagrams
-        dropped by reason])."""
+        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us, [refused PROXY
+        headers by reason], [datagrams dropped by reason])."""
         cdef listener_counters_t total
         cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
@@ -145,6 +154,7 @@ cdef class ListenerLive:
             [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
             buckets_list(&total.session_time),
             total.session_time.sum_us,
+            [total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
             [total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
         )
 
@@ -156,7 +166,8 @@ cdef class NativePool:
     `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I", indices into
     backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
     connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
-    hash_key, hash_prefix_v4, hash_prefix_v6. A backend's address with port 0 means the port that the client came to.
+    hash_key, hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address
+    with port 0 means the port that the client came to.
     """
 
     def __cinit__(self, dict spec):
@@ -203,6 +214,8 @@ cdef class NativePool:
             pool.usable_weight += pool.backends[pool.usable[i]].weight
         self.fill_slots(pool, spec["slots"])
         pool_settings_fill(pool, spec)
+        proxy_send_fill(&pool.send, spec["proxy_send"])
+        self.kept.append(spec["proxy_send"])
         return 0
 
 
@@ -211,7 +224,8 @@ cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
     `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared, of UDP, of IPv6)],
-    max_sessions, idle_ms, half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining.
+    max_sessions, idle_ms, half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining,
+    proxy_accept (mode, time-out in ms, trusted ranges).
     """
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
@@ -281,4 +295,6 @@ cdef class NativeSnapshot:
         listener.responses = spec["responses"]
         listener.trains = spec["trains"]
         listener.draining = spec["draining"]
+        proxy_accept_fill(&listener.accept, spec["proxy_accept"])
+        self.kept.append(spec["proxy_accept"])
         return 0

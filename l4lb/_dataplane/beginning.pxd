@@ -9,15 +9,15 @@ from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport backend_connect_to, source_bind
-from l4lb._dataplane.datagrams cimport datagram_count
+from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
 from l4lb._dataplane.enums cimport (
-    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_RATE_LIMITED, DROP_RESOURCES,
-    DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, REFUSED_MS, REFUSED_SLOTS,
+    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
+    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, REFUSED_MS, REFUSED_SLOTS,
     SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
 )
 from l4lb._dataplane.flows cimport (
-    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_t, flow_list_push,
-    flow_take,
+    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
+    flow_list_push, flow_take,
 )
 from l4lb._dataplane.hashing cimport random_next, xxh64
 from l4lb._dataplane.limits cimport places_take, session_rate_take
@@ -28,6 +28,12 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, pool_pick, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
+from l4lb._dataplane.proxy_types cimport (
+    PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
+    proxy_mode_t, proxy_result_t,
+)
+from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
@@ -40,7 +46,9 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
     datagram_t *datagram
     flow_key_t key
     uint32_t hash
-    source_address_t source
+    source_address_t peer         # who sent it
+    source_address_t source       # the client
+    source_address_t destination  # where that one meant to go; length 0: not known yet
     uint32_t scope_id
     pool_t *pool
     backend_t *backend
@@ -92,23 +100,29 @@ cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexc
 
 # ---- a session begins ----
 
-cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
-    """getsockname(2), only for the keys that need it and where the datagram did not tell: fails on no open socket."""
+cdef inline void beginning_find_destination(beginning_t *b) noexcept nogil:
+    """Of a client whose PROXY header did not say. getsockname(2), where the datagram did not: fails on no socket."""
     cdef sockaddr_storage address
-    cdef source_address_t destination
     cdef socklen_t length = sizeof(address)
+    if b.destination.length:
+        return
+    memset(&address, 0, sizeof(address))
+    getsockname(b.from_.fd, <sockaddr *>&address, &length)
+    if b.datagram.local_length:
+        address.ss_family = AF_INET6
+        (<sockaddr_in6 *>&address).sin6_port = b.from_.port
+        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
+    source_address_set(&b.destination, &address)
+
+
+cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
     if not selection_hashes(b.pool.selection):
         return 0
     if b.pool.hash_key == HASH_KEY_RANDOM:
         return random_next(&w.random)
-    memset(&address, 0, sizeof(address))
     if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
-        getsockname(b.from_.fd, <sockaddr *>&address, &length)
-        if b.datagram.local_length:
-            address.ss_family = AF_INET6
-            memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
-    source_address_set(&destination, &address)
-    return client_hash(b.pool, &b.source, &destination, IPPROTO_UDP)
+        beginning_find_destination(b)
+    return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
 
 
 cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
@@ -201,6 +215,15 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
         flow.interface = b.datagram.interface
     flow.local_length = b.datagram.local_length
     memcpy(flow.local, b.datagram.local, b.datagram.local_length)
+    flow.peer_length = b.peer.length
+    flow.peer_port = b.peer.port
+    flow.named = b.key.named
+    memcpy(flow.peer, b.peer.bytes, b.peer.length)
+    if b.pool.send.version:
+        beginning_find_destination(b)
+        flow.destination_length = b.destination.length
+        flow.destination_port = b.destination.port
+        memcpy(flow.destination, b.destination.bytes, b.destination.length)
     flow.requests_left = listener.requests
     flow.responses_left = listener.responses
     flow.link = b.link.index
@@ -273,6 +296,41 @@ cdef inline session_t *flow_begin(worker_t *w, beginning_t *b) noexcept nogil:
     return s
 
 
+cdef inline void header_refused(worker_t *w, listener_t *listener, uint32_t reason) noexcept nogil:
+    """`reason`: of `proxy_refusal_t`."""
+    counter_add(&listener.live.counters[w.index].proxy_refused[reason], 1)
+    datagrams_dropped(w, listener.live, DROP_PROXY_HEADER, 1)
+
+
+cdef inline bint header_take(worker_t *w, beginning_t *b, const uint8_t *data) noexcept nogil:
+    """The PROXY header that each datagram of this listener begins with (PROXY 2, the revision of 2026): who the client
+    is. False: refused, and counted."""
+    cdef listener_t *listener = b.from_.listener
+    cdef datagram_t *d = b.datagram
+    cdef proxy_header_t header
+    cdef proxy_result_t result
+    d.length += d.skip                         # it was looked at before, for a session that its backend has ended
+    d.skip = 0
+    if not ranges_hold(&listener.accept.trusted, &b.peer):
+        header_refused(w, listener, PROXY_REFUSED_UNTRUSTED)
+        return False
+    result = proxy_datagram_parse(&header, data, d.length, <proxy_mode_t>listener.accept.mode)
+    if result != PROXY_COMPLETE:
+        header_refused(w, listener, <uint32_t>result - PROXY_BAD_SIGNATURE)
+        return False
+    d.skip = header.length
+    d.length -= header.length
+    d.tlvs_at = header.tlvs.offset
+    d.tlvs_length = header.tlvs.length
+    if header.family == PROXY_INET or header.family == PROXY_INET6:
+        b.source = header.source
+        b.destination = header.destination
+        source_address_unmap(&b.source)
+        source_address_unmap(&b.destination)
+        flow_key_name(&b.key, &b.source)
+    return True
+
+
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
     """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
     cdef intake_t *up = &w.udp.up
@@ -283,9 +341,13 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     if b.datagram.cut:
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL
-    source_address_set(&b.source, &up.names[slot])
+    source_address_set(&b.peer, &up.names[slot])
+    b.source = b.peer
+    b.destination.length = 0
     b.scope_id = (<sockaddr_in6 *>&up.names[slot]).sin6_scope_id if from_.wide else 0
-    flow_key_fill(&b.key, &b.source, from_.fd, b.datagram.local, b.datagram.local_length)
+    flow_key_fill(&b.key, &b.peer, from_.fd, b.datagram.local, b.datagram.local_length)
+    if from_.listener.accept.mode and not header_take(w, &b, intake_datagram(up, slot)):
+        return NULL
     b.hash = flow_hash(&w.udp.flows, &b.key)
     s = flow_find(w, &b.key, b.hash)
     return s if s != NULL else flow_begin(w, &b)

@@ -42,8 +42,14 @@ cdef inline void intake_free(intake_t *self) noexcept nogil:
     self.bytes = NULL
 
 
-cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
+cdef inline uint8_t *intake_datagram(intake_t *self, uint32_t slot) noexcept nogil:
+    """With the PROXY header that it may begin with."""
     return self.bytes + <size_t>slot * DATAGRAM_BYTES
+
+
+cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
+    """The payload."""
+    return intake_datagram(self, slot) + self.datagrams[slot].skip
 
 
 cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept nogil:
@@ -83,6 +89,7 @@ cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
     cdef msghdr *header = &received.msg_hdr
     cdef cmsghdr *told
     d.length = received.msg_len
+    d.skip = 0
     d.cut = header.msg_flags & MSG_TRUNC != 0
     d.segment_bytes = d.kernel_drops = d.interface = 0
     d.tos = d.local_length = 0

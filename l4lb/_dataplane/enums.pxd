@@ -21,6 +21,7 @@ cdef enum:
     SESSIONS_PER_BLOCK = 256
     PIPE_CACHE_MAX = 64
     DATAGRAM_BATCH = 64           # datagrams, or trains of them, that one call receives or sends
+    DATAGRAM_PAYLOAD_MAX = 65507  # of IPv4: 65,535 less the headers of IP and UDP
     DATAGRAM_BYTES = 65536        # room for the largest datagram or train
     TRAIN_BYTES = 65487           # what a train may have: 65,535 less the headers of IPv6 and UDP
     TRAIN_SEGMENTS = 64           # ... and of how many datagrams (UDP_MAX_SEGMENTS of older kernels)
@@ -153,6 +154,14 @@ cdef enum hash_key_t:
     HASH_KEY_DESTINATION
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
+
+# What a pool's PROXY headers tell besides the endpoints.
+cdef enum proxy_send_tlv_t:
+    PROXY_SEND_CRC32C = 1
+    PROXY_SEND_UNIQUE_ID = 2
+    PROXY_SEND_AUTHORITY = 4      # from here on: of the client's TLS, or of the header that came with it
+    PROXY_SEND_ALPN = 8
+    PROXY_SEND_RECEIVED = 16      # all TLVs of the header that came with the client
 
 cdef enum:
     HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest

@@ -16,26 +16,39 @@ from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, flows_t, link_t
 
 cdef enum:
     FLOWS_MIN = 1024              # places at first; a power of two
+    FLOW_KEY_PLAIN_BYTES = 40
 
-cdef struct flow_key_t:           # without padding: it is hashed as it is
-    uint8_t source[16]
+cdef struct flow_key_t:           # without padding: it is hashed as it is, up to `client`, or the end
+    uint8_t peer[16]
     uint8_t local[16]
-    uint16_t port
-    uint8_t source_length
+    uint16_t peer_port
+    uint8_t peer_length
     uint8_t local_length
     int fd
+    uint8_t client[16]
+    uint16_t client_port
+    uint8_t client_length
+    uint8_t named                 # the client is another than the peer: a PROXY header named it
 
 
 cdef inline void flow_key_fill(
-    flow_key_t *key, const source_address_t *source, int fd, const uint8_t *local, uint8_t local_length
+    flow_key_t *key, const source_address_t *peer, int fd, const uint8_t *local, uint8_t local_length
 ) noexcept nogil:
     memset(key, 0, sizeof(key[0]))
-    memcpy(key.source, source.bytes, source.length)
+    memcpy(key.peer, peer.bytes, peer.length)
     memcpy(key.local, local, local_length)
-    key.port = source.port
-    key.source_length = source.length
+    key.peer_port = peer.port
+    key.peer_length = peer.length
     key.local_length = local_length
     key.fd = fd
+
+
+cdef inline void flow_key_name(flow_key_t *key, const source_address_t *client) noexcept nogil:
+    """One peer speaks for many clients: each has sessions of its own."""
+    memcpy(key.client, client.bytes, client.length)
+    key.client_port = client.port
+    key.client_length = client.length
+    key.named = 1
 
 
 cdef inline int flows_init(flows_t *self, uint64_t seed) noexcept nogil:
@@ -94,16 +107,20 @@ cdef inline flow_t *flow_take(flows_t *self) noexcept nogil:
 # ---- the table ----
 
 cdef inline uint32_t flow_hash(flows_t *self, const flow_key_t *key) noexcept nogil:
-    return <uint32_t>xxh64(<const uint8_t *>key, sizeof(flow_key_t), self.seed)
+    return <uint32_t>xxh64(<const uint8_t *>key, sizeof(flow_key_t) if key.named else FLOW_KEY_PLAIN_BYTES, self.seed)
 
 
 cdef inline bint flow_matches(session_t *s, const flow_key_t *key) noexcept nogil:
-    return (
-        s.source.port == key.port and s.flow.fd == key.fd and s.source.length == key.source_length
-        and s.flow.local_length == key.local_length
-        and memcmp(s.source.bytes, key.source, s.source.length) == 0
-        and memcmp(s.flow.local, key.local, key.local_length) == 0
-    )
+    cdef flow_t *flow = s.flow
+    if flow.peer_port != key.peer_port or flow.fd != key.fd or flow.peer_length != key.peer_length:
+        return False
+    if flow.local_length != key.local_length or memcmp(flow.local, key.local, key.local_length) != 0:
+        return False
+    if key.named and (s.source.port != key.client_port or s.source.length != key.client_length):
+        return False
+    if key.named and memcmp(s.source.bytes, key.client, key.client_length) != 0:
+        return False
+    return flow.named == key.named and memcmp(flow.peer, key.peer, key.peer_length) == 0
 
 
 cdef inline session_t *flow_find(worker_t *w, const flow_key_t *key, uint32_t hash) noexcept nogil:

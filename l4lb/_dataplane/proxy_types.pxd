@@ -43,6 +43,13 @@ cdef enum proxy_result_t:
     PROXY_TRUNCATED               # the stream or datagram ended within the header
     PROXY_RESULT_COUNT
 
+# Why a client's header was refused, as listeners count it: the refusals from PROXY_BAD_SIGNATURE on, in their order,
+# then these. l4lb.model.stats.PROXY_REFUSALS names them all; tests/unit/test_snapshots.py holds them together.
+cdef enum proxy_refusal_t:
+    PROXY_REFUSED_UNTRUSTED = PROXY_RESULT_COUNT - PROXY_BAD_SIGNATURE
+    PROXY_REFUSED_TIMEOUT
+    PROXY_REFUSAL_COUNT
+
 # As they are on the wire, PROXY 2.2.
 cdef enum proxy_command_t:
     PROXY_COMMAND_LOCAL = 0

@@ -1,5 +1,5 @@
-# TCP: the life of a session after accept, as transitions. Called by worker.pxd with events, due timers and ready
-# sessions, on the worker's thread. The state diagram is at session_state_t in enums.pxd.
+# TCP: the transitions of a session's life after accept. Called by events.pxd, which brings them about, by accept.pxd
+# and worker.pxd, on the worker's thread. The state diagram is at session_state_t in enums.pxd.
 #
 # Every function that may end the session is the last thing its caller does with it.
 
@@ -7,22 +7,21 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_error,
-    attempt_failed, attempt_t, measure_connect, session_pick, session_pool,
+    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_failed, attempt_t,
+    measure_connect, session_pick, session_pool,
 )
 from l4lb._dataplane.enums cimport (
-    ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED,
-    CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
-    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
-    HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
-    SESSION_ANSWERED, SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
-    SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED,
-    SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, side_t,
+    ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_NORMAL,
+    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
+    HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD, SESSION_ANSWERED,
+    SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_RELAYING,
+    SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t,
+    side_t,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, SOL_SOCKET, SO_OOBINLINE,
-    TCP_QUICKACK, counter_add, setsockopt, shared_read, unlikely,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, TCP_QUICKACK, counter_add, setsockopt,
+    shared_read, unlikely,
 )
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.poller cimport poller_watch, poller_watch_again
@@ -342,80 +341,3 @@ cdef inline void session_retry(worker_t *w, session_t *s, close_reason_t reason)
         session_end(w, s, reason)
     else:
         session_connect(w, s)
-
-
-# ---- what worker.pxd calls ----
-
-cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
-    """Urgent data travels in the stream, as an ordinary byte (RFC 6093, section 3.3 asks receivers for it inline)."""
-    cdef int on = 1
-    cdef half_t *reads = &s.up if side == SIDE_CLIENT else &s.down
-    setsockopt(s.client_fd if side == SIDE_CLIENT else s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
-    reads.flags |= HALF_READ_ON | HALF_READABLE
-
-
-cdef inline void session_event(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
-    if s.state == SESSION_QUEUED:
-        session_event_queued(w, s, events)
-        return
-    if s.state == SESSION_CONNECTING:
-        if side == SIDE_BACKEND and events & (EPOLLERR | EPOLLHUP) and attempt_error(s) != 0:
-            session_retry(w, s, CLOSE_CONNECT_FAILED)
-        elif side == SIDE_BACKEND:
-            session_connected(w, s, events)
-        return
-    if unlikely(events & EPOLLPRI):
-        session_mark_urgent(s, side)
-    session_mark(s, side, events)
-    if s.state == SESSION_RELAYING:
-        session_pump(w, s)
-    elif s.state == SESSION_RESETTING:
-        session_reset_progress(w, s)
-
-
-cdef inline void session_timeout_relaying(worker_t *w, session_t *s) noexcept nogil:
-    if session_half_closed(s) and s.half_close_ms and deadline_passed(w, s.state_deadline_ms):
-        session_end(w, s, CLOSE_HALF_CLOSE_TIMEOUT)
-    elif s.idle_ms and deadline_passed(w, s.active_ms + s.idle_ms):
-        session_end(w, s, CLOSE_IDLE_TIMEOUT)
-    elif s.expires_ms and deadline_passed(w, s.expires_ms):
-        session_end(w, s, CLOSE_MAX_DURATION)
-    elif s.flags & SESSION_THROTTLED:
-        s.flags &= <uint16_t>~SESSION_THROTTLED
-        session_rearm(w, s)
-        session_pump(w, s)
-    else:
-        session_rearm(w, s)
-
-
-cdef inline void session_timeout(worker_t *w, session_t *s) noexcept nogil:
-    """Its timer fired: a deadline has passed, or has moved since and is armed again."""
-    if s.state == SESSION_QUEUED:
-        if deadline_passed(w, s.state_deadline_ms):
-            session_end(w, s, CLOSE_QUEUE_TIMEOUT)
-        else:
-            session_arm(w, s, s.state_deadline_ms)
-    elif s.state == SESSION_CONNECTING:
-        if deadline_passed(w, s.state_deadline_ms):
-            session_retry(w, s, CLOSE_CONNECT_TIMEOUT)
-        else:
-            session_arm(w, s, s.state_deadline_ms)
-    elif s.state == SESSION_RESETTING:
-        if deadline_passed(w, s.state_deadline_ms):
-            session_end(w, s, <close_reason_t>s.close_reason)
-        else:
-            s.up.flags |= HALF_WRITABLE      # the client may not be watched for EPOLLOUT: look
-            s.down.flags |= HALF_WRITABLE
-            session_reset_progress(w, s)
-    else:
-        if s.flags & SESSION_ACK_HELD:
-            session_release_ack(s)
-        session_timeout_relaying(w, s)
-
-
-cdef inline void session_turn(worker_t *w, session_t *s) noexcept nogil:
-    """Its turn in the ready list has come."""
-    if s.state == SESSION_RELAYING:
-        session_pump(w, s)
-    elif s.state == SESSION_RESETTING:
-        session_reset_progress(w, s)

@@ -50,6 +50,21 @@ cdef struct source_address_t:     # the client, in network order; v4-mapped addr
     uint16_t port
     uint8_t length                # 4, 16, or 0 for a unix client
 
+cdef struct ranges_t:             # of addresses, see ranges.pxd; owned by control, kept as long as the snapshot
+    uint32_t count
+    const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
+
+cdef struct proxy_accept_t:       # of a listener: which PROXY header comes before the bytes of a client
+    ranges_t trusted              # from whom; unix clients are trusted as they are
+    uint32_t timeout_ms           # of TCP: from accept to the end of the header
+    uint8_t mode                  # proxy_mode_t
+
+cdef struct proxy_send_t:         # of a pool: which PROXY header goes before the bytes to a backend
+    const uint8_t *custom         # TLVs as they go out, netns among them; owned as above
+    uint32_t custom_length
+    uint8_t version               # 0: none
+    uint8_t tlvs                  # of proxy_send_tlv_t: those that differ from session to session
+
 cdef struct tried_t:              # backends that refused this session; only a session with a failed attempt has one
     uint32_t count
     uint32_t capacity
@@ -130,6 +145,7 @@ cdef struct listener_counters_t:
     uint64_t closed[20]           # by close_reason_t
     uint64_t dropped[12]          # datagrams, by drop_reason_t
     histogram_t session_time
+    uint64_t proxy_refused[18]    # headers by reason, see proxy_types.pxd:proxy_refusal_t
     uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
 
 cdef struct limits_t:             # of one listener, for all workers. Control writes the rates, also while sessions run
@@ -187,6 +203,7 @@ cdef struct pool_t:
     hash_key_t hash_key
     uint8_t hash_prefix_v4
     uint8_t hash_prefix_v6
+    proxy_send_t send
 
 cdef struct pick_t:               # one choice, see lookup.pxd:pool_pick
     pool_t *pool
@@ -211,6 +228,7 @@ cdef struct listener_t:
     uint32_t responses
     bint trains                   # of UDP: many datagrams as one, see datagrams.pxd
     bint draining                 # of UDP: no new sessions
+    proxy_accept_t accept
 
 cdef struct listening_t:          # a socket that one worker accepts from; control opens and closes it
     int fd                        # open as long as a worker may read a snapshot that names it: no other has its number
@@ -361,6 +379,7 @@ cdef struct worker_t:
     epoll_event *events
 
 cdef struct plane_t:
+    uint64_t instance             # drawn at random: tells this process from others in unique ids
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
     uint64_t evict_version        # control

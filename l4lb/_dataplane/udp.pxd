@@ -12,30 +12,32 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from l4lb._dataplane.answers cimport (
+    answers_forward, answers_receive, bandwidth_allows, bandwidth_limited, link_read_rest,
+)
 from l4lb._dataplane.beginning cimport flow_arm, flow_of, refused_note
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch, session_pool
 from l4lb._dataplane.datagrams cimport (
-    datagram_count, intake_bytes, intake_free, intake_init, intake_receive, post_add, post_add_train, post_flush,
-    post_full,
+    datagram_count, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive, post_add, post_add_train,
+    post_flush, post_full,
 )
 from l4lb._dataplane.enums cimport (
-    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
-    DATAGRAM_BATCH, DROP_ANSWER_NOT_SENT, DROP_BANDWIDTH, DROP_LATE, DROP_NOT_SENT, DROP_TOO_LARGE, NO_INDEX,
-    SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW, UDP_TURN_BATCHES,
+    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, DATAGRAM_BATCH,
+    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
+    UDP_TURN_BATCHES,
 )
-from l4lb._dataplane.flows cimport datagrams_dropped, flow_count_drops, flow_unbind, flow_used, flows_free, flows_init
+from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.hashing cimport random_next
-from l4lb._dataplane.limits cimport bandwidth_pay, bandwidth_room
 from l4lb._dataplane.links cimport link_drain, links_at, links_free, links_init
-from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, EAGAIN, ECONNREFUSED, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, published_load_u64, send,
-    sockaddr_in, sockaddr_in6,
-)
+from l4lb._dataplane.linux cimport ECONNREFUSED, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
 from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
+from l4lb._dataplane.proxy_types cimport PROXY_DGRAM
 from l4lb._dataplane.ready cimport ready_push
+from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport accepting_t, limits_t, listener_live_t, session_t, worker_t
+from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, proxy_send_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
 
 # ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----
@@ -69,154 +71,9 @@ cdef inline void udp_close(worker_t *w) noexcept nogil:
     w.udp = NULL
 
 
-cdef inline bint bandwidth_limited(session_t *s, int direction) noexcept nogil:
-    cdef limits_t *limits = &s.listener.limits
-    return (
-        published_load_u64(&limits.bandwidth[direction]) or published_load_u64(&limits.total_bandwidth[direction])
-    ) != 0
-
-
-cdef inline bint bandwidth_allows(worker_t *w, session_t *s, int direction, datagram_t *d) noexcept nogil:
-    """Above the limit datagrams are dropped: UDP has nobody to hold back."""
-    cdef uint64_t *paid = &s.up.paid_until_ns if direction == 0 else &s.down.paid_until_ns
-    cdef int64_t room = bandwidth_room(&s.listener.limits, paid, direction, w.now_ns)
-    if room < 0:
-        return True
-    if room < <int64_t>d.length:
-        datagrams_dropped(w, s.listener, DROP_BANDWIDTH, datagram_count(d))
-        return False
-    bandwidth_pay(&s.listener.limits, paid, direction, w.now_ns, d.length)
-    return True
-
-
-# ---- down ----
-
-cdef inline void udp_flush(worker_t *w) noexcept nogil:
-    """Send the answers that were gathered."""
-    if w.udp == NULL:
-        return
-    if w.udp.post_down.count:
-        post_flush(&w.udp.post_down)
-    w.udp.down.used = 0
-
-
-cdef inline void route_to(route_t *route, session_t *s) noexcept nogil:
-    """The client, in the family of the socket that it came in by."""
-    cdef sockaddr_in *v4 = <sockaddr_in *>&route.to
-    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>&route.to
-    if not s.flow.wide:
-        memset(v4, 0, sizeof(sockaddr_in))
-        v4.sin_family = AF_INET
-        v4.sin_port = s.source.port
-        memcpy(&v4.sin_addr, s.source.bytes, 4)
-        route.to_length = sizeof(sockaddr_in)
-        return
-    memset(v6, 0, sizeof(sockaddr_in6))
-    v6.sin6_family = AF_INET6
-    v6.sin6_port = s.source.port
-    v6.sin6_scope_id = s.flow.scope_id
-    if s.source.length == 4:
-        memset(&v6.sin6_addr.s6_addr[10], 0xFF, 2)
-        memcpy(&v6.sin6_addr.s6_addr[12], s.source.bytes, 4)
-    else:
-        memcpy(&v6.sin6_addr, s.source.bytes, 16)
-    route.to_length = sizeof(sockaddr_in6)
-
-
-cdef inline void route_down(worker_t *w, session_t *s, route_t *route, datagram_t *d) noexcept nogil:
-    route.fd = s.flow.fd
-    route.flow = s.flow
-    route.lost = &s.listener.counters[w.index].dropped[<int>DROP_ANSWER_NOT_SENT]
-    route.tos = d.tos
-    route.interface = s.flow.interface
-    route.wide = s.flow.wide
-    route.local = s.flow.local if s.flow.local_length else NULL
-    route_to(route, s)
-
-
-cdef inline void answer_post(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
-    """All answers of a post leave by one socket: another one flushes it."""
-    cdef post_t *post = &w.udp.post_down
-    cdef datagram_t *d = &w.udp.down.datagrams[slot]
-    cdef uint8_t *data = intake_bytes(&w.udp.down, slot)
-    cdef route_t route
-    if post.count and (post.fd != s.flow.fd or post_full(post)):
-        post_flush(post)
-    route_down(w, s, &route, d)
-    if d.segment_bytes:
-        post_add_train(post, &route, data, d.length, d.segment_bytes, slot)
-    else:
-        post_add(post, &route, data, d.length, NULL, 0, slot)
-
-
-cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_t datagrams) noexcept nogil:
-    s.flow.datagrams_down += datagrams
-    s.down.bytes += d.length
-    counter_add(&s.backend.counters[w.index].datagrams_down, datagrams)
-    counter_add(&s.backend.counters[w.index].bytes_down, d.length)
-    if not s.flags & SESSION_ANSWERED:
-        answer_watch(w, s)
-
-
-cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_t slot) noexcept nogil:
-    """One datagram, or train, of a backend."""
-    cdef datagram_t *d = &w.udp.down.datagrams[slot]
-    cdef uint32_t datagrams = datagram_count(d)
-    if d.kernel_drops:
-        flow_count_drops(w, s, link, d.kernel_drops)
-    if d.cut:
-        datagrams_dropped(w, s.listener, DROP_TOO_LARGE, 1)
-        return
-    if not bandwidth_allows(w, s, 1, d):
-        return
-    flow_answered(w, s, d, datagrams)
-    answer_post(w, s, slot)
-    if s.flow.responses_left:
-        s.flow.responses_left -= datagrams if datagrams < s.flow.responses_left else s.flow.responses_left
-        if s.flow.responses_left == 0:
-            session_end(w, s, CLOSE_NORMAL)
-
-
-cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:
-    """As many as are likely, behind the answers that wait for the end of the turn. See `intake_receive`."""
-    cdef intake_t *down = &w.udp.down
-    cdef uint32_t count = link.batch
-    if DATAGRAM_BATCH - down.used < count:
-        udp_flush(w)
-    return intake_receive(down, link.fd, down.used, count, False)
-
-
-cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noexcept nogil:
-    """Those that were received last. Those behind the last one that the session may have are dropped."""
-    cdef session_t *s = sessions_at(&w.sessions, link.session)
-    cdef listener_live_t *listener = s.listener
-    cdef uint32_t first = w.udp.down.used
-    cdef uint32_t i
-    w.udp.down.used += count
-    for i in range(count):
-        if link.session == NO_INDEX:
-            datagrams_dropped(w, listener, DROP_LATE, datagram_count(&w.udp.down.datagrams[first + i]))
-        else:
-            answer_forward(w, s, link, first + i)
-    if link.session != NO_INDEX:
-        flow_used(w, s)
-
-
-cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
-    """The answers that came before the error that its socket reported."""
-    cdef uint32_t _batch
-    cdef int got
-    for _batch in range(DATAGRAM_BATCH):
-        got = answers_receive(w, link)
-        if got > 0:
-            answers_forward(w, link, <uint32_t>got)
-        if got == -EAGAIN or link.session == NO_INDEX:
-            return
-
-
 # ---- up ----
 
-cdef inline bint slots_alike(intake_t *up, uint32_t a, uint32_t b) noexcept nogil:
+cdef inline bint slots_match(intake_t *up, uint32_t a, uint32_t b) noexcept nogil:
     """Whether two received datagrams belong to one session."""
     return (
         not up.datagrams[b].cut
@@ -225,6 +82,14 @@ cdef inline bint slots_alike(intake_t *up, uint32_t a, uint32_t b) noexcept nogi
         and up.datagrams[a].local_length == up.datagrams[b].local_length
         and memcmp(up.datagrams[a].local, up.datagrams[b].local, up.datagrams[a].local_length) == 0
     )
+
+
+cdef inline uint32_t slots_alike(listener_t *listener, intake_t *up, uint32_t first, uint32_t end) noexcept nogil:
+    """How many datagrams from `first` on belong to one session. With PROXY headers each has to be looked at."""
+    cdef uint32_t next_one = first + 1
+    while not listener.accept.mode and next_one < end and slots_match(up, first, next_one):
+        next_one += 1
+    return next_one - first
 
 
 cdef inline void route_up(worker_t *w, session_t *s, route_t *route, datagram_t *d) noexcept nogil:
@@ -304,6 +169,59 @@ cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t co
     return refused
 
 
+cdef inline int header_write(worker_t *w, session_t *s, const proxy_send_t *wanted, uint32_t slot) noexcept nogil:
+    """The PROXY header that goes before the datagrams of a slot, in `udp.prefix`: its length, or -ENOBUFS."""
+    cdef datagram_t *d = &w.udp.up.datagrams[slot]
+    cdef source_address_t destination
+    cdef proxy_client_t client
+    memset(&client, 0, sizeof(client))
+    destination.length = s.flow.destination_length
+    destination.port = s.flow.destination_port
+    memcpy(destination.bytes, s.flow.destination, 16)
+    client.source = &s.source
+    client.destination = &destination
+    client.instance = w.plane.instance
+    client.session_id = session_id(w, s)
+    client.transport = PROXY_DGRAM
+    if d.skip and d.tlvs_length:
+        client.received.data = intake_datagram(&w.udp.up, slot) + d.tlvs_at
+        client.received.length = d.tlvs_length
+    return proxy_send_write(&client, wanted, w.udp.prefix, sizeof(w.udp.prefix))
+
+
+cdef inline int send_with_header(worker_t *w, session_t *s, const proxy_send_t *wanted, uint32_t slot) noexcept nogil:
+    """Each datagram of a slot, the header before each (PROXY 2). As `post_flush`; of a train that was sent in part the
+    rest is lost, so that nothing is sent twice."""
+    cdef post_t *post = &w.udp.post_up
+    cdef datagram_t *d = &w.udp.up.datagrams[slot]
+    cdef const uint8_t *data = intake_bytes(&w.udp.up, slot)
+    cdef int length = header_write(w, s, wanted, slot)
+    cdef uint32_t size = d.segment_bytes if d.segment_bytes else d.length
+    cdef uint32_t at = 0
+    cdef int refused = -1
+    cdef route_t route
+    if length < 0 or <uint32_t>length + size > DATAGRAM_PAYLOAD_MAX:
+        datagrams_dropped(w, s.listener, DROP_TOO_LARGE, datagram_count(d))
+        return -1
+    route_up(w, s, &route, d)
+    post.sent_datagrams = post.sent_bytes = 0
+    while refused < 0:
+        if post_full(post):
+            refused = post_flush(post)
+        size = size if size < d.length - at else d.length - at
+        post_add(post, &route, data + at, size, w.udp.prefix, <uint32_t>length, slot)
+        at += size
+        if at >= d.length:
+            break
+    if post.count:
+        refused = post_flush(post)
+    flow_sent_up(w, s, post.sent_datagrams, post.sent_bytes - post.sent_datagrams * <uint32_t>length)
+    if refused >= 0 and post.sent_datagrams:
+        datagrams_dropped(w, s.listener, DROP_NOT_SENT, datagram_count(d) - post.sent_datagrams)
+        return <int>slot + 1
+    return refused
+
+
 cdef inline uint32_t flow_allowance(session_t *s, uint32_t count) noexcept nogil:
     """How many of `count` datagrams are still this session's, by udp_requests."""
     return s.flow.requests_left if s.flow.requests_left and s.flow.requests_left < count else count
@@ -323,13 +241,18 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
     to have the others."""
     cdef intake_t *up = &w.udp.up
     cdef datagram_t *d = &up.datagrams[first]
+    cdef pool_t *pool
     cdef int refused
     count = flow_allowance(s, count)
     if bandwidth_limited(s, 0):
         count = 1
         if not bandwidth_allows(w, s, 0, d):
             return 1
-    if count == 1 and not d.segment_bytes and not d.tos:
+    pool = session_pool(w, s)
+    if pool != NULL and pool.send.version:
+        count = 1
+        refused = send_with_header(w, s, &pool.send, first)
+    elif count == 1 and not d.segment_bytes and not d.tos:
         refused = send_one(w, s, first)
     else:
         refused = send_many(w, s, first, count)
@@ -348,7 +271,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
     """
     cdef intake_t *up = &w.udp.up
     cdef session_t *s
-    cdef uint32_t _batch, slot, alike
+    cdef uint32_t _batch, slot
     cdef int got
     for _batch in range(UDP_TURN_BATCHES):
         got = intake_receive(up, from_.fd, 0, DATAGRAM_BATCH, True)
@@ -358,10 +281,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
             if s == NULL:
                 slot += 1
                 continue
-            alike = 1
-            while slot + alike < <uint32_t>got and slots_alike(up, slot, slot + alike):
-                alike += 1
-            slot += flow_forward(w, s, slot, alike)
+            slot += flow_forward(w, s, slot, slots_alike(from_.listener, up, slot, <uint32_t>got))
         if got < DATAGRAM_BATCH:
             return
 

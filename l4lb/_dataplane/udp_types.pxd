@@ -10,7 +10,10 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from l4lb._dataplane.linux cimport iovec, mmsghdr, sockaddr_storage, socklen_t
 
 cdef struct datagram_t:           # as received, its bytes apart
-    uint32_t length
+    uint32_t length               # of the payload
+    uint32_t skip                 # bytes before it: a PROXY header
+    uint16_t tlvs_at              # its TLVs, counted from its first byte
+    uint16_t tlvs_length
     uint32_t segment_bytes        # of a train: datagrams of that size, the last may be shorter; 0: just one
     uint32_t kernel_drops         # of its socket so far; 0: none, or not told
     uint32_t interface            # where it came in; with a local address only
@@ -43,7 +46,14 @@ cdef struct flow_t:
     uint32_t interface            # see datagram_t
     uint8_t local[16]
     uint8_t local_length
+    uint8_t peer_length           # 4 or 16
+    uint16_t peer_port            # in network order
+    uint8_t peer[16]              # who sends the datagrams: the client itself, or a proxy that says for whom
+    uint8_t destination[16]       # where the client meant to go, when a PROXY header is to say so
+    uint16_t destination_port
+    uint8_t destination_length    # 4 or 16, 0: nobody asks
     bint wide                     # the listening socket is one of IPv6
+    uint8_t named                 # a PROXY header named the client: it is not the peer
     bint bound                    # its key is in the table
     bint no_trains                # its way does not take them
     flow_t *next_free
@@ -134,3 +144,4 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
     links_t links
     flows_t flows
     refused_t refused[256]
+    uint8_t prefix[4096]          # the PROXY header of the datagram that is being sent

@@ -10,33 +10,33 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_drop, inboxes_take
+from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
     CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_FREE,
     side_t,
 )
+from l4lb._dataplane.events cimport session_event, session_timeout, session_turn
 from l4lb._dataplane.evict cimport evictions
+from l4lb._dataplane.links cimport links_sweep
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_now_ns, close, counter_add,
-    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32,
-    published_store_u64, read,
+    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32, published_store_u64,
+    read,
 )
-from l4lb._dataplane.links cimport links_sweep
 from l4lb._dataplane.pipes cimport pipes_free
 from l4lb._dataplane.poller cimport (
     EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
 )
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
-from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
+from l4lb._dataplane.tcp cimport queues_serve
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.udp cimport (
-    flow_timeout, flow_turn, flows_end_of, link_event, udp_close, udp_event, udp_flush, udp_open,
-)
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, inbox_t, listening_list_t, listening_t, plane_t, session_t, snapshot_t, worker_t,
 )
+from l4lb._dataplane.udp cimport flow_timeout, flow_turn, flows_end_of, link_event, udp_close, udp_event, udp_open
 
 # ---- birth and death (control's thread) ----
 

@@ -11,6 +11,7 @@ from l4lb.config.health import health_conflicts
 from l4lb.config.hints import did_you_mean
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
+from l4lb.config.proxy_checks import accept_conflicts, send_conflicts
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 
@@ -39,6 +40,7 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
     yield from _protocol(name, listener)
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
+    yield from ((("listeners", name, key), message) for key, message in accept_conflicts(listener))
 
 
 _OF_PROTOCOL = {
@@ -105,6 +107,7 @@ def backend_conflicts(name: str, pool: Pool) -> Iterator[Finding]:
 def _pool(name: str, pool: Pool) -> Iterator[Finding]:
     yield from backend_conflicts(name, pool)
     yield from _policy(name, pool)
+    yield from ((("pools", name, *path), message) for path, message in send_conflicts(pool))
     if pool.on_backend_down != "keep" and pool.health.type == "none" and not pool.agent.port:
         yield (
             ("pools", name, "on_backend_down"),
@@ -128,6 +131,8 @@ def _pool_of_udp(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
             for option in (one for one in sorted(pool.health.model_fields_set - {"type"}) if given(pool.health, one)):
                 yield ("pools", name, "health", option), "has no effect without a type: udp pools have no checks then"
     if Protocol.UDP in protocols:
+        if pool.send_proxy == "v1":
+            yield ("pools", name, "send_proxy"), '"v1": a udp listener uses the pool, and version 1 knows no datagrams'
         for index, backend in enumerate(pool.backends):
             if parse_address(backend.address).kind == "unix":
                 yield ("pools", name, "backends", index), f'"{backend.address}": a udp listener uses the pool'
@@ -156,6 +161,12 @@ def _policy(name: str, pool: Pool) -> Iterator[Finding]:
 def _source(name: str, pool: Pool) -> Iterator[Finding]:
     """The source address must be of the family that every backend with a numeric address has."""
     if not pool.source_address:
+        return
+    if pool.source_address == "client":
+        for index, backend in enumerate(pool.backends):
+            if parse_address(backend.address).kind != "ip":
+                message = f'"{backend.address}": cannot be reached from the client\'s address (source_address)'
+                yield ("pools", name, "backends", index), message
         return
     version = ipaddress.ip_address(pool.source_address).version
     for index, backend in enumerate(pool.backends):

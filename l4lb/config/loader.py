@@ -21,7 +21,7 @@ from l4lb.config.hints import did_you_mean
 from l4lb.config.models import AdminConfig, Backend, Config, GlobalConfig, Listener, Pool
 from l4lb.config.positions import Path as KeyPath
 from l4lb.config.positions import Positions
-from l4lb.config.supported import is_later_key, is_later_value
+from l4lb.config.supported import is_later_key
 from l4lb.errors import ConfigError, Problem
 
 _EXPECTED = {
@@ -76,8 +76,6 @@ def _message(error: ErrorDetails, path: KeyPath) -> str:
         return f"unknown key{did_you_mean(key, _known_keys(path))}"
     if kind == "missing":
         return "missing: expected a value"
-    if is_later_value(key, value):
-        return f"{_shown(value)}: not supported by this version"
     if kind in ("literal_error", "enum"):
         return f"{_shown(value)}: expected {context['expected']}{did_you_mean(str(value), _choices(context))}"
     if kind == "value_error":
@@ -97,6 +95,8 @@ def _error_path(error: ErrorDetails, data: dict[str, Any]) -> KeyPath:
     path: list[str | int] = []
     at: Any = data
     for part in error["loc"]:
+        if isinstance(part, str) and part.startswith("("):
+            continue  # the tag of a union's member
         if isinstance(at, dict) and (part in at or error["type"] == "missing"):
             at = at.get(part)
         elif isinstance(at, list) and isinstance(part, int) and part < len(at):

@@ -16,6 +16,7 @@ from l4lb.config.base import Count, Model, PositiveCount, listify, reject_bool
 from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
+from l4lb.config.proxy import Network, Tlv
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Protocol
@@ -109,6 +110,13 @@ class Listener(Model):
     bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
     protocol: Protocol = Protocol.TCP
     pool: str
+    accept_proxy: Literal["off", "v1", "v2", "any"] = Field(
+        default="off", description="expect a PROXY header of this version before the bytes of each client"
+    )
+    proxy_trusted: Annotated[list[Network], BeforeValidator(listify)] = Field(
+        default_factory=list, description="from whom, as CIDRs; others are reset. Unix clients are trusted"
+    )
+    proxy_timeout: Duration = Field(default=5.0, description="from accept until the header is complete")
     max_sessions: Count = Field(
         default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
     )
@@ -219,7 +227,16 @@ class Pool(Model):
     slow_start: DurationOrOff = Field(
         default=0.0, description="how long the share of a backend that came back grows to its weight"
     )
-    source_address: str = Field(default="", description="connect from this IP address")
+    send_proxy: Literal["off", "v1", "v2"] = Field(
+        default="off", description="begin each connection with a PROXY header that names the client"
+    )
+    send_proxy_tlvs: list[Tlv] = Field(
+        default_factory=list,
+        description="of v2: crc32c, unique_id, authority, alpn, netns, received; or { type = 0xE4, value = text }",
+    )
+    source_address: str = Field(
+        default="", description="connect from this IP address; client: from the client's own (transparent)"
+    )
     connect_timeout: Duration = 5.0
     connect_attempts: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=65535)] = Field(
         default=3, description="each on another backend while there is one"
@@ -246,13 +263,15 @@ class Pool(Model):
 
     @model_validator(mode="after")
     def _check_source(self) -> Pool:
-        if self.source_address:
+        if self.source_address not in ("", "client"):
             import ipaddress
 
             try:
                 ipaddress.ip_address(self.source_address)
             except ValueError:
-                raise ValueError(f'source_address: "{self.source_address}" is not an IP address') from None
+                raise ValueError(
+                    f'source_address: "{self.source_address}" is not an IP address, nor "client"'
+                ) from None
         return self
 
 

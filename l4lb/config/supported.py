@@ -1,4 +1,4 @@
-"""Keys and values that the product's contract names and this version does not carry out: each is an error that says so.
+"""Keys that the product's contract names and this version does not carry out: each is an error that says so.
 
 One place, to be emptied key by key. Paths are patterns: ``*`` stands for any name.
 """
@@ -8,17 +8,10 @@ from __future__ import annotations
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("global",): ("user", "group", "access_log"),
     ("listeners", "*"): (
-        "accept_proxy", "proxy_trusted", "proxy_timeout", "allow", "deny", "deny_action", "per_source",
-        "routes",
+        "allow", "deny", "deny_action", "per_source", "routes",
     ),
-    ("pools", "*"): (
-        "send_proxy", "send_proxy_tlvs", "discovery",
-    ),
+    ("pools", "*"): ("discovery",),
 }  # fmt: skip
-
-LATER_VALUES: dict[str, tuple[str, ...]] = {
-    "source_address": ("client",),
-}
 
 
 def is_later_key(path: tuple[str | int, ...]) -> bool:
@@ -30,7 +23,3 @@ def is_later_key(path: tuple[str | int, ...]) -> bool:
         if all(part in ("*", str(name)) for part, name in zip(pattern, above, strict=True)):
             return True
     return False
-
-
-def is_later_value(key: str, value: object) -> bool:
-    return isinstance(value, str) and value in LATER_VALUES.get(key, ())

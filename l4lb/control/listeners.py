@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from l4lb.config import Listener
 from l4lb.control.state import ListenerState
-from l4lb.model.snapshot import Keepalive, ListenerSpec
+from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
 
 
 def _keepalive(config: Listener) -> Keepalive | None:
     keepalive = config.keepalive
     return Keepalive(keepalive.idle, keepalive.interval, keepalive.count) if keepalive else None
+
+
+def _accept(config: Listener) -> ProxyAccept | None:
+    versions = {"v1": 1, "v2": 2, "any": 0}
+    if config.accept_proxy == "off":
+        return None
+    return ProxyAccept(versions[config.accept_proxy], tuple(config.proxy_trusted), config.proxy_timeout)
 
 
 def _burst(config: Listener) -> int:
@@ -33,6 +40,7 @@ def listener_spec(state: ListenerState) -> ListenerSpec:
         fast_open=config.fast_open,
         defer_accept_s=config.defer_accept,
         transparent=config.transparent,
+        accept=_accept(config),
         splice=config.splice,
         max_sessions=config.max_sessions,
         session_rate=config.session_rate,

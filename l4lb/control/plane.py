@@ -17,6 +17,7 @@ from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.applying import Applying, Changes, Followers
 from l4lb.control.desired import Desired
+from l4lb.control.environment import environment_problems
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -82,6 +83,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         try:
+            if problems := list(environment_problems(self.state.config)):
+                raise ConfigError(problems)
             self.forwarder.take_over(self.inheritance.sockets)
             self.forwarder.start()
             self.reconciler.reconcile()

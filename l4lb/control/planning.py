@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.control.environment import environment_problems
 from l4lb.control.health.checks import Target
 from l4lb.control.health.monitor import pool_targets
 from l4lb.control.state import ListenerState, PoolState, State, bind_of, source_of
@@ -99,9 +100,10 @@ def _listener(name: str, config: Listener, running: ListenerState | None) -> Lis
 def plan_changes(config: Config, state: State, *, look_up: bool) -> Plan:
     """From `state` to `config`. With `look_up` names are looked up anew, otherwise only those that are new.
 
-    ConfigError, with every problem, for names that do not resolve and backends that cannot be checked.
+    ConfigError, with every problem, for names that do not resolve, backends that cannot be checked, and with `look_up`
+    for what this process may not do.
     """
-    problems: list[Problem] = []
+    problems: list[Problem] = [*environment_problems(config)] if look_up else []
     pools: list[PoolPlan] = []
     listeners: dict[str, ListenerState] = {}
     for name, pool in config.pools.items():

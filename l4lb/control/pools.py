@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 from l4lb.config import Pool
 from l4lb.config.policies import find_policy
+from l4lb.config.proxy import OwnTlv
 from l4lb.control.state import BackendState, PoolState
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, Selection
+from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection
 from l4lb.model.states import AdminState, Health
+from l4lb.net.environment import namespace_name
 from l4lb.routing.candidates import EJECTED, Rules, Standing, candidacy
 from l4lb.routing.policies import POLICIES, Candidate, Candidates, Policy, TableBuilder
 from l4lb.routing.slow_start import share, wait_s
+
+_NETNS = 0x30  # the type of its TLV, PROXY 2.2.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,17 @@ def build_table(order: Order, builder: TableBuilder) -> Table:
     return Table(order, policy, slots, _digest(order, slots), error)
 
 
+def _send(config: Pool) -> ProxySend | None:
+    if config.send_proxy == "off":
+        return None
+    named = {tlv: True for tlv in config.send_proxy_tlvs if isinstance(tlv, str) and tlv != "netns"}
+    own = b"".join(tlv.packed for tlv in config.send_proxy_tlvs if isinstance(tlv, OwnTlv))
+    if "netns" in config.send_proxy_tlvs:
+        name = namespace_name().encode()
+        own += bytes([_NETNS]) + len(name).to_bytes(2, "big") + name
+    return ProxySend(1 if config.send_proxy == "v1" else 2, own=own, **named)
+
+
 def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
     config, policy = seen.config, table.policy
     usable, slots = seen.usable, table.slots
@@ -152,6 +167,8 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
         queue_size=config.queue_size,
         queue_timeout_s=config.queue_timeout,
         source=seen.source,
+        transparent=config.source_address == "client",
+        send=_send(config),
         hash_seed=seen.order.candidates.hash_seed,
         hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
         hash_prefix_v4=config.hash_prefix_v4,

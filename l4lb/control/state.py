@@ -139,7 +139,7 @@ def new_backend(config: Backend, address: SocketAddress, health: Health, positio
 
 def source_of(config: Pool) -> SocketAddress | None:
     """Where the pool connects from, when that is configured."""
-    ip = config.source_address
+    ip = "" if config.source_address == "client" else config.source_address
     return resolve_backend(parse_address(f"[{ip}]:0" if ":" in ip else f"{ip}:0")) if ip else None
 
 

@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l4lb import _algorithms, _fastpath, _snapshots
+from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening, places_of
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import (
+    PROXY_REFUSALS,
     BackendStats,
     Failing,
     Histogram,
@@ -35,12 +37,6 @@ from l4lb.net.sockets import sockaddr_bytes
 
 _CLOSE_REASONS = tuple(CloseReason)
 _DROP_REASONS = tuple(DropReason)
-_MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
-
-
-def _milliseconds(seconds: float) -> int:
-    """At least 1 ms for any time above 0; 0 stays "no limit"."""
-    return min(max(round(seconds * 1000), 1), _MS_MAX) if seconds > 0 else 0
 
 
 @dataclass(slots=True)
@@ -62,17 +58,6 @@ class _Listener:
     spec: ListenerSpec
     pool: _snapshots.NativePool
     addresses: tuple[str, ...] = ()
-
-
-def _backend_options(spec: ListenerSpec) -> dict[str, int]:
-    keepalive = spec.keepalive
-    return {
-        "keepalive": keepalive is not None,
-        "keepalive_idle_s": max(round(keepalive.idle_s), 1) if keepalive else 0,
-        "keepalive_interval_s": max(round(keepalive.interval_s), 1) if keepalive else 0,
-        "keepalive_count": keepalive.count if keepalive else 0,
-        "user_timeout_ms": _milliseconds(spec.user_timeout_s),
-    }
 
 
 def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
@@ -239,21 +224,8 @@ class NativeForwarder:
     def _pool_fields(self, pool: _Pool, spec: PoolSpec) -> dict[str, object]:
         return {
             "live": pool.live,
-            "selection": _snapshots.SELECTIONS[spec.selection],
             "backends": [self._native_backend(pool, backend) for backend in spec.backends],
-            "usable": array("I", spec.usable),
-            "slots": spec.slots if isinstance(spec.slots, array) else array("I", spec.slots),
-            "bounded_load": spec.bounded_load,
-            "connect_timeout_ms": _milliseconds(spec.connect_timeout_s) or _MS_MAX,
-            "connect_attempts": spec.connect_attempts,
-            "passive_failures": spec.passive_failures,
-            "queue_size": spec.queue_size,
-            "queue_timeout_ms": _milliseconds(spec.queue_timeout_s) or _MS_MAX,
-            "source": sockaddr_bytes(spec.source) if spec.source else b"",
-            "hash_seed": spec.hash_seed,
-            "hash_key": _snapshots.HASH_KEYS[spec.hash_key],
-            "hash_prefix_v4": spec.hash_prefix_v4,
-            "hash_prefix_v6": spec.hash_prefix_v6,
+            **pool_settings(spec),
         }
 
     def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int]:
@@ -281,30 +253,16 @@ class NativeForwarder:
         self._listeners[spec.name] = listener
         listener.spec, listener.pool = spec, pool
         listener.addresses = self._listening.addresses(spec)
-        listener.live.set_options(_backend_options(spec))
-        listener.live.set_limits(
-            (round(spec.bandwidth_up), round(spec.bandwidth_down)),
-            (round(spec.total_bandwidth_up), round(spec.total_bandwidth_down)),
-            round(spec.session_rate),
-            round(spec.session_burst * 1e9 / spec.session_rate) if spec.session_rate else 0,
-        )
+        listener.live.set_options(backend_options(spec))
+        listener.live.set_limits(*listener_limits(spec))
 
     def _listener_fields(self, listener: _Listener) -> dict[str, object]:
-        spec = listener.spec
         return {
             "live": listener.live,
             "pool": listener.pool,
-            "sockets": self._listening.spread(spec),
-            "idle_ms": _milliseconds(spec.idle_timeout_s),
-            "half_close_ms": _milliseconds(spec.half_close_timeout_s),
-            "duration_ms": _milliseconds(spec.max_session_duration_s),
-            "max_sessions": spec.max_sessions,
-            "splice": _snapshots.SPLICE_MODES[spec.splice],
-            "nodelay": spec.nodelay,
-            "requests": spec.udp_requests,
-            "responses": spec.udp_responses,
-            "trains": spec.trains,
-            "draining": spec.name not in self._listeners,
+            "sockets": self._listening.spread(listener.spec),
+            "draining": listener.spec.name not in self._listeners,
+            **listener_settings(listener.spec),
         }
 
     def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
@@ -406,13 +364,14 @@ class NativeForwarder:
         self.reap()
         listeners = {}
         for name, listener in {**self._left, **self._listeners}.items():
-            active, total, closed, buckets, sum_us, drops = listener.live.stats()
+            active, total, closed, buckets, sum_us, refused, drops = listener.live.stats()
             reasons = {reason: count for reason, count in zip(_CLOSE_REASONS, closed, strict=True) if count}
+            refusals = {reason: count for reason, count in zip(PROXY_REFUSALS, refused, strict=True) if count}
             time_ = _histogram(buckets, sum_us)
             dropped = {reason: count for reason, count in zip(_DROP_REASONS, drops, strict=True) if count}
             if full := self._kernel_drops(listener):
                 dropped[DropReason.KERNEL] = dropped.get(DropReason.KERNEL, 0) + full
-            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, dropped)
+            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, refusals, dropped)
         workers = tuple(self._worker_stats(index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         return Stats(self._version, listeners, self._pool_stats(), workers, left)

@@ -61,12 +61,37 @@ class BackendSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyAccept:
+    """The PROXY header that a listener's clients begin with. `version`: 1, 2, or 0 for either; `trusted` are the CIDRs
+    that it is taken from, beside unix clients; `timeout_s`, of TCP, is from accept until it is complete."""
+
+    version: int
+    trusted: tuple[str, ...] = ()
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySend:
+    """The PROXY header that a pool's sessions begin with. `own` are TLVs as they go out, the others are made for each
+    session: `authority` and `alpn` of the client's TLS or of its header, `received`: all that its header had."""
+
+    version: int
+    crc32c: bool = False
+    unique_id: bool = False
+    authority: bool = False
+    alpn: bool = False
+    received: bool = False
+    own: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions, in the order
     that FIRST goes by; `slots` is the selection's table of indices into `usable` (empty for LEAST_SESSIONS and FIRST,
     or when none is usable). Tables are shared between snapshots and never change. `bounded_load`, of HASH: how far
     above the average a backend's sessions may get (1.25: by a quarter); 0: no bound.
-    `passive_failures`: after so many in a row a backend is reported as failing; 0: never."""
+    `passive_failures`: after so many in a row a backend is reported as failing; 0: never. `transparent`: connect from
+    the client's own address, instead of `source`."""
 
     name: str
     selection: Selection
@@ -80,6 +105,8 @@ class PoolSpec:
     queue_size: int = 0
     queue_timeout_s: float = 5.0
     source: SocketAddress | None = None
+    transparent: bool = False
+    send: ProxySend | None = None
     hash_seed: int = 0
     hash_key: HashKey = HashKey.SOURCE_IP
     hash_prefix_v4: int = 32
@@ -136,6 +163,7 @@ class ListenerSpec:
     fast_open: int = 0
     defer_accept_s: float = 0.0
     transparent: bool = False
+    accept: ProxyAccept | None = None
     splice: str = "auto"
     max_sessions: int = 0
     session_rate: float = 0.0
@@ -151,7 +179,7 @@ class ListenerSpec:
     @property
     def trains(self) -> bool:
         """Whether datagrams may travel as one: where each of them counts, they do not."""
-        return self.udp_gro and not self.udp_requests and not self.udp_responses
+        return self.udp_gro and not self.udp_requests and not self.udp_responses and self.accept is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 
 from l4lb.model.states import CloseReason, DropReason
 
+# Why a PROXY header was refused, in the order of `_dataplane/proxy_types.pxd:proxy_refusal_t`: what is wrong with it,
+# in the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
+PROXY_REFUSALS = (
+    "bad_signature", "bad_protocol", "bad_address", "bad_port", "bad_line_end", "line_too_long", "bad_version",
+    "bad_command", "bad_family", "bad_transport", "too_large", "too_short", "tlv_overrun", "bad_tlv", "crc_mismatch",
+    "truncated", "untrusted", "timeout",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -69,14 +77,16 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
-    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest. `dropped`
-    counts datagrams of UDP."""
+    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
+    `proxy_refused` counts refused PROXY headers, by what PROXY_REFUSALS says, `dropped`
+    datagrams of UDP."""
 
     addresses: tuple[str, ...] = ()
     sessions_active: int = 0
     sessions_total: int = 0
     closed: dict[CloseReason, int] = field(default_factory=dict)
     session_time: Histogram = Histogram()
+    proxy_refused: dict[str, int] = field(default_factory=dict)
     dropped: dict[DropReason, int] = field(default_factory=dict)
 
 

@@ -14,15 +14,19 @@ from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, pool_pick
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
-from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_COMPLETE, PROXY_RESULT_COUNT, proxy_header_t, proxy_writer_t
+from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
+from l4lb._dataplane.proxy_types cimport (
+    PROXY_ANY, PROXY_COMPLETE, PROXY_RESULT_COUNT, PROXY_STREAM, proxy_header_t, proxy_writer_t,
+)
 from l4lb._dataplane.proxy_writer cimport (
     proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
 )
+from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t, session_t,
-    sessions_t, source_address_t, timers_t, tried_t,
+    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t, proxy_send_t,
+    ranges_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
 )
 
 SESSION_BYTES = sizeof(session_t)
@@ -256,3 +260,46 @@ def proxy_pass_on(bytes received, tuple source, tuple destination, int transport
         proxy_write_crc32c(&writer)
     length = proxy_write_end(&writer)
     return length, bytes(out)
+
+
+cdef proxy_bytes_t borrowed(bytes data):
+    cdef proxy_bytes_t found
+    found.data = NULL
+    found.length = 0
+    if data is not None:
+        found.data = <const uint8_t *><char *>data
+        found.length = len(data)
+    return found
+
+
+def proxy_send(tuple settings, tuple source, tuple destination, dict said, uint32_t capacity):
+    """What a pool with `settings` (version, TLVs, own TLVs) writes; `said`: received, authority, alpn, instance,
+    session_id, where there are any. The length that the writer gives, or -errno, and the bytes that it stays within."""
+    cdef proxy_send_t send
+    cdef proxy_client_t client
+    cdef source_address_t sender, local
+    cdef bytearray out = bytearray(b"\xaa") * (capacity + 16)
+    cdef bytes custom
+    cdef int length
+    send.version, send.tlvs, custom = settings
+    send.custom = <const uint8_t *><char *>custom
+    send.custom_length = len(custom)
+    endpoint_set(&sender, source[0], source[1])
+    endpoint_set(&local, destination[0], destination[1])
+    client.source, client.destination, client.transport = &sender, &local, PROXY_STREAM
+    client.received = borrowed(said.get("received"))
+    client.authority = borrowed(said.get("authority"))
+    client.alpn = borrowed(said.get("alpn"))
+    client.instance = said.get("instance", 0)
+    client.session_id = said.get("session_id", 0)
+    length = proxy_send_write(&client, &send, <uint8_t *><char *>out, capacity)
+    return length, bytes(out)
+
+
+def ranges_have(bytes ranges, bytes address):
+    cdef ranges_t given
+    cdef source_address_t wanted
+    endpoint_set(&wanted, address, b"\0\0")
+    given.bounds = <const uint8_t *><char *>ranges
+    given.count = len(ranges) // (2 * RANGE_ADDRESS_BYTES)
+    return ranges_hold(&given, &wanted)

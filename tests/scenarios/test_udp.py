@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from l4lb import Config, Listener, LoadBalancer, Pool
 from l4lb.config import AdminConfig, PassiveConfig
+from l4lb.model.address import SocketAddress
 from l4lb.model.states import CloseReason, DropReason
 from l4lb.net.sockets import ListeningSockets
+from l4lb.proxy_protocol import Command, Header, Transport, build, parse
 from tests.support.balancing import NO_CHECKS, address_of, balancing, closed, wait_closed
 from tests.support.datagrams import UDP_GRO, UDP_SEGMENT, UdpClient, UdpServer, serving_udp, silent
 from tests.support.peers import Server, connect, echo, running
@@ -227,7 +229,7 @@ def test_max_session_duration_ends_a_busy_session() -> None:
     listener = {"max_session_duration": 0.3, "idle_timeout": "off"}
     with serving_udp() as server, balancing_udp([server.address], listener=listener) as balancer:
         with UdpClient(address_of(balancer)) as client:
-            assert wait_until(lambda: client.ask(b"?") and closed(balancer).get(CloseReason.MAX_DURATION))
+            assert wait_until(lambda: client.send(b"?") or closed(balancer).get(CloseReason.MAX_DURATION))
 
 
 def test_udp_responses_end_the_session_and_its_socket_serves_the_next() -> None:
@@ -472,3 +474,111 @@ def test_kernel_drops_are_counted() -> None:
                 received += 1
         assert 0 < received < 100
         assert ListeningSockets([sock], "").kernel_drops() == 100 - received
+
+
+# ---- PROXY protocol ----
+
+
+def header_of(client: tuple[str, int], server: tuple[str, int], tlvs: tuple[tuple[int, bytes], ...] = ()) -> Header:
+    family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET
+    source, destination = SocketAddress(family, *client), SocketAddress(family, *server)
+    return Header(source=source, destination=destination, transport=Transport.DGRAM, tlvs=tlvs)
+
+
+ACCEPTING = {"accept_proxy": "v2", "proxy_trusted": ["127.0.0.0/8"]}
+
+
+def test_every_datagram_to_the_backend_begins_with_its_client() -> None:
+    """PROXY 2 (revision of 2026): "header and payload in the same datagram", in each."""
+    with serving_udp(lambda data: [data[parse(data).length :]]) as server:
+        with balancing_udp([server.address], send_proxy="v2", send_proxy_tlvs=["crc32c", "unique_id"]) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                assert [client.ask(b"%d" % number) for number in range(3)] == [b"0", b"1", b"2"]
+                headers = [parse(data) for data in server.received]
+                assert {(one.source.host, one.source.port) for one in headers if one.source} == {
+                    ("127.0.0.1", client.port)
+                }
+                assert {str(one.destination) for one in headers} == {address_of(balancer)}
+                assert all(one.transport is Transport.DGRAM and one.crc32c for one in headers)
+                assert len({one.tlvs for one in headers}) == 1
+            backend = balancer.stats().pools["web"].backends[server.address]
+            assert (backend.datagrams_up, backend.bytes_up) == (3, 3)
+
+
+def test_each_datagram_of_a_train_has_its_header() -> None:
+    data = random.Random(5).randbytes(1200 * 30 + 7)
+    with serving_udp(lambda data: []) as server, balancing_udp([server.address], send_proxy="v2") as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            client.sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1200)
+            client.send(data)
+            assert wait_until(lambda: len(server.received) == 31)
+            assert b"".join(one[parse(one).length :] for one in server.received) == data
+        assert balancer.stats().pools["web"].backends[server.address].bytes_up == len(data)
+
+
+def test_a_datagram_that_leaves_no_room_for_the_header_is_dropped_whole() -> None:
+    with serving_udp() as server, balancing_udp([server.address], send_proxy="v2") as balancer:
+        with UdpClient(address_of(balancer)) as client:
+            client.send(bytes(65507 - 27))
+            wait_dropped(balancer, DropReason.TOO_LARGE)
+            client.send(bytes(65507 - 28))
+            assert wait_until(lambda: [len(data) for data in server.received] == [65507])
+
+
+def test_one_proxy_speaks_for_many_clients() -> None:
+    with servers("a", "b") as made:
+        options = {"listener": ACCEPTING, "send_proxy": "v2"}
+        with balancing_udp([one.address for one in made.values()], **options) as balancer:
+            with UdpClient(address_of(balancer)) as proxy:
+                there = ("198.51.100.1", 53)
+                first, second = (build(header_of((f"192.0.2.{n}", 4000), there)) for n in (1, 2))
+                answers = [proxy.ask(first + b"?"), proxy.ask(second + b"?"), proxy.ask(first + b"?")]
+                assert answers[0] == answers[2] != answers[1]
+            assert balancer.stats().listeners["web"].sessions_total == 2
+            told = {str(parse(data).source) for one in made.values() for data in one.received}
+            assert told == {"192.0.2.1:4000", "192.0.2.2:4000"}
+            assert {str(parse(data).destination) for one in made.values() for data in one.received} == {
+                "198.51.100.1:53"
+            }
+
+
+def test_received_tlvs_are_passed_on() -> None:
+    with serving_udp(silent) as server:
+        options = {"listener": ACCEPTING, "send_proxy": "v2", "send_proxy_tlvs": ["received"]}
+        with balancing_udp([server.address], **options) as balancer, UdpClient(address_of(balancer)) as proxy:
+            for number in range(3):
+                tlvs = ((0xE0, b"%d" % number),)
+                proxy.send(build(header_of(("2001:db8::1", 9), ("2001:db8::2", 53), tlvs)) + b"?")
+            assert wait_until(lambda: len(server.received) == 3)
+            assert [parse(data).tlvs for data in server.received] == [((0xE0, b"%d" % number),) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"no header", "bad_signature"),
+        (build(header_of(("192.0.2.1", 1), ("192.0.2.2", 2)))[:-1], "truncated"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x02ab", "too_short"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nx", "bad_signature"),
+    ],
+)
+def test_a_datagram_without_a_sound_header_is_dropped(data: bytes, reason: str) -> None:
+    with serving_udp() as server, balancing_udp([server.address], listener=ACCEPTING) as balancer:
+        with UdpClient(address_of(balancer)) as proxy:
+            proxy.send(data)
+            wait_dropped(balancer, DropReason.PROXY_HEADER)
+            assert balancer.stats().listeners["web"].proxy_refused == {reason: 1}
+            local = build(Header(command=Command.LOCAL))
+            assert proxy.ask(local + b"mine") == b"mine"  # of the proxy itself
+        assert server.received == [b"mine"]
+
+
+def test_headers_of_others_than_the_trusted_are_dropped() -> None:
+    listener = {"accept_proxy": "any", "proxy_trusted": ["127.0.0.8/32"]}
+    with serving_udp() as server, balancing_udp([server.address], listener=listener) as balancer:
+        data = build(header_of(("192.0.2.1", 1), ("192.0.2.2", 2))) + b"x"
+        with UdpClient(address_of(balancer)) as stranger, UdpClient(address_of(balancer), bind="127.0.0.8") as proxy:
+            stranger.send(data)
+            wait_dropped(balancer, DropReason.PROXY_HEADER)
+            assert balancer.stats().listeners["web"].proxy_refused == {"untrusted": 1}
+            assert proxy.ask(data) == b"x"

@@ -6,11 +6,17 @@ import pytest
 
 from l4lb import _snapshots
 from l4lb.model.snapshot import HashKey, Selection
+from l4lb.model.stats import PROXY_REFUSALS
+from l4lb.proxy_protocol import Accept, Reason
 
 
 def test_every_enum_is_known_on_both_sides() -> None:
     assert set(_snapshots.SELECTIONS) == set(Selection)
     assert set(_snapshots.HASH_KEYS) == set(HashKey)
+    assert list(_snapshots.PROXY_MODES) == list(Accept)
+    assert list(_snapshots.PROXY_MODES.values()) == [0, 1, 2, 3]
+    assert (*Reason, "untrusted", "timeout") == PROXY_REFUSALS
+    assert len(PROXY_REFUSALS) == _snapshots.PROXY_REFUSALS
 
 
 def test_a_backend_address_that_is_too_long_is_refused() -> None:

@@ -1,0 +1,32 @@
+"""What this process may do and where it runs, as far as options depend on it. Linux alone knows; nothing is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+
+TRANSPARENT_CAPABILITY = "CAP_NET_ADMIN"  # or CAP_NET_RAW: ip(7), IP_TRANSPARENT
+_IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name it
+_NAMESPACES = "/run/netns"  # ip-netns(8)
+
+
+def can_be_transparent() -> bool:
+    """Whether sockets may have addresses that are not this host's, for which TRANSPARENT_CAPABILITY is needed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(PermissionError):
+        probe.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        return True
+    return False
+
+
+@functools.cache
+def namespace_name() -> str:
+    """What `ip netns identify` calls the network namespace of this process; empty when it has no name."""
+    own = os.stat("/proc/self/ns/net")
+    with contextlib.suppress(FileNotFoundError):
+        for entry in sorted(os.listdir(_NAMESPACES)):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(own, os.stat(f"{_NAMESPACES}/{entry}")):
+                    return entry
+    return ""
