@@ -89,7 +89,7 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         ('[listeners.a]\nbind = ":1"\npool = "p"\naccept_proxy = "any"', "a.proxy_trusted: missing: accept_proxy"),
         ('[listeners.a]\nbind = ":1"\npool = "p"\naccept_proxy = true', "a.accept_proxy: true: expected 'off'"),
         ('[listeners.a]\nbind = ":1"\npool = "p"\nproxy_trusted = "10.0.0.0/8"', "has no effect without accept_proxy"),
-        ('[listeners.a]\nbind = ":1"\npool = "p"\nproxy_timeout = "5s"', "has no effect without accept_proxy"),
+        ('[listeners.a]\nbind = ":1"\npool = "p"\nproxy_timeout = "6s"', "has no effect without accept_proxy"),
         (
             '[listeners.a]\nbind = ":1"\npool = "p"\naccept_proxy = "v2"\nproxy_trusted = ["::1", "10.1.0.0/8"]',
             '[1]: "10.1.0.0/8": has bits set beyond its prefix (did you mean "10.0.0.0/8"?)',
