@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 
 from benchmarks.peers import Peer
 
@@ -34,6 +35,19 @@ def wrk(peer: Peer, clients: int, seconds: int, *, close: bool) -> tuple[float, 
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
     failed += int(refused[1]) if refused else 0
     return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
+
+
+def dnsperf(peer: Peer, queries: Path, clients: int, seconds: int) -> tuple[float, dict[str, float]]:
+    """(queries answered, figures) of dnsperf, each client on a socket of its own."""
+    command = ["dnsperf", "-s", "127.0.0.1", "-p", str(peer.port), "-d", str(queries), "-c", str(clients), "-T", "1"]
+    done = subprocess.run([*command, "-l", str(seconds)], capture_output=True, text=True, check=True)
+    completed = re.search(r"Queries completed:\s+(\d+)", done.stdout)
+    lost = re.search(r"Queries lost:\s+(\d+)", done.stdout)
+    rate = re.search(r"Queries per second:\s+([\d.]+)", done.stdout)
+    assert completed, done.stdout
+    assert lost, done.stdout
+    assert rate, done.stdout
+    return float(completed[1]), {"queries/s": float(rate[1]), "failed": float(lost[1])}
 
 
 def iperf3(peer: Peer, seconds: int, *, streams: int = 1, down: bool = False) -> tuple[float, dict[str, float]]:

@@ -33,6 +33,24 @@ backends = ["127.0.0.1:{backend}"]
 type = "none"
 """
 
+L4LB_UDP = """[global]
+workers = {workers}
+log_level = "warning"
+
+[admin]
+bind = "off"
+
+[listeners.web]
+bind = "127.0.0.1:{port}"
+protocol = "udp"
+pool = "web"
+udp_requests = {answers}
+udp_responses = {answers}
+
+[pools.web]
+backends = ["127.0.0.1:{backend}"]
+"""
+
 NGINX = """daemon off;
 master_process off;
 worker_processes 1;
@@ -48,6 +66,27 @@ stream {{
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         proxy_pass 127.0.0.1:{backend};
+    }}
+}}
+"""
+
+NGINX_UDP = """daemon off;
+master_process off;
+worker_processes 1;
+worker_rlimit_nofile 20000;
+pid {directory}/pid;
+error_log {directory}/error.log;
+{module}
+events {{
+    worker_connections 20000;
+    multi_accept on;
+}}
+stream {{
+    server {{
+        listen 127.0.0.1:{port} udp rcvbuf=4m sndbuf=4m;
+        proxy_pass 127.0.0.1:{backend};
+        proxy_timeout 30s;
+        {answers}
     }}
 }}
 """
@@ -90,6 +129,28 @@ def program(name: str) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class Udp:
+    """`answers`: how many datagrams of either side a session has; 0: any number."""
+
+    answers: int = 0
+
+    @property
+    def for_nginx(self) -> str:
+        return f"proxy_requests {self.answers}; proxy_responses {self.answers};" if self.answers else ""
+
+
+def _command_udp(name: str, port: int, backend: int, directory: Path, udp: Udp) -> list[str]:
+    file = directory / f"{name}-udp-{udp.answers}.conf"
+    if name == "l4lb":
+        file.write_text(L4LB_UDP.format(port=port, backend=backend, workers=1, answers=udp.answers))
+        return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
+    module = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
+    text = NGINX_UDP.format(port=port, backend=backend, directory=directory, module=module, answers=udp.for_nginx)
+    file.write_text(text)
+    return [program("nginx"), "-c", str(file), "-e", str(directory / "error.log")]
+
+
 def _command(name: str, port: int, backend: int, directory: Path, workers: int) -> list[str]:
     """How to start the peer called `name`; its configuration goes into `directory`. `workers` is for l4lb."""
     file = directory / f"{name}-{workers}.conf"
@@ -112,7 +173,7 @@ def peer(name: str, backend: int, directory: Path, *, probe: bool = True, worker
     with log.open("w") as output:
         process = subprocess.Popen(_command(name, port, backend, directory, workers), stdout=output, stderr=output)
         try:
-            assert wait_until(lambda: _listens(port) or process.poll() is not None), log.read_text()
+            assert wait_until(lambda: listens(port) or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()
             if probe:
                 assert answers(port)
@@ -122,11 +183,34 @@ def peer(name: str, backend: int, directory: Path, *, probe: bool = True, worker
             process.wait()
 
 
-def _listens(port: int) -> bool:
-    """Whether something listens on 127.0.0.1:`port`, without connecting to it (proc_net_tcp in the kernel's docs)."""
-    wanted = f"0100007F:{port:04X}"
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(line.split()[1] == wanted and line.split()[3] == "0A" for line in lines)
+@contextlib.contextmanager
+def peers_udp(backend: int, directory: Path, udp: Udp) -> Iterator[list[Peer]]:
+    """l4lb and nginx in front of a UDP backend. HAProxy's community edition has no generic UDP."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_running_udp(name, backend, directory, udp)) for name in ("l4lb", "nginx")]
+
+
+@contextlib.contextmanager
+def _running_udp(name: str, backend: int, directory: Path, udp: Udp) -> Iterator[Peer]:
+    port = free_port()
+    log = directory / f"{name}-udp-{udp.answers}.log"
+    with log.open("w") as output:
+        command = _command_udp(name, port, backend, directory, udp)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            assert wait_until(lambda: listens(port, udp=True) or process.poll() is not None), log.read_text()
+            assert process.poll() is None, log.read_text()
+            yield Peer(name, port, process.pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def listens(port: int, *, udp: bool = False) -> bool:
+    """Whether something listens on 127.0.0.1:`port`, without talking to it (proc_net_tcp in the kernel's docs)."""
+    wanted, state = f"0100007F:{port:04X}", "07" if udp else "0A"
+    lines = Path("/proc/net/udp" if udp else "/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1] == wanted and line.split()[3] == state for line in lines)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.comparing import Comparison
-from benchmarks.peers import HAPROXY, L4LB, NGINX
+from benchmarks.peers import HAPROXY, L4LB, L4LB_UDP, NGINX, NGINX_UDP
 
 COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b"}
 
@@ -81,7 +81,11 @@ class Results:
             text += [f"## {comparison.title}", "", *_markdown(_rows(comparison)), ""]
         if self.figures:
             text += ["## l4lb alone", "", *_markdown([["", ""], *map(list, self.figures)]), ""]
-        for name, config in (("l4lb", L4LB.replace("{workers}", "1")), ("nginx", NGINX), ("HAProxy", HAPROXY)):
+        configs = {
+            "l4lb": L4LB.replace("{workers}", "1"), "nginx": NGINX, "HAProxy": HAPROXY,
+            "l4lb, UDP": L4LB_UDP.replace("{workers}", "1"), "nginx, UDP": NGINX_UDP,
+        }  # fmt: skip
+        for name, config in configs.items():
             text += [f"## Configuration of {name}", "", "```", config.strip(), "```", ""]
         (directory / "RESULTS.md").write_text("\n".join(text), encoding="utf-8")
 
