@@ -12,8 +12,8 @@ from l4lb._dataplane.connect cimport backend_connect_to, source_bind
 from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, REFUSED_MS, REFUSED_SLOTS,
-    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, LINK_BATCH_MIN,
+    REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
@@ -228,7 +228,7 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
     flow.responses_left = listener.responses
     flow.link = b.link.index
     b.link.session = s.index
-    b.link.batch = 2
+    b.link.batch = LINK_BATCH_MIN
 
 
 cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nogil:

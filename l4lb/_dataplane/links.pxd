@@ -1,7 +1,8 @@
 # Links: sockets connected to backends, one for each UDP session, and the spares that wait for the next one.
 #
-# A session that ended gives its link back. When each of its datagrams was answered the link may serve again at once,
-# and otherwise only after a rest in which answers that come late are thrown away: they must never reach another client.
+# A session that ended gives its link back. When each of its datagrams was answered the link may serve again after a
+# short pause, and otherwise after a long rest. What comes for it meanwhile is thrown away, by an event that worker.pxd
+# handles before those of listening sockets, so before the link can serve again: it must never reach another client.
 # That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and close for each. A link
 # stays in epoll for its whole life, by its own index, which is how late answers find nobody. Called on the worker's
 # thread.
@@ -12,7 +13,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from l4lb._dataplane.enums cimport (
-    LINKS_PER_BLOCK, LINK_BUCKETS, LINK_KEEP_MS, LINK_REST_MS, LINK_SPARES_MAX, NO_INDEX, UDP_BUFFER_BYTES,
+    LINKS_PER_BLOCK, LINK_BATCH_MIN, LINK_BUCKETS, LINK_KEEP_MS, LINK_PAUSE_MS, LINK_REST_MS, LINK_SPARES_MAX,
+    NO_INDEX, UDP_BUFFER_BYTES,
 )
 from l4lb._dataplane.linux cimport (
     AF_INET6, EAGAIN, EMFILE, ENFILE, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVTCLASS,
@@ -215,7 +217,7 @@ cdef inline link_t *link_open(worker_t *w, int family, bint trains) noexcept nog
     link.fd = fd
     link.session = NO_INDEX
     link.kernel_drops = 0
-    link.batch = 2
+    link.batch = LINK_BATCH_MIN
     link.resting = False
     link.wide = family == AF_INET6
     return link
@@ -226,12 +228,14 @@ cdef inline int link_watch(worker_t *w, link_t *link) noexcept nogil:
     return poller_control(w, EPOLL_CTL_ADD, link.fd, EPOLLIN | EPOLLET, LINK_TAG_BIT | link.index)
 
 
-cdef inline int link_drain(worker_t *w, link_t *link) noexcept nogil:
-    """Throw away what nobody waits for any more. 0, or -errno when the socket reports an error (ECONNREFUSED)."""
+cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
+    """Throw away what nobody waits for any more. recv(2): EAGAIN no more of it; ECONNREFUSED: not to serve again."""
     cdef char byte
     while recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
         counter_add(&w.counters.late_answers, 1)
-    return 0 if errno == EAGAIN else -errno
+    if errno != EAGAIN:
+        spare_remove(&w.udp.links, link)
+        link_close(&w.udp.links, link)
 
 
 cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
@@ -239,14 +243,11 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
     cdef links_t *self = &w.udp.links
     cdef uint32_t bucket = <uint32_t>tag % LINK_BUCKETS
     cdef link_t *link = spare_find(self, &self.ready[bucket], tag)
-    if link == NULL:
+    if link == NULL or <uint32_t>w.now_ms - link.since_ms < LINK_PAUSE_MS:
         link = spare_find(self, &self.resting[bucket], tag)
         if link == NULL or <uint32_t>w.now_ms - link.since_ms < LINK_REST_MS:
             return NULL
     spare_remove(self, link)
-    if link_drain(w, link) < 0:
-        link_close(self, link)
-        return NULL
     return link
 
 

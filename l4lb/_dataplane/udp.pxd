@@ -24,8 +24,8 @@ from l4lb._dataplane.datagrams cimport (
 )
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, DATAGRAM_BATCH,
-    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
-    UDP_TURN_BATCHES,
+    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK,
+    SESSION_ANSWERED, SESSION_FLOW, UDP_TURN_BATCHES,
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.hashing cimport random_next
@@ -308,7 +308,7 @@ cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
                 link_drain(w, link)
             return
         if <uint32_t>got < link.batch:
-            link.batch = <uint16_t>got if got > 2 else 2
+            link.batch = <uint16_t>got if got > LINK_BATCH_MIN else LINK_BATCH_MIN
             return
         if link.batch < DATAGRAM_BATCH:
             link.batch *= 2

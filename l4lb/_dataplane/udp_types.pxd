@@ -100,7 +100,7 @@ cdef struct link_t:
     uint32_t since_ms             # a spare since then
     uint32_t kernel_drops         # that were counted
     uint64_t tag                  # from where to where it is connected
-    uint16_t batch                # how many datagrams the next event is likely to bring, at least 2
+    uint16_t batch                # how many datagrams the next event is likely to bring, see LINK_BATCH_MIN
     bint wide                     # of IPv6
     bint resting                  # a spare to which an answer may still come
 

@@ -254,11 +254,15 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
         inboxes_take(w)
     elif tag & LINK_TAG_BIT:
         link_event(w, <uint32_t>tag & ~<uint32_t>LINK_TAG_BIT)
-    elif tag - LISTENER_TAG_BASE < w.accepting_count:
-        if w.accepting[tag - LISTENER_TAG_BASE].datagrams:
-            udp_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
-        else:
-            accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+    elif tag - LISTENER_TAG_BASE < w.accepting_count and not w.accepting[tag - LISTENER_TAG_BASE].datagrams:
+        accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+
+
+cdef inline void worker_udp_event(worker_t *w, epoll_event *event) noexcept nogil:
+    """Those of UDP listeners, when all others have been handled: see links.pxd."""
+    cdef uint64_t position = event.data.u64 - LISTENER_TAG_BASE
+    if position < w.accepting_count and w.accepting[position].datagrams:
+        udp_event(w, &w.accepting[position])
 
 
 cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
@@ -307,6 +311,9 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         worker_adopt(w)
         for i in range(count):
             worker_event(w, &w.events[i])
+        if w.udp != NULL:
+            for i in range(count):
+                worker_udp_event(w, &w.events[i])
         worker_run_ready(w)
         udp_flush(w)
         worker_run_timers(w)

@@ -234,12 +234,12 @@ def test_max_session_duration_ends_a_busy_session() -> None:
 
 def test_udp_responses_end_the_session_and_its_socket_serves_the_next() -> None:
     with serving_udp() as server, balancing_udp([server.address], listener={"udp_responses": 1}, workers=1) as balancer:
-        for number in range(50):
+        for number in range(300):
             with UdpClient(address_of(balancer)) as client:
                 assert client.ask(b"%d" % number) == b"%d" % number
-        wait_closed(balancer, CloseReason.NORMAL, 50)
+        wait_closed(balancer, CloseReason.NORMAL, 300)
         assert active(balancer) == 0
-        assert len(server.clients) == 1
+        assert len(server.clients) < 150  # each pauses for some milliseconds before it serves again
 
 
 def test_an_answer_beyond_udp_responses_reaches_nobody() -> None:
