@@ -10,7 +10,7 @@ from l4lb._convert cimport (
     buckets_list, counters, indices_copy, pool_settings_fill, sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
     HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
@@ -56,16 +56,17 @@ cdef class BackendLive:
         shared_store(&self.live.failures, 0)
 
     def stats(self):
-        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets)."""
+        """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason])."""
         cdef backend_counters_t total
+        cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return (
             shared_read(&self.live.sessions_active),
             total.sessions_total,
             total.bytes_up,
             total.bytes_down,
-            total.connect_failures,
             total.early_resets,
+            [total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
         )
 
 

@@ -46,6 +46,17 @@ cdef enum close_reason_t:
     CLOSE_INTERNAL_ERROR
     CLOSE_REASON_COUNT
 
+# Why a connect failed. The order is that of l4lb.model.states.ConnectFailure; tests/unit/test_fastpath.py holds them
+# together.
+cdef enum connect_failure_t:
+    FAILURE_REFUSED = 0
+    FAILURE_TIMEOUT
+    FAILURE_UNREACHABLE
+    FAILURE_RESET
+    FAILURE_LOCAL                 # this host's own: no port left, a firewall, no such source address
+    FAILURE_OTHER
+    FAILURE_COUNT
+
 # A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
 #
 #          +--all at max_sessions--> QUEUED

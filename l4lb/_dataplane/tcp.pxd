@@ -3,21 +3,23 @@
 #
 # Every function that may end the session is the last thing its caller does with it.
 
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
     ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_error,
-    attempt_failed, attempt_t, measure_connect, session_pick, session_pool,
+    attempt_failed, attempt_t, failure_of, measure_connect, session_pick, session_pool,
 )
 from l4lb._dataplane.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED,
     CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
-    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT,
+    CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_QUEUE_TIMEOUT, CLOSE_RESOURCE_LIMIT, FAILURE_TIMEOUT, HALF_EOF,
+    HALF_FIN_SENT,
     HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD,
     SESSION_ANSWERED, SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
     SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED,
-    SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, side_t,
+    SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, connect_failure_t, side_t,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
@@ -281,7 +283,7 @@ cdef inline bint session_try(worker_t *w, session_t *s, pool_t *pool, backend_t 
         w.resources_short = True
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif attempt == ATTEMPT_FAILED:
-        if attempt_failed(w, s) == 0:
+        if attempt_failed(w, s, failure_of(errno)) == 0:      # of the call that has just failed
             return False
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     return True
@@ -333,10 +335,12 @@ cdef inline void session_event_queued(worker_t *w, session_t *s, uint32_t events
         session_end(w, s, CLOSE_CLIENT_ABORT)
 
 
-cdef inline void session_retry(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+cdef inline void session_retry(
+    worker_t *w, session_t *s, connect_failure_t failure, close_reason_t reason
+) noexcept nogil:
     """The pending attempt failed: on to the next backend, or end with `reason` when this was the last."""
     cdef pool_t *pool = session_pool(w, s)
-    if attempt_failed(w, s) < 0:
+    if attempt_failed(w, s, failure) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif pool == NULL or s.attempts >= pool.connect_attempts:
         session_end(w, s, reason)
@@ -354,15 +358,21 @@ cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
     reads.flags |= HALF_READ_ON | HALF_READABLE
 
 
+cdef inline void session_event_connecting(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+    cdef int error = attempt_error(s) if events & (EPOLLERR | EPOLLHUP) else 0
+    if error:
+        session_retry(w, s, failure_of(error), CLOSE_CONNECT_FAILED)
+    else:
+        session_connected(w, s, events)
+
+
 cdef inline void session_event(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
     if s.state == SESSION_QUEUED:
         session_event_queued(w, s, events)
         return
     if s.state == SESSION_CONNECTING:
-        if side == SIDE_BACKEND and events & (EPOLLERR | EPOLLHUP) and attempt_error(s) != 0:
-            session_retry(w, s, CLOSE_CONNECT_FAILED)
-        elif side == SIDE_BACKEND:
-            session_connected(w, s, events)
+        if side == SIDE_BACKEND:
+            session_event_connecting(w, s, events)
         return
     if unlikely(events & EPOLLPRI):
         session_mark_urgent(s, side)
@@ -397,7 +407,7 @@ cdef inline void session_timeout(worker_t *w, session_t *s) noexcept nogil:
             session_arm(w, s, s.state_deadline_ms)
     elif s.state == SESSION_CONNECTING:
         if deadline_passed(w, s.state_deadline_ms):
-            session_retry(w, s, CLOSE_CONNECT_TIMEOUT)
+            session_retry(w, s, FAILURE_TIMEOUT, CLOSE_CONNECT_TIMEOUT)
         else:
             session_arm(w, s, s.state_deadline_ms)
     elif s.state == SESSION_RESETTING:

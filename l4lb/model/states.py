@@ -32,6 +32,20 @@ class ProcessState(StrEnum):
     DRAINING = "draining"
 
 
+class ConnectFailure(StrEnum):
+    """What a connect to a backend failed of. The order is the native enum's; a test holds them together.
+
+    `LOCAL` is this host's own: no port left, a firewall, no such source address.
+    """
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    LOCAL = "local"
+    OTHER = "other"
+
+
 class CloseReason(StrEnum):
     """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from l4lb.model.states import CloseReason
+from l4lb.model.states import CloseReason, ConnectFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,21 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """`early_resets`: sessions that the backend reset before its first byte."""
+    """`early_resets`: sessions that the backend reset before its first byte; `failed`: connects by what they failed of;
+    datagrams are of UDP."""
 
     sessions_active: int = 0
     sessions_total: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    connect_failures: int = 0
     early_resets: int = 0
+    failed: dict[ConnectFailure, int] = field(default_factory=dict)
+    datagrams_up: int = 0
+    datagrams_down: int = 0
+
+    @property
+    def connect_failures(self) -> int:
+        return sum(self.failed.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +75,25 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
-    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest."""
+    """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
+
+    `session_time` leaves out clients that were refused at once; `dropped` is datagrams that went nowhere, by reason.
+    """
 
     addresses: tuple[str, ...] = ()
     sessions_active: int = 0
     sessions_total: int = 0
     closed: dict[CloseReason, int] = field(default_factory=dict)
     session_time: Histogram = Histogram()
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A session that has ended. Times are seconds of the monotonic clock; `backend` is empty when it had none."""
+class SessionRecord(NamedTuple):
+    """A session that has ended, or a client that was refused. Times are seconds, `started_s` of the monotonic clock.
+
+    `backend` is the last one that was tried, empty when none was; `connect_s` 0 when none was connected; `local` where
+    the client came in, ``address:port`` or ``unix:/path``; `sni` what its TLS ClientHello asked for, if it was read.
+    """
 
     session_id: int
     listener: str
@@ -86,7 +101,7 @@ class SessionRecord:
     backend: str
     client: str
     client_port: int
-    local_port: int
+    local: str
     started_s: float
     connect_s: float
     duration_s: float
@@ -95,6 +110,7 @@ class SessionRecord:
     attempts: int
     close_reason: CloseReason
     spliced: bool
+    sni: str = ""
 
 
 @dataclass(frozen=True, slots=True)
