@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +20,26 @@ class Histogram:
     @property
     def count(self) -> int:
         return sum(self.counts)
+
+
+@dataclass(slots=True)
+class Durations:
+    """Counts durations as they come; `histogram` is what it has so far. By one thread."""
+
+    bounds_s: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+    sum_s: float = 0.0
+    counts: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds_s) + 1)
+
+    def add(self, duration_s: float) -> None:
+        self.counts[bisect_left(self.bounds_s, duration_s)] += 1
+        self.sum_s += duration_s
+
+    @property
+    def histogram(self) -> Histogram:
+        return Histogram(self.bounds_s, tuple(self.counts), self.sum_s)
 
 
 @dataclass(frozen=True, slots=True)

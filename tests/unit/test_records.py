@@ -17,7 +17,7 @@ from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import SessionRecord
 from tests.support.balancing import address_of, balancing, wait_closed, wait_idle
-from tests.support.peers import connect, echo, one_answer, read_until_end, serving
+from tests.support.peers import connect, echo, one_answer, serving
 from tests.support.programs import free_port
 from tests.support.waiting import wait_until
 
@@ -88,8 +88,7 @@ def test_clients_that_are_refused_are_recorded_too() -> None:
                 first.sendall(b"x")
                 assert first.recv(1) == b"x"
                 for _ in range(3):
-                    with connect(address_of(balancer)) as refused:
-                        assert read_until_end(refused) == (b"", True)
+                    come(address_of(balancer))
                 wait_closed(balancer, CloseReason.RESOURCE_LIMIT, 3)
                 records = forwarder.take_records(10)
                 stats = balancer.stats().listeners["web"]
@@ -120,8 +119,7 @@ def test_those_above_the_rate_are_recorded_as_such() -> None:
 def test_a_session_that_no_backend_took_names_the_last_and_why() -> None:
     first, second = sorted(f"127.0.0.1:{free_port()}" for _ in range(2))
     with recording([first, second], connect_attempts=2) as (balancer, forwarder, _):
-        with connect(address_of(balancer)) as sock:
-            assert read_until_end(sock) == (b"", True)
+        come(address_of(balancer))
         wait_closed(balancer, CloseReason.CONNECT_FAILED)
         record = only(forwarder)
         failed = [balancer.stats().pools["web"].backends[one].failed for one in (first, second)]
@@ -146,8 +144,7 @@ def test_failed_connects_are_counted_by_what_they_failed_of(failure: ConnectFail
             waiting = stack.enter_context(socket.socket())
             waiting.connect(full.getsockname())
         balancer, forwarder, _ = stack.enter_context(recording([backend], connect_attempts=1, **FAILURES[failure]))
-        with connect(address_of(balancer)) as sock:
-            read_until_end(sock)
+        come(address_of(balancer))
         reason = CloseReason.CONNECT_TIMEOUT if failure is ConnectFailure.TIMEOUT else CloseReason.CONNECT_FAILED
         wait_closed(balancer, reason)
         assert balancer.stats().pools["web"].backends[backend].failed == {failure: 1}
