@@ -24,6 +24,7 @@ from l4lb.control.health.passive import Passive
 from l4lb.control.inheritance import Inheritance, apply_health
 from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.metrics.gathered import Sources
+from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
@@ -69,10 +70,12 @@ class ControlPlane:
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
-        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
+        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
+        self.outlets = Outlets(forwarder, self.sources, self.events)
+        self.sources.access_log = lambda: self.outlets.access_log.counts
+        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
         self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status, self.events, Metrics(self.sources), self.inheritance.admin)
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
@@ -86,6 +89,7 @@ class ControlPlane:
     async def start(self) -> None:
         try:
             self.forwarder.take_over(self.inheritance.sockets)
+            await self.outlets.commit(await asyncio.to_thread(self.outlets.prepare, self.state.config))
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -165,6 +169,10 @@ class ControlPlane:
         self.sources.reloads_applied += 1
         return changes
 
+    def reopen_logs(self) -> None:
+        """Open the access log's file again: it may have been renamed. Events say what came of it."""
+        self.outlets.reopen()
+
     async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
         """See `Applying.put_backend`. Returns what the status says of it."""
         await self.applying.put_backend(pool, backend, settings)
@@ -230,6 +238,7 @@ class ControlPlane:
         await self.reconciler.stop()
         await self.admin.stop()
         self.forwarder.close()
+        await self.outlets.stop()
 
     async def _watch_forwarder(self) -> None:
         """Say in the log what workers can only count, and let the forwarder free what is no longer used."""

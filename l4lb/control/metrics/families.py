@@ -229,5 +229,13 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         ("worker",),
         ((label, worker.accept_pauses) for label, worker in workers),
     )
+    lost = (gathered.access_log.unwritten, gathered.access_log.untaken)
+    yield _counter("l4lb_access_log_lines", "Lines written to the access log", (), [((), gathered.access_log.lines)])
+    yield _counter(
+        "l4lb_access_log_dropped",
+        "Lines lost: nobody took them, or too many sessions ended at once",
+        ("reason",),
+        [(("write",), lost[0]), (("ring",), lost[1])],
+    )
     yield _gauge("l4lb_draining", "1 while the process drains", (), [((), gathered.draining)])
     yield _gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])  # fmt: skip

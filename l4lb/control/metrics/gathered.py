@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from l4lb.control.access_log import Counts
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, State
@@ -46,6 +47,7 @@ class Gathered:
     reloads: tuple[int, int]
     snapshot_version: int
     draining: bool
+    access_log: Counts
 
 
 class Busy:
@@ -78,6 +80,7 @@ class Sources:
     monitor: Monitor
     forwarder: Forwarder
     busy: Busy = field(default_factory=Busy)
+    access_log: Callable[[], Counts] = Counts
     reloads_applied: int = 0
     reloads_refused: int = 0
 
@@ -100,6 +103,7 @@ class Sources:
             (self.reloads_applied, self.reloads_refused),
             self.reconciler.version,
             state.process is ProcessState.DRAINING,
+            self.access_log(),
         )
 
     def _backends(self, stats: Stats) -> list[BackendGathered]:

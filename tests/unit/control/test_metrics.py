@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from l4lb import LoadBalancer
 from l4lb.config import AdminConfig
+from l4lb.control.access_log import Counts
 from l4lb.control.metrics.exposition import exposition
 from l4lb.control.metrics.gathered import BackendGathered, Busy, Gathered
 from l4lb.model.states import CloseReason, ConnectFailure
@@ -57,7 +58,20 @@ def gathered() -> Gathered:
     workers = (WorkerStats(spliced_bytes=30, busy_ns=10**9, connect_time=time_), WorkerStats(connect_time=time_))
     stats = Stats(3, {MARKED: listener}, {}, workers)
     backends = (BackendGathered("p", "10.0.0.1:80", backend, True, False, 0.5, (13, 14)),)
-    return Gathered(stats, {MARKED: listener}, backends, {"p": 9}, (0.25, 0.0), 0.5, time_, 15, (16, 17), 18, False)
+    return Gathered(
+        stats,
+        {MARKED: listener},
+        backends,
+        {"p": 9},
+        (0.25, 0.0),
+        0.5,
+        time_,
+        15,
+        (16, 17),
+        18,
+        False,
+        Counts(19, 20, 21),
+    )
 
 
 def families(accept: str = "") -> dict[str, Metric]:
@@ -114,6 +128,8 @@ def test_values_stand_where_they_belong(parsed: dict[str, Metric]) -> None:
     assert samples(parsed, "l4lb_backend_connect_seconds_count") == {(): 12}
     assert samples(parsed, "l4lb_backend_connect_seconds_sum") == {(): 9}
     assert samples(parsed, "l4lb_spliced_bytes_total") == {(): 30}
+    assert samples(parsed, "l4lb_access_log_lines_total") == {(): 19}
+    assert samples(parsed, "l4lb_access_log_dropped_total") == {("write",): 20, ("ring",): 21}
 
 
 def test_durations_are_counted_at_their_bound() -> None:
