@@ -29,6 +29,7 @@ PACE_S = 0.01
 RETRY_S = 0.25
 LAST_WORDS_S = 1.0  # how long `stop` waits for a slow reader
 _JOIN_S = 5.0
+_PASSES_MAX = 16  # empty the rings, however fast sessions end meanwhile
 _TOO_FAST = "more sessions ended at once than could be told"
 
 
@@ -50,7 +51,7 @@ class Reader:
         self._tell = tell
         self._writer = LineWriter(sink, self._losing)
         self._formatter = Formatter(log_format)
-        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
         self._untaken = 0
         self._untaken_before = forwarder.records_dropped()
         self._stopping = False
@@ -71,15 +72,18 @@ class Reader:
         self._thread.join(_JOIN_S)
 
     def use(self, sink: Sink | None, log_format: str) -> None:
-        """From now on write so, and to `sink` unless it is None."""
-        self._ask(lambda: self._use(sink, log_format))
+        """Write so from now on, and to `sink` unless it is None. Waits until that is done, unless a disk hangs."""
+        self._ask(lambda: self._use(sink, log_format)).wait(_JOIN_S)
 
     def reopen(self) -> None:
         self._ask(self._reopen)
 
-    def _ask(self, what: Callable[[], None]) -> None:
-        self._asked.put(what)
+    def _ask(self, what: Callable[[], None]) -> threading.Event:
+        """Have it done between two passes; what is returned is set then."""
+        done = threading.Event()
+        self._asked.put((what, done))
         self._wake()
+        return done
 
     def _wake(self) -> None:
         os.eventfd_write(self._wake_fd, 1)
@@ -98,13 +102,19 @@ class Reader:
         """Do what was asked, take what is there and write it, and wait for more. Whether there was anything."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self._asked.get_nowait()()
-        records = self._forwarder.take_records(RECORDS_A_PASS)
-        self._writer.add(self._formatter.lines(records))
+                what, done = self._asked.get_nowait()
+                what()
+                done.set()
+        took = self._take()
         self._count_untaken()
         self._writer.flush()
         if not self._stopping:
-            self._wait(bool(records))
+            self._wait(took)
+        return took
+
+    def _take(self) -> bool:
+        records = self._forwarder.take_records(RECORDS_A_PASS)
+        self._writer.add(self._formatter.lines(records))
         return bool(records)
 
     def _count_untaken(self) -> None:
@@ -137,6 +147,10 @@ class Reader:
         self._writer.close()
 
     def _use(self, sink: Sink | None, log_format: str) -> None:
+        """What has ended before belongs where lines went until now."""
+        for _ in range(_PASSES_MAX):
+            if not self._take():
+                break
         self._formatter = Formatter(log_format)
         if sink is not None:
             self._writer.use(sink)
@@ -158,7 +172,7 @@ class Reader:
 
 
 class AccessLog:
-    """Has a `Reader` while there is to be an access log. Control thread only, but `stop`, which waits."""
+    """Has a `Reader` while there is to be an access log. From any thread; `use`, `off` and `stop` wait for it."""
 
     def __init__(self, forwarder: Forwarder, tell: Tell) -> None:
         self._forwarder = forwarder
@@ -166,6 +180,8 @@ class AccessLog:
         self._wake_fd = -1  # open until the workers, which write to it, have ended
         self._reader: Reader | None = None
         self._before = Counts()
+        self._stopped = False
+        self._lock = threading.Lock()  # a reload may be under way when the process ends
 
     @property
     def counts(self) -> Counts:
@@ -175,34 +191,42 @@ class AccessLog:
 
     def use(self, sink: Sink | None, log_format: str) -> None:
         """Write to `sink`, which is the log's from now on; None: where it does already."""
-        if self._reader is not None:
-            self._reader.use(sink, log_format)
-        elif sink is not None:
-            if self._wake_fd < 0:
-                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._reader = Reader(self._forwarder, self._wake_fd, sink, log_format, self._tell)
-            self._reader.start()
+        with self._lock:
+            if self._stopped:
+                sink.close() if sink is not None else None
+            elif self._reader is not None:
+                self._reader.use(sink, log_format)
+            elif sink is not None:
+                self._begin(sink, log_format)
+
+    def _begin(self, sink: Sink, log_format: str) -> None:
+        if self._wake_fd < 0:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._reader = Reader(self._forwarder, self._wake_fd, sink, log_format, self._tell)
+        self._reader.start()
 
     def off(self) -> None:
         """No line for sessions that end from now on."""
-        if self._reader is not None:
-            self._forwarder.stop_records()
-            self._end_reader()
+        with self._lock:
+            if self._reader is not None:
+                self._forwarder.stop_records()
+                self._end()
 
     def reopen(self) -> None:
-        if self._reader is not None:
-            self._reader.reopen()
-
-    def _end_reader(self) -> None:
         reader = self._reader
         if reader is not None:
-            reader.stop()
-            self._before = self.counts
-            self._reader = None
+            reader.reopen()
+
+    def _end(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+            self._before, self._reader = self.counts, None
 
     def stop(self) -> None:
-        """After the forwarder has closed, whose last records are written still. Any thread; idempotent."""
-        self._end_reader()
-        if self._wake_fd >= 0:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        """After the forwarder has closed, whose last records are written still. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            self._end()
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1

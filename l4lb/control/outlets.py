@@ -84,7 +84,7 @@ class Outlets:
         if settings.access_log == "off":
             await asyncio.to_thread(self.access_log.off)
         elif prepared.sink is not None or settings.log_format != self._log_format:
-            self.access_log.use(prepared.sink, settings.log_format)
+            await asyncio.to_thread(self.access_log.use, prepared.sink, settings.log_format)
         self._access_log_of, self._log_format = _access_log_of(settings), settings.log_format
         if prepared.statsd != self._statsd_settings:
             await self._stop_statsd()
