@@ -16,7 +16,7 @@ from l4lb.config.base import Count, Model, PositiveCount, listify, reject_bool
 from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
-from l4lb.config.reporting import AccessLogTarget, DatagramAddress, DatagramAddressOrOff, LogTarget
+from l4lb.config.reporting import AccessLogTarget, DatagramAddress, DatagramAddressOrOff, LogTarget, MetricPrefix
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Protocol
@@ -95,7 +95,7 @@ class GlobalConfig(Model):
         default="statsd", description="labels as parts of the name, or as Datadog's tags"
     )
     statsd_interval: Duration = 10.0
-    statsd_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "l4lb"
+    statsd_prefix: MetricPrefix = "l4lb"
     statsd_tags: dict[str, str] = Field(default_factory=dict, description="of every metric; datadog only")
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"

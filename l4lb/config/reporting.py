@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,8 +33,15 @@ def _datagram_address(text: str) -> str:
     return text
 
 
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
+        raise ValueError('expected letters, digits, "_", "-" and "."')
+    return text
+
+
 LogTarget = Annotated[str, AfterValidator(_place("stderr", "syslog"))]
 AccessLogTarget = Annotated[str, AfterValidator(_place("off", "stdout", "syslog"))]
+MetricPrefix = Annotated[str, AfterValidator(_prefix)]
 DatagramAddress = Annotated[str, AfterValidator(_datagram_address)]
 DatagramAddressOrOff = Annotated[str, AfterValidator(lambda text: text if text == "off" else _datagram_address(text))]
 

@@ -105,10 +105,7 @@ class SyslogSink:
         address = self._address
         sock = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
-            if address.family == socket.AF_UNIX:
-                sock.connect("\0" + address.host[1:] if address.host.startswith("@") else address.host)
-            else:
-                sock.connect((address.host, address.port))
+            sock.connect(address.endpoint)
         except OSError as error:
             self._errno = error.errno or errno.ECONNREFUSED
             sock.close()

@@ -162,9 +162,8 @@ class Statsd:
         address = self._settings.address
         if self._socket is None or address is None:
             return False
-        place = (address.host, address.port) if address.port else address.host
         try:
-            self._socket.sendto(data, place)
+            self._socket.sendto(data, address.endpoint)
         except OSError as error:
             self._tell(error.strerror or str(error))
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import select
 import socket
@@ -82,6 +83,15 @@ def test_a_daemon_that_was_away_is_found_again(tmp_path: Path) -> None:
         assert sink.send([line]) == 1
         assert daemon.recv(2000) == line
     sink.close()
+
+
+def test_an_abstract_socket() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"\0l4lb-test-{os.getpid()}")
+        sink = SyslogSink(SocketAddress(socket.AF_UNIX, f"@l4lb-test-{os.getpid()}"), "daemon", "log")
+        assert sink.send([b"x"]) == 1
+        assert receiver.recv(10) == b"x"
+        sink.close()
 
 
 def test_a_line_that_is_too_long_holds_up_no_other() -> None:
