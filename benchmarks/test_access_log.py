@@ -1,4 +1,4 @@
-"""What a line of the access log costs, from the worker's ring on: the bar is 30,000 a second with half a CPU to spare."""
+"""What a line of the access log costs: the bar is 30,000 a second with half a CPU to spare."""
 
 from __future__ import annotations
 

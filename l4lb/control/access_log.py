@@ -94,9 +94,11 @@ class Reader:
         try:
             while self._pass() or not self._stopping:
                 pass
-            self._end()
+            self._last_words()
         except Exception as error:  # a defect, which must not pass in silence; the rings count from now on
             logger.error("the access log ended", exc_info=error)
+        finally:
+            self._writer.close()
 
     def _pass(self) -> bool:
         """Do what was asked, take what is there and write it, and wait for more. Whether there was anything."""
@@ -138,13 +140,12 @@ class Reader:
         if self._writer.blocked and self._writer.sink.fileno() >= 0:
             asked.register(self._writer.sink.fileno(), select.POLLOUT)
 
-    def _end(self) -> None:
+    def _last_words(self) -> None:
         deadline = time.monotonic() + LAST_WORDS_S
         while not self._writer.flush() and self._writer.blocked and time.monotonic() < deadline:
             asked = select.poll()
             self._poll_sink(asked)
             asked.poll(PACE_S * 1000)
-        self._writer.close()
 
     def _use(self, sink: Sink | None, log_format: str) -> None:
         """What has ended before belongs where lines went until now."""

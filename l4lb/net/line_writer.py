@@ -44,8 +44,9 @@ class LineWriter:
         self._last_loss = 0.0
 
     @property
-    def pending(self) -> int:
-        return len(self._pending)
+    def pending(self) -> bool:
+        """Something waits to be written."""
+        return bool(self._pending) or self.sink.torn
 
     @property
     def losing(self) -> bool:
@@ -69,7 +70,7 @@ class LineWriter:
     def flush(self) -> bool:
         """Write what the sink takes now. True when nothing waits any more."""
         self.blocked = False
-        while self._pending:
+        while self.pending:
             try:
                 taken = self.sink.send(list(islice(self._pending, _BATCH)))
             except BlockingIOError:
@@ -105,15 +106,19 @@ class LineWriter:
 
     def use(self, sink: Sink) -> None:
         """Write to `sink` from now on. What waits for the old one is written there if it can be, or lost."""
-        if not self.flush():
-            self.lose(len(self._pending), self._error)
-            self._pending.clear()
-            self._pending_bytes = 0
+        self._finish()
         self.sink.close()
         self.sink = sink
 
-    def close(self) -> None:
-        self.flush()
-        self.dropped += len(self._pending)
+    def _finish(self) -> None:
+        """Write what waits or count it as lost."""
+        if self.flush():
+            return
+        self.lines -= self.sink.torn
+        self.lose(len(self._pending) + self.sink.torn, self._error)
         self._pending.clear()
+        self._pending_bytes = 0
+
+    def close(self) -> None:
+        self._finish()
         self.sink.close()

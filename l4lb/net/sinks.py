@@ -26,6 +26,10 @@ class Sink(Protocol):
     name: str
     refusals_are_losses: bool
 
+    @property
+    def torn(self) -> bool:
+        """The last line that it took is not whole yet: `send`, also of nothing, goes on with it."""
+
     def frame(self, line: str, level: int) -> bytes:
         """`line` as `send` takes it; `level` is one of `logging`'s."""
 
@@ -50,6 +54,10 @@ class StreamSink:
     def __init__(self, name: str) -> None:
         self.name = name
         self._rest = b""
+
+    @property
+    def torn(self) -> bool:
+        return bool(self._rest)
 
     def frame(self, line: str, level: int) -> bytes:
         return line.encode("utf-8", "backslashreplace") + b"\n"

@@ -52,6 +52,10 @@ class SyslogSink:
         self._tried = -_RECONNECT_S
         self._errno = errno.ECONNREFUSED  # of the last failure
 
+    @property
+    def torn(self) -> bool:
+        return False
+
     def frame(self, line: str, level: int) -> bytes:
         return self._prefix(level) + line.encode("utf-8", "backslashreplace")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from io import FileIO
 
 from l4lb.net.line_writer import PENDING_BYTES, RECOVERED_AFTER_S, LineWriter, Losing
+from l4lb.net.sinks import StandardSink
 
 
 class Slow:
@@ -20,6 +22,7 @@ class Slow:
         self.got: list[bytes] = []
         self.calls = 0
         self.closed = False
+        self.torn = False
 
     def frame(self, line: str, level: int) -> bytes:
         return line.encode()
@@ -108,7 +111,7 @@ def test_a_refused_datagram_tells_of_one_that_was_lost() -> None:
     bench.sink.room = 1
     bench.writer.add(["one", "two"])
     assert not bench.writer.flush()
-    assert (bench.writer.lines, bench.writer.dropped, bench.writer.pending) == (0, 1, 1)
+    assert (bench.writer.lines, bench.writer.dropped, bench.writer.pending) == (0, 1, True)
     assert [one.reason for one in bench.told] == ["Connection refused"]
 
 
@@ -130,3 +133,32 @@ def test_what_is_left_at_the_end_is_counted() -> None:
     bench.sink.room = 1
     bench.writer.close()
     assert (bench.writer.lines, bench.writer.dropped, bench.sink.closed) == (1, 2, True)
+
+
+def test_the_end_of_a_torn_line_is_written_without_another_line() -> None:
+    theirs, ours = os.pipe()
+    writer = LineWriter(StandardSink("stdout", ours), lambda losing: None)
+    os.close(ours)
+    line = "x" * 50_000
+    with FileIO(theirs, "rb") as reader:
+        writer.add([line, line])  # a pipe holds 64 KiB: the second is torn
+        assert not writer.flush()
+        assert (writer.lines, writer.pending, writer.sink.torn) == (2, True, True)
+        data = reader.read(1 << 16)
+        while not writer.flush():
+            data += reader.read(1 << 16)
+        data += reader.read(1 << 17)
+    assert data == f"{line}\n{line}\n".encode()
+    writer.close()
+    assert (writer.lines, writer.dropped) == (2, 0)
+
+
+def test_a_line_that_stays_torn_is_lost() -> None:
+    theirs, ours = os.pipe()
+    writer = LineWriter(StandardSink("stdout", ours), lambda losing: None)
+    os.close(ours)
+    with FileIO(theirs, "rb"):
+        writer.add(["x" * 50_000] * 3)
+        assert not writer.flush()
+        writer.close()
+    assert (writer.lines, writer.dropped) == (1, 2)
