@@ -187,7 +187,8 @@ class AccessLog:
     @property
     def counts(self) -> Counts:
         """Since the start."""
-        now, before = self._reader.counts if self._reader else Counts(), self._before
+        reader, before = self._reader, self._before
+        now = reader.counts if reader else Counts()
         return Counts(before.lines + now.lines, before.unwritten + now.unwritten, before.untaken + now.untaken)
 
     def use(self, sink: Sink | None, log_format: str) -> None:
