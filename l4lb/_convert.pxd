@@ -90,6 +90,7 @@ cdef inline list buckets_list(histogram_t *histogram):
 
 
 cdef inline tuple record_tuple(record_t *record):
+    """Addresses as their bytes in network order, empty for a unix socket; times in ns."""
     return (
         record.session_id,
         record.listener_id,
@@ -97,7 +98,8 @@ cdef inline tuple record_tuple(record_t *record):
         record.backend_id,
         (<char *>record.source.bytes)[:record.source.length],
         ntohs(record.source.port),
-        ntohs(record.local_port),
+        (<char *>record.local.bytes)[:record.local.length],
+        ntohs(record.local.port),
         record.started_ns,
         record.connect_ns,
         record.duration_ns,

@@ -1,7 +1,7 @@
 # The Python face of the workers: errno to exception, and the one place where a thread leaves the GIL for good
 # (`DataPlane.run`). What happens there is in `_dataplane/*.pxd`; what workers go by is made in `_snapshots.pyx`.
 #
-# Imported by `l4lb.engine` alone. Methods are called on the control thread, except `run`.
+# Imported by `l4lb.engine` alone. Methods are called on the control thread, except `run` and `take_records`.
 """Native data plane; see `l4lb.engine.native` for the interface to use."""
 
 import os
@@ -12,19 +12,23 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, record_tuple, zeroed
-from l4lb._dataplane.enums cimport CLOSE_REASON_COUNT, DROP_REASON_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS
+from l4lb._dataplane.enums cimport (
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS,
+)
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_u32, published_load_u64,
-    published_store_pointer, published_store_u32, published_store_u64, read, shared_read, write,
+    published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
+    shared_store, write,
 )
-from l4lb._dataplane.types cimport notices_t, plane_t, record_t, worker_t
+from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._snapshots cimport BackendLive, NativeSnapshot
 
-RecordFields = tuple                     # its fields: see `DataPlane.take_records`
+RecordFields = tuple                     # its fields: see `record_tuple` in `_convert.pxd`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
+CONNECT_FAILURES = <int>FAILURE_COUNT
 
 
 @final
@@ -118,32 +122,34 @@ cdef class DataPlane:
         published_store_u64(&self.plane.evict_version, self.plane.evict_version + 1)
         self.wake()
 
-    def keep_records(self):
-        """From now on keep a record of every session that ends, for `take_records`."""
+    def keep_records(self, bint wanted, int wake_fd=-1):
+        """From now on keep a record of every session that ends, for `take_records`, or keep none any more. `wake_fd` is
+        written when there are records again after all were taken; it must stay open until `finish`."""
+        cdef records_t *ring
         cdef int i
+        if wanted:
+            self.plane.records_fd = wake_fd
         for i in range(self.worker_count):
-            if self.plane.workers[i].records.slots == NULL:
-                published_store_pointer(
-                    <void **>&self.plane.workers[i].records.slots, zeroed(RECORD_SLOTS, sizeof(record_t))
-                )
+            ring = &self.plane.workers[i].records
+            if wanted and ring.slots == NULL:
+                ring.slots = <record_t *>zeroed(RECORD_SLOTS, sizeof(record_t))
+            published_store_u32(&ring.wanted, wanted)
 
-    def take_records(self):
-        """The records that wait in the workers' rings, as tuples: (session_id, listener_id, pool_slot, backend_id,
-        client address bytes, client port, local port, started_ns, connect_ns, duration_ns, bytes_up, bytes_down,
-        attempts, close reason, spliced)."""
+    def take_records(self, uint64_t limit):
+        """Of each worker's ring at most `limit` records, as `record_tuple` makes them. One thread at a time."""
         cdef int i
         taken = []
         for i in range(self.worker_count):
-            self.take_from(self.plane.workers[i], taken)
+            self.take_from(&self.plane.workers[i].records, limit, taken)
         return taken
 
-    cdef int take_from(self, worker_t *w, list taken) except -1:
-        cdef record_t *record
-        cdef uint64_t written = published_load_u64(&w.records.written)
-        while w.records.read != written:
-            record = &w.records.slots[w.records.read % RECORD_SLOTS]
-            taken.append(record_tuple(record))
-            published_store_u64(&w.records.read, w.records.read + 1)
+    cdef int take_from(self, records_t *ring, uint64_t limit, list taken) except -1:
+        cdef uint64_t written = <uint64_t>shared_read(<int64_t *>&ring.written)
+        cdef uint64_t end = written if written - ring.read < limit else ring.read + limit
+        cdef uint64_t at
+        for at in range(ring.read, end):
+            taken.append(record_tuple(&ring.slots[at % RECORD_SLOTS]))
+        shared_store(<int64_t *>&ring.read, <int64_t>end)
         return 0
 
     def wake(self):

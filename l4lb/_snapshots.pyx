@@ -11,8 +11,8 @@ from l4lb._convert cimport (
     terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION,
-    HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM,
+    HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
     PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
@@ -66,17 +66,18 @@ cdef class BackendLive:
         shared_store(&self.live.failures, 0)
 
     def stats(self):
-        """(sessions_active, sessions_total, bytes_up, bytes_down, connect_failures, early_resets, datagrams_up,
-        datagrams_down)."""
+        """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason],
+        datagrams_up, datagrams_down)."""
         cdef backend_counters_t total
+        cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return (
             shared_read(&self.live.sessions_active),
             total.sessions_total,
             total.bytes_up,
             total.bytes_down,
-            total.connect_failures,
             total.early_resets,
+            [total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
             total.datagrams_up,
             total.datagrams_down,
         )

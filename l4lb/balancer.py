@@ -116,6 +116,13 @@ class LoadBalancer:
         """
         return self.run(self.plane.reload(config))
 
+    def reopen_logs(self) -> None:
+        """Open the access log's file again, after it was renamed: complete lines are in one file or the other."""
+        self.run(self._reopen_logs())
+
+    async def _reopen_logs(self) -> None:
+        self.plane.reopen_logs()
+
     def upgrade(self) -> int:
         """Let a new process take over the listening sockets; its pid. Then `drain` and `close`.
 

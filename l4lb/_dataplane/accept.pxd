@@ -21,6 +21,7 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.lookup cimport client_hash, selection_hashes
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.queue cimport worker_wake
+from l4lb._dataplane.records cimport record_arrival
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.tcp cimport session_connect
 from l4lb._dataplane.types cimport (
@@ -41,11 +42,17 @@ cdef inline void places_give(worker_t *w, arrival_t *arrival) noexcept nogil:
     shared_add(&w.plane.sessions_active, -1)
 
 
-cdef inline void accept_refuse(worker_t *w, listener_t *listener, int fd, close_reason_t reason) noexcept nogil:
+cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+    """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
+    record_arrival(w, arrival, reason)
+    socket_reset(arrival.fd)
+    counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
+
+
+cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
     """The client is reset at once, and counted as a session that ended for `reason`."""
-    socket_reset(fd)
-    counter_add(&listener.live.counters[w.index].sessions_total, 1)
-    counter_add(&listener.live.counters[w.index].closed[<int>reason], 1)
+    counter_add(&arrival.listener.counters[w.index].sessions_total, 1)
+    arrival_end(w, arrival, reason)
 
 
 cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noexcept nogil:
@@ -93,9 +100,8 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     cdef session_t *s = sessions_take(&w.sessions)
     cdef pool_t *pool
     if s == NULL:
-        socket_reset(arrival.fd)
+        arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
         places_give(w, arrival)
-        counter_add(&arrival.listener.counters[w.index].closed[<int>CLOSE_RESOURCE_LIMIT], 1)
         return
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
@@ -166,9 +172,8 @@ cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
         inbox = &w.inboxes[i]
         while inbox.read != inbox.written:
             arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
-            socket_reset(arrival.fd)
+            arrival_end(w, arrival, CLOSE_SHUTDOWN)
             places_give(w, arrival)
-            counter_add(&arrival.listener.counters[w.index].closed[<int>CLOSE_SHUTDOWN], 1)
             inbox.read += 1
 
 
@@ -178,16 +183,16 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
     """A new client: refuse it at a limit, or count it and start its session on the right worker."""
     cdef listener_t *listener = from_.listener
     cdef worker_t *target = w
-    if not session_rate_take(listener.live, w.now_ns):
-        accept_refuse(w, listener, arrival.fd, CLOSE_RATE_LIMITED)
-        return
-    if not places_take(w, listener):
-        accept_refuse(w, listener, arrival.fd, CLOSE_RESOURCE_LIMIT)
-        return
-    counter_add(&listener.live.counters[w.index].sessions_total, 1)
     arrival.local_port = from_.port
     arrival.listener = listener.live
     arrival.pool = listener.pool.live
+    if not session_rate_take(listener.live, w.now_ns):
+        accept_refuse(w, arrival, CLOSE_RATE_LIMITED)
+        return
+    if not places_take(w, listener):
+        accept_refuse(w, arrival, CLOSE_RESOURCE_LIMIT)
+        return
+    counter_add(&listener.live.counters[w.index].sessions_total, 1)
     arrival.terms = listener.terms
     if w.plane.balance_workers:
         target = worker_for_next(w)

@@ -7,6 +7,16 @@ from l4lb._dataplane.linux cimport AF_INET, AF_INET6, sockaddr_in, sockaddr_in6,
 from l4lb._dataplane.types cimport source_address_t
 
 
+cdef inline void source_address_from(source_address_t *address, const uint8_t *bytes, uint8_t length) noexcept nogil:
+    """IPv6, v4-mapped or not; the port stays."""
+    if bytes[10] == 0xFF and bytes[11] == 0xFF and bytes[0] == 0 and bytes[8] == 0:
+        memcpy(address.bytes, bytes + 12, 4)
+        address.length = 4
+    else:
+        memcpy(address.bytes, bytes, length)
+        address.length = length
+
+
 cdef inline void source_address_set(source_address_t *source, sockaddr_storage *address) noexcept nogil:
     """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is."""
     cdef sockaddr_in *v4 = <sockaddr_in *>address

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport backend_connect_to, source_bind
+from l4lb._dataplane.connect cimport ATTEMPT_NO_RESOURCES, backend_connect_to, failure_of, socket_refusal, source_bind
 from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
@@ -164,7 +164,10 @@ cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
             b.link = link_connect(w, b, tag)
         if b.link != NULL:
             return True
-        counter_add(&b.backend.live.counters[w.index].connect_failures, 1)
+        if socket_refusal(errno) == ATTEMPT_NO_RESOURCES:
+            backend_release(b.backend.live)
+            break
+        counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure_of(errno)], 1)
         backend_failed(w, b.pool, b.backend.live)
         refused_note(w, b.backend.live.id)
         backend_release(b.backend.live)

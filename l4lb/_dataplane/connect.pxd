@@ -9,12 +9,14 @@ from libc.stdlib cimport calloc, realloc
 
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_MEASURED,
-    SESSION_NODELAY_DONE, SIDE_BACKEND,
+    CLIENT_FIRST_MAX, FAILURE_LOCAL, FAILURE_OTHER, FAILURE_REFUSED, FAILURE_RESET, FAILURE_TIMEOUT,
+    FAILURE_UNREACHABLE, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_MEASURED,
+    SESSION_NODELAY_DONE, SIDE_BACKEND, connect_failure_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.linux cimport (
-    AF_UNIX, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_TCP,
+    AF_UNIX, EACCES, EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, EMFILE,
+    ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EPOLLOUT, ETIMEDOUT, IPPROTO_IP, IPPROTO_TCP,
     IP_BIND_ADDRESS_NO_PORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE,
     TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect, counter_add,
     getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_storage, socket, socklen_t,
@@ -200,12 +202,27 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     return attempt
 
 
-cdef inline int attempt_failed(worker_t *w, session_t *s) noexcept nogil:
+cdef inline connect_failure_t failure_of(int error) noexcept nogil:
+    """socket(2), bind(2), connect(2), SO_ERROR: what an attempt failed of."""
+    if error == ECONNREFUSED or error == ENOENT:          # ENOENT: no such unix socket
+        return FAILURE_REFUSED
+    if error == ETIMEDOUT:
+        return FAILURE_TIMEOUT
+    if error == EHOSTUNREACH or error == ENETUNREACH or error == ENETDOWN:
+        return FAILURE_UNREACHABLE
+    if error == ECONNRESET:
+        return FAILURE_RESET
+    if error == EADDRNOTAVAIL or error == EADDRINUSE or error == EACCES or error == EPERM:
+        return FAILURE_LOCAL
+    return FAILURE_OTHER
+
+
+cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t failure) noexcept nogil:
     """Count and remember the failure. 0, or -1 when memory is short."""
     cdef uint32_t backend_id = s.backend.id
     measure_failure(w, s)
     backend_failed(w, session_pool(w, s), s.backend)
-    counter_add(&s.backend.counters[w.index].connect_failures, 1)
+    counter_add(&s.backend.counters[w.index].connect_failures[<int>failure], 1)
     attempt_abandon(w, s)
     return tried_add(s, backend_id)
 

@@ -81,6 +81,16 @@ cdef enum drop_reason_t:
     DROP_PROXY_HEADER
     DROP_KERNEL                   # a socket's queue was full
     DROP_REASON_COUNT
+# Why a connect failed. The order is that of l4lb.model.states.ConnectFailure; tests/unit/test_fastpath.py holds them
+# together.
+cdef enum connect_failure_t:
+    FAILURE_REFUSED = 0
+    FAILURE_TIMEOUT
+    FAILURE_UNREACHABLE
+    FAILURE_RESET
+    FAILURE_LOCAL                 # this host's own: no port left, a firewall, no such source address
+    FAILURE_OTHER
+    FAILURE_COUNT
 
 # A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
 #

@@ -4,16 +4,14 @@
 from libc.stdint cimport uint16_t, uint32_t
 
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport attempt_error
+from l4lb._dataplane.connect cimport attempt_error, failure_of
 from l4lb._dataplane.enums cimport (
     CLOSE_CONNECT_FAILED, CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION,
-    CLOSE_QUEUE_TIMEOUT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SESSION_ACK_HELD, SESSION_CONNECTING,
-    SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT,
-    close_reason_t, side_t,
+    CLOSE_QUEUE_TIMEOUT, FAILURE_TIMEOUT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SESSION_ACK_HELD,
+    SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_THROTTLED, SIDE_BACKEND,
+    SIDE_CLIENT, close_reason_t, side_t,
 )
-from l4lb._dataplane.linux cimport (
-    EPOLLERR, EPOLLHUP, EPOLLPRI, SOL_SOCKET, SO_OOBINLINE, setsockopt, unlikely,
-)
+from l4lb._dataplane.linux cimport EPOLLERR, EPOLLHUP, EPOLLPRI, SOL_SOCKET, SO_OOBINLINE, setsockopt, unlikely
 from l4lb._dataplane.tcp cimport (
     deadline_passed, session_arm, session_connected, session_event_queued, session_half_closed, session_mark,
     session_pump, session_rearm, session_release_ack, session_reset_progress, session_retry,
@@ -29,15 +27,21 @@ cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
     reads.flags |= HALF_READ_ON | HALF_READABLE
 
 
+cdef inline void session_event_connecting(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+    cdef int error = attempt_error(s) if events & (EPOLLERR | EPOLLHUP) else 0
+    if error:
+        session_retry(w, s, failure_of(error), CLOSE_CONNECT_FAILED)
+    else:
+        session_connected(w, s, events)
+
+
 cdef inline void session_event(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
     if s.state == SESSION_QUEUED:
         session_event_queued(w, s, events)
         return
     if s.state == SESSION_CONNECTING:
-        if side == SIDE_BACKEND and events & (EPOLLERR | EPOLLHUP) and attempt_error(s) != 0:
-            session_retry(w, s, CLOSE_CONNECT_FAILED)
-        elif side == SIDE_BACKEND:
-            session_connected(w, s, events)
+        if side == SIDE_BACKEND:
+            session_event_connecting(w, s, events)
         return
     if unlikely(events & EPOLLPRI):
         session_mark_urgent(s, side)
@@ -72,7 +76,7 @@ cdef inline void session_timeout(worker_t *w, session_t *s) noexcept nogil:
             session_arm(w, s, s.state_deadline_ms)
     elif s.state == SESSION_CONNECTING:
         if deadline_passed(w, s.state_deadline_ms):
-            session_retry(w, s, CLOSE_CONNECT_TIMEOUT)
+            session_retry(w, s, FAILURE_TIMEOUT, CLOSE_CONNECT_TIMEOUT)
         else:
             session_arm(w, s, s.state_deadline_ms)
     elif s.state == SESSION_RESETTING:

@@ -1,11 +1,22 @@
 # Records: what is kept of an ended session. Histograms in the counters of its worker, and, when control asked for them,
-# a record in the worker's ring. A ring that control does not empty in time drops and counts; it never blocks.
+# a record in the worker's ring. A ring that is not emptied in time drops and counts; it never blocks.
+#
+# The reader sleeps on `plane_t.records_fd` while all rings are empty. No wake-up is lost: a worker looks at `read`
+# after it has stored `written`, the reader at `written` after it has stored `read`; both are sequentially consistent.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
+from l4lb._dataplane.addresses cimport source_address_from, source_address_set
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, RECORD_SLOTS, SESSION_SPLICED, close_reason_t
-from l4lb._dataplane.linux cimport count_leading_zeros, counter_add, published_load_u64, published_store_u64
-from l4lb._dataplane.types cimport histogram_t, record_t, records_t, session_t, worker_t
+from l4lb._dataplane.linux cimport (
+    count_leading_zeros, counter_add, getsockname, published_load_u32, published_load_u64, shared_read, shared_store,
+    sockaddr, sockaddr_storage, socklen_t, write,
+)
+from l4lb._dataplane.types cimport arrival_t, histogram_t, record_t, records_t, session_t, worker_t
+
+cdef enum:
+    NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session
 
 
 cdef inline void histogram_add(histogram_t *self, uint64_t duration_ns) noexcept nogil:
@@ -23,18 +34,53 @@ cdef inline uint64_t session_id(worker_t *w, session_t *s) noexcept nogil:
     return (<uint64_t>s.generation << 32) | (<uint64_t>w.index << 24) | s.index
 
 
+cdef inline uint64_t refused_id(worker_t *w) noexcept nogil:
+    """An id for a client without a session, which no session has."""
+    w.refused += 1
+    return (<uint64_t>w.refused << 32) | (<uint64_t>w.index << 24) | NO_SLOT
+
+
+cdef inline void record_local(record_t *record, int client_fd, uint16_t port) noexcept nogil:
+    """Where the client came in: `port`, or what the socket says. getsockname(2) fails on no open socket."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(address)
+    address.ss_family = 0
+    getsockname(client_fd, <sockaddr *>&address, &length)
+    source_address_set(&record.local, &address)
+    if record.local.port == 0:
+        record.local.port = port
+
+
+cdef inline uint32_t record_backend(session_t *s) noexcept nogil:
+    """The one that it has, or the last one that refused it."""
+    if s.backend != NULL:
+        return s.backend.id
+    if s.tried != NULL and s.tried.count:
+        return s.tried.backend_ids[s.tried.count - 1]
+    return 0
+
+
+cdef inline uint64_t record_connect_ns(session_t *s) noexcept nogil:
+    """At least 1 when it was connected, also within one turn of the worker's clock."""
+    if not s.connected_ns:
+        return 0
+    return s.connected_ns - s.attempt_started_ns if s.connected_ns > s.attempt_started_ns else 1
+
+
 cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_reason_t reason) noexcept nogil:
     record.started_ns = s.started_ns
-    record.connect_ns = s.connected_ns - s.attempt_started_ns if s.connected_ns else 0
+    record.connect_ns = record_connect_ns(s)
     record.duration_ns = w.now_ns - s.started_ns
     record.bytes_up = s.up.bytes
     record.bytes_down = s.down.bytes
     record.session_id = session_id(w, s)
     record.listener_id = s.listener.id
     record.pool_slot = s.pool.slot
-    record.backend_id = s.backend.id if s.backend != NULL else 0
+    record.backend_id = record_backend(s)
     record.source = s.source
-    record.local_port = s.local_port
+    record_local(record, s.client_fd if s.flow == NULL else s.flow.fd, s.local_port)
+    if s.flow != NULL and s.flow.local_length:
+        source_address_from(&record.local, s.flow.local, s.flow.local_length)
     record.attempts = s.attempts
     record.close_reason = <int>reason
     record.spliced = s.flags & SESSION_SPLICED != 0
@@ -43,7 +89,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
 cdef inline record_t *record_begin(worker_t *w) noexcept nogil:
     """A place for a record, which `record_done` hands over; NULL when nobody wants records or the ring is full."""
     cdef records_t *ring = &w.records
-    if ring.slots == NULL:
+    if not published_load_u32(&ring.wanted):
         return NULL
     if ring.written - published_load_u64(&ring.read) >= RECORD_SLOTS:
         counter_add(&w.counters.records_dropped, 1)
@@ -52,7 +98,12 @@ cdef inline record_t *record_begin(worker_t *w) noexcept nogil:
 
 
 cdef inline void record_done(worker_t *w) noexcept nogil:
-    published_store_u64(&w.records.written, w.records.written + 1)
+    """Hand it over, and wake the reader when it has taken all before this one. write(2): EAGAIN, it is awake."""
+    cdef records_t *ring = &w.records
+    cdef uint64_t one = 1
+    shared_store(<int64_t *>&ring.written, <int64_t>(ring.written + 1))
+    if <uint64_t>shared_read(<int64_t *>&ring.read) + 1 == ring.written:
+        write(w.plane.records_fd, &one, sizeof(one))
 
 
 cdef inline void record_session(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
@@ -63,3 +114,19 @@ cdef inline void record_session(worker_t *w, session_t *s, close_reason_t reason
     if record != NULL:
         record_fill(w, record, s, reason)
         record_done(w)
+
+
+cdef inline void record_arrival(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+    """The same for a client that gets no session, while its socket is open."""
+    cdef record_t *record = record_begin(w)
+    if record == NULL:
+        return
+    memset(record, 0, sizeof(record_t))
+    record.started_ns = w.now_ns
+    record.session_id = refused_id(w)
+    record.listener_id = arrival.listener.id
+    record.pool_slot = arrival.pool.slot
+    record.close_reason = <int>reason
+    source_address_set(&record.source, &arrival.address)
+    record_local(record, arrival.fd, arrival.local_port)
+    record_done(w)

@@ -3,25 +3,26 @@
 #
 # Every function that may end the session is the last thing its caller does with it.
 
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
     ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_failed, attempt_t,
-    measure_connect, session_pick, session_pool,
+    failure_of, measure_connect, session_pick, session_pool,
 )
 from l4lb._dataplane.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_NORMAL,
     CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
-    HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD, SESSION_ANSWERED,
-    SESSION_BACKEND_RESET, SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_RELAYING,
-    SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t,
+    HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_BACKEND_RESET,
+    SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_RELAYING, SESSION_RESETTING,
+    SESSION_SPOKEN, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, connect_failure_t,
     side_t,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, TCP_QUICKACK, counter_add, setsockopt,
-    shared_read, unlikely,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, TCP_QUICKACK, counter_add, setsockopt, shared_read,
+    unlikely,
 )
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.poller cimport poller_watch, poller_watch_again
@@ -29,8 +30,8 @@ from l4lb._dataplane.queue cimport queue_enter, queue_leave
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport histogram_add
 from l4lb._dataplane.relay cimport (
-    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, half_drop, half_pending,
-    half_pump, pump_t, wire_t,
+    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, half_drop, half_pending, half_pump,
+    pump_t, wire_t,
 )
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.timers cimport timers_arm
@@ -280,7 +281,7 @@ cdef inline bint session_try(worker_t *w, session_t *s, pool_t *pool, backend_t 
         w.resources_short = True
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif attempt == ATTEMPT_FAILED:
-        if attempt_failed(w, s) == 0:
+        if attempt_failed(w, s, failure_of(errno)) == 0:      # of the call that has just failed
             return False
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     return True
@@ -332,10 +333,12 @@ cdef inline void session_event_queued(worker_t *w, session_t *s, uint32_t events
         session_end(w, s, CLOSE_CLIENT_ABORT)
 
 
-cdef inline void session_retry(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+cdef inline void session_retry(
+    worker_t *w, session_t *s, connect_failure_t failure, close_reason_t reason
+) noexcept nogil:
     """The pending attempt failed: on to the next backend, or end with `reason` when this was the last."""
     cdef pool_t *pool = session_pool(w, s)
-    if attempt_failed(w, s) < 0:
+    if attempt_failed(w, s, failure) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif pool == NULL or s.attempts >= pool.connect_attempts:
         session_end(w, s, reason)

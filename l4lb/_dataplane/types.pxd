@@ -110,7 +110,7 @@ cdef struct backend_counters_t:
     uint64_t sessions_total
     uint64_t bytes_up
     uint64_t bytes_down
-    uint64_t connect_failures
+    uint64_t connect_failures[6]  # by connect_failure_t
     uint64_t early_resets         # sessions that it reset before its first byte
     uint64_t datagrams_up
     uint64_t datagrams_down
@@ -318,9 +318,9 @@ cdef struct record_t:             # an ended session, for access log and hooks
     uint64_t session_id
     uint32_t listener_id
     uint32_t pool_slot
-    uint32_t backend_id           # 0: never had one
+    uint32_t backend_id           # the last one that was tried; 0: none was
     source_address_t source
-    uint16_t local_port
+    source_address_t local        # where the client came in
     uint16_t attempts
     uint8_t close_reason
     uint8_t spliced
@@ -328,7 +328,8 @@ cdef struct record_t:             # an ended session, for access log and hooks
 cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
     uint64_t written
     uint64_t read
-    record_t *slots               # RECORD_SLOTS of them; NULL: nobody wants records
+    record_t *slots               # RECORD_SLOTS of them, once somebody has wanted records
+    uint32_t wanted               # control
 
 cdef struct notices_t:            # ring of backends that fail: its worker writes, control reads
     uint64_t written
@@ -368,6 +369,7 @@ cdef struct worker_t:
     uint8_t *scratch
     inbox_t *inboxes              # by sending worker
     records_t records
+    uint32_t refused              # clients that it recorded without a session
     notices_t notices
     eviction_t eviction
     sessions_t sessions
@@ -382,6 +384,7 @@ cdef struct plane_t:
     uint64_t instance             # drawn at random: tells this process from others in unique ids
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
+    int records_fd                # eventfd of who reads records, see records.pxd; set before they are wanted
     uint64_t evict_version        # control
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared

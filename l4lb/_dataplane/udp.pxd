@@ -24,7 +24,7 @@ from l4lb._dataplane.datagrams cimport (
 )
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, DATAGRAM_BATCH,
-    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK,
+    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK,
     SESSION_ANSWERED, SESSION_FLOW, UDP_TURN_BATCHES,
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
@@ -124,7 +124,7 @@ cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
         return
     answered = s.flow.datagrams_down != 0
     if not answered:
-        counter_add(&s.backend.counters[w.index].connect_failures, 1)
+        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_REFUSED], 1)
         backend_failed(w, session_pool(w, s), s.backend)
     link.tag = 0                              # it is not to serve again
     session_end(w, s, CLOSE_BACKEND_ABORT if answered else CLOSE_CONNECT_FAILED)

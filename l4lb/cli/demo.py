@@ -8,6 +8,7 @@ import click
 
 from l4lb import logs
 from l4lb.cli.serve import STOP_SIGNALS
+from l4lb.config import GlobalConfig
 from l4lb.demo import PREFERRED_ADMIN_PORT, PREFERRED_PORT, Demo, running_demo
 
 REQUESTS = 30
@@ -27,7 +28,7 @@ Ctrl-C ends the demo."""
 @click.option("--once", is_flag=True, help="Send the traffic, print what came, and exit.")
 def demo(once: bool) -> None:
     """Run three small backends behind a load balancer and send traffic through it."""
-    logs.set_up("info", "text")
+    logs.set_up(GlobalConfig())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with running_demo() as running:
         for wanted, address in ((PREFERRED_PORT, running.address), (PREFERRED_ADMIN_PORT, running.admin)):

@@ -19,11 +19,11 @@ from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.events import Event
 from l4lb.control.inheritance import Inheritance, take_over
 from l4lb.control.upgrade import TAKEOVER_FD
-from l4lb.errors import L4lbError
+from l4lb.errors import ConfigError, L4lbError
 from l4lb.net.handover import Channel
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def _config(file: str | None, flags: Flags) -> Config:
@@ -44,13 +44,14 @@ def _config(file: str | None, flags: Flags) -> Config:
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")
 @click.option("--log-level", metavar="L", help="debug, info, warning or error.")
 def serve(file: str | None, **given: object) -> None:
-    """Run the load balancer. Flags win over the file. SIGHUP reloads the file, SIGUSR2 upgrades."""
+    """Run the load balancer. Flags win over the file. SIGHUP reloads the file, SIGUSR1 opens log files again, SIGUSR2
+    upgrades."""
     flags = Flags(**given)  # type: ignore[arg-type]  # click hands over what the options above declare
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: they are for sigwait alone
     channel = _predecessor()
     try:
         config = _config(file, flags)
-        logs.set_up(config.global_.log_level, config.global_.log_format)
+        _set_up_log(config)
         inheritance = take_over(channel) if channel else None
         balancer = _start(config, (lambda: load(Path(file), flags)) if file else None, inheritance)
     except (L4lbError, OSError, ValueError) as error:
@@ -63,6 +64,27 @@ def serve(file: str | None, **given: object) -> None:
             drain_or_second_signal(balancer)
     finally:
         balancer.close()
+
+
+def _set_up_log(config: Config) -> None:
+    try:
+        logs.set_up(config.global_)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError([config.problem(("global", "log"), f'"{config.global_.log}": {reason}')]) from error
+
+
+def _log_as(config: Config) -> None:
+    """After a reload. When the new place cannot be had the log goes on where it was, and says so."""
+    try:
+        _set_up_log(config)
+    except ConfigError as error:
+        logs.logger.error("log not changed", extra={"fields": {"reason": str(error)}})
+
+
+def _reopen_logs(balancer: LoadBalancer) -> None:
+    logs.reopen()
+    balancer.reopen_logs()
 
 
 def _predecessor() -> Channel | None:
@@ -91,8 +113,7 @@ def _start(config: Config, again: Callable[[], Config] | None, inheritance: Inhe
 
     def follow(event: Event) -> None:
         if event.kind == "reloaded":
-            settings = balancer.plane.state.config.global_
-            logs.set_up(settings.log_level, settings.log_format)
+            _log_as(balancer.plane.state.config)
 
     balancer.plane.events.subscribe(follow)
     return balancer
@@ -104,6 +125,8 @@ def _handle_signals(balancer: LoadBalancer) -> bool:
         match signal.sigwait(SIGNALS):
             case signal.SIGHUP:
                 _in_background(balancer.reload)
+            case signal.SIGUSR1:
+                _in_background(lambda: _reopen_logs(balancer))
             case signal.SIGUSR2:
                 _in_background(balancer.upgrade)
             case _:
@@ -132,5 +155,8 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
 
     threading.Thread(target=drain, name="l4lb-drain", daemon=True).start()
     while not drained.is_set():
-        if signal.sigtimedwait(STOP_SIGNALS, 0.05) is not None:
+        told = signal.sigtimedwait((*STOP_SIGNALS, signal.SIGUSR1), 0.05)
+        if told is not None and told.si_signo == signal.SIGUSR1:
+            _in_background(lambda: _reopen_logs(balancer))
+        elif told is not None:
             return

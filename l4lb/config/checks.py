@@ -12,6 +12,7 @@ from l4lb.config.hints import did_you_mean
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
 from l4lb.config.proxy_checks import accept_conflicts, send_conflicts
+from l4lb.config.reporting import reporting_conflicts
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 
@@ -26,6 +27,7 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     for name, listener in config.listeners.items():
         yield from _listener(name, listener, names)
     yield from _binds(config)
+    yield from ((("global", key), message) for key, message in reporting_conflicts(config.global_))
     for name, pool in config.pools.items():
         yield from _pool(name, pool)
         yield from _pool_of_udp(config, name, pool)

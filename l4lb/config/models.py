@@ -17,10 +17,12 @@ from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
 from l4lb.config.proxy import Network, Tlv
+from l4lb.config.reporting import AccessLogTarget, DatagramAddress, DatagramAddressOrOff, LogTarget, MetricPrefix
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Protocol
 from l4lb.net.address import parse_address
+from l4lb.net.syslog import Facility
 
 
 def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
@@ -82,8 +84,23 @@ class GlobalConfig(Model):
         default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE"
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
+    log: LogTarget = Field(default="stderr", description="stderr, /path (opened again at SIGUSR1) or syslog")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
+    access_log: AccessLogTarget = Field(
+        default="off", description="a line a session: off, stdout, /path (opened again at SIGUSR1) or syslog"
+    )
+    syslog: DatagramAddress = Field(
+        default="unix:/dev/log", description="of log and access_log: unix:/path, or host:port by UDP; RFC 5424"
+    )
+    syslog_facility: Facility = "daemon"
+    statsd: DatagramAddressOrOff = Field(default="off", description="send metrics to host:port or unix:/path")
+    statsd_format: Literal["statsd", "datadog"] = Field(
+        default="statsd", description="labels as parts of the name, or as Datadog's tags"
+    )
+    statsd_interval: Duration = 10.0
+    statsd_prefix: MetricPrefix = "l4lb"
+    statsd_tags: dict[str, str] = Field(default_factory=dict, description="of every metric; datadog only")
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"
     )

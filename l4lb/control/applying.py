@@ -22,6 +22,7 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.listeners import listener_spec
+from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
@@ -54,12 +55,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Followers:
-    """Those that watch the backends and adapt to a change."""
+    """Those that adapt to a change."""
 
     monitor: Monitor
     agents: Agents
     passive: Passive
     aftermath: Aftermath
+    outlets: Outlets
 
 
 class Applying:
@@ -134,7 +136,12 @@ class Applying:
     async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
-        self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+        outlets = await self._prepare_outlets(plan)
+        try:
+            self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+        except ConfigError:
+            outlets.discard() if outlets else None
+            raise
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
@@ -142,8 +149,16 @@ class Applying:
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
         self.kept(desired)
+        if outlets is not None:
+            await self._followers.outlets.commit(outlets)
         await self._adopted()
         return changes
+
+    async def _prepare_outlets(self, plan: Plan) -> Prepared | None:
+        """None when nothing changes for them."""
+        if plan.config.global_ == self._state.config.global_:
+            return None
+        return await asyncio.to_thread(self._followers.outlets.prepare, plan.config)
 
     async def _adopted(self) -> None:
         """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""

@@ -23,6 +23,9 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.inheritance import Inheritance, apply_health
+from l4lb.control.metrics.exposition import Metrics
+from l4lb.control.metrics.gathered import Sources
+from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
@@ -68,10 +71,13 @@ class ControlPlane:
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
-        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
+        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
+        self.outlets = Outlets(forwarder, self.sources, self.events)
+        self.sources.access_log = lambda: self.outlets.access_log.counts
+        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
         self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.admin = AdminServer(config, self.status, self.events, self.inheritance.admin)
+        self.admin = AdminServer(config, self.status, self.events, Metrics(self.sources), self.inheritance.admin)
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
         )
@@ -86,6 +92,7 @@ class ControlPlane:
             if problems := list(environment_problems(self.state.config)):
                 raise ConfigError(problems)
             self.forwarder.take_over(self.inheritance.sockets)
+            await self.outlets.commit(await asyncio.to_thread(self.outlets.prepare, self.state.config))
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -96,6 +103,7 @@ class ControlPlane:
         self.monitor.start()
         self.passive.start()
         self.agents.start()
+        self.sources.sample(self.forwarder.stats())
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
         if self.inheritance.channel is not None:
@@ -155,11 +163,18 @@ class ControlPlane:
     async def reload(self, config: Config | None = None) -> Changes:
         """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
         try:
-            return await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
-        except ConfigError as error:
-            for problem in error.problems:
+            changes = await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
+        except (ConfigError, ChangeError) as error:
+            self.sources.reloads_refused += 1
+            for problem in error.problems if isinstance(error, ConfigError) else ():
                 self.events.emit("reload_failed", {"reason": str(problem)}, logging.ERROR)
             raise
+        self.sources.reloads_applied += 1
+        return changes
+
+    def reopen_logs(self) -> None:
+        """Open the access log's file again: it may have been renamed. Events say what came of it."""
+        self.outlets.reopen()
 
     async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
         """See `Applying.put_backend`. Returns what the status says of it."""
@@ -226,12 +241,15 @@ class ControlPlane:
         await self.reconciler.stop()
         await self.admin.stop()
         self.forwarder.close()
+        await self.outlets.stop()
 
     async def _watch_forwarder(self) -> None:
         """Say in the log what workers can only count, and let the forwarder free what is no longer used."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            pauses = sum(worker.accept_pauses for worker in self.forwarder.stats().workers)
+            stats = self.forwarder.stats()
+            self.sources.sample(stats)
+            pauses = sum(worker.accept_pauses for worker in stats.workers)
             if pauses > self._pauses:
                 reason = "out of file descriptors or memory; established sessions go on"
                 self.events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)

@@ -66,6 +66,8 @@ class BackendState:
     last_check: CheckResult | None = None
     history: deque[tuple[float, Health]] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
     checks: deque[CheckResult] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
+    checks_passed: int = 0
+    checks_failed: int = 0
     returned_at: float | None = None
     ejected: bool = False
     ejection: Ejection | None = None

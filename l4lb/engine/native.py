@@ -9,19 +9,20 @@ snapshot no longer names is retired, and let go when its last session has ended 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from l4lb import _algorithms, _fastpath, _snapshots
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening, places_of
+from l4lb.engine.records import Records
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
-from l4lb.model.states import CloseReason, DropReason, Protocol
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Protocol
 from l4lb.model.stats import (
     PROXY_REFUSALS,
     BackendStats,
@@ -35,8 +36,10 @@ from l4lb.model.stats import (
 )
 from l4lb.net.sockets import sockaddr_bytes
 
+N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
 _DROP_REASONS = tuple(DropReason)
+_CONNECT_FAILURES = tuple(ConnectFailure)
 
 
 @dataclass(slots=True)
@@ -54,20 +57,25 @@ class _Pool:
 class _Listener:
     """`pool` is what workers have of its pool."""
 
+    id: int
     live: _snapshots.ListenerLive
     spec: ListenerSpec
     pool: _snapshots.NativePool
     addresses: tuple[str, ...] = ()
 
 
+def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
+    """Those that are not 0."""
+    return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+
 def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
     return Histogram(tuple(_fastpath.HISTOGRAM_BOUNDS_S), tuple(counts), sum_us / 1e6)
 
 
-def _address_text(packed: bytes) -> str:
-    if not packed:
-        return "unix:"
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+def _backend_stats(live: _snapshots.BackendLive) -> BackendStats:
+    active, total, up, down, early_resets, failures, *datagrams = live.stats()
+    return BackendStats(active, total, up, down, early_resets, _named(_CONNECT_FAILURES, failures), *datagrams)
 
 
 class NativeForwarder:
@@ -105,8 +113,7 @@ class NativeForwarder:
         self._removed: dict[tuple[str, str], _snapshots.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
         self._next_id = 1
-        self._names: dict[tuple[str, int], str] = {}
-        self._places: dict[int, tuple[str, str]] = {}  # of a backend's id: its pool and what it is called there
+        self._records = Records(self._plane)
         self._version = 0
         self._closed = False
 
@@ -170,6 +177,7 @@ class NativeForwarder:
         named = {spec.name for spec in snapshot.listeners}
         for name in [name for name in self._listeners if name not in named]:
             self._left[name] = self._listeners.pop(name)
+            self._left[name].addresses = ()
         for spec in snapshot.listeners:
             self._take_listener(spec, pools[spec.pool])
         self._publish(list(pools.values()))
@@ -197,12 +205,10 @@ class NativeForwarder:
         self._pools_published = pools
         self._snapshots.append(native)
 
-    def _new_id(self, kind: str, name: str) -> int:
-        """A number for the records of the data plane, by which its name is found again."""
-        id_ = self._next_id
+    def _new_id(self) -> int:
+        """A number for the records of the data plane, by which a name is found again."""
         self._next_id += 1
-        self._names[kind, id_] = name
-        return id_
+        return self._next_id - 1
 
     def _free_slot(self) -> int:
         slot = next(number for number in range(len(self._slots_used) + 1) if number not in self._slots_used)
@@ -214,7 +220,7 @@ class NativeForwarder:
         pool = self._pools.get(spec.name)
         if pool is None:
             slot = self._free_slot()
-            self._names["pool", slot] = spec.name
+            self._records.pools[slot] = spec.name
             pool = self._pools[spec.name] = _Pool(spec.name, _snapshots.PoolLive(self._plane.worker_count, slot))
         if pool.native is None or pool.spec is not spec:
             pool.native = _snapshots.NativePool(self._pool_fields(pool, spec))
@@ -233,9 +239,9 @@ class NativeForwarder:
         if live is None and (live := self._returned(pool.name, spec.id)) is not None:
             pool.backends[spec.id] = live
         if live is None:
-            id_ = self._new_id("backend", spec.id)
+            id_ = self._new_id()
             live = pool.backends[spec.id] = _snapshots.BackendLive(self._plane.worker_count, id_)
-            self._places[id_] = (pool.name, spec.id)
+            self._records.backends[id_] = (pool.name, spec.id)
         return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions
 
     def _returned(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
@@ -248,11 +254,12 @@ class NativeForwarder:
     def _take_listener(self, spec: ListenerSpec, pool: _snapshots.NativePool) -> None:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
-            live = _snapshots.ListenerLive(self._plane.worker_count, self._new_id("listener", spec.name))
-            listener = _Listener(live, spec, pool)
+            id_ = self._new_id()
+            listener = _Listener(id_, _snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
         listener.spec, listener.pool = spec, pool
         listener.addresses = self._listening.addresses(spec)
+        self._records.name_listener(listener.id, spec.name, listener.addresses)
         listener.live.set_options(backend_options(spec))
         listener.live.set_limits(*listener_limits(spec))
 
@@ -290,7 +297,8 @@ class NativeForwarder:
         self._snapshots = [native for native in self._snapshots if native.version >= min(seen, self._version)]
         self._listening.reap(seen)
         if len(self._snapshots) <= 1:
-            self._left = {name: one for name, one in self._left.items() if one.live.sessions_active() > 0}
+            draining = not self._listeners  # then all are shown to the end
+            self._left = {name: one for name, one in self._left.items() if draining or one.live.sessions_active() > 0}
             self._retired = [live for live in self._retired if not self._let_go(live)]
             kept = set(map(id, self._retired))
             self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
@@ -318,7 +326,7 @@ class NativeForwarder:
     def failing(self) -> list[Failing]:
         found = []
         for id_ in self._plane.take_notices():
-            pool, backend = self._places[id_]
+            pool, backend = self._records.backends[id_]
             if (live := self._backend(pool, backend)) is not None:
                 found.append(Failing(pool, backend, live.failures()))
         return found
@@ -354,7 +362,7 @@ class NativeForwarder:
         known = self._pools.get(pool)
         if known is None:
             return PoolStats()
-        backends = {id_: BackendStats(*live.stats()) for id_, live in known.backends.items()}
+        backends = {id_: _backend_stats(live) for id_, live in known.backends.items()}
         return PoolStats(backends, known.live.waiting())
 
     def _pool_stats(self) -> dict[str, PoolStats]:
@@ -365,13 +373,12 @@ class NativeForwarder:
         listeners = {}
         for name, listener in {**self._left, **self._listeners}.items():
             active, total, closed, buckets, sum_us, refused, drops = listener.live.stats()
-            reasons = {reason: count for reason, count in zip(_CLOSE_REASONS, closed, strict=True) if count}
-            refusals = {reason: count for reason, count in zip(PROXY_REFUSALS, refused, strict=True) if count}
-            time_ = _histogram(buckets, sum_us)
-            dropped = {reason: count for reason, count in zip(_DROP_REASONS, drops, strict=True) if count}
+            dropped = _named(_DROP_REASONS, drops)
             if full := self._kernel_drops(listener):
                 dropped[DropReason.KERNEL] = dropped.get(DropReason.KERNEL, 0) + full
-            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, refusals, dropped)
+            reasons, refusals = _named(_CLOSE_REASONS, closed), _named(PROXY_REFUSALS, refused)
+            time_ = _histogram(buckets, sum_us)
+            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, dropped, refusals)
         workers = tuple(self._worker_stats(index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         return Stats(self._version, listeners, self._pool_stats(), workers, left)
@@ -379,31 +386,16 @@ class NativeForwarder:
     def _kernel_drops(self, listener: _Listener) -> int:
         return self._listening.kernel_drops(listener.spec) if listener.spec.protocol is Protocol.UDP else 0
 
-    def keep_records(self) -> None:
-        """Keep a record of every session that ends from now on; whoever asks for it empties it with `take_records`."""
-        self._plane.keep_records()
+    # ---- records of ended sessions ----
 
-    def take_records(self) -> list[SessionRecord]:
-        """The sessions that ended since the last call, by worker. A ring that is full drops and counts."""
-        return [self._record(fields) for fields in self._plane.take_records()]
+    def keep_records(self, wake_fd: int) -> None:
+        self._plane.keep_records(True, wake_fd)
 
-    def _record(self, fields: _fastpath.RecordFields) -> SessionRecord:
-        session_id, listener, pool, backend, client, client_port, local_port, *times_and_bytes = fields
-        started, connect, duration, up, down, attempts, reason, spliced = times_and_bytes
-        return SessionRecord(
-            session_id,
-            self._names.get(("listener", listener), ""),
-            self._names.get(("pool", pool), ""),
-            self._names.get(("backend", backend), ""),
-            _address_text(client),
-            client_port,
-            local_port,
-            started / 1e9,
-            connect / 1e9,
-            duration / 1e9,
-            up,
-            down,
-            attempts,
-            _CLOSE_REASONS[reason],
-            bool(spliced),
-        )
+    def stop_records(self) -> None:
+        self._plane.keep_records(False)
+
+    def take_records(self, limit: int) -> list[SessionRecord]:
+        return self._records.take(limit)
+
+    def records_dropped(self) -> int:
+        return sum(self._plane.worker_stats(index)[8] for index in range(self._plane.worker_count))

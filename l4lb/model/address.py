@@ -20,3 +20,10 @@ class SocketAddress:
         if self.family == socket.AF_INET6:
             return f"[{self.host}]:{self.port}"
         return f"{self.host}:{self.port}"
+
+    @property
+    def endpoint(self) -> tuple[str, int] | str:
+        """As the methods of `socket.socket` take it."""
+        if self.family == socket.AF_UNIX:
+            return "\0" + self.host[1:] if self.host.startswith("@") else self.host
+        return self.host, self.port

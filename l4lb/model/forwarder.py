@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
-from l4lb.model.stats import Failing, PoolStats, Stats
+from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Handed:
 
 
 class Forwarder(Protocol):
-    """All methods but `build_table` are called from the control thread and return at once; none waits for traffic."""
+    """All methods but `build_table` and `take_records` are called from the control thread. All return at once, none
+    waits for traffic."""
 
     def start(self) -> None:
         """Start the workers. They forward nothing before the first snapshot."""
@@ -70,13 +71,31 @@ class Forwarder(Protocol):
         """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
 
     def stats(self) -> Stats:
-        """Counters of this moment, without stopping a worker."""
+        """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are
+        among them while they have sessions, without an address."""
 
     def pool_stats(self, pool: str) -> PoolStats:
         """The same of one pool; of one that the newest snapshot does not name, nothing."""
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""
+
+    def keep_records(self, wake_fd: int) -> None:
+        """From now on keep a record of every session that ends and every client that is refused, for `take_records`.
+
+        1 is written to `wake_fd`, an eventfd that must stay open until `close` has returned, when there are records
+        again after all were taken. What is not taken in time is dropped and counted.
+        """
+
+    def stop_records(self) -> None:
+        """Keep none any more; those that wait can still be taken."""
+
+    def take_records(self, limit: int) -> list[SessionRecord]:
+        """Of each worker at most `limit` records, the oldest first; none when there are none. By one thread at a time,
+        which need not be the control thread; also after `close`."""
+
+    def records_dropped(self) -> int:
+        """How many were dropped. Any thread."""
 
     def hand_over(self) -> list[Handed]:
         """The sockets that the published listeners accept on; they stay open here."""

@@ -50,6 +50,20 @@ class DropReason(StrEnum):
     KERNEL = "kernel"
 
 
+class ConnectFailure(StrEnum):
+    """What a connect to a backend failed of. The order is the native enum's; a test holds them together.
+
+    `LOCAL` is this host's own: no port left, a firewall, no such source address.
+    """
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    LOCAL = "local"
+    OTHER = "other"
+
+
 class CloseReason(StrEnum):
     """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from l4lb.model.states import CloseReason, DropReason
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason
 
 # Why a PROXY header was refused, in the order of `_dataplane/proxy_types.pxd:proxy_refusal_t`: what is wrong with it,
 # in the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
@@ -28,18 +30,43 @@ class Histogram:
         return sum(self.counts)
 
 
+@dataclass(slots=True)
+class Durations:
+    """Counts durations as they come; `histogram` is what it has so far. By one thread."""
+
+    bounds_s: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+    sum_s: float = 0.0
+    counts: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds_s) + 1)
+
+    def add(self, duration_s: float) -> None:
+        self.counts[bisect_left(self.bounds_s, duration_s)] += 1
+        self.sum_s += duration_s
+
+    @property
+    def histogram(self) -> Histogram:
+        return Histogram(self.bounds_s, tuple(self.counts), self.sum_s)
+
+
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """`early_resets`: sessions that the backend reset before its first byte."""
+    """`early_resets`: sessions that the backend reset before its first byte; `failed`: connects by what they failed of;
+    datagrams are of UDP."""
 
     sessions_active: int = 0
     sessions_total: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    connect_failures: int = 0
     early_resets: int = 0
+    failed: dict[ConnectFailure, int] = field(default_factory=dict)
     datagrams_up: int = 0
     datagrams_down: int = 0
+
+    @property
+    def connect_failures(self) -> int:
+        return sum(self.failed.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +105,26 @@ class PoolStats:
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
     """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
-    `proxy_refused` counts refused PROXY headers, by what PROXY_REFUSALS says, `dropped`
-    datagrams of UDP."""
+
+    `session_time` leaves out clients that were refused at once; `dropped` is datagrams that went nowhere, by reason;
+    `proxy_refused` counts refused PROXY headers, by what PROXY_REFUSALS says.
+    """
 
     addresses: tuple[str, ...] = ()
     sessions_active: int = 0
     sessions_total: int = 0
     closed: dict[CloseReason, int] = field(default_factory=dict)
     session_time: Histogram = Histogram()
-    proxy_refused: dict[str, int] = field(default_factory=dict)
     dropped: dict[DropReason, int] = field(default_factory=dict)
+    proxy_refused: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A session that has ended. Times are seconds of the monotonic clock; `backend` is empty when it had none."""
+class SessionRecord(NamedTuple):
+    """A session that has ended, or a client that was refused. Times are seconds, `started_s` of the monotonic clock.
+
+    `backend` is the last one that was tried, empty when none was; `connect_s` 0 when none was connected; `local` where
+    the client came in, ``address:port`` or ``unix:/path``; `sni` what its TLS ClientHello asked for, if it was read.
+    """
 
     session_id: int
     listener: str
@@ -100,7 +132,7 @@ class SessionRecord:
     backend: str
     client: str
     client_port: int
-    local_port: int
+    local: str
     started_s: float
     connect_s: float
     duration_s: float
@@ -109,6 +141,7 @@ class SessionRecord:
     attempts: int
     close_reason: CloseReason
     spliced: bool
+    sni: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
         "GET /v1/pools/{pool}/explain": ("/v1/pools/web/explain?source=192.0.2.1", None, 200),
         "GET /v1/config": ("/v1/config", None, 200),
         "GET /v1/events": ("/v1/events", None, 200),
+        "GET /metrics": ("/metrics", None, 200),
         "GET /healthz": ("/healthz", None, 200),
         "GET /readyz": ("/readyz", None, 200),
         "GET /openapi.json": ("/openapi.json", None, 200),

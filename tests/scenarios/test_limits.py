@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import threading
@@ -395,15 +396,16 @@ def test_bandwidth_up_of_all_sessions_together() -> None:
 
 def test_records_tell_how_every_session_went() -> None:
     with serving(one_answer(b"hello")) as server, balancing([server.address], workers=2) as balancer:
-        forwarder = balancer.plane.forwarder
-        forwarder.keep_records()  # type: ignore[attr-defined]  # of the native forwarder, not of every one
+        forwarder, wake_fd = balancer.plane.forwarder, os.eventfd(0)
+        forwarder.keep_records(wake_fd)
         for _ in range(10):
             with connect(address_of(balancer)) as sock:
                 sock.sendall(b"hi")
                 assert sock.recv(10) == b"hello"
         wait_idle(balancer)
-        records = forwarder.take_records()  # type: ignore[attr-defined]
+        records = forwarder.take_records(100)
         histogram = balancer.stats().listeners["web"].session_time
+    os.close(wake_fd)
     assert len(records) == 10
     assert histogram.count == 10
     for record in records:

@@ -44,7 +44,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route, schema: dict[str, Any]) -> dict[str, Any]:
-    content = {"content": {route.media: {"schema": schema}}}
+    content = {"content": {media: {"schema": schema} for media in (route.media, *route.or_media)}}
     answers = {str(status): {"description": _SAID.get(status, "Done"), **content} for status in route.statuses}
     errors = {400, *route.refuses, *(() if route.public else (401,)), *((422,) if route.body else ())}
     for status in sorted(errors):

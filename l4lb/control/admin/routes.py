@@ -18,6 +18,7 @@ from l4lb.control import shapes
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX, EventStream
+from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.status import Status
 
 
@@ -28,6 +29,7 @@ class Api:
     status: Status
     stream: EventStream
     document: Callable[[], dict[str, Any]]
+    metrics: Metrics
 
 
 class Query(BaseModel):
@@ -48,9 +50,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`answer` is the type of its JSON, `media` what it is when it is not JSON; `body` the model of what it takes;
-    `refuses` the statuses of its errors, besides those of wrong parameters and a missing token; `public`: without a
-    token; `status_of` gives the status of an answer where that is not always 200, one of `statuses`."""
+    """`answer` is the type of its JSON, `media` what it is when it is not JSON, `or_media` what else, by Accept; `body`
+    the model of what it takes; `refuses` the statuses of its errors, besides those of wrong parameters and a missing
+    token; `public`: without a token; `status_of` gives the status of an answer where that is not always 200, one of
+    `statuses`."""
 
     method: str
     path: str
@@ -58,6 +61,7 @@ class Route:
     handler: Callable[[Api, Call], Awaitable[Any]]
     answer: Any = None
     media: str = "application/json"
+    or_media: tuple[str, ...] = ()
     query: type[Query] = Query
     body: type[BaseModel] | None = None
     refuses: tuple[int, ...] = ()
@@ -118,6 +122,11 @@ async def _events(api: Api, call: Call) -> web.StreamResponse:
     return await api.stream.serve(call.request)
 
 
+async def _metrics(api: Api, call: Call) -> web.Response:
+    text, content_type = await api.metrics.render(call.request.headers.get("Accept", ""))
+    return web.Response(body=text, headers={"Content-Type": content_type})
+
+
 async def _alive(api: Api, call: Call) -> shapes.Alive:
     return {"status": "alive"}
 
@@ -148,6 +157,8 @@ ROUTES = (
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
           _events, media="text/event-stream", refuses=(409,)),
+    Route("GET", "/metrics", "All counts, for Prometheus; OpenMetrics by Accept", _metrics, media="text/plain",
+          or_media=("application/openmetrics-text",)),
     Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
     Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
           statuses=(200, 503), status_of=lambda answer: 200 if answer["ready"] else 503),

@@ -16,6 +16,7 @@ from l4lb.control.admin.openapi import document
 from l4lb.control.admin.routes import ROUTES, Api
 from l4lb.control.admin.stream import EventStream
 from l4lb.control.events import Events
+from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.status import Status
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address
@@ -30,13 +31,15 @@ _silent.propagate = False
 class AdminServer:
     """Serves `status` where `config` says; `address` is where that really is, empty when it is off."""
 
-    def __init__(self, config: Config, status: Status, events: Events, given: AdminSocket | None = None) -> None:
+    def __init__(
+        self, config: Config, status: Status, events: Events, metrics: Metrics, given: AdminSocket | None = None
+    ) -> None:
         self.address = ""
         self._given = given
         self._stream = EventStream(events)
         self._config = config
         self._routes = [route for route in ROUTES if config.admin.dashboard or not route.dashboard]
-        self._api = Api(status, self._stream, self._document)
+        self._api = Api(status, self._stream, self._document, metrics)
         self._socket: AdminSocket | None = None
         self._runner: web.AppRunner | None = None
 

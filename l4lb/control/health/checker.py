@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from l4lb.control.health.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
 from l4lb.control.state import CheckResult
 from l4lb.model.states import Health
+from l4lb.model.stats import Durations
 
 JITTER = 0.05  # of the interval, either way
 LATE_S = 0.05  # a time-out that fires so much later than asked for shows that the loop was busy
@@ -71,6 +72,7 @@ class Checker:
     check: Check
     streak: Streak
     listeners: list[Listener] = field(default_factory=list)
+    check_time: Durations = field(default_factory=Durations)
     lag_s: float = 0.0
     checks: int = 0
     skipped: int = 0  # for want of file descriptors or memory
@@ -83,6 +85,7 @@ class Checker:
             if result is None:
                 continue
             self.checks += 1
+            self.check_time.add(result.latency_s)
             changed = self.streak.add(result.ok)
             for listener in self.listeners:
                 listener(self, result, changed)

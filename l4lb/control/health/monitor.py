@@ -19,6 +19,7 @@ from l4lb.control.state import BackendState, CheckResult, PoolState, State
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health
+from l4lb.model.stats import Durations
 from l4lb.net.address import parse_address, resolve_backend
 
 LATE_S = 0.5  # a lag worth a word
@@ -79,6 +80,7 @@ class Monitor:
         changed: Callable[[PoolState, BackendState], None],
         checked: Callable[[PoolState, BackendState, CheckResult], None],
     ) -> None:
+        self.check_time = Durations()  # of all checks, those of targets that are gone included
         self._state = state
         self._events = events
         self._changed = changed
@@ -161,7 +163,8 @@ class Monitor:
         checker = self._checkers.get(target)
         if checker is None:
             streak = Streak(settings.rise, settings.fall, backend.health)
-            checker = self._checkers[target] = Checker(target, check_of(settings.type), streak)
+            checker = Checker(target, check_of(settings.type), streak, check_time=self.check_time)
+            self._checkers[target] = checker
         elif checker.streak.health not in (Health.UNKNOWN, backend.health):  # found for another pool already
             backend.set_health(checker.streak.health)
 
@@ -170,6 +173,8 @@ class Monitor:
                 self._tell_late(source.lag_s)
             backend.last_check = result
             backend.checks.append(result)
+            backend.checks_passed += result.ok
+            backend.checks_failed += not result.ok
             if changed:
                 self._health_changed(pool, backend, source, result)
             self._checked(pool, backend, result)

@@ -1,0 +1,61 @@
+"""Where this process reports to: the types of those options, and which of them have no effect together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
+
+from l4lb.net.address import parse_address
+
+if TYPE_CHECKING:
+    from l4lb.config.models import GlobalConfig
+
+
+def _place(*words: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in words and not os.path.isabs(text):
+            named = ", ".join(f'"{word}"' for word in words)
+            raise ValueError(f"expected {named} or an absolute path")
+        return text
+
+    return check
+
+
+def _datagram_address(text: str) -> str:
+    """``host:port`` or ``unix:/path``; not for listening, so that neither may be left out."""
+    address = parse_address(text)
+    if address.kind == "fd" or address.is_range or (address.kind == "ip" and not (address.host and address.ports[0])):
+        raise ValueError('expected "host:port" or "unix:/path"')
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
+        raise ValueError('expected letters, digits, "_", "-" and "."')
+    return text
+
+
+LogTarget = Annotated[str, AfterValidator(_place("stderr", "syslog"))]
+AccessLogTarget = Annotated[str, AfterValidator(_place("off", "stdout", "syslog"))]
+MetricPrefix = Annotated[str, AfterValidator(_prefix)]
+DatagramAddress = Annotated[str, AfterValidator(_datagram_address)]
+DatagramAddressOrOff = Annotated[str, AfterValidator(lambda text: text if text == "off" else _datagram_address(text))]
+
+
+def reporting_conflicts(settings: GlobalConfig) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong)."""
+    given = settings.model_fields_set
+    if "syslog" not in (settings.log, settings.access_log):
+        for key in ("syslog", "syslog_facility"):
+            if key in given:
+                yield key, 'has no effect: neither log nor access_log is "syslog"'
+    if settings.statsd == "off":
+        for key in ("statsd_format", "statsd_interval", "statsd_prefix", "statsd_tags"):
+            if key in given:
+                yield key, "has no effect without statsd"
+    elif settings.statsd_tags and settings.statsd_format != "datadog":
+        yield "statsd_tags", 'needs statsd_format = "datadog": the plain format has no tags'

@@ -1,0 +1,74 @@
+"""Records of ended sessions: from the data plane's rings to `SessionRecord`, with numbers replaced by names.
+
+The names are written on the control thread, records are taken on one other; each dict is touched by single operations.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from l4lb import _fastpath
+from l4lb.model.states import CloseReason
+from l4lb.model.stats import SessionRecord
+
+_CLOSE_REASONS = tuple(CloseReason)
+_PLACES_MAX = 4096  # a listener has few addresses; one that is transparent may have any number
+
+
+def _address_text(packed: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed) if packed else "unix:"
+
+
+class Records:
+    """`listeners`: by id, the name and what a client of its unix socket came to; `pools`: by slot; `backends`: by id,
+    the pool and what it is called there."""
+
+    def __init__(self, plane: _fastpath.DataPlane) -> None:
+        self._plane = plane
+        self.listeners: dict[int, tuple[str, str]] = {}
+        self.pools: dict[int, str] = {}
+        self.backends: dict[int, tuple[str, str]] = {}
+        self._places: dict[tuple[bytes, int], str] = {}
+
+    def name_listener(self, id_: int, name: str, addresses: tuple[str, ...]) -> None:
+        unix = next((one for one in addresses if one.startswith("unix:")), "unix:")
+        self.listeners[id_] = (name, unix)
+
+    def take(self, limit: int) -> list[SessionRecord]:
+        """At most `limit` of each worker."""
+        return [self._record(fields) for fields in self._plane.take_records(limit)]
+
+    def _place(self, packed: bytes, port: int) -> str:
+        text = self._places.get((packed, port))
+        if text is None:
+            host = _address_text(packed)
+            text = f"[{host}]:{port}" if len(packed) == 16 else f"{host}:{port}"
+            if len(self._places) >= _PLACES_MAX:
+                self._places.clear()
+            self._places[packed, port] = text
+        return text
+
+    def _record(self, fields: _fastpath.RecordFields) -> SessionRecord:
+        (
+            session_id, listener_id, slot, backend_id, client, client_port, local, local_port,
+            started_ns, connect_ns, duration_ns, up, down, attempts, reason, spliced,
+        ) = fields  # fmt: skip
+        listener, unix = self.listeners.get(listener_id, ("", "unix:"))
+        pool, backend = self.backends.get(backend_id) or (self.pools.get(slot, ""), "")
+        return SessionRecord(
+            session_id,
+            listener,
+            pool,
+            backend,
+            _address_text(client),
+            client_port,
+            self._place(local, local_port) if local else unix,
+            started_ns / 1e9,
+            connect_ns / 1e9,
+            duration_ns / 1e9,
+            up,
+            down,
+            attempts,
+            _CLOSE_REASONS[reason],
+            spliced,
+        )

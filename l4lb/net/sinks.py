@@ -1,0 +1,181 @@
+"""Where lines of logs go: a file, this process's stdout or stderr, a syslog daemon. None of them ever waits for a
+reader: what cannot be taken now is the caller's to keep or to drop (`line_writer.py`).
+
+A sink is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+BLOCK_BYTES = 64 * 1024
+_ATOMIC_BYTES = 4096  # PIPE_BUF: a pipe that poll(2) calls writable takes so many without waiting
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class Sink(Protocol):
+    """`name` is how events call it; `refusals_are_losses`: a refused send tells that one before it was lost."""
+
+    name: str
+    refusals_are_losses: bool
+
+    @property
+    def torn(self) -> bool:
+        """The last line that it took is not whole yet: `send`, also of nothing, goes on with it."""
+
+    def frame(self, line: str, level: int) -> bytes:
+        """`line` as `send` takes it; `level` is one of `logging`'s."""
+
+    def send(self, framed: Sequence[bytes]) -> int:
+        """How many of these lines, from the first on, it took. OSError when it can take none now: BlockingIOError while
+        its reader is slow, others for what is wrong."""
+
+    def fileno(self) -> int:
+        """What poll(2) finds writable after a BlockingIOError; -1 when there is none."""
+
+    def reopen(self) -> None:
+        """Open again what goes by a name. OSError: it stays with what it had."""
+
+    def close(self) -> None: ...
+
+
+class StreamSink:
+    """Lines on a stream of bytes. A line that was torn is finished before the next begins."""
+
+    refusals_are_losses = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rest = b""
+
+    @property
+    def torn(self) -> bool:
+        return bool(self._rest)
+
+    def frame(self, line: str, level: int) -> bytes:
+        return line.encode("utf-8", "backslashreplace") + b"\n"
+
+    def send(self, framed: Sequence[bytes]) -> int:
+        if self._rest:
+            self._rest = self._rest[self._write(self._rest) :]
+            return 0
+        block = _block(framed)
+        written = self._write(b"".join(block))
+        taken = 0
+        for line in block:
+            if written < len(line):
+                break
+            written -= len(line)
+            taken += 1
+        if written:
+            self._rest = block[taken][written:]
+            taken += 1
+        return taken
+
+    def _write(self, data: bytes) -> int:
+        raise NotImplementedError
+
+
+def _block(framed: Sequence[bytes]) -> Sequence[bytes]:
+    """The first lines, up to about BLOCK_BYTES."""
+    size = 0
+    for index, line in enumerate(framed):
+        size += len(line)
+        if size >= BLOCK_BYTES:
+            return framed[: index + 1]
+    return framed
+
+
+class FileSink(StreamSink):
+    """A file, opened to append and made if it is not there (mode 0640); a named pipe may wait for its reader."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        """open(2). A named pipe is opened for reading too: else it could not be opened before its reader comes."""
+        try:
+            pipe = stat.S_ISFIFO(os.stat(self.name).st_mode)
+        except FileNotFoundError:
+            pipe = False
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC if pipe else _APPEND
+        return os.open(self.name, flags, 0o640)
+
+    def _write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def reopen(self) -> None:
+        """The new file first, so that an error leaves the old one in use; the end of a torn line still goes there."""
+        fd = self._open()
+        if self._rest:
+            with contextlib.suppress(OSError):
+                os.write(self._fd, self._rest)
+            self._rest = b""
+        os.close(self._fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class StandardSink(StreamSink):
+    """This process's stdout or stderr (`fd`). Its mode is shared with other processes and left as it is, so that a pipe
+    or terminal is opened once more, without waiting."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        super().__init__(name)
+        self._socket: socket.socket | None = None
+        self._polled = False
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISSOCK(mode):
+            self._socket = socket.socket(fileno=os.dup(fd))
+            self._fd = self._socket.fileno()
+        elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            self._fd = self._open_again(fd)
+        else:
+            self._fd = os.dup(fd)
+
+    def _open_again(self, fd: int) -> int:
+        """open(2) of /proc/self/fd: EACCES when another user made the pipe: then each write asks poll(2) first."""
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError:
+            self._polled = True
+            return os.dup(fd)
+
+    def _write(self, data: bytes) -> int:
+        if self._socket is not None:
+            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        if self._polled:
+            if not _writable(self._fd):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            data = data[:_ATOMIC_BYTES]
+        return os.write(self._fd, data)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def reopen(self) -> None: ...
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            os.close(self._fd)
+
+
+def _writable(fd: int) -> bool:
+    asked = select.poll()
+    asked.register(fd, select.POLLOUT)
+    return bool(asked.poll(0))
