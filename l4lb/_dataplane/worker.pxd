@@ -143,6 +143,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.fd = socket.fd
     entry.port = socket.port
     entry.shared = socket.shared
+    entry.local = socket.local
     entry.batch = 1
     entry.listener = socket.listener
     if not w.accept_paused and poller_watch_listener(w, entry, w.accepting_count) < 0:

@@ -24,6 +24,7 @@ from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.inheritance import Inheritance, apply_health
 from l4lb.control.reconciler import Reconciler
+from l4lb.control.refusals import Refusals
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
@@ -76,6 +77,7 @@ class ControlPlane:
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
         )
         self.took_over: Callable[[], None] = lambda: None
+        self.refusals = Refusals(self.events)
         self._watch: asyncio.Task[None] | None = None
         self._predecessor: asyncio.Task[None] | None = None
         self._pauses = 0
@@ -231,7 +233,9 @@ class ControlPlane:
         """Say in the log what workers can only count, and let the forwarder free what is no longer used."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            pauses = sum(worker.accept_pauses for worker in self.forwarder.stats().workers)
+            stats = self.forwarder.stats()
+            self.refusals.look(stats)
+            pauses = sum(worker.accept_pauses for worker in stats.workers)
             if pauses > self._pauses:
                 reason = "out of file descriptors or memory; established sessions go on"
                 self.events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)

@@ -108,9 +108,15 @@ class Listening:
             del self._closing[place]
             self._places.pop(place).sockets.close()
 
-    def spread(self, spec: ListenerSpec) -> list[tuple[int, int, int, bool]]:
-        """Which worker accepts on which socket, see `ListeningSockets.spread`."""
-        return [one for place, _ in places_of(spec) for one in self._places[place].sockets.spread(self._workers)]
+    def spread(self, spec: ListenerSpec) -> list[tuple[int, int, int, bool, bytes]]:
+        """Which worker accepts on which socket, see `ListeningSockets.spread`; the last is the address that all who
+        connect there came to, packed, or nothing when that may be several."""
+        found = [self._places[place].sockets for place, _ in places_of(spec)]
+        return [
+            (*one, b"" if spec.transparent else sockets.host)
+            for sockets in found
+            for one in sockets.spread(self._workers)
+        ]
 
     def addresses(self, spec: ListenerSpec) -> tuple[str, ...]:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""

@@ -30,7 +30,8 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """`early_resets`: sessions that the backend reset before its first byte."""
+    """`early_resets`: sessions that the backend reset before its first byte. `source_misfits`: attempts that could not
+    be made, since the client's own address, from which to connect, is of another family."""
 
     sessions_active: int = 0
     sessions_total: int = 0
@@ -38,6 +39,7 @@ class BackendStats:
     bytes_down: int = 0
     connect_failures: int = 0
     early_resets: int = 0
+    source_misfits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,15 @@ class ListeningSockets:
         pairs = [(index % workers, fds[index % len(fds)]) for index in range(max(workers, len(fds)))]
         return [(worker, fd, self.port, shared) for worker, fd in pairs]
 
+    @property
+    def host(self) -> bytes:
+        """The IP address, packed; nothing for unix sockets, and where it is any of this host's."""
+        family = self.sockets[0].family
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            return b""
+        packed = socket.inet_pton(family, self.sockets[0].getsockname()[0].partition("%")[0])
+        return packed if any(packed) else b""
+
     def described(self) -> dict[str, Any]:
         """What the process that takes over needs to know of them, besides the descriptors."""
         return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}

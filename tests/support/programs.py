@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -141,13 +141,14 @@ def program(name: str, arguments: list[str], ready_port: int, log: Path) -> Iter
 
 
 class L4lb:
-    """`l4lb` as users start it: a process, its log, its memory."""
+    """`l4lb` as users start it: a process, its log, its memory. `within` is a command that starts commands."""
 
-    def __init__(self, *arguments: str, max_files: int = 0) -> None:
+    def __init__(self, *arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
+        command = [*within, *command]
         self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
 
     @property
@@ -194,10 +195,10 @@ class L4lb:
 
 
 @contextlib.contextmanager
-def l4lb(*arguments: str, max_files: int = 0) -> Iterator[L4lb]:
+def l4lb(*arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one."""
     extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files)
+    process = L4lb(*arguments, *extra, max_files=max_files, within=within)
     try:
         yield process
     finally:
