@@ -160,7 +160,6 @@ cdef inline ssize_t preface_recv(worker_t *w, session_t *s, uint32_t held) noexc
         up.flags &= <uint8_t>~HALF_READABLE
         if up.flags & HALF_SOURCE_FIN:
             up.flags |= HALF_EOF
-    bandwidth_pay(&s.listener.limits, &up.paid_until_ns, 0, w.now_ns, got)
     return got
 
 
@@ -214,4 +213,6 @@ cdef inline preface_outcome_t preface_read(worker_t *w, session_t *s) noexcept n
     cdef preface_outcome_t outcome = PREFACE_WAITS
     while outcome == PREFACE_WAITS and s.up.flags & HALF_READABLE:
         outcome = preface_step(w, s)
+    if outcome == PREFACE_DONE and s.up.chunk != NULL:
+        bandwidth_pay(&s.listener.limits, &s.up.paid_until_ns, 0, w.now_ns, s.up.chunk.length)
     return outcome

@@ -77,20 +77,20 @@ http {{
   access_log off; default_type text/plain; keepalive_requests 1000000;
   client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d;
   scgi_temp_path {dir}/e;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "{name}\\n"; }} }}
+  server {{ listen 127.0.0.1:{port} backlog=4096{options}; location / {{ return 200 "{name}\\n"; }} }}
 }}
 """
 
 
 class Nginx:
-    """A real nginx that answers every request with its name."""
+    """A real nginx that answers every request with its name. `options` are more of nginx's for the listening socket."""
 
-    def __init__(self, name: str, port: int = 0) -> None:
+    def __init__(self, name: str, port: int = 0, options: str = "") -> None:
         self.name = name
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._dir = Path(tempfile.mkdtemp(prefix="l4lb-nginx-"))
-        (self._dir / "conf").write_text(NGINX.format(dir=self._dir, port=self.port, name=name))
+        (self._dir / "conf").write_text(NGINX.format(dir=self._dir, port=self.port, name=name, options=options))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Nginx:
@@ -117,8 +117,8 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def nginx(name: str) -> Iterator[Nginx]:
-    server = Nginx(name)
+def nginx(name: str, options: str = "") -> Iterator[Nginx]:
+    server = Nginx(name, options=options)
     try:
         yield server.start()
     finally:
