@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables
 ARGS ?=
 
 .PHONY: help demo test lint unit scenarios package-test bench tables soak asan fuzz deps build clean
@@ -61,7 +61,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_snapshots.py tests/unit/test_algorithms.py tests/unit/test_proxy_protocol.py tests/unit/routing/test_tables.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads"
 
-fuzz: build      ## the native PROXY codec under a coverage-guided fuzzer, for ten minutes (ARGS="--seconds 60 --keep")
+fuzz: build      ## the native parsers under coverage-guided fuzzers, ten minutes each (ARGS="--seconds 60 --keep")
 	$(BIN)/python -m tests.support.fuzzing $(ARGS)
 
 $(VENV)/created:

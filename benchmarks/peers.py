@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,11 @@ bind = "off"
 [listeners.web]
 bind = "127.0.0.1:{port}"
 pool = "web"
+{listener}
 
 [pools.web]
 backends = ["127.0.0.1:{backend}"]
+{pool}
 
 [pools.web.health]
 type = "none"
@@ -113,6 +116,15 @@ backend web
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
+@dataclass(frozen=True)
+class Options:
+    """Of l4lb alone: how many workers, and lines for its listener and its pool."""
+
+    workers: int = 1
+    listener: str = ""
+    pool: str = ""
+
+
 @dataclass
 class Peer:
     """A running load balancer in front of one backend."""
@@ -151,11 +163,11 @@ def _command_udp(name: str, port: int, backend: int, directory: Path, udp: Udp) 
     return [program("nginx"), "-c", str(file), "-e", str(directory / "error.log")]
 
 
-def _command(name: str, port: int, backend: int, directory: Path, workers: int) -> list[str]:
-    """How to start the peer called `name`; its configuration goes into `directory`. `workers` is for l4lb."""
-    file = directory / f"{name}-{workers}.conf"
+def _command(name: str, port: int, backend: int, directory: Path, options: Options) -> list[str]:
+    """How to start the peer called `name`; its configuration goes into `directory`."""
+    file = directory / f"{name}-{port}.conf"
     if name == "l4lb":
-        file.write_text(L4LB.format(port=port, backend=backend, workers=workers))
+        file.write_text(L4LB.format(port=port, backend=backend, **dataclasses.asdict(options)))
         return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
     if name == "nginx":
         module = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
@@ -166,12 +178,14 @@ def _command(name: str, port: int, backend: int, directory: Path, workers: int) 
 
 
 @contextlib.contextmanager
-def peer(name: str, backend: int, directory: Path, *, probe: bool = True, workers: int = 1) -> Iterator[Peer]:
+def peer(
+    name: str, backend: int, directory: Path, *, probe: bool = True, options: Options = Options()
+) -> Iterator[Peer]:
     """Start one; `probe` waits until it accepts, by a connection that the backend sees too."""
     port = free_port()
-    log = directory / f"{name}-{workers}.log"
+    log = directory / f"{name}-{port}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(_command(name, port, backend, directory, workers), stdout=output, stderr=output)
+        process = subprocess.Popen(_command(name, port, backend, directory, options), stdout=output, stderr=output)
         try:
             assert wait_until(lambda: listens(port) or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()

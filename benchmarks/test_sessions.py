@@ -10,7 +10,7 @@ import pytest
 from benchmarks.comparing import Bar
 from benchmarks.conftest import Compare
 from benchmarks.load import wrk
-from benchmarks.peers import Peer, peer
+from benchmarks.peers import Options, Peer, peer
 from tests.support.programs import nginx
 
 
@@ -31,7 +31,10 @@ def test_keep_alive_requests(compare: Compare, http_peers: list[Peer], seconds: 
 def test_two_workers(compare: Compare, tmp_path: Path, seconds: int) -> None:
     """Requests a CPU second with two workers against one: what sharing costs."""
     with nginx("hello") as backend:
-        with peer("l4lb", backend.port, tmp_path) as one, peer("l4lb", backend.port, tmp_path, workers=2) as two:
+        with (
+            peer("l4lb", backend.port, tmp_path) as one,
+            peer("l4lb", backend.port, tmp_path, options=Options(workers=2)) as two,
+        ):
             running = [two, dataclasses.replace(one, name="one worker")]
             title = "keep-alive requests, 50 clients, two workers against one"
             compare(title, (Bar("CPU us", 1.1),), running, lambda each: wrk(each, 50, seconds, close=False))

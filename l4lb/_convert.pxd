@@ -1,6 +1,6 @@
 # Between Python objects and the structs of the data plane: what the classes of `_fastpath.pyx` share. With the GIL.
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
@@ -9,7 +9,7 @@ from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, sockle
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
 from l4lb._dataplane.types cimport (
-    histogram_t, pool_t, proxy_accept_t, proxy_send_t, record_t, terms_t,
+    histogram_t, pool_t, proxy_accept_t, proxy_send_t, record_t, source_address_t, terms_t,
 )
 
 
@@ -51,6 +51,7 @@ cdef inline int pool_settings_fill(pool_t *pool, dict spec) except -1:
     pool.queue_size = spec["queue_size"]
     pool.queue_timeout_ms = spec["queue_timeout_ms"]
     pool.source_length = sockaddr_copy(&pool.source, spec["source"])
+    pool.transparent = spec["transparent"]
     pool.hash_seed = spec["hash_seed"]
     pool.hash_key = <hash_key_t><int>spec["hash_key"]
     pool.hash_prefix_v4 = spec["hash_prefix_v4"]
@@ -64,6 +65,14 @@ cdef inline int terms_fill(terms_t *terms, dict spec) except -1:
     terms.duration_ms = spec["duration_ms"]
     terms.splice = spec["splice"]
     terms.nodelay = spec["nodelay"]
+    return 0
+
+
+cdef inline int local_fill(source_address_t *local, bytes host, uint16_t port) except -1:
+    """A listening socket's address: 4 bytes, 16, or none when clients may come to several; `port` as on the wire."""
+    local.length = len(host)
+    local.port = port
+    memcpy(local.bytes, <const char *>host, len(host))
     return 0
 
 

@@ -45,6 +45,7 @@ cdef class DataPlane:
         self.plane.notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if self.plane.notice_fd < 0:
             raise OSError(errno, os.strerror(errno))
+        self.plane.instance = int.from_bytes(os.urandom(8), "big")
         self.plane.max_sessions = max_sessions
         self.plane.balance_workers = balance_workers and worker_count > 1
         self.plane.worker_count = worker_count
@@ -93,6 +94,11 @@ cdef class DataPlane:
             worker_release(self.plane.workers[i])
         close(self.plane.notice_fd)
         self.plane.notice_fd = -1
+
+    @property
+    def instance(self):
+        """What unique ids begin with: a number that no other process has, nor this one after a restart."""
+        return self.plane.instance
 
     @property
     def notice_fd(self):

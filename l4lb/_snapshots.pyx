@@ -7,8 +7,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport (
-    buckets_list, counters, indices_copy, pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy,
-    terms_fill, zeroed,
+    buckets_list, counters, indices_copy, local_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill,
+    sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM,
@@ -67,7 +67,7 @@ cdef class BackendLive:
 
     def stats(self):
         """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason],
-        datagrams_up, datagrams_down)."""
+        datagrams_up, datagrams_down, source_misfits)."""
         cdef backend_counters_t total
         cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
@@ -80,6 +80,7 @@ cdef class BackendLive:
             [total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
             total.datagrams_up,
             total.datagrams_down,
+            total.source_misfits,
         )
 
 
@@ -166,9 +167,9 @@ cdef class NativePool:
 
     `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I", indices into
     backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
-    connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), hash_seed,
-    hash_key, hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address
-    with port 0 means the port that the client came to.
+    connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent,
+    hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with
+    port 0 means the port that the client came to.
     """
 
     def __cinit__(self, dict spec):
@@ -224,9 +225,9 @@ cdef class NativePool:
 cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
-    `listeners`: dicts of live, pool (one of `pools`), sockets [(worker, fd, port, shared, of UDP, of IPv6)],
-    max_sessions, idle_ms, half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining,
-    proxy_accept (mode, time-out in ms, trusted ranges).
+    `listeners`: dicts of live, pool (one of `pools`), sockets (`l4lb.net.sockets.Assigned`), max_sessions, idle_ms,
+    half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining, proxy_accept (mode, time-out in
+    ms, trusted ranges).
     """
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
@@ -272,13 +273,14 @@ cdef class NativeSnapshot:
         mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
         sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
         for i in range(self.snapshot.listener_count):
-            for _, fd, port, shared, datagrams, wide in mine[i]:
+            for _, fd, port, shared, datagrams, wide, host in mine[i]:
                 entry = &sockets.entries[sockets.count]
                 entry.fd = fd
                 entry.port = htons(port)
                 entry.shared = shared
                 entry.datagrams = datagrams
                 entry.wide = wide
+                local_fill(&entry.local, host, entry.port)
                 entry.listener = &self.snapshot.listeners[i]
                 sockets.count += 1
         return 0

@@ -5,25 +5,25 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from l4lb._dataplane.addresses cimport source_address_set
-from l4lb._dataplane.closing cimport socket_reset
+from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
-    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, INBOX_SIZE, SESSION_NODELAY_DONE, close_reason_t,
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
+    INBOX_SIZE, SESSION_NODELAY_DONE, close_reason_t,
 )
-from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.limits cimport places_take, session_rate_take
 from l4lb._dataplane.linux cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    getsockname, published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, sockaddr_storage,
-    socklen_t,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
+    published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
 )
-from l4lb._dataplane.lookup cimport client_hash, selection_hashes
+from l4lb._dataplane.opening cimport session_open
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.preface cimport preface_name
+from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_UNTRUSTED
 from l4lb._dataplane.queue cimport worker_wake
+from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.records cimport record_arrival
 from l4lb._dataplane.sessions cimport sessions_take
-from l4lb._dataplane.tcp cimport session_connect
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
 )
@@ -65,6 +65,8 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.backend = NULL
     s.tried = NULL
     s.flow = NULL
+    s.preface = NULL
+    s.awaited = arrival.proxy_mode
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms
     s.expires_ms = 0
@@ -80,23 +82,8 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.flags = 0 if arrival.terms.nodelay else SESSION_NODELAY_DONE
 
 
-cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
-    """getsockname(2), only for the keys that need it: fails on no open socket."""
-    cdef sockaddr_storage address
-    cdef source_address_t destination
-    cdef socklen_t length = sizeof(address)
-    if pool.hash_key == HASH_KEY_RANDOM:
-        s.hash = random_next(&w.random)
-        return
-    memset(&address, 0, sizeof(address))
-    if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
-        getsockname(s.client_fd, <sockaddr *>&address, &length)
-    source_address_set(&destination, &address)
-    s.hash = client_hash(pool, &s.source, &destination, IPPROTO_TCP)
-
-
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """A session for a client whose places in process, listener and pool are taken already; connect it."""
+    """A session for a client whose places in process, listener and pool are taken already."""
     cdef session_t *s = sessions_take(&w.sessions)
     cdef pool_t *pool
     if s == NULL:
@@ -106,9 +93,10 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
     pool = session_pool(w, s)
-    if pool != NULL and selection_hashes(pool.selection):
-        session_hash(w, s, pool)
-    session_connect(w, s)
+    if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    session_open(w, s, arrival.proxy_timeout_ms)
 
 
 # ---- handing over ----
@@ -179,6 +167,13 @@ cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
 
 # ---- accepting ----
 
+cdef inline bint client_trusted(listener_t *listener, arrival_t *arrival) noexcept nogil:
+    """Whether what this client says in a PROXY header is believed. A unix socket's file says who may connect."""
+    cdef source_address_t source
+    source_address_set(&source, &arrival.address)
+    return source.length == 0 or ranges_hold(&listener.accept.trusted, &source)
+
+
 cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) noexcept nogil:
     """A new client: refuse it at a limit, or count it and start its session on the right worker."""
     cdef listener_t *listener = from_.listener
@@ -186,6 +181,10 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
     arrival.local_port = from_.port
     arrival.listener = listener.live
     arrival.pool = listener.pool.live
+    if listener.accept.mode and not client_trusted(listener, arrival):
+        counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
+        accept_refuse(w, arrival, CLOSE_PROXY_HEADER_ERROR)
+        return
     if not session_rate_take(listener.live, w.now_ns):
         accept_refuse(w, arrival, CLOSE_RATE_LIMITED)
         return
@@ -194,6 +193,9 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
         return
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     arrival.terms = listener.terms
+    arrival.local = from_.local
+    arrival.proxy_mode = listener.accept.mode
+    arrival.proxy_timeout_ms = listener.accept.timeout_ms
     if w.plane.balance_workers:
         target = worker_for_next(w)
     if target == w or not hand_over(w, target, arrival):

@@ -8,7 +8,9 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport ATTEMPT_NO_RESOURCES, backend_connect_to, failure_of, socket_refusal, source_bind
+from l4lb._dataplane.connect cimport (
+    ATTEMPT_NO_RESOURCES, backend_connect_to, client_bind, client_fits, failure_of, socket_refusal, source_bind,
+)
 from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
@@ -106,6 +108,9 @@ cdef inline void beginning_find_destination(beginning_t *b) noexcept nogil:
     cdef socklen_t length = sizeof(address)
     if b.destination.length:
         return
+    if b.from_.local.length:
+        b.destination = b.from_.local
+        return
     memset(&address, 0, sizeof(address))
     getsockname(b.from_.fd, <sockaddr *>&address, &length)
     if b.datagram.local_length:
@@ -125,9 +130,15 @@ cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
     return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
 
 
+cdef inline int backend_family(backend_t *backend) noexcept nogil:
+    return (<sockaddr *>&backend.address).sa_family
+
+
 cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
-    """Equal for links that may stand for each other; never 0."""
+    """Equal for links that may stand for each other. 0: it is one client's own."""
     cdef uint64_t tag = <uint64_t>backend.live.id << 1 | <uint64_t>trains
+    if pool.transparent:
+        return 0
     tag = xxh64(<const uint8_t *>&pool.source, pool.source_length, tag)
     tag = xxh64(<const uint8_t *>&backend.address, backend.address_length, tag)
     return (tag + (port if backend.same_port else 0)) | 1
@@ -136,11 +147,14 @@ cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uin
 cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
     """bind(2), connect(2): EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, EACCES, EPERM; epoll_ctl(2): ENOMEM, ENOSPC. NULL:
     another backend may do."""
-    cdef link_t *link = link_open(w, (<sockaddr *>&b.backend.address).sa_family, b.from_.listener.trains)
+    cdef link_t *link = link_open(w, backend_family(b.backend), b.from_.listener.trains)
     if link == NULL:
         return NULL
     link.tag = tag
     if b.pool.source_length and source_bind(link.fd, b.pool) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    if b.pool.transparent and client_bind(link.fd, &b.source) < 0:
         link_close(&w.udp.links, link)
         return NULL
     if backend_connect_to(link.fd, b.backend, b.from_.port) < 0 or link_watch(w, link) < 0:
@@ -159,7 +173,12 @@ cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
             datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
             return False
         tag = link_tag(b.pool, b.backend, b.from_.listener.trains, b.from_.port)
-        b.link = link_reuse(w, tag)
+        b.link = link_reuse(w, tag) if tag else NULL
+        if b.link == NULL and b.pool.transparent and not client_fits(&b.source, backend_family(b.backend)):
+            counter_add(&b.backend.live.counters[w.index].source_misfits, 1)
+            backend_release(b.backend.live)
+            refused_note(w, b.backend.live.id)
+            continue
         if b.link == NULL:
             b.link = link_connect(w, b, tag)
         if b.link != NULL:
@@ -244,6 +263,7 @@ cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nog
             flow.next_free = w.udp.flows.free
             w.udp.flows.free = flow
         return NULL
+    memset(&arrival, 0, sizeof(arrival))
     arrival.fd = -1
     arrival.local_port = b.from_.port
     arrival.listener = b.from_.listener.live

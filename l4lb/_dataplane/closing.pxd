@@ -78,6 +78,8 @@ cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) n
         free(s.tried.backend_ids)
         free(s.tried)
         s.tried = NULL
+    free(s.preface)
+    s.preface = NULL
     counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
     shared_add(&s.pool.sessions_active, -1)
     shared_add(&s.listener.sessions_active, -1)

@@ -6,31 +6,37 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
+from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, FAILURE_LOCAL, FAILURE_OTHER, FAILURE_REFUSED, FAILURE_RESET, FAILURE_TIMEOUT,
-    FAILURE_UNREACHABLE, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_MEASURED,
-    SESSION_NODELAY_DONE, SIDE_BACKEND, connect_failure_t,
+    FAILURE_UNREACHABLE, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_HEADER_HELD,
+    SESSION_MEASURED, SESSION_NODELAY_DONE, SIDE_BACKEND, connect_failure_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
+from l4lb._dataplane.headers cimport header_attach, header_detach
 from l4lb._dataplane.linux cimport (
-    AF_UNIX, EACCES, EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, EMFILE,
-    ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EPOLLOUT, ETIMEDOUT, IPPROTO_IP, IPPROTO_TCP,
-    IP_BIND_ADDRESS_NO_PORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE,
-    TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect, counter_add,
-    getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, AF_UNIX, EACCES, EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS,
+    EMFILE, ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EPOLLOUT, ETIMEDOUT, IPPROTO_IP,
+    IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK,
+    TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, tried_t, worker_t
+from l4lb._dataplane.types cimport (
+    backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, tried_t, worker_t,
+)
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells
     ATTEMPT_CONNECTED
     ATTEMPT_FAILED                # this backend: try another
+    ATTEMPT_MISFIT                # ... for no fault of its own: from this client's address it cannot be reached
     ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
 
 
@@ -107,6 +113,34 @@ cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
     return bind(fd, <sockaddr *>&pool.source, pool.source_length)
 
 
+cdef inline int client_bind(int fd, const source_address_t *client) noexcept nogil:
+    """Connect from the client's own address, which is not this host's: ip(7), IP_TRANSPARENT.
+
+    setsockopt(2): EPERM, without the capability, which control has looked for. bind(2): as in `source_bind`.
+    """
+    cdef sockaddr_storage address
+    cdef bint v4 = client.length == 4
+    cdef int failed, on = 1
+    memset(&address, 0, sizeof(address))
+    if v4:
+        address.ss_family = AF_INET
+        memcpy(&(<sockaddr_in *>&address).sin_addr, client.bytes, 4)
+        failed = setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on))
+    else:
+        address.ss_family = AF_INET6
+        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, client.bytes, 16)
+        failed = setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof(on))
+    if failed < 0:
+        return -1
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
+    return bind(fd, <sockaddr *>&address, sizeof(sockaddr_in) if v4 else sizeof(sockaddr_in6))
+
+
+cdef inline bint client_fits(const source_address_t *client, int family) noexcept nogil:
+    """Whether a socket of `family` can have the client's address."""
+    return (family == AF_INET and client.length == 4) or (family == AF_INET6 and client.length == 16)
+
+
 cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:
     """connect(2); `local_port`: where the client came in, in network order."""
     cdef sockaddr_storage address
@@ -115,6 +149,11 @@ cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_po
     address = backend.address
     (<sockaddr_in *>&address).sin_port = local_port        # at the same place in sockaddr_in6
     return connect(fd, <sockaddr *>&address, backend.address_length)
+
+
+cdef inline bint client_speaks_first(worker_t *w, session_t *s) noexcept nogil:
+    """By what the last sessions of the listener did."""
+    return s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2
 
 
 cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
@@ -132,11 +171,15 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         return socket_refusal(errno)
     s.backend_fd = fd
     backend_set_options(fd, family, &s.listener.options)
+    if pool.transparent and not client_fits(&s.source, family):
+        return ATTEMPT_MISFIT
+    if pool.transparent and client_bind(fd, &s.source) < 0:
+        return socket_refusal(errno)
     if pool.source_length and source_bind(fd, pool) < 0:
         return socket_refusal(errno)
     if family == AF_UNIX:
         s.flags |= SESSION_NODELAY_DONE
-    elif s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2:
+    elif client_speaks_first(w, s):
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
         s.flags |= SESSION_ACK_HELD
@@ -154,6 +197,7 @@ cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
         close(s.backend_fd)
         s.backend_fd = -1
     session_forget_backend(w, s)
+    header_detach(w, s)
 
 
 cdef inline void measure_failure(worker_t *w, session_t *s) noexcept nogil:
@@ -190,12 +234,16 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     cdef attempt_t attempt
     s.backend = backend.live
     s.state = SESSION_CONNECTING
-    s.flags &= <uint16_t>~SESSION_ACK_HELD
+    s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD)
     s.attempts += 1
     s.attempt_started_ns = w.now_ns
     s.state_deadline_ms = <uint32_t>w.now_ms + pool.connect_timeout_ms
     if pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
+    if header_attach(w, s, pool) < 0:
+        return ATTEMPT_NO_RESOURCES
+    if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
+        s.flags |= SESSION_HEADER_HELD
     attempt = backend_connect(w, s, pool, backend)
     if attempt == ATTEMPT_PENDING:
         timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.connect_timeout_ms)
@@ -223,6 +271,14 @@ cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t fail
     measure_failure(w, s)
     backend_failed(w, session_pool(w, s), s.backend)
     counter_add(&s.backend.counters[w.index].connect_failures[<int>failure], 1)
+    attempt_abandon(w, s)
+    return tried_add(s, backend_id)
+
+
+cdef inline int attempt_misfit(worker_t *w, session_t *s) noexcept nogil:
+    """The same for one that says nothing of the backend."""
+    cdef uint32_t backend_id = s.backend.id
+    counter_add(&s.backend.counters[w.index].source_misfits, 1)
     attempt_abandon(w, s)
     return tried_add(s, backend_id)
 

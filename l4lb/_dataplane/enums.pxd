@@ -11,6 +11,7 @@ cdef enum:
     ACCEPT_BATCH = 64
     ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
     CLIENT_FIRST_MAX = 3
+    HELLO_WAIT_MS = 3000          # how long a ClientHello is waited for: time for one segment to be sent again
     ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
     RESET_POLL_MS = 16            # how often a session about to be reset looks whether its last bytes are out
     INBOX_SIZE = 64               # power of two
@@ -81,6 +82,7 @@ cdef enum drop_reason_t:
     DROP_PROXY_HEADER
     DROP_KERNEL                   # a socket's queue was full
     DROP_REASON_COUNT
+
 # Why a connect failed. The order is that of l4lb.model.states.ConnectFailure; tests/unit/test_fastpath.py holds them
 # together.
 cdef enum connect_failure_t:
@@ -92,11 +94,14 @@ cdef enum connect_failure_t:
     FAILURE_OTHER
     FAILURE_COUNT
 
-# A session's life; every transition is made by l4lb/_dataplane/tcp.pxd:
+# A session's life; READING is left by l4lb/_dataplane/opening.pxd, every other transition made by tcp.pxd:
 #
-#          +--all at max_sessions--> QUEUED
-#          |                           | a place is free
-#   FREE --+--accept--> CONNECTING <---+
+#          +--its first bytes count--> READING
+#          |                             | they are here
+#   FREE --+--accept--> (choice) <-------+
+#                         |    +--all at max_sessions--> QUEUED
+#                         |                                | a place is free
+#                       CONNECTING <-----------------------+
 #                         |    ^ next attempt
 #                         |    +--> (itself)
 #                         +--connected--> RELAYING --both FINs forwarded--> FREE
@@ -106,6 +111,7 @@ cdef enum connect_failure_t:
 # A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp.pxd.
 cdef enum session_state_t:
     SESSION_FREE = 0
+    SESSION_READING
     SESSION_QUEUED
     SESSION_CONNECTING
     SESSION_RELAYING
@@ -140,6 +146,8 @@ cdef enum:
     SESSION_SPLICED = 512         # some of its bytes went through a pipe
     SESSION_ANSWERED = 2048       # the backend has sent something
     SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
+    SESSION_HEADER_HELD = 4096    # our PROXY header waits for the client's first bytes, to leave with them
+    SESSION_HEADER_SENT = 8192    # ... or some of it has left, before any of the client's
 
 cdef enum table_kind_t:
     TABLE_MAGLEV = 0

@@ -8,13 +8,14 @@ from l4lb._dataplane.connect cimport attempt_error, failure_of
 from l4lb._dataplane.enums cimport (
     CLOSE_CONNECT_FAILED, CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION,
     CLOSE_QUEUE_TIMEOUT, FAILURE_TIMEOUT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SESSION_ACK_HELD,
-    SESSION_CONNECTING, SESSION_QUEUED, SESSION_RELAYING, SESSION_RESETTING, SESSION_THROTTLED, SIDE_BACKEND,
-    SIDE_CLIENT, close_reason_t, side_t,
+    SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING,
+    SESSION_THROTTLED, SIDE_CLIENT, close_reason_t, side_t,
 )
 from l4lb._dataplane.linux cimport EPOLLERR, EPOLLHUP, EPOLLPRI, SOL_SOCKET, SO_OOBINLINE, setsockopt, unlikely
+from l4lb._dataplane.opening cimport session_event_reading, session_timeout_reading
 from l4lb._dataplane.tcp cimport (
     deadline_passed, session_arm, session_connected, session_event_queued, session_half_closed, session_mark,
-    session_pump, session_rearm, session_release_ack, session_reset_progress, session_retry,
+    session_pump, session_rearm, session_release, session_reset_progress, session_retry,
 )
 from l4lb._dataplane.types cimport half_t, session_t, worker_t
 
@@ -36,15 +37,20 @@ cdef inline void session_event_connecting(worker_t *w, session_t *s, uint32_t ev
 
 
 cdef inline void session_event(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
+    if unlikely(events & EPOLLPRI and (side == SIDE_CLIENT or s.state != SESSION_CONNECTING)):
+        session_mark_urgent(s, side)
+    if s.state == SESSION_READING:
+        session_event_reading(w, s, events)
+        return
     if s.state == SESSION_QUEUED:
         session_event_queued(w, s, events)
         return
     if s.state == SESSION_CONNECTING:
-        if side == SIDE_BACKEND:
+        if side == SIDE_CLIENT:
+            session_mark(s, side, events)
+        else:
             session_event_connecting(w, s, events)
         return
-    if unlikely(events & EPOLLPRI):
-        session_mark_urgent(s, side)
     session_mark(s, side, events)
     if s.state == SESSION_RELAYING:
         session_pump(w, s)
@@ -59,8 +65,9 @@ cdef inline void session_timeout_relaying(worker_t *w, session_t *s) noexcept no
         session_end(w, s, CLOSE_IDLE_TIMEOUT)
     elif s.expires_ms and deadline_passed(w, s.expires_ms):
         session_end(w, s, CLOSE_MAX_DURATION)
-    elif s.flags & SESSION_THROTTLED:
+    elif s.flags & (SESSION_THROTTLED | SESSION_HEADER_HELD | SESSION_ACK_HELD):
         s.flags &= <uint16_t>~SESSION_THROTTLED
+        session_release(s)
         session_rearm(w, s)
         session_pump(w, s)
     else:
@@ -69,7 +76,9 @@ cdef inline void session_timeout_relaying(worker_t *w, session_t *s) noexcept no
 
 cdef inline void session_timeout(worker_t *w, session_t *s) noexcept nogil:
     """Its timer fired: a deadline has passed, or has moved since and is armed again."""
-    if s.state == SESSION_QUEUED:
+    if s.state == SESSION_READING:
+        session_timeout_reading(w, s)
+    elif s.state == SESSION_QUEUED:
         if deadline_passed(w, s.state_deadline_ms):
             session_end(w, s, CLOSE_QUEUE_TIMEOUT)
         else:
@@ -87,8 +96,6 @@ cdef inline void session_timeout(worker_t *w, session_t *s) noexcept nogil:
             s.down.flags |= HALF_WRITABLE
             session_reset_progress(w, s)
     else:
-        if s.flags & SESSION_ACK_HELD:
-            session_release_ack(s)
         session_timeout_relaying(w, s)
 
 

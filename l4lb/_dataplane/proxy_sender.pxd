@@ -25,7 +25,7 @@ from l4lb._dataplane.types cimport proxy_send_t, source_address_t
 cdef enum:
     UNIQUE_ID_BYTES = 33          # the instance and the session in hexadecimal, with a dash between them
 
-cdef struct proxy_bytes_t:        # NULL: there are none
+cdef struct proxy_bytes_t:        # length 0: there are none, whatever `data` is
     const uint8_t *data
     uint16_t length
 
@@ -83,7 +83,7 @@ cdef inline void send_named(
             if not passed_on:
                 proxy_write_tlv(writer, type, walk.data + walk.value.offset, walk.value.length)
             return
-    if own.data != NULL:
+    if own.length:
         proxy_write_tlv(writer, type, own.data, own.length)
 
 
@@ -132,7 +132,7 @@ cdef inline int proxy_send_write(
 ) noexcept nogil:
     """The header that `send` asks for: its length, or -ENOBUFS. When what was received does not fit as well, it is left
     out: the backend then still learns who its client is."""
-    cdef bint passed_on = send.tlvs & PROXY_SEND_RECEIVED and client.received.data != NULL
+    cdef bint passed_on = send.tlvs & PROXY_SEND_RECEIVED and client.received.length
     cdef int length = proxy_send_try(client, send, bytes, capacity, passed_on)
     if length == -ENOBUFS and passed_on:
         length = proxy_send_try(client, send, bytes, capacity, False)

@@ -153,7 +153,7 @@ cdef inline void write_v2(proxy_writer_t *writer, const proxy_header_t *header) 
     if family == PROXY_UNIX:
         writer_append(writer, header.source_path, PROXY_UNIX_BYTES)
         writer_append(writer, header.destination_path, PROXY_UNIX_BYTES)
-    elif family != PROXY_UNSPEC:
+    elif family == PROXY_INET or family == PROXY_INET6:
         writer_append(writer, header.source.bytes, (proxy_address_bytes(family) - 4) // 2)
         writer_append(writer, header.destination.bytes, (proxy_address_bytes(family) - 4) // 2)
         writer_append(writer, &header.source.port, 2)

@@ -2,25 +2,27 @@
 #
 # A half reads only when nothing is pending for its sink, so a slow reader holds up at most one chunk or one pipe and
 # the kernel's windows do the rest. Small messages are read into the worker's scratch buffer and sent at once; a half
-# that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. Called on the worker's thread
-# by tcp.pxd, which turns the outcome into the session's next state.
+# that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. What is sent before a
+# client's own bytes (our PROXY header) begins as the chunk of its half, and counts nowhere. Called on the worker's
+# thread by tcp.pxd, which turns the outcome into the session's next state.
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
-    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED,
-    SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
+    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT,
+    SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
 )
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
     EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE,
-    SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice,
+    SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
 )
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
-from l4lb._dataplane.types cimport backend_counters_t, half_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_counters_t, chunk_t, half_t, session_t, worker_t
 
 cdef enum pump_t:
     PUMP_IDLE = 0                 # nothing to do before the next event
@@ -44,12 +46,32 @@ cdef inline bint half_pending(half_t *h) noexcept nogil:
     return h.chunk != NULL or (h.pipe != NULL and h.pipe.held_bytes != 0)
 
 
+cdef inline bint half_holds(wire_t *wire) noexcept nogil:
+    """Our header waits for the client's first bytes. Those that never come end the wait, as the FIN does."""
+    cdef session_t *s = wire.session
+    if wire.direction or not s.flags & SESSION_HEADER_HELD:
+        return False
+    return s.state == SESSION_RELAYING and not wire.half.flags & HALF_EOF
+
+
+cdef inline uint64_t half_own(wire_t *wire, uint64_t count) noexcept nogil:
+    """How many of the next `count` bytes are the client's: those of our header come first, and are nobody's."""
+    cdef uint32_t header = wire.half.overhead_bytes
+    if count < header:
+        header = <uint32_t>count
+    wire.half.overhead_bytes -= header
+    wire.session.flags |= SESSION_HEADER_SENT
+    return count - header
+
+
 cdef inline void half_moved(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
     """`count` bytes were handed to the sink's kernel."""
     cdef session_t *s = wire.session
     cdef backend_counters_t *counters = s.backend.counters[w.index]
-    wire.half.bytes += count
     wire.budget -= count
+    if unlikely(wire.half.overhead_bytes):
+        count = half_own(wire, count)
+    wire.half.bytes += count
     s.active_ms = <uint32_t>w.now_ms
     if wire.direction == 0:
         counter_add(&counters.bytes_up, count)
@@ -67,7 +89,8 @@ cdef inline void half_read(worker_t *w, wire_t *wire, uint64_t count) noexcept n
 cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
     """TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the call."""
     cdef int on = 1
-    if wire.direction == 0 and wire.half.bytes and not wire.session.flags & SESSION_NODELAY_DONE:
+    cdef bint sent = wire.half.bytes or wire.session.flags & SESSION_HEADER_SENT
+    if wire.direction == 0 and sent and not wire.session.flags & SESSION_NODELAY_DONE:
         wire.session.flags |= SESSION_NODELAY_DONE
         setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
 
@@ -136,6 +159,21 @@ cdef inline pump_t half_flush_pipe(worker_t *w, wire_t *wire) noexcept nogil:
     return PUMP_IDLE
 
 
+cdef inline ssize_t half_lead(worker_t *w, wire_t *wire) noexcept nogil:
+    """Put the header that is held into the scratch buffer, so that it leaves with what is read behind it."""
+    cdef chunk_t *chunk = wire.half.chunk
+    if chunk == NULL:
+        return 0
+    memcpy(w.scratch, chunk_bytes(chunk) + chunk.start, chunk.length)
+    return chunk.length
+
+
+cdef inline void half_lead_taken(worker_t *w, wire_t *wire) noexcept nogil:
+    chunk_give(&w.chunks, wire.half.chunk)
+    wire.half.chunk = NULL
+    wire.session.flags &= <uint16_t>~SESSION_HEADER_HELD
+
+
 cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
     """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
 
@@ -143,10 +181,11 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
     """
     cdef half_t *h = wire.half
     cdef ssize_t got, sent
-    cdef ssize_t wanted = SCRATCH_BYTES
+    cdef ssize_t lead = half_lead(w, wire)
+    cdef ssize_t wanted = SCRATCH_BYTES - lead
     if wire.room >= 0 and wire.room < wanted:
         wanted = wire.room
-    got = recv(wire.source_fd, w.scratch, wanted, 0)
+    got = recv(wire.source_fd, w.scratch + lead, wanted, 0)
     if got < 0:
         if errno == EINTR:
             return PUMP_IDLE
@@ -168,6 +207,9 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
                 h.flags |= HALF_EOF
     elif h.full_reads < 255:
         h.full_reads += 1
+    if lead:
+        half_lead_taken(w, wire)
+        got += lead
     sent = sink_send(wire, w.scratch, got)
     if sent < 0:
         return PUMP_SINK_LOST
@@ -193,7 +235,7 @@ cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
     cdef half_t *h = wire.half
     if h.pipe != NULL:
         return True
-    if wire.session.splice == SPLICE_OFF or h.flags & HALF_READ_ON:
+    if wire.session.splice == SPLICE_OFF or h.flags & HALF_READ_ON or h.chunk != NULL:
         return False
     if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
         return False
@@ -255,7 +297,7 @@ cdef inline pump_t half_pass(worker_t *w, wire_t *wire) noexcept nogil:
     cdef half_t *h = wire.half
     cdef pump_t outcome
     while True:
-        if half_pending(h):
+        if half_pending(h) and not half_holds(wire):
             if not h.flags & HALF_WRITABLE:
                 return PUMP_IDLE
             outcome = half_flush_chunk(w, wire) if h.chunk != NULL else half_flush_pipe(w, wire)

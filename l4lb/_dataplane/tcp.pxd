@@ -1,5 +1,5 @@
-# TCP: the transitions of a session's life after accept. Called by events.pxd, which brings them about, by accept.pxd
-# and worker.pxd, on the worker's thread. The state diagram is at session_state_t in enums.pxd.
+# TCP: the transitions of a session's life from the choice of a backend on. Called by events.pxd, which brings them
+# about, by opening.pxd and worker.pxd, on the worker's thread. The state diagram is at session_state_t in enums.pxd.
 #
 # Every function that may end the session is the last thing its caller does with it.
 
@@ -8,16 +8,16 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin, attempt_failed, attempt_t,
-    failure_of, measure_connect, session_pick, session_pool,
+    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin,
+    attempt_failed, attempt_misfit, attempt_t, failure_of, measure_connect, session_pick, session_pool,
 )
 from l4lb._dataplane.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_NORMAL,
     CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL, CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
     HALF_SOURCE_FIN, HALF_WRITABLE, NO_INDEX, RESET_POLL_MS, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_BACKEND_RESET,
-    SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_RELAYING, SESSION_RESETTING,
-    SESSION_SPOKEN, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE, close_reason_t, connect_failure_t,
-    side_t,
+    SESSION_CLIENT_RESET, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_HEADER_HELD, SESSION_HEADER_SENT,
+    SESSION_RELAYING, SESSION_RESETTING, SESSION_SPOKEN, SESSION_THROTTLED, SIDE_BACKEND, SIDE_CLIENT, TIMER_IDLE,
+    close_reason_t, connect_failure_t, side_t,
 )
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
@@ -88,11 +88,13 @@ cdef inline void session_learn(worker_t *w, session_t *s) noexcept nogil:
         client_first[0] -= 1
 
 
-cdef inline void session_release_ack(session_t *s) noexcept nogil:
-    """Nobody has spoken for a while: complete the backend's handshake, in case it is the one to begin."""
+cdef inline void session_release(session_t *s) noexcept nogil:
+    """Nobody has spoken for a while: complete the backend's handshake, in case it is the one to begin. A header that
+    was held does so by itself when the caller pumps."""
     cdef int on = 1
-    s.flags &= <uint16_t>~SESSION_ACK_HELD
-    if s.up.bytes == 0:
+    cdef bint acknowledge = s.flags & SESSION_ACK_HELD and not half_pending(&s.up)
+    s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD)
+    if acknowledge and s.up.bytes == 0 and not s.flags & SESSION_HEADER_SENT:
         setsockopt(s.backend_fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))
 
 
@@ -231,27 +233,27 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
 cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     """Start to relay. `events` are the edge that told, which may bring the backend's first bytes with it.
 
-    The client is watched only from here on: what it sent already is reported at once.
+    A client that was not waited for before is watched only from here on: what it sent already is reported at once.
     """
     s.state = SESSION_RELAYING
     s.connected_ns = w.now_ns
     s.active_ms = <uint32_t>w.now_ms
     counter_add(&s.backend.counters[w.index].sessions_total, 1)
-    s.up.flags = HALF_WRITABLE
+    s.up.flags |= HALF_WRITABLE                # what the client's edges have said meanwhile holds
     s.down.flags = HALF_WRITABLE
     session_mark(s, SIDE_BACKEND, events)
     histogram_add(&w.counters.connect_time, w.now_ns - s.attempt_started_ns)
     measure_connect(w, s)
-    if s.flags & SESSION_CLIENT_WATCHED:
-        s.up.flags |= HALF_READABLE            # its edge was spent while it waited in the queue
-    elif poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
+    if not s.flags & SESSION_CLIENT_WATCHED and poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return
     s.flags |= SESSION_CLIENT_WATCHED
-    if s.flags & SESSION_ACK_HELD:
+    if s.flags & (SESSION_ACK_HELD | SESSION_HEADER_HELD):
         session_arm(w, s, <uint32_t>w.now_ms + ACK_HOLD_MS)
     session_rearm(w, s)
-    if (s.up.flags | s.down.flags) & HALF_READABLE:
+    if (s.up.flags | s.down.flags) & (HALF_READABLE | HALF_EOF) or (
+        half_pending(&s.up) and not s.flags & SESSION_HEADER_HELD
+    ):
         session_pump(w, s)
 
 
@@ -262,6 +264,9 @@ cdef inline void session_wait(worker_t *w, session_t *s, pool_t *pool) noexcept 
         return
     if not queue_enter(w, s, pool.queue_size):
         session_end(w, s, CLOSE_QUEUE_FULL)
+        return
+    if s.up.flags & (HALF_EOF | HALF_SOURCE_FIN):      # see `session_event_queued`
+        session_end(w, s, CLOSE_CLIENT_ABORT)
         return
     s.state_deadline_ms = <uint32_t>w.now_ms + pool.queue_timeout_ms
     timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.queue_timeout_ms)
@@ -280,8 +285,9 @@ cdef inline bint session_try(worker_t *w, session_t *s, pool_t *pool, backend_t 
     elif attempt == ATTEMPT_NO_RESOURCES:
         w.resources_short = True
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
-    elif attempt == ATTEMPT_FAILED:
-        if attempt_failed(w, s, failure_of(errno)) == 0:      # of the call that has just failed
+    elif attempt == ATTEMPT_FAILED or attempt == ATTEMPT_MISFIT:
+        # errno is of the call that has just failed
+        if (attempt_failed(w, s, failure_of(errno)) if attempt == ATTEMPT_FAILED else attempt_misfit(w, s)) == 0:
             return False
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     return True
@@ -329,6 +335,7 @@ cdef inline void queues_serve(worker_t *w) noexcept nogil:
 
 cdef inline void session_event_queued(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     """A client that hangs up while it waits frees its place, whether or not it sent something before."""
+    session_mark(s, SIDE_CLIENT, events)
     if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         session_end(w, s, CLOSE_CLIENT_ABORT)
 

@@ -36,6 +36,7 @@ cdef struct half_t:
     uint64_t paid_until_ns        # token bucket of this session and direction, see limits.pxd
     chunk_t *chunk
     pipe_t *pipe
+    uint32_t overhead_bytes       # of our PROXY header, still to be sent: they are in front of the chunk's bytes
     uint8_t flags
     uint8_t full_reads
 
@@ -64,6 +65,12 @@ cdef struct proxy_send_t:         # of a pool: which PROXY header goes before th
     uint32_t custom_length
     uint8_t version               # 0: none
     uint8_t tlvs                  # of proxy_send_tlv_t: those that differ from session to session
+
+cdef struct preface_t:            # what is known before a session connects; only a session that needs it has one
+    source_address_t destination  # where the client came to, by its PROXY header or else here; length 0: not known
+    uint16_t received_length      # TLVs of its header, the first of the bytes behind this struct
+    uint8_t authority_length      # of its ClientHello, the next
+    uint8_t alpn_length           # ... the last
 
 cdef struct tried_t:              # backends that refused this session; only a session with a failed attempt has one
     uint32_t count
@@ -96,13 +103,15 @@ cdef struct session_t:
     backend_live_t *backend
     tried_t *tried
     flow_t *flow                  # of a UDP session; NULL for TCP
-    source_address_t source
+    preface_t *preface
+    source_address_t source       # of the client, by its PROXY header if it sent one
     uint16_t attempts
     uint16_t flags
     uint16_t local_port           # where the client came in, in network order
     uint8_t state
     uint8_t splice
     uint8_t close_reason          # of a RESETTING session
+    uint8_t awaited               # of a READING one: what has to come first, see preface.pxd
 
 # ---- what outlives snapshots ----
 
@@ -111,6 +120,7 @@ cdef struct backend_counters_t:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t connect_failures[6]  # by connect_failure_t
+    uint64_t source_misfits       # attempts from a client's address that is of another family
     uint64_t early_resets         # sessions that it reset before its first byte
     uint64_t datagrams_up
     uint64_t datagrams_down
@@ -199,6 +209,7 @@ cdef struct pool_t:
     uint32_t queue_timeout_ms
     sockaddr_storage source       # bound before the connect, when source_length is not 0
     socklen_t source_length
+    bint transparent              # the client's own address is, instead
     uint64_t hash_seed
     hash_key_t hash_key
     uint8_t hash_prefix_v4
@@ -236,6 +247,7 @@ cdef struct listening_t:          # a socket that one worker accepts from; contr
     bint shared                   # another worker has it too
     bint datagrams                # it is of UDP
     bint wide                     # it is of IPv6
+    source_address_t local        # its address; length 0: clients may come to several
     listener_t *listener
 
 cdef struct listening_list_t:
@@ -293,6 +305,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     bint shared
     bint datagrams
     bint wide
+    source_address_t local
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
 
@@ -302,6 +315,9 @@ cdef struct arrival_t:            # a client that another worker accepted for th
     listener_live_t *listener
     pool_live_t *pool
     terms_t terms
+    source_address_t local        # where it came to; length 0: getsockname(2) knows
+    uint32_t proxy_timeout_ms
+    uint8_t proxy_mode            # of the listener: proxy_mode_t
     sockaddr_storage address
 
 cdef struct inbox_t:              # from one worker to another: one writes `written`, the other `read`

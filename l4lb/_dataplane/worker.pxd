@@ -147,7 +147,7 @@ cdef inline bint worker_accepts_on(worker_t *w, int fd, uint32_t hint) noexcept 
 
 
 cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogil:
-    """0, or -1 when memory is short: then this worker does not serve the socket, the others do."""
+    """0, or -1 when memory is short: then this worker does not serve the the others do."""
     cdef accepting_t *grown
     cdef accepting_t *entry
     if w.accepting_count == w.accepting_capacity:
@@ -160,6 +160,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.fd = socket.fd
     entry.port = socket.port
     entry.shared = socket.shared
+    entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
     entry.wide = socket.wide

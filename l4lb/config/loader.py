@@ -21,6 +21,7 @@ from l4lb.config.hints import did_you_mean
 from l4lb.config.models import AdminConfig, Backend, Config, GlobalConfig, Listener, Pool
 from l4lb.config.positions import Path as KeyPath
 from l4lb.config.positions import Positions
+from l4lb.config.proxy import OwnTlv
 from l4lb.config.supported import is_later_key
 from l4lb.errors import ConfigError, Problem
 
@@ -56,7 +57,8 @@ def _known_keys(path: KeyPath) -> list[str]:
     elif above[:1] == ["listeners"]:
         model = Listener
     elif above[:1] == ["pools"]:
-        model = HealthConfig if "health" in above[2:] else Backend if "backends" in above[2:] else Pool
+        within: dict[str, type[BaseModel]] = {"health": HealthConfig, "backends": Backend, "send_proxy_tlvs": OwnTlv}
+        model = next((within[part] for part in above[2:] if part in within), Pool)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

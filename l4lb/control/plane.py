@@ -27,6 +27,7 @@ from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.metrics.gathered import Sources
 from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
+from l4lb.control.refusals import Refusals
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
@@ -82,6 +83,7 @@ class ControlPlane:
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
         )
         self.took_over: Callable[[], None] = lambda: None
+        self.refusals = Refusals(self.events)
         self._watch: asyncio.Task[None] | None = None
         self._predecessor: asyncio.Task[None] | None = None
         self._pauses = 0
@@ -249,6 +251,7 @@ class ControlPlane:
             await asyncio.sleep(_WATCH_S)
             stats = self.forwarder.stats()
             self.sources.sample(stats)
+            self.refusals.look(stats)
             pauses = sum(worker.accept_pauses for worker in stats.workers)
             if pauses > self._pauses:
                 reason = "out of file descriptors or memory; established sessions go on"

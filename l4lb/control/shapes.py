@@ -75,6 +75,7 @@ class Backend(TypedDict):
     bytes_down: int
     connect_failures: int
     early_resets: int
+    source_misfits: int
 
 
 @_EXACT
@@ -96,7 +97,8 @@ class Pool(TypedDict):
 
 @_EXACT
 class Listener(TypedDict):
-    """`addresses` are those that it really has; `closed` counts ended sessions by close reason."""
+    """`addresses` are those that it really has; `closed` counts ended sessions by close reason, `proxy_refused`
+    refused PROXY headers by what was wrong."""
 
     name: str
     protocol: str
@@ -106,6 +108,7 @@ class Listener(TypedDict):
     sessions_active: int
     sessions_total: int
     closed: dict[CloseReason, int]
+    proxy_refused: dict[str, int]
 
 
 @_EXACT

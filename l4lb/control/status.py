@@ -64,6 +64,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "bytes_down": stats.bytes_down,
         "connect_failures": stats.connect_failures,
         "early_resets": stats.early_resets,
+        "source_misfits": stats.source_misfits,
     }
     if detail:
         backend["checks"] = [_check(result) for result in state.checks]
@@ -99,6 +100,7 @@ def _listener(state: ListenerState, stats: ListenerStats) -> shapes.Listener:
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "closed": dict(stats.closed),
+        "proxy_refused": dict(stats.proxy_refused),
     }
 
 

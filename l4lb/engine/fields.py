@@ -68,6 +68,7 @@ def pool_settings(spec: PoolSpec) -> dict[str, object]:
         "queue_size": spec.queue_size,
         "queue_timeout_ms": milliseconds(spec.queue_timeout_s) or _MS_MAX,
         "source": sockaddr_bytes(spec.source) if spec.source else b"",
+        "transparent": spec.transparent,
         "hash_seed": spec.hash_seed,
         "hash_key": _snapshots.HASH_KEYS[spec.hash_key],
         "hash_prefix_v4": spec.hash_prefix_v4,

@@ -112,7 +112,12 @@ class Listening:
 
     def spread(self, spec: ListenerSpec) -> list[Assigned]:
         """Which worker accepts on which socket, see `ListeningSockets.spread`."""
-        return [one for place, _ in places_of(spec) for one in self._places[place].sockets.spread(self._workers)]
+        found = [self._places[place].sockets for place, _ in places_of(spec)]
+        return [
+            one._replace(host=b"" if spec.transparent else sockets.host)
+            for sockets in found
+            for one in sockets.spread(self._workers)
+        ]
 
     def kernel_drops(self, spec: ListenerSpec) -> int:
         """Datagrams that came for `spec` and found no room, see `ListeningSockets.kernel_drops`."""

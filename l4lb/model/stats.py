@@ -53,7 +53,8 @@ class Durations:
 @dataclass(frozen=True, slots=True)
 class BackendStats:
     """`early_resets`: sessions that the backend reset before its first byte; `failed`: connects by what they failed of;
-    datagrams are of UDP."""
+    datagrams are of UDP. `source_misfits`: attempts that could not be made, since the client's own address, from which
+    to connect, is of another family."""
 
     sessions_active: int = 0
     sessions_total: int = 0
@@ -63,6 +64,7 @@ class BackendStats:
     failed: dict[ConnectFailure, int] = field(default_factory=dict)
     datagrams_up: int = 0
     datagrams_down: int = 0
+    source_misfits: int = 0
 
     @property
     def connect_failures(self) -> int:

@@ -53,7 +53,8 @@ def _unix_name(address: SocketAddress) -> bytes:
 
 
 class Assigned(NamedTuple):
-    """A socket that `worker` accepts from. `shared`: another has it too; `datagrams`: of UDP; `wide`: of IPv6."""
+    """A socket that `worker` accepts from. `shared`: another has it too; `datagrams`: of UDP; `wide`: of IPv6; `host`:
+    the address that all who come there came to, packed, or nothing when that may be several."""
 
     worker: int
     fd: int
@@ -61,6 +62,7 @@ class Assigned(NamedTuple):
     shared: bool
     datagrams: bool
     wide: bool
+    host: bytes = b""
 
 
 def _drops(sock: socket.socket) -> int:
@@ -98,6 +100,15 @@ class ListeningSockets:
     def kernel_drops(self) -> int:
         """Datagrams for which the sockets' queues had no room. 0 where the kernel does not tell (before 4.12)."""
         return sum(_drops(sock) for sock in self.sockets)
+
+    @property
+    def host(self) -> bytes:
+        """The IP address, packed; nothing for unix sockets, and where it is any of this host's."""
+        family = self.sockets[0].family
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            return b""
+        packed = socket.inet_pton(family, self.sockets[0].getsockname()[0].partition("%")[0])
+        return packed if any(packed) else b""
 
     def described(self) -> dict[str, Any]:
         """What the process that takes over needs to know of them, besides the descriptors."""

@@ -2,10 +2,11 @@
 """Test probe of the data plane's native parts."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.client_hello cimport HELLO_FOUND, client_hello_parse, client_hello_t, hello_result_t
 from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
 from l4lb._dataplane.enums cimport NO_INDEX, hash_key_t, selection_t
 from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
@@ -303,3 +304,19 @@ def ranges_have(bytes ranges, bytes address):
     given.bounds = <const uint8_t *><char *>ranges
     given.count = len(ranges) // (2 * RANGE_ADDRESS_BYTES)
     return ranges_hold(&given, &wanted)
+
+
+def client_hello(bytes data):
+    """(server name, first protocol), empty where there is none; or "need_more", or "not_tls"."""
+    cdef client_hello_t hello
+    cdef uint8_t *copy = <uint8_t *>malloc(len(data) if data else 1)      # which ends where the sanitizer sees it
+    cdef hello_result_t result
+    memcpy(copy, <const char *>data, len(data))
+    result = client_hello_parse(&hello, copy, len(data))
+    free(copy)
+    if result != HELLO_FOUND:
+        return ["need_more", "not_tls"][<int>result - 1]
+    return (
+        (<char *>hello.server_name)[:hello.server_name_length],
+        (<char *>hello.alpn)[:hello.alpn_length],
+    )

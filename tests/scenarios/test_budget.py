@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.peers import connect
 from tests.support.programs import l4lb, nginx, require, without_preload
+from tests.support.proxy_headers import V4, v2
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.external
@@ -27,9 +28,11 @@ workers = 1
 [listeners.web]
 bind = "127.0.0.1:0"
 pool = "web"
+{listener}
 
 [pools.web]
 backends = ["{backend}"]
+{pool}
 
 [pools.web.health]
 type = "none"
@@ -38,19 +41,19 @@ type = "none"
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
-def one_request(address: tuple[str, int]) -> bool:
+def one_request(address: tuple[str, int], first: bytes) -> bool:
     with connect(address) as sock:
-        sock.sendall(REQUEST)
+        sock.sendall(first + REQUEST)
         answer = b""
         while data := sock.recv(4096):
             answer += data
     return answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"hello\n")
 
 
-def many_requests(address: tuple[str, int], count: int) -> int:
+def many_requests(address: tuple[str, int], count: int, first: bytes) -> int:
     """How many were answered."""
     with ThreadPoolExecutor(CLIENTS) as pool:
-        return sum(pool.map(one_request, [address] * count))
+        return sum(pool.map(one_request, [address] * count, [first] * count))
 
 
 def counted(summary: str) -> dict[str, int]:
@@ -59,13 +62,22 @@ def counted(summary: str) -> dict[str, int]:
     return {name: int(count) for count, name in rows if name != "total"}
 
 
-def test_system_calls_of_a_one_request_session(tmp_path: Path) -> None:
+ACCEPT = 'accept_proxy = "v2"\nproxy_trusted = ["127.0.0.1"]'
+SEND = 'send_proxy = "v2"\nsend_proxy_tlvs = ["unique_id", "crc32c"]'
+
+
+@pytest.mark.parametrize(
+    ("listener", "pool"), [("", ""), ("", SEND), (ACCEPT, ""), (ACCEPT, SEND)], ids=["plain", "send", "accept", "both"]
+)
+def test_system_calls_of_a_one_request_session(tmp_path: Path, listener: str, pool: str) -> None:
+    """A PROXY header, in or out, takes none of its own."""
+    first = v2(0x11, V4) if listener else b""
     strace, output, config = require("strace"), tmp_path / "strace", tmp_path / "lb.toml"
-    with nginx("hello") as backend:
-        config.write_text(CONFIG.format(backend=backend.address))
+    with nginx("hello", " proxy_protocol" if pool else "") as backend:
+        config.write_text(CONFIG.format(backend=backend.address, listener=listener, pool=pool))
         with l4lb("serve", "-c", str(config)) as process:
             address = process.address("web")
-            assert many_requests(address, 100) == 100  # what is set up once, and the guess at who speaks first
+            assert many_requests(address, 100, first) == 100  # what is set up once, and the guess at who speaks first
             command = [strace, "-f", "-c", "-o", str(output), "-p", str(process.process.pid)]
             tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=without_preload())
             assert tracer.stderr is not None
@@ -74,7 +86,7 @@ def test_system_calls_of_a_one_request_session(tmp_path: Path) -> None:
                 tracer.wait()
                 tracer.stderr.close()
                 pytest.skip(f"this user may not trace processes: {attached.strip()}")
-            assert many_requests(address, SESSIONS) == SESSIONS
+            assert many_requests(address, SESSIONS, first) == SESSIONS
             assert wait_until(lambda: process.fds() < 60)
             tracer.send_signal(signal.SIGINT)
             tracer.communicate()

@@ -42,6 +42,14 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """The next `count` bytes; fewer when the FIN comes before."""
+    data = b""
+    while len(data) < count and (piece := sock.recv(count - len(data))):
+        data += piece
+    return data
+
+
 def read_until_end(sock: socket.socket) -> tuple[bytes, bool]:
     """Everything that came, and whether it ended with a reset."""
     parts = []

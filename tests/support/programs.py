@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -77,20 +77,20 @@ http {{
   access_log off; default_type text/plain; keepalive_requests 1000000;
   client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d;
   scgi_temp_path {dir}/e;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "{name}\\n"; }} }}
+  server {{ listen 127.0.0.1:{port} backlog=4096{options}; location / {{ return 200 "{name}\\n"; }} }}
 }}
 """
 
 
 class Nginx:
-    """A real nginx that answers every request with its name."""
+    """A real nginx that answers every request with its name. `options` are more of nginx's for the listening socket."""
 
-    def __init__(self, name: str, port: int = 0) -> None:
+    def __init__(self, name: str, port: int = 0, options: str = "") -> None:
         self.name = name
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._dir = Path(tempfile.mkdtemp(prefix="l4lb-nginx-"))
-        (self._dir / "conf").write_text(NGINX.format(dir=self._dir, port=self.port, name=name))
+        (self._dir / "conf").write_text(NGINX.format(dir=self._dir, port=self.port, name=name, options=options))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Nginx:
@@ -117,8 +117,8 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def nginx(name: str) -> Iterator[Nginx]:
-    server = Nginx(name)
+def nginx(name: str, options: str = "") -> Iterator[Nginx]:
+    server = Nginx(name, options=options)
     try:
         yield server.start()
     finally:
@@ -141,13 +141,14 @@ def program(name: str, arguments: list[str], ready_port: int, log: Path) -> Iter
 
 
 class L4lb:
-    """`l4lb` as users start it: a process, its log, its memory."""
+    """`l4lb` as users start it: a process, its log, its memory. `within` is a command that starts commands."""
 
-    def __init__(self, *arguments: str, max_files: int = 0) -> None:
+    def __init__(self, *arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
+        command = [*within, *command]
         self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
 
     @property
@@ -194,10 +195,10 @@ class L4lb:
 
 
 @contextlib.contextmanager
-def l4lb(*arguments: str, max_files: int = 0) -> Iterator[L4lb]:
+def l4lb(*arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one."""
     extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files)
+    process = L4lb(*arguments, *extra, max_files=max_files, within=within)
     try:
         yield process
     finally:

@@ -120,6 +120,10 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
             '[pools.p]\nbackends = ["h:1"]\nsend_proxy = "v2"\nsend_proxy_tlvs = [{ type = 0xE4, value = "hex:0" }]',
             "p.send_proxy_tlvs[0].value: \"hex:0\": expected pairs of hexadecimal digits",
         ),
+        (
+            '[pools.p]\nbackends = ["h:1"]\nsend_proxy = "v2"\nsend_proxy_tlvs = [{ typ = 0xE4, value = "x" }]',
+            'p.send_proxy_tlvs[0].typ: unknown key (did you mean "type"?)',
+        ),
         ('[pools.p]\nbackends = ["unix:/s"]\nsource_address = "client"', "cannot be reached from the client's address"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from l4lb.config import AdminConfig, Backend, Config, GlobalConfig, HealthConfig, KeepaliveConfig, Listener, Pool
+from l4lb.config.proxy import OwnTlv
 from l4lb.config.schema import json_schema
 
 EXAMPLE = Path("lb.toml.example")
@@ -15,7 +16,7 @@ EXAMPLE = Path("lb.toml.example")
 
 def test_the_schema_knows_every_option() -> None:
     text = json.dumps(json_schema())
-    for model in (GlobalConfig, AdminConfig, Listener, Pool, Backend, HealthConfig, KeepaliveConfig):
+    for model in (GlobalConfig, AdminConfig, Listener, Pool, Backend, HealthConfig, KeepaliveConfig, OwnTlv):
         for name in model.model_fields:
             assert f'"{name}"' in text
 

@@ -1,0 +1,94 @@
+"""What a PROXY header costs a one-request session: l4lb with it against l4lb without, in interleaved rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.comparing import Bar
+from benchmarks.conftest import Compare
+from benchmarks.load import wrk
+from benchmarks.peers import Options, Peer, peer
+from tests.support.programs import free_ports, program
+
+NGINX = """daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; default_type text/plain;
+  client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
+  uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
+  server {{ listen 127.0.0.1:{plain} backlog=4096; location / {{ return 200 "hello\\n"; }} }}
+  server {{ listen 127.0.0.1:{proxied} backlog=4096 proxy_protocol; location / {{ return 200 "hello\\n"; }} }}
+}}
+"""
+# A header of version 2 before each request: the connection is closed after it. wrk looks at the first request itself,
+# to see that it is HTTP, and does not send it.
+HEADER_FIRST = r"""local header = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc6\x33\x64\7\x9c\x40\1\xbb"
+local looked_at = false
+request = function()
+  local first = looked_at and header or ""
+  looked_at = true
+  return first .. wrk.format("GET", "/")
+end
+"""
+BARS = (Bar("CPU us", 1.03), Bar("requests/s", 0.97, higher_is_better=True))
+ACCEPT = 'accept_proxy = "v2"\nproxy_trusted = ["127.0.0.1"]'
+SEND = 'send_proxy = "v2"'
+
+
+@dataclass
+class Backend:
+    """One nginx on two ports, of which one expects headers."""
+
+    plain: int
+    proxied: int
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    directory, plain = tmp_path_factory.mktemp("nginx"), free_ports(2)
+    config = directory / "nginx.conf"
+    config.write_text(NGINX.format(directory=directory, plain=plain, proxied=plain + 1))
+    arguments = ["-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")]
+    with program("nginx", arguments, plain, directory / "log"):
+        yield Backend(plain, plain + 1)
+
+
+def test_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
+    with_header = peer("l4lb", backend.proxied, tmp_path, options=Options(pool=SEND), probe=False)
+    with peer("l4lb", backend.plain, tmp_path) as without, with_header as sending:
+        running = [sending, dataclasses.replace(without, name="without")]
+        title = "one-request sessions with send_proxy against without, 50 clients"
+        seen = compare(title, BARS, running, lambda one: wrk(one, 50, seconds, close=True))
+    assert seen.total("l4lb", "failed") == 0
+
+
+def test_accepting(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
+    _against_plain(compare, (tmp_path, seconds), "accept_proxy", backend.plain, backend.plain, Options(listener=ACCEPT))
+
+
+def test_accepting_and_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
+    options = Options(listener=ACCEPT, pool=SEND)
+    _against_plain(compare, (tmp_path, seconds), "accept_proxy and send_proxy", backend.proxied, backend.plain, options)
+
+
+def _against_plain(
+    compare: Compare, where: tuple[Path, int], what: str, proxied: int, plain: int, options: Options
+) -> None:
+    """Clients of the one with `options` send a header first."""
+    directory, seconds = where
+    script = directory / "header.lua"
+    script.write_text(HEADER_FIRST)
+
+    def work(one: Peer) -> tuple[float, dict[str, float]]:
+        return wrk(one, 50, seconds, close=True, script=script if one.name == "l4lb" else None)
+
+    with_header = peer("l4lb", proxied, directory, options=options, probe=False)
+    with peer("l4lb", plain, directory) as without, with_header as one:
+        running = [one, dataclasses.replace(without, name="without")]
+        seen = compare(f"one-request sessions with {what} against without, 50 clients", BARS, running, work)
+    assert seen.total("l4lb", "failed") == 0

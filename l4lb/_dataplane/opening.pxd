@@ -1,0 +1,97 @@
+# Opening: from a client that is there to a session that looks for its backend, at once or after its first bytes were
+# read (READING, see preface.pxd). Called by accept.pxd and events.pxd, on the worker's thread.
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.connect cimport session_pool
+from l4lb._dataplane.enums cimport (
+    CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM,
+    HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_CLIENT_WATCHED,
+    SESSION_READING, SIDE_CLIENT,
+)
+from l4lb._dataplane.hashing cimport random_next
+from l4lb._dataplane.headers cimport session_destination
+from l4lb._dataplane.linux cimport IPPROTO_TCP
+from l4lb._dataplane.lookup cimport client_hash, selection_hashes
+from l4lb._dataplane.poller cimport poller_watch
+from l4lb._dataplane.preface cimport (
+    AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
+    preface_outcome_t, preface_read, preface_refuse,
+)
+from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_TIMEOUT
+from l4lb._dataplane.tcp cimport deadline_passed, session_arm, session_connect, session_mark
+from l4lb._dataplane.types cimport pool_t, session_t, source_address_t, worker_t
+
+
+cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
+    """By the pool's key; the destination only where that is a part of it."""
+    cdef source_address_t destination
+    if pool.hash_key == HASH_KEY_RANDOM:
+        s.hash = random_next(&w.random)
+        return
+    memset(&destination, 0, sizeof(destination))
+    if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
+        session_destination(s, &destination)
+    s.hash = client_hash(pool, &s.source, &destination, IPPROTO_TCP)
+
+
+cdef inline void session_route(worker_t *w, session_t *s) noexcept nogil:
+    """It is known who the client is and what it wants: to a backend."""
+    cdef pool_t *pool = session_pool(w, s)
+    if pool != NULL and selection_hashes(pool.selection):
+        session_hash(w, s, pool)
+    session_connect(w, s)
+
+
+cdef inline bint pool_asks_for_hello(pool_t *pool) noexcept nogil:
+    return pool != NULL and pool.send.tlvs & (PROXY_SEND_AUTHORITY | PROXY_SEND_ALPN)
+
+
+cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noexcept nogil:
+    s.state_deadline_ms = <uint32_t>w.now_ms + wait_ms
+    session_arm(w, s, s.state_deadline_ms)
+
+
+cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms) noexcept nogil:
+    """A new session, whose `awaited` is the version of the header that its listener expects."""
+    if pool_asks_for_hello(session_pool(w, s)):
+        s.awaited |= AWAIT_HELLO
+    if s.awaited == AWAIT_NOTHING:
+        session_route(w, s)
+        return
+    s.state = SESSION_READING
+    s.flags |= SESSION_CLIENT_WATCHED
+    if poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    session_await(w, s, proxy_timeout_ms if s.awaited & AWAIT_HEADER else <uint32_t>HELLO_WAIT_MS)
+
+
+cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+    cdef bint named = not s.awaited & AWAIT_HEADER
+    cdef preface_outcome_t outcome
+    session_mark(s, SIDE_CLIENT, events)
+    outcome = preface_read(w, s)
+    if outcome == PREFACE_DONE:
+        session_route(w, s)
+    elif outcome == PREFACE_WAITS:
+        if not named and not s.awaited & AWAIT_HEADER:
+            session_await(w, s, HELLO_WAIT_MS)
+    elif outcome == PREFACE_REFUSED:
+        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
+    else:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT if outcome == PREFACE_NO_MEMORY else CLOSE_CLIENT_ABORT)
+
+
+cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:
+    """Without its header there is no session; without a ClientHello it goes on."""
+    if not deadline_passed(w, s.state_deadline_ms):
+        session_arm(w, s, s.state_deadline_ms)
+    elif s.awaited & AWAIT_HEADER:
+        preface_refuse(w, s, PROXY_REFUSED_TIMEOUT)
+        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
+    else:
+        s.awaited = AWAIT_NOTHING
+        session_route(w, s)

@@ -1,0 +1,128 @@
+"""Three hosts on this one: a client, a load balancer and a backend, each in a network namespace that is made here and
+removed again. The client is reached from the backend through the load balancer alone.
+
+    client 10.81.1.2, fd81:1::2 --- 10.81.1.1 balancer 10.81.2.1 --- 10.81.2.2, fd81:2::2 backend
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.programs import require, run, without_preload
+
+CLIENT = {4: "10.81.1.2", 6: "fd81:1::2"}
+FRONT = {4: "10.81.1.1", 6: "fd81:1::1"}
+BACK = {4: "10.81.2.1", 6: "fd81:2::1"}
+BACKEND = {4: "10.81.2.2", 6: "fd81:2::2"}
+
+# As the README has it.
+TRANSPARENT_RULES = """table inet l4lb {
+  chain prerouting {
+    type filter hook prerouting priority mangle
+    socket transparent 1 meta mark set 1
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A namespace. `command` is how a program is started in it."""
+
+    name: str
+
+    @property
+    def command(self) -> list[str]:
+        return [require("ip"), "netns", "exec", self.name]
+
+    def run(self, *command: str) -> str:
+        return run("ip", "netns", "exec", self.name, *command)
+
+    @contextlib.contextmanager
+    def python(self, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A Python program that runs there; it ends with the block."""
+        command = [*self.command, sys.executable, "-c", code, *arguments]
+        with subprocess.Popen(command, env=without_preload(), stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Hosts:
+    client: Host
+    balancer: Host
+    backend: Host
+
+
+def _link(one: Host, other: Host, addresses: dict[int, str], others: dict[int, str], kind: str) -> None:
+    ends = f"l4t{os.getpid() % 100000}{kind}"
+    run(
+        "ip",
+        "link",
+        "add",
+        f"{ends}a",
+        "netns",
+        one.name,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        f"{ends}b",
+        "netns",
+        other.name,
+    )
+    for host, end, mine in ((one, f"{ends}a", addresses), (other, f"{ends}b", others)):
+        host.run("ip", "link", "set", end, "up")
+        host.run("ip", "addr", "add", f"{mine[4]}/24", "dev", end)
+        host.run("ip", "addr", "add", f"{mine[6]}/64", "dev", end, "nodad")
+
+
+def _connect(hosts: Hosts) -> None:
+    for host in (hosts.client, hosts.balancer, hosts.backend):
+        host.run("ip", "link", "set", "lo", "up")
+    _link(hosts.client, hosts.balancer, CLIENT, FRONT, "f")
+    _link(hosts.balancer, hosts.backend, BACK, BACKEND, "b")
+    for family in (4, 6):
+        hosts.client.run("ip", f"-{family}", "route", "add", "default", "via", FRONT[family])
+        hosts.backend.run("ip", f"-{family}", "route", "add", "default", "via", BACK[family])
+
+
+def _let_answers_in(balancer: Host) -> None:
+    """What is for a client's address and for a socket of ours is delivered here."""
+    subprocess.run([*balancer.command, require("nft"), "-f", "-"], input=TRANSPARENT_RULES, text=True, check=True)
+    for family in (4, 6):
+        balancer.run("ip", f"-{family}", "rule", "add", "fwmark", "1", "lookup", "100")
+        balancer.run("ip", f"-{family}", "route", "add", "local", "default", "dev", "lo", "table", "100")
+
+
+@contextlib.contextmanager
+def three_hosts() -> Iterator[Hosts]:
+    """Skips the test, with the reason, where namespaces cannot be made."""
+    require("ip")
+    require("nft")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces can be made by root alone")
+    hosts = Hosts(*(Host(f"l4lb-{os.getpid()}-{name}") for name in ("client", "balancer", "backend")))
+    made: list[Host] = []
+    try:
+        for host in (hosts.client, hosts.balancer, hosts.backend):
+            try:
+                subprocess.run([require("ip"), "netns", "add", host.name], check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                pytest.skip(f"no network namespace can be made: {error.stderr.strip()}")
+            made.append(host)
+        _connect(hosts)
+        _let_answers_in(hosts.balancer)
+        yield hosts
+    finally:
+        for host in made:
+            run("ip", "netns", "del", host.name)
