@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from l4lb.config.base import Model, reject_bool
+from l4lb.config.hints import did_you_mean
 from l4lb.config.patterns import parse_bytes
 from l4lb.net.ranges import parse_network
 
@@ -32,8 +33,10 @@ def _own_type(value: int) -> int:
 
 
 def _named(value: Any) -> Any:
-    if not isinstance(value, str | dict | OwnTlv) or (isinstance(value, str) and value not in get_args(Named)):
-        raise ValueError(f'expected one of {", ".join(get_args(Named))}, or {{ type = 0xE4, value = "text" }}')
+    names = list(get_args(Named))
+    if not isinstance(value, str | dict | OwnTlv) or (isinstance(value, str) and value not in names):
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise ValueError(f'expected one of {", ".join(names)}, or {{ type = 0xE4, value = "text" }}{hint}')
     return value
 
 

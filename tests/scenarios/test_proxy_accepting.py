@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from l4lb import LoadBalancer
+from l4lb import Listener, LoadBalancer
+from l4lb.control.events import Event
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import CloseReason
 from l4lb.proxy_protocol import Command, Header, build
@@ -159,6 +160,18 @@ def test_from_elsewhere_nothing_is_believed() -> None:
         assert str(receiver.header.source) == str(CLIENT)
 
 
+def test_a_refusal_is_an_event() -> None:
+    with accepting() as (_, balancer):
+        told: list[Event] = []
+        balancer.plane.events.subscribe(told.append)
+        with connect(address_of(balancer)) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert read_until_end(client)[1]
+        assert wait_until(lambda: [event for event in told if event.kind == "proxy_header_refused"])
+    (event,) = told
+    assert event.fields == {"listener": "web", "reason": "bad_signature 1"}
+
+
 def test_unix_clients_are_trusted(tmp_path: Any) -> None:
     listener = {"bind": ["127.0.0.1:0", f"unix:{tmp_path}/web"], "proxy_trusted": ["10.0.0.0/8"]}
     with accepting(listener=listener) as (receiver, _), connect(f"unix:{tmp_path}/web") as client:
@@ -168,7 +181,8 @@ def test_unix_clients_are_trusted(tmp_path: Any) -> None:
 
 
 def test_a_header_that_never_ends_holds_its_place_for_the_time_out_only() -> None:
-    """However it trickles: bytes do not move the deadline."""
+    """However it trickles: bytes do not move the deadline. PROXY 2 wants 3 s or more, for a segment that is lost."""
+    assert Listener(bind=["127.0.0.1:0"], pool="web").proxy_timeout >= 3
     with accepting(listener={"proxy_timeout": "300ms", "max_sessions": 1}) as (receiver, balancer):
         with connect(address_of(balancer)) as client:
             began = time.monotonic()
@@ -263,7 +277,8 @@ def test_a_server_that_speaks_first_waits_for_the_header() -> None:
 
 
 def test_the_client_of_the_header_is_in_the_records() -> None:
-    with accepting() as (_, balancer):
+    """And by its unique id a session is found again in what the backend logs."""
+    with accepting(send_proxy_tlvs=["unique_id"]) as (receiver, balancer):
         forwarder = balancer.plane.forwarder
         forwarder.keep_records()
         with connect(address_of(balancer)) as client:
@@ -272,6 +287,8 @@ def test_the_client_of_the_header_is_in_the_records() -> None:
         wait_idle(balancer)
         (record,) = forwarder.take_records()
         assert (record.client, record.client_port, record.bytes_up) == ("192.0.2.1", 40000, 5)
+        unique_id = f"{forwarder._plane.instance:016x}-{record.session_id:016x}"
+        assert receiver.header.unique_id == unique_id.encode()
 
 
 @pytest.mark.parametrize("key", ["source_ip", "destination"])

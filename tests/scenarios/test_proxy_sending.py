@@ -137,7 +137,8 @@ def test_unix_sockets_on_either_side(tmp_path: Any, version: int) -> None:
 
 
 def test_a_server_that_speaks_first_gets_its_header_at_once() -> None:
-    """A client that says nothing is waited for briefly, and with experience not at all."""
+    """PROXY 2: it is sent at once, and waits for nothing of the receiver's. A client that says nothing is waited for
+    briefly, and with experience not at all."""
     with receiving(greet) as (receiver, server):
         with balancing([server.address], workers=1, send_proxy="v2") as balancer:
             for _ in range(6):
@@ -169,6 +170,19 @@ def test_a_client_that_only_half_closes() -> None:
     assert str(receiver.header.source) == source
 
 
+def test_each_session_has_a_connection_and_a_header_of_its_own() -> None:
+    """PROXY 2: it MUST NOT be used on connections that several clients share."""
+    with receiving() as (receiver, server), balancing([server.address], send_proxy="v2") as balancer:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connect(address_of(balancer))) for _ in range(8)]
+            for client in clients * 3:
+                talk(client)
+            assert sorted(str(header.source) for header in receiver.headers) == sorted(
+                names(client)[0] for client in clients
+            )
+        assert server.accepted == 8
+
+
 @pytest.mark.parametrize("splice", ["auto", "always", "off"])
 def test_bytes_of_the_header_are_nobodys(splice: str) -> None:
     """Counters tell what clients sent. A bulk flow splices behind its header."""
@@ -188,7 +202,8 @@ def test_bytes_of_the_header_are_nobodys(splice: str) -> None:
 
 
 def test_attempts_that_fail_leave_no_header_behind() -> None:
-    """Two backends refuse; the third gets one header, and the client's bytes once."""
+    """PROXY 2: one header, and before all other bytes. Two backends refuse; the third gets it, and the client's bytes
+    once."""
     with receiving() as (receiver, server):
         dead = [f"127.0.0.1:{free_port()}" for _ in range(2)]
         options = {"workers": 1, "policy": "first", "send_proxy": "v2", "send_proxy_tlvs": ["unique_id", "crc32c"]}

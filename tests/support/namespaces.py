@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +24,12 @@ FRONT = {4: "10.81.1.1", 6: "fd81:1::1"}
 BACK = {4: "10.81.2.1", 6: "fd81:2::1"}
 BACKEND = {4: "10.81.2.2", 6: "fd81:2::2"}
 
-# As the README has it.
-TRANSPARENT_RULES = """table inet l4lb {
-  chain prerouting {
-    type filter hook prerouting priority mangle
-    socket transparent 1 meta mark set 1
-  }
-}
-"""
+
+def rules_of_the_readme() -> str:
+    """The commands by which the balancer takes in what backends answer to its clients' addresses."""
+    found = re.search(r"```\n(nft add table.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,6 @@ def _connect(hosts: Hosts) -> None:
         hosts.backend.run("ip", f"-{family}", "route", "add", "default", "via", BACK[family])
 
 
-def _let_answers_in(balancer: Host) -> None:
-    """What is for a client's address and for a socket of ours is delivered here."""
-    subprocess.run([*balancer.command, require("nft"), "-f", "-"], input=TRANSPARENT_RULES, text=True, check=True)
-    for family in (4, 6):
-        balancer.run("ip", f"-{family}", "rule", "add", "fwmark", "1", "lookup", "100")
-        balancer.run("ip", f"-{family}", "route", "add", "local", "default", "dev", "lo", "table", "100")
-
-
 @contextlib.contextmanager
 def three_hosts() -> Iterator[Hosts]:
     """Skips the test, with the reason, where namespaces cannot be made."""
@@ -121,7 +113,7 @@ def three_hosts() -> Iterator[Hosts]:
                 pytest.skip(f"no network namespace can be made: {error.stderr.strip()}")
             made.append(host)
         _connect(hosts)
-        _let_answers_in(hosts.balancer)
+        hosts.balancer.run("sh", "-e", "-c", rules_of_the_readme())
         yield hosts
     finally:
         for host in made:
