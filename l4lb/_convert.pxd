@@ -117,4 +117,5 @@ cdef inline tuple record_tuple(record_t *record):
         record.attempts,
         record.close_reason,
         record.spliced != 0,
+        (<char *>record.sni)[:record.sni_length],
     )

@@ -2,7 +2,9 @@ from typing import Self, TypeAlias, final
 
 from l4lb._snapshots import BackendLive, NativeSnapshot
 
-RecordFields: TypeAlias = tuple[int, int, int, int, bytes, int, bytes, int, int, int, int, int, int, int, int, bool]
+RecordFields: TypeAlias = tuple[
+    int, int, int, int, bytes, int, bytes, int, int, int, int, int, int, int, int, bool, bytes
+]
 HISTOGRAM_BOUNDS_S: list[float]
 CLOSE_REASONS: int
 DROP_REASONS: int

@@ -4,8 +4,8 @@
 # The reader sleeps on `plane_t.records_fd` while all rings are empty. No wake-up is lost: a worker looks at `read`
 # after it has stored `written`, the reader at `written` after it has stored `read`; both are sequentially consistent.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.addresses cimport source_address_from, source_address_set
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, RECORD_SLOTS, SESSION_SPLICED, close_reason_t
@@ -13,7 +13,7 @@ from l4lb._dataplane.linux cimport (
     count_leading_zeros, counter_add, getsockname, published_load_u32, published_load_u64, shared_read, shared_store,
     sockaddr, sockaddr_storage, socklen_t, write,
 )
-from l4lb._dataplane.types cimport arrival_t, histogram_t, record_t, records_t, session_t, worker_t
+from l4lb._dataplane.types cimport arrival_t, histogram_t, preface_t, record_t, records_t, session_t, worker_t
 
 cdef enum:
     NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session
@@ -67,6 +67,14 @@ cdef inline uint64_t record_connect_ns(session_t *s) noexcept nogil:
     return s.connected_ns - s.attempt_started_ns if s.connected_ns > s.attempt_started_ns else 1
 
 
+cdef inline void record_sni(record_t *record, const preface_t *preface) noexcept nogil:
+    """Of the preface's bytes it comes after the TLVs that were received."""
+    record.sni_length = 0
+    if preface != NULL:
+        record.sni_length = preface.authority_length
+        memcpy(record.sni, <const uint8_t *>preface + sizeof(preface_t) + preface.received_length, record.sni_length)
+
+
 cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_reason_t reason) noexcept nogil:
     record.started_ns = s.started_ns
     record.connect_ns = record_connect_ns(s)
@@ -84,6 +92,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
     record.attempts = s.attempts
     record.close_reason = <int>reason
     record.spliced = s.flags & SESSION_SPLICED != 0
+    record_sni(record, s.preface)
 
 
 cdef inline record_t *record_begin(worker_t *w) noexcept nogil:

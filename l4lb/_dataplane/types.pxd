@@ -340,6 +340,8 @@ cdef struct record_t:             # an ended session, for access log and hooks
     uint16_t attempts
     uint8_t close_reason
     uint8_t spliced
+    uint8_t sni_length
+    uint8_t sni[255]              # what the client's TLS asked for, if it was read
 
 cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
     uint64_t written

@@ -51,7 +51,7 @@ class Records:
     def _record(self, fields: _fastpath.RecordFields) -> SessionRecord:
         (
             session_id, listener_id, slot, backend_id, client, client_port, local, local_port,
-            started_ns, connect_ns, duration_ns, up, down, attempts, reason, spliced,
+            started_ns, connect_ns, duration_ns, up, down, attempts, reason, spliced, sni,
         ) = fields  # fmt: skip
         listener, unix = self.listeners.get(listener_id, ("", "unix:"))
         pool, backend = self.backends.get(backend_id) or (self.pools.get(slot, ""), "")
@@ -71,4 +71,5 @@ class Records:
             attempts,
             _CLOSE_REASONS[reason],
             spliced,
+            sni.decode("ascii", "replace") if sni else "",
         )

@@ -17,6 +17,8 @@ from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import SessionRecord
 from tests.support.balancing import address_of, balancing, wait_closed, wait_idle
+from tests.support.datagrams import UdpClient, serving_udp
+from tests.support.hellos import real
 from tests.support.peers import connect, echo, one_answer, serving
 from tests.support.programs import free_port
 from tests.support.waiting import wait_until
@@ -196,3 +198,30 @@ def test_what_is_cut_at_the_end_can_still_be_taken() -> None:
                 balancer.close()
                 record = only(forwarder)
     assert (record.close_reason, record.backend, record.bytes_up) == (CloseReason.SHUTDOWN, server.address, 1)
+
+
+def test_the_client_and_the_name_that_it_asks_for_are_what_its_first_bytes_say() -> None:
+    header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 443\r\n"
+    listener = {"accept_proxy": "v1", "proxy_trusted": ["127.0.0.0/8"]}
+    options = {"listener": listener, "send_proxy": "v2", "send_proxy_tlvs": ["authority"]}
+    with serving(one_answer(b"hello")) as server, recording([server.address], **options) as (balancer, forwarder, _):
+        with connect(address_of(balancer)) as sock:
+            sock.sendall(header + real("a.example", ["h2"]))
+            assert sock.recv(10) == b"hello"
+        assert wait_until(lambda: balancer.stats().sessions_left == 0)
+        record = only(forwarder)
+    assert (record.client, record.client_port, record.sni) == ("192.0.2.7", 4000, "a.example")
+
+
+@pytest.mark.parametrize(("bind", "host"), [("127.0.0.1:0", "127.0.0.1"), (":0", "127.0.0.2"), ("[::]:0", "::1")])
+def test_a_session_of_udp_is_recorded_too(bind: str, host: str) -> None:
+    listener = {"bind": bind, "protocol": "udp", "udp_responses": 1}
+    with serving_udp() as server, recording([server.address], listener=listener) as (balancer, forwarder, _):
+        port = int(address_of(balancer).rpartition(":")[2])
+        with UdpClient((host, port)) as client:
+            assert client.ask(b"hello") == b"hello"
+            wait_closed(balancer, CloseReason.NORMAL)
+            record = only(forwarder)
+            assert (record.client, record.client_port) == (client.sock.getsockname()[0], client.port)
+    assert record.local == (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    assert (record.backend, record.bytes_up, record.bytes_down) == (server.address, 5, 5)
