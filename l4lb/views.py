@@ -116,7 +116,7 @@ class BackendView:
         return await self._balancer.arun(self._drain(timeout if wait else 0.0))
 
     async def _set(self, settings: dict[str, Any]) -> None:
-        await self._balancer.plane.put_backend(self._pool, self.id, settings)
+        await self._balancer.plane.set_backend(self._pool, self.id, settings)
 
     async def _drain(self, timeout_s: float) -> bool:
         return await self._balancer.plane.drain_backend(self._pool, self.id, timeout_s)
@@ -178,7 +178,7 @@ class PoolView(Mapping[str, BackendView]):
         await self._balancer.arun(self._remove(backend, drain))
 
     async def _add(self, address: str, settings: dict[str, Any]) -> BackendView:
-        said = await self._balancer.plane.put_backend(self.name, address, settings)
+        said, _ = await self._balancer.plane.put_backend(self.name, address, settings)
         return self[said["id"]]
 
     async def _remove(self, backend: str, drain_s: float | None) -> None:

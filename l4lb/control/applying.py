@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from l4lb.config import Config
+from l4lb.config import Backend, Config
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
@@ -99,27 +99,36 @@ class Applying:
             self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
         return changes
 
-    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> None:
-        """Set keys of a backend, found by id or address, or add one at that address; return when workers go by it.
+    async def put_backend(
+        self, pool: str, backend: str, settings: Mapping[str, Any], *, add: bool = True
+    ) -> tuple[str, bool]:
+        """Set keys of a backend, found by id or address, or (with `add`) add one at that address; return when workers
+        go by it.
 
-        ChangeError when that cannot be; nothing has changed then.
+        Its id, and whether it was added. ChangeError when that cannot be; nothing has changed then.
         """
         async with self._one_at_a_time:
             self._expect_running()
+            known = set(self._state.pools[pool].backends) if pool in self._state.pools else set()
+            there = self.desired.find(pool, backend)
+            if there is None and not add:
+                raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
             await self._change(self.desired.with_backend(pool, backend, settings))
-        told: dict[str, object] = {key: str(value) for key, value in settings.items()}
+            key = there.key if there else next(key for key in self._state.pools[pool].backends if key not in known)
+        told: dict[str, object] = {name: str(value) for name, value in settings.items()}
         self._events.emit("backend_set", {**told, "pool": pool, "backend": backend})
+        return key, there is None
 
-    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
         """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
-        pool's on_backend_removed says. ChangeError when it is not there."""
+        pool's on_backend_removed says. What was removed; ChangeError when it is not there."""
         async with self._one_at_a_time:
             self._expect_running()
-            desired = self.desired.without_backend(pool, backend)
-            there = self.desired.find(pool, backend)
-            grant = (pool, there.key if there else backend, drain_s)
-            await self._change(desired, lambda: self._followers.aftermath.grant(*grant))
+            desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
+            assert removed is not None
+            await self._change(desired, lambda: self._followers.aftermath.grant(pool, removed.key, drain_s))
         self._events.emit("backend_removed", {"pool": pool, "backend": backend})
+        return removed
 
     def _expect_running(self) -> None:
         if self._state.process is not ProcessState.RUNNING:

@@ -26,7 +26,7 @@ from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
-from l4lb.errors import ChangeError, ConfigError, Problem
+from l4lb.errors import ConfigError, Problem
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.handover import Channel, read_message
@@ -70,7 +70,7 @@ class ControlPlane:
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
         self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.admin = AdminServer(config, self.status, self.events, self.inheritance.admin)
+        self.admin = AdminServer(config, self.status, self, self.events, self.inheritance.admin)
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
         )
@@ -158,20 +158,26 @@ class ControlPlane:
                 self.events.emit("reload_failed", {"reason": str(problem)}, logging.ERROR)
             raise
 
-    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
-        """See `Applying.put_backend`. Returns what the status says of it."""
-        await self.applying.put_backend(pool, backend, settings)
-        return self.status.backend(pool, self._key(pool, backend, settings))
+    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> tuple[shapes.Backend, bool]:
+        """See `Applying.put_backend`. Returns what the status says of it, and whether it was added."""
+        key, added = await self.applying.put_backend(pool, backend, settings)
+        return self.status.backend(pool, key), added
 
-    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+    async def set_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> None:
+        """Of one that is there."""
+        await self.applying.put_backend(pool, backend, settings, add=False)
+
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> shapes.Removed:
         """See `Applying.remove_backend`."""
-        await self.applying.remove_backend(pool, backend, drain_s)
+        removed = await self.applying.remove_backend(pool, backend, drain_s)
+        left = self.forwarder.sessions_of(pool, removed.key)
+        return {"id": removed.key, "address": removed.address, "sessions_active": left}
 
     async def drain_backend(self, pool: str, backend: str, timeout_s: float) -> bool:
         """Give it no new session and wait for those that it has. True when none is left, at the latest after
         `timeout_s`; those that are left then go on."""
-        await self.put_backend(pool, backend, {"admin_state": "drain"})
-        key, deadline = self._key(pool, backend, {}), time.monotonic() + timeout_s
+        key, _ = await self.applying.put_backend(pool, backend, {"admin_state": "drain"}, add=False)
+        deadline = time.monotonic() + timeout_s
         while self.forwarder.sessions_of(pool, key) > 0:
             if time.monotonic() > deadline or self._stopped:
                 return False
@@ -184,12 +190,6 @@ class ControlPlane:
         await self.admin.leave()
         self.upgrading.leave(pid)
         return pid
-
-    def _key(self, pool: str, backend: str, settings: Mapping[str, Any]) -> str:
-        found = self.applying.desired.find(pool, str(settings.get("id") or backend))
-        if found is None:
-            raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
-        return found.key
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""

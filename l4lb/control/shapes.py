@@ -78,6 +78,15 @@ class Backend(TypedDict):
 
 
 @_EXACT
+class Removed(TypedDict):
+    """A backend that was removed, and how many sessions it still has."""
+
+    id: str
+    address: str
+    sessions_active: int
+
+
+@_EXACT
 class Pool(TypedDict):
     """`table_digest` is equal on every node with equal input; `waiting` counts sessions in the queue."""
 

@@ -74,6 +74,8 @@ def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
         "GET /v1/pools/{pool}": ("/v1/pools/web", None, 200),
         "GET /v1/pools/{pool}/backends": ("/v1/pools/web/backends", None, 200),
         "GET /v1/pools/{pool}/explain": ("/v1/pools/web/explain?source=192.0.2.1", None, 200),
+        "PUT /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1", {"weight": 3}, 201),
+        "DELETE /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1?drain=1s", None, 200),
         "GET /v1/config": ("/v1/config", None, 200),
         "GET /v1/events": ("/v1/events", None, 200),
         "GET /healthz": ("/healthz", None, 200),

@@ -10,10 +10,11 @@ from aiohttp import web
 
 from l4lb.config import Config
 from l4lb.control.admin.binding import BODY_BYTES_MAX, bind
+from l4lb.control.admin.calls import Api, Verbs
 from l4lb.control.admin.errors import errors_as_json
 from l4lb.control.admin.guard import refuse_other_pages, require_token
 from l4lb.control.admin.openapi import document
-from l4lb.control.admin.routes import ROUTES, Api
+from l4lb.control.admin.routes import ROUTES
 from l4lb.control.admin.stream import EventStream
 from l4lb.control.events import Events
 from l4lb.control.status import Status
@@ -28,15 +29,17 @@ _silent.propagate = False
 
 
 class AdminServer:
-    """Serves `status` where `config` says; `address` is where that really is, empty when it is off."""
+    """Serves `status` and `verbs` where `config` says; `address` is where that really is, empty when it is off."""
 
-    def __init__(self, config: Config, status: Status, events: Events, given: AdminSocket | None = None) -> None:
+    def __init__(
+        self, config: Config, status: Status, verbs: Verbs, events: Events, given: AdminSocket | None = None
+    ) -> None:
         self.address = ""
         self._given = given
         self._stream = EventStream(events)
         self._config = config
         self._routes = [route for route in ROUTES if config.admin.dashboard or not route.dashboard]
-        self._api = Api(status, self._stream, self._document)
+        self._api = Api(status, verbs, self._stream, self._document)
         self._socket: AdminSocket | None = None
         self._runner: web.AppRunner | None = None
 

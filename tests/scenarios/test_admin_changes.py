@@ -1,0 +1,80 @@
+"""What the admin API changes, as operators drive it: curl over the unix socket, against `l4lb serve` as a process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.scenarios.test_admin_api import Curl, serving_api
+from tests.support.peers import connect, one_answer, serving
+
+
+def asked(address: str) -> bytes:
+    with connect(address) as sock:
+        sock.sendall(b"?")
+        return sock.recv(100)
+
+
+def test_a_backend_is_added_changed_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with serving(one_answer(b"new")) as new, serving_api(tmp_path, f"unix:{path}") as process:
+        curl = Curl(path)
+        web = "{}:{}".format(*process.address("web"))
+        (old,) = json.loads(curl("GET", "/v1/pools/web/backends")[2])
+        route = f"/v1/pools/web/backends/{new.address}"
+        status, _, text = curl("PUT", route, {"weight": 2, "tags": {"rack": "4"}})
+        added = json.loads(text)
+        assert (status, added["id"], added["weight"], added["tags"]) == (201, new.address, 2, {"rack": "4"})
+        assert curl("PUT", f"/v1/pools/web/backends/{old['id']}", {"admin_state": "drain"})[0] == 200
+        process.wait_for(rf"backend up .*{new.address}")
+        assert {asked(web) for _ in range(5)} == {b"new"}
+        again = [json.loads(curl("PUT", route, {"weight": 5})[2]) for _ in range(2)]
+        assert [(one["weight"], one["tags"]) for one in again] == [(5, {"rack": "4"})] * 2
+        assert len(json.loads(curl("GET", "/v1/pools/web/backends")[2])) == 2
+        status, _, text = curl("DELETE", f"{route}?drain=30s")
+        removed = {"id": new.address, "address": new.address, "sessions_active": 0}
+        assert (status, json.loads(text)) == (200, removed)
+        assert [one["id"] for one in json.loads(curl("GET", "/v1/pools/web/backends")[2])] == [old["id"]]
+
+
+def test_addresses_of_every_kind_are_paths(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with serving_api(tmp_path, f"unix:{path}"):
+        curl = Curl(path)
+        for quoted, address in {
+            "unix:%2Frun%2Fapp.sock": "unix:/run/app.sock",
+            "%5B::1%5D:8080": "[::1]:8080",
+            "localhost:80": "localhost:80",
+        }.items():
+            status, _, text = curl("PUT", f"/v1/pools/web/backends/{quoted}", {"id": f"id of {address[:3]}/%"})
+            assert (status, json.loads(text)["address"]) == (201, address), text
+            assert curl("DELETE", f"/v1/pools/web/backends/{quoted}")[0] == 200
+
+
+def test_what_cannot_be_done_says_why_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with serving_api(tmp_path, f"unix:{path}"):
+        curl = Curl(path)
+        (backend,) = json.loads(curl("GET", "/v1/pools/web/backends")[2])
+        before = json.loads(curl("GET", "/v1/status")[2])["snapshot_version"]
+        here = f"/v1/pools/web/backends/{backend['id']}"
+        refused: list[tuple[str, str, object, int, str]] = [
+            ("PUT", here, {"weight": -1}, 422, "weight"),
+            ("PUT", here, {"weight": 2, "wight": 2}, 422, "wight"),
+            ("PUT", here, [], 422, ""),
+            ("PUT", here, {"address": "127.0.0.1:2"}, 409, f"pools.web.backends[{backend['id']}].address"),
+            ("PUT", "/v1/pools/none/backends/127.0.0.1:1", {}, 404, "pool"),
+            ("PUT", "/v1/pools/web/backends/nowhere", {}, 422, "pools.web.backends[nowhere].address"),
+            ("PUT", "/v1/pools/web/backends/no.such.invalid:1", {}, 422, "pools.web.backends"),
+            ("PUT", f"{here}?drain=1s", {}, 400, "drain"),
+            ("DELETE", f"{here}?drain=soon", None, 400, "drain"),
+            ("DELETE", "/v1/pools/web/backends/127.0.0.1:1", None, 404, "pools.web.backends[127.0.0.1:1]"),
+        ]
+        for method, route, body, expected, where in refused:
+            status, _, text = curl(method, route, body)
+            error: dict[str, Any] = json.loads(text)["error"]
+            assert (status, error["path"]) == (expected, where), (method, route, body, text)
+            assert error["message"]
+        assert json.loads(curl("GET", "/v1/pools/web/backends")[2])[0]["weight"] == backend["weight"]
+        assert json.loads(curl("GET", "/v1/status")[2])["snapshot_version"] == before
