@@ -57,7 +57,7 @@ def native(name: str, source: str) -> Extension:
     return Extension(name, [source], extra_compile_args=COMMON + compile_args, extra_link_args=link_args)
 
 
-extensions = [native("l4lb._fastpath", "l4lb/_fastpath.pyx"), native("l4lb._algorithms", "l4lb/_algorithms.pyx")]
+extensions = [native(f"l4lb.{name}", f"l4lb/{name}.pyx") for name in ("_fastpath", "_sweeps", "_algorithms")]
 if os.environ.get("L4LB_PROBE") == "1":
     extensions.append(native("_l4lb_probe", "tests/native/probe.pyx"))
 

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, socklen_t
 from l4lb._dataplane.stats cimport counters_new
-from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, terms_t
+from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, source_address_t, terms_t
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
@@ -68,13 +68,17 @@ cdef inline list buckets_list(histogram_t *histogram):
     return [counter_read(&histogram.buckets[i]) for i in range(<int>HISTOGRAM_BUCKETS)]
 
 
+cdef inline bytes address_bytes(source_address_t *address):
+    return (<char *>address.bytes)[:address.length]
+
+
 cdef inline tuple record_tuple(record_t *record):
     return (
         record.session_id,
         record.listener_id,
         record.pool_slot,
         record.backend_id,
-        (<char *>record.source.bytes)[:record.source.length],
+        address_bytes(&record.source),
         ntohs(record.source.port),
         ntohs(record.local_port),
         record.started_ns,

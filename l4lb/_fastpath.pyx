@@ -31,11 +31,11 @@ from l4lb._dataplane.types cimport (
     listening_list_t, listening_t, notices_t, plane_t, pool_live_t, pool_t, queue_t, record_t, snapshot_t, worker_t,
 )
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
+from l4lb._sweeps cimport Sweep
 
 SELECTIONS = {
     "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
-    "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST,
-    "peak_ewma": <int>SELECT_PEAK_EWMA,
+    "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST, "peak_ewma": <int>SELECT_PEAK_EWMA,
 }
 HASH_KEYS = {
     "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
@@ -53,6 +53,7 @@ cdef class DataPlane:
 
     cdef plane_t plane
     cdef readonly int worker_count
+    cdef Sweep sweep                     # the last one that was begun
 
     def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
         cdef uint32_t i
@@ -138,6 +139,12 @@ cdef class DataPlane:
         published_store_u64(&self.plane.evict_version, self.plane.evict_version + 1)
         self.wake()
 
+    def begin_sweep(self, Sweep sweep):
+        """Have every worker make this pass, which is kept until another begins. The one before must be over."""
+        sweep.begin(&self.plane, self.sweep)
+        self.sweep = sweep
+        self.wake()
+
     def keep_records(self):
         """From now on keep a record of every session that ends, for `take_records`."""
         cdef int i
@@ -158,11 +165,9 @@ cdef class DataPlane:
         return taken
 
     cdef int take_from(self, worker_t *w, list taken) except -1:
-        cdef record_t *record
         cdef uint64_t written = published_load_u64(&w.records.written)
         while w.records.read != written:
-            record = &w.records.slots[w.records.read % RECORD_SLOTS]
-            taken.append(record_tuple(record))
+            taken.append(record_tuple(&w.records.slots[w.records.read % RECORD_SLOTS]))
             published_store_u64(&w.records.read, w.records.read + 1)
         return 0
 

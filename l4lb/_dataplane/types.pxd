@@ -301,6 +301,49 @@ cdef struct notices_t:            # ring of backends that fail: its worker write
     uint64_t read
     uint32_t backend_ids[64]
 
+cdef struct filter_t:             # which sessions a sweep takes; all that is given must hold
+    uint64_t session_id           # 0: any; see records.pxd:session_id
+    uint32_t listener_id          # 0: any
+    uint32_t pool_slot            # NO_INDEX: any
+    uint32_t backend_count        # 0: any
+    uint32_t *backend_ids
+    uint8_t source[16]            # the first source_bits of the client's address, in network order
+    uint8_t source_length         # 4, 16, or 0: any client
+    uint8_t source_bits
+    uint16_t source_port          # in network order; 0: any
+
+cdef struct found_t:              # a session at one moment
+    uint64_t session_id
+    uint64_t started_ns
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint32_t listener_id
+    uint32_t pool_slot
+    uint32_t backend_id           # 0: it has none
+    uint32_t idle_ms
+    source_address_t source
+    source_address_t local        # where the client came in
+    uint8_t state
+
+cdef struct sweep_part_t:         # what one worker found; its own until `done`
+    uint64_t matched
+    uint32_t found_count
+    found_t *found                # room for `limit` of them; allocated by control
+    uint32_t done                 # published by the worker, which touches nothing of the sweep from then on
+
+cdef struct sweep_t:              # one pass over all sessions, see sweep.pxd. Control's, immutable but for its parts
+    filter_t wanted
+    uint32_t limit                # so many are told of by each worker
+    bint ends                     # those that are taken end, for `reason`
+    uint8_t reason
+    sweep_part_t *parts           # by worker
+
+cdef struct sweeping_t:           # of its worker
+    uint64_t version
+    sweep_t *sweep                # NULL: no pass is under way
+    uint32_t at                   # the next session to look at
+    uint32_t end
+
 cdef struct eviction_t:           # of its worker
     uint64_t version              # what the pass is for
     uint64_t done                 # passes that are over
@@ -336,6 +379,7 @@ cdef struct worker_t:
     records_t records
     notices_t notices
     eviction_t eviction
+    sweeping_t sweeping
     sessions_t sessions
     timers_t timers
     pipes_t pipes
@@ -347,6 +391,8 @@ cdef struct plane_t:
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
     uint64_t evict_version        # control
+    uint64_t sweep_version        # control
+    sweep_t *sweep                # of that version; read by workers that have just seen it
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t max_sessions          # 0: none

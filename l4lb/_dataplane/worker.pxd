@@ -25,6 +25,7 @@ from l4lb._dataplane.pipes cimport pipes_free
 from l4lb._dataplane.poller cimport EVENT_TAG, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.sweep cimport sweeps
 from l4lb._dataplane.tcp cimport queues_serve, session_event, session_timeout, session_turn
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
@@ -184,7 +185,7 @@ cdef inline void worker_read_clock(worker_t *w) noexcept nogil:
 cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     """How long epoll_wait may sleep."""
     cdef int64_t due
-    if w.ready_count or w.eviction.running:
+    if w.ready_count or w.eviction.running or w.sweeping.sweep != NULL:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
     if w.accept_paused and (due < 0 or due > 10):
@@ -271,6 +272,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         worker_run_ready(w)
         worker_run_timers(w)
         evictions(w)
+        sweeps(w)
         if w.queue_poked:
             queues_serve(w)
     worker_end_sessions(w)

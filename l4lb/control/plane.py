@@ -23,6 +23,7 @@ from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.inheritance import Inheritance, apply_health
 from l4lb.control.reconciler import Reconciler
+from l4lb.control.sessions import Sessions
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
@@ -69,6 +70,7 @@ class ControlPlane:
         self.agents = Agents(self.state, self.events, self._observed)
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
         self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
+        self.sessions = Sessions(self.state, forwarder, self.events)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status, self, self.events, self.inheritance.admin)
         self.upgrading = Upgrade(
@@ -208,6 +210,7 @@ class ControlPlane:
     async def stop(self) -> None:
         """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""
         self._stopped = True
+        self.sessions.stop()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

@@ -13,7 +13,7 @@ from typing import (
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from l4lb.model.states import AdminState, CloseReason, Health, ProcessState
+from l4lb.model.states import AdminState, CloseReason, Health, ProcessState, Protocol, SessionState
 
 _EXACT = with_config(ConfigDict(extra="forbid"))
 
@@ -115,6 +115,32 @@ class Listener(TypedDict):
     sessions_active: int
     sessions_total: int
     closed: dict[CloseReason, int]
+
+
+@_EXACT
+class Session(TypedDict):
+    """A session that is there now. `backend` is empty while it has none; `local` is where the client came in; `idle_s`
+    counts from the last byte or change of state."""
+
+    id: str
+    listener: str
+    protocol: Protocol
+    pool: str
+    backend: str
+    client: str
+    local: str
+    state: SessionState
+    age_s: float
+    idle_s: float
+    bytes_up: int
+    bytes_down: int
+
+
+@_EXACT
+class Ended(TypedDict):
+    """How many sessions were ended."""
+
+    sessions: int
 
 
 @_EXACT

@@ -15,10 +15,12 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from l4lb import _algorithms, _fastpath
+from l4lb import _algorithms, _fastpath, _sweeps
 from l4lb.engine.listening import Listening
+from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
+from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import (
@@ -341,6 +343,13 @@ class NativeForwarder:
     def sessions_of(self, pool: str, backend: str) -> int:
         live = self._backend(pool, backend)
         return live.sessions_active() if live is not None else 0
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
+        names = Names(self._names, self._places, {name: pool.live.slot for name, pool in self._pools.items()})
+        reason = -1 if end is None else _CLOSE_REASONS.index(end)
+        native = _sweeps.Sweep(self._plane.worker_count, names.fields(wanted), limit, reason)
+        self._plane.begin_sweep(native)
+        return SessionSweep(native, names, limit)
 
     def _backend(self, pool: str, backend: str) -> _fastpath.BackendLive | None:
         """The one of the newest snapshot, or else one that was removed and still has sessions."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from l4lb.model.sessions import SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import Failing, PoolStats, Stats
@@ -68,6 +69,13 @@ class Forwarder(Protocol):
 
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
         """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
+        """Begin to look at all sessions, a few at a time; with `end`, to end those that are `wanted` for that reason.
+        At most `limit` are told of.
+
+        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
+        """
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker."""

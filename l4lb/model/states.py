@@ -32,6 +32,15 @@ class ProcessState(StrEnum):
     DRAINING = "draining"
 
 
+class SessionState(StrEnum):
+    """Where a session is in its life. The order is the native enum's (`_dataplane/enums.pxd`), from 1 on."""
+
+    QUEUED = "queued"
+    CONNECTING = "connecting"
+    RELAYING = "relaying"
+    RESETTING = "resetting"
+
+
 class CloseReason(StrEnum):
     """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 

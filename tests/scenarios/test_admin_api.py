@@ -16,8 +16,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tests.support.peers import echo, serving
+from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb, run, without_preload
+from tests.support.waiting import wait_until
 
 CONFIG = """
 [admin]
@@ -65,8 +66,9 @@ class Curl:
         return json.loads(self("GET", "/openapi.json")[2])
 
 
-def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
-    """For each route of the document: the path with its parameters, the body, and the status that is right."""
+def examples(session: str) -> dict[str, tuple[str, object, int]]:
+    """For each route of the document: the path with its parameters, the body, and the status that is right. `session`
+    is the id of one that may be ended."""
     return {
         "GET /v1/status": ("/v1/status", None, 200),
         "GET /v1/listeners": ("/v1/listeners", None, 200),
@@ -76,6 +78,9 @@ def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
         "GET /v1/pools/{pool}/explain": ("/v1/pools/web/explain?source=192.0.2.1", None, 200),
         "PUT /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1", {"weight": 3}, 201),
         "DELETE /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1?drain=1s", None, 200),
+        "GET /v1/sessions": ("/v1/sessions?pool=web&source=127.0.0.0/8&limit=10", None, 200),
+        "DELETE /v1/sessions/{id}": (f"/v1/sessions/{session}", None, 200),
+        "DELETE /v1/sessions": ("/v1/sessions?listener=web", None, 200),
         "GET /v1/config": ("/v1/config", None, 200),
         "GET /v1/events": ("/v1/events", None, 200),
         "GET /healthz": ("/healthz", None, 200),
@@ -97,10 +102,11 @@ def check_answer(document: dict[str, Any], operation: dict[str, Any], status: in
 def test_curl_drives_every_route_of_the_document(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     run("curl", "--version")
-    with serving_api(tmp_path, f"unix:{path}") as process:
+    with serving_api(tmp_path, f"unix:{path}") as process, connect(process.address("web")):
         curl = Curl(path)
         document = curl.document()
-        known = examples(process)
+        assert wait_until(lambda: len(json.loads(curl("GET", "/v1/sessions")[2])) == 1)
+        known = examples(json.loads(curl("GET", "/v1/sessions")[2])[0]["id"])
         operations = {f"{m.upper()} {p}": op for p, ops in document["paths"].items() for m, op in ops.items()}
         assert set(operations) == set(known)
         for name, (route, body, expected) in known.items():

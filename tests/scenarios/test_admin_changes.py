@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from tests.scenarios.test_admin_api import Curl, serving_api
-from tests.support.peers import connect, one_answer, serving
+from tests.support.peers import connect, one_answer, read_until_end, serving
+from tests.support.programs import run
+from tests.support.waiting import wait_until
 
 
 def asked(address: str) -> bytes:
@@ -78,3 +82,27 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(tmp_path: Path) -> Non
             assert error["message"]
         assert json.loads(curl("GET", "/v1/pools/web/backends")[2])[0]["weight"] == backend["weight"]
         assert json.loads(curl("GET", "/v1/status")[2])["snapshot_version"] == before
+
+
+def test_sessions_are_listed_and_ended(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with serving_api(tmp_path, f"unix:{path}") as process, contextlib.ExitStack() as stack:
+        curl = Curl(path)
+        clients = [stack.enter_context(connect(process.address("web"))) for _ in range(3)]
+        assert wait_until(lambda: len(json.loads(curl("GET", "/v1/sessions?pool=web")[2])) == 3)
+        source = "{}:{}".format(*clients[0].getsockname())
+        (session,) = json.loads(curl("GET", f"/v1/sessions?source={source}&limit=5")[2])
+        assert (session["client"], session["state"], session["protocol"]) == (source, "relaying", "tcp")
+        headers = run("curl", "-si", "--unix-socket", str(path), "http://l4lb/v1/sessions?limit=2")
+        assert re.search(r"(?m)^X-Total-Count: 3\r?$", headers)
+        assert len(json.loads(headers.splitlines()[-1])) == 2
+        assert json.loads(curl("DELETE", f"/v1/sessions/{session['id']}")[2])["client"] == source
+        assert read_until_end(clients[0]) == (b"", True)
+        assert curl("DELETE", f"/v1/sessions/{session['id']}")[0] == 404
+        assert curl("DELETE", "/v1/sessions")[0] == 400
+        assert curl("DELETE", "/v1/sessions?pool=none")[0] == 404
+        for wrong in ("limit=0", "limit=x", "source=localhost", "colour=red"):
+            status, _, text = curl("GET", f"/v1/sessions?{wrong}")
+            assert (status, json.loads(text)["error"]["path"]) == (400, wrong.partition("=")[0])
+        assert json.loads(curl("DELETE", "/v1/sessions?source=127.0.0.1")[2]) == {"sessions": 2}
+        assert all(read_until_end(client) == (b"", True) for client in clients[1:])

@@ -10,7 +10,7 @@ DATAPLANE = Path("l4lb/_dataplane")
 LAYERS = [
     {"worker"},
     {"accept"},
-    {"tcp", "evict"},
+    {"tcp", "evict", "sweep"},
     {"connect"},
     {"closing"},
     {"relay", "records", "queue", "notices"},
@@ -40,7 +40,7 @@ def test_native_cimports_point_down() -> None:
 
 
 def test_the_engine_alone_knows_the_data_plane() -> None:
-    users = [path for path in Path("l4lb").rglob("*.py") if re.search(r"\b_fastpath\b", path.read_text())]
+    users = [path for path in Path("l4lb").rglob("*.py") if re.search(r"\b(_fastpath|_sweeps)\b", path.read_text())]
     assert {path.parent.name for path in users} == {"engine"}
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from l4lb.control import shapes
 from l4lb.control.admin.stream import EventStream
+from l4lb.control.sessions import Sessions
 from l4lb.control.status import Status
 
 T = TypeVar("T")
@@ -19,6 +20,8 @@ T = TypeVar("T")
 class Verbs(Protocol):
     """What the API can have done; `l4lb.control.plane.ControlPlane` does it."""
 
+    @property
+    def sessions(self) -> Sessions: ...
     async def put_backend(
         self, pool: str, backend: str, settings: Mapping[str, Any]
     ) -> tuple[shapes.Backend, bool]: ...

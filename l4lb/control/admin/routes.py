@@ -15,7 +15,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from l4lb.control import shapes
-from l4lb.control.admin import changes
+from l4lb.control.admin import changes, sessions
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
@@ -42,7 +42,7 @@ class Route:
     statuses: tuple[int, ...] = (200,)
 
 
-PATH_PARAMETERS = {"pool": "name of a pool", "address": "of a backend, or its id"}
+PATH_PARAMETERS = {"pool": "name of a pool", "address": "of a backend, or its id", "id": "of a session"}
 
 
 class ExplainQuery(Query):
@@ -124,6 +124,12 @@ ROUTES = (
           shapes.Backend, body=changes.BackendSettings, refuses=(404, 409), statuses=(200, 201)),
     Route("DELETE", "/v1/pools/{pool}/backends/{address}", "Remove a backend", changes.remove_backend,
           shapes.Removed, query=changes.RemoveQuery, refuses=(404, 409)),
+    Route("GET", "/v1/sessions", "The sessions that there are now; X-Total-Count is how many, limit or not",
+          sessions.list_sessions, list[shapes.Session], query=sessions.ListQuery, refuses=(404, 409)),
+    Route("DELETE", "/v1/sessions", "End the sessions that are meant (close reason admin)", sessions.end_sessions,
+          shapes.Ended, query=sessions.SessionsQuery, refuses=(404, 409)),
+    Route("DELETE", "/v1/sessions/{id}", "End a session (close reason admin)", sessions.end_session, shapes.Session,
+          refuses=(404, 409)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
           _events, media="text/event-stream", refuses=(409,)),
