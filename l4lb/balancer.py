@@ -20,6 +20,7 @@ from l4lb.control.applying import Changes
 from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
 from l4lb.control.sessions import LIMIT_DEFAULT, SessionQuery
+from l4lb.control.state_file import read_state
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Forwarder
@@ -91,9 +92,10 @@ class LoadBalancer:
                 raise
 
     async def _start(self) -> ControlPlane:
+        inheritance = self._inheritance or Inheritance(*read_state(self._started_with))
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load, self._inheritance)
+            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance)
         except BaseException:
             forwarder.close()
             raise
@@ -207,7 +209,7 @@ class LoadBalancer:
         return self.plane.addresses(name)
 
     async def _drain(self, timeout: float | None) -> bool:
-        return await self.plane.drain(self.config.global_.drain_timeout if timeout is None else timeout)
+        return await self.plane.drain(timeout)
 
     async def _stats(self) -> Stats:
         return self.plane.forwarder.stats()

@@ -78,6 +78,9 @@ class GlobalConfig(Model):
         default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE"
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
+    state_file: str = Field(
+        default="", description="file in which runtime changes survive a restart; empty: they do not"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from l4lb.config import Backend, Config
+from l4lb.control import shapes
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
@@ -45,11 +46,18 @@ class Changes:
     listeners: tuple[int, int, int] = (0, 0, 0)
     needs_restart: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        words = ("added", "removed", "changed")
-        kinds = {"pools": self.pools, "backends": self.backends, "listeners": self.listeners}
-        counts = {kind: dict(zip(words, numbers, strict=True)) for kind, numbers in kinds.items()}
-        return {**counts, "needs_restart": list(self.needs_restart)}
+    def as_json(self) -> shapes.Reloaded:
+        return {
+            "pools": _counts(self.pools),
+            "backends": _counts(self.backends),
+            "listeners": _counts(self.listeners),
+            "needs_restart": list(self.needs_restart),
+        }
+
+
+def _counts(numbers: tuple[int, int, int]) -> shapes.Counts:
+    added, removed, changed = numbers
+    return {"added": added, "removed": removed, "changed": changed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Followers:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `kept` is called with it after each change that holds."""
+    """Owns what is wanted (`desired`). `kept` is called with it after each change, and waited for."""
 
     def __init__(
         self,
@@ -73,9 +81,10 @@ class Applying:
         reconciler: Reconciler,
         events: Events,
         followers: Followers,
+        kept: Callable[[Desired], Awaitable[None]],
     ) -> None:
         self.desired = desired
-        self.kept: Callable[[Desired], None] = lambda desired: None
+        self.kept = kept
         self._started = state.config
         self._state = state
         self._forwarder = forwarder
@@ -130,6 +139,19 @@ class Applying:
         self._events.emit("backend_removed", {"pool": pool, "backend": backend})
         return removed
 
+    async def drain_listener(self, listener: str) -> None:
+        """It accepts nothing from now on; its sessions go on. ChangeError when it is not there."""
+        await self._set_drained(listener, drained=True)
+
+    async def resume_listener(self, listener: str) -> None:
+        """It accepts again. ChangeError when it is not there, or its addresses cannot be had."""
+        await self._set_drained(listener, drained=False)
+
+    async def _set_drained(self, listener: str, *, drained: bool) -> None:
+        async with self._one_at_a_time:
+            self._expect_running()
+            await self._change(self.desired.with_drained(listener, drained=drained))
+
     def _expect_running(self) -> None:
         if self._state.process is not ProcessState.RUNNING:
             raise ChangeError("conflict", f"the process is {self._state.process}: nothing can be changed")
@@ -143,14 +165,16 @@ class Applying:
     async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
-        self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+        listeners = plan.listeners.items()
+        self._forwarder.prepare([listener_spec(one, drained=name in desired.drained) for name, one in listeners])
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
+        self._state.drained = frozenset(desired.drained)
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
-        self.kept(desired)
+        await self.kept(desired)
         await self._adopted()
         return changes
 

@@ -17,6 +17,7 @@ from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.applying import Applying, Changes, Followers
 from l4lb.control.desired import Desired
+from l4lb.control.draining import Draining
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -25,6 +26,7 @@ from l4lb.control.inheritance import Inheritance, apply_health
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.sessions import Sessions
 from l4lb.control.state import BackendState, PoolState, State, initial_state
+from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
 from l4lb.errors import ConfigError, Problem
@@ -60,8 +62,9 @@ class ControlPlane:
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
-        desired = Desired.of(config, self.inheritance.overlay)
+        desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
         self.state: State = initial_state(desired.config)
+        self.state.drained = frozenset(desired.drained)
         apply_health(self.state, self.inheritance.health)
         self.aftermath = Aftermath(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
@@ -69,12 +72,16 @@ class ControlPlane:
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath)
-        self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
+        self.state_file = StateFile(self.state, self.events)
+        self.applying = Applying(
+            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.keep
+        )
         self.sessions = Sessions(self.state, forwarder, self.events)
-        self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
+        self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
+        self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining)
         self.admin = AdminServer(config, self.status, self, self.events, self.inheritance.admin)
         self.upgrading = Upgrade(
-            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
+            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired
         )
         self.took_over: Callable[[], None] = lambda: None
         self._watch: asyncio.Task[None] | None = None
@@ -136,18 +143,11 @@ class ControlPlane:
         counted = self.forwarder.stats().listeners.get(listener)
         return list(counted.addresses) if counted else []
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting and wait for the sessions to end. True when none is left, at the latest after `timeout_s`."""
-        self.state.process = ProcessState.DRAINING
-        self.reconciler.reconcile()
-        left = self.forwarder.stats().sessions_left
-        self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
-        deadline = time.monotonic() + timeout_s
-        while left > 0 and time.monotonic() < deadline and not self._stopped:
-            await asyncio.sleep(_POLL_S)
-            left = left if self._stopped else self.forwarder.stats().sessions_left
-        self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
-        return left == 0
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """Stop accepting and wait for the sessions to end: True when none is left. At the latest after `timeout_s`;
+        None: drain_timeout, or what a drain that was begun before has left."""
+        self.draining.begin(timeout_s)
+        return await self.draining.wait() == 0
 
     # ---- changes of what is wanted: each returns when workers go by it, and raises when nothing has changed ----
 
@@ -211,6 +211,7 @@ class ControlPlane:
         """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""
         self._stopped = True
         self.sessions.stop()
+        await self.draining.stop()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

@@ -104,13 +104,25 @@ class Pool(TypedDict):
 
 
 @_EXACT
+class Drain(TypedDict):
+    """How far a drain is. `over`: no session is left, or the deadline has passed, which cut `sessions_cut` of them."""
+
+    timeout_s: float
+    remaining_s: float
+    sessions_active: int
+    sessions_cut: int
+    over: bool
+
+
+@_EXACT
 class Listener(TypedDict):
-    """`addresses` are those that it really has; `closed` counts ended sessions by close reason."""
+    """`addresses` are those that it really has, none while it drains; `closed` counts sessions by close reason."""
 
     name: str
     protocol: str
     pool: str
     addresses: list[str]
+    drain: Drain | None
     max_sessions: int
     sessions_active: int
     sessions_total: int
@@ -144,6 +156,35 @@ class Ended(TypedDict):
 
 
 @_EXACT
+class Counts(TypedDict):
+    added: int
+    removed: int
+    changed: int
+
+
+@_EXACT
+class Reloaded(TypedDict):
+    """What a reload came to. `needs_restart`: keys that hold from the next upgrade or start on."""
+
+    pools: Counts
+    backends: Counts
+    listeners: Counts
+    needs_restart: list[str]
+
+
+@_EXACT
+class Upgraded(TypedDict):
+    """The new process; the one that answers here drains and exits."""
+
+    pid: int
+
+
+@_EXACT
+class Resumed(TypedDict):
+    listener: str
+
+
+@_EXACT
 class Worker(TypedDict):
     worker: int
     sessions_active: int
@@ -168,6 +209,7 @@ class Status(TypedDict):
     pid: int
     version: str
     state: ProcessState
+    drain: Drain | None
     predecessor: Predecessor | None
     snapshot_version: int
     uptime_s: float

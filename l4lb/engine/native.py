@@ -344,6 +344,10 @@ class NativeForwarder:
         live = self._backend(pool, backend)
         return live.sessions_active() if live is not None else 0
 
+    def sessions_on(self, listener: str) -> int:
+        known = self._listeners.get(listener) or self._left.get(listener)
+        return known.live.sessions_active() if known else 0
+
     def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
         names = Names(self._names, self._places, {name: pool.live.slot for name, pool in self._pools.items()})
         reason = -1 if end is None else _CLOSE_REASONS.index(end)

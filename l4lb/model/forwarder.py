@@ -67,6 +67,9 @@ class Forwarder(Protocol):
     def sessions_of(self, pool: str, backend: str) -> int:
         """How many sessions it has now, also when the newest snapshot does not name it any more."""
 
+    def sessions_on(self, listener: str) -> int:
+        """How many sessions came by this listener and are there now, also when it is gone."""
+
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
         """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from l4lb.control import shapes
 from l4lb.control.admin.stream import EventStream
+from l4lb.control.applying import Changes
+from l4lb.control.draining import Draining
 from l4lb.control.sessions import Sessions
 from l4lb.control.status import Status
 
@@ -22,6 +24,10 @@ class Verbs(Protocol):
 
     @property
     def sessions(self) -> Sessions: ...
+    @property
+    def draining(self) -> Draining: ...
+    async def reload(self) -> Changes: ...
+    async def upgrade(self) -> int: ...
     async def put_backend(
         self, pool: str, backend: str, settings: Mapping[str, Any]
     ) -> tuple[shapes.Backend, bool]: ...

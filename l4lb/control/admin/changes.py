@@ -5,10 +5,10 @@ Each answers once workers go by the change; a ChangeError of the verb that is as
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from l4lb.config import Backend
-from l4lb.config.units import Duration
+from l4lb.config.units import DurationOrZero
 from l4lb.control import shapes
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 
@@ -21,9 +21,22 @@ class BackendSettings(Backend):
 
 
 class RemoveQuery(Query):
-    drain: Duration | None = Field(
+    drain: DurationOrZero | None = Field(
         default=None, description="how long its sessions may go on; by default as on_backend_removed says"
     )
+
+
+class DrainRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    listener: str = Field(default="", description="this one alone; by default the whole process, which then exits")
+    timeout: DurationOrZero | None = Field(
+        default=None, description="how long sessions may go on; by default drain_timeout"
+    )
+    wait: bool = Field(default=False, description="answer when it is over")
+
+
+class ResumeQuery(Query):
+    listener: str = Field(description="name of a listener that drains", min_length=1)
 
 
 async def put_backend(api: Api, call: Call) -> Answer[shapes.Backend]:
@@ -34,3 +47,30 @@ async def put_backend(api: Api, call: Call) -> Answer[shapes.Backend]:
 
 async def remove_backend(api: Api, call: Call) -> shapes.Removed:
     return await api.verbs.remove_backend(call.path["pool"], call.path["address"], call.query.drain)
+
+
+async def drain(api: Api, call: Call) -> shapes.Drain:
+    draining, asked = api.verbs.draining, call.body
+    if asked.listener:
+        await draining.begin_listener(asked.listener, asked.timeout)
+        if asked.wait:
+            await draining.wait_listener(asked.listener)
+        return draining.progress(asked.listener)
+    if draining.begin(asked.timeout):
+        draining.asked()
+    if asked.wait:
+        await draining.wait()
+    return draining.progress()
+
+
+async def resume(api: Api, call: Call) -> shapes.Resumed:
+    await api.verbs.draining.resume(call.query.listener)
+    return {"listener": call.query.listener}
+
+
+async def reload(api: Api, call: Call) -> shapes.Reloaded:
+    return (await api.verbs.reload()).as_json()
+
+
+async def upgrade(api: Api, call: Call) -> shapes.Upgraded:
+    return {"pid": await api.verbs.upgrade()}
