@@ -16,14 +16,15 @@ import uvloop
 
 from l4lb.config import Config
 from l4lb.control import shapes
-from l4lb.control.applying import Changes
 from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
-from l4lb.control.sessions import LIMIT_DEFAULT, SessionQuery
+from l4lb.control.sessions import SessionQuery
 from l4lb.control.state_file import read_state
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
+from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from l4lb.config import Backend, Config
-from l4lb.control import shapes
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
@@ -27,37 +26,12 @@ from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.errors import ChangeError, ConfigError
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 
 _ADOPTED_WITHIN_S = 1.0
 _POLL_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a reload or change came to: how many were added, removed and changed, by kind.
-
-    `needs_restart`: keys of the file that differ from what this process was started with, and cannot change in it.
-    """
-
-    pools: tuple[int, int, int] = (0, 0, 0)
-    backends: tuple[int, int, int] = (0, 0, 0)
-    listeners: tuple[int, int, int] = (0, 0, 0)
-    needs_restart: tuple[str, ...] = ()
-
-    def as_json(self) -> shapes.Reloaded:
-        return {
-            "pools": _counts(self.pools),
-            "backends": _counts(self.backends),
-            "listeners": _counts(self.listeners),
-            "needs_restart": list(self.needs_restart),
-        }
-
-
-def _counts(numbers: tuple[int, int, int]) -> shapes.Counts:
-    added, removed, changed = numbers
-    return {"added": added, "removed": removed, "changed": changed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +74,7 @@ class Applying:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
             changes = await self._make(desired, look_up=True)
-        fields = {key: value for key, value in changes.as_json().items() if key != "needs_restart"}
-        self._events.emit("reloaded", fields)
+        self._events.emit("reloaded", dict(changes.counts()))
         if changes.needs_restart:
             keys = ", ".join(changes.needs_restart)
             reason = "these keys hold from the next upgrade or restart on"

@@ -128,12 +128,13 @@ class Draining:
     # ---- a listener ----
 
     async def begin_listener(self, listener: str, timeout_s: float | None = None) -> None:
-        """It accepts nothing from now on; None: drain_timeout. Of one that drains already this is the new deadline.
-        ChangeError when it is not there."""
+        """It accepts nothing from now on; None: drain_timeout. Of one that drains already `timeout_s`, from now on, is
+        the deadline, or it keeps its own. ChangeError when it is not there."""
         await self._applying.drain_listener(listener)
         drain, task = self._listeners.get(listener, (None, None))
         if drain is not None and task is not None and not task.done():
-            drain.move(self._timeout(timeout_s))
+            if timeout_s is not None:
+                drain.move(timeout_s)
             return
         drain = _new(self._timeout(timeout_s))
         fields: dict[str, object] = {"listener": listener, "sessions": self._forwarder.sessions_on(listener)}

@@ -15,7 +15,7 @@ from l4lb.config import Config
 from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
-from l4lb.control.applying import Applying, Changes, Followers
+from l4lb.control.applying import Applying, Followers
 from l4lb.control.desired import Desired
 from l4lb.control.draining import Draining
 from l4lb.control.events import Events
@@ -30,6 +30,7 @@ from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
 from l4lb.errors import ConfigError, Problem
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.handover import Channel, read_message

@@ -14,12 +14,10 @@ from l4lb.control.events import Events
 from l4lb.control.state import State
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.sessions import Session, SessionFilter, Sweep, parse_session_id, session_id_text
+from l4lb.model.sessions import LIMIT_MAX, Session, SessionFilter, Sweep, parse_session_id, session_id_text
 from l4lb.model.states import CloseReason
 from l4lb.net.address import parse_source
 
-LIMIT_DEFAULT = 1_000
-LIMIT_MAX = 10_000
 _POLL_S = 0.001
 
 

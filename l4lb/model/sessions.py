@@ -9,6 +9,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 from l4lb.model.states import Protocol, SessionState
 
+LIMIT_DEFAULT = 1_000  # of sessions that are told of
+LIMIT_MAX = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from l4lb.control import shapes
 from l4lb.control.admin.stream import EventStream
-from l4lb.control.applying import Changes
 from l4lb.control.draining import Draining
 from l4lb.control.sessions import Sessions
 from l4lb.control.status import Status
+from l4lb.model.changes import Changes
 
 T = TypeVar("T")
 

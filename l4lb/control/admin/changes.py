@@ -5,6 +5,8 @@ Each answers once workers go by the change; a ChangeError of the verb that is as
 
 from __future__ import annotations
 
+from typing import cast
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from l4lb.config import Backend
@@ -69,7 +71,8 @@ async def resume(api: Api, call: Call) -> shapes.Resumed:
 
 
 async def reload(api: Api, call: Call) -> shapes.Reloaded:
-    return (await api.verbs.reload()).as_json()
+    changes = await api.verbs.reload()
+    return cast("shapes.Reloaded", {**changes.counts(), "needs_restart": list(changes.needs_restart)})
 
 
 async def upgrade(api: Api, call: Call) -> shapes.Upgraded:
