@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "check",
     "schema": "schema",
     "status": "status",
+    "top": "top",
     "explain": "explain",
     "backend": "backend",
     "session": "session",
