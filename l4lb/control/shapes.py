@@ -130,6 +130,15 @@ class Listener(TypedDict):
 
 
 @_EXACT
+class Histogram(TypedDict):
+    """How many durations fell below each of `bounds_s` and, one more than bounds, above the last; `sum_s` of all."""
+
+    bounds_s: list[float]
+    counts: list[int]
+    sum_s: float
+
+
+@_EXACT
 class Session(TypedDict):
     """A session that is there now. `backend` is empty while it has none; `local` is where the client came in; `idle_s`
     counts from the last byte or change of state."""
@@ -204,7 +213,7 @@ class Predecessor(TypedDict):
 
 @_EXACT
 class Status(TypedDict):
-    """The whole process."""
+    """The whole process. `connect_time` is of backends that answered, since the start."""
 
     pid: int
     version: str
@@ -214,6 +223,7 @@ class Status(TypedDict):
     snapshot_version: int
     uptime_s: float
     sessions_active: int
+    connect_time: Histogram
     health_lag_s: float
     health_checks_skipped: int
     listeners: list[Listener]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from l4lb.config.secrets import masked
 from l4lb.control import shapes
@@ -115,6 +116,16 @@ def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
     }
 
 
+def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
+    """Of all workers together: they share their bounds."""
+    histograms = [worker.connect_time for worker in workers]
+    return {
+        "bounds_s": list(histograms[0].bounds_s) if histograms else [],
+        "counts": [sum(counts) for counts in zip(*(one.counts for one in histograms), strict=True)],
+        "sum_s": sum(one.sum_s for one in histograms),
+    }
+
+
 class Status:
     """Builds every answer from the state and the forwarder's counters of this moment."""
 
@@ -142,6 +153,7 @@ class Status:
             "snapshot_version": self._reconciler.version,
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,
+            "connect_time": _connect_time(stats.workers),
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "listeners": self.listeners(stats),

@@ -20,6 +20,7 @@ from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
+from l4lb.control.events import RECENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ PATH_PARAMETERS = {"pool": "name of a pool", "address": "of a backend, or its id
 class ExplainQuery(Query):
     source: str = Field(description="the client: an address, or address:port")
     to: str = Field(default="", description="address:port that it connects to, for a hash_key that needs it")
+
+
+class EventsQuery(Query):
+    last: int = Field(default=0, ge=0, le=RECENT, description="begin with so many of the latest events")
 
 
 async def _status(api: Api, call: Call) -> shapes.Status:
@@ -90,7 +95,7 @@ async def _config(api: Api, call: Call) -> shapes.ConfigShape:
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
         raise Refusal(409, f"{READERS_MAX} streams are open already")
-    return await api.stream.serve(call.request)
+    return await api.stream.serve(call.request, call.query.last)
 
 
 async def _alive(api: Api, call: Call) -> shapes.Alive:
@@ -140,7 +145,7 @@ ROUTES = (
           shapes.Upgraded, refuses=(409,)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
-          _events, media="text/event-stream", refuses=(409,)),
+          _events, media="text/event-stream", query=EventsQuery, refuses=(409,)),
     Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
     Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
           statuses=(200, 503)),
