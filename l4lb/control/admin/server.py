@@ -121,8 +121,8 @@ class AdminServer:
         parsed = parse_address(address)
         if token:
             middlewares.append(require_token(token, {route.path for route in self._routes if route.public}))
-        elif parsed.kind != "unix":
-            middlewares.append(refuse_other_pages({parsed.host}))
+        else:
+            middlewares.append(refuse_other_pages({parsed.host}, one_label=parsed.kind == "unix"))
         app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
         app.on_response_prepare.append(_never_kept)
         for route in self._routes:
