@@ -94,7 +94,7 @@ class AdminConfig(Model):
         description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
     )
     token_file: str = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
-    dashboard: bool = Field(default=True, description="serve the status page at /")
+    dashboard: bool = Field(default=True, description="serve the dashboard at /")
 
 
 class KeepaliveConfig(Model):

@@ -112,7 +112,7 @@ async def _openapi(api: Api, call: Call) -> web.Response:
 
 
 async def _page(api: Api, call: Call) -> web.Response:
-    return web.Response(text=PAGE, content_type="text/html")
+    return PAGE.response()
 
 
 ROUTES = (

@@ -14,6 +14,7 @@ from l4lb.control.admin.calls import Api, Verbs
 from l4lb.control.admin.errors import errors_as_json
 from l4lb.control.admin.guard import refuse_other_pages, require_token
 from l4lb.control.admin.openapi import document
+from l4lb.control.admin.page import FILES, serve_file
 from l4lb.control.admin.routes import ROUTES
 from l4lb.control.admin.stream import EventStream
 from l4lb.control.events import Events
@@ -119,8 +120,9 @@ class AdminServer:
     def _application(self, address: str, token: str) -> web.Application:
         middlewares: list[Any] = [errors_as_json]
         parsed = parse_address(address)
+        files = set(FILES) if self._config.admin.dashboard else set()
         if token:
-            middlewares.append(require_token(token, {route.path for route in self._routes if route.public}))
+            middlewares.append(require_token(token, {route.path for route in self._routes if route.public} | files))
         else:
             middlewares.append(refuse_other_pages({parsed.host}, one_label=parsed.kind == "unix"))
         app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
@@ -129,6 +131,8 @@ class AdminServer:
             extra = {"allow_head": route.media != "text/event-stream"} if route.method == "GET" else {}
             add = getattr(app.router, f"add_{route.method.lower()}")
             add(route.path, bind(route, self._api), **extra)
+        for path in files:
+            app.router.add_get(path, serve_file)
         return app
 
 
