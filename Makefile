@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux
 ARGS ?=
 
-.PHONY: help demo test lint unit scenarios package-test bench tables soak asan fuzz deps build clean
+.PHONY: help demo test lint unit scenarios package-test bench tables screenshots soak asan fuzz deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -23,24 +23,27 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*.pxd tests/native/*.pyx
-	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._snapshots l4lb._algorithms
+	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._snapshots l4lb._sweeps l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 
 unit: build      ## tests that mirror the modules
 	$(BIN)/python -m pytest tests/unit
 
-scenarios: build ## tests over real sockets with real peers
+scenarios: build $(VENV)/browser ## tests over real sockets with real peers
 	$(BIN)/python -m pytest tests/scenarios
 
 package-test: build  ## sdist and wheel install and run in an environment of their own
 	$(BIN)/python tests/package_test.py
 
-soak: build      ## the long forms of the scenarios: 10 GB, a minute of churn
+soak: build $(VENV)/browser      ## the long forms of the scenarios: 10 GB, a minute of churn
 	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios
 
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
 	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
 	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
+
+screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, six minutes
+	$(BIN)/python -m tests.support.screenshots
 
 tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLES.md
 	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
@@ -59,7 +62,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_snapshots.py tests/unit/test_algorithms.py tests/unit/test_proxy_protocol.py tests/unit/routing/test_tables.py \
-	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads"
+	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads and not dashboard and not nobody_reads"
 
 fuzz: build      ## the native parsers under coverage-guided fuzzers, ten minutes each (ARGS="--seconds 60 --keep")
 	$(BIN)/python -m tests.support.fuzzing $(ARGS)
@@ -80,6 +83,10 @@ $(VENV)/created:
 
 $(VENV)/installed: $(VENV)/created pyproject.toml
 	L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/browser: $(VENV)/installed
+	$(BIN)/pip install -q --disable-pip-version-check "axe-playwright-python>=0.1.4" "playwright>=1.45"
 	@touch $@
 
 $(VENV)/built: $(VENV)/installed $(NATIVE)

@@ -6,15 +6,18 @@
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if sys.platform != "linux":
     raise ImportError("l4lb runs on Linux only: it is built on epoll, splice and SO_REUSEPORT.")
 
-from l4lb.balancer import LoadBalancer
-from l4lb.client import Client
-from l4lb.config import Backend, Config, Listener, Pool
-from l4lb.errors import AdminError, ChangeError, ConfigError, EngineError, L4lbError
-from l4lb.version import __version__
+if TYPE_CHECKING:
+    from l4lb.balancer import LoadBalancer
+    from l4lb.client import Client
+    from l4lb.config import Backend, Config, Listener, Pool
+    from l4lb.errors import AdminError, ChangeError, ConfigError, EngineError, L4lbError
+    from l4lb.version import __version__
 
 __all__ = [
     "AdminError",
@@ -30,3 +33,29 @@ __all__ = [
     "Pool",
     "__version__",
 ]
+
+# Imported when they are first asked for: commands and scripts that need little start in little time.
+_PLACES = {
+    "AdminError": "errors",
+    "Backend": "config",
+    "ChangeError": "errors",
+    "Client": "client",
+    "Config": "config",
+    "ConfigError": "errors",
+    "EngineError": "errors",
+    "L4lbError": "errors",
+    "Listener": "config",
+    "LoadBalancer": "balancer",
+    "Pool": "config",
+    "__version__": "version",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,10 +6,11 @@ from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, socklen_t
+from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
 from l4lb._dataplane.types cimport (
-    histogram_t, pool_t, proxy_accept_t, proxy_send_t, record_t, source_address_t, terms_t,
+    histogram_t, pool_t, record_t, source_address_t, terms_t,
 )
 
 
@@ -98,6 +99,10 @@ cdef inline list buckets_list(histogram_t *histogram):
     return [counter_read(&histogram.buckets[i]) for i in range(<int>HISTOGRAM_BUCKETS)]
 
 
+cdef inline bytes address_bytes(source_address_t *address):
+    return (<char *>address.bytes)[:address.length]
+
+
 cdef inline tuple record_tuple(record_t *record):
     """Addresses as their bytes in network order, empty for a unix socket; times in ns."""
     return (
@@ -105,7 +110,7 @@ cdef inline tuple record_tuple(record_t *record):
         record.listener_id,
         record.pool_slot,
         record.backend_id,
-        (<char *>record.source.bytes)[:record.source.length],
+        address_bytes(&record.source),
         ntohs(record.source.port),
         (<char *>record.local.bytes)[:record.local.length],
         ntohs(record.local.port),

@@ -23,6 +23,7 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._snapshots cimport BackendLive, NativeSnapshot
+from l4lb._sweeps cimport Sweep
 
 RecordFields = tuple                     # its fields: see `record_tuple` in `_convert.pxd`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
@@ -37,6 +38,7 @@ cdef class DataPlane:
 
     cdef plane_t plane
     cdef readonly int worker_count
+    cdef Sweep sweep                     # the last one that was begun
 
     def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
         cdef uint32_t i
@@ -126,6 +128,12 @@ cdef class DataPlane:
             published_store_u32(&backend.live.evict_reason, reason)
             published_store_u64(&backend.live.evict_version, self.plane.evict_version + 1)
         published_store_u64(&self.plane.evict_version, self.plane.evict_version + 1)
+        self.wake()
+
+    def begin_sweep(self, Sweep sweep):
+        """Have every worker make this pass, which is kept until another begins. The one before must be over."""
+        sweep.begin(&self.plane, self.sweep)
+        self.sweep = sweep
         self.wake()
 
     def keep_records(self, bint wanted, int wake_fd=-1):

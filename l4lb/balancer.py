@@ -16,12 +16,15 @@ import uvloop
 
 from l4lb.config import Config
 from l4lb.control import shapes
-from l4lb.control.applying import Changes
 from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
+from l4lb.control.sessions import SessionQuery
+from l4lb.control.state_file import read_state
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
+from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
@@ -90,9 +93,10 @@ class LoadBalancer:
                 raise
 
     async def _start(self) -> ControlPlane:
+        inheritance = self._inheritance or Inheritance(*read_state(self._started_with))
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load, self._inheritance)
+            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance)
         except BaseException:
             forwarder.close()
             raise
@@ -185,6 +189,27 @@ class LoadBalancer:
         """See `PoolView.explain`. KeyError for a pool that is not there."""
         return self.run(self._explain(pool, source, to))
 
+    def sessions(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
+    ) -> list[shapes.Session]:
+        """At most `limit` of the sessions that there are now, the oldest first.
+
+        All that is given must hold: `backend` is an id or address, `source` an address, address:port or network of
+        clients. `l4lb.errors.ChangeError` for a name that nothing has, and for a source that is none.
+        """
+        return self.run(self._sessions(SessionQuery(pool, backend, source, listener), limit))
+
+    def kill_session(self, id: str) -> shapes.Session:
+        """Reset the session of that id, close reason ``admin``; as it was. ChangeError when there is none."""
+        return self.run(self.plane.sessions.end(id))
+
+    def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
+        """Reset those that `sessions` lists, without a limit; with nothing given, all. How many they were."""
+        return self.run(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
+
+    async def _sessions(self, query: SessionQuery, limit: int) -> list[shapes.Session]:
+        return (await self.plane.sessions.list(query, limit))[0]
+
     async def _explain(self, pool: str, source: str, to: str) -> shapes.Explanation:
         return self.plane.status.explain(pool, source, to)
 
@@ -192,7 +217,7 @@ class LoadBalancer:
         return self.plane.addresses(name)
 
     async def _drain(self, timeout: float | None) -> bool:
-        return await self.plane.drain(self.config.global_.drain_timeout if timeout is None else timeout)
+        return await self.plane.drain(timeout)
 
     async def _stats(self) -> Stats:
         return self.plane.forwarder.stats()
@@ -221,6 +246,17 @@ class LoadBalancer:
 
     async def areload(self, config: Config | None = None) -> Changes:
         return await self.arun(self.plane.reload(config))
+
+    async def asessions(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
+    ) -> list[shapes.Session]:
+        return await self.arun(self._sessions(SessionQuery(pool, backend, source, listener), limit))
+
+    async def akill_session(self, id: str) -> shapes.Session:
+        return await self.arun(self.plane.sessions.end(id))
+
+    async def akill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
+        return await self.arun(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
 
     async def await_ready(self, timeout: float = 10.0) -> bool:
         return await self.arun(self.plane.wait_ready(timeout))

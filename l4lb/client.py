@@ -1,15 +1,22 @@
-"""`Client`: another process's load balancer, over its admin API. Blocking; for scripts and the CLI."""
+"""`Client`: another process's load balancer, over its admin API. For scripts and the CLI; from any thread."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
+import threading
 from typing import Any, Self, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from l4lb.errors import AdminError
+from l4lb.model.changes import Changes
+from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.net.address import parse_address
+from l4lb.remote import RemoteListener, RemotePool, drain, drained, quoted
+
+UPGRADED_WITHIN_S = 90.0  # the new process has 60 s to start
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -26,12 +33,15 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """Talks to the instance at `address` (``unix:/path`` or ``host:port``), with `token` where it asks for one.
 
-    Every method raises `l4lb.errors.AdminError` when the instance cannot be reached or refuses.
+    The verbs are those of `LoadBalancer`; each has a twin that begins with ``a`` and is awaited. Every one raises
+    `l4lb.errors.AdminError` when the instance cannot be reached or refuses. `timeout` is in seconds.
     """
 
     def __init__(self, address: str, *, token: str = "", timeout: float = 10.0) -> None:
         self.address = address
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = timeout
+        self._one_at_a_time = threading.Lock()
         try:
             parsed = parse_address(address)
         except ValueError as error:
@@ -44,17 +54,23 @@ class Client:
         else:
             self._connection = http.client.HTTPConnection(parsed.host or "localhost", parsed.ports[0], timeout=timeout)
 
+    # ---- what is there ----
+
     def status(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", self._get("/v1/status"))
+        """What ``GET /v1/status`` answers."""
+        return cast("dict[str, Any]", self.ask("GET", "/v1/status"))
 
-    def listeners(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self._get("/v1/listeners"))
+    @property
+    def listeners(self) -> dict[str, RemoteListener]:
+        return {one["name"]: RemoteListener(self, one["name"]) for one in self.ask("GET", "/v1/listeners")}
 
-    def pools(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self._get("/v1/pools"))
+    @property
+    def pools(self) -> dict[str, RemotePool]:
+        return {one["name"]: RemotePool(self, one["name"]) for one in self.ask("GET", "/v1/pools")}
 
     def pool(self, name: str) -> dict[str, Any]:
-        return cast("dict[str, Any]", self._get(f"/v1/pools/{quote(name, safe='')}"))
+        """What ``GET /v1/pools/NAME`` answers."""
+        return RemotePool(self, name).status
 
     def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
         """Which backend of `pool` a client at `source` (address, or address:port) gets, and why.
@@ -62,7 +78,76 @@ class Client:
         `to` is the address and port that it connects to, for pools whose hash_key needs it.
         """
         query = urlencode({"source": source, **({"to": to} if to else {})})
-        return cast("dict[str, Any]", self._get(f"/v1/pools/{quote(pool, safe='')}/explain?{query}"))
+        return cast("dict[str, Any]", self.ask("GET", f"/v1/pools/{quoted(pool)}/explain?{query}"))
+
+    def sessions(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
+    ) -> list[dict[str, Any]]:
+        """See `LoadBalancer.sessions`."""
+        query = _filter(pool, backend, source, listener)
+        return cast("list[dict[str, Any]]", self.ask("GET", f"/v1/sessions?{urlencode({**query, 'limit': limit})}"))
+
+    # ---- changes ----
+
+    def kill_session(self, id: str) -> dict[str, Any]:
+        """See `LoadBalancer.kill_session`."""
+        return cast("dict[str, Any]", self.ask("DELETE", f"/v1/sessions/{quoted(id)}"))
+
+    def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
+        """See `LoadBalancer.kill_sessions`; here something must be given."""
+        query = urlencode(_filter(pool, backend, source, listener))
+        return int(self.ask("DELETE", f"/v1/sessions?{query}")["sessions"])
+
+    def reload(self) -> Changes:
+        """Have it read its file again and make that what is wanted: what changed. AdminError, with every problem."""
+        said = self.ask("POST", "/v1/reload")
+        kinds = {kind: tuple(said[kind].values()) for kind in ("pools", "backends", "listeners")}
+        return Changes(**kinds, needs_restart=tuple(said["needs_restart"]))
+
+    def drain(self, timeout: float | None = None, *, wait: bool = True) -> bool:
+        """It stops accepting, lets its sessions go on for `timeout` seconds (default: its drain_timeout), and exits.
+
+        With `wait`, return when that is over: True when no session was left. Else at once: True when none is there.
+        """
+        return drained(drain(self, wait, timeout))
+
+    def upgrade(self) -> int:
+        """Have a new process take its place: the pid of that. This client then talks to the new one."""
+        pid = int(self.ask("POST", "/v1/upgrade", timeout=UPGRADED_WITHIN_S)["pid"])
+        self.close()
+        return pid
+
+    # ---- the same under asyncio ----
+
+    async def astatus(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self.status)
+
+    async def aexplain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+        return await asyncio.to_thread(self.explain, pool, source, to)
+
+    async def asessions(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
+    ) -> list[dict[str, Any]]:
+        query = _filter(pool, backend, source, listener)
+        return await asyncio.to_thread(lambda: self.sessions(**query, limit=limit))
+
+    async def akill_session(self, id: str) -> dict[str, Any]:
+        return await asyncio.to_thread(self.kill_session, id)
+
+    async def akill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
+        query = _filter(pool, backend, source, listener)
+        return await asyncio.to_thread(lambda: self.kill_sessions(**query))
+
+    async def areload(self) -> Changes:
+        return await asyncio.to_thread(self.reload)
+
+    async def adrain(self, timeout: float | None = None, *, wait: bool = True) -> bool:
+        return await asyncio.to_thread(lambda: self.drain(timeout, wait=wait))
+
+    async def aupgrade(self) -> int:
+        return await asyncio.to_thread(self.upgrade)
+
+    # ---- one request ----
 
     def close(self) -> None:
         self._connection.close()
@@ -73,26 +158,43 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, path: str) -> tuple[int, bytes]:
-        self._connection.request("GET", path, headers=self._headers)
-        response = self._connection.getresponse()
-        return response.status, response.read()
+    async def __aenter__(self) -> Self:
+        return self
 
-    def _get(self, path: str) -> Any:
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
+        """One request to the admin API: its answer. `timeout`, in seconds, where this one may take longer."""
+        with self._one_at_a_time:
+            return self._parse(*self._ask(method, path, body, timeout or self._timeout))
+
+    def _ask(self, method: str, path: str, body: object, timeout: float) -> tuple[int, bytes]:
+        if method != "GET" or timeout != self._timeout:
+            self._connection.close()  # the server may be closing the kept one, and what changes something is asked once
         kept = self._connection.sock is not None
+        self._connection.timeout = timeout
         try:
             try:
-                status, body = self._request(path)
+                return self._request(method, path, body)
             except (ConnectionError, http.client.RemoteDisconnected):
                 self._connection.close()
                 if not kept:
                     raise
-                status, body = self._request(path)  # the server had closed the kept connection: once more, on a new one
+                return self._request(method, path, body)  # the server had closed the kept connection: on a new one
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise AdminError(f"no instance answers at {self.address}: {reason}") from error
-        return self._parse(status, body)
+        finally:
+            if timeout != self._timeout:
+                self._connection.close()
+
+    def _request(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        text = None if body is None else json.dumps(body)
+        self._connection.request(method, path, text, self._headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
 
     def _parse(self, status: int, body: bytes) -> Any:
         try:
@@ -104,3 +206,8 @@ class Client:
             message = error.get("message", f"HTTP {status}")
             raise AdminError(message, code=error.get("code", "error"), status=status)
         return parsed
+
+
+def _filter(pool: str, backend: str, source: str, listener: str) -> dict[str, str]:
+    given = {"pool": pool, "backend": backend, "source": source, "listener": listener}
+    return {name: text for name, text in given.items() if text}

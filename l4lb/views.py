@@ -116,7 +116,7 @@ class BackendView:
         return await self._balancer.arun(self._drain(timeout if wait else 0.0))
 
     async def _set(self, settings: dict[str, Any]) -> None:
-        await self._balancer.plane.put_backend(self._pool, self.id, settings)
+        await self._balancer.plane.set_backend(self._pool, self.id, settings)
 
     async def _drain(self, timeout_s: float) -> bool:
         return await self._balancer.plane.drain_backend(self._pool, self.id, timeout_s)
@@ -178,7 +178,7 @@ class PoolView(Mapping[str, BackendView]):
         await self._balancer.arun(self._remove(backend, drain))
 
     async def _add(self, address: str, settings: dict[str, Any]) -> BackendView:
-        said = await self._balancer.plane.put_backend(self.name, address, settings)
+        said, _ = await self._balancer.plane.put_backend(self.name, address, settings)
         return self[said["id"]]
 
     async def _remove(self, backend: str, drain_s: float | None) -> None:
@@ -200,3 +200,29 @@ class ListenerView:
     def addresses(self) -> list[str]:
         """Where it really listens: port 0 is replaced by the port that the kernel chose. Empty once it drains."""
         return self._balancer.listener_addresses(self.name)
+
+    # ---- changes ----
+
+    def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """Accept nothing from now on, let its sessions go on for `timeout` seconds, then reset those that are left.
+
+        With `wait`, return when that is over. True when no session is left and none was reset.
+        """
+        return self._balancer.run(self._drain(wait, timeout))
+
+    def resume(self) -> None:
+        """Accept again. ChangeError when its addresses cannot be had any more, or it does not drain."""
+        self._balancer.run(self._balancer.plane.draining.resume(self.name))
+
+    async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        return await self._balancer.arun(self._drain(wait, timeout))
+
+    async def aresume(self) -> None:
+        await self._balancer.arun(self._balancer.plane.draining.resume(self.name))
+
+    async def _drain(self, wait: bool, timeout_s: float) -> bool:
+        draining = self._balancer.plane.draining
+        await draining.begin_listener(self.name, timeout_s)
+        if wait:
+            return await draining.wait_listener(self.name) == 0
+        return draining.progress(self.name)["sessions_active"] == 0

@@ -35,6 +35,9 @@ def main() -> None:
         if answers.count("10 x hello from backend") != 3:
             sys.exit(f"the installed demo does not balance:\n{answers}")
         run(str(scratch / "venv/bin/l4lb"), "schema", cwd=scratch)
+        page = "from l4lb.control.admin.page import FILES; print(len(FILES) + 1)"
+        if int(run(python, "-c", page, cwd=scratch)) != len(list((root / "l4lb/control/admin/dashboard").iterdir())):
+            sys.exit("the installed dashboard lacks files")
     print("sdist: built, installed and run")
 
 

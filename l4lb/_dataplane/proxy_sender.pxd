@@ -12,6 +12,7 @@ from l4lb._dataplane.enums cimport (
     PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID,
 )
 from l4lb._dataplane.linux cimport ENOBUFS
+from l4lb._dataplane.proxy_terms cimport proxy_send_t
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
     PROXY_COMPLETE, PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY, PROXY_TLV_CRC32C, PROXY_TLV_NOOP, PROXY_TLV_UNIQUE_ID,
@@ -20,7 +21,8 @@ from l4lb._dataplane.proxy_types cimport (
 from l4lb._dataplane.proxy_writer cimport (
     proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, writer_append,
 )
-from l4lb._dataplane.types cimport proxy_send_t, source_address_t
+from l4lb._dataplane.records cimport session_id
+from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:
     UNIQUE_ID_BYTES = 33          # the instance and the session in hexadecimal, with a dash between them

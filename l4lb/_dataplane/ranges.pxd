@@ -4,7 +4,8 @@
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
-from l4lb._dataplane.types cimport ranges_t, source_address_t
+from l4lb._dataplane.proxy_terms cimport ranges_t
+from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:
     RANGE_ADDRESS_BYTES = 16

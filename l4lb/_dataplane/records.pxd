@@ -13,7 +13,9 @@ from l4lb._dataplane.linux cimport (
     count_leading_zeros, counter_add, getsockname, published_load_u32, published_load_u64, shared_read, shared_store,
     sockaddr, sockaddr_storage, socklen_t, write,
 )
-from l4lb._dataplane.types cimport arrival_t, histogram_t, preface_t, record_t, records_t, session_t, worker_t
+from l4lb._dataplane.types cimport (
+    arrival_t, histogram_t, preface_t, record_t, records_t, session_t, source_address_t, worker_t,
+)
 
 cdef enum:
     NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session
@@ -40,15 +42,22 @@ cdef inline uint64_t refused_id(worker_t *w) noexcept nogil:
     return (<uint64_t>w.refused << 32) | (<uint64_t>w.index << 24) | NO_SLOT
 
 
-cdef inline void record_local(record_t *record, int client_fd, uint16_t port) noexcept nogil:
-    """Where the client came in: `port`, or what the socket says. getsockname(2) fails on no open socket."""
+cdef inline void socket_local(source_address_t *local, int fd, uint16_t port) noexcept nogil:
+    """Where a client came in: `port`, or what the socket says. getsockname(2) fails on no open socket."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     address.ss_family = 0
-    getsockname(client_fd, <sockaddr *>&address, &length)
-    source_address_set(&record.local, &address)
-    if record.local.port == 0:
-        record.local.port = port
+    getsockname(fd, <sockaddr *>&address, &length)
+    source_address_set(local, &address)
+    if local.port == 0:
+        local.port = port
+
+
+cdef inline void session_local(session_t *s, source_address_t *local) noexcept nogil:
+    """Where its client came in, of UDP by what the kernel told with its datagrams."""
+    socket_local(local, s.client_fd if s.flow == NULL else s.flow.fd, s.local_port)
+    if s.flow != NULL and s.flow.local_length:
+        source_address_from(local, s.flow.local, s.flow.local_length)
 
 
 cdef inline uint32_t record_backend(session_t *s) noexcept nogil:
@@ -86,9 +95,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
     record.pool_slot = s.pool.slot
     record.backend_id = record_backend(s)
     record.source = s.source
-    record_local(record, s.client_fd if s.flow == NULL else s.flow.fd, s.local_port)
-    if s.flow != NULL and s.flow.local_length:
-        source_address_from(&record.local, s.flow.local, s.flow.local_length)
+    session_local(s, &record.local)
     record.attempts = s.attempts
     record.close_reason = <int>reason
     record.spliced = s.flags & SESSION_SPLICED != 0
@@ -137,5 +144,5 @@ cdef inline void record_arrival(worker_t *w, arrival_t *arrival, close_reason_t 
     record.pool_slot = arrival.pool.slot
     record.close_reason = <int>reason
     source_address_set(&record.source, &arrival.address)
-    record_local(record, arrival.fd, arrival.local_port)
+    socket_local(&record.local, arrival.fd, arrival.local_port)
     record_done(w)

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
+from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, udp_t
 
 cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
@@ -50,21 +51,6 @@ cdef struct source_address_t:     # the client, in network order; v4-mapped addr
     uint8_t bytes[16]
     uint16_t port
     uint8_t length                # 4, 16, or 0 for a unix client
-
-cdef struct ranges_t:             # of addresses, see ranges.pxd; owned by control, kept as long as the snapshot
-    uint32_t count
-    const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
-
-cdef struct proxy_accept_t:       # of a listener: which PROXY header comes before the bytes of a client
-    ranges_t trusted              # from whom; unix clients are trusted as they are
-    uint32_t timeout_ms           # of TCP: from accept to the end of the header
-    uint8_t mode                  # proxy_mode_t
-
-cdef struct proxy_send_t:         # of a pool: which PROXY header goes before the bytes to a backend
-    const uint8_t *custom         # TLVs as they go out, netns among them; owned as above
-    uint32_t custom_length
-    uint8_t version               # 0: none
-    uint8_t tlvs                  # of proxy_send_tlv_t: those that differ from session to session
 
 cdef struct preface_t:            # what is known before a session connects; only a session that needs it has one
     source_address_t destination  # where the client came to, by its PROXY header or else here; length 0: not known
@@ -354,6 +340,49 @@ cdef struct notices_t:            # ring of backends that fail: its worker write
     uint64_t read
     uint32_t backend_ids[64]
 
+cdef struct filter_t:             # which sessions a sweep takes; all that is given must hold
+    uint64_t session_id           # 0: any; see records.pxd:session_id
+    uint32_t listener_id          # 0: any
+    uint32_t pool_slot            # NO_INDEX: any
+    uint32_t backend_count        # 0: any
+    uint32_t *backend_ids
+    uint8_t source[16]            # the first source_bits of the client's address, in network order
+    uint8_t source_length         # 4, 16, or 0: any client
+    uint8_t source_bits
+    uint16_t source_port          # in network order; 0: any
+
+cdef struct found_t:              # a session at one moment
+    uint64_t session_id
+    uint64_t started_ns
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint32_t listener_id
+    uint32_t pool_slot
+    uint32_t backend_id           # 0: it has none
+    uint32_t idle_ms
+    source_address_t source
+    source_address_t local        # where the client came in
+    uint8_t state
+
+cdef struct sweep_part_t:         # what one worker found; its own until `done`
+    uint64_t matched
+    uint32_t found_count
+    found_t *found                # room for `limit` of them; allocated by control
+    uint32_t done                 # published by the worker, which touches nothing of the sweep from then on
+
+cdef struct sweep_t:              # one pass over all sessions, see sweep.pxd. Control's, immutable but for its parts
+    filter_t wanted
+    uint32_t limit                # so many are told of by each worker
+    bint ends                     # those that are taken end, for `reason`
+    uint8_t reason
+    sweep_part_t *parts           # by worker
+
+cdef struct sweeping_t:           # of its worker
+    uint64_t version
+    sweep_t *sweep                # NULL: no pass is under way
+    uint32_t at                   # the next session to look at
+    uint32_t end
+
 cdef struct eviction_t:           # of its worker
     uint64_t version              # what the pass is for
     uint64_t done                 # passes that are over
@@ -390,6 +419,7 @@ cdef struct worker_t:
     uint32_t refused              # clients that it recorded without a session
     notices_t notices
     eviction_t eviction
+    sweeping_t sweeping
     sessions_t sessions
     timers_t timers
     pipes_t pipes
@@ -404,6 +434,8 @@ cdef struct plane_t:
     int notice_fd                 # eventfd: workers write, control reads
     int records_fd                # eventfd of who reads records, see records.pxd; set before they are wanted
     uint64_t evict_version        # control
+    uint64_t sweep_version        # control
+    sweep_t *sweep                # of that version; read by workers that have just seen it
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t max_sessions          # 0: none

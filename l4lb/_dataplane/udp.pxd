@@ -33,11 +33,12 @@ from l4lb._dataplane.links cimport link_drain, links_at, links_free, links_init
 from l4lb._dataplane.linux cimport ECONNREFUSED, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
+from l4lb._dataplane.proxy_terms cimport proxy_send_t
 from l4lb._dataplane.proxy_types cimport PROXY_DGRAM
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, proxy_send_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
 
 # ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----

@@ -31,6 +31,7 @@ from l4lb._dataplane.poller cimport (
 )
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.sweep cimport sweeps
 from l4lb._dataplane.tcp cimport queues_serve
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
@@ -207,7 +208,7 @@ cdef inline void worker_read_clock(worker_t *w) noexcept nogil:
 cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     """How long epoll_wait may sleep."""
     cdef int64_t due
-    if w.ready_count or w.eviction.running:
+    if w.ready_count or w.eviction.running or w.sweeping.sweep != NULL:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
     if w.accept_paused and (due < 0 or due > 10):
@@ -319,6 +320,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         udp_flush(w)
         worker_run_timers(w)
         evictions(w)
+        sweeps(w)
         if w.queue_poked:
             queues_serve(w)
     worker_end_sessions(w)

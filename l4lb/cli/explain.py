@@ -8,12 +8,7 @@ from typing import Any
 
 import click
 
-from l4lb.balancer import explain_offline
-from l4lb.cli.status import read_token
-from l4lb.client import Client
-from l4lb.config import Config
-from l4lb.control.shapes import Explanation
-from l4lb.net.admin_socket import default_admin_address
+from l4lb.cli.connection import admin_options, as_json, connected
 
 
 @click.command()
@@ -21,9 +16,8 @@ from l4lb.net.admin_socket import default_admin_address
 @click.argument("source")
 @click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
 @click.option("--to", default="", metavar="ADDR", help="Where the client connects to, for a hash_key that needs it.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
-@click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help="Admin API of the instance (env L4LB_ADMIN).")
-@click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help="Its token (env L4LB_TOKEN_FILE).")
+@as_json
+@admin_options
 def explain(
     pool: str, source: str, file: str | None, to: str, as_json: bool, admin: str | None, token_file: str | None
 ) -> None:
@@ -31,12 +25,15 @@ def explain(
     if file is not None:
         answer: Mapping[str, Any] = _offline(file, pool, source, to)
     else:
-        with Client(admin or default_admin_address(), token=read_token(token_file)) as client:
+        with connected(admin, token_file) as client:
             answer = client.explain(pool, source, to)
     click.echo(json.dumps(answer, indent=2) if as_json else _text(answer))
 
 
-def _offline(file: str, pool: str, source: str, to: str) -> Explanation:
+def _offline(file: str, pool: str, source: str, to: str) -> Mapping[str, Any]:
+    from l4lb.balancer import explain_offline  # with the whole product
+    from l4lb.config import Config
+
     config = Config.load(file)
     if pool not in config.pools:
         raise click.BadParameter(f'"{pool}": no such pool; there are {", ".join(config.pools)}', param_hint="POOL")

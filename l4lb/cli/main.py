@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from l4lb.cli.check import check
-from l4lb.cli.demo import demo
-from l4lb.cli.explain import explain
-from l4lb.cli.schema import schema
-from l4lb.cli.serve import serve
-from l4lb.cli.status import status
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.version import __version__
 
+# By name, the module that has it: imported when it is asked for, since what serves needs ten times what status does.
+COMMANDS = {
+    "serve": "serve",
+    "demo": "demo",
+    "check": "check",
+    "schema": "schema",
+    "status": "status",
+    "top": "top",
+    "explain": "explain",
+    "backend": "backend",
+    "session": "session",
+    "reload": "lifecycle",
+    "drain": "lifecycle",
+    "upgrade": "lifecycle",
+}
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"l4lb.cli.{COMMANDS[name]}"), name)
+        return command
+
+
+@click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="l4lb")
 def cli() -> None:
     """A layer-4 load balancer."""
-
-
-for command in (serve, demo, check, schema, status, explain):
-    cli.add_command(command)
 
 
 def main() -> None:

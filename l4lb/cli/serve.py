@@ -110,6 +110,7 @@ def _start(config: Config, again: Callable[[], Config] | None, inheritance: Inhe
         successor.command = [sys.executable, *sys.orig_argv[1:]]
     assert main is not None
     successor.replaced = lambda pid: signal.pthread_kill(main, signal.SIGTERM)
+    balancer.plane.draining.asked = lambda: signal.pthread_kill(main, signal.SIGTERM)
 
     def follow(event: Event) -> None:
         if event.kind == "reloaded":

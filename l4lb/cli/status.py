@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,11 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from l4lb.client import Client
-from l4lb.net.admin_socket import default_admin_address
+from l4lb.cli.connection import admin_options, as_json, connected, console
 
 HEALTH_STYLE = {"up": "green", "down": "red", "unknown": "yellow"}
-PIPED_WIDTH = 200  # where no terminal has a width: nothing is cut off
 
 
 def size_text(count: int) -> str:
@@ -28,18 +25,25 @@ def size_text(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def drain_text(drain: dict[str, Any] | None) -> str:
+    """Empty while it accepts."""
+    if drain is None:
+        return ""
+    return "drained" if drain["over"] else f"drains, at most {drain['remaining_s']:.0f} s more"
+
+
 def _check_text(check: dict[str, Any] | None) -> str:
     if check is None:
         return ""
     return f"{check['latency_ms']:.1f} ms" if check["ok"] else f"{check['step']}: {check['reason']}"
 
 
-def _table(title: str) -> Table:
+def titled(title: str) -> Table:
     return Table(title=Text(title), title_justify="left")
 
 
-def _pool_table(pool: dict[str, Any]) -> Table:
-    table = _table(f"pool {pool['name']} ({pool['policy']})")
+def pool_table(pool: dict[str, Any]) -> Table:
+    table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")
     for heading in ("weight", "sessions", "total", "up", "down", "connect failures"):
@@ -55,48 +59,39 @@ def _pool_table(pool: dict[str, Any]) -> Table:
 
 
 def _listener_table(listeners: list[dict[str, Any]]) -> Table:
-    table = _table("listeners")
+    table = titled("listeners")
     for heading in ("listener", "address", "pool"):
         table.add_column(heading, overflow="fold")
     for heading in ("sessions", "total"):
         table.add_column(heading, justify="right")
     for one in listeners:
         counts = [str(one["sessions_active"]), str(one["sessions_total"])]
-        table.add_row(Text(one["name"]), Text("\n".join(one["addresses"])), Text(one["pool"]), *counts)
+        address = drain_text(one["drain"]) or "\n".join(one["addresses"])
+        table.add_row(Text(one["name"]), Text(address), Text(one["pool"]), *counts)
     return table
 
 
 @click.command()
 @click.argument("pool", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
-@click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help="Admin API of the instance (env L4LB_ADMIN).")
-@click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help="Its token (env L4LB_TOKEN_FILE).")
+@as_json
+@admin_options
 def status(pool: str | None, as_json: bool, admin: str | None, token_file: str | None) -> None:
     """Show what a running instance is doing."""
-    with Client(admin or default_admin_address(), token=read_token(token_file)) as client:
+    with connected(admin, token_file) as client:
         answer = client.pool(pool) if pool else client.status()
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH)
     if pool:
-        console.print(_pool_table(answer))
+        console().print(pool_table(answer))
     else:
-        _print_all(console, answer)
-
-
-def read_token(file: str | None) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8").strip() if file else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
+        _print_all(console(), answer)
 
 
 def _print_all(console: Console, answer: dict[str, Any]) -> None:
-    head = f"l4lb {answer['version']}, {answer['state']}, process {answer['pid']}, up {answer['uptime_s']:.0f} s"
+    state = drain_text(answer["drain"]) or answer["state"]
+    head = f"l4lb {answer['version']}, {state}, process {answer['pid']}, up {answer['uptime_s']:.0f} s"
     console.print(f"{head}, snapshot {answer['snapshot_version']}, {answer['sessions_active']} sessions", markup=False)
     console.print(_listener_table(answer["listeners"]))
     for one in answer["pools"]:
-        console.print(_pool_table(one))
+        console.print(pool_table(one))

@@ -85,6 +85,9 @@ class GlobalConfig(Model):
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
     log: LogTarget = Field(default="stderr", description="stderr, /path (opened again at SIGUSR1) or syslog")
+    state_file: str = Field(
+        default="", description="file in which runtime changes survive a restart; empty: they do not"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
     access_log: AccessLogTarget = Field(
@@ -112,7 +115,7 @@ class AdminConfig(Model):
         description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
     )
     token_file: str = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
-    dashboard: bool = Field(default=True, description="serve the status page at /")
+    dashboard: bool = Field(default=True, description="serve the dashboard at /")
 
 
 class KeepaliveConfig(Model):

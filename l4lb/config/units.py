@@ -89,11 +89,16 @@ def _or_off(parse: Callable[[object], float]) -> Callable[[object], float]:
     return parse_or_off
 
 
+def _or_zero(value: object) -> float:
+    return 0.0 if value in (0, "0", "0s") and not isinstance(value, bool) else parse_duration(value)
+
+
 def _schema(description: str, examples: list[Any]) -> WithJsonSchema:
     return WithJsonSchema({"type": ["string", "number"], "description": description, "examples": examples})
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), _schema(DURATION_EXPECTED, ["250ms", "5s"])]
 DurationOrOff = Annotated[float, BeforeValidator(_or_off(parse_duration)), _schema(DURATION_EXPECTED, ["10m", "off"])]
+DurationOrZero = Annotated[float, BeforeValidator(_or_zero), _schema(f"{DURATION_EXPECTED}; 0: at once", ["30s", 0])]
 Bandwidth = Annotated[float, BeforeValidator(_or_off(parse_bandwidth)), _schema(BANDWIDTH_EXPECTED, ["10MiB/s", "off"])]
 Rate = Annotated[float, BeforeValidator(_or_off(parse_rate)), _schema(RATE_EXPECTED, ["100/s", "off"])]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from l4lb.config import Config
+from l4lb.config import Backend, Config
 from l4lb.control.aftermath import Aftermath
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
@@ -27,30 +27,12 @@ from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.errors import ChangeError, ConfigError
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 
 _ADOPTED_WITHIN_S = 1.0
 _POLL_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a reload or change came to: how many were added, removed and changed, by kind.
-
-    `needs_restart`: keys of the file that differ from what this process was started with, and cannot change in it.
-    """
-
-    pools: tuple[int, int, int] = (0, 0, 0)
-    backends: tuple[int, int, int] = (0, 0, 0)
-    listeners: tuple[int, int, int] = (0, 0, 0)
-    needs_restart: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        words = ("added", "removed", "changed")
-        kinds = {"pools": self.pools, "backends": self.backends, "listeners": self.listeners}
-        counts = {kind: dict(zip(words, numbers, strict=True)) for kind, numbers in kinds.items()}
-        return {**counts, "needs_restart": list(self.needs_restart)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +47,7 @@ class Followers:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `kept` is called with it after each change that holds."""
+    """Owns what is wanted (`desired`). `kept` is called with it after each change, and waited for."""
 
     def __init__(
         self,
@@ -75,9 +57,10 @@ class Applying:
         reconciler: Reconciler,
         events: Events,
         followers: Followers,
+        kept: Callable[[Desired], Awaitable[None]],
     ) -> None:
         self.desired = desired
-        self.kept: Callable[[Desired], None] = lambda desired: None
+        self.kept = kept
         self._started = state.config
         self._state = state
         self._forwarder = forwarder
@@ -93,35 +76,56 @@ class Applying:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
             changes = await self._make(desired, look_up=True)
-        fields = {key: value for key, value in changes.as_json().items() if key != "needs_restart"}
-        self._events.emit("reloaded", fields)
+        self._events.emit("reloaded", dict(changes.counts()))
         if changes.needs_restart:
             keys = ", ".join(changes.needs_restart)
             reason = "these keys hold from the next upgrade or restart on"
             self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
         return changes
 
-    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> None:
-        """Set keys of a backend, found by id or address, or add one at that address; return when workers go by it.
+    async def put_backend(
+        self, pool: str, backend: str, settings: Mapping[str, Any], *, add: bool = True
+    ) -> tuple[str, bool]:
+        """Set keys of a backend, found by id or address, or (with `add`) add one at that address; return when workers
+        go by it.
 
-        ChangeError when that cannot be; nothing has changed then.
+        Its id, and whether it was added. ChangeError when that cannot be; nothing has changed then.
         """
         async with self._one_at_a_time:
             self._expect_running()
+            known = set(self._state.pools[pool].backends) if pool in self._state.pools else set()
+            there = self.desired.find(pool, backend)
+            if there is None and not add:
+                raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
             await self._change(self.desired.with_backend(pool, backend, settings))
-        told: dict[str, object] = {key: str(value) for key, value in settings.items()}
+            key = there.key if there else next(key for key in self._state.pools[pool].backends if key not in known)
+        told: dict[str, object] = {name: str(value) for name, value in settings.items()}
         self._events.emit("backend_set", {**told, "pool": pool, "backend": backend})
+        return key, there is None
 
-    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
         """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
-        pool's on_backend_removed says. ChangeError when it is not there."""
+        pool's on_backend_removed says. What was removed; ChangeError when it is not there."""
         async with self._one_at_a_time:
             self._expect_running()
-            desired = self.desired.without_backend(pool, backend)
-            there = self.desired.find(pool, backend)
-            grant = (pool, there.key if there else backend, drain_s)
-            await self._change(desired, lambda: self._followers.aftermath.grant(*grant))
+            desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
+            assert removed is not None
+            await self._change(desired, lambda: self._followers.aftermath.grant(pool, removed.key, drain_s))
         self._events.emit("backend_removed", {"pool": pool, "backend": backend})
+        return removed
+
+    async def drain_listener(self, listener: str) -> None:
+        """It accepts nothing from now on; its sessions go on. ChangeError when it is not there."""
+        await self._set_drained(listener, drained=True)
+
+    async def resume_listener(self, listener: str) -> None:
+        """It accepts again. ChangeError when it is not there, or its addresses cannot be had."""
+        await self._set_drained(listener, drained=False)
+
+    async def _set_drained(self, listener: str, *, drained: bool) -> None:
+        async with self._one_at_a_time:
+            self._expect_running()
+            await self._change(self.desired.with_drained(listener, drained=drained))
 
     def _expect_running(self) -> None:
         if self._state.process is not ProcessState.RUNNING:
@@ -138,17 +142,19 @@ class Applying:
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
         outlets = await self._prepare_outlets(plan)
         try:
-            self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+            listeners = plan.listeners.items()
+            self._forwarder.prepare([listener_spec(one, drained=name in desired.drained) for name, one in listeners])
         except ConfigError:
             outlets.discard() if outlets else None
             raise
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
+        self._state.drained = frozenset(desired.drained)
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
-        self.kept(desired)
+        await self.kept(desired)
         if outlets is not None:
             await self._followers.outlets.commit(outlets)
         await self._adopted()

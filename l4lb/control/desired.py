@@ -5,8 +5,10 @@ The rule: a change at runtime survives a reload where the file does not contradi
 - A key that was set holds until the file's own value for that key is another one than when it was set.
 - A backend that was added stays until the file names it, or no longer has its pool.
 - A backend that was removed stays removed until the file's entry for it changes in any key.
+- A listener that was drained accepts nothing until the file's entry for it changes in any key.
 
-So each `Override` remembers what the file said. The same rule holds for a state file that a later process reads.
+So each `Override`, and each drained listener, remembers what the file said. The same rule holds for a state file that a
+later process reads.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from typing import Any, Self, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from l4lb.config import Backend, Config, Pool, build_backend
+from l4lb.config import Backend, Config, Listener, Pool, build_backend
 from l4lb.config.checks import backend_conflicts
 from l4lb.config.loader import path_text
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")
+_ANY = "127.0.0.1:1"  # where an address is asked for and does not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,11 @@ class Override:
 
 Overrides = Mapping[str, Override]  # of one pool, by the backend's id
 Overlay = Mapping[str, Overrides]  # by pool
+Drained = Mapping[str, Mapping[str, Any]]  # by listener: what the file said of it
 
 
 _SAVED = TypeAdapter(dict[str, dict[str, Override]])
+_DRAINED = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def saved(overlay: Overlay) -> dict[str, Any]:
@@ -51,21 +56,49 @@ def saved(overlay: Overlay) -> dict[str, Any]:
 
 
 def restored(said: object) -> Overlay:
-    """What `saved` gave. ValueError when it is something else."""
+    """What `saved` gave. ValueError, with the place, when it is something else."""
     try:
         overlay = _SAVED.validate_python(said)
-        for overrides in overlay.values():
-            for override in overrides.values():
-                if override.file is None:
-                    Backend.model_validate(dict(override.settings))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _misfit(error, "pools") from None
+    for pool, overrides in overlay.items():
+        for key, override in overrides.items():
+            _check_restored(override, key, f"pools.{pool}.{key}.settings")
     return overlay
 
 
-def _said(backend: Backend) -> dict[str, Any]:
-    return backend.model_dump(mode="json")
+def _check_restored(override: Override, key: str, place: str) -> None:
+    """Its settings are those of a backend: of that `key` when it was added, else of one that the file names."""
+    try:
+        added = override.file is None
+        backend = Backend.model_validate({**({} if added else {"address": _ANY}), **override.settings})
+    except ValidationError as error:
+        raise _misfit(error, place) from None
+    if (added and backend.key != key) or (not added and override.settings.keys() & set(_IDENTITY)):
+        raise ValueError(f'{place}: not of the backend "{key}"')
+
+
+def restored_drained(said: object) -> Drained:
+    """The same of drained listeners, which are saved as they are."""
+    try:
+        return _DRAINED.validate_python(said)
+    except ValidationError as error:
+        raise _misfit(error, "drained") from None
+
+
+def _misfit(error: ValidationError, place: str) -> ValueError:
+    first = error.errors(include_url=False)[0]
+    return ValueError(f"{'.'.join(map(str, (place, *first['loc'])))}: {first['msg']}")
+
+
+def _said(entry: Backend | Listener) -> dict[str, Any]:
+    return entry.model_dump(mode="json")
+
+
+def _says_still(entry: Backend | Listener, before: Mapping[str, Any]) -> bool:
+    """Whether the file's entry is as it was, in the keys that there were."""
+    said = _said(entry)
+    return all(said.get(key) == value for key, value in before.items())
 
 
 def still_holds(override: Override, entry: Backend | None) -> Override | None:
@@ -74,9 +107,9 @@ def still_holds(override: Override, entry: Backend | None) -> Override | None:
         return override if entry is None else None
     if entry is None:
         return None
-    said = _said(entry)
     if override.removed:
-        return override if all(said.get(key) == value for key, value in override.file.items()) else None
+        return override if _says_still(entry, override.file) else None
+    said = _said(entry)
     kept = {key: value for key, value in override.settings.items() if said.get(key) == override.file.get(key)}
     return replace(override, settings=kept) if kept else None
 
@@ -113,27 +146,31 @@ def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`file` with `overlay` over it is `config`. Immutable: each change is a new one."""
+    """`file` with `overlay` over it is `config`, whose listeners accept unless they are `drained`. Immutable: each
+    change is a new one."""
 
     file: Config
     overlay: Overlay
     config: Config
+    drained: Drained = field(default_factory=dict)
 
     @classmethod
-    def of(cls, file: Config, overlay: Overlay | None = None) -> Self:
-        """`file` and what of `overlay` it does not contradict. ConfigError when both together make no sense."""
+    def of(cls, file: Config, overlay: Overlay | None = None, drained: Drained | None = None) -> Self:
+        """`file` and what of `overlay` and `drained` it does not contradict. ConfigError when that makes no sense."""
+        names = file.listeners.keys() & (drained or {}).keys()
+        still = {name: said for name in names if _says_still(file.listeners[name], said := (drained or {})[name])}
         kept = {name: _kept(file.pools[name], one) for name, one in (overlay or {}).items() if name in file.pools}
         kept = {name: overrides for name, overrides in kept.items() if overrides}
         if not kept:
-            return cls(file, {}, file)
+            return cls(file, {}, file, still)
         merged = {name: _merged(file.pools[name], overrides) for name, overrides in kept.items()}
         config = file.model_copy(update={"pools": {**file.pools, **merged}})
         if problems := list(_conflicts(config, list(kept))):
             raise ConfigError(problems)
-        return cls(file, kept, config)
+        return cls(file, kept, config, still)
 
     def reloaded(self, file: Config) -> Desired:
-        return Desired.of(file, self.overlay)
+        return Desired.of(file, self.overlay, self.drained)
 
     # ---- changes at runtime; ChangeError when they cannot be ----
 
@@ -171,6 +208,14 @@ class Desired:
             raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"', self._path(pool, backend))
         entry = self._file_entry(pool, there.key)
         return self._with(pool, there.key, Override(file=_said(entry), removed=True) if entry else None)
+
+    def with_drained(self, listener: str, *, drained: bool = True) -> Desired:
+        """The listener accepts nothing or, when not `drained`, accepts again."""
+        if listener not in self.config.listeners:
+            raise ChangeError("not_found", f'no listener "{listener}"', "listener")
+        others = {name: said for name, said in self.drained.items() if name != listener}
+        said = _said(self.file.listeners[listener])
+        return replace(self, drained={**others, listener: said} if drained else others)
 
     def _changed(self, pool: str, there: Backend, settings: Mapping[str, Any]) -> Desired:
         for key in _IDENTITY:
@@ -232,4 +277,4 @@ class Desired:
         config = self.config.model_copy(update={"pools": pools})
         if problems := list(_conflicts(config, [pool])):
             raise ChangeError("conflict", problems[0].message, problems[0].path)
-        return Desired(self.file, overlay, config)
+        return replace(self, overlay=overlay, config=config)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 logger = logging.getLogger("l4lb")
+
+RECENT = 200  # events that are kept for those who come later
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,11 @@ def to_log(event: Event) -> None:
 
 
 class Events:
-    """Hands each event to all subscribers, in the order in which they subscribed."""
+    """Hands each event to all subscribers, in the order in which they subscribed; `recent` are the latest, oldest
+    first."""
 
     def __init__(self) -> None:
+        self.recent: deque[Event] = deque(maxlen=RECENT)
         self._subscribers: list[Callable[[Event], None]] = [to_log]
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
@@ -42,5 +47,6 @@ class Events:
 
     def emit(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
         event = Event(kind, fields, level)
+        self.recent.append(event)
         for subscriber in list(self._subscribers):
             subscriber(event)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from l4lb.control.desired import Overlay, restored, saved
+from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state import State
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed
@@ -23,10 +23,11 @@ HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by
 
 @dataclass(slots=True)
 class Inheritance:
-    """`sockets` to accept on, the `admin` API's socket, runtime changes, the health of backends, and the `channel` to
-    the process that all that is from."""
+    """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`), the health of backends,
+    and the `channel` to the process that all that is from."""
 
     overlay: Overlay = field(default_factory=dict)
+    drained: Drained = field(default_factory=dict)
     health: HealthSeen = field(default_factory=dict)
     sockets: list[Handed] = field(default_factory=list)
     admin: AdminSocket | None = None
@@ -66,14 +67,15 @@ def apply_health(state: State, seen: HealthSeen) -> None:
 
 
 def hand_down(
-    channel: Channel, sockets: list[Handed], admin: AdminSocket | None, overlay: Overlay, seen: HealthSeen
+    channel: Channel, sockets: list[Handed], admin: AdminSocket | None, desired: Desired, seen: HealthSeen
 ) -> None:
     """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
-    channel.send({"kind": "start", "overlay": saved(overlay), "health": seen})
+    changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
+    channel.send({"kind": "start", **changes, "health": seen})
 
 
 def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
@@ -94,6 +96,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
             found.admin = AdminSocket.taken_over(fds, message["about"])
         case "start":
             found.overlay = restored(message["overlay"])
+            found.drained = restored_drained(message.get("drained", {}))
             found.health = message["health"]
         case kind:
             raise ValueError(f'a process of another version? It says "{kind}"')

@@ -23,11 +23,12 @@ def _burst(config: Listener) -> int:
     return config.session_burst or max(1, round(config.session_rate / 10))
 
 
-def listener_spec(state: ListenerState) -> ListenerSpec:
+def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpec:
+    """One that is `drained` listens nowhere; it keeps its sessions and counters."""
     config = state.config
     return ListenerSpec(
         name=state.name,
-        bind=state.bind,
+        bind=() if drained else state.bind,
         pool=config.pool,
         protocol=config.protocol,
         backlog=config.backlog,

@@ -15,8 +15,9 @@ from l4lb.config import Config
 from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
-from l4lb.control.applying import Applying, Changes, Followers
+from l4lb.control.applying import Applying, Followers
 from l4lb.control.desired import Desired
+from l4lb.control.draining import Draining
 from l4lb.control.environment import environment_problems
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
@@ -28,10 +29,13 @@ from l4lb.control.metrics.gathered import Sources
 from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.refusals import Refusals
+from l4lb.control.sessions import Sessions
 from l4lb.control.state import BackendState, PoolState, State, initial_state
+from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
 from l4lb.control.upgrade import Upgrade
 from l4lb.errors import ChangeError, ConfigError, Problem
+from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.handover import Channel, read_message
@@ -64,8 +68,9 @@ class ControlPlane:
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
-        desired = Desired.of(config, self.inheritance.overlay)
+        desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
         self.state: State = initial_state(desired.config)
+        self.state.drained = frozenset(desired.drained)
         apply_health(self.state, self.inheritance.health)
         self.aftermath = Aftermath(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
@@ -76,11 +81,17 @@ class ControlPlane:
         self.outlets = Outlets(forwarder, self.sources, self.events)
         self.sources.access_log = lambda: self.outlets.access_log.counts
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
-        self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
-        self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
-        self.admin = AdminServer(config, self.status, self.events, Metrics(self.sources), self.inheritance.admin)
+        self.state_file = StateFile(self.state, self.events)
+        self.applying = Applying(
+            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.keep
+        )
+        self.sessions = Sessions(self.state, forwarder, self.events)
+        self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
+        self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining)
+        metrics = Metrics(self.sources)
+        self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.upgrading = Upgrade(
-            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
+            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired
         )
         self.took_over: Callable[[], None] = lambda: None
         self.refusals = Refusals(self.events)
@@ -147,18 +158,11 @@ class ControlPlane:
         counted = self.forwarder.stats().listeners.get(listener)
         return list(counted.addresses) if counted else []
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting and wait for the sessions to end. True when none is left, at the latest after `timeout_s`."""
-        self.state.process = ProcessState.DRAINING
-        self.reconciler.reconcile()
-        left = self.forwarder.stats().sessions_left
-        self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
-        deadline = time.monotonic() + timeout_s
-        while left > 0 and time.monotonic() < deadline and not self._stopped:
-            await asyncio.sleep(_POLL_S)
-            left = left if self._stopped else self.forwarder.stats().sessions_left
-        self.events.emit("drained", {"sessions_left": left}, logging.WARNING if left else logging.INFO)
-        return left == 0
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """Stop accepting and wait for the sessions to end: True when none is left. At the latest after `timeout_s`;
+        None: drain_timeout, or what a drain that was begun before has left."""
+        self.draining.begin(timeout_s)
+        return await self.draining.wait() == 0
 
     # ---- changes of what is wanted: each returns when workers go by it, and raises when nothing has changed ----
 
@@ -178,20 +182,26 @@ class ControlPlane:
         """Open the access log's file again: it may have been renamed. Events say what came of it."""
         self.outlets.reopen()
 
-    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
-        """See `Applying.put_backend`. Returns what the status says of it."""
-        await self.applying.put_backend(pool, backend, settings)
-        return self.status.backend(pool, self._key(pool, backend, settings))
+    async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> tuple[shapes.Backend, bool]:
+        """See `Applying.put_backend`. Returns what the status says of it, and whether it was added."""
+        key, added = await self.applying.put_backend(pool, backend, settings)
+        return self.status.backend(pool, key), added
 
-    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
+    async def set_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> None:
+        """Of one that is there."""
+        await self.applying.put_backend(pool, backend, settings, add=False)
+
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> shapes.Removed:
         """See `Applying.remove_backend`."""
-        await self.applying.remove_backend(pool, backend, drain_s)
+        removed = await self.applying.remove_backend(pool, backend, drain_s)
+        left = self.forwarder.sessions_of(pool, removed.key)
+        return {"id": removed.key, "address": removed.address, "sessions_active": left}
 
     async def drain_backend(self, pool: str, backend: str, timeout_s: float) -> bool:
         """Give it no new session and wait for those that it has. True when none is left, at the latest after
         `timeout_s`; those that are left then go on."""
-        await self.put_backend(pool, backend, {"admin_state": "drain"})
-        key, deadline = self._key(pool, backend, {}), time.monotonic() + timeout_s
+        key, _ = await self.applying.put_backend(pool, backend, {"admin_state": "drain"}, add=False)
+        deadline = time.monotonic() + timeout_s
         while self.forwarder.sessions_of(pool, key) > 0:
             if time.monotonic() > deadline or self._stopped:
                 return False
@@ -204,12 +214,6 @@ class ControlPlane:
         await self.admin.leave()
         self.upgrading.leave(pid)
         return pid
-
-    def _key(self, pool: str, backend: str, settings: Mapping[str, Any]) -> str:
-        found = self.applying.desired.find(pool, str(settings.get("id") or backend))
-        if found is None:
-            raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
-        return found.key
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""
@@ -228,6 +232,8 @@ class ControlPlane:
     async def stop(self) -> None:
         """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""
         self._stopped = True
+        self.sessions.stop()
+        await self.draining.stop()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

@@ -180,10 +180,13 @@ class Reconciler:
             known = None if self._all_dirty or name in self._dirty or name in self._grows else self._views.get(name)
             views[name] = known if known is not None and known.pool is pool else view(pool, seed, now)
         self._views, self._dirty, self._all_dirty = views, set(), False
-        draining = self._state.process is ProcessState.DRAINING
-        listeners = () if draining else tuple(listener_spec(one) for one in self._state.listeners.values())
+        listeners = () if self._state.process is ProcessState.DRAINING else self._listener_specs()
         then, self._then = self._then, []
         return _Look(self._looks, now, views, listeners, then)
+
+    def _listener_specs(self) -> tuple[ListenerSpec, ...]:
+        drained = self._state.drained
+        return tuple(listener_spec(one, drained=name in drained) for name, one in self._state.listeners.items())
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Those that are not as published."""

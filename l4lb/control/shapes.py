@@ -13,7 +13,7 @@ from typing import (
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from l4lb.model.states import AdminState, CloseReason, Health, ProcessState
+from l4lb.model.states import AdminState, CloseReason, ConnectFailure, Health, ProcessState, Protocol, SessionState
 
 _EXACT = with_config(ConfigDict(extra="forbid"))
 
@@ -48,7 +48,8 @@ class Agent(TypedDict):
 
 @_EXACT
 class Backend(TypedDict):
-    """`passed_over` says why it gets no sessions; `checks` are in the answer of one pool alone."""
+    """`passed_over` says why it gets no sessions; `failed` counts connects by what they failed of; `checks` are in the
+    answer of one pool alone."""
 
     id: str
     address: str
@@ -73,9 +74,21 @@ class Backend(TypedDict):
     sessions_total: int
     bytes_up: int
     bytes_down: int
+    datagrams_up: int
+    datagrams_down: int
     connect_failures: int
+    failed: dict[ConnectFailure, int]
     early_resets: int
     source_misfits: int
+
+
+@_EXACT
+class Removed(TypedDict):
+    """A backend that was removed, and how many sessions it still has."""
+
+    id: str
+    address: str
+    sessions_active: int
 
 
 @_EXACT
@@ -96,19 +109,95 @@ class Pool(TypedDict):
 
 
 @_EXACT
+class Drain(TypedDict):
+    """How far a drain is. `over`: no session is left, or the deadline has passed, which cut `sessions_cut` of them."""
+
+    timeout_s: float
+    remaining_s: float
+    sessions_active: int
+    sessions_cut: int
+    over: bool
+
+
+@_EXACT
 class Listener(TypedDict):
-    """`addresses` are those that it really has; `closed` counts ended sessions by close reason, `proxy_refused`
-    refused PROXY headers by what was wrong."""
+    """`addresses` are those that it really has, none while it drains; `closed` counts sessions by close reason,
+    `proxy_refused` refused PROXY headers by what was wrong."""
 
     name: str
     protocol: str
     pool: str
     addresses: list[str]
+    drain: Drain | None
     max_sessions: int
     sessions_active: int
     sessions_total: int
     closed: dict[CloseReason, int]
     proxy_refused: dict[str, int]
+
+
+@_EXACT
+class Histogram(TypedDict):
+    """How many durations fell below each of `bounds_s` and, one more than bounds, above the last; `sum_s` of all."""
+
+    bounds_s: list[float]
+    counts: list[int]
+    sum_s: float
+
+
+@_EXACT
+class Session(TypedDict):
+    """A session that is there now. `backend` is empty while it has none; `local` is where the client came in; `idle_s`
+    counts from the last byte or change of state."""
+
+    id: str
+    listener: str
+    protocol: Protocol
+    pool: str
+    backend: str
+    client: str
+    local: str
+    state: SessionState
+    age_s: float
+    idle_s: float
+    bytes_up: int
+    bytes_down: int
+
+
+@_EXACT
+class Ended(TypedDict):
+    """How many sessions were ended."""
+
+    sessions: int
+
+
+@_EXACT
+class Counts(TypedDict):
+    added: int
+    removed: int
+    changed: int
+
+
+@_EXACT
+class Reloaded(TypedDict):
+    """What a reload came to. `needs_restart`: keys that hold from the next upgrade or start on."""
+
+    pools: Counts
+    backends: Counts
+    listeners: Counts
+    needs_restart: list[str]
+
+
+@_EXACT
+class Upgraded(TypedDict):
+    """The new process; the one that answers here drains and exits."""
+
+    pid: int
+
+
+@_EXACT
+class Resumed(TypedDict):
+    listener: str
 
 
 @_EXACT
@@ -131,15 +220,17 @@ class Predecessor(TypedDict):
 
 @_EXACT
 class Status(TypedDict):
-    """The whole process."""
+    """The whole process. `connect_time` is of backends that answered, since the start."""
 
     pid: int
     version: str
     state: ProcessState
+    drain: Drain | None
     predecessor: Predecessor | None
     snapshot_version: int
     uptime_s: float
     sessions_active: int
+    connect_time: Histogram
     health_lag_s: float
     health_checks_skipped: int
     listeners: list[Listener]

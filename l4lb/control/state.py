@@ -124,6 +124,7 @@ class State:
     config: Config
     pools: dict[str, PoolState]
     listeners: dict[str, ListenerState]
+    drained: frozenset[str] = frozenset()  # listeners that accept nothing, as the operator wants
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from l4lb.config.secrets import masked
 from l4lb.control import shapes
+from l4lb.control.draining import Draining
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
@@ -62,7 +64,10 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "sessions_total": stats.sessions_total,
         "bytes_up": stats.bytes_up,
         "bytes_down": stats.bytes_down,
+        "datagrams_up": stats.datagrams_up,
+        "datagrams_down": stats.datagrams_down,
         "connect_failures": stats.connect_failures,
+        "failed": stats.failed,
         "early_resets": stats.early_resets,
         "source_misfits": stats.source_misfits,
     }
@@ -90,12 +95,13 @@ def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Po
     }
 
 
-def _listener(state: ListenerState, stats: ListenerStats) -> shapes.Listener:
+def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None) -> shapes.Listener:
     return {
         "name": state.name,
         "protocol": state.config.protocol,
         "pool": state.config.pool,
         "addresses": list(stats.addresses),
+        "drain": drain,
         "max_sessions": state.config.max_sessions,
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
@@ -115,14 +121,27 @@ def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
     }
 
 
+def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
+    """Of all workers together: they share their bounds."""
+    histograms = [worker.connect_time for worker in workers]
+    return {
+        "bounds_s": list(histograms[0].bounds_s) if histograms else [],
+        "counts": [sum(counts) for counts in zip(*(one.counts for one in histograms), strict=True)],
+        "sum_s": sum(one.sum_s for one in histograms),
+    }
+
+
 class Status:
     """Builds every answer from the state and the forwarder's counters of this moment."""
 
-    def __init__(self, state: State, reconciler: Reconciler, monitor: Monitor, forwarder: Forwarder) -> None:
+    def __init__(
+        self, state: State, reconciler: Reconciler, monitor: Monitor, forwarder: Forwarder, draining: Draining
+    ) -> None:
         self._state = state
         self._reconciler = reconciler
         self._monitor = monitor
         self._forwarder = forwarder
+        self._draining = draining
         self.predecessor: shapes.Predecessor | None = None  # while it drains
 
     def stats(self) -> Stats:
@@ -134,10 +153,12 @@ class Status:
             "pid": os.getpid(),
             "version": __version__,
             "state": self._state.process,
+            "drain": self._draining.of_process(),
             "predecessor": self.predecessor,
             "snapshot_version": self._reconciler.version,
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,
+            "connect_time": _connect_time(stats.workers),
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "listeners": self.listeners(stats),
@@ -147,7 +168,11 @@ class Status:
 
     def listeners(self, stats: Stats | None = None) -> list[shapes.Listener]:
         counted = (stats or self.stats()).listeners
-        return [_listener(one, counted.get(name, ListenerStats())) for name, one in self._state.listeners.items()]
+        found = []
+        for name, one in self._state.listeners.items():
+            stats_ = counted.get(name, ListenerStats())
+            found.append(_listener(one, stats_, self._draining.of_listener(name, stats_.sessions_active)))
+        return found
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
         counted = (stats or self.stats()).pools
@@ -192,4 +217,6 @@ class Status:
         """Why this process is not ready for traffic; empty when it is."""
         if self._state.process is not ProcessState.RUNNING:
             return [f"the process is {self._state.process}"]
-        return [f'pool "{pool.name}" has no usable backend' for pool in self._state.pools.values() if not pool.usable]
+        drained = [f'listener "{name}" drains' for name in self._state.listeners if name in self._state.drained]
+        pools = [f'pool "{pool.name}" has no usable backend' for pool in self._state.pools.values() if not pool.usable]
+        return drained + pools

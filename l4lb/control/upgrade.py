@@ -22,7 +22,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from l4lb.control.desired import Overlay
+from l4lb.control.desired import Desired
 from l4lb.control.events import Events
 from l4lb.control.inheritance import hand_down, health_of
 from l4lb.control.state import State
@@ -52,7 +52,7 @@ class Successor:
 
 
 class Upgrade:
-    """`admin` gives the admin API's socket, `overlay` the runtime changes of this moment."""
+    """`admin` gives the admin API's socket, `desired` what is wanted at this moment."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Upgrade:
         forwarder: Forwarder,
         events: Events,
         admin: Callable[[], AdminSocket | None],
-        overlay: Callable[[], Overlay],
+        desired: Callable[[], Desired],
     ) -> None:
         self.successor = Successor()
         self._state = state
         self._forwarder = forwarder
         self._events = events
         self._admin = admin
-        self._overlay = overlay
+        self._desired = desired
         self._under_way = False
         self._channel: Channel | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -115,10 +115,10 @@ class Upgrade:
         return process.pid
 
     async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        sockets, admin, overlay = self._forwarder.hand_over(), self._admin(), self._overlay()
+        sockets, admin, desired = self._forwarder.hand_over(), self._admin(), self._desired()
         seen = health_of(self._state)
         try:
-            await asyncio.to_thread(hand_down, channel, sockets, admin, overlay, seen)
+            await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
         except TimeoutError:
             raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None

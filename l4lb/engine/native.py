@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from l4lb import _algorithms, _fastpath, _snapshots
+from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening, places_of
 from l4lb.engine.records import Records
+from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
+from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Protocol
 from l4lb.model.stats import (
@@ -342,6 +344,17 @@ class NativeForwarder:
     def sessions_of(self, pool: str, backend: str) -> int:
         live = self._backend(pool, backend)
         return live.sessions_active() if live is not None else 0
+
+    def sessions_on(self, listener: str) -> int:
+        known = self._listeners.get(listener) or self._left.get(listener)
+        return known.live.sessions_active() if known else 0
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
+        names = Names(self._records, {name: pool.live.slot for name, pool in self._pools.items()})
+        reason = -1 if end is None else _CLOSE_REASONS.index(end)
+        native = _sweeps.Sweep(self._plane.worker_count, names.fields(wanted), limit, reason)
+        self._plane.begin_sweep(native)
+        return SessionSweep(native, names, limit)
 
     def _backend(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
         """The one of the newest snapshot, or else one that was removed and still has sessions."""

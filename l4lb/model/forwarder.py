@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from l4lb.model.sessions import SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
@@ -67,8 +68,18 @@ class Forwarder(Protocol):
     def sessions_of(self, pool: str, backend: str) -> int:
         """How many sessions it has now, also when the newest snapshot does not name it any more."""
 
+    def sessions_on(self, listener: str) -> int:
+        """How many sessions came by this listener and are there now, also when it is gone."""
+
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
         """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
+        """Begin to look at all sessions, a few at a time; with `end`, to end those that are `wanted` for that reason.
+        At most `limit` are told of.
+
+        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
+        """
 
     def stats(self) -> Stats:
         """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are

@@ -64,6 +64,16 @@ class ConnectFailure(StrEnum):
     OTHER = "other"
 
 
+class SessionState(StrEnum):
+    """Where a session is in its life. The order is the native enum's (`_dataplane/enums.pxd`), from 1 on."""
+
+    READING = "reading"
+    QUEUED = "queued"
+    CONNECTING = "connecting"
+    RELAYING = "relaying"
+    RESETTING = "resetting"
+
+
 class CloseReason(StrEnum):
     """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
 

@@ -132,6 +132,20 @@ def resolve_listener(address: Address) -> list[SocketAddress | InheritedSocket]:
     return [SocketAddress(family, host, port) for port in range(address.ports[0], address.ports[1] + 1)]
 
 
+def parse_source(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]:
+    """Clients: an address, with a port or without (0 then), or a network such as ``192.0.2.0/24``; an IPv4 address in
+    an IPv6 one is that address. ValueError for anything else."""
+    if "/" in text:
+        try:
+            return ipaddress.ip_network(text, strict=False), 0
+        except ValueError:
+            raise ValueError(f'"{text}": expected a network such as 192.0.2.0/24 or 2001:db8::/32') from None
+    host, port = parse_endpoint(text)
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return ipaddress.ip_network((mapped or address).packed), port
+
+
 def parse_endpoint(text: str) -> tuple[str, int]:
     """A numeric address with or without a port (0 then): ``192.0.2.1``, ``192.0.2.1:5000``, ``2001:db8::1``,
     ``[2001:db8::1]:5000``. ValueError for anything else."""

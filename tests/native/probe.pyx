@@ -16,6 +16,7 @@ from l4lb._dataplane.lookup cimport client_hash, pool_pick
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
 from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
+from l4lb._dataplane.proxy_terms cimport proxy_send_t, ranges_t
 from l4lb._dataplane.proxy_types cimport (
     PROXY_ANY, PROXY_COMPLETE, PROXY_RESULT_COUNT, PROXY_STREAM, proxy_header_t, proxy_writer_t,
 )
@@ -26,8 +27,8 @@ from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t, proxy_send_t,
-    ranges_t, session_t, sessions_t, source_address_t, timers_t, tried_t,
+    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t,
+    session_t, sessions_t, source_address_t, timers_t, tried_t,
 )
 
 SESSION_BYTES = sizeof(session_t)

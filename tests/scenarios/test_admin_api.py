@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tests.support.peers import echo, serving
+from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb, run, without_preload
+from tests.support.waiting import wait_until
 
 CONFIG = """
 [admin]
@@ -65,8 +67,9 @@ class Curl:
         return json.loads(self("GET", "/openapi.json")[2])
 
 
-def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
-    """For each route of the document: the path with its parameters, the body, and the status that is right."""
+def examples(session: str) -> dict[str, tuple[str, object, int]]:
+    """For each route of the document: the path with its parameters, the body, and the status that is right. `session`
+    is the id of one that may be ended."""
     return {
         "GET /v1/status": ("/v1/status", None, 200),
         "GET /v1/listeners": ("/v1/listeners", None, 200),
@@ -74,6 +77,11 @@ def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
         "GET /v1/pools/{pool}": ("/v1/pools/web", None, 200),
         "GET /v1/pools/{pool}/backends": ("/v1/pools/web/backends", None, 200),
         "GET /v1/pools/{pool}/explain": ("/v1/pools/web/explain?source=192.0.2.1", None, 200),
+        "PUT /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1", {"weight": 3}, 201),
+        "DELETE /v1/pools/{pool}/backends/{address}": ("/v1/pools/web/backends/127.0.0.1:1?drain=1s", None, 200),
+        "GET /v1/sessions": ("/v1/sessions?pool=web&source=127.0.0.0/8&limit=10", None, 200),
+        "DELETE /v1/sessions/{id}": (f"/v1/sessions/{session}", None, 200),
+        "DELETE /v1/sessions": ("/v1/sessions?listener=web", None, 200),
         "GET /v1/config": ("/v1/config", None, 200),
         "GET /v1/events": ("/v1/events", None, 200),
         "GET /metrics": ("/metrics", None, 200),
@@ -81,6 +89,10 @@ def examples(process: L4lb) -> dict[str, tuple[str, object, int]]:
         "GET /readyz": ("/readyz", None, 200),
         "GET /openapi.json": ("/openapi.json", None, 200),
         "GET /": ("/", None, 200),
+        "POST /v1/reload": ("/v1/reload", None, 200),
+        "POST /v1/drain": ("/v1/drain", {"listener": "web", "timeout": "5s", "wait": True}, 200),
+        "DELETE /v1/drain": ("/v1/drain?listener=web", None, 200),
+        "POST /v1/upgrade": ("/v1/upgrade", None, 200),  # the last: another process answers from here on
     }
 
 
@@ -96,17 +108,23 @@ def check_answer(document: dict[str, Any], operation: dict[str, Any], status: in
 def test_curl_drives_every_route_of_the_document(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     run("curl", "--version")
-    with serving_api(tmp_path, f"unix:{path}") as process:
+    with serving_api(tmp_path, f"unix:{path}") as process, connect(process.address("web")):
         curl = Curl(path)
         document = curl.document()
-        known = examples(process)
+        assert wait_until(lambda: len(json.loads(curl("GET", "/v1/sessions")[2])) == 1)
+        known = examples(json.loads(curl("GET", "/v1/sessions")[2])[0]["id"])
         operations = {f"{m.upper()} {p}": op for p, ops in document["paths"].items() for m, op in ops.items()}
         assert set(operations) == set(known)
         for name, (route, body, expected) in known.items():
             status, kind, text = curl(name.split()[0], route, body)
             assert status == expected, (name, text)
             check_answer(document, operations[name], status, kind, text)
-        assert curl("GET", "/v1/pools/nowhere")[0] == 404
+        new = json.loads(text)["pid"]
+        try:
+            assert process.wait() == 0
+            assert curl("GET", "/v1/pools/nowhere")[0] == 404
+        finally:
+            os.kill(new, signal.SIGKILL)
         assert "Traceback" not in process.log
 
 
@@ -123,6 +141,7 @@ def test_schemathesis_finds_no_way_to_break_it(tmp_path: Path) -> None:
         address = process.wait_for(r"admin listening address=(\S+)")[1]
         program = [sys.executable, "-m", "schemathesis.cli", "run", f"http://{address}/openapi.json"]
         options = ["--checks", SCHEMATHESIS, "--max-examples", examples_max, "--exclude-path", "/v1/events"]
+        options += ["--exclude-path", "/v1/drain", "--exclude-path", "/v1/upgrade"]
         more = ["--request-timeout", "20", "--generation-database", "none", "--no-color"]
         done = subprocess.run(
             [*program, *options, *more],

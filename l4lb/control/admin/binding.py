@@ -8,8 +8,9 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Handler, Refusal
-from l4lb.control.admin.routes import Api, Call, Query, Route
+from l4lb.control.admin.routes import Route
 
 BODY_BYTES_MAX = 64 * 1024
 M = TypeVar("M", bound=BaseModel)
@@ -50,6 +51,8 @@ def bind(route: Route, api: Api) -> Handler:
         answer = await route.handler(api, Call(request.match_info, query, body, request))
         if isinstance(answer, web.StreamResponse):
             return answer
-        return web.json_response(answer, status=route.status_of(answer))
+        if isinstance(answer, Answer):
+            return web.json_response(answer.body, status=answer.status)
+        return web.json_response(answer)
 
     return handler

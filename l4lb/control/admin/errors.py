@@ -8,6 +8,7 @@ from aiohttp import web
 
 from l4lb.control.events import logger
 from l4lb.control.shapes import Error
+from l4lb.errors import ChangeError, ConfigError, UpgradeError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 409: "conflict", 422: "invalid"}
@@ -30,6 +31,16 @@ def error_response(refusal: Refusal) -> web.Response:
     return web.json_response(body, status=refusal.status, headers=headers)
 
 
+def _of_verb(error: ChangeError | ConfigError | UpgradeError) -> Refusal:
+    """What a verb could not do: nothing has changed. A configuration's problems are told all, a line each."""
+    if isinstance(error, UpgradeError):
+        return Refusal(409, str(error))
+    if isinstance(error, ConfigError):
+        return Refusal(422, str(error), error.problems[0].path)
+    status = next(status for status, code in CODES.items() if code == error.code)
+    return Refusal(status, str(error), error.path)
+
+
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     """No such route, wrong method (with the right ones in Allow), a body that is too large."""
     reason = error.reason.lower()
@@ -47,6 +58,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except Refusal as refusal:
         return error_response(refusal)
+    except (ChangeError, ConfigError, UpgradeError) as error:
+        return error_response(_of_verb(error))
     except web.HTTPException as error:
         return _of_aiohttp(request, error)
     except Exception:

@@ -1,8 +1,9 @@
 """Who may ask: the bearer token, and, where a browser could be made to ask, no page but our own. Control loop only.
 
-A unix socket is guarded by its file's mode, and no browser reaches it. On TCP a page of another origin must not be able
-to use the API: not with a name of its own that resolves to this address (DNS rebinding: its Host header is that name),
-and not by requests that need no answer (their Origin header is another than Host).
+A page of another origin must not be able to use the API: not with a name of its own that resolves to this address (DNS
+rebinding: its Host header is that name), and not by requests that need no answer (their Origin header is another than
+Host). A unix socket is guarded by its file's mode, but a browser reaches it too when its user forwards a port to it
+(`ssh -L`). There clients make up a name for it: any of one label, which no stranger's page can have.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def _host_name(authority: str) -> str:
         return ""
 
 
-def _is_local(host: str, known: Collection[str]) -> bool:
+def _is_local(host: str, known: Collection[str], one_label: bool) -> bool:
     """A name that no stranger can make resolve to this address: an IP address, localhost, the one that is bound."""
     name = _host_name(host)
-    if name in ("localhost", *known):
+    if name in ("localhost", *known) or (one_label and "." not in name):
         return True
     try:
         ipaddress.ip_address(name)
@@ -54,13 +55,14 @@ def _is_local(host: str, known: Collection[str]) -> bool:
     return True
 
 
-def refuse_other_pages(names: Collection[str]) -> object:
-    """Middleware for TCP without a token. `names` are those that the API may be asked under, besides IP addresses."""
+def refuse_other_pages(names: Collection[str], one_label: bool = False) -> object:
+    """Middleware for an API without a token. `names` are those that it may be asked under, besides IP addresses, and
+    with `one_label` all that have no dot."""
 
     @web.middleware
     async def same_page(request: web.Request, handler: Handler) -> web.StreamResponse:
         host, origin = request.headers.get("Host"), request.headers.get("Origin")
-        if host is not None and not _is_local(host, names):
+        if host is not None and not _is_local(host, names, one_label):
             raise Refusal(401, f'"{host}": not a name of this API; ask it by its IP address', "Host")
         if request.method not in _READING and origin is not None and _authority(origin) != host:
             raise Refusal(401, f'"{origin}": a page of another origin may change nothing here', "Origin")

@@ -14,10 +14,11 @@ from l4lb.control.shapes import Error
 _REF = "#/components/schemas/{model}"
 _ERROR = {"$ref": _REF.format(model="Error")}
 _SAID = {
+    201: "Added",
     400: "A parameter is wrong",
     401: "The token is missing or wrong, or a page of another origin asks",
     404: "There is no such thing",
-    409: "It cannot be done now",
+    409: "It cannot be done now, or not with what there is",
     422: "The body does not fit",
     503: "Not ready",
 }

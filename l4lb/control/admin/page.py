@@ -1,7 +1,55 @@
-"""The status page: one file beside this one, no external resource; it asks /v1/status every second."""
+"""The dashboard: the page at ``/`` and the files that it names, which lie beside this one in ``dashboard/`` and are
+read once. They hold no data, so they need no token; what the page shows it asks of the API like everyone else.
+
+No resource but these: POLICY forbids the browser to load, send or run anything else.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import PurePath
 
-PAGE = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+from aiohttp import web
+
+from l4lb.version import __version__
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+_MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """As it is served."""
+
+    text: str
+    media: str
+
+    def response(self) -> web.Response:
+        return web.Response(text=self.text, content_type=self.media, headers=_HEADERS)
+
+
+def _read() -> dict[str, File]:
+    found = {}
+    for entry in files(__package__).joinpath("dashboard").iterdir():
+        if (media := _MEDIA.get(PurePath(entry.name).suffix)) is not None:
+            text = entry.read_text(encoding="utf-8").replace("{{version}}", __version__)
+            found[f"/dashboard/{entry.name}"] = File(text, media)
+    return found
+
+
+FILES = _read()  # by path
+PAGE = FILES.pop("/dashboard/index.html")
+
+
+async def serve_file(request: web.Request) -> web.Response:
+    return FILES[request.path].response()

@@ -7,53 +7,27 @@ is a `Refusal`. A new route is one entry in `ROUTES`.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from l4lb.control import shapes
+from l4lb.control.admin import changes, sessions
+from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
-from l4lb.control.admin.stream import READERS_MAX, EventStream
-from l4lb.control.metrics.exposition import Metrics
-from l4lb.control.status import Status
-
-
-@dataclass(frozen=True, slots=True)
-class Api:
-    """What the handlers work on."""
-
-    status: Status
-    stream: EventStream
-    document: Callable[[], dict[str, Any]]
-    metrics: Metrics
-
-
-class Query(BaseModel):
-    """Parameters after the question mark; an unknown one is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request: `path` by the names in the route's path, `query` and `body` as the route's models."""
-
-    path: Mapping[str, str]
-    query: Any
-    body: Any
-    request: web.Request
+from l4lb.control.admin.stream import READERS_MAX
+from l4lb.control.events import RECENT
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """`answer` is the type of its JSON, `media` what it is when it is not JSON, `or_media` what else, by Accept; `body`
     the model of what it takes; `refuses` the statuses of its errors, besides those of wrong parameters and a missing
-    token; `public`: without a token; `status_of` gives the status of an answer where that is not always 200, one of
-    `statuses`."""
+    token; `public`: without a token; `statuses` are those of its answers."""
 
     method: str
     path: str
@@ -68,15 +42,18 @@ class Route:
     public: bool = False
     dashboard: bool = False
     statuses: tuple[int, ...] = (200,)
-    status_of: Callable[[Any], int] = lambda answer: 200
 
 
-PATH_PARAMETERS = {"pool": "name of a pool"}
+PATH_PARAMETERS = {"pool": "name of a pool", "address": "of a backend, or its id", "id": "of a session"}
 
 
 class ExplainQuery(Query):
     source: str = Field(description="the client: an address, or address:port")
     to: str = Field(default="", description="address:port that it connects to, for a hash_key that needs it")
+
+
+class EventsQuery(Query):
+    last: int = Field(default=0, ge=0, le=RECENT, description="begin with so many of the latest events")
 
 
 async def _status(api: Api, call: Call) -> shapes.Status:
@@ -119,7 +96,7 @@ async def _config(api: Api, call: Call) -> shapes.ConfigShape:
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
         raise Refusal(409, f"{READERS_MAX} streams are open already")
-    return await api.stream.serve(call.request)
+    return await api.stream.serve(call.request, call.query.last)
 
 
 async def _metrics(api: Api, call: Call) -> web.Response:
@@ -131,9 +108,9 @@ async def _alive(api: Api, call: Call) -> shapes.Alive:
     return {"status": "alive"}
 
 
-async def _ready(api: Api, call: Call) -> shapes.Readiness:
+async def _ready(api: Api, call: Call) -> Answer[shapes.Readiness]:
     reasons = api.status.readiness()
-    return {"ready": not reasons, "reasons": reasons}
+    return Answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
 
 async def _openapi(api: Api, call: Call) -> web.Response:
@@ -141,7 +118,7 @@ async def _openapi(api: Api, call: Call) -> web.Response:
 
 
 async def _page(api: Api, call: Call) -> web.Response:
-    return web.Response(text=PAGE, content_type="text/html")
+    return PAGE.response()
 
 
 ROUTES = (
@@ -154,14 +131,32 @@ ROUTES = (
           refuses=(404,)),
     Route("GET", "/v1/pools/{pool}/explain", "Which backend a client gets, and why", _explain, shapes.Explanation,
           query=ExplainQuery, refuses=(404,)),
+    Route("PUT", "/v1/pools/{pool}/backends/{address}", "Change a backend, or add one", changes.put_backend,
+          shapes.Backend, body=changes.BackendSettings, refuses=(404, 409), statuses=(200, 201)),
+    Route("DELETE", "/v1/pools/{pool}/backends/{address}", "Remove a backend", changes.remove_backend,
+          shapes.Removed, query=changes.RemoveQuery, refuses=(404, 409)),
+    Route("GET", "/v1/sessions", "The sessions that there are now; X-Total-Count is how many, limit or not",
+          sessions.list_sessions, list[shapes.Session], query=sessions.ListQuery, refuses=(404, 409)),
+    Route("DELETE", "/v1/sessions", "End the sessions that are meant (close reason admin)", sessions.end_sessions,
+          shapes.Ended, query=sessions.SessionsQuery, refuses=(404, 409)),
+    Route("DELETE", "/v1/sessions/{id}", "End a session (close reason admin)", sessions.end_session, shapes.Session,
+          refuses=(404, 409)),
+    Route("POST", "/v1/reload", "Read the file again and make what it says what is wanted", changes.reload,
+          shapes.Reloaded, refuses=(409, 422)),
+    Route("POST", "/v1/drain", "Drain the whole process, which then exits, or a listener", changes.drain, shapes.Drain,
+          body=changes.DrainRequest, refuses=(404, 409)),
+    Route("DELETE", "/v1/drain", "Let a listener that drains accept again", changes.resume, shapes.Resumed,
+          query=changes.ResumeQuery, refuses=(404, 409, 422)),
+    Route("POST", "/v1/upgrade", "Let a new process take over; this one drains and exits", changes.upgrade,
+          shapes.Upgraded, refuses=(409,)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
-          _events, media="text/event-stream", refuses=(409,)),
+          _events, media="text/event-stream", query=EventsQuery, refuses=(409,)),
     Route("GET", "/metrics", "All counts, for Prometheus; OpenMetrics by Accept", _metrics, media="text/plain",
           or_media=("application/openmetrics-text",)),
     Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
     Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
-          statuses=(200, 503), status_of=lambda answer: 200 if answer["ready"] else 503),
+          statuses=(200, 503)),
     Route("GET", "/openapi.json", "This document", _openapi, media="application/json"),
     Route("GET", "/", "The dashboard", _page, media="text/html", public=True, dashboard=True),
 )  # fmt: skip

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from l4lb.config import Config
 from l4lb.control.admin.binding import BODY_BYTES_MAX, bind
+from l4lb.control.admin.calls import Api, Verbs
 from l4lb.control.admin.errors import errors_as_json
 from l4lb.control.admin.guard import refuse_other_pages, require_token
 from l4lb.control.admin.openapi import document
-from l4lb.control.admin.routes import ROUTES, Api
+from l4lb.control.admin.page import FILES, serve_file
+from l4lb.control.admin.routes import ROUTES
 from l4lb.control.admin.stream import EventStream
 from l4lb.control.events import Events
 from l4lb.control.metrics.exposition import Metrics
@@ -29,17 +31,23 @@ _silent.propagate = False
 
 
 class AdminServer:
-    """Serves `status` where `config` says; `address` is where that really is, empty when it is off."""
+    """Serves `status` and `verbs` where `config` says; `address` is where that really is, empty when it is off."""
 
     def __init__(
-        self, config: Config, status: Status, events: Events, metrics: Metrics, given: AdminSocket | None = None
+        self,
+        config: Config,
+        status: Status,
+        verbs: Verbs,
+        events: Events,
+        metrics: Metrics,
+        given: AdminSocket | None = None,
     ) -> None:
         self.address = ""
         self._given = given
         self._stream = EventStream(events)
         self._config = config
         self._routes = [route for route in ROUTES if config.admin.dashboard or not route.dashboard]
-        self._api = Api(status, self._stream, self._document, metrics)
+        self._api = Api(status, verbs, self._stream, self._document, metrics)
         self._socket: AdminSocket | None = None
         self._runner: web.AppRunner | None = None
 
@@ -119,16 +127,19 @@ class AdminServer:
     def _application(self, address: str, token: str) -> web.Application:
         middlewares: list[Any] = [errors_as_json]
         parsed = parse_address(address)
+        files = set(FILES) if self._config.admin.dashboard else set()
         if token:
-            middlewares.append(require_token(token, {route.path for route in self._routes if route.public}))
-        elif parsed.kind != "unix":
-            middlewares.append(refuse_other_pages({parsed.host}))
+            middlewares.append(require_token(token, {route.path for route in self._routes if route.public} | files))
+        else:
+            middlewares.append(refuse_other_pages({parsed.host}, one_label=parsed.kind == "unix"))
         app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
         app.on_response_prepare.append(_never_kept)
         for route in self._routes:
             extra = {"allow_head": route.media != "text/event-stream"} if route.method == "GET" else {}
             add = getattr(app.router, f"add_{route.method.lower()}")
             add(route.path, bind(route, self._api), **extra)
+        for path in files:
+            app.router.add_get(path, serve_file)
         return app
 
 

@@ -2,12 +2,14 @@
 
 A reader that does not keep up loses events, never the balancer's time: its queue is bounded, and the number that it
 lost is told with the next one that it gets (kind ``events_lost``). One that takes nothing for PATIENCE_S is cut off.
+Who comes late may ask for the latest events first: on a page that is opened after the incident they are the news.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 
 from aiohttp import web
 
@@ -20,7 +22,8 @@ KEEPALIVE_S = 15.0  # a comment so often, so that proxies between leave an idle 
 
 
 def _message(event: Event) -> bytes:
-    data = {"kind": event.kind, "time": event.time, **event.fields}
+    level = logging.getLevelName(event.level).lower()
+    data = {"kind": event.kind, "time": event.time, "level": level, **event.fields}
     return f"event: {event.kind}\ndata: {json.dumps(data, default=str)}\n\n".encode()
 
 
@@ -77,8 +80,11 @@ class EventStream:
     def full(self) -> bool:
         return len(self._readers) >= READERS_MAX
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request, last: int = 0) -> web.StreamResponse:
+        """Until the client goes; `last`: how many of the latest events it gets first."""
         reader = _Reader(request, self._patience_s)
+        for event in list(self._events.recent)[-last:] if last else ():
+            reader.hear(event)
         task = asyncio.current_task()
         assert task is not None
         self._readers.add(task)

@@ -16,8 +16,9 @@ import pytest
 from l4lb import AdminError, Client, ConfigError, LoadBalancer
 from l4lb.config import AdminConfig, HealthConfig
 from l4lb.control.admin.stream import READERS_MAX
-from tests.support.balancing import make_config
-from tests.support.peers import echo, serving
+from l4lb.control.events import RECENT
+from tests.support.balancing import address_of, make_config, wait_idle
+from tests.support.peers import connect, echo, serving
 from tests.support.waiting import wait_until
 
 
@@ -247,3 +248,42 @@ def test_so_many_streams_and_no_more() -> None:
             assert b" 200 " in sock.recv(4096)
         status, body = get(balancer.admin_address, "/v1/events")
         assert (status, body["error"]["code"]) == (409, "conflict")  # type: ignore[call-overload,index]
+
+
+def test_connect_times_are_counted_in_the_status() -> None:
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+        for _ in range(5):
+            with connect(address_of(balancer)) as sock:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+        wait_idle(balancer)
+        found: Any = balancer.status()["connect_time"]
+        assert sum(found["counts"]) == 5
+        assert len(found["counts"]) == len(found["bounds_s"]) + 1
+        assert found["bounds_s"] == sorted(found["bounds_s"])
+        assert 0 < found["sum_s"] < 5
+
+
+def read_events(address: str, query: str, count: int) -> list[dict[str, Any]]:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(f"GET /v1/events{query} HTTP/1.0\r\n\r\n".encode())
+        stream = sock.makefile("rb")
+        return [read_event(stream) for _ in range(count)]
+
+
+def test_who_comes_late_may_hear_the_latest_events_first_and_each_has_its_level() -> None:
+    with with_admin("127.0.0.1:1", bind="127.0.0.1:0") as balancer:
+
+        async def emit(count: int) -> None:
+            for number in range(count):
+                balancer.plane.events.emit("backend_down", {"number": number}, 10)
+
+        balancer.run(emit(RECENT + 50))
+        found = read_events(balancer.admin_address, "?last=3", 3)
+        assert [event["number"] for event in found] == [RECENT + 47, RECENT + 48, RECENT + 49]
+        assert {event["level"] for event in found} == {"debug"}
+        assert len(read_events(balancer.admin_address, f"?last={RECENT}", RECENT)) == RECENT
+        for wrong in ("-1", str(RECENT + 1), "x"):
+            assert get(balancer.admin_address, f"/v1/events?last={wrong}")[0] == 400
+        assert wait_until(lambda: balancer.run(emit(1)) or len(balancer.plane.events._subscribers) == 1)

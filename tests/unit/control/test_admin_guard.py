@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,29 @@ def test_a_name_that_a_stranger_made_resolve_here_is_refused(host: str) -> None:
 def test_names_that_no_stranger_can_have_are_served(host: str) -> None:
     with with_admin() as balancer:
         assert ask(balancer.admin_address, "GET", "/v1/status", {"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "expected"),
+    [
+        ("l4lb", "", 200),
+        ("localhost:9900", "http://localhost:9900", 405),
+        ("evil.example:9900", "", 401),
+        ("localhost:9900", "http://evil.example", 401),
+    ],
+)
+def test_a_browser_reaches_a_unix_socket_through_a_forwarded_port(
+    host: str, origin: str, expected: int, tmp_path: Path
+) -> None:
+    """`ssh -L 9900:/run/l4lb/admin.sock`: the page of the API itself, and no other."""
+    path = tmp_path / "admin.sock"
+    config = make_config(["127.0.0.1:1"]).model_copy(update={"admin": AdminConfig(bind=f"unix:{path}")})
+    with LoadBalancer(config), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        method, more = ("POST", f"Origin: {origin}\r\n") if origin else ("GET", "")
+        sock.sendall(f"{method} /v1/status HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{more}\r\n".encode())
+        assert sock.recv(12) == f"HTTP/1.1 {expected}".encode()
 
 
 def test_a_page_of_another_origin_can_change_nothing() -> None:

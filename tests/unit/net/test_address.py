@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket
-from l4lb.net.address import Address, parse_address, parse_endpoint, resolve_backend, resolve_listener
+from l4lb.net.address import Address, parse_address, parse_endpoint, parse_source, resolve_backend, resolve_listener
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,19 @@ def test_endpoints(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(ValueError, match="expected an IP address"):
         parse_endpoint(text)
+
+
+@given(st.ip_addresses(), st.integers(0, 128), st.integers(1, 65535))
+def test_sources_as_operators_write_them(address: IPv4Address | IPv6Address, bits: int, port: int) -> None:
+    text, version6 = str(address), isinstance(address, IPv6Address)
+    network = f"{text}/{bits if version6 else bits % 33}"
+    alone = address.ipv4_mapped if isinstance(address, IPv6Address) and address.ipv4_mapped else address
+    assert parse_source(text) == (ip_network(alone), 0)
+    assert parse_source(f"[{text}]:{port}" if version6 else f"{text}:{port}") == (ip_network(alone), port)
+    assert parse_source(network) == (ip_network(network, strict=False), 0)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.0/33", "10/8", "::/129", "192.0.2.1:80/24", "/", "192.0.2.1/"])
+def test_what_is_no_network(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a network"):
+        parse_source(text)

@@ -1,0 +1,158 @@
+"""``l4lb backend``: a pool's backends, listed and changed while they serve."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from l4lb.cli.connection import Progress, admin_options, as_json, connected, console, duration_option, sessions
+from l4lb.cli.status import pool_table
+from l4lb.remote import RemoteBackend, RemotePool
+
+_POLL_S = 0.1
+addresses = click.argument("backends", metavar="ADDR...", nargs=-1, required=True)
+
+
+@click.group()
+def backend() -> None:
+    """List and change the backends of a pool. ADDR is a backend's address or id."""
+
+
+@backend.command("list")
+@click.argument("pool")
+@as_json
+@admin_options
+def list_(pool: str, as_json: bool, admin: str | None, token_file: str | None) -> None:
+    """The backends of POOL, their health and sessions."""
+    with connected(admin, token_file) as client:
+        answer = client.pool(pool)
+    if as_json:
+        click.echo(json.dumps(answer["backends"], indent=2))
+    else:
+        console().print(pool_table(answer))
+
+
+def _tag(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    wrong = [value for value in values if not value.partition("=")[0] or "=" not in value]
+    if wrong:
+        raise click.BadParameter(f'"{wrong[0]}": expected KEY=VALUE')
+    return {value.partition("=")[0]: value.partition("=")[2] for value in values}
+
+
+@backend.command()
+@click.argument("pool")
+@click.argument("address", metavar="ADDR")
+@click.option("--weight", type=int, help="Share of new sessions (1).")
+@click.option("--max-sessions", type=int, help="At most so many at once (0: no limit).")
+@click.option("--priority", type=int, help="The lowest number that has an available backend is used (0).")
+@click.option("--id", help="Identity for hashing and statistics (the address).")
+@click.option("--zone", help="Where it is.")
+@click.option("--admin-state", type=click.Choice(["ready", "drain", "maint"]), help="What it begins with (ready).")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tag, help="Of your own; may be given again."
+)
+@admin_options
+def add(pool: str, address: str, admin: str | None, token_file: str | None, **given: Any) -> None:
+    """Add a backend to POOL; one that is there already gets what is given."""
+    settings = {key: value for key, value in given.items() if value not in (None, {})}
+    with connected(admin, token_file) as client:
+        there = client.pool(pool)["backends"]
+        added = RemotePool(client, pool).add(address, **settings)
+    known = any(address in (one["id"], one["address"]) for one in there)
+    click.echo(f"{pool}: {added.id}: {'was there' if known else 'added'}")
+
+
+@backend.command()
+@click.argument("pool")
+@addresses
+@duration_option("--drain", "How long its sessions may go on (as on_backend_removed says).")
+@admin_options
+def remove(
+    pool: str, backends: tuple[str, ...], drain: float | None, admin: str | None, token_file: str | None
+) -> None:
+    """Take backends out of POOL."""
+    with connected(admin, token_file) as client:
+        for one in _found(RemotePool(client, pool), backends):
+            RemotePool(client, pool).remove(one.id, drain)
+            click.echo(f"{pool}: {one.id}: removed")
+
+
+def _found(pool: RemotePool, backends: tuple[str, ...]) -> list[RemoteBackend]:
+    """All of them before anything is changed: a typing error must neither add one nor be half of a change."""
+    return [pool.find(one) for one in backends]
+
+
+def _set_all(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None, **settings: Any) -> None:
+    with connected(admin, token_file) as client:
+        for one in _found(RemotePool(client, pool), backends):
+            one.set(**settings)
+            said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
+            click.echo(f"{pool}: {one.id}: {said}")
+
+
+@backend.command()
+@click.argument("pool")
+@addresses
+@admin_options
+def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
+    """Let backends have new sessions (again)."""
+    _set_all(pool, backends, admin, token_file, admin_state="ready")
+
+
+@backend.command()
+@click.argument("pool")
+@addresses
+@admin_options
+def maint(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
+    """Out of service for maintenance: no new session, and health does not matter."""
+    _set_all(pool, backends, admin, token_file, admin_state="maint")
+
+
+@backend.command()
+@click.argument("pool")
+@click.argument("address", metavar="ADDR")
+@click.argument("weight", type=int)
+@admin_options
+def weight(pool: str, address: str, weight: int, admin: str | None, token_file: str | None) -> None:
+    """Set a backend's share of new sessions; 0: none."""
+    _set_all(pool, (address,), admin, token_file, weight=weight)
+
+
+@backend.command()
+@click.argument("pool")
+@addresses
+@click.option("--wait", is_flag=True, help="Until they have no session left; 1 when they still have some in the end.")
+@duration_option("--timeout", "With --wait: at most so long.", "30s")
+@admin_options
+def drain(
+    pool: str, backends: tuple[str, ...], wait: bool, timeout: float, admin: str | None, token_file: str | None
+) -> int:
+    """Give backends no new session; those that they have go on."""
+    with connected(admin, token_file) as client:
+        draining = _found(RemotePool(client, pool), backends)
+        for one in draining:
+            one.set(admin_state="drain")
+        left = _wait(RemotePool(client, pool), draining, timeout) if wait else _left(RemotePool(client, pool), draining)
+    for id_, count in left.items():
+        click.echo(f"{pool}: {id_}: drain, {sessions(count)}")
+    return 1 if wait and any(left.values()) else 0
+
+
+def _left(pool: RemotePool, backends: list[RemoteBackend]) -> dict[str, int]:
+    """Sessions by id. One that was removed meanwhile is no longer waited for."""
+    there = {one["id"]: one["sessions_active"] for one in pool.status["backends"]}
+    return {one.id: there.get(one.id, 0) for one in backends}
+
+
+def _wait(pool: RemotePool, backends: list[RemoteBackend], timeout_s: float) -> dict[str, int]:
+    progress, deadline = Progress(), time.monotonic() + timeout_s
+    try:
+        while any((left := _left(pool, backends)).values()) and (remains := deadline - time.monotonic()) > 0:
+            progress.say(f"{sessions(sum(left.values()))} left, at most {remains:.0f} s more")
+            time.sleep(_POLL_S)
+    finally:
+        progress.end()
+    return left

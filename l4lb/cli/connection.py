@@ -1,0 +1,88 @@
+"""What the commands that talk to a running instance share: their options, values, progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from l4lb.client import Client
+from l4lb.net.admin_socket import default_admin_address
+
+F = TypeVar("F", bound=Callable[..., Any])
+PIPED_WIDTH = 200  # where no terminal has a width: nothing is cut off
+_SAID_EVERY_S = 1.0  # where progress is not a line that changes
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    from l4lb.config.units import parse_duration  # with all of the configuration: for those that give one
+
+    try:
+        return 0.0 if value in ("0", "0s") else None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def duration_option(name: str, description: str, default: str | None = None) -> Callable[[F], F]:
+    """Seconds, from text such as 30s; 0 is "at once"."""
+    return click.option(
+        name, metavar="DURATION", callback=_duration, default=default, show_default=True, help=description
+    )
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
+
+
+def admin_options(command: F) -> F:
+    """`admin` and `token_file`, for `connected`."""
+    admin, token = "Admin API of the instance (env L4LB_ADMIN).", "Its token (env L4LB_TOKEN_FILE)."
+    command = click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help=token)(command)
+    return click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help=admin)(command)
+
+
+def connected(admin: str | None, token_file: str | None) -> Client:
+    return Client(admin or default_admin_address(), token=read_token(token_file))
+
+
+def read_token(file: str | None) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
+
+
+def console() -> Console:
+    found = Console()
+    return found if found.is_terminal else Console(width=PIPED_WIDTH)
+
+
+class Progress:
+    """How far something is, on stderr: a line that changes in a terminal, otherwise a line when it has changed, at most
+    one a second."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._said = ""
+        self._said_at = -_SAID_EVERY_S
+
+    def say(self, text: str) -> None:
+        now = time.monotonic()
+        if self._terminal:
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
+        elif text != self._said and now - self._said_at >= _SAID_EVERY_S:
+            click.echo(text, err=True)
+            self._said_at = now
+        self._said = text
+
+    def end(self) -> None:
+        if self._terminal and self._said:
+            click.echo(err=True)
+
+
+def sessions(count: int) -> str:
+    return "1 session" if count == 1 else f"{count} sessions"

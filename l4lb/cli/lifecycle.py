@@ -1,0 +1,106 @@
+"""``l4lb reload``, ``l4lb drain``, ``l4lb upgrade``: the life of a running instance."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+import click
+
+from l4lb.cli.connection import Progress, admin_options, connected, duration_option, sessions
+from l4lb.client import Client
+from l4lb.errors import AdminError, ConfigError, Problem
+from l4lb.remote import RemoteListener
+from l4lb.remote import drain as asked_to_drain
+
+_POLL_S = 0.1
+
+
+@click.command()
+@admin_options
+def reload(admin: str | None, token_file: str | None) -> None:
+    """Have the instance read its file again. A file that is wrong changes nothing."""
+    with connected(admin, token_file) as client:
+        try:
+            changes = client.reload()
+        except AdminError as error:
+            if error.code != "invalid":
+                raise
+            raise ConfigError([Problem("", line) for line in str(error).splitlines()]) from None
+    for kind, counts in (("listeners", changes.listeners), ("pools", changes.pools), ("backends", changes.backends)):
+        click.echo("{}: {} added, {} removed, {} changed".format(kind, *counts))
+    if changes.needs_restart:
+        click.echo(f"l4lb: from the next upgrade or restart on: {', '.join(changes.needs_restart)}", err=True)
+
+
+@click.command()
+@admin_options
+def upgrade(admin: str | None, token_file: str | None) -> None:
+    """Have a new process take the instance's place, without a refused or reset connection."""
+    with connected(admin, token_file) as client:
+        pid = client.upgrade()
+    click.echo(f"process {pid} accepts now; the one before it drains")
+
+
+@click.command()
+@click.option("--listener", default="", metavar="NAME", help="This one alone; the process goes on.")
+@duration_option("--timeout", "How long sessions may go on (drain_timeout).")
+@click.option("--wait", is_flag=True, help="Until it is over, with progress; 1 when sessions had to be reset.")
+@click.option("--undo", is_flag=True, help="With --listener: let it accept again.")
+@admin_options
+def drain(
+    listener: str, timeout: float | None, wait: bool, undo: bool, admin: str | None, token_file: str | None
+) -> int:
+    """Stop accepting, let the sessions end, then exit: the instance, or one listener of it."""
+    if undo and (not listener or wait or timeout is not None):
+        raise click.UsageError("--undo goes with --listener alone")
+    what = f"listener {listener}" if listener else "the instance"
+    with connected(admin, token_file) as client:
+        if undo:
+            RemoteListener(client, listener).resume()
+            click.echo(f"{what}: accepts")
+            return 0
+        if not wait:
+            said = asked_to_drain(client, False, timeout, listener)
+            click.echo(f"{what}: drains, {sessions(said['sessions_active'])}, at most {said['remaining_s']:.0f} s")
+            return 0
+        with connected(admin, token_file) as watching:
+            said = _watched(lambda: asked_to_drain(client, True, timeout, listener), watching, listener)
+    cut = said["sessions_cut"]
+    click.echo(f"{what}: drained, {f'{sessions(cut)} reset' if cut else 'no session was left'}")
+    return 1 if cut else 0
+
+
+def _watched(drain: Callable[[], dict[str, Any]], watching: Client, listener: str) -> dict[str, Any]:
+    """What `drain` returns, with progress meanwhile: it waits on a thread, which an interrupt leaves behind."""
+    over: Future[dict[str, Any]] = Future()
+
+    def run() -> None:
+        try:
+            over.set_result(drain())
+        except BaseException as error:
+            over.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    progress = Progress()
+    try:
+        while not wait_for([over], timeout=_POLL_S).done:
+            with contextlib.suppress(AdminError):
+                said = RemoteListener(watching, listener).status if listener else watching.status()
+                if said["drain"] is not None:
+                    progress.say(_progress(said["drain"]))
+        return over.result()
+    except AdminError as error:
+        if error.code == "unreachable":
+            raise AdminError("the instance ended before its drain was over") from error
+        raise
+    finally:
+        progress.end()
+
+
+def _progress(drain: Mapping[str, Any]) -> str:
+    return f"{sessions(drain['sessions_active'])} left, at most {drain['remaining_s']:.0f} s more"

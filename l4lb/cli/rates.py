@@ -1,0 +1,76 @@
+"""From counters that were read one after the other to rates and their history. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+HISTORY = 120  # rates that are kept of each
+COUNTERS = ("sessions_total", "bytes_up", "bytes_down")
+BARS = "▁▂▃▄▅▆▇█"
+
+Key = tuple[str, ...]  # ("total",), ("listener", name), ("pool", name), ("backend", pool, id)
+
+
+def spark(values: Sequence[float], width: int) -> str:
+    """The last `width` of `values` as bars, the highest one full; spaces where there are no values yet."""
+    shown = list(values)[-width:]
+    top = max(shown, default=0.0)
+    bars = "".join(BARS[min(int(value / top * len(BARS)), len(BARS) - 1)] if top > 0 else BARS[0] for value in shown)
+    return bars.rjust(width)
+
+
+def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, int]]]:
+    """Each thing of a status with its counters; ``total`` is of all pools."""
+    pools = status["pools"]
+    yield ("total",), {name: sum(pool[name] for pool in pools) for name in COUNTERS}
+    for listener in status["listeners"]:
+        yield ("listener", listener["name"]), {"sessions_total": listener["sessions_total"]}
+    for pool in pools:
+        yield ("pool", pool["name"]), {name: pool[name] for name in COUNTERS}
+        for one in pool["backends"]:
+            yield ("backend", pool["name"], one["id"]), {name: one[name] for name in COUNTERS}
+
+
+@dataclass(slots=True)
+class _Series:
+    counters: Mapping[str, int]
+    rates: dict[str, deque[float]] = field(default_factory=dict)
+
+
+class Rates:
+    """Rates a second. A process that is another one than before begins anew, as does what was not there before."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._at = 0.0
+        self._series: dict[Key, _Series] = {}
+
+    def feed(self, status: Mapping[str, Any], at: float) -> None:
+        """A status that was read at `at`, in seconds of any clock."""
+        known = self._series if status["pid"] == self._pid else {}
+        elapsed = at - self._at
+        self._pid, self._at = status["pid"], at
+        self._series = {}
+        for key, counters in counters_of(status):
+            series = known.get(key) or _Series(counters)
+            if elapsed > 0 and key in known:
+                _note(series, counters, elapsed)
+            series.counters = counters
+            self._series[key] = series
+
+    def now(self, key: Key, counter: str) -> float:
+        history = self.history(key, counter)
+        return history[-1] if history else 0.0
+
+    def history(self, key: Key, counter: str) -> Sequence[float]:
+        series = self._series.get(key)
+        return series.rates.get(counter, ()) if series else ()
+
+
+def _note(series: _Series, counters: Mapping[str, int], elapsed_s: float) -> None:
+    for name, value in counters.items():
+        grown = max(0, value - series.counters.get(name, value))  # less: a backend that was removed and came back
+        series.rates.setdefault(name, deque(maxlen=HISTORY)).append(grown / elapsed_s)

@@ -1,0 +1,300 @@
+"""``l4lb top``: a running instance, live in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import click
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.events import Resize
+from textual.widgets import DataTable, Footer, Static
+
+from l4lb.cli.connection import admin_options, connected, sessions
+from l4lb.cli.rates import Key, Rates, spark
+from l4lb.cli.session import age_text
+from l4lb.cli.status import HEALTH_STYLE, drain_text, size_text
+from l4lb.client import Client
+from l4lb.errors import AdminError
+from l4lb.remote import RemoteBackend, RemotePool
+
+STATE_STYLE = {"ready": "", "drain": "yellow", "maint": "magenta"}
+WIDE = 104  # columns of a terminal from which the tables have a trend
+MARGIN = 4  # columns beside a table: padding and a scroll bar
+WEIGHT_MAX = 65535
+Row = list[Text]
+
+
+def rate_text(rate: float) -> str:
+    return f"{rate:.1f}" if rate < 100 else f"{rate:.0f}"
+
+
+def bytes_text(rate: float) -> str:
+    """Short: no decimals for what has three digits."""
+    value, unit = size_text(int(rate)).split(" ")
+    return f"{float(value):.0f}{unit[0]}" if len(value) > 4 or unit == "B" else f"{value}{unit[0]}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+class Table(DataTable[Text]):
+    """Rows by key; what has not changed is not drawn again, and the cursor stays on its row.
+
+    `stretches`: the column that takes what the others leave of the width.
+    """
+
+    def __init__(self, columns: list[tuple[str, int]], stretches: int, **options: Any) -> None:
+        super().__init__(cell_padding=0, **options)
+        self._wanted = columns
+        self._stretches = stretches
+        self._shown: dict[Key, Row] = {}
+        self._cursor_was: Key = ()
+        self.widths: list[int] = []
+
+    def fit(self, width: int) -> None:
+        """The columns anew, for a terminal of that width; `show` has to follow."""
+        wanted = [*self._wanted, TREND] if width >= WIDE else self._wanted
+        self.widths = [column_width for _, column_width in wanted]
+        self.widths[self._stretches] = max(10, width - MARGIN - sum(self.widths) - len(wanted))
+        self._cursor_was, self._shown = self.selected or self._cursor_was, {}
+        self.clear(columns=True)
+        for number, (heading, _) in enumerate(wanted):
+            label = heading if number == 0 else heading.rjust(self.widths[number])
+            self.add_column(Text(label), width=self.widths[number] + 1, key=str(number))
+
+    def show(self, rows: dict[Key, Row]) -> None:
+        if list(rows) != list(self._shown):
+            self._rebuild(rows)
+        for key, cells in rows.items():
+            for number, cell in enumerate(cells):
+                if cell != self._shown[key][number]:
+                    self.update_cell("\0".join(key), str(number), cell)
+        self._shown = rows
+
+    def _rebuild(self, rows: dict[Key, Row]) -> None:
+        selected = self.selected or self._cursor_was
+        self.clear()
+        for key, cells in rows.items():
+            self.add_row(*cells, key="\0".join(key))
+        self._shown = rows
+        if selected in rows:
+            self.move_cursor(row=list(rows).index(selected))
+
+    @property
+    def selected(self) -> Key:
+        """The key of the cursor's row; empty when there is none."""
+        keys = list(self._shown)
+        return keys[self.cursor_row] if 0 <= self.cursor_row < len(keys) else ()
+
+
+def _right(text: str, width: int, style: str = "") -> Text:
+    return Text(text.rjust(width), style)
+
+
+BACKENDS = [("pool, backend", 0), ("state", 6), ("health", 8), ("weight", 6), ("sess", 6), ("new/s", 6),
+            ("up/s", 6), ("down/s", 6)]  # fmt: skip
+LISTENERS = [("listener", 16), ("address", 0), ("pool", 12), ("sess", 6), ("new/s", 6)]
+TREND = ("trend", 20)
+
+
+class Top(App[None]):
+    """Asks the instance that `connect` finds every `interval` seconds, each time on a connection of its own: after a
+    restart or an upgrade it is the new process that answers."""
+
+    ENABLE_COMMAND_PALETTE = False
+    TITLE = "l4lb top"
+    CSS = """
+    #head { height: auto; padding: 0 1; }
+    #listeners { height: auto; max-height: 25%; margin-top: 1; padding: 0 1; }
+    #backends { height: 1fr; margin-top: 1; padding: 0 1; }
+    .lost { opacity: 50%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "set_state('drain')", "Drain"),
+        Binding("r", "set_state('ready')", "Ready"),
+        Binding("m", "set_state('maint')", "Maint"),
+        Binding("plus,equals_sign", "weight(1)", "Weight up", key_display="+"),
+        Binding("minus", "weight(-1)", "Weight down", key_display="-"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(self, connect: Callable[[], Client], interval: float) -> None:
+        super().__init__()
+        self._connect = connect
+        self._interval = interval
+        self._rates = Rates()
+        self._status: dict[str, Any] | None = None
+        self._lost = ""
+        self._polling = asyncio.Lock()
+        self._changing = asyncio.Lock()
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head")
+        listeners = Table(LISTENERS, 1, id="listeners", show_cursor=False)
+        listeners.can_focus = False
+        yield listeners
+        yield Table(BACKENDS, 0, id="backends", cursor_type="row")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.query_one("#backends").focus()
+        self.set_interval(self._interval, self._poll)
+        self.call_later(self._poll)
+
+    def on_resize(self, resized: Resize) -> None:
+        for table in self.query(Table):
+            table.fit(resized.size.width)
+        self._show()
+
+    # ---- what is shown ----
+
+    async def _poll(self) -> None:
+        if self._polling.locked():  # the instance is slow: it is not asked twice at once
+            return
+        async with self._polling:
+            try:
+                with self._connect() as client:
+                    self._status = await client.astatus()
+                self._lost = ""
+                self._rates.feed(self._status, time.monotonic())
+            except AdminError as error:
+                self._lost = str(error)
+        self._show()
+
+    def _show(self) -> None:
+        self.query_one("#head", Static).update(self._head())
+        listeners, backends = self.query_one("#listeners", Table), self.query_one("#backends", Table)
+        for table in (listeners, backends):
+            table.set_class(bool(self._lost), "lost")  # what is there is no longer so
+        if self._status is not None and listeners.widths and backends.widths:
+            listeners.show(self._listener_rows(self._status, listeners.widths))
+            backends.show(self._backend_rows(self._status, backends.widths))
+
+    def _head(self) -> Text:
+        status = self._status
+        lost = Text(f"disconnected: {self._lost}; asking again", "bold red") if self._lost else None
+        if status is None:
+            return lost or Text("connecting")
+        state = drain_text(status["drain"]) or status["state"]
+        first = f"l4lb {status['version']}, {state}, process {status['pid']}, up {age_text(status['uptime_s'])}"
+        second = f"snapshot {status['snapshot_version']}, {sessions(status['sessions_active'])}"
+        lines = [lost or Text(first, "bold"), Text(second), self._sparks()]
+        return Text("\n").join(lines)
+
+    def _sparks(self) -> Text:
+        width = max(8, (self.size.width - 40) // 3)
+        parts = []
+        for label, counter, text in (
+            ("new", "sessions_total", rate_text),
+            ("up", "bytes_up", bytes_text),
+            ("down", "bytes_down", bytes_text),
+        ):
+            history = self._rates.history(("total",), counter)
+            now = self._rates.now(("total",), counter)
+            parts.append(Text.assemble(f"{label} ", (spark(history, width), "cyan"), f" {text(now)}/s"))
+        return Text("  ").join(parts)
+
+    def _trend(self, key: Key, widths: list[int], columns: int) -> Row:
+        """In the column after so many, if there is one."""
+        if len(widths) == columns:
+            return []
+        return [_right(spark(self._rates.history(key, "sessions_total"), TREND[1]), TREND[1], "cyan")]
+
+    def _listener_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
+        rows: dict[Key, Row] = {}
+        for one in status["listeners"]:
+            key: Key = ("listener", one["name"])
+            draining = drain_text(one["drain"])
+            address = _cut(draining or " ".join(one["addresses"]), widths[1])
+            rows[key] = [
+                Text(_cut(one["name"], widths[0])),
+                _right(address, widths[1], "yellow" if draining else ""),
+                _right(_cut(one["pool"], widths[2]), widths[2]),
+                _right(str(one["sessions_active"]), widths[3]),
+                _right(rate_text(self._rates.now(key, "sessions_total")), widths[4]),
+                *self._trend(key, widths, len(LISTENERS)),
+            ]
+        return rows
+
+    def _backend_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
+        rows: dict[Key, Row] = {}
+        for pool in status["pools"]:
+            key: Key = ("pool", pool["name"])
+            usable = f"{pool['usable']}/{len(pool['backends'])} up"
+            style = "bold" if pool["usable"] else "bold red"
+            name = Text(_cut(f"{pool['name']} ({pool['policy']})", widths[0]), style)
+            rows[key] = [
+                name,
+                Text(),
+                _right(usable, widths[2], style),
+                Text(),
+                *self._numbers(key, pool, widths, style),
+            ]
+            for one in pool["backends"]:
+                rows["backend", pool["name"], one["id"]] = self._backend_row(pool["name"], one, widths)
+        return rows
+
+    def _backend_row(self, pool: str, one: dict[str, Any], widths: list[int]) -> Row:
+        health = "ejected" if one["ejected"] else one["health"]
+        return [
+            Text(_cut(f"  {one['id']}", widths[0])),
+            _right(one["admin_state"], widths[1], STATE_STYLE[one["admin_state"]]),
+            _right(health, widths[2], HEALTH_STYLE.get(health, "red")),
+            _right(str(one["weight"]), widths[3]),
+            *self._numbers(("backend", pool, one["id"]), one, widths, ""),
+        ]
+
+    def _numbers(self, key: Key, one: dict[str, Any], widths: list[int], style: str) -> Row:
+        return [
+            _right(str(one["sessions_active"]), widths[4], style),
+            _right(rate_text(self._rates.now(key, "sessions_total")), widths[5], style),
+            _right(bytes_text(self._rates.now(key, "bytes_up")), widths[6], style),
+            _right(bytes_text(self._rates.now(key, "bytes_down")), widths[7], style),
+            *self._trend(key, widths, len(BACKENDS)),
+        ]
+
+    # ---- what is changed ----
+
+    async def action_set_state(self, state: str) -> None:
+        await self._change(lambda backend: backend.set(admin_state=state), f"admin state {state}")
+
+    async def action_weight(self, by: int) -> None:
+        def change(backend: RemoteBackend) -> None:
+            backend.set_weight(min(max(backend.weight + by, 0), WEIGHT_MAX))
+
+        await self._change(change, "weight " + ("up" if by > 0 else "down"))
+
+    async def _change(self, change: Callable[[RemoteBackend], None], what: str) -> None:
+        """Of the backend at the cursor. One after the other, so that keys that are pressed quickly all count."""
+        match self.query_one("#backends", Table).selected:
+            case ("backend", pool, id_):
+                pass
+            case _:
+                self.notify("move to a backend first", severity="warning", timeout=3)
+                return
+        async with self._changing:
+            try:
+                with self._connect() as client:
+                    await asyncio.to_thread(lambda: change(RemotePool(client, pool).find(id_)))
+                self.notify(f"{pool}: {id_}: {what}", timeout=2)
+            except AdminError as error:
+                self.notify(str(error), severity="error")
+        await self._poll()
+
+
+@click.command()
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, metavar="SECONDS")
+@admin_options
+def top(interval: float, admin: str | None, token_file: str | None) -> None:
+    """Watch a running instance: listeners, pools, backends; drain, ready and weights by keys."""
+    connected(admin, token_file).close()  # a wrong address or token file is an error before the screen is taken
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.ClickException("top needs a terminal; `l4lb status` prints the same once")
+    Top(lambda: connected(admin, token_file), interval).run()

@@ -1,0 +1,70 @@
+"""What the handlers of the admin API are given and return, and what they work on. Control loop only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from l4lb.control import shapes
+from l4lb.control.admin.stream import EventStream
+from l4lb.control.draining import Draining
+from l4lb.control.metrics.exposition import Metrics
+from l4lb.control.sessions import Sessions
+from l4lb.control.status import Status
+from l4lb.model.changes import Changes
+
+T = TypeVar("T")
+
+
+class Verbs(Protocol):
+    """What the API can have done; `l4lb.control.plane.ControlPlane` does it."""
+
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def draining(self) -> Draining: ...
+    async def reload(self) -> Changes: ...
+    async def upgrade(self) -> int: ...
+    async def put_backend(
+        self, pool: str, backend: str, settings: Mapping[str, Any]
+    ) -> tuple[shapes.Backend, bool]: ...
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> shapes.Removed: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the handlers work on."""
+
+    status: Status
+    verbs: Verbs
+    stream: EventStream
+    document: Callable[[], dict[str, Any]]
+    metrics: Metrics
+
+
+class Query(BaseModel):
+    """Parameters after the question mark; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: `path` by the names in the route's path, `query` and `body` as the route's models."""
+
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    request: web.Request
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What a handler returns where the status is not always 200; one of the route's `statuses`."""
+
+    body: T
+    status: int

@@ -1,0 +1,69 @@
+// The feed of events: the newest first, in words, and the few that are said aloud.
+
+import {announce} from "./dialogs.js";
+import {byId, h} from "./dom.js";
+import {span, time} from "./format.js";
+import {words} from "./judge.js";
+
+const SHOWN = 200;
+const NEWS_S = 15; // what is older was not heard live, nor what was before the page, and is not said aloud
+const ALOUD = new Set([ // besides warnings
+  "backend_up", "backend_readmitted", "draining", "drained", "listener_draining", "reloaded",
+]);
+const MARKED = new Set(["warning", "error"]);
+const APART = new Set(["kind", "time", "level", "pool", "backend", "reason"]);
+
+function fieldText(key, value) {
+  if (key.endsWith("_ms")) return `${words(key.slice(0, -3))} ${value} ms`;
+  if (key.endsWith("_s")) return `${words(key.slice(0, -2))} ${span(value)}`;
+  const text = value !== null && typeof value === "object" ? JSON.stringify(value) : value;
+  return `${words(key)} ${text}`;
+}
+
+function about(event) {
+  return [event.pool, event.backend].filter((one) => one !== undefined).join(" ");
+}
+
+function details(event) {
+  const rest = Object.entries(event).filter(([key, value]) => !APART.has(key) && value !== "");
+  return [event.reason, ...rest.map(([key, value]) => fieldText(key, value))].filter(Boolean).join(" · ");
+}
+
+function sentence(event) {
+  return [words(event.kind), about(event), event.reason].filter(Boolean).join(" ");
+}
+
+function entry(event) {
+  const level = MARKED.has(event.level) ? event.level : "info";
+  return h(`li.${level}`, {},
+    h("time", {datetime: new Date(event.time * 1000).toISOString()}, time(event.time)),
+    h("span.level", {}, h("span.unseen", {}, level === "info" ? "" : `${level}: `), words(event.kind)),
+    h("span.about", {}, about(event)), h("span.details", {}, details(event)));
+}
+
+export class Feed {
+  #list = byId("events");
+  #store;
+  #opened = Date.now() / 1000;
+
+  constructor(store) {
+    this.#store = store;
+    byId("warnings").addEventListener("change", ({target}) => {
+      this.#list.classList.toggle("warnings-only", target.checked);
+    });
+  }
+
+  /** `skew`: how far the server's clock is ahead of ours, in seconds. */
+  add(events, skew) {
+    const now = Date.now() / 1000;
+    for (const event of events) {
+      this.#list.prepend(entry(event));
+      const at = event.time - skew;
+      const marked = MARKED.has(event.level);
+      if (marked) this.#store.marks.push({at, level: event.level});
+      const news = at > Math.max(now - NEWS_S, this.#opened);
+      if (news && (marked || ALOUD.has(event.kind))) announce(sentence(event), marked);
+    }
+    while (this.#list.childElementCount > SHOWN) this.#list.lastChild.remove();
+  }
+}

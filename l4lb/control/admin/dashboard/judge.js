@@ -1,0 +1,121 @@
+// What is to be made of the status: in which condition a backend is, and what an operator should look at. Pure
+// functions.
+
+import {coarse, count, plural, span} from "./format.js";
+
+/** Close reasons that mean that a client was not served; those that an operator asks for are not among them. */
+const UNSERVED = ["connect_failed", "connect_timeout", "no_backend", "queue_full", "queue_timeout", "rate_limited",
+  "proxy_header_error", "resource_limit", "internal_error"];
+const LATE_S = 1;
+const NAMED_MAX = 4; // in one sentence
+
+export const words = (text) => text.replaceAll("_", " ");
+
+/**
+ * One word for a backend, the worst that holds: `kind` is down, ejected, unknown, drain, maint, idle (healthy, but
+ * passed over) or up; `pip` the form of its mark; `why` a sentence, or nothing.
+ */
+export function condition(backend) {
+  const admin = backend.admin_state === "ready" ? backend.agent.admin_state : backend.admin_state;
+  if (admin !== "ready") {
+    const why = backend.admin_state === "ready" ? "its agent says so" : "";
+    return {kind: admin, pip: "idle", why};
+  }
+  if (backend.health === "down") return {kind: "down", pip: "down", why: downReason(backend)};
+  const said = backend.agent;
+  if (said.health === "down") return {kind: "down", pip: "down", why: `its agent says down: ${said.remark}`};
+  if (backend.ejected) return {kind: "ejected", pip: "down", why: "connects failed or were reset"};
+  if (backend.health === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
+  if (!backend.usable) return {kind: "idle", pip: "idle", why: backend.passed_over};
+  return {kind: "up", pip: "up", why: ""};
+}
+
+export function checkText(check) {
+  return check.ok ? "" : `${check.step}: ${check.reason}`;
+}
+
+function downReason({last_check}) {
+  return last_check && !last_check.ok ? checkText(last_check) : "";
+}
+
+export const isProblem = (kind) => kind === "down" || kind === "ejected";
+
+function listed(names) {
+  const more = names.length - NAMED_MAX;
+  return names.slice(0, NAMED_MAX).join(", ") + (more > 0 ? `, and ${more} more` : "");
+}
+
+/** Those with the same reason and about the same time together. */
+function downText(backends, now) {
+  const since = (one) => `${condition(one).why || "no reason was given"}, for ${coarse(now - one.health_since)}`;
+  const groups = [...Map.groupBy(backends, since)];
+  return listed(groups.map(([text, ones]) => `${listed(ones.map((one) => one.id))} (${text})`));
+}
+
+function parkedText(one) {
+  return `${one.id} (${condition(one).kind}, ${plural(one.sessions_active, "session")} left)`;
+}
+
+function* ofPool(pool, now) {
+  const problem = (kind, level, text) => ({key: `${kind}\n${pool.name}`, level, pool: pool.name, text});
+  const by = Map.groupBy(pool.backends, (one) => condition(one).kind);
+  const all = plural(pool.backends.length, "backend");
+  if (!pool.usable) yield problem("none", "error", "no usable backend: new clients are turned away");
+  const down = by.get("down");
+  if (down) yield problem("down", "error", `${down.length} of ${all} down: ${downText(down, now)}`);
+  const ejected = by.get("ejected")?.map((one) => one.id);
+  if (ejected) yield problem("ejected", "warning", `ejected after failures of real traffic: ${listed(ejected)}`);
+  const waiting = pool.waiting && plural(pool.waiting, "client");
+  if (waiting) yield problem("waiting", "warning", `${waiting} waiting: every backend is at max_sessions`);
+  const {policy, policy_error} = pool;
+  if (policy_error) yield problem("policy", "warning", `${policy} failed, it serves in turn: ${policy_error}`);
+  const parked = [...(by.get("drain") ?? []), ...(by.get("maint") ?? [])];
+  if (parked.length) yield problem("parked", "note", `taken out on purpose: ${listed(parked.map(parkedText))}`);
+}
+
+/** Reasons for which sessions of a listener were not served in the last minute, the most frequent first. */
+export function unserved(samples) {
+  return UNSERVED.map((reason) => [reason, samples.growth(reason)])
+    .filter(([, number]) => number > 0).sort((a, b) => b[1] - a[1]);
+}
+
+export function unservedText(reasons) {
+  return reasons.map(([reason, number]) => `${words(reason)} ${count(number)}`).join(", ");
+}
+
+function* ofListener(listener, samples) {
+  const left = plural(listener.sessions_active, "session");
+  const {name} = listener;
+  const problem = (kind, level, text) => ({key: `${kind}\n${name}`, level, text: `listener ${name} ${text}`});
+  if (listener.drain) yield problem("drain", "note", `is being drained: it accepts nobody, ${left} left`);
+  const reasons = unserved(samples);
+  const total = reasons.reduce((sum, [, number]) => sum + number, 0);
+  const text = `has ${plural(total, "client")} not served in the last minute (${unservedText(reasons)})`;
+  if (total) yield problem("unserved", "warning", text);
+}
+
+function* ofProcess(status, store) {
+  const problem = (key, level, text) => ({key, level, text});
+  const left = (one) => `${plural(one.sessions_active, "session")} left`;
+  const {state, predecessor, health_lag_s} = status;
+  if (state !== "running") yield problem("state", "warning", `the process is ${state}: ${left(status)}`);
+  if (predecessor) {
+    const text = `process ${predecessor.pid}, which this one replaced, has ${left(predecessor)}`;
+    yield problem("predecessor", "note", text);
+  }
+  if (health_lag_s > LATE_S) {
+    yield problem("late", "warning", `health checks are ${span(health_lag_s)} late: this process is short of CPU`);
+  }
+  if (status.workers.some((one) => store.worker(one.worker).growth("pauses") > 0)) {
+    yield problem("pauses", "error", "accepting paused in the last minute: out of file descriptors or memory");
+  }
+  for (const listener of status.listeners) yield* ofListener(listener, store.listener(listener.name));
+}
+
+const RANK = {error: 0, warning: 1, note: 2};
+
+/** All that an operator should look at, the worst first: {key, level, pool?, text}. `now` is the server's clock. */
+export function problems(status, store, now) {
+  const found = [...ofProcess(status, store), ...status.pools.flatMap((pool) => [...ofPool(pool, now)])];
+  return found.sort((a, b) => RANK[a.level] - RANK[b.level]);
+}

@@ -1,0 +1,103 @@
+// Listeners and workers, as tables that are made once.
+
+import {h, keep, setAttribute, setText} from "./dom.js";
+import {count, ofLimit, plural, rate} from "./format.js";
+import {unserved, unservedText} from "./judge.js";
+
+/** `columns`: [label, kind, text(item)]. */
+class Table {
+  #columns;
+  #views = new Map();
+  #body = h("tbody", {role: "rowgroup"});
+
+  constructor(place, label, columns) {
+    this.#columns = columns;
+    const heads = columns.map(([name, kind]) =>
+      h(kind ? `th.${kind}` : "th", {role: "columnheader", scope: "col"}, name));
+    const head = h("thead", {role: "rowgroup"}, h("tr", {role: "row"}, ...heads));
+    place.append(h("div.scroll", {}, h("table", {role: "table", "aria-label": label}, head, this.#body)));
+  }
+
+  draw(items, keyOf) {
+    this.#views = keep(this.#body, this.#views, items, keyOf, () => this.#row());
+  }
+
+  #row() {
+    const cells = this.#columns.map(([label, kind], index) => {
+      const attributes = {role: index ? "cell" : "rowheader", scope: index ? null : "row", "data-label": label};
+      return h(`${index ? "td" : "th"}${kind ? `.${kind}` : ""}`, attributes);
+    });
+    const update = (item) => this.#columns.forEach(([, , text], index) => setText(cells[index], text(item)));
+    return {node: h("tr", {role: "row"}, ...cells), update};
+  }
+}
+
+export class Listeners {
+  #table;
+
+  constructor(place, store) {
+    const samples = (one) => store.listener(one.name);
+    this.#table = new Table(place, "Listeners", [
+      ["Listener", "", (one) => one.name],
+      ["Protocol", "", (one) => one.protocol],
+      ["Addresses", "address", (one) => (one.drain ? "draining" : one.addresses.join(", "))],
+      ["Pool", "", (one) => one.pool],
+      ["Sessions", "number", (one) => ofLimit(one.sessions_active, one.max_sessions)],
+      ["New", "number", (one) => rate(samples(one).rate("total"))],
+      ["Total", "number", (one) => count(one.sessions_total)],
+      ["Not served in the last minute", "", (one) => unservedText(unserved(samples(one))) || "none"],
+    ]);
+  }
+
+  draw(listeners) {
+    this.#table.draw(listeners, (one) => one.name);
+  }
+}
+
+export class Workers {
+  #table;
+
+  constructor(place, store) {
+    const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)} %` : "–");
+    this.#table = new Table(place, "Workers", [
+      ["Worker", "", (one) => String(one.worker)],
+      ["Busy", "number", (one) => percent(store.worker(one.worker).rate("busy"))],
+      ["Sessions", "number", (one) => count(one.sessions_active)],
+      ["Handed over", "number", (one) => count(one.handed_over)],
+      ["Pauses", "number", (one) => count(one.accept_pauses)],
+    ]);
+  }
+
+  draw(workers) {
+    this.#table.draw(workers, (one) => one.worker);
+  }
+}
+
+/** The list of what needs attention; quiet when nothing does. */
+export class Attention {
+  #views = new Map();
+
+  constructor({place, calm, reveal}) {
+    this.place = place;
+    this.calm = calm;
+    this.reveal = reveal;
+  }
+
+  draw(problems, status) {
+    const backends = status.pools.reduce((sum, pool) => sum + pool.backends.length, 0);
+    const usable = status.pools.reduce((sum, pool) => sum + pool.usable, 0);
+    const worst = problems[0]?.level;
+    const all = `${usable} of ${backends} backends in ${plural(status.pools.length, "pool")}`;
+    setText(this.calm, worst ? "" : `Nothing. ${all} are usable.`);
+    setAttribute(this.place.parentNode, "class", `attention ${worst ?? "fine"}`);
+    this.#views = keep(this.place, this.#views, problems, ({key}) => key, (problem) => this.#entry(problem));
+  }
+
+  #entry({level, pool}) {
+    const text = h("span.text");
+    const show = {type: "button", title: `Show pool ${pool}`, onclick: () => this.reveal(pool)};
+    const name = pool === undefined ? [] : [h("button.pool-name", show, pool)];
+    const node = h(`li.${level}`, {}, h("span.level", {}, level), ...name, text);
+    return {node, update: (problem) => setText(text, problem.text)};
+  }
+}

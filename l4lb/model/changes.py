@@ -1,0 +1,23 @@
+"""What a reload or change came to. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many were added, removed and changed, by kind.
+
+    `needs_restart`: keys of the file that differ from what this process was started with, and cannot change in it.
+    """
+
+    pools: tuple[int, int, int] = (0, 0, 0)
+    backends: tuple[int, int, int] = (0, 0, 0)
+    listeners: tuple[int, int, int] = (0, 0, 0)
+    needs_restart: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        words = ("added", "removed", "changed")
+        kinds = {"pools": self.pools, "backends": self.backends, "listeners": self.listeners}
+        return {kind: dict(zip(words, numbers, strict=True)) for kind, numbers in kinds.items()}

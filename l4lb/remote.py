@@ -1,0 +1,270 @@
+"""What a `Client` shows of another process's pools, backends and listeners, and how they are changed: the same verbs as
+in `views.py`, over the admin API. Every value is asked for when it is read.
+
+Each verb has a twin that begins with ``a`` and is awaited. All raise `l4lb.errors.AdminError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from l4lb.errors import AdminError
+from l4lb.model.states import AdminState, Health
+from l4lb.model.stats import BackendStats, PoolStats
+
+DRAIN_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_WAITS_LONGER_S = 30.0  # than the other side says that it takes
+
+
+class Asking(Protocol):
+    """What views need of a client."""
+
+    def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any: ...
+    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]: ...
+
+
+def quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _stats(said: Mapping[str, Any]) -> BackendStats:
+    return BackendStats(**{name: said[name] for name in BackendStats.__slots__})
+
+
+class RemoteBackend:
+    """One backend of another process, by its id."""
+
+    def __init__(self, client: Asking, pool: str, id_: str) -> None:
+        self._client = client
+        self._pool = pool
+        self.id = id_
+
+    def __repr__(self) -> str:
+        return f"<backend {self.id} of pool {self._pool}>"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the admin API says of it now. AdminError when it is not there any more."""
+        found: list[dict[str, Any]] = self._client.ask("GET", f"/v1/pools/{quoted(self._pool)}/backends")
+        for one in found:
+            if one["id"] == self.id:
+                return one
+        raise AdminError(f'no backend "{self.id}" in pool "{self._pool}"', code="not_found", status=404)
+
+    @property
+    def address(self) -> str:
+        return str(self.status["address"])
+
+    @property
+    def weight(self) -> int:
+        return int(self.status["weight"])
+
+    @property
+    def max_sessions(self) -> int:
+        """0: no limit."""
+        return int(self.status["max_sessions"])
+
+    @property
+    def health(self) -> Health:
+        return Health(self.status["health"])
+
+    @property
+    def admin_state(self) -> AdminState:
+        return AdminState(self.status["admin_state"])
+
+    @property
+    def stats(self) -> BackendStats:
+        return _stats(self.status)
+
+    # ---- changes ----
+
+    def set(self, **settings: Any) -> None:
+        """Set any keys that a backend has in the configuration, at once: ``set(weight=2, tags={"rack": "4"})``."""
+        self._client.ask("PUT", f"/v1/pools/{quoted(self._pool)}/backends/{quoted(self.id)}", settings)
+
+    def set_weight(self, weight: int) -> None:
+        """0: no new session."""
+        self.set(weight=weight)
+
+    def set_max_sessions(self, max_sessions: int) -> None:
+        """0: no limit. Sessions above a lower limit go on."""
+        self.set(max_sessions=max_sessions)
+
+    def ready(self) -> None:
+        self.set(admin_state=AdminState.READY)
+
+    def maint(self) -> None:
+        """No new session, and health does not matter; its sessions go on."""
+        self.set(admin_state=AdminState.MAINT)
+
+    def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """No new session from now on. With `wait`, return when it has none left, at the latest after `timeout` seconds.
+
+        True when none is left; those that are left go on.
+        """
+        self.set(admin_state=AdminState.DRAIN)
+        deadline = time.monotonic() + (timeout if wait else 0.0)
+        while self.status["sessions_active"] > 0:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    async def aset(self, **settings: Any) -> None:
+        await asyncio.to_thread(self.set, **settings)
+
+    async def aset_weight(self, weight: int) -> None:
+        await asyncio.to_thread(self.set_weight, weight)
+
+    async def aset_max_sessions(self, max_sessions: int) -> None:
+        await asyncio.to_thread(self.set_max_sessions, max_sessions)
+
+    async def aready(self) -> None:
+        await asyncio.to_thread(self.ready)
+
+    async def amaint(self) -> None:
+        await asyncio.to_thread(self.maint)
+
+    async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        return await asyncio.to_thread(self.drain, wait, timeout)
+
+
+class RemotePool(Mapping[str, RemoteBackend]):
+    """One pool of another process: a mapping of its backends by id (the address by default)."""
+
+    def __init__(self, client: Asking, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<pool {self.name}>"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the admin API says of it now, with the latest checks of its backends."""
+        found: dict[str, Any] = self._client.ask("GET", f"/v1/pools/{quoted(self.name)}")
+        return found
+
+    def __getitem__(self, backend: str) -> RemoteBackend:
+        if backend not in list(self):
+            raise KeyError(backend)
+        return RemoteBackend(self._client, self.name, backend)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([one["id"] for one in self.status["backends"]])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def find(self, backend: str) -> RemoteBackend:
+        """By id or, when no other has it, address. AdminError when there is none, or several."""
+        there = self.status["backends"]
+        found = [one["id"] for one in there if one["id"] == backend]
+        found = found or [one["id"] for one in there if one["address"] == backend]
+        if len(found) > 1:
+            message = f'several backends have the address "{backend}": expected one of {", ".join(found)}'
+            raise AdminError(message, code="conflict", status=409)
+        if not found:
+            raise AdminError(f'no backend "{backend}" in pool "{self.name}"', code="not_found", status=404)
+        return RemoteBackend(self._client, self.name, found[0])
+
+    @property
+    def table_digest(self) -> str:
+        """Equal on every node with equal input."""
+        return str(self.status["table_digest"])
+
+    @property
+    def stats(self) -> PoolStats:
+        said = self.status
+        return PoolStats({one["id"]: _stats(one) for one in said["backends"]}, said["waiting"])
+
+    def explain(self, source: str, to: str = "") -> dict[str, Any]:
+        """See `Client.explain`."""
+        return self._client.explain(self.name, source, to)
+
+    # ---- changes ----
+
+    def add(self, address: str, **settings: Any) -> RemoteBackend:
+        """Add a backend, with any keys that it has in the configuration; one that is there gets those keys."""
+        said = self._client.ask("PUT", f"/v1/pools/{quoted(self.name)}/backends/{quoted(address)}", settings)
+        return RemoteBackend(self._client, self.name, said["id"])
+
+    def remove(self, backend: str, drain: float | None = None) -> None:
+        """Take a backend, by id or address, out of the pool: it gets no new session.
+
+        Its sessions may go on for `drain` seconds; None: as on_backend_removed says.
+        """
+        query = "" if drain is None else f"?drain={drain:g}"
+        self._client.ask("DELETE", f"/v1/pools/{quoted(self.name)}/backends/{quoted(backend)}{query}")
+
+    async def aadd(self, address: str, **settings: Any) -> RemoteBackend:
+        return await asyncio.to_thread(self.add, address, **settings)
+
+    async def aremove(self, backend: str, drain: float | None = None) -> None:
+        await asyncio.to_thread(self.remove, backend, drain)
+
+
+class RemoteListener:
+    """One listener of another process."""
+
+    def __init__(self, client: Asking, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<listener {self.name}>"
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the admin API says of it now. AdminError when it is not there any more."""
+        found: list[dict[str, Any]] = self._client.ask("GET", "/v1/listeners")
+        for one in found:
+            if one["name"] == self.name:
+                return one
+        raise AdminError(f'no listener "{self.name}"', code="not_found", status=404)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it really listens. Empty once it drains."""
+        return list(self.status["addresses"])
+
+    # ---- changes ----
+
+    def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """Accept nothing from now on, let its sessions go on for `timeout` seconds, then reset those that are left.
+
+        With `wait`, return when that is over. True when no session is left and none was reset.
+        """
+        return drained(drain(self._client, wait, timeout, self.name))
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._client.ask("DELETE", f"/v1/drain?listener={quoted(self.name)}")
+
+    async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        return await asyncio.to_thread(self.drain, wait, timeout)
+
+    async def aresume(self) -> None:
+        await asyncio.to_thread(self.resume)
+
+
+def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "") -> dict[str, Any]:
+    """Of the whole process, or of one listener: how far it is, with `wait` at its end."""
+    asked: dict[str, Any] = {"wait": wait, **({"listener": listener} if listener else {})}
+    if timeout is not None:
+        asked["timeout"] = timeout
+    elif wait:
+        timeout = client.ask("GET", "/v1/config")["global"]["drain_timeout"]
+    patience = timeout + _WAITS_LONGER_S if wait and timeout is not None else None
+    said: dict[str, Any] = client.ask("POST", "/v1/drain", asked, patience)
+    return said
+
+
+def drained(said: Mapping[str, Any]) -> bool:
+    """No session is left, and none was cut."""
+    return bool(said["sessions_active"] == 0 and said["sessions_cut"] == 0)

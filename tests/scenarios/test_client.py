@@ -1,0 +1,151 @@
+"""`Client` has the verbs of `LoadBalancer`: the same lines run against an instance here and over its admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l4lb import AdminError, ChangeError, Client, LoadBalancer
+from l4lb.config import AdminConfig
+from l4lb.model.states import AdminState, Health
+from l4lb.remote import RemoteBackend, RemoteListener, RemotePool
+from l4lb.views import BackendView, ListenerView, PoolView
+from tests.support.balancing import make_config
+from tests.support.peers import Server, connect, echo, read_until_end, serving
+from tests.support.waiting import wait_until
+
+Verbs = Any  # LoadBalancer or Client
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(echo) as server:
+        yield server
+
+
+@pytest.fixture(params=["here", "over the API"])
+def balancer(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> Iterator[Verbs]:
+    config = make_config([server.address, {"address": "127.0.0.1:1", "weight": 0}])
+    admin = AdminConfig(bind=f"unix:{tmp_path}/admin.sock")
+    with LoadBalancer(config.model_copy(update={"admin": admin})) as here:
+        if request.param == "here":
+            yield here
+        else:
+            with Client(here.admin_address) as client:
+                yield client
+
+
+def echoing(balancer: Verbs) -> socket.socket:
+    sock = connect(balancer.listeners["web"].addresses[0])
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    return sock
+
+
+def test_backends(balancer: Verbs, server: Server) -> None:
+    pool = balancer.pools["web"]
+    assert set(pool) == {server.address, "127.0.0.1:1"}
+    added = pool.add("127.0.0.1:2", weight=2, tags={"rack": "4"})
+    assert (added.id, added.address, added.weight, added.health) == ("127.0.0.1:2", "127.0.0.1:2", 2, Health.UP)
+    added.set_weight(0)
+    added.set_max_sessions(7)
+    added.maint()
+    assert (added.weight, added.max_sessions, added.admin_state) == (0, 7, AdminState.MAINT)
+    added.ready()
+    assert pool["127.0.0.1:2"].admin_state is AdminState.READY
+    with echoing(balancer):
+        assert pool.stats.sessions_active == pool[server.address].stats.sessions_active == 1
+        assert not pool[server.address].drain()
+        assert not pool[server.address].drain(wait=True, timeout=0.1)
+    assert pool[server.address].drain(wait=True, timeout=10)
+    pool.remove("127.0.0.1:2", drain=1)
+    assert len(pool) == 2
+    assert pool.explain("192.0.2.1")["pool"] == "web"
+    with pytest.raises((ChangeError, AdminError), match="no backend"):
+        pool.remove("127.0.0.1:2")
+    with pytest.raises(KeyError):
+        pool["127.0.0.1:2"]
+    with pytest.raises((ChangeError, AdminError), match="weight"):
+        pool[server.address].set(weight=-1)
+
+
+def test_sessions(balancer: Verbs) -> None:
+    with echoing(balancer) as one, echoing(balancer) as two:
+        source = "{}:{}".format(*one.getsockname())
+        (session,) = balancer.sessions(source=source)
+        assert session["client"] == source
+        assert balancer.kill_session(session["id"])["id"] == session["id"]
+        assert read_until_end(one) == (b"", True)
+        assert balancer.kill_sessions(pool="web", listener="web") == 1
+        assert read_until_end(two) == (b"", True)
+        assert balancer.sessions(limit=5) == []
+    with pytest.raises((ChangeError, AdminError), match='no pool "none"'):
+        balancer.sessions(pool="none")
+
+
+def test_listeners(balancer: Verbs) -> None:
+    web = balancer.listeners["web"]
+    with echoing(balancer) as sock:
+        assert not web.drain(wait=True, timeout=0.1)
+        assert read_until_end(sock) == (b"", True)
+    assert web.addresses == []
+    web.resume()
+    with echoing(balancer):
+        assert not web.drain()
+    assert web.drain(wait=True)
+
+
+def test_the_process(balancer: Verbs) -> None:
+    with pytest.raises(Exception, match="there is no file to reload"):
+        balancer.reload()
+    with pytest.raises(Exception, match="only a process of `l4lb serve`"):
+        balancer.upgrade()
+    assert balancer.status()["state"] == "running"
+    with echoing(balancer):
+        assert not balancer.drain(0.1)
+    assert wait_until(lambda: balancer.status()["drain"]["sessions_active"] == 0)
+    with pytest.raises((ChangeError, AdminError), match="process is draining"):
+        balancer.pools["web"].add("127.0.0.1:3")
+
+
+def test_under_asyncio(balancer: Verbs, server: Server) -> None:
+    async def main() -> None:
+        pool = balancer.pools["web"]
+        added = await pool.aadd("127.0.0.1:2", weight=2)
+        await added.aset(weight=1, tags={"a": "b"})
+        await added.aset_weight(3)
+        await added.aset_max_sessions(1)
+        await added.amaint()
+        await added.aready()
+        assert await added.adrain(wait=True, timeout=1)
+        await pool.aremove("127.0.0.1:2")
+        sock = await asyncio.to_thread(echoing, balancer)
+        with sock:
+            (session,) = await balancer.asessions(backend=server.address)
+            await balancer.akill_session(session["id"])
+        assert await balancer.akill_sessions(pool="web") == 0
+        web = balancer.listeners["web"]
+        assert await web.adrain(wait=True, timeout=1)
+        await web.aresume()
+        assert (await balancer.astatus())["state"] == "running"
+        assert await balancer.adrain(1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [(LoadBalancer, Client), (PoolView, RemotePool), (BackendView, RemoteBackend), (ListenerView, RemoteListener)],
+)
+def test_none_is_missing(here: type, there: type) -> None:
+    """What a `Client` has no use for: the life of an instance, and what only its own process has."""
+    own = {"start", "astart", "close", "aclose", "run", "arun", "plane", "config", "admin_address", "stats", "astats"}
+    own |= {"wait_ready", "await_ready", "listener_addresses", "reopen_logs"}
+    public = {name for name, _ in inspect.getmembers(here) if not name.startswith("_")}
+    assert public - {name for name, _ in inspect.getmembers(there)} - own - {"id", "name"} == set()
