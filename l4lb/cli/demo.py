@@ -20,6 +20,7 @@ Try next, in another terminal:
   curl http://{demo.address}/                      a backend's answer; again, and another one answers
   curl http://{demo.admin}/v1/status               everything as JSON
   l4lb status --admin {demo.admin}                 the same as tables
+  l4lb top --admin {demo.admin}                    the same live; d drains a backend, r readies it, q quits
   open http://{demo.admin}/                        the dashboard
 Ctrl-C ends the demo."""
 

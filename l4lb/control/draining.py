@@ -38,7 +38,7 @@ class _Drain:
     over: bool = False
 
     def move(self, timeout_s: float) -> None:
-        self.timeout_s, self.deadline = timeout_s, time.monotonic() + timeout_s
+        self.timeout_s, self.deadline, self.over = timeout_s, time.monotonic() + timeout_s, False
 
     @property
     def late(self) -> bool:
@@ -78,6 +78,7 @@ class Draining:
         self._sessions = sessions
         self._events = events
         self._process: _Drain | None = None
+        self._until_over: asyncio.Task[None] | None = None
         self._listeners: dict[str, tuple[_Drain, asyncio.Task[None]]] = {}
         self._stopped = False
 
@@ -92,26 +93,35 @@ class Draining:
         if self._process is not None:
             if timeout_s is not None:
                 self._process.move(timeout_s)
+                self._watch(self._process)
             return False
         self._process = _new(self._timeout(timeout_s))
         self._state.process = ProcessState.DRAINING
         self._reconciler.reconcile()
         self._process.left = self._forwarder.stats().sessions_left
         self._events.emit("draining", {"sessions": self._process.left, "timeout_s": self._process.timeout_s})
+        self._watch(self._process)
         return True
+
+    def _watch(self, drain: _Drain) -> None:
+        """Also when it was over: sessions that the owner did not end may go on until the new deadline."""
+        if self._until_over is None or self._until_over.done():
+            self._until_over = asyncio.create_task(self._run_process(drain))
+
+    async def _run_process(self, drain: _Drain) -> None:
+        while drain.left > 0 and not drain.late and not self._stopped:
+            await asyncio.sleep(_POLL_S)
+            drain.left = self._forwarder.stats().sessions_left
+        drain.over = True
+        level = logging.WARNING if drain.left else logging.INFO
+        self._events.emit("drained", {"sessions_left": drain.left}, level)
 
     async def wait(self) -> int:
         """After `begin`, until no session is left or the deadline: how many are left."""
-        drain = self._process
-        assert drain is not None
-        while drain.left > 0 and not drain.late and not self._stopped:
-            await asyncio.sleep(_POLL_S)
-            drain.left = drain.left if self._stopped else self._forwarder.stats().sessions_left
-        if not drain.over:
-            drain.over = True
-            level = logging.WARNING if drain.left else logging.INFO
-            self._events.emit("drained", {"sessions_left": drain.left}, level)
-        return drain.left
+        assert self._process is not None
+        assert self._until_over is not None
+        await asyncio.wait([self._until_over])
+        return self._process.left
 
     def progress(self, listener: str = "") -> shapes.Drain:
         """Of a drain that was begun."""
@@ -181,4 +191,6 @@ class Draining:
         tasks = [task for _, task in self._listeners.values()]
         for task in tasks:
             task.cancel()
+        if self._until_over is not None:
+            tasks.append(self._until_over)
         await asyncio.gather(*tasks, return_exceptions=True)

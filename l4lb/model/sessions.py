@@ -57,10 +57,10 @@ class Sweep(typing.Protocol):
 
 
 def session_id_text(id_: int) -> str:
-    """How a session's id is written everywhere: too large for a number of JSON's readers."""
-    return f"{id_:016x}"
+    """As the access log has it; text, since it is too large for a number of many readers of JSON."""
+    return str(id_)
 
 
 def parse_session_id(text: str) -> int:
     """0, which no session has, for what is none."""
-    return int(text, 16) if re.fullmatch("[0-9a-f]{16}", text) else 0
+    return int(text) if re.fullmatch("[1-9][0-9]{0,19}", text) and int(text) < 2**64 else 0

@@ -109,6 +109,8 @@ def test_the_process(balancer: Verbs) -> None:
     assert balancer.status()["state"] == "running"
     with echoing(balancer):
         assert not balancer.drain(0.1)
+    drain = balancer.status()["drain"]
+    assert (drain["over"], drain["sessions_cut"], drain["remaining_s"]) == (True, 1, 0)
     assert wait_until(lambda: balancer.status()["drain"]["sessions_active"] == 0)
     with pytest.raises((ChangeError, AdminError), match="process is draining"):
         balancer.pools["web"].add("127.0.0.1:3")

@@ -144,7 +144,8 @@ class L4lb:
     """`l4lb` as users start it: a process, its log, its memory. `within` is a command that starts commands."""
 
     def __init__(self, *arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
+        # Appended to: the process shares the file's position, which every look at the log moves.
+        self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
