@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev systemd
 ARGS ?=
 
 .PHONY: help demo test lint unit scenarios package-test bench tables soak asan fuzz deps build clean

@@ -17,6 +17,7 @@ import uvloop
 from l4lb.config import Config
 from l4lb.control import shapes
 from l4lb.control.applying import Changes
+from l4lb.control.host import Host
 from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
 from l4lb.engine.native import NativeForwarder
@@ -26,6 +27,7 @@ from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import raise_file_limit, sessions_for
+from l4lb.net.threads import name_this_thread
 from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ class LoadBalancer:
     Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
     global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
     configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` is from the
-    process that this one replaces.
+    process that this one replaces, `host` the process that this runs in.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class LoadBalancer:
         forwarder_factory: Callable[[Config], Forwarder] = native_forwarder,
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
+        host: Host | None = None,
     ) -> None:
+        self._host = host
         self._inheritance = inheritance
         self._started_with = config
         self._load = load
@@ -92,7 +96,7 @@ class LoadBalancer:
     async def _start(self) -> ControlPlane:
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load, self._inheritance)
+            plane = ControlPlane(self._started_with, forwarder, self._load, self._inheritance, self._host)
         except BaseException:
             forwarder.close()
             raise
@@ -241,6 +245,7 @@ class LoadBalancer:
     # ---- the control loop's thread ----
 
     def _run_loop(self) -> None:
+        name_this_thread("l4lb-control")
         assert self._loop is not None
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()

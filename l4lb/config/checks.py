@@ -11,6 +11,7 @@ from l4lb.config.hints import did_you_mean
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
 from l4lb.net.address import Address, parse_address
+from l4lb.net.privileges import group_id, identity_of
 
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
 
@@ -26,6 +27,22 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     for name, pool in config.pools.items():
         yield from _pool(name, pool)
     yield from _admin(config)
+    yield from _user(config)
+
+
+def _user(config: Config) -> Iterator[Finding]:
+    user, group = config.global_.user, config.global_.group
+    if group and not user:
+        yield ("global", "group"), "has no effect without user"
+    key = "group"
+    try:
+        if group:
+            group_id(group)
+        key = "user"
+        if user:
+            identity_of(user, group)
+    except ValueError as error:
+        yield ("global", key), str(error)
 
 
 def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Finding]:

@@ -78,6 +78,8 @@ class GlobalConfig(Model):
         default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE"
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
+    user: str = Field(default="", description="who to become once everything is bound; empty: stay who started it")
+    group: str = Field(default="", description="with which group; empty: the user's own")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(

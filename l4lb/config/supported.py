@@ -6,7 +6,7 @@ One place, to be emptied key by key. Paths are patterns: ``*`` stands for any na
 from __future__ import annotations
 
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("global",): ("user", "group", "access_log"),
+    ("global",): ("access_log",),
     ("listeners", "*"): (
         "accept_proxy", "proxy_trusted", "proxy_timeout", "allow", "deny", "deny_action", "per_source",
         "udp_responses", "udp_requests", "udp_gro", "routes",

@@ -21,7 +21,7 @@ from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.listeners import listener_spec
+from l4lb.control.listeners import prepare_listeners
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
@@ -134,7 +134,7 @@ class Applying:
     async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
-        self._forwarder.prepare([listener_spec(one) for one in plan.listeners.values()])
+        prepare_listeners(self._forwarder, plan.config, plan.listeners.values())
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)

@@ -1,9 +1,13 @@
-"""From a listener's configuration to what a snapshot says of it. Pure."""
+"""From a listener's configuration to what a snapshot says of it, and to its sockets."""
 
 from __future__ import annotations
 
-from l4lb.config import Listener
+from collections.abc import Iterable
+
+from l4lb.config import Config, Listener
 from l4lb.control.state import ListenerState
+from l4lb.errors import ConfigError
+from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import Keepalive, ListenerSpec
 
 
@@ -42,3 +46,12 @@ def listener_spec(state: ListenerState) -> ListenerSpec:
         total_bandwidth_up=config.total_bandwidth_up,
         total_bandwidth_down=config.total_bandwidth_down,
     )
+
+
+def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Iterable[ListenerState]) -> None:
+    """See `Forwarder.prepare`; the problems are placed in `config`, which the listeners are from."""
+    try:
+        forwarder.prepare([listener_spec(one) for one in listeners])
+    except ConfigError as error:
+        placed = (config.problem(tuple(problem.path.split(".")), problem.message) for problem in error.problems)
+        raise ConfigError(list(placed)) from error

@@ -21,12 +21,15 @@ from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
+from l4lb.control.host import Host
 from l4lb.control.inheritance import Inheritance, apply_health
+from l4lb.control.listeners import prepare_listeners
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
+from l4lb.control.supervision import Supervision
 from l4lb.control.upgrade import Upgrade
-from l4lb.errors import ChangeError, ConfigError, Problem
+from l4lb.errors import ChangeError, ConfigError, L4lbError, Problem
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.handover import Channel, read_message
@@ -45,7 +48,8 @@ class ControlPlane:
     """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
 
     `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
-    the process that this one replaces; `took_over` is called when that one leaves.
+    the process that this one replaces; `took_over` is called when that one leaves. `host` is the process that this runs
+    in.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class ControlPlane:
         forwarder: Forwarder,
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
+        host: Host | None = None,
     ) -> None:
         self.forwarder = forwarder
+        self.host = host or Host()
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
@@ -71,6 +77,7 @@ class ControlPlane:
         self.applying = Applying(desired, self.state, forwarder, self.reconciler, self.events, followers)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder)
         self.admin = AdminServer(config, self.status, self.events, self.inheritance.admin)
+        self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired.overlay
         )
@@ -83,6 +90,7 @@ class ControlPlane:
     async def start(self) -> None:
         try:
             self.forwarder.take_over(self.inheritance.sockets)
+            self._bind()
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -97,6 +105,22 @@ class ControlPlane:
         self._announce()
         if self.inheritance.channel is not None:
             self._predecessor = asyncio.create_task(self._replace_predecessor(self.inheritance.channel))
+        else:
+            self.supervision.speak()
+
+    def _bind(self) -> None:
+        """Everything that may need root; then, before any worker is there, be the user that the configuration names."""
+        config = self.state.config
+        if config.global_.user and self.host.identity is None:
+            reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
+            raise ConfigError([config.problem(("global", "user"), reason)])
+        prepare_listeners(self.forwarder, config, self.state.listeners.values())
+        self.admin.bind(self.host.identity)
+        files = self.forwarder.socket_files()
+        self.host.give(files)
+        self.host.become_user(config)
+        for path, reason in self.host.not_allowed(config, [*files, *self.admin.files()]):
+            self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)
 
     async def _replace_predecessor(self, channel: Channel) -> None:
         """Tell the process before this one that it may go, and hear how far it is with that."""
@@ -107,6 +131,7 @@ class ControlPlane:
                 if said["kind"] == "yours":
                     self.forwarder.own()
                     self.admin.own()
+                    self.supervision.speak()
                     self.took_over()
                 else:
                     self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
@@ -138,6 +163,7 @@ class ControlPlane:
         """Stop accepting and wait for the sessions to end. True when none is left, at the latest after `timeout_s`."""
         self.state.process = ProcessState.DRAINING
         self.reconciler.reconcile()
+        self.supervision.stopping(timeout_s)
         left = self.forwarder.stats().sessions_left
         self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
         deadline = time.monotonic() + timeout_s
@@ -152,10 +178,11 @@ class ControlPlane:
     async def reload(self, config: Config | None = None) -> Changes:
         """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
         try:
-            return await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
-        except ConfigError as error:
-            for problem in error.problems:
-                self.events.emit("reload_failed", {"reason": str(problem)}, logging.ERROR)
+            with self.supervision.reloading():
+                return await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
+        except L4lbError as error:
+            for reason in error.problems if isinstance(error, ConfigError) else [error]:
+                self.events.emit("reload_failed", {"reason": str(reason)}, logging.ERROR)
             raise
 
     async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> shapes.Backend:
@@ -181,6 +208,7 @@ class ControlPlane:
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
         pid = await self.upgrading.upgrade()
+        self.supervision.leave(pid)
         await self.admin.leave()
         self.upgrading.leave(pid)
         return pid
@@ -216,6 +244,7 @@ class ControlPlane:
             self._predecessor.cancel()
             await asyncio.gather(self._predecessor, return_exceptions=True)
         await self.upgrading.stop()
+        await self.supervision.stop()
         await self.monitor.stop()
         await self.agents.stop()
         self.passive.stop()

@@ -41,13 +41,15 @@ _TELL_EVERY_S = 0.5
 class Successor:
     """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
 
-    `spawn` starts it, on a thread of its own; `replaced` is called with its pid once it has taken over.
+    It is started on a thread of its own, within `lending`, which may lend it rights of that thread; `replaced` is
+    called with its pid once it has taken over.
     """
 
     command: Sequence[str] | None = None
     reason: str = "only a process of `l4lb serve` can be replaced by another"
     ready_within_s: float = READY_WITHIN_S
     environment: Callable[[], dict[str, str]] = lambda: dict(os.environ)
+    lending: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     replaced: Callable[[int], None] = field(default=lambda pid: None)
 
 
@@ -101,8 +103,7 @@ class Upgrade:
         try:
             with theirs:
                 environment = {**successor.environment(), TAKEOVER_FD: str(theirs.fileno())}
-                start = lambda: subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: E731
-                process = await asyncio.to_thread(start)
+                process = await asyncio.to_thread(_start, successor, command, environment, theirs.fileno())
             await self._hand_down(channel, process, successor.ready_within_s)
         except BaseException as error:
             channel.close()
@@ -152,6 +153,13 @@ class Upgrade:
             await asyncio.gather(self._telling, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
+
+
+def _start(
+    successor: Successor, command: Sequence[str], environment: dict[str, str], fd: int
+) -> subprocess.Popen[bytes]:
+    with successor.lending():
+        return subprocess.Popen(command, env=environment, pass_fds=[fd])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -116,6 +116,10 @@ class Listening:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
         return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
 
+    def files(self) -> list[str]:
+        """Of unix sockets that are removed with them."""
+        return [known.sockets.owned_path for known in self._places.values() if known.sockets.owned_path]
+
     # ---- from one process to the next ----
 
     def hand_over(self) -> list[Handed]:

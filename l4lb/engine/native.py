@@ -32,6 +32,7 @@ from l4lb.model.stats import (
     WorkerStats,
 )
 from l4lb.net.sockets import sockaddr_bytes
+from l4lb.net.threads import name_this_thread
 
 _CLOSE_REASONS = tuple(CloseReason)
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
@@ -116,6 +117,7 @@ class NativeForwarder:
         self._names: dict[tuple[str, int], str] = {}
         self._places: dict[int, tuple[str, str]] = {}  # of a backend's id: its pool and what it is called there
         self._version = 0
+        self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
         self._closed = False
 
     # ---- life ----
@@ -127,6 +129,7 @@ class NativeForwarder:
             thread.start()
 
     def _run_worker(self, index: int) -> None:
+        name_this_thread(f"l4lb-worker-{index}")
         if self._affinity:
             os.sched_setaffinity(0, {self._affinity[index]})  # of this thread alone
         self._plane.run(index)
@@ -352,6 +355,16 @@ class NativeForwarder:
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         return self._listeners[listener].addresses
+
+    def silent_workers(self) -> list[int]:
+        turns = [self._plane.worker_stats(index)[4] for index in range(self._plane.worker_count)]
+        silent = [index for index, before in enumerate(self._turns_seen) if turns[index] == before]
+        self._turns_seen = turns
+        self._plane.wake()
+        return silent
+
+    def socket_files(self) -> list[str]:
+        return self._listening.files()
 
     def _worker_stats(self, index: int) -> WorkerStats:
         stats = self._plane.worker_stats(index)

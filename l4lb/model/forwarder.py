@@ -75,6 +75,13 @@ class Forwarder(Protocol):
     def pool_stats(self, pool: str) -> PoolStats:
         """The same of one pool; of one that the newest snapshot does not name, nothing."""
 
+    def silent_workers(self) -> list[int]:
+        """The workers that have finished no turn since the last call. Each call wakes them all, so that those which are
+        merely idle finish one."""
+
+    def socket_files(self) -> list[str]:
+        """The files of unix sockets that it will remove."""
+
     def addresses(self, listener: str) -> tuple[str, ...]:
         """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""
 

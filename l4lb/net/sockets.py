@@ -119,7 +119,10 @@ def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
     v6 = sock.family == socket.AF_INET6
     level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
     if spec.transparent or sock.getsockopt(level, option):
-        sock.setsockopt(level, option, spec.transparent)
+        try:
+            sock.setsockopt(level, option, spec.transparent)
+        except PermissionError:
+            raise PermissionError(errno.EPERM, "transparent requires CAP_NET_RAW or CAP_NET_ADMIN") from None
 
 
 def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
@@ -212,24 +215,43 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
     return opened
 
 
-def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
-    """Take the socket that the service manager passed as `name` (LISTEN_FDS, LISTEN_FDNAMES). ENOENT: it did not."""
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    count = int(os.environ.get("LISTEN_FDS", "0") or 0) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
-    if name not in names[:count]:
-        passed = ", ".join(names[:count]) or "none"
-        raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
-    sock = socket.socket(fileno=os.dup(_FIRST_INHERITED_FD + names.index(name)))
-    sock.setblocking(False)
-    set_options(sock, spec)
-    opened = ListeningSockets([sock], "")
+def _inherited_names() -> list[str]:
+    """Of the sockets that the service manager passed to this process, in their order (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    return os.environ.get("LISTEN_FDNAMES", "").split(":")[: int(os.environ.get("LISTEN_FDS") or 0)]
+
+
+def _bound_to(sock: socket.socket) -> SocketAddress:
     bound = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        text = bound if isinstance(bound, str) else "@" + bound[1:].decode()
-        opened.address = str(SocketAddress(socket.AF_UNIX, text))
-    else:
-        opened.port = bound[1]
-        opened.address = str(SocketAddress(sock.family, bound[0], bound[1]))
+        return SocketAddress(sock.family, bound if isinstance(bound, str) else "@" + bound[1:].decode())
+    return SocketAddress(sock.family, bound[0], bound[1])
+
+
+def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
+    """Take what the service manager passed as `name`: one socket, or more of one address (ReusePort).
+
+    ENOENT: there is none; EINVAL: some are of another address, which would be listened on by nobody.
+    """
+    names = _inherited_names()
+    fds = [_FIRST_INHERITED_FD + index for index, passed in enumerate(names) if passed == name]
+    if not fds:
+        passed = ", ".join(names) or "none"
+        raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
+    opened = ListeningSockets([socket.socket(fileno=os.dup(fd)) for fd in fds], "")
+    try:
+        addresses = list(dict.fromkeys(_bound_to(sock) for sock in opened.sockets))
+        if len(addresses) > 1:
+            listed = " and ".join(map(str, addresses))
+            raise OSError(errno.EINVAL, f"{len(fds)} sockets of that name, at {listed}: expected one address a name")
+        for sock in opened.sockets:
+            sock.setblocking(False)
+            set_options(sock, spec)
+    except BaseException:
+        opened.close()
+        raise
+    opened.address, opened.port = str(addresses[0]), addresses[0].port
     return opened
 
 

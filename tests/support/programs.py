@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -143,12 +143,25 @@ def program(name: str, arguments: list[str], ready_port: int, log: Path) -> Iter
 class L4lb:
     """`l4lb` as users start it: a process, its log, its memory."""
 
-    def __init__(self, *arguments: str, max_files: int = 0) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        max_files: int = 0,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """`environment` is added to the test's own; `within` is a command that starts the one after it."""
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*within, *command],
+            stderr=self._log,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
 
     @property
     def log(self) -> str:
@@ -194,10 +207,15 @@ class L4lb:
 
 
 @contextlib.contextmanager
-def l4lb(*arguments: str, max_files: int = 0) -> Iterator[L4lb]:
+def l4lb(
+    *arguments: str,
+    max_files: int = 0,
+    environment: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one."""
     extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files)
+    process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within)
     try:
         yield process
     finally:
