@@ -21,7 +21,7 @@ from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.listeners import prepare_listeners
+from l4lb.control.listeners import prepare_listeners, turn_away_others
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
@@ -63,7 +63,8 @@ class Followers:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `kept` is called with it after each change that holds."""
+    """Owns what is wanted (`desired`). `kept` is called with it after each change that holds. Who holds `one_at_a_time`
+    knows that it does not change."""
 
     def __init__(
         self,
@@ -82,12 +83,12 @@ class Applying:
         self._reconciler = reconciler
         self._events = events
         self._followers = followers
-        self._one_at_a_time = asyncio.Lock()
+        self.one_at_a_time = asyncio.Lock()
 
     async def reload(self, file: Config) -> Changes:
         """Make `file`, and the runtime changes that it does not contradict, what is wanted; return when workers go by
         it. ConfigError, with every problem, when that cannot be; nothing has changed then."""
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
             changes = await self._make(desired, look_up=True)
@@ -104,7 +105,7 @@ class Applying:
 
         ChangeError when that cannot be; nothing has changed then.
         """
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             await self._change(self.desired.with_backend(pool, backend, settings))
         told: dict[str, object] = {key: str(value) for key, value in settings.items()}
@@ -113,7 +114,7 @@ class Applying:
     async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> None:
         """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
         pool's on_backend_removed says. ChangeError when it is not there."""
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             desired = self.desired.without_backend(pool, backend)
             there = self.desired.find(pool, backend)
@@ -135,6 +136,7 @@ class Applying:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
         prepare_listeners(self._forwarder, plan.config, plan.listeners.values())
+        await turn_away_others(self._forwarder, plan.listeners.values())
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)

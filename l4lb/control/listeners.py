@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from l4lb.config import Config, Listener
@@ -9,6 +10,8 @@ from l4lb.control.state import ListenerState
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import Keepalive, ListenerSpec
+
+_HANDSHAKE_S = 0.2  # a long way round the world; who comes meanwhile asks again after 1 s (RFC 6298) and is refused
 
 
 def _keepalive(config: Listener) -> Keepalive | None:
@@ -55,3 +58,9 @@ def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Iterable[
     except ConfigError as error:
         placed = (config.problem(tuple(problem.path.split(".")), problem.message) for problem in error.problems)
         raise ConfigError(list(placed)) from error
+
+
+async def turn_away_others(forwarder: Forwarder, listeners: Iterable[ListenerState]) -> None:
+    """See `Forwarder.turn_away`. Returns when a handshake that was under way then has had its time."""
+    if forwarder.turn_away([listener_spec(one) for one in listeners]):
+        await asyncio.sleep(_HANDSHAKE_S)

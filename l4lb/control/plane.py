@@ -23,7 +23,7 @@ from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.host import Host
 from l4lb.control.inheritance import Inheritance, apply_health
-from l4lb.control.listeners import prepare_listeners
+from l4lb.control.listeners import prepare_listeners, turn_away_others
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.status import Status
@@ -162,8 +162,9 @@ class ControlPlane:
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting and wait for the sessions to end. True when none is left, at the latest after `timeout_s`."""
         self.state.process = ProcessState.DRAINING
-        self.reconciler.reconcile()
         self.supervision.stopping(timeout_s)
+        await turn_away_others(self.forwarder, ())
+        self.reconciler.reconcile()
         left = self.forwarder.stats().sessions_left
         self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
         deadline = time.monotonic() + timeout_s
@@ -207,7 +208,9 @@ class ControlPlane:
 
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
-        pid = await self.upgrading.upgrade()
+        async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
+            pid = await self.upgrading.upgrade()
+            self.state.process = ProcessState.DRAINING
         self.supervision.leave(pid)
         await self.admin.leave()
         self.upgrading.leave(pid)

@@ -174,6 +174,9 @@ class NativeForwarder:
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         self._listening.prepare(listeners)
 
+    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
+        return self._listening.turn_away(listeners)
+
     def publish(self, snapshot: Snapshot) -> None:
         self.prepare(snapshot.listeners)
         version = self._version + 1

@@ -34,6 +34,10 @@ class Forwarder(Protocol):
         Raises `l4lb.errors.ConfigError` and opens none when one cannot be had.
         """
 
+    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
+        """Before a snapshot with these listeners, which are prepared: where none of them listens, let nobody new in.
+        True when there is such a place, and clients whose handshake is under way are to be given time."""
+
     def publish(self, snapshot: Snapshot) -> None:
         """Replace the routing state by `snapshot`, whole.
 

@@ -20,6 +20,8 @@ from l4lb.model.snapshot import InheritedSocket, Keepalive, ListenerSpec
 
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
+_SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
 
@@ -71,6 +73,25 @@ class ListeningSockets:
         sockets = [socket.socket(fileno=fd) for fd in fds]
         to_own = (described["path"], described["inode"])
         return cls(sockets, described["address"], described["port"], _to_own=to_own)
+
+    def turn_away(self) -> None:
+        """Let nobody new in, before they are closed: closing resets whoever is in the queue or the handshake. On TCP
+        they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
+        refuses at once, for good.
+
+        It is the sockets that change: not for those that another process has too.
+        """
+        for sock in self.sockets:
+            if sock.family == socket.AF_UNIX:
+                sock.shutdown(socket.SHUT_RD)
+            else:
+                _attach(sock, _SO_ATTACH_FILTER, _DROP_SYN)
+
+    def let_in(self) -> None:
+        """Undo `turn_away`; TCP."""
+        for sock in self.sockets:
+            with contextlib.suppress(FileNotFoundError):  # nobody is turned away
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def own(self) -> None:
         """The process that they were taken over from will not remove their file: this one will."""
@@ -156,12 +177,20 @@ def _steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
         program.append((0x15, 0, 1, cpu))  # BPF_JMP|BPF_JEQ|BPF_K: else skip the return
         program.append((0x06, 0, 0, index))  # BPF_RET|BPF_K
     program += [(0x94, 0, 0, len(cpus)), (0x16, 0, 0, 0)]  # BPF_ALU|BPF_MOD|BPF_K, BPF_RET|BPF_A
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    buffer = bytearray(code)
+    _attach(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+# Classic BPF, which sees the TCP header: load its flags; drop the packet if SYN is among them, else take all of it.
+_DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+
+
+def _attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Classic BPF, as SO_ATTACH_... takes it (socket(7))."""
+    buffer = bytearray(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     import ctypes  # the kernel wants a pointer to the program, which only ctypes gives
 
     pointer = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), pointer))
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), pointer))
 
 
 def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus: Sequence[int]) -> ListeningSockets:

@@ -165,8 +165,8 @@ class L4lb:
 
     @property
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        """Read without moving the file's position, which is the writers' too."""
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode()
 
     def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
         """The first match of `pattern` in the log."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 
 from l4lb.errors import UpgradeError
@@ -28,6 +31,32 @@ def test_this_one_goes_on(case: str) -> None:
                 sock.sendall(b"?")
                 assert sock.recv(100) == b"still here"
         balancer.pools["web"].add("127.0.0.1:1")
+
+
+def test_a_change_meanwhile_waits_and_is_not_lost() -> None:
+    with serving(one_answer(b"here")) as server, balancing([server.address]) as balancer:
+        successor, heard = balancer.plane.upgrading.successor, list[str]()
+        successor.command, successor.ready_within_s = ["sleep", "100"], 0.5
+        balancer.plane.events.subscribe(lambda event: heard.append(event.kind))
+        started = threading.Event()
+
+        def environment() -> dict[str, str]:
+            started.set()
+            return dict(os.environ)
+
+        successor.environment = environment
+
+        def upgrade() -> None:
+            with pytest.raises(UpgradeError):
+                balancer.upgrade()
+
+        upgrading = threading.Thread(target=upgrade)
+        upgrading.start()
+        assert started.wait(20)
+        balancer.pools["web"].add("127.0.0.1:1")
+        upgrading.join()
+        assert heard == ["upgrade_failed", "backend_set"]
+        assert len(balancer.config.pools["web"].backends) == 2
 
 
 def test_an_embedded_one_has_no_command() -> None:
