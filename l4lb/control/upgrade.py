@@ -54,7 +54,8 @@ class Successor:
 
 
 class Upgrade:
-    """`admin` gives the admin API's socket, `overlay` the runtime changes of this moment."""
+    """`admin` gives the admin API's socket, `overlay` the runtime changes of this moment. One `upgrade` at a time: the
+    caller sees to that."""
 
     def __init__(
         self,
@@ -70,7 +71,6 @@ class Upgrade:
         self._events = events
         self._admin = admin
         self._overlay = overlay
-        self._under_way = False
         self._channel: Channel | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -79,22 +79,20 @@ class Upgrade:
 
         UpgradeError, and this one goes on as before, when the new one does not start.
         """
-        successor = self.successor
-        if successor.command is None:
-            raise UpgradeError(successor.reason)
-        if self._under_way or self._state.process is not ProcessState.RUNNING:
-            doing = "an upgrade is under way" if self._under_way else f"the process is {self._state.process}"
-            raise UpgradeError(doing)
-        self._under_way = True
         try:
-            pid = await self._replace(successor, successor.command)
+            pid = await self._upgrade(self.successor)
         except UpgradeError as error:
             self._events.emit("upgrade_failed", {"reason": str(error)}, logging.ERROR)
             raise
-        finally:
-            self._under_way = False
         self._events.emit("upgraded", {"pid": pid})
         return pid
+
+    async def _upgrade(self, successor: Successor) -> int:
+        if successor.command is None:
+            raise UpgradeError(successor.reason)
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}")
+        return await self._replace(successor, successor.command)
 
     async def _replace(self, successor: Successor, command: Sequence[str]) -> int:
         ours, theirs = socket.socketpair()
@@ -128,6 +126,8 @@ class Upgrade:
             raise UpgradeError(f"the new process (pid {process.pid}) ended with exit code {code}") from None
         if said["kind"] != "ready":
             raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
         self._forwarder.disown()
         if admin is not None:
             admin.disown()
