@@ -213,15 +213,13 @@ def test_the_default_admin_directory_is_the_users_and_roots_again(directory: Pat
     file.write_text(file.read_text().replace(f'bind = "unix:{directory}/run/admin.sock"', ""))
     for _ in range(2):
         environment = {"RUNTIME_DIRECTORY": f"{directory}/run"}
-        process = L4lb("serve", "-c", str(file), environment=environment, within=interpreter_of_all())
-        try:
+        within = interpreter_of_all()
+        with l4lb("serve", "-c", str(file), environment=environment, within=within, admin=True) as process:
             process.wait_for(f"admin listening address=unix:{directory}/run/admin.sock")
             assert (directory / "run").stat().st_uid == pwd.getpwnam(OTHER_USER).pw_uid
             assert "not allowed" not in process.log
             process.signal(signal.SIGTERM)
             assert process.wait() == 0
-        finally:
-            process.stop()
 
 
 WRONG = {

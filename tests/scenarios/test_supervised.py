@@ -18,7 +18,7 @@ from l4lb import Client
 from tests.scenarios.test_upgrade import end, gone, upgraded, write
 from tests.support.managing import Manager, managing
 from tests.support.peers import connect, echo, serving
-from tests.support.programs import L4lb, answers, free_port, l4lb, require
+from tests.support.programs import answers, free_port, l4lb, require
 from tests.support.tracing import standing_still, threads_of
 from tests.support.waiting import wait_until
 
@@ -201,10 +201,8 @@ def test_sockets_of_one_name_must_be_of_one_address(tmp_path: Path) -> None:
 def test_the_admin_socket_is_where_the_manager_made_a_directory(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o700)
     environment = {"RUNTIME_DIRECTORY": f"{tmp_path}/run:/elsewhere"}
-    process = L4lb("serve", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", environment=environment)
-    try:
+    arguments = ("serve", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1")
+    with l4lb(*arguments, environment=environment, admin=True) as process:
         process.wait_for(f"admin listening address=unix:{tmp_path}/run/admin.sock")
         with Client(f"unix:{tmp_path}/run/admin.sock") as client:
             assert client.status()["pid"] == process.process.pid
-    finally:
-        process.stop()

@@ -212,9 +212,10 @@ def l4lb(
     max_files: int = 0,
     environment: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
+    admin: bool = False,
 ) -> Iterator[L4lb]:
-    """A running `l4lb`; without an admin API unless `arguments` ask for one."""
-    extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
+    """A running `l4lb`; without an admin API unless `arguments` ask for one, or `admin` for the default."""
+    extra = () if admin or "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
     process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within)
     try:
         yield process
