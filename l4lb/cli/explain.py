@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from l4lb.balancer import explain_offline
+from l4lb.cli.completing import pools
 from l4lb.cli.status import read_token
 from l4lb.client import Client
 from l4lb.config import Config
@@ -17,7 +18,7 @@ from l4lb.net.admin_socket import default_admin_address
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=pools)
 @click.argument("source")
 @click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
 @click.option("--to", default="", metavar="ADDR", help="Where the client connects to, for a hash_key that needs it.")

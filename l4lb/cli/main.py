@@ -7,6 +7,7 @@ import sys
 import click
 
 from l4lb.cli.check import check
+from l4lb.cli.completion import completion
 from l4lb.cli.demo import demo
 from l4lb.cli.explain import explain
 from l4lb.cli.schema import schema
@@ -22,7 +23,7 @@ def cli() -> None:
     """A layer-4 load balancer."""
 
 
-for command in (serve, demo, check, schema, status, explain):
+for command in (serve, demo, check, schema, status, explain, completion):
     cli.add_command(command)
 
 

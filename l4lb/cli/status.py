@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from l4lb.cli.completing import pools
 from l4lb.client import Client
 from l4lb.net.admin_socket import default_admin_address
 
@@ -67,7 +68,7 @@ def _listener_table(listeners: list[dict[str, Any]]) -> Table:
 
 
 @click.command()
-@click.argument("pool", required=False)
+@click.argument("pool", required=False, shell_complete=pools)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
 @click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help="Admin API of the instance (env L4LB_ADMIN).")
 @click.option("--token-file", envvar="L4LB_TOKEN_FILE", metavar="FILE", help="Its token (env L4LB_TOKEN_FILE).")
