@@ -144,14 +144,8 @@ class Applying:
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
         self.kept(desired)
-        await self._adopted()
+        await adopted(self._forwarder)
         return changes
-
-    async def _adopted(self) -> None:
-        """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
-        deadline = time.monotonic() + _ADOPTED_WITHIN_S
-        while not self._forwarder.adopted() and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_S)
 
     # ---- in one step: nothing here waits or fails ----
 
@@ -208,6 +202,13 @@ class Applying:
             followers.monitor.forget(pool.name)
             followers.agents.forget(pool.name)
             followers.passive.forget(pool.name)
+
+
+async def adopted(forwarder: Forwarder) -> None:
+    """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
+    deadline = time.monotonic() + _ADOPTED_WITHIN_S
+    while not forwarder.adopted() and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
 
 
 @dataclass(slots=True)

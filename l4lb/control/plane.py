@@ -15,7 +15,7 @@ from l4lb.config import Config
 from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
-from l4lb.control.applying import Applying, Changes, Followers
+from l4lb.control.applying import Applying, Changes, Followers, adopted
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
@@ -165,6 +165,7 @@ class ControlPlane:
         self.supervision.stopping(timeout_s)
         await turn_away_others(self.forwarder, ())
         self.reconciler.reconcile()
+        await adopted(self.forwarder)
         left = self.forwarder.stats().sessions_left
         self.events.emit("draining", {"sessions": left, "timeout_s": timeout_s})
         deadline = time.monotonic() + timeout_s

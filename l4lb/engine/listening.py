@@ -131,7 +131,7 @@ class Listening:
         for place in needed & self._closing.keys():  # it comes back before it was closed
             del self._closing[place]
             self._turned_away.discard(place)
-            self._places[place].sockets.let_in()
+            self._places[place].sockets.let_in(self._places[place].spec.backlog)
         self._published = needed
 
     def _leave_unix(self, place: Place, version: int) -> None:
@@ -161,7 +161,7 @@ class Listening:
 
     def files(self) -> list[str]:
         """Of unix sockets that are removed with them."""
-        return [known.sockets.owned_path for known in self._places.values() if known.sockets.owned_path]
+        return [path for known in self._places.values() if (path := known.sockets.file)]
 
     # ---- from one process to the next ----
 

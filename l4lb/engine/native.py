@@ -295,7 +295,10 @@ class NativeForwarder:
                 self._retired.append(self._pools.pop(name).live)
 
     def adopted(self) -> bool:
-        return not self._threads or self._plane.seen_version() >= self._version
+        if self._threads and self._plane.seen_version() < self._version:
+            return False
+        self.reap()  # at once: sockets that nobody accepts on any more are to be closed, before somebody comes
+        return True
 
     def reap(self) -> None:
         """Free what no worker can reach any more. Cheap; called at every publish and by whoever reads statistics."""

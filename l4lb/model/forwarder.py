@@ -47,7 +47,8 @@ class Forwarder(Protocol):
         """
 
     def adopted(self) -> bool:
-        """Whether every worker goes by the newest snapshot: what it leaves out gets no new session any more."""
+        """Whether every worker goes by the newest snapshot: what it leaves out gets no new session any more, and its
+        sockets are closed."""
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int

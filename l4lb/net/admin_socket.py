@@ -60,6 +60,17 @@ class AdminSocket:
             _to_own=to_own,
         )
 
+    @property
+    def file(self) -> Path | None:
+        """What `close` will remove, once it is this process's."""
+        return self.path or (Path(self._to_own[0]) if self._to_own[0] else None)
+
+    def give(self, owner: Identity | None) -> None:
+        """Its files, to who this process is to become."""
+        if self.file is not None:
+            _give(self.file, owner)
+            _give(_lock_path(self.file), owner)
+
     def own(self) -> None:
         """The process that it was taken over from will not remove its file: this one will."""
         path, inode = self._to_own
@@ -150,8 +161,6 @@ def _open_unix(path: Path, address: str, owner: Identity | None) -> AdminSocket:
         _remove_stale(path)
         sock.bind(str(path))
         path.chmod(0o600)
-        _give(path, owner)
-        _give(_lock_path(path), owner)
         sock.listen(128)
     except BaseException:
         sock.close()
@@ -175,7 +184,7 @@ def _open_tcp(address: str) -> AdminSocket:
 
 
 def open_admin_socket(address: str, owner: Identity | None = None) -> AdminSocket:
-    """See `_open`. The files of a unix socket are to be `owner`'s, whom this process is to become."""
+    """See `_open`. A directory that is made for a unix socket is `owner`'s, whom this process is to become."""
     opened = _open(address, owner)
     opened.asked_for = address
     return opened

@@ -63,6 +63,11 @@ class ListeningSockets:
         pairs = [(index % workers, fds[index % len(fds)]) for index in range(max(workers, len(fds)))]
         return [(worker, fd, self.port, shared) for worker, fd in pairs]
 
+    @property
+    def file(self) -> str:
+        """What `close` will remove, once it is this process's; empty: nothing."""
+        return self.owned_path or self._to_own[0]
+
     def described(self) -> dict[str, Any]:
         """What the process that takes over needs to know of them, besides the descriptors."""
         return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
@@ -79,19 +84,26 @@ class ListeningSockets:
         they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
         refuses at once, for good.
 
+        Linux 6.18 lets only CAP_NET_ADMIN filter TCP (EPERM). Without it the queue holds one client, and who comes
+        while it is full gets no answer: one for each socket may still come after the last accept, and is reset.
+
         It is the sockets that change: not for those that another process has too.
         """
         for sock in self.sockets:
             if sock.family == socket.AF_UNIX:
                 sock.shutdown(socket.SHUT_RD)
-            else:
+                continue
+            try:
                 _attach(sock, _SO_ATTACH_FILTER, _DROP_SYN)
+            except PermissionError:
+                sock.listen(0)
 
-    def let_in(self) -> None:
+    def let_in(self, backlog: int) -> None:
         """Undo `turn_away`; TCP."""
         for sock in self.sockets:
-            with contextlib.suppress(FileNotFoundError):  # nobody is turned away
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            sock.listen(backlog)
 
     def own(self) -> None:
         """The process that they were taken over from will not remove their file: this one will."""

@@ -79,6 +79,7 @@ def served(file: Path) -> Iterator[L4lb]:
     with l4lb("serve", "-c", str(file), "--admin", admin, within=interpreter_of_all()) as process:
         process.wait_for("backend up")
         yield process
+        assert "Traceback" not in process.log
 
 
 def expect_user(pid: int, user: str, capabilities: int) -> None:
@@ -151,6 +152,24 @@ def test_a_reload_binds_another_low_port_and_upgrades_go_on(directory: Path) -> 
         os.kill(pids[-1], signal.SIGTERM)
         assert wait_until(lambda: gone(pids[-1]), 20)
         assert not (directory / "run/admin.sock").exists()
+
+
+def test_an_upgrade_may_be_what_gives_rights_up(directory: Path) -> None:
+    port = low_port()
+    with serving(echo) as one, contextlib.ExitStack() as stack:
+        binds = [f"127.0.0.1:{port}", f"unix:{directory}/web.sock"]
+        process = stack.enter_context(served(write(directory, one.address, binds, user="")))
+        assert {rights.uids for rights in rights_of(process.process.pid).values()} == {(0,) * 4}
+        write(directory, one.address, binds)
+        new = upgraded(process, process.process.pid, f"unix:{directory}/run/admin.sock")
+        stack.callback(end, new)
+        expect_user(new, OTHER_USER, 1 << NET_BIND_SERVICE)
+        for name in ("web.sock", "run/admin.sock", "run/admin.sock.lock"):
+            assert (directory / name).stat().st_uid == pwd.getpwnam(OTHER_USER).pw_uid, name
+        assert asked(f"127.0.0.1:{port}") == b"?"
+        process.wait_for(rf"not allowed path={directory}/run/admin.sock")
+        os.kill(new, signal.SIGTERM)
+        assert wait_until(lambda: gone(new), 20)
 
 
 def _listens(port: int) -> bool:

@@ -51,13 +51,14 @@ class AdminServer:
         self._token = self._read_token()
         try:
             self._socket = self._take_given(address) or open_admin_socket(address, owner)
+            self._socket.give(owner)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise self._problem("bind", f'"{address}": cannot listen: {reason}') from error
 
     def files(self) -> list[str]:
         """Those that are removed at the end."""
-        return [str(self._socket.path)] if self._socket is not None and self._socket.path else []
+        return [str(self._socket.file)] if self._socket is not None and self._socket.file else []
 
     async def start(self) -> None:
         """Answer on the socket that `bind` took, if there is one."""

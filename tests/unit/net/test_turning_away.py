@@ -70,10 +70,10 @@ def test_tcp_who_is_in_is_served_and_who_comes_is_refused_at_the_end(host: str) 
 
 def test_tcp_who_comes_gets_in_when_it_was_no_end() -> None:
     with listening(SocketAddress(socket.AF_INET, "127.0.0.1", 0)) as opened:
-        opened.let_in()  # nobody was turned away
+        opened.let_in(128)  # nobody was turned away
         opened.turn_away()
         with begun(opened.address) as late:
-            opened.let_in()
+            opened.let_in(128)
             assert wait_until(lambda: outcome(late) == 0)
 
 
