@@ -51,7 +51,7 @@ class Host:
         """Files that this process made, to who it becomes."""
         if self.identity is not None and os.geteuid() == 0:
             for path in paths:
-                os.chown(path, self.identity.uid, self.identity.gid)
+                os.chown(path, self.identity.uid, self.identity.gid, follow_symlinks=False)
 
     def not_allowed(self, config: Config, files: Sequence[str]) -> Iterator[tuple[str, str]]:
         """What the new user will not be able to do, as (path, reason). `files` are those to be removed at the end."""
