@@ -15,6 +15,7 @@ from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
+from l4lb.model.states import Protocol
 from l4lb.net.sockets import ListeningSockets, open_address, set_options
 
 
@@ -28,8 +29,10 @@ def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | Inherited
     return found
 
 
-def _ours(place: Place) -> bool:
-    return isinstance(place.address, SocketAddress)
+def _has_handshakes(place: Place) -> bool:
+    """TCP sockets of this process's."""
+    ours = isinstance(place.address, SocketAddress) and place.address.family != socket.AF_UNIX
+    return ours and place.protocol is Protocol.TCP
 
 
 def _is_unix(place: Place) -> bool:
@@ -112,7 +115,7 @@ class Listening:
         What was inherited stays with the service manager, and its clients wait for who is next.
         """
         needed = {place for spec in specs for place, _ in places_of(spec)}
-        leaving = {place for place in self._published - needed if _ours(place) and not _is_unix(place)}
+        leaving = {place for place in self._published - needed if _has_handshakes(place)}
         if self._shared:
             return False
         for place in leaving - self._turned_away:
@@ -130,8 +133,9 @@ class Listening:
                 self._closing[place] = version
         for place in needed & self._closing.keys():  # it comes back before it was closed
             del self._closing[place]
-            self._turned_away.discard(place)
-            self._places[place].sockets.let_in(self._places[place].spec.backlog)
+            if place in self._turned_away:
+                self._turned_away.discard(place)
+                self._places[place].sockets.let_in(self._places[place].spec.backlog)
         self._published = needed
 
     def _leave_unix(self, place: Place, version: int) -> None:
