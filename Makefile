@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
 
-.PHONY: help demo test lint unit scenarios package-test bench tables screenshots soak asan fuzz deps build clean
+.PHONY: help demo test lint unit scenarios package-test bench tables screenshots soak asan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,9 @@ screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, s
 tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLES.md
 	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
 	$(BIN)/python -m benchmarks.compare_tables
+
+man: build       ## the man pages, in build/man; see one with `man -l build/man/l4lb.1`
+	$(BIN)/python contrib/manual.py build/man
 
 deps:            ## what the tests need from Debian (as root)
 	apt-get update

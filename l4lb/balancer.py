@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 import uvloop
 
 from l4lb.config import Config
 from l4lb.control import shapes
+from l4lb.control.host import Host
 from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
 from l4lb.control.sessions import SessionQuery
@@ -29,6 +30,7 @@ from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import raise_file_limit, sessions_for
+from l4lb.net.threads import name_this_thread
 from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class LoadBalancer:
     Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
     global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
     configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` is from the
-    process that this one replaces.
+    process that this one replaces, `host` the process that this runs in.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class LoadBalancer:
         forwarder_factory: Callable[[Config], Forwarder] = native_forwarder,
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
+        host: Host | None = None,
     ) -> None:
+        self._host = host
         self._inheritance = inheritance
         self._started_with = config
         self._load = load
@@ -84,6 +88,10 @@ class LoadBalancer:
             if self._plane is not None:
                 raise EngineError("already started")
             self._loop = uvloop.new_event_loop()
+            aside = ThreadPoolExecutor(
+                thread_name_prefix="l4lb-aside", initializer=name_this_thread, initargs=("l4lb-aside",)
+            )
+            self._loop.set_default_executor(aside)
             self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
             self._thread.start()
             try:
@@ -96,7 +104,7 @@ class LoadBalancer:
         inheritance = self._inheritance or Inheritance(*read_state(self._started_with))
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance)
+            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance, self._host)
         except BaseException:
             forwarder.close()
             raise
@@ -284,6 +292,7 @@ class LoadBalancer:
     # ---- the control loop's thread ----
 
     def _run_loop(self) -> None:
+        name_this_thread("l4lb-control")
         assert self._loop is not None
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()

@@ -21,7 +21,6 @@ from l4lb._dataplane.proxy_types cimport (
 from l4lb._dataplane.proxy_writer cimport (
     proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, writer_append,
 )
-from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from l4lb.cli.completing import pools
 from l4lb.cli.connection import admin_options, as_json, connected
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=pools)
 @click.argument("source")
 @click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
 @click.option("--to", default="", metavar="ADDR", help="Where the client connects to, for a hash_key that needs it.")

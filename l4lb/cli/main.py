@@ -24,6 +24,7 @@ COMMANDS = {
     "reload": "lifecycle",
     "drain": "lifecycle",
     "upgrade": "lifecycle",
+    "completion": "completion",
 }
 
 

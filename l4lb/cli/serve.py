@@ -17,10 +17,13 @@ from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.events import Event
-from l4lb.control.inheritance import Inheritance, take_over
-from l4lb.control.upgrade import TAKEOVER_FD
+from l4lb.control.host import Host
+from l4lb.control.inheritance import take_over
+from l4lb.control.upgrade import TAKEOVER_FD, Successor
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.net.handover import Channel
+from l4lb.net.privileges import lent_to_programs
+from l4lb.net.sd_notify import for_successor
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -35,7 +38,7 @@ def _config(file: str | None, flags: Flags) -> Config:
 
 
 @click.command()
-@click.option("-c", "--config", "file", type=click.Path(), help="Configuration file (TOML).")
+@click.option("-c", "--config", "file", type=click.Path(readable=False), help="Configuration file (TOML).")
 @click.option("--listen", "listen", multiple=True, metavar="ADDR", help="Listen here; may be given again.")
 @click.option("--backend", "backends", multiple=True, metavar="ADDR[,weight=N]", help="A backend; may be given again.")
 @click.option("--policy", metavar="P", help="How a backend is chosen, e.g. least_sessions or maglev.")
@@ -52,8 +55,11 @@ def serve(file: str | None, **given: object) -> None:
     try:
         config = _config(file, flags)
         _set_up_log(config)
+        host = Host.of_process(config)
         inheritance = take_over(channel) if channel else None
-        balancer = _start(config, (lambda: load(Path(file), flags)) if file else None, inheritance)
+        again = (lambda: load(Path(file), flags)) if file else None
+        balancer = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
+        _make_replaceable(balancer.plane.upgrading.successor, host)
     except (L4lbError, OSError, ValueError) as error:
         _tell_failed(channel, error)
         raise
@@ -99,17 +105,23 @@ def _tell_failed(channel: Channel | None, error: Exception) -> None:
         channel.close()
 
 
-def _start(config: Config, again: Callable[[], Config] | None, inheritance: Inheritance | None) -> LoadBalancer:
-    balancer = LoadBalancer(config, load=again, inheritance=inheritance)
-    balancer.start()
+def _make_replaceable(successor: Successor, host: Host) -> None:
     main = threading.main_thread().ident
-    successor = balancer.plane.upgrading.successor
+    assert main is not None
     if os.getpid() == 1:
         successor.reason = "process 1 of a container cannot leave its place to another: start a new container"
     else:
         successor.command = [sys.executable, *sys.orig_argv[1:]]
-    assert main is not None
+    successor.environment = lambda: for_successor(os.environ)
     successor.replaced = lambda pid: signal.pthread_kill(main, signal.SIGTERM)
+    if host.identity is not None:
+        successor.lending = lent_to_programs
+
+
+def _start(balancer: LoadBalancer) -> LoadBalancer:
+    balancer.start()
+    main = threading.main_thread().ident
+    assert main is not None
     balancer.plane.draining.asked = lambda: signal.pthread_kill(main, signal.SIGTERM)
 
     def follow(event: Event) -> None:

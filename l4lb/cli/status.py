@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from l4lb.cli.completing import pools
 from l4lb.cli.connection import admin_options, as_json, connected, console
 
 HEALTH_STYLE = {"up": "green", "down": "red", "unknown": "yellow"}
@@ -72,7 +73,7 @@ def _listener_table(listeners: list[dict[str, Any]]) -> Table:
 
 
 @click.command()
-@click.argument("pool", required=False)
+@click.argument("pool", required=False, shell_complete=pools)
 @as_json
 @admin_options
 def status(pool: str | None, as_json: bool, admin: str | None, token_file: str | None) -> None:

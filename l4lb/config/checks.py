@@ -15,6 +15,7 @@ from l4lb.config.proxy_checks import accept_conflicts, send_conflicts
 from l4lb.config.reporting import reporting_conflicts
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
+from l4lb.net.privileges import group_id, identity_of
 
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
 
@@ -32,6 +33,22 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
         yield from _pool(name, pool)
         yield from _pool_of_udp(config, name, pool)
     yield from _admin(config)
+    yield from _user(config)
+
+
+def _user(config: Config) -> Iterator[Finding]:
+    user, group = config.global_.user, config.global_.group
+    if group and not user:
+        yield ("global", "group"), "has no effect without user"
+    key = "group"
+    try:
+        if group:
+            group_id(group)
+        key = "user"
+        if user:
+            identity_of(user, group)
+    except ValueError as error:
+        yield ("global", key), str(error)
 
 
 def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Finding]:

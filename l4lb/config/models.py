@@ -88,6 +88,8 @@ class GlobalConfig(Model):
     state_file: str = Field(
         default="", description="file in which runtime changes survive a restart; empty: they do not"
     )
+    user: str = Field(default="", description="who to become once everything is bound; empty: stay who started it")
+    group: str = Field(default="", description="with which group; empty: the user's own")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
     access_log: AccessLogTarget = Field(

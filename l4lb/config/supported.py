@@ -6,7 +6,6 @@ One place, to be emptied key by key. Paths are patterns: ``*`` stands for any na
 from __future__ import annotations
 
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("global",): ("user", "group"),
     ("listeners", "*"): (
         "allow", "deny", "deny_action", "per_source", "routes",
     ),

@@ -21,7 +21,7 @@ from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.listeners import listener_spec
+from l4lb.control.listeners import listener_spec, prepare_listeners, turn_away_others
 from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
@@ -47,7 +47,8 @@ class Followers:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `kept` is called with it after each change, and waited for."""
+    """Owns what is wanted (`desired`). `kept` is called with it after each change, and waited for. Who holds
+    `one_at_a_time` knows that it does not change."""
 
     def __init__(
         self,
@@ -67,12 +68,12 @@ class Applying:
         self._reconciler = reconciler
         self._events = events
         self._followers = followers
-        self._one_at_a_time = asyncio.Lock()
+        self.one_at_a_time = asyncio.Lock()
 
     async def reload(self, file: Config) -> Changes:
         """Make `file`, and the runtime changes that it does not contradict, what is wanted; return when workers go by
         it. ConfigError, with every problem, when that cannot be; nothing has changed then."""
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
             changes = await self._make(desired, look_up=True)
@@ -91,7 +92,7 @@ class Applying:
 
         Its id, and whether it was added. ChangeError when that cannot be; nothing has changed then.
         """
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             known = set(self._state.pools[pool].backends) if pool in self._state.pools else set()
             there = self.desired.find(pool, backend)
@@ -106,7 +107,7 @@ class Applying:
     async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
         """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
         pool's on_backend_removed says. What was removed; ChangeError when it is not there."""
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
             assert removed is not None
@@ -123,7 +124,7 @@ class Applying:
         await self._set_drained(listener, drained=False)
 
     async def _set_drained(self, listener: str, *, drained: bool) -> None:
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             self._expect_running()
             await self._change(self.desired.with_drained(listener, drained=drained))
 
@@ -140,13 +141,14 @@ class Applying:
     async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
+        listeners = [listener_spec(one, drained=name in desired.drained) for name, one in plan.listeners.items()]
         outlets = await self._prepare_outlets(plan)
         try:
-            listeners = plan.listeners.items()
-            self._forwarder.prepare([listener_spec(one, drained=name in desired.drained) for name, one in listeners])
+            prepare_listeners(self._forwarder, plan.config, listeners)
         except ConfigError:
             outlets.discard() if outlets else None
             raise
+        await turn_away_others(self._forwarder, listeners)
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
@@ -157,7 +159,7 @@ class Applying:
         await self.kept(desired)
         if outlets is not None:
             await self._followers.outlets.commit(outlets)
-        await self._adopted()
+        await adopted(self._forwarder)
         return changes
 
     async def _prepare_outlets(self, plan: Plan) -> Prepared | None:
@@ -165,12 +167,6 @@ class Applying:
         if plan.config.global_ == self._state.config.global_:
             return None
         return await asyncio.to_thread(self._followers.outlets.prepare, plan.config)
-
-    async def _adopted(self) -> None:
-        """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
-        deadline = time.monotonic() + _ADOPTED_WITHIN_S
-        while not self._forwarder.adopted() and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_S)
 
     # ---- in one step: nothing here waits or fails ----
 
@@ -227,6 +223,13 @@ class Applying:
             followers.monitor.forget(pool.name)
             followers.agents.forget(pool.name)
             followers.passive.forget(pool.name)
+
+
+async def adopted(forwarder: Forwarder) -> None:
+    """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
+    deadline = time.monotonic() + _ADOPTED_WITHIN_S
+    while not forwarder.adopted() and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from l4lb.control import shapes
-from l4lb.control.applying import Applying
+from l4lb.control.applying import Applying, adopted
 from l4lb.control.events import Events
+from l4lb.control.listeners import turn_away_others
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.sessions import SessionQuery, Sessions
 from l4lb.control.state import State
@@ -59,7 +60,8 @@ def _new(timeout_s: float) -> _Drain:
 
 
 class Draining:
-    """`asked` is called when the admin API has begun to drain the process, whose owner then has to end it."""
+    """`asked` is called when the admin API has begun to drain the process, whose owner then has to end it; `stopping`
+    with the time that it has, when the process begins to drain."""
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Draining:
         events: Events,
     ) -> None:
         self.asked: Callable[[], None] = lambda: None
+        self.stopping: Callable[[float], None] = lambda timeout_s: None
         self._state = state
         self._forwarder = forwarder
         self._reconciler = reconciler
@@ -78,6 +81,7 @@ class Draining:
         self._sessions = sessions
         self._events = events
         self._process: _Drain | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._until_over: asyncio.Task[None] | None = None
         self._listeners: dict[str, tuple[_Drain, asyncio.Task[None]]] = {}
         self._stopped = False
@@ -87,21 +91,34 @@ class Draining:
 
     # ---- the process ----
 
-    def begin(self, timeout_s: float | None = None) -> bool:
+    async def begin(self, timeout_s: float | None = None) -> bool:
         """Stop accepting, for good; None: drain_timeout. False when that was begun before: then `timeout_s`, from now
         on, is its deadline, or it keeps its own."""
         if self._process is not None:
+            await self._until_closed()
             if timeout_s is not None:
                 self._process.move(timeout_s)
                 self._watch(self._process)
             return False
         self._process = _new(self._timeout(timeout_s))
         self._state.process = ProcessState.DRAINING
-        self._reconciler.reconcile()
-        self._process.left = self._forwarder.stats().sessions_left
-        self._events.emit("draining", {"sessions": self._process.left, "timeout_s": self._process.timeout_s})
-        self._watch(self._process)
+        self.stopping(self._process.timeout_s)
+        self._closing = asyncio.create_task(self._close(self._process))
+        await self._until_closed()
         return True
+
+    async def _until_closed(self) -> None:
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
+
+    async def _close(self, drain: _Drain) -> None:
+        """Nobody who is in a handshake is reset, and who comes after is refused."""
+        await turn_away_others(self._forwarder, ())
+        self._reconciler.reconcile()
+        await adopted(self._forwarder)
+        drain.left = self._forwarder.stats().sessions_left
+        self._events.emit("draining", {"sessions": drain.left, "timeout_s": drain.timeout_s})
+        self._watch(drain)
 
     def _watch(self, drain: _Drain) -> None:
         """Also when it was over: sessions that the owner did not end may go on until the new deadline."""

@@ -1,10 +1,17 @@
-"""From a listener's configuration to what a snapshot says of it. Pure."""
+"""From a listener's configuration to what a snapshot says of it, and to its sockets."""
 
 from __future__ import annotations
 
-from l4lb.config import Listener
+import asyncio
+from collections.abc import Sequence
+
+from l4lb.config import Config, Listener
 from l4lb.control.state import ListenerState
+from l4lb.errors import ConfigError
+from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
+
+_HANDSHAKE_S = 0.2  # a long way round the world; who comes meanwhile asks again after 1 s (RFC 6298) and is refused
 
 
 def _keepalive(config: Listener) -> Keepalive | None:
@@ -54,3 +61,18 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
         udp_responses=config.udp_responses,
         udp_gro=config.udp_gro,
     )
+
+
+def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarder.prepare`; the problems are placed in `config`, which the listeners are from."""
+    try:
+        forwarder.prepare(listeners)
+    except ConfigError as error:
+        placed = (config.problem(tuple(problem.path.split(".")), problem.message) for problem in error.problems)
+        raise ConfigError(list(placed)) from error
+
+
+async def turn_away_others(forwarder: Forwarder, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarder.turn_away`. Returns when a handshake that was under way then has had its time."""
+    if forwarder.turn_away(listeners):
+        await asyncio.sleep(_HANDSHAKE_S)

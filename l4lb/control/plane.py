@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +24,9 @@ from l4lb.control.events import Events
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
+from l4lb.control.host import Host
 from l4lb.control.inheritance import Inheritance, apply_health
+from l4lb.control.listeners import listener_spec, prepare_listeners
 from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.metrics.gathered import Sources
 from l4lb.control.outlets import Outlets
@@ -33,8 +36,9 @@ from l4lb.control.sessions import Sessions
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
+from l4lb.control.supervision import Supervision
 from l4lb.control.upgrade import Upgrade
-from l4lb.errors import ChangeError, ConfigError, Problem
+from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
@@ -54,7 +58,8 @@ class ControlPlane:
     """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
 
     `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
-    the process that this one replaces; `took_over` is called when that one leaves.
+    the process that this one replaces; `took_over` is called when that one leaves. `host` is the process that this runs
+    in.
     """
 
     def __init__(
@@ -63,8 +68,10 @@ class ControlPlane:
         forwarder: Forwarder,
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
+        host: Host | None = None,
     ) -> None:
         self.forwarder = forwarder
+        self.host = host or Host()
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
@@ -87,9 +94,11 @@ class ControlPlane:
         )
         self.sessions = Sessions(self.state, forwarder, self.events)
         self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
+        self.draining.stopping = lambda timeout_s: self.supervision.stopping(timeout_s)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining)
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
+        self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired
         )
@@ -105,7 +114,13 @@ class ControlPlane:
             if problems := list(environment_problems(self.state.config)):
                 raise ConfigError(problems)
             self.forwarder.take_over(self.inheritance.sockets)
-            await self.outlets.commit(await asyncio.to_thread(self.outlets.prepare, self.state.config))
+            outlets = self.outlets.prepare(self.state.config)  # on no other thread: see `_bind`
+            try:
+                self._bind()
+            except BaseException:
+                outlets.discard()
+                raise
+            await self.outlets.commit(outlets)
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -121,6 +136,27 @@ class ControlPlane:
         self._announce()
         if self.inheritance.channel is not None:
             self._predecessor = asyncio.create_task(self._replace_predecessor(self.inheritance.channel))
+        else:
+            self.supervision.speak()
+
+    def _bind(self) -> None:
+        """Everything that may need root; then be the user that the configuration names, before there is any other
+        thread, which would keep no capability."""
+        config = self.state.config
+        if config.global_.user and self.host.identity is None:
+            reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
+            raise ConfigError([config.problem(("global", "user"), reason)])
+        drained = self.applying.desired.drained
+        listeners = [listener_spec(one, drained=name in drained) for name, one in self.state.listeners.items()]
+        prepare_listeners(self.forwarder, config, listeners)
+        self.admin.bind(self.host.identity)
+        files = self.forwarder.socket_files()
+        settings = config.global_
+        logs = (path for path in (settings.log, settings.access_log, settings.state_file) if path.startswith("/"))
+        self.host.give([*files, *(path for path in logs if os.path.exists(path))])
+        self.host.become_user(config)
+        for path, reason in self.host.not_allowed(config, [*files, *self.admin.files()]):
+            self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)
 
     async def _replace_predecessor(self, channel: Channel) -> None:
         """Tell the process before this one that it may go, and hear how far it is with that."""
@@ -131,6 +167,7 @@ class ControlPlane:
                 if said["kind"] == "yours":
                     self.forwarder.own()
                     self.admin.own()
+                    self.supervision.speak()
                     self.took_over()
                 else:
                     self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
@@ -161,7 +198,7 @@ class ControlPlane:
     async def drain(self, timeout_s: float | None = None) -> bool:
         """Stop accepting and wait for the sessions to end: True when none is left. At the latest after `timeout_s`;
         None: drain_timeout, or what a drain that was begun before has left."""
-        self.draining.begin(timeout_s)
+        await self.draining.begin(timeout_s)
         return await self.draining.wait() == 0
 
     # ---- changes of what is wanted: each returns when workers go by it, and raises when nothing has changed ----
@@ -169,11 +206,12 @@ class ControlPlane:
     async def reload(self, config: Config | None = None) -> Changes:
         """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
         try:
-            changes = await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
-        except (ConfigError, ChangeError) as error:
+            with self.supervision.reloading():
+                changes = await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
+        except L4lbError as error:
             self.sources.reloads_refused += 1
-            for problem in error.problems if isinstance(error, ConfigError) else ():
-                self.events.emit("reload_failed", {"reason": str(problem)}, logging.ERROR)
+            for reason in error.problems if isinstance(error, ConfigError) else [error]:
+                self.events.emit("reload_failed", {"reason": str(reason)}, logging.ERROR)
             raise
         self.sources.reloads_applied += 1
         return changes
@@ -210,7 +248,10 @@ class ControlPlane:
 
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
-        pid = await self.upgrading.upgrade()
+        async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
+            pid = await self.upgrading.upgrade()
+            self.state.process = ProcessState.DRAINING
+        self.supervision.leave(pid)
         await self.admin.leave()
         self.upgrading.leave(pid)
         return pid
@@ -242,6 +283,7 @@ class ControlPlane:
             self._predecessor.cancel()
             await asyncio.gather(self._predecessor, return_exceptions=True)
         await self.upgrading.stop()
+        await self.supervision.stop()
         await self.monitor.stop()
         await self.agents.stop()
         self.passive.stop()

@@ -20,7 +20,7 @@ from l4lb.net.address import is_name, parse_address, resolve_backend
 
 # What a process takes when it starts and cannot change: it holds from the next start or upgrade on.
 STARTED_WITH = {
-    "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions"),
+    "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions", "user", "group"),
     "admin": ("bind", "token_file", "dashboard"),
 }
 

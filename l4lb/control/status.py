@@ -213,6 +213,15 @@ class Status:
     def config(self) -> shapes.ConfigShape:
         return masked(self._state.config)
 
+    def line(self) -> str:
+        """All of it in one line."""
+        if self._state.process is ProcessState.DRAINING:
+            return f"draining, {self.stats().sessions_left} sessions left"
+        pools = self._state.pools.values()
+        usable, backends = sum(len(pool.usable) for pool in pools), sum(len(pool.backends) for pool in pools)
+        counts = f"{len(self._state.listeners)} listeners, {usable} of {backends} backends usable"
+        return "; ".join([f"{self._state.process}, {counts}", *self.readiness()[:3]])
+
     def readiness(self) -> list[str]:
         """Why this process is not ready for traffic; empty when it is."""
         if self._state.process is not ProcessState.RUNNING:

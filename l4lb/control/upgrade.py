@@ -41,18 +41,21 @@ _TELL_EVERY_S = 0.5
 class Successor:
     """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
 
-    `spawn` starts it, on a thread of its own; `replaced` is called with its pid once it has taken over.
+    It is started on a thread of its own, within `lending`, which may lend it rights of that thread; `replaced` is
+    called with its pid once it has taken over.
     """
 
     command: Sequence[str] | None = None
     reason: str = "only a process of `l4lb serve` can be replaced by another"
     ready_within_s: float = READY_WITHIN_S
     environment: Callable[[], dict[str, str]] = lambda: dict(os.environ)
+    lending: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     replaced: Callable[[int], None] = field(default=lambda pid: None)
 
 
 class Upgrade:
-    """`admin` gives the admin API's socket, `desired` what is wanted at this moment."""
+    """`admin` gives the admin API's socket, `desired` what is wanted at this moment. One `upgrade` at a time: the
+    caller sees to that."""
 
     def __init__(
         self,
@@ -68,7 +71,6 @@ class Upgrade:
         self._events = events
         self._admin = admin
         self._desired = desired
-        self._under_way = False
         self._channel: Channel | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -77,22 +79,20 @@ class Upgrade:
 
         UpgradeError, and this one goes on as before, when the new one does not start.
         """
-        successor = self.successor
-        if successor.command is None:
-            raise UpgradeError(successor.reason)
-        if self._under_way or self._state.process is not ProcessState.RUNNING:
-            doing = "an upgrade is under way" if self._under_way else f"the process is {self._state.process}"
-            raise UpgradeError(doing)
-        self._under_way = True
         try:
-            pid = await self._replace(successor, successor.command)
+            pid = await self._upgrade(self.successor)
         except UpgradeError as error:
             self._events.emit("upgrade_failed", {"reason": str(error)}, logging.ERROR)
             raise
-        finally:
-            self._under_way = False
         self._events.emit("upgraded", {"pid": pid})
         return pid
+
+    async def _upgrade(self, successor: Successor) -> int:
+        if successor.command is None:
+            raise UpgradeError(successor.reason)
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}")
+        return await self._replace(successor, successor.command)
 
     async def _replace(self, successor: Successor, command: Sequence[str]) -> int:
         ours, theirs = socket.socketpair()
@@ -101,8 +101,7 @@ class Upgrade:
         try:
             with theirs:
                 environment = {**successor.environment(), TAKEOVER_FD: str(theirs.fileno())}
-                start = lambda: subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: E731
-                process = await asyncio.to_thread(start)
+                process = await asyncio.to_thread(_start, successor, command, environment, theirs.fileno())
             await self._hand_down(channel, process, successor.ready_within_s)
         except BaseException as error:
             channel.close()
@@ -127,6 +126,8 @@ class Upgrade:
             raise UpgradeError(f"the new process (pid {process.pid}) ended with exit code {code}") from None
         if said["kind"] != "ready":
             raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
         self._forwarder.disown()
         if admin is not None:
             admin.disown()
@@ -152,6 +153,13 @@ class Upgrade:
             await asyncio.gather(self._telling, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
+
+
+def _start(
+    successor: Successor, command: Sequence[str], environment: dict[str, str], fd: int
+) -> subprocess.Popen[bytes]:
+    with successor.lending():
+        return subprocess.Popen(command, env=environment, pass_fds=[fd])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -29,6 +29,16 @@ def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | Inherited
     return found
 
 
+def _has_handshakes(place: Place) -> bool:
+    """TCP sockets of this process's."""
+    ours = isinstance(place.address, SocketAddress) and place.address.family != socket.AF_UNIX
+    return ours and place.protocol is Protocol.TCP
+
+
+def _is_unix(place: Place) -> bool:
+    return isinstance(place.address, SocketAddress) and place.address.family == socket.AF_UNIX
+
+
 def _options(spec: ListenerSpec) -> tuple[object, ...]:
     """What is set on the sockets themselves."""
     inherited = (spec.nodelay, spec.keepalive, spec.user_timeout_s, spec.fast_open, spec.defer_accept_s)
@@ -57,7 +67,11 @@ class Listening:
         self._places: dict[Place, _Place] = {}
         self._published: set[Place] = set()
         self._taken: dict[Place, ListeningSockets] = {}  # from the process before this one, until a listener has them
-        self._closing: dict[Place, int] = {}  # no longer named from that version on; workers may still accept there
+        # No longer named from that version on; workers may still accept there. A unix socket leaves its place at once.
+        self._closing: dict[Place, int] = {}
+        self._closing_unix: list[tuple[int, ListeningSockets]] = []
+        self._turned_away: set[Place] = set()
+        self._shared = False  # with the process that takes over
 
     def prepare(self, specs: Sequence[ListenerSpec]) -> None:
         """Have all sockets of `specs`, with their options. ConfigError, and nothing changed, when that cannot be."""
@@ -95,20 +109,52 @@ class Listening:
             known.spec = before
             _set(known.sockets, before)
 
+    def turn_away(self, specs: Sequence[ListenerSpec]) -> bool:
+        """Let nobody in any more where `specs`, soon all that is, do not listen. Whether somebody may be in a handshake
+        there, whom workers should have time to accept.
+
+        What was inherited stays with the service manager, and its clients wait for who is next.
+        """
+        needed = {place for spec in specs for place, _ in places_of(spec)}
+        leaving = {place for place in self._published - needed if _has_handshakes(place)}
+        if self._shared:
+            return False
+        for place in leaving - self._turned_away:
+            self._places[place].sockets.turn_away()
+        self._turned_away |= leaving
+        return bool(leaving)
+
     def commit(self, specs: Sequence[ListenerSpec], version: int) -> None:
         """From `version` on workers accept for `specs`, which are prepared, and nowhere else."""
         needed = {place for spec in specs for place, _ in places_of(spec)}
         for place in self._published - needed:
-            self._closing[place] = version
-        for place in needed:
-            self._closing.pop(place, None)
+            if _is_unix(place):
+                self._leave_unix(place, version)
+            else:
+                self._closing[place] = version
+        for place in needed & self._closing.keys():  # it comes back before it was closed
+            del self._closing[place]
+            if place in self._turned_away:
+                self._turned_away.discard(place)
+                self._places[place].sockets.let_in(self._places[place].spec.backlog)
         self._published = needed
+
+    def _leave_unix(self, place: Place, version: int) -> None:
+        sockets = self._places.pop(place).sockets
+        self._closing_unix.append((version, sockets))
+        if not self._shared:
+            sockets.turn_away()
 
     def reap(self, seen: int) -> None:
         """Every worker has seen version `seen`: close what none accepts on any more."""
         for place in [place for place, version in self._closing.items() if seen >= version]:
             del self._closing[place]
+            self._turned_away.discard(place)
             self._places.pop(place).sockets.close()
+        for version, sockets in self._closing_unix:
+            if seen >= version:
+                sockets.close()
+        self._closing_unix = [(version, sockets) for version, sockets in self._closing_unix if sockets.sockets]
 
     def spread(self, spec: ListenerSpec) -> list[Assigned]:
         """Which worker accepts on which socket, see `ListeningSockets.spread`."""
@@ -128,6 +174,10 @@ class Listening:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
         return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
 
+    def files(self) -> list[str]:
+        """Of unix sockets that are removed with them."""
+        return [path for known in self._places.values() if (path := known.sockets.file)]
+
     # ---- from one process to the next ----
 
     def hand_over(self) -> list[Handed]:
@@ -137,6 +187,7 @@ class Listening:
 
     def disown(self) -> None:
         """The other process has them: what is closed here leaves the files of unix sockets alone."""
+        self._shared = True
         for known in self._places.values():
             known.sockets.disown()
 
@@ -155,9 +206,11 @@ class Listening:
         self._taken = {}
 
     def close(self) -> None:
-        for sockets in [*self._taken.values(), *(known.sockets for known in self._places.values())]:
+        leaving = [sockets for _, sockets in self._closing_unix]
+        for sockets in [*self._taken.values(), *leaving, *(known.sockets for known in self._places.values())]:
             sockets.close()
         self._taken = {}
+        self._closing_unix = []
         self._places.clear()
         self._closing.clear()
 

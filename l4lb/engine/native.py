@@ -37,6 +37,7 @@ from l4lb.model.stats import (
     WorkerStats,
 )
 from l4lb.net.sockets import sockaddr_bytes
+from l4lb.net.threads import name_this_thread
 
 N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
@@ -117,6 +118,7 @@ class NativeForwarder:
         self._next_id = 1
         self._records = Records(self._plane)
         self._version = 0
+        self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
         self._closed = False
 
     # ---- life ----
@@ -128,6 +130,7 @@ class NativeForwarder:
             thread.start()
 
     def _run_worker(self, index: int) -> None:
+        name_this_thread(f"l4lb-worker-{index}")
         if self._affinity:
             os.sched_setaffinity(0, {self._affinity[index]})  # of this thread alone
         self._plane.run(index)
@@ -171,6 +174,9 @@ class NativeForwarder:
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         self._listening.prepare(listeners)
+
+    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
+        return self._listening.turn_away(listeners)
 
     def publish(self, snapshot: Snapshot) -> None:
         self.prepare(snapshot.listeners)
@@ -289,7 +295,10 @@ class NativeForwarder:
                 self._retired.append(self._pools.pop(name).live)
 
     def adopted(self) -> bool:
-        return not self._threads or self._plane.seen_version() >= self._version
+        if self._threads and self._plane.seen_version() < self._version:
+            return False
+        self.reap()  # at once: sockets that nobody accepts on any more are to be closed, before somebody comes
+        return True
 
     def reap(self) -> None:
         """Free what no worker can reach any more. Cheap; called at every publish and by whoever reads statistics."""
@@ -366,6 +375,16 @@ class NativeForwarder:
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         return self._listeners[listener].addresses
+
+    def silent_workers(self) -> list[int]:
+        turns = [self._plane.worker_stats(index)[4] for index in range(self._plane.worker_count)]
+        silent = [index for index, before in enumerate(self._turns_seen) if turns[index] == before]
+        self._turns_seen = turns
+        self._plane.wake()
+        return silent
+
+    def socket_files(self) -> list[str]:
+        return self._listening.files()
 
     def _worker_stats(self, index: int) -> WorkerStats:
         stats = self._plane.worker_stats(index)

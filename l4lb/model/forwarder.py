@@ -36,6 +36,10 @@ class Forwarder(Protocol):
         Raises `l4lb.errors.ConfigError` and opens none when one cannot be had.
         """
 
+    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
+        """Before a snapshot with these listeners, which are prepared: where none of them listens, let nobody new in.
+        True when there is such a place, and clients whose handshake is under way are to be given time."""
+
     def publish(self, snapshot: Snapshot) -> None:
         """Replace the routing state by `snapshot`, whole.
 
@@ -45,7 +49,8 @@ class Forwarder(Protocol):
         """
 
     def adopted(self) -> bool:
-        """Whether every worker goes by the newest snapshot: what it leaves out gets no new session any more."""
+        """Whether every worker goes by the newest snapshot: what it leaves out gets no new session any more, and its
+        sockets are closed."""
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
@@ -87,6 +92,13 @@ class Forwarder(Protocol):
 
     def pool_stats(self, pool: str) -> PoolStats:
         """The same of one pool; of one that the newest snapshot does not name, nothing."""
+
+    def silent_workers(self) -> list[int]:
+        """The workers that have finished no turn since the last call. Each call wakes them all, so that those which are
+        merely idle finish one."""
+
+    def socket_files(self) -> list[str]:
+        """The files of unix sockets that it will remove."""
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from l4lb.net.address import parse_address, resolve_listener
+from l4lb.net.privileges import Identity
 
 
 def default_admin_address() -> str:
-    """``/run/l4lb`` as root, else below XDG_RUNTIME_DIR, else a directory of this user's in /tmp."""
+    """In RUNTIME_DIRECTORY, which a service manager made; ``/run/l4lb`` as root; else below XDG_RUNTIME_DIR, else in a
+    directory of this user's in /tmp."""
+    if made := os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]:
+        return f"unix:{made}/admin.sock"
     if os.geteuid() == 0:
         return "unix:/run/l4lb/admin.sock"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -56,6 +60,17 @@ class AdminSocket:
             _to_own=to_own,
         )
 
+    @property
+    def file(self) -> Path | None:
+        """What `close` will remove, once it is this process's."""
+        return self.path or (Path(self._to_own[0]) if self._to_own[0] else None)
+
+    def give(self, owner: Identity | None) -> None:
+        """Its files, to who this process is to become."""
+        if self.file is not None:
+            _give(self.file, owner)
+            _give(_lock_path(self.file), owner)
+
     def own(self) -> None:
         """The process that it was taken over from will not remove its file: this one will."""
         path, inode = self._to_own
@@ -71,7 +86,7 @@ class AdminSocket:
         """Close it; its file goes too, unless someone else has put theirs in its place."""
         self.sock.close()
         if self.path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # who gave root's rights up was warned then
                 if self.path.lstat().st_ino == self.inode:
                     self.path.unlink()
         if self.lock_fd >= 0:
@@ -81,7 +96,7 @@ class AdminSocket:
 
 def _lock(path: Path) -> int:
     """The lock file's fd. OSError EADDRINUSE when another process holds it."""
-    fd = os.open(path.with_suffix(path.suffix + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,12 +112,25 @@ def _write_pid(lock_fd: int) -> None:
     os.pwrite(lock_fd, str(os.getpid()).encode(), 0)
 
 
-def _make_directory(path: Path, *, private: bool) -> None:
-    """Make it for this user alone. With `private`, one that is there must be so too: /tmp is everyone's."""
+def _make_directory(path: Path, owner: Identity | None, *, private: bool) -> None:
+    """Make it for `owner`, or this user, alone. With `private` one that is there must be so too, as in /tmp."""
+    made = not path.exists()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
-    if private and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022):
+    owners = {os.geteuid(), *([owner.uid] if owner else [])}
+    if private and (not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners or found.st_mode & 0o022):
         raise OSError(errno.EPERM, f"{path} is not a directory that only this user may write to")
+    if made or private:
+        _give(path, owner)
+
+
+def _give(path: Path, owner: Identity | None) -> None:
+    if owner is not None and os.geteuid() == 0:
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(path.suffix + ".lock")
 
 
 def _remove_stale(path: Path) -> None:
@@ -124,9 +152,9 @@ def _remove_stale(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, "another program listens there")
 
 
-def _open_unix(path: Path, address: str) -> AdminSocket:
+def _open_unix(path: Path, address: str, owner: Identity | None) -> AdminSocket:
     """The lock keeps instances apart; a socket file that nobody answers on is stale and replaced."""
-    _make_directory(path.parent, private=address == default_admin_address())
+    _make_directory(path.parent, owner, private=address == default_admin_address())
     lock_fd = _lock(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -155,14 +183,14 @@ def _open_tcp(address: str) -> AdminSocket:
     return AdminSocket(sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
-def open_admin_socket(address: str) -> AdminSocket:
-    """See `_open`."""
-    opened = _open(address)
+def open_admin_socket(address: str, owner: Identity | None = None) -> AdminSocket:
+    """See `_open`. A directory that is made for a unix socket is `owner`'s, whom this process is to become."""
+    opened = _open(address, owner)
     opened.asked_for = address
     return opened
 
 
-def _open(address: str) -> AdminSocket:
+def _open(address: str, owner: Identity | None) -> AdminSocket:
     """OSError when the address cannot be had, with `strerror` in words when a live instance holds it."""
     parsed = parse_address(address)
     if parsed.kind != "unix":
@@ -176,4 +204,4 @@ def _open(address: str) -> AdminSocket:
             sock.close()
             raise
         return AdminSocket(sock, address)
-    return _open_unix(Path(parsed.host), address)
+    return _open_unix(Path(parsed.host), address, owner)

@@ -24,6 +24,8 @@ _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
 _IPV6_RECVPKTINFO = 49
 _IP_PKTINFO = 8
+_SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
@@ -110,6 +112,11 @@ class ListeningSockets:
         packed = socket.inet_pton(family, self.sockets[0].getsockname()[0].partition("%")[0])
         return packed if any(packed) else b""
 
+    @property
+    def file(self) -> str:
+        """What `close` will remove, once it is this process's; empty: nothing."""
+        return self.owned_path or self._to_own[0]
+
     def described(self) -> dict[str, Any]:
         """What the process that takes over needs to know of them, besides the descriptors."""
         return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
@@ -120,6 +127,32 @@ class ListeningSockets:
         sockets = [socket.socket(fileno=fd) for fd in fds]
         to_own = (described["path"], described["inode"])
         return cls(sockets, described["address"], described["port"], _to_own=to_own)
+
+    def turn_away(self) -> None:
+        """Let nobody new in, before they are closed: closing resets whoever is in the queue or the handshake. On TCP
+        they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
+        refuses at once, for good.
+
+        Linux 6.18 lets only CAP_NET_ADMIN filter TCP (EPERM). Without it the queue holds one client, and who comes
+        while it is full gets no answer: one for each socket may still come after the last accept, and is reset.
+
+        It is the sockets that change: not for those that another process has too.
+        """
+        for sock in self.sockets:
+            if sock.family == socket.AF_UNIX:
+                sock.shutdown(socket.SHUT_RD)
+                continue
+            try:
+                _attach(sock, _SO_ATTACH_FILTER, _DROP_SYN)
+            except PermissionError:
+                sock.listen(0)
+
+    def let_in(self, backlog: int) -> None:
+        """Undo `turn_away`; TCP."""
+        for sock in self.sockets:
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            sock.listen(backlog)
 
     def own(self) -> None:
         """The process that they were taken over from will not remove their file: this one will."""
@@ -165,7 +198,10 @@ def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
     v6 = sock.family == socket.AF_INET6
     level, option = (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT) if v6 else (socket.IPPROTO_IP, _IP_TRANSPARENT)
     if spec.transparent or sock.getsockopt(level, option):
-        sock.setsockopt(level, option, spec.transparent)
+        try:
+            sock.setsockopt(level, option, spec.transparent)
+        except PermissionError:
+            raise PermissionError(errno.EPERM, "transparent requires CAP_NET_RAW or CAP_NET_ADMIN") from None
 
 
 def _set_udp(sock: socket.socket, spec: ListenerSpec) -> None:
@@ -237,12 +273,20 @@ def _steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
         program.append((0x15, 0, 1, cpu))  # BPF_JMP|BPF_JEQ|BPF_K: else skip the return
         program.append((0x06, 0, 0, index))  # BPF_RET|BPF_K
     program += [(0x94, 0, 0, len(cpus)), (0x16, 0, 0, 0)]  # BPF_ALU|BPF_MOD|BPF_K, BPF_RET|BPF_A
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    buffer = bytearray(code)
+    _attach(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+# Classic BPF, which sees the TCP header: load its flags; drop the packet if SYN is among them, else take all of it.
+_DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+
+
+def _attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Classic BPF, as SO_ATTACH_... takes it (socket(7))."""
+    buffer = bytearray(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     import ctypes  # the kernel wants a pointer to the program, which only ctypes gives
 
     pointer = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), pointer))
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), pointer))
 
 
 def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus: Sequence[int]) -> ListeningSockets:
@@ -296,29 +340,47 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
     return opened
 
 
-def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
-    """Take the socket that the service manager passed as `name` (LISTEN_FDS, LISTEN_FDNAMES). ENOENT: it did not."""
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    count = int(os.environ.get("LISTEN_FDS", "0") or 0) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
-    if name not in names[:count]:
-        passed = ", ".join(names[:count]) or "none"
-        raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
-    sock = socket.socket(fileno=os.dup(_FIRST_INHERITED_FD + names.index(name)))
-    if (sock.type == socket.SOCK_DGRAM) is not (spec.protocol is Protocol.UDP):
-        sock.close()
-        raise OSError(errno.EPROTOTYPE, f'the inherited socket is not one of protocol "{spec.protocol}"')
-    sock.setblocking(False)
-    set_options(sock, spec)
-    opened = ListeningSockets([sock], "")
+def _inherited_names() -> list[str]:
+    """Of the sockets that the service manager passed to this process, in their order (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    return os.environ.get("LISTEN_FDNAMES", "").split(":")[: int(os.environ.get("LISTEN_FDS") or 0)]
+
+
+def _bound_to(sock: socket.socket) -> SocketAddress:
     bound = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        text = bound if isinstance(bound, str) else "@" + bound[1:].decode()
-        opened.address = str(SocketAddress(socket.AF_UNIX, text))
-    else:
-        if spec.protocol is Protocol.UDP and bound[0] in ("0.0.0.0", "::"):
-            _tell_local(sock)
-        opened.port = bound[1]
-        opened.address = str(SocketAddress(sock.family, bound[0], bound[1]))
+        return SocketAddress(sock.family, bound if isinstance(bound, str) else "@" + bound[1:].decode())
+    return SocketAddress(sock.family, bound[0], bound[1])
+
+
+def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
+    """Take what the service manager passed as `name`: one socket, or more of one address (ReusePort).
+
+    ENOENT: there is none; EINVAL: some are of another address, which would be listened on by nobody.
+    """
+    names = _inherited_names()
+    fds = [_FIRST_INHERITED_FD + index for index, passed in enumerate(names) if passed == name]
+    if not fds:
+        passed = ", ".join(names) or "none"
+        raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")
+    opened = ListeningSockets([socket.socket(fileno=os.dup(fd)) for fd in fds], "")
+    try:
+        addresses = list(dict.fromkeys(_bound_to(sock) for sock in opened.sockets))
+        if len(addresses) > 1:
+            listed = " and ".join(map(str, addresses))
+            raise OSError(errno.EINVAL, f"{len(fds)} sockets of that name, at {listed}: expected one address a name")
+        for sock in opened.sockets:
+            if (sock.type == socket.SOCK_DGRAM) is not (spec.protocol is Protocol.UDP):
+                raise OSError(errno.EPROTOTYPE, f'the inherited socket is not one of protocol "{spec.protocol}"')
+            sock.setblocking(False)
+            set_options(sock, spec)
+            if spec.protocol is Protocol.UDP and addresses[0].host in ("0.0.0.0", "::"):
+                _tell_local(sock)
+    except BaseException:
+        opened.close()
+        raise
+    opened.address, opened.port = str(addresses[0]), addresses[0].port
     return opened
 
 

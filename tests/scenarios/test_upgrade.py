@@ -97,10 +97,12 @@ def gone(pid: int) -> bool:
 
 
 def upgraded(process: L4lb, old: int, admin: str) -> int:
-    """Upgrade the process `old`; the new one's pid once it answers."""
+    """Upgrade the process `old`; the new one's pid once it alone answers."""
     os.kill(old, signal.SIGUSR2)
     assert wait_until(lambda: pid_of(admin) != old, 30), process.log
-    return pid_of(admin)
+    new = next(pid for pid in iter(lambda: pid_of(admin), -1) if pid != old)
+    process.wait_for(rf"upgraded pid={new}\n(.*\n)*.*draining sessions=", 30)  # and the old one does not
+    return new
 
 
 def test_sighup_reloads_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:

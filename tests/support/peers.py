@@ -157,7 +157,11 @@ def connect(address: str | tuple[str, int]) -> socket.socket:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(TIMEOUT_S)
             name = address.removeprefix("unix:")
-            sock.connect("\0" + name[1:] if name.startswith("@") else name)
+            try:
+                sock.connect("\0" + name[1:] if name.startswith("@") else name)
+            except BaseException:
+                sock.close()
+                raise
             return sock
         host, _, port = address.rpartition(":")
         address = (host.strip("[]"), int(port))

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -143,19 +143,31 @@ def program(name: str, arguments: list[str], ready_port: int, log: Path) -> Iter
 class L4lb:
     """`l4lb` as users start it: a process, its log, its memory. `within` is a command that starts commands."""
 
-    def __init__(self, *arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        max_files: int = 0,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """`environment` is added to the test's own; `within` is a command that starts the one after it."""
         # Appended to: the process shares the file's position, which every look at the log moves.
         self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", "l4lb", *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
-        command = [*within, *command]
-        self.process = subprocess.Popen(command, stderr=self._log, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*within, *command],
+            stderr=self._log,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
 
     @property
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        """Read without moving the file's position, which is the writers' too."""
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode()
 
     def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
         """The first match of `pattern` in the log."""
@@ -196,10 +208,16 @@ class L4lb:
 
 
 @contextlib.contextmanager
-def l4lb(*arguments: str, max_files: int = 0, within: Sequence[str] = ()) -> Iterator[L4lb]:
-    """A running `l4lb`; without an admin API unless `arguments` ask for one."""
-    extra = () if "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files, within=within)
+def l4lb(
+    *arguments: str,
+    max_files: int = 0,
+    environment: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+    admin: bool = False,
+) -> Iterator[L4lb]:
+    """A running `l4lb`; without an admin API unless `arguments` ask for one, or `admin` for the default."""
+    extra = () if admin or "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
+    process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within)
     try:
         yield process
     finally:

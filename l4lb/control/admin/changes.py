@@ -58,7 +58,7 @@ async def drain(api: Api, call: Call) -> shapes.Drain:
         if asked.wait:
             await draining.wait_listener(asked.listener)
         return draining.progress(asked.listener)
-    if draining.begin(asked.timeout):
+    if await draining.begin(asked.timeout):
         draining.asked()
     if asked.wait:
         await draining.wait()

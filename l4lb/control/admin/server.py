@@ -23,6 +23,7 @@ from l4lb.control.status import Status
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address
 from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
+from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 
 _silent = logging.getLogger("l4lb.admin.http")  # aiohttp's, on what is no HTTP: strangers could fill the log with it
@@ -49,20 +50,32 @@ class AdminServer:
         self._routes = [route for route in ROUTES if config.admin.dashboard or not route.dashboard]
         self._api = Api(status, verbs, self._stream, self._document, metrics)
         self._socket: AdminSocket | None = None
+        self._token = ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
-        """Raises ConfigError when the address is taken or the token cannot be read."""
+    def bind(self, owner: Identity | None = None) -> None:
+        """Have the socket, whose file will be `owner`'s, and the token. ConfigError when the address is taken or the
+        token cannot be read."""
         address = self._config.admin.bind or default_admin_address()
         if address == "off":
             return
-        token = self._read_token()
+        self._token = self._read_token()
         try:
-            self._socket = self._take_given(address) or open_admin_socket(address)
+            self._socket = self._take_given(address) or open_admin_socket(address, owner)
+            self._socket.give(owner)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise self._problem("bind", f'"{address}": cannot listen: {reason}') from error
-        app = self._application(address, token)
+
+    def files(self) -> list[str]:
+        """Those that are removed at the end."""
+        return [str(self._socket.file)] if self._socket is not None and self._socket.file else []
+
+    async def start(self) -> None:
+        """Answer on the socket that `bind` took, if there is one."""
+        if self._socket is None:
+            return
+        app = self._application(self._socket.asked_for, self._token)
         self._runner = web.AppRunner(app, access_log=None, logger=_silent, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket.sock).start()

@@ -1,0 +1,24 @@
+"""``l4lb completion SHELL``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes SHELL complete the commands, options and pools of l4lb.
+
+    \b
+    bash:  eval "$(l4lb completion bash)"         in ~/.bashrc
+    zsh:   eval "$(l4lb completion zsh)"          in ~/.zshrc, after compinit
+    fish:  l4lb completion fish > ~/.config/fish/completions/l4lb.fish
+    """
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(ctx.find_root().command, {}, "l4lb", "_L4LB_COMPLETE").source())

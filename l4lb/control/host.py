@@ -1,0 +1,73 @@
+"""What the process that runs a balancer brings: who watches it, and who it is to become. A program that embeds one
+brings nothing: its user and its service manager are its own matter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from l4lb.config import Config
+from l4lb.errors import ConfigError
+from l4lb.net.privileges import NET_BIND_SERVICE, NET_RAW, Identity, become, cannot_become, identity_of, may_write
+from l4lb.net.sd_notify import Notifier
+
+
+def needed_capabilities(config: Config) -> set[int]:
+    """What is needed once everything is bound: low ports may come with a reload, foreign addresses with a client."""
+    transparent = any(listener.transparent for listener in config.listeners.values())
+    as_client = any(pool.source_address == "client" for pool in config.pools.values())
+    return {NET_BIND_SERVICE, NET_RAW} if transparent or as_client else {NET_BIND_SERVICE}
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """`identity` None: it stays who it is."""
+
+    notifier: Notifier = field(default_factory=Notifier)
+    identity: Identity | None = None
+
+    @classmethod
+    def of_process(cls, config: Config) -> Host:
+        """This process as it is, and as `config` wants it to be. Before threads are started: where it is that user
+        already, as after an upgrade, all of them get its few capabilities. ConfigError when there is no such user."""
+        host = cls(Notifier.from_environment(), _identity(config))
+        if host.identity is not None and host.identity.is_current:
+            host.become_user(config)
+        return host
+
+    def become_user(self, config: Config) -> None:
+        """See `l4lb.net.privileges.become`. ConfigError when that cannot be."""
+        if self.identity is None:
+            return
+        try:
+            become(self.identity, needed_capabilities(config))
+        except OSError as error:
+            raise ConfigError([config.problem(("global", "user"), cannot_become(self.identity, error))]) from error
+
+    def give(self, paths: Sequence[str]) -> None:
+        """Files that this process made, to who it becomes."""
+        if self.identity is not None and os.geteuid() == 0:
+            for path in paths:
+                os.chown(path, self.identity.uid, self.identity.gid, follow_symlinks=False)
+
+    def not_allowed(self, config: Config, files: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """What the new user will not be able to do, as (path, reason). `files` are those to be removed at the end."""
+        if self.identity is None:
+            return
+        name = self.identity.name
+        if config.file and not os.access(config.file, os.R_OK, effective_ids=True):
+            yield config.file, f"user {name} may not read it: reloads and upgrades will fail"
+        for path in files:
+            if not may_write(Path(path).parent):
+                yield path, f"user {name} may not remove files there: it stays when this process ends"
+
+
+def _identity(config: Config) -> Identity | None:
+    settings = config.global_
+    try:
+        return identity_of(settings.user, settings.group) if settings.user else None
+    except ValueError as error:
+        raise ConfigError([config.problem(("global", "user"), str(error))]) from error

@@ -1,0 +1,63 @@
+"""What the service manager that started this process is told of it, by its protocol: sd_notify(3), and
+sd_watchdog_enabled(3) for what it wants to hear. Datagrams to a unix socket; any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+_ADDRESS = "NOTIFY_SOCKET"
+_WATCHDOG_US = "WATCHDOG_USEC"
+_WATCHDOG_PID = "WATCHDOG_PID"
+
+logger = logging.getLogger("l4lb")
+
+
+def monotonic_us() -> int:
+    """The clock of ``MONOTONIC_USEC``."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+class Notifier:
+    """Tells the manager at `address` (a path, or @ and an abstract name); without one, nobody.
+
+    `watchdog_s`: within how many seconds it wants a sign of life, again and again; 0: it does not.
+    """
+
+    def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
+        self.watchdog_s = watchdog_s if address else 0.0
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._failed = False
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Notifier:
+        """Of the manager that the environment names. WATCHDOG_PID, if there, says whose life it is about."""
+        whose, wanted = environment.get(_WATCHDOG_PID, ""), environment.get(_WATCHDOG_US, "")
+        ours = wanted.isdigit() and whose in ("", str(os.getpid()))
+        return cls(environment.get(_ADDRESS, ""), int(wanted) / 1e6 if ours else 0.0)
+
+    def __bool__(self) -> bool:
+        return bool(self._address)
+
+    def tell(self, **fields: object) -> None:
+        """``tell(READY=1, STATUS="up")``. What the manager does not take is lost; the log says so, once."""
+        if not self._address:
+            return
+        text = "\n".join(f"{key}={value}" for key, value in fields.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+                sock.sendto(text.encode(), self._address)
+            self._failed = False
+        except (OSError, ValueError) as error:
+            if not self._failed:
+                logger.warning("service manager not told", extra={"fields": {"reason": str(error)}})
+            self._failed = True
+
+
+def for_successor(environment: MutableMapping[str, str]) -> dict[str, str]:
+    """`environment` as the process that takes this one's place needs it: the watchdog is then about that one."""
+    return {key: value for key, value in environment.items() if key != _WATCHDOG_PID}

@@ -1,0 +1,129 @@
+"""Completion as users have it: real shells, the script that `l4lb completion` prints, a running instance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.peers import echo, serving
+from tests.support.programs import l4lb, require, without_preload
+
+pytestmark = pytest.mark.external
+
+FILE = """
+[admin]
+bind = "unix:{directory}/admin.sock"
+[listeners]
+a = {{ bind = "127.0.0.1:0", pool = "web" }}
+b = {{ bind = "127.0.0.1:0", pool = "web-two" }}
+c = {{ bind = "127.0.0.1:0", pool = "mail" }}
+[pools]
+web = {{ backends = ["{backend}"] }}
+web-two = {{ backends = ["{backend}"] }}
+mail = {{ backends = ["{backend}"] }}
+"""
+
+
+@pytest.fixture(scope="module")
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("running")
+    with serving(echo) as one:
+        (directory / "lb.toml").write_text(FILE.format(directory=directory, backend=one.address))
+        with l4lb("serve", "-c", str(directory / "lb.toml"), admin=True) as process:
+            process.wait_for("admin listening")
+            yield f"unix:{directory}/admin.sock"
+
+
+def environment(admin: str) -> dict[str, str]:
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**without_preload(), "PATH": programs, "L4LB_ADMIN": admin, "HOME": "/nonexistent"}
+
+
+def by_bash(line: str, admin: str) -> list[str]:
+    """What bash offers for the last word of `line`: by the function that it has for l4lb, called as bash does."""
+    script = """
+        eval "$(l4lb completion bash)"
+        complete -p l4lb | grep -q _l4lb_completion || exit 3
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        compopt() { :; }
+        _l4lb_completion l4lb
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    words = line.split(" ")
+    done = subprocess.run(
+        [require("bash"), "--norc", "-c", script, "bash", *words],
+        env=environment(admin),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_options_and_pools(admin: str) -> None:
+    assert {"serve", "status", "explain", "completion"} <= set(by_bash("l4lb ", admin))
+    assert by_bash("l4lb stat", admin) == ["status"]
+    assert by_bash("l4lb status --tok", admin) == ["--token-file"]
+    assert by_bash("l4lb completion ", admin) == ["bash", "zsh", "fish"]
+    assert by_bash("l4lb status ", admin) == ["web", "web-two", "mail"]
+    assert by_bash("l4lb status web", admin) == ["web", "web-two"]
+    assert by_bash("l4lb explain m", admin) == ["mail"]
+
+
+def test_the_instance_on_the_line_is_asked(admin: str) -> None:
+    assert by_bash(f"l4lb status --admin {admin} we", "unix:/nowhere") == ["web", "web-two"]
+
+
+@pytest.mark.parametrize("nowhere", ["unix:/nowhere/admin.sock", "127.0.0.1:1", "not an address"])
+def test_no_instance_completes_nothing_and_says_nothing(nowhere: str) -> None:
+    assert by_bash("l4lb status ", nowhere) == []
+
+
+def test_fish_completes(admin: str) -> None:
+    script = 'l4lb completion fish | source; complete --do-complete "l4lb status w"; complete --do-complete "l4lb exp"'
+    done = subprocess.run(
+        [require("fish"), "--no-config", "-c", script],
+        env={**environment(admin), "HOME": os.environ.get("TMPDIR", "/tmp")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert offered == ["web", "web-two", "explain"], done
+
+
+def test_zsh_completes(admin: str) -> None:
+    """zsh completes only where someone types: in a terminal of the test's."""
+    script = """
+        zmodload zsh/zpty
+        zpty -b typed 'zsh -f -i'
+        zpty -w typed 'PS1=; autoload -Uz compinit && compinit -u -D && eval "$(l4lb completion zsh)" && print re""ady'
+        for _ in {1..300}; do
+            zpty -r -t typed said && print -r -- $said
+            [[ $said == *ready* ]] && break
+            sleep 0.1
+        done
+        zpty -w -n typed $'l4lb explain m\\t'
+        all=
+        for _ in {1..300}; do
+            zpty -r -t typed said && all+=$said
+            [[ $all == *'explain mail'* ]] && { print found; break }
+            sleep 0.1
+        done
+        print -r -- $all
+        zpty -d typed
+    """
+    done = subprocess.run(
+        [require("zsh"), "-f", "-c", script],
+        env={**environment(admin), "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "found" in done.stdout.splitlines(), done
