@@ -23,7 +23,8 @@ from l4lb._dataplane.proxy_writer cimport (
     proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, source_address_map,
 )
 from l4lb._dataplane.tables cimport table_build
-from l4lb._dataplane.types cimport candidate_t, source_address_t
+from l4lb._dataplane.parts cimport candidate_t
+from l4lb._dataplane.types cimport source_address_t
 
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 

@@ -30,6 +30,7 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, pool_pick, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport (
     PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
@@ -39,7 +40,7 @@ from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, tried_t, worker_t,
+    accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, worker_t,
 )
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, refused_t
 

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from l4lb._dataplane.types cimport chunk_t, chunks_t
+from l4lb._dataplane.parts cimport chunk_t, chunks_t
 
 cdef enum:
     CHUNK_CLASSES = 3

@@ -26,11 +26,10 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
+from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport (
-    backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, tried_t, worker_t,
-)
+from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, worker_t
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells

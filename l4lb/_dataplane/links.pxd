@@ -22,7 +22,7 @@ from l4lb._dataplane.linux cimport (
     SOL_SOCKET, SOL_UDP, SO_MEMINFO, SO_RCVBUF, SO_RCVBUFFORCE, SO_RXQ_OVFL, SO_SNDBUF, SO_SNDBUFFORCE, UDP_GRO, close,
     counter_add, getsockopt, recv, setsockopt, socket, socklen_t,
 )
-from l4lb._dataplane.poller cimport LINK_TAG_BIT, poller_control
+from l4lb._dataplane.poller cimport LINK_TAG_BIT, poller_control, poller_forget
 from l4lb._dataplane.types cimport worker_t
 from l4lb._dataplane.udp_types cimport link_t, links_t, spares_t
 
@@ -226,6 +226,41 @@ cdef inline link_t *link_open(worker_t *w, int family, bint trains) noexcept nog
 cdef inline int link_watch(worker_t *w, link_t *link) noexcept nogil:
     """0 or -errno, see `poller_control`."""
     return poller_control(w, EPOLL_CTL_ADD, link.fd, EPOLLIN | EPOLLET, LINK_TAG_BIT | link.index)
+
+
+cdef inline link_t *link_adopt(worker_t *w, int fd, bint wide) noexcept nogil:
+    """A socket that is connected already, watched; NULL when memory is short: it is closed then. It is not to serve
+    another session: what it is connected from and to is not known here."""
+    cdef links_t *self = &w.udp.links
+    cdef link_t *link
+    if self.free_head == NO_INDEX and links_grow(self) < 0:
+        close(fd)
+        return NULL
+    link = links_at(self, self.free_head)
+    self.free_head = link.next
+    self.open_count += 1
+    link.fd = fd
+    link.session = NO_INDEX
+    link.kernel_drops = socket_drops(fd)
+    link.batch = LINK_BATCH_MIN
+    link.resting = False
+    link.wide = wide
+    link.tag = 0
+    if link_watch(w, link) < 0:
+        link_close(self, link)
+        return NULL
+    return link
+
+
+cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
+    """Its socket stays open, for another process: epoll would go on reporting it after a mere close."""
+    cdef links_t *self = &w.udp.links
+    poller_forget(w, link.fd)
+    link.fd = -1
+    link.session = NO_INDEX
+    link.next = self.free_head
+    self.free_head = link.index
+    self.open_count -= 1
 
 
 cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:

@@ -5,13 +5,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport (
-    HASH_KEY_DESTINATION, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP_PORT, SELECT_FIRST, SELECT_HASH,
-    SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, selection_t,
+    HASH_KEY_DESTINATION, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP_PORT, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS,
+    SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, selection_t,
 )
 from l4lb._dataplane.hashing cimport hash_again, xxh64
 from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
 from l4lb._dataplane.load cimport backend_cost, backend_reserve, pool_bound
-from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, source_address_t, tried_t
+from l4lb._dataplane.parts cimport tried_t
+from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, source_address_t
 
 cdef enum:
     HASH_PROBES = 8               # tries by hash before the scan: enough for all but nearly full pools

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from l4lb._dataplane.hashing cimport xxh64
-from l4lb._dataplane.types cimport candidate_t
+from l4lb._dataplane.parts cimport candidate_t
 
 cdef struct maglev_turn_t:
     uint32_t position             # the next place in this backend's permutation

@@ -5,7 +5,7 @@ from libc.stdlib cimport free, malloc
 
 from l4lb._dataplane.enums cimport PIPE_BYTES, PIPE_CACHE_MAX
 from l4lb._dataplane.linux cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
-from l4lb._dataplane.types cimport pipe_t, pipes_t
+from l4lb._dataplane.parts cimport pipe_t, pipes_t
 
 
 cdef inline pipe_t *pipe_open() noexcept nogil:

@@ -13,16 +13,17 @@ from libc.string cimport memcpy
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
-    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT,
-    SESSION_NODELAY_DONE, SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
+    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
+    SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
 )
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
     EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE,
     SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
 )
+from l4lb._dataplane.parts cimport chunk_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
-from l4lb._dataplane.types cimport backend_counters_t, chunk_t, half_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_counters_t, half_t, session_t, worker_t
 
 cdef enum pump_t:
     PUMP_IDLE = 0                 # nothing to do before the next event

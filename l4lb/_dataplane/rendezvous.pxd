@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from l4lb._dataplane.hashing cimport random_draw, xxh64
-from l4lb._dataplane.types cimport candidate_t
+from l4lb._dataplane.parts cimport candidate_t
 
 cdef struct contender_t:
     uint64_t id_hash

@@ -4,9 +4,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from l4lb._dataplane.enums cimport TABLE_RENDEZVOUS, TABLE_RING, table_kind_t
 from l4lb._dataplane.maglev cimport maglev_build
+from l4lb._dataplane.parts cimport candidate_t
 from l4lb._dataplane.rendezvous cimport rendezvous_build
 from l4lb._dataplane.ring cimport ring_build
-from l4lb._dataplane.types cimport candidate_t
 
 
 cdef inline int table_build(

@@ -8,8 +8,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from l4lb._dataplane.enums cimport NO_INDEX, TIMER_IDLE, TIMER_LEVELS, TIMER_SLOTS, TIMER_TICK_MS
 from l4lb._dataplane.linux cimport count_trailing_zeros
+from l4lb._dataplane.parts cimport timers_t
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport session_t, sessions_t, timers_t
+from l4lb._dataplane.types cimport session_t, sessions_t
 
 
 cdef inline void timers_init(timers_t *self, uint64_t now_ms) noexcept nogil:

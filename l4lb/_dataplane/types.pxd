@@ -11,26 +11,9 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
+from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timer_t, timers_t, tried_t
 from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
-from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, udp_t
-
-cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
-    const uint8_t *id
-    uint64_t id_length
-    double weight                 # above 0; of a ring: its points
-
-cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
-    chunk_t *next
-    uint32_t start
-    uint32_t length
-    uint8_t size_class
-
-cdef struct pipe_t:               # owned by one half, or empty in its worker's cache
-    pipe_t *next
-    int read_fd
-    int write_fd
-    uint32_t capacity_bytes
-    uint32_t held_bytes
+from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, udp_t
 
 cdef struct half_t:
     uint64_t bytes                # handed to the sink's kernel
@@ -40,12 +23,6 @@ cdef struct half_t:
     uint32_t overhead_bytes       # of our PROXY header, still to be sent: they are in front of the chunk's bytes
     uint8_t flags
     uint8_t full_reads
-
-cdef struct timer_t:              # a node of the wheel, inside its session
-    uint32_t next
-    uint32_t previous
-    uint32_t due_tick
-    uint16_t slot                 # level * 64 + slot, TIMER_IDLE when not armed
 
 cdef struct source_address_t:     # the client, in network order; v4-mapped addresses are kept as v4
     uint8_t bytes[16]
@@ -57,11 +34,6 @@ cdef struct preface_t:            # what is known before a session connects; onl
     uint16_t received_length      # TLVs of its header, the first of the bytes behind this struct
     uint8_t authority_length      # of its ClientHello, the next
     uint8_t alpn_length           # ... the last
-
-cdef struct tried_t:              # backends that refused this session; only a session with a failed attempt has one
-    uint32_t count
-    uint32_t capacity
-    uint32_t *backend_ids
 
 cdef struct session_t:
     uint32_t generation           # changes when the slot is freed: a stale epoll tag does not match
@@ -252,27 +224,12 @@ cdef struct snapshot_t:
 
 # ---- a worker ----
 
-cdef struct timers_t:
-    uint32_t tick                                      # the last one that was run
-    uint64_t occupied[4]                               # a bit a slot, by level
-    uint32_t heads[256]                                # session index, or NO_INDEX
-
 cdef struct sessions_t:
     session_t **blocks
     uint32_t block_count
     uint32_t block_capacity
     uint32_t free_head
     uint32_t active
-
-cdef struct pipes_t:
-    pipe_t *idle
-    uint32_t idle_count
-    uint32_t out_count
-
-cdef struct chunks_t:
-    chunk_t *idle[3]
-    uint32_t idle_count[3]
-    uint32_t out_count
 
 cdef struct worker_counters_t:
     uint64_t busy_ns
@@ -305,6 +262,17 @@ cdef struct arrival_t:            # a client that another worker accepted for th
     uint32_t proxy_timeout_ms
     uint8_t proxy_mode            # of the listener: proxy_mode_t
     sockaddr_storage address
+
+cdef struct arriving_t:           # a session from another process, see moving.pxd
+    moved_t moved
+    arrival_t arrival
+    listener_live_t *listener
+    pool_live_t *pool
+    backend_live_t *backend
+
+cdef struct arrivals_t:           # control makes it, the worker frees it
+    uint32_t count
+    arriving_t *entries
 
 cdef struct inbox_t:              # from one worker to another: one writes `written`, the other `read`
     uint64_t written
@@ -425,6 +393,11 @@ cdef struct worker_t:
     pipes_t pipes
     chunks_t chunks
     udp_t *udp                    # NULL until it serves a UDP listener
+    bint udp_held                 # it reads no listening socket of UDP
+    uint64_t moved_version        # published: the move that `moved` is of, which control then takes
+    moved_t *moved
+    uint32_t moved_count
+    arrivals_t *arriving          # control publishes it, the worker takes it
     worker_counters_t counters
     epoll_event *events
 
@@ -436,6 +409,8 @@ cdef struct plane_t:
     uint64_t evict_version        # control
     uint64_t sweep_version        # control
     sweep_t *sweep                # of that version; read by workers that have just seen it
+    uint64_t move_version         # control: sessions of UDP are to be let go of, see moving.pxd
+    uint32_t udp_held             # control: listening sockets of UDP are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t max_sessions          # 0: none

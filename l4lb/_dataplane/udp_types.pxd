@@ -145,3 +145,19 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
     flows_t flows
     refused_t refused[256]
     uint8_t prefix[4096]          # the PROXY header of the datagram that is being sent
+
+cdef struct moved_t:              # a session that moves to another process: all that is to be known of it there
+    int fd                        # of the listening socket
+    int link_fd                   # goes along
+    uint32_t listener_id
+    uint32_t backend_id
+    uint32_t age_ms
+    uint32_t idle_ms
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint8_t source[16]
+    uint8_t source_length
+    uint16_t source_port          # in network order
+    uint16_t local_port           # likewise
+    bint link_wide
+    flow_t flow

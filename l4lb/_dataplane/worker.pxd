@@ -25,6 +25,7 @@ from l4lb._dataplane.linux cimport (
     epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32, published_store_u64,
     read,
 )
+from l4lb._dataplane.moving cimport moves
 from l4lb._dataplane.pipes cimport pipes_free
 from l4lb._dataplane.poller cimport (
     EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
@@ -91,6 +92,7 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
         worker_release(w)
     sessions_free(&w.sessions)
     free(w.accepting)
+    free(w.moved)
     free(w.records.slots)
     if w.inboxes != NULL:
         for i in range(w.plane.worker_count):
@@ -114,7 +116,7 @@ cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint3
 
 cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
     """Whether a listening socket is in epoll now."""
-    return from_.datagrams or not w.accept_paused
+    return not w.udp_held if from_.datagrams else not w.accept_paused
 
 
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
@@ -310,6 +312,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
     cdef int count, i
     while not published_load_u32(&w.stopping):
         count = worker_wait(w)
+        moves(w)
         worker_adopt(w)
         for i in range(count):
             worker_event(w, &w.events[i])

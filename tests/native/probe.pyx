@@ -26,9 +26,9 @@ from l4lb._dataplane.proxy_writer cimport (
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t, tried_t
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_t, chunk_t, chunks_t, pick_t, pipe_t, pipes_t, pool_live_t, pool_t,
-    session_t, sessions_t, source_address_t, timers_t, tried_t,
+    backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t,
 )
 
 SESSION_BYTES = sizeof(session_t)

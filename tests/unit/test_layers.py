@@ -9,7 +9,7 @@ DATAPLANE = Path("l4lb/_dataplane")
 # From the top down: a module may cimport from its own row's left neighbours' rows below, never upwards.
 LAYERS = [
     {"worker"},
-    {"udp"},
+    {"udp", "moving"},
     {"beginning", "answers"},
     {"accept", "events"},
     {"opening"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"proxy_tlv", "crc32c"},
     {"proxy_types"},
     {"types"},
-    {"udp_types", "proxy_terms"},
+    {"udp_types", "proxy_terms", "parts"},
     {"linux", "enums"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -1,0 +1,191 @@
+# Moving: at an upgrade the sessions of UDP go to the new process, with their sockets to backends, since they have none of
+# their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's thread by
+# worker.pxd, once a turn.
+#
+#   the process that leaves: control asks (move_version) --> workers read no listening socket of UDP any more, let go of
+#                            their sessions and write down what they were (moved) --> control takes that
+#   the one that comes:      reads none (udp_hold) until control has given workers what came (arriving)
+#
+# What comes meanwhile waits in the sockets' queues.
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from l4lb._dataplane.accept cimport session_init
+from l4lb._dataplane.answers cimport udp_flush
+from l4lb._dataplane.beginning cimport flow_arm
+from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.enums cimport CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FLOW
+from l4lb._dataplane.flows cimport (
+    flow_bind, flow_hash, flow_key_fill, flow_key_name, flow_key_t, flow_list_push, flow_take,
+)
+from l4lb._dataplane.links cimport link_adopt, link_let_go, links_at
+from l4lb._dataplane.linux cimport (
+    close, counter_add, published_load_pointer, published_load_u32, published_load_u64, published_store_pointer,
+    published_store_u64, shared_add,
+)
+from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.sessions cimport sessions_at, sessions_take
+from l4lb._dataplane.types cimport arrival_t, arrivals_t, arriving_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.udp_types cimport flow_t, link_t, moved_t
+
+# ---- reading or not ----
+
+cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
+    """Watch the listening sockets of UDP, or not."""
+    cdef uint32_t i
+    if w.udp_held == held:
+        return
+    w.udp_held = held
+    for i in range(w.accepting_count):
+        if w.accepting[i].datagrams and held:
+            poller_forget(w, w.accepting[i].fd)
+        elif w.accepting[i].datagrams:
+            poller_watch_listener(w, &w.accepting[i], i)
+
+
+# ---- leaving ----
+
+cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcept nogil:
+    """Write it down and let go of it; its socket to the backend is control's from now on."""
+    cdef link_t *link = links_at(&w.udp.links, s.flow.link)
+    moved.fd = s.flow.fd
+    moved.link_fd = link.fd
+    moved.link_wide = link.wide
+    moved.listener_id = s.listener.id
+    moved.backend_id = s.backend.id
+    moved.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
+    moved.idle_ms = <uint32_t>w.now_ms - s.active_ms
+    moved.bytes_up = s.up.bytes
+    moved.bytes_down = s.down.bytes
+    moved.source_length = s.source.length
+    moved.source_port = s.source.port
+    moved.local_port = s.local_port
+    memcpy(moved.source, s.source.bytes, 16)
+    moved.flow = s.flow[0]
+    link_let_go(w, link)
+    s.flow.link = NO_INDEX
+    session_end(w, s, CLOSE_DRAIN)
+
+
+cdef inline uint32_t flows_bound(worker_t *w) noexcept nogil:
+    """Sessions that still have their key; one that only waits for answers is not worth a move, and ends."""
+    return w.udp.flows.count if w.udp != NULL else 0
+
+
+cdef inline void sessions_move(worker_t *w) noexcept nogil:
+    """All of UDP. When memory is short none is told of, and they end."""
+    cdef uint32_t i
+    cdef session_t *s
+    udp_flush(w)
+    w.moved_count = 0
+    w.moved = <moved_t *>calloc(flows_bound(w) + 1, sizeof(moved_t))
+    for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
+        s = sessions_at(&w.sessions, i)
+        if s.state != SESSION_FLOW:
+            continue
+        if w.moved == NULL or not s.flow.bound:
+            session_end(w, s, CLOSE_DRAIN)
+            continue
+        session_move(w, s, &w.moved[w.moved_count])
+        w.moved_count += 1
+
+
+# ---- arriving ----
+
+cdef inline void arriving_place(worker_t *w, arriving_t *one) noexcept nogil:
+    """Places are not asked for: it had them in the process that it is from."""
+    shared_add(&w.plane.sessions_active, 1)
+    shared_add(&w.assigned, 1)
+    shared_add(&one.listener.sessions_active, 1)
+    shared_add(&one.pool.sessions_active, 1)
+    shared_add(&one.backend.sessions_active, 1)
+    counter_add(&one.listener.counters[w.index].sessions_total, 1)
+    counter_add(&one.backend.counters[w.index].sessions_total, 1)
+
+
+cdef inline void arriving_fill(worker_t *w, session_t *s, arriving_t *one) noexcept nogil:
+    cdef moved_t *moved = &one.moved
+    s.source.length = moved.source_length
+    s.source.port = moved.source_port
+    memcpy(s.source.bytes, moved.source, 16)
+    s.backend = one.backend
+    s.attempts = 1
+    s.started_ns = w.now_ns - <uint64_t>moved.age_ms * 1000000
+    s.attempt_started_ns = s.connected_ns = s.started_ns
+    s.active_ms = <uint32_t>w.now_ms - moved.idle_ms
+    s.up.bytes = moved.bytes_up
+    s.down.bytes = moved.bytes_down
+    s.state = SESSION_FLOW
+
+
+cdef inline void flow_restore(flow_t *flow, const moved_t *moved) noexcept nogil:
+    """As it was, but for what is of the tables that it stands in."""
+    flow[0] = moved.flow
+    flow.link = NO_INDEX
+    flow.bound = False
+    flow.fd = moved.fd
+
+
+cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
+    cdef flow_key_t key
+    cdef source_address_t peer
+    peer.length = s.flow.peer_length
+    peer.port = s.flow.peer_port
+    memcpy(peer.bytes, s.flow.peer, 16)
+    flow_key_fill(&key, &peer, s.flow.fd, s.flow.local, s.flow.local_length)
+    if s.flow.named:
+        flow_key_name(&key, &s.source)
+    return flow_hash(&w.udp.flows, &key)
+
+
+cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
+    """When memory is short its socket is closed, and its client's next datagram begins a session."""
+    cdef arrival_t arrival = one.arrival
+    cdef flow_t *flow = flow_take(&w.udp.flows)
+    cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
+    cdef link_t *link
+    if s == NULL:
+        if flow != NULL:
+            flow.next_free = w.udp.flows.free
+            w.udp.flows.free = flow
+        close(one.moved.link_fd)
+        return
+    session_init(w, s, &arrival)
+    arriving_place(w, one)
+    arriving_fill(w, s, one)
+    flow_restore(flow, &one.moved)
+    s.flow = flow
+    flow_list_push(w, s)
+    flow_arm(w, s)
+    link = link_adopt(w, one.moved.link_fd, one.moved.link_wide)
+    if link == NULL or flow_bind(w, s, arriving_hash(w, s)) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    flow.link = link.index
+    link.session = s.index
+
+
+cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
+    cdef arrivals_t *arrivals = <arrivals_t *>published_load_pointer(<void **>&w.arriving)
+    cdef uint32_t i
+    if arrivals == NULL:
+        return
+    for i in range(arrivals.count):
+        session_arrive(w, &arrivals.entries[i])
+    free(arrivals.entries)
+    free(arrivals)
+    published_store_pointer(<void **>&w.arriving, NULL)
+
+
+# ---- each turn ----
+
+cdef inline void moves(worker_t *w) noexcept nogil:
+    cdef uint64_t asked = published_load_u64(&w.plane.move_version)
+    udp_hold(w, published_load_u32(&w.plane.udp_held) != 0)
+    if asked != w.moved_version:
+        sessions_move(w)
+        published_store_u64(&w.moved_version, asked)
+    if w.udp != NULL:
+        sessions_arrive(w)

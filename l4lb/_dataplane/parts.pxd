@@ -1,0 +1,47 @@
+# Parts: structs that stand in others and refer to nothing but themselves. No functions.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+
+cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
+    const uint8_t *id
+    uint64_t id_length
+    double weight                 # above 0; of a ring: its points
+
+cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
+    chunk_t *next
+    uint32_t start
+    uint32_t length
+    uint8_t size_class
+
+cdef struct pipe_t:               # owned by one half, or empty in its worker's cache
+    pipe_t *next
+    int read_fd
+    int write_fd
+    uint32_t capacity_bytes
+    uint32_t held_bytes
+
+cdef struct timer_t:              # a node of the wheel, inside its session
+    uint32_t next
+    uint32_t previous
+    uint32_t due_tick
+    uint16_t slot                 # level * 64 + slot, TIMER_IDLE when not armed
+
+cdef struct tried_t:              # backends that refused this session; only a session with a failed attempt has one
+    uint32_t count
+    uint32_t capacity
+    uint32_t *backend_ids
+
+cdef struct timers_t:
+    uint32_t tick                                      # the last one that was run
+    uint64_t occupied[4]                               # a bit a slot, by level
+    uint32_t heads[256]                                # session index, or NO_INDEX
+
+cdef struct pipes_t:
+    pipe_t *idle
+    uint32_t idle_count
+    uint32_t out_count
+
+cdef struct chunks_t:
+    chunk_t *idle[3]
+    uint32_t idle_count[3]
+    uint32_t out_count
