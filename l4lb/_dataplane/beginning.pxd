@@ -9,11 +9,11 @@ from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport backend_connect_to, source_bind
-from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
+from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, REFUSED_MS, REFUSED_SLOTS,
-    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
@@ -26,30 +26,33 @@ from l4lb._dataplane.linux cimport (
     AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, pool_pick, selection_hashes
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport (
     PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
     proxy_mode_t, proxy_result_t,
 )
+from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, tried_t, worker_t,
 )
-from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, refused_t
+from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, quic_header_t, refused_t
 
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
     datagram_t *datagram
+    const uint8_t *payload
     flow_key_t key
     uint32_t hash
     source_address_t peer         # who sent it
     source_address_t source       # the client
     source_address_t destination  # where that one meant to go; length 0: not known yet
     uint32_t scope_id
+    quic_header_t quic            # with hash_key quic_cid
     pool_t *pool
     backend_t *backend
     link_t *link
@@ -120,9 +123,24 @@ cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
         return 0
     if b.pool.hash_key == HASH_KEY_RANDOM:
         return random_next(&w.random)
+    if b.pool.hash_key == HASH_KEY_QUIC_CID and b.quic.long_form and b.quic.destination.length:
+        return connection_hash(b.pool, b.quic.destination.bytes, b.quic.destination.length)
     if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
         beginning_find_destination(b)
     return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
+
+
+cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b) noexcept nogil:
+    """The reserved backend that has the client's QUIC connection already; NULL when there is none."""
+    cdef pick_t pick
+    cdef uint32_t backend_id
+    if b.pool.hash_key != HASH_KEY_QUIC_CID or not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
+        return NULL
+    backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
+    if backend_id == 0 or refused_lately(w, backend_id):
+        return NULL
+    pick.pool = b.pool
+    return pool_resume(&pick, backend_id)
 
 
 cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
@@ -152,9 +170,11 @@ cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noex
 cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
     """A backend with a link to it. False, and the datagram counted, when that cannot be."""
     cdef uint32_t _attempt
+    cdef backend_t *resumed = beginning_resume(w, b)
     cdef uint64_t tag, hash = beginning_hash(w, b)
     for _attempt in range(b.pool.connect_attempts):
-        b.backend = flow_pick(w, b.pool, hash)
+        b.backend = resumed if resumed != NULL else flow_pick(w, b.pool, hash)
+        resumed = NULL
         if b.backend == NULL:
             datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
             return False
@@ -224,6 +244,7 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
         flow.destination_length = b.destination.length
         flow.destination_port = b.destination.port
         memcpy(flow.destination, b.destination.bytes, b.destination.length)
+    flow.quic = b.pool.hash_key == HASH_KEY_QUIC_CID
     flow.requests_left = listener.requests
     flow.responses_left = listener.responses
     flow.link = b.link.index
@@ -348,6 +369,7 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     flow_key_fill(&b.key, &b.peer, from_.fd, b.datagram.local, b.datagram.local_length)
     if from_.listener.accept.mode and not header_take(w, &b, intake_datagram(up, slot)):
         return NULL
+    b.payload = intake_bytes(up, slot)
     b.hash = flow_hash(&w.udp.flows, &b.key)
     s = flow_find(w, &b.key, b.hash)
     return s if s != NULL else flow_begin(w, &b)

@@ -17,7 +17,7 @@ LAYERS = [
     {"closing"},
     {"relay", "records", "queue", "notices", "flows"},
     {"ready", "timers", "lookup", "limits", "tables", "proxy_sender", "links"},
-    {"load", "maglev", "ring", "rendezvous", "proxy_writer"},
+    {"load", "maglev", "ring", "rendezvous", "proxy_writer", "quic"},
     {"proxy_header"},
     {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats"},
     {"addresses", "ranges", "datagrams", "proxy_v1", "proxy_v2"},
