@@ -131,7 +131,7 @@ def _pool_of_protocols(config: Config, name: str, pool: Pool) -> Iterator[Findin
             for option in (one for one in sorted(pool.health.model_fields_set - {"type"}) if given(pool.health, one)):
                 yield ("pools", name, "health", option), "has no effect without a type: udp pools have no checks then"
     if Protocol.TCP in protocols and pool.hash_key == "quic_cid":
-        yield ("pools", name, "hash_key"), '"quic_cid": a tcp listener uses the pool, and TCP has no QUIC connection ids'
+        yield ("pools", name, "hash_key"), '"quic_cid": a tcp listener uses the pool: it is for QUIC, over udp'
     if Protocol.UDP in protocols:
         if pool.send_proxy == "v1":
             yield ("pools", name, "send_proxy"), '"v1": a udp listener uses the pool, and version 1 knows no datagrams'

@@ -126,5 +126,6 @@ def hash_of(
         if key in (HashKey.DESTINATION, HashKey.SESSION):
             raise ValueError(f'hash_key is "{key}": say which address and port the client connects to')
         destination = ("0.0.0.0", 0)
-    prefixes = {"prefix_v4": prefix_v4, "prefix_v6": prefix_v6}
-    return client_hash(key, source, destination, seed=seed, protocol=protocol, **prefixes)
+    return client_hash(
+        key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6, protocol=protocol
+    )
