@@ -162,6 +162,7 @@ cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
     """The answers that came before the error that its socket reported."""
     cdef uint32_t _batch
     cdef int got
+    link.batch = DATAGRAM_BATCH
     for _batch in range(DATAGRAM_BATCH):
         got = answers_receive(w, link)
         if got > 0:
