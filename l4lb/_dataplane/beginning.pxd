@@ -17,7 +17,7 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
-    flow_list_push, flow_take,
+    flow_list_push, flow_take, flow_unbind,
 )
 from l4lb._dataplane.hashing cimport random_next, xxh64
 from l4lb._dataplane.limits cimport places_take, session_rate_take
@@ -54,6 +54,7 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
     uint32_t scope_id
     quic_header_t quic            # with hash_key quic_cid
     pool_t *pool
+    backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link
 
@@ -130,14 +131,15 @@ cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
     return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
 
 
-cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b) noexcept nogil:
-    """The reserved backend that has the client's QUIC connection already; NULL when there is none."""
+cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t but_not) noexcept nogil:
+    """The reserved backend that has the client's QUIC connection already; NULL when there is none, or it is the one
+    with the id `but_not`."""
     cdef pick_t pick
     cdef uint32_t backend_id
     if b.pool.hash_key != HASH_KEY_QUIC_CID or not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
         return NULL
     backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
-    if backend_id == 0 or refused_lately(w, backend_id):
+    if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):
         return NULL
     pick.pool = b.pool
     return pool_resume(&pick, backend_id)
@@ -170,11 +172,13 @@ cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noex
 cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
     """A backend with a link to it. False, and the datagram counted, when that cannot be."""
     cdef uint32_t _attempt
-    cdef backend_t *resumed = beginning_resume(w, b)
-    cdef uint64_t tag, hash = beginning_hash(w, b)
+    cdef uint64_t tag, hash
+    if b.resumed == NULL:
+        b.resumed = beginning_resume(w, b, 0)
+    hash = beginning_hash(w, b)
     for _attempt in range(b.pool.connect_attempts):
-        b.backend = resumed if resumed != NULL else flow_pick(w, b.pool, hash)
-        resumed = NULL
+        b.backend = b.resumed if b.resumed != NULL else flow_pick(w, b.pool, hash)
+        b.resumed = NULL
         if b.backend == NULL:
             datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
             return False
@@ -352,6 +356,15 @@ cdef inline bint header_take(worker_t *w, beginning_t *b, const uint8_t *data) n
     return True
 
 
+cdef inline bint flow_is_anothers(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
+    """Whether a datagram at the address of `s` is of a client that has a QUIC connection with another backend: a NAT
+    has given it an address that it had given before. The backend is reserved then."""
+    b.pool = b.from_.listener.pool
+    if b.pool.live == s.pool:
+        b.resumed = beginning_resume(w, b, s.backend.id)
+    return b.resumed != NULL
+
+
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
     """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
     cdef intake_t *up = &w.udp.up
@@ -371,5 +384,13 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
         return NULL
     b.payload = intake_bytes(up, slot)
     b.hash = flow_hash(&w.udp.flows, &b.key)
+    b.resumed = NULL
     s = flow_find(w, &b.key, b.hash)
-    return s if s != NULL else flow_begin(w, &b)
+    if s != NULL and not (s.flow.quic and flow_is_anothers(w, s, &b)):
+        return s
+    if s != NULL:
+        flow_unbind(w, s)                      # whoever had the address may still get answers
+    s = flow_begin(w, &b)
+    if b.resumed != NULL:
+        backend_release(b.resumed.live)
+    return s

@@ -126,6 +126,4 @@ def hash_of(
         if key in (HashKey.DESTINATION, HashKey.SESSION):
             raise ValueError(f'hash_key is "{key}": say which address and port the client connects to')
         destination = ("0.0.0.0", 0)
-    return client_hash(
-        key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6, protocol=protocol
-    )
+    return client_hash(key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6, protocol=protocol)

@@ -348,6 +348,22 @@ def test_drain_keeps_what_has_begun_while_maint_and_removal_do_not(state: str) -
         assert (found == FAR) == (state == "drain")
 
 
+@pytest.mark.parametrize("state", ["ready", "maint"])
+def test_an_address_that_another_client_had_does_not_lead_where_that_one_went(state: str) -> None:
+    """A NAT that gives addresses out again; but a session a datagram would be no way to find nobody."""
+    with three() as (backends, balancer), UdpClient(address_of(balancer)) as client:
+        given_id = begin(balancer, client)
+        balancer.pools["web"][FAR].set(admin_state=state)
+        with UdpClient(address_of(balancer)) as taken:
+            assert taken.ask(short_header(bytes(30))) == at_address().encode()
+            found = FAR if state == "ready" else at_address()
+            assert [taken.ask(short_header(given_id)) for _ in range(5)] == [found.encode()] * 5
+            assert balancer.stats().listeners["web"].sessions_total == (3 if state == "ready" else 2)
+            late = list(backends[at_address()].clients)[-1]
+            backends[at_address()].sock.sendto(b"late", late)
+            assert taken.receive() == b"late"
+
+
 def test_a_backend_that_returns_is_found_again() -> None:
     with three() as (_, balancer), UdpClient(address_of(balancer)) as client:
         given_id = begin(balancer, client)
