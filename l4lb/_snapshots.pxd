@@ -15,6 +15,8 @@ cdef class BackendLive:
 cdef class PoolLive:
     cdef pool_live_t live
 
+    cdef int keep_quic_ids(self) except -1
+
 
 cdef class ListenerLive:
     cdef listener_live_t live

@@ -2,6 +2,8 @@
 # the snapshot itself. Made by `l4lb.engine` on the control thread; a worker only ever sees the structs within.
 """Native snapshots; see `l4lb.engine.native` for the interface to use."""
 
+import os
+
 from cython cimport final
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -11,13 +13,15 @@ from l4lb._convert cimport (
     sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION,
+    HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
     HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
     PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
 from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_REFUSAL_COUNT, PROXY_V1, PROXY_V2
+from l4lb._dataplane.quic cimport quic_ids_free, quic_ids_init
 from l4lb._dataplane.stats cimport counters_free, counters_total
 from l4lb._dataplane.udp_types cimport flow_list_t
 from l4lb._dataplane.types cimport (
@@ -32,6 +36,7 @@ SELECTIONS = {
 HASH_KEYS = {
     "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
     "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
+    "quic_cid": <int>HASH_KEY_QUIC_CID,
 }
 SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
 PROXY_MODES = {"off": <int>PROXY_OFF, "v1": <int>PROXY_V1, "v2": <int>PROXY_V2, "any": <int>PROXY_ANY}
@@ -97,6 +102,14 @@ cdef class PoolLive:
 
     def __dealloc__(self):
         free(self.live.queues)
+        quic_ids_free(&self.live.quic_ids)
+
+    cdef int keep_quic_ids(self) except -1:
+        """Before workers see a pool that goes by them."""
+        cdef uint64_t seed = int.from_bytes(os.urandom(8), "little")
+        if self.live.quic_ids.words == NULL and quic_ids_init(&self.live.quic_ids, seed) < 0:
+            raise MemoryError()
+        return 0
 
     @property
     def slot(self):
@@ -165,7 +178,8 @@ cdef class ListenerLive:
 cdef class NativePool:
     """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
 
-    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions)], usable (array "I", indices into
+    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions,
+    resumes)], usable (array "I", indices into
     backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
     connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent,
     hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with
@@ -192,7 +206,7 @@ cdef class NativePool:
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
         cdef BackendLive live
         cdef bytes address
-        live, address, backend.weight, backend.max_sessions = spec
+        live, address, backend.weight, backend.max_sessions, backend.resumes = spec
         backend.live = &live.live
         backend.address_length = sockaddr_copy(&backend.address, address)
         backend.same_port = backend.address.ss_family != AF_UNIX and (<sockaddr_in *>&backend.address).sin_port == 0
@@ -216,6 +230,8 @@ cdef class NativePool:
             pool.usable_weight += pool.backends[pool.usable[i]].weight
         self.fill_slots(pool, spec["slots"])
         pool_settings_fill(pool, spec)
+        if pool.hash_key == HASH_KEY_QUIC_CID:
+            live.keep_quic_ids()
         proxy_send_fill(&pool.send, spec["proxy_send"])
         self.kept.append(spec["proxy_send"])
         return 0

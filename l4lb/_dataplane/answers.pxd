@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch
 from l4lb._dataplane.datagrams cimport (
-    datagram_count, intake_bytes, intake_receive, post_add, post_add_train, post_flush, post_full,
+    datagram_count, datagram_first_bytes, intake_bytes, intake_receive, post_add, post_add_train, post_flush, post_full,
 )
 from l4lb._dataplane.enums cimport (
     CLOSE_NORMAL, DATAGRAM_BATCH, DROP_ANSWER_NOT_SENT, DROP_BANDWIDTH, DROP_LATE, DROP_TOO_LARGE, NO_INDEX,
@@ -17,6 +17,7 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_count_drops, flow_used
 from l4lb._dataplane.limits cimport bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport AF_INET, AF_INET6, EAGAIN, counter_add, published_load_u64, sockaddr_in, sockaddr_in6
+from l4lb._dataplane.quic cimport quic_answered
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.types cimport limits_t, listener_live_t, session_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t
@@ -123,6 +124,8 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
     if not bandwidth_allows(w, s, 1, d):
         return
     flow_answered(w, s, d, datagrams)
+    if s.flow.quic:
+        quic_answered(s, intake_bytes(&w.udp.down, slot), datagram_first_bytes(d))
     answer_post(w, s, slot)
     if s.flow.responses_left:
         s.flow.responses_left -= datagrams if datagrams < s.flow.responses_left else s.flow.responses_left
@@ -159,6 +162,7 @@ cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
     """The answers that came before the error that its socket reported."""
     cdef uint32_t _batch
     cdef int got
+    link.batch = DATAGRAM_BATCH
     for _batch in range(DATAGRAM_BATCH):
         got = answers_receive(w, link)
         if got > 0:

@@ -11,15 +11,15 @@ from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport (
     ATTEMPT_NO_RESOURCES, backend_connect_to, client_bind, client_fits, failure_of, socket_refusal, source_bind,
 )
-from l4lb._dataplane.datagrams cimport datagram_count, intake_datagram
+from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, LINK_BATCH_MIN,
-    REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM, HASH_KEY_SESSION,
+    LINK_BATCH_MIN, REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
-    flow_list_push, flow_take,
+    flow_list_push, flow_take, flow_unbind,
 )
 from l4lb._dataplane.hashing cimport random_next, xxh64
 from l4lb._dataplane.limits cimport places_take, session_rate_take
@@ -28,7 +28,7 @@ from l4lb._dataplane.linux cimport (
     AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, pool_pick, selection_hashes
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
@@ -36,24 +36,28 @@ from l4lb._dataplane.proxy_types cimport (
     PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
     proxy_mode_t, proxy_result_t,
 )
+from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, worker_t,
 )
-from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, refused_t
+from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, quic_header_t, refused_t
 
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
     datagram_t *datagram
+    const uint8_t *payload
     flow_key_t key
     uint32_t hash
     source_address_t peer         # who sent it
     source_address_t source       # the client
     source_address_t destination  # where that one meant to go; length 0: not known yet
     uint32_t scope_id
+    quic_header_t quic            # with hash_key quic_cid
     pool_t *pool
+    backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link
 
@@ -126,6 +130,8 @@ cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
         return 0
     if b.pool.hash_key == HASH_KEY_RANDOM:
         return random_next(&w.random)
+    if b.pool.hash_key == HASH_KEY_QUIC_CID and b.quic.long_form and b.quic.destination.length:
+        return connection_hash(b.pool, b.quic.destination.bytes, b.quic.destination.length)
     if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
         beginning_find_destination(b)
     return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
@@ -133,6 +139,20 @@ cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
 
 cdef inline int backend_family(backend_t *backend) noexcept nogil:
     return (<sockaddr *>&backend.address).sa_family
+
+
+cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t but_not) noexcept nogil:
+    """The reserved backend that has the client's QUIC connection already; NULL when there is none, or it is the one
+    with the id `but_not`."""
+    cdef pick_t pick
+    cdef uint32_t backend_id
+    if b.pool.hash_key != HASH_KEY_QUIC_CID or not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
+        return NULL
+    backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
+    if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):
+        return NULL
+    pick.pool = b.pool
+    return pool_resume(&pick, backend_id)
 
 
 cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
@@ -167,9 +187,13 @@ cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noex
 cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
     """A backend with a link to it. False, and the datagram counted, when that cannot be."""
     cdef uint32_t _attempt
-    cdef uint64_t tag, hash = beginning_hash(w, b)
+    cdef uint64_t tag, hash
+    if b.resumed == NULL:
+        b.resumed = beginning_resume(w, b, 0)
+    hash = beginning_hash(w, b)
     for _attempt in range(b.pool.connect_attempts):
-        b.backend = flow_pick(w, b.pool, hash)
+        b.backend = b.resumed if b.resumed != NULL else flow_pick(w, b.pool, hash)
+        b.resumed = NULL
         if b.backend == NULL:
             datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
             return False
@@ -247,6 +271,7 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
         flow.destination_length = b.destination.length
         flow.destination_port = b.destination.port
         memcpy(flow.destination, b.destination.bytes, b.destination.length)
+    flow.quic = b.pool.hash_key == HASH_KEY_QUIC_CID
     flow.requests_left = listener.requests
     flow.responses_left = listener.responses
     flow.link = b.link.index
@@ -355,6 +380,15 @@ cdef inline bint header_take(worker_t *w, beginning_t *b, const uint8_t *data) n
     return True
 
 
+cdef inline bint flow_is_anothers(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
+    """Whether a datagram at the address of `s` is of a client that has a QUIC connection with another backend: a NAT
+    has given it an address that it had given before. The backend is reserved then."""
+    b.pool = b.from_.listener.pool
+    if b.pool.live == s.pool:
+        b.resumed = beginning_resume(w, b, s.backend.id)
+    return b.resumed != NULL
+
+
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
     """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
     cdef intake_t *up = &w.udp.up
@@ -372,6 +406,15 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     flow_key_fill(&b.key, &b.peer, from_.fd, b.datagram.local, b.datagram.local_length)
     if from_.listener.accept.mode and not header_take(w, &b, intake_datagram(up, slot)):
         return NULL
+    b.payload = intake_bytes(up, slot)
     b.hash = flow_hash(&w.udp.flows, &b.key)
+    b.resumed = NULL
     s = flow_find(w, &b.key, b.hash)
-    return s if s != NULL else flow_begin(w, &b)
+    if s != NULL and not (s.flow.quic and flow_is_anothers(w, s, &b)):
+        return s
+    if s != NULL:
+        flow_unbind(w, s)                      # whoever had the address may still get answers
+    s = flow_begin(w, &b)
+    if b.resumed != NULL:
+        backend_release(b.resumed.live)
+    return s

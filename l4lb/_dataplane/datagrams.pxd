@@ -127,6 +127,11 @@ cdef inline uint32_t datagram_count(datagram_t *d) noexcept nogil:
     return (d.length + d.segment_bytes - 1) // d.segment_bytes if d.segment_bytes else 1
 
 
+cdef inline uint32_t datagram_first_bytes(datagram_t *d) noexcept nogil:
+    """Of a train, the length of its first."""
+    return d.segment_bytes if d.segment_bytes else d.length
+
+
 # ---- sent ----
 
 cdef inline void control_add(msghdr *header, int level, int type, const void *value, size_t length) noexcept nogil:

@@ -174,6 +174,7 @@ cdef enum hash_key_t:
     HASH_KEY_DESTINATION
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
+    HASH_KEY_QUIC_CID             # of UDP: the connection id of a first packet, see quic.pxd
 
 # What a pool's PROXY headers tell besides the endpoints.
 cdef enum proxy_send_tlv_t:

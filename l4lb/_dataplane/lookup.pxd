@@ -42,7 +42,8 @@ cdef inline uint64_t client_hash(
     the keys that they are part of.
 
     The bytes: addresses packed, ports in network order; source, then its port unless the key is the source's address
-    alone; destination, its port; the protocol's number. `l4lb.routing.hashing` computes the same.
+    alone; destination, its port; the protocol's number. `l4lb.routing.hashing` computes the same. Of
+    HASH_KEY_QUIC_CID this is for datagrams that name no connection: the source's address.
     """
     cdef uint8_t key[40]
     cdef uint32_t length = 0
@@ -57,6 +58,11 @@ cdef inline uint64_t client_hash(
         key[length] = protocol
         length += 1
     return xxh64(key, length, pool.hash_seed)
+
+
+cdef inline uint64_t connection_hash(pool_t *pool, const uint8_t *id, uint32_t length) noexcept nogil:
+    """Of HASH_KEY_QUIC_CID: XXH64 of the connection id that a client has drawn for its first packets."""
+    return xxh64(id, length, pool.hash_seed)
 
 
 cdef inline bint selection_hashes(selection_t selection) noexcept nogil:
@@ -227,3 +233,21 @@ cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
         pick.bound = 0
         backend = pick_selected(pick)
     return backend
+
+
+cdef inline backend_t *pool_resume(pick_t *pick, uint32_t backend_id) noexcept nogil:
+    """The backend of that id, reserved, for a client that goes on with what it has begun there. NULL: it is gone, is
+    down or in maintenance, or has no place.
+
+    It may be in drain, of weight 0 or passed over for others: what it has begun is its own to end, and of no use to
+    any other. For the same reason bounded_load does not count here.
+    """
+    cdef pool_t *pool = pick.pool
+    cdef uint32_t i
+    pick.bound = 0
+    for i in range(pool.backend_count):
+        if pool.backends[i].live.id == backend_id:
+            if pool.backends[i].resumes and backend_reserve(pick, &pool.backends[i]):
+                return &pool.backends[i]
+            return NULL
+    return NULL

@@ -13,7 +13,7 @@ from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
 from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timer_t, timers_t, tried_t
 from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
-from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, udp_t
+from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, quic_ids_t, udp_t
 
 cdef struct half_t:
     uint64_t bytes                # handed to the sink's kernel
@@ -103,6 +103,7 @@ cdef struct pool_live_t:
     int64_t waiting               # shared; queued on all workers together
     queue_t *queues               # by worker, each touched by its worker alone
     uint32_t slot                 # its place in every snapshot's pools_by_slot
+    quic_ids_t quic_ids           # with hash_key quic_cid; kept from then on
 
 cdef struct histogram_t:
     uint64_t buckets[28]
@@ -146,6 +147,7 @@ cdef struct backend_t:
     sockaddr_storage address
     socklen_t address_length
     bint same_port                # port 0: connect to the port that the client came in on
+    bint resumes                  # usable or not: what it knows already may go on there, see pool_resume
     double weight                 # above 0 when it is usable
     int64_t max_sessions          # 0: none
 

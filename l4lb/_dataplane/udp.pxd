@@ -19,8 +19,8 @@ from l4lb._dataplane.beginning cimport flow_arm, flow_of, refused_note
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch, session_pool
 from l4lb._dataplane.datagrams cimport (
-    datagram_count, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive, post_add, post_add_train,
-    post_flush, post_full,
+    datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive,
+    post_add, post_add_train, post_flush, post_full,
 )
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, DATAGRAM_BATCH,
@@ -35,6 +35,7 @@ from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_terms cimport proxy_send_t
 from l4lb._dataplane.proxy_types cimport PROXY_DGRAM
+from l4lb._dataplane.quic cimport quic_called
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
@@ -237,6 +238,15 @@ cdef inline void flow_spend(worker_t *w, session_t *s, uint32_t count) noexcept 
             flow_unbind(w, s)
 
 
+cdef inline void flow_learn(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
+    """See `quic_called`."""
+    cdef intake_t *up = &w.udp.up
+    cdef uint32_t slot
+    for slot in range(first, first + count):
+        if s.flow.quic_given_length:
+            quic_called(s, intake_bytes(up, slot), datagram_first_bytes(&up.datagrams[slot]))
+
+
 cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
     """Send datagrams of one session to its backend. How many are dealt with: fewer when the session ended, or is not
     to have the others."""
@@ -249,6 +259,8 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
         count = 1
         if not bandwidth_allows(w, s, 0, d):
             return 1
+    if s.flow.quic_given_length:
+        flow_learn(w, s, first, count)
     pool = session_pool(w, s)
     if pool != NULL and pool.send.version:
         count = 1

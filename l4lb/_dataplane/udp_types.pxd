@@ -4,6 +4,7 @@
 #   post_t     what one sendmmsg will take
 #   link_t     a socket connected to a backend
 #   flow_t     what a session has besides, when it is one of UDP
+#   quic_ids_t which backend gave a QUIC connection id
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
@@ -31,6 +32,22 @@ cdef struct intake_t:
     uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES
     uint32_t used                 # slots whose bytes are still needed
 
+cdef struct quic_id_t:            # in a datagram
+    const uint8_t *bytes
+    uint32_t length
+
+cdef struct quic_header_t:
+    bint long_form
+    uint32_t version              # of the long form
+    quic_id_t destination
+    quic_id_t source              # of the long form
+
+cdef struct quic_ids_t:           # of a pool, for all workers, see quic.pxd
+    uint64_t *words               # shared; NULL: nobody needs them
+    void *memory                  # that they are in
+    uint64_t seed                 # so that nobody can aim at one bucket
+    int64_t lengths               # shared; bit n: ids of n bytes are among them
+
 cdef struct flow_t:
     uint32_t hash                 # of its key
     uint32_t next_idler           # in its listener's list by last use; session indices
@@ -41,6 +58,7 @@ cdef struct flow_t:
     uint32_t responses_left       # until it ends; 0: no limit
     uint64_t datagrams_up
     uint64_t datagrams_down
+    uint64_t quic_given           # hash of the last id that the backend gave, while the client has not used it
     int fd                        # the listening socket: its datagrams come from there, and answers leave by it
     uint32_t scope_id             # of a client with a link-local address
     uint32_t interface            # see datagram_t
@@ -56,6 +74,8 @@ cdef struct flow_t:
     uint8_t named                 # a PROXY header named the client: it is not the peer
     bint bound                    # its key is in the table
     bint no_trains                # its way does not take them
+    bint quic                     # its pool goes by connection ids
+    uint8_t quic_given_length     # 0: no such id
     flow_t *next_free
 
 cdef struct route_t:              # how a datagram leaves

@@ -31,7 +31,7 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     yield from ((("global", key), message) for key, message in reporting_conflicts(config.global_))
     for name, pool in config.pools.items():
         yield from _pool(name, pool)
-        yield from _pool_of_udp(config, name, pool)
+        yield from _pool_of_protocols(config, name, pool)
     yield from _admin(config)
     yield from _user(config)
 
@@ -139,8 +139,8 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
     yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
 
 
-def _pool_of_udp(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
-    """What only TCP has, in a pool of which UDP is the only user or one of them."""
+def _pool_of_protocols(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
+    """What only one of the protocols has, in a pool that the other uses alone or too."""
     protocols = config.protocols_of(name)
     if protocols == {Protocol.UDP}:
         for option in ("queue_size", "connect_timeout"):
@@ -149,6 +149,8 @@ def _pool_of_udp(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
         if pool.health.type == "none":
             for option in (one for one in sorted(pool.health.model_fields_set - {"type"}) if given(pool.health, one)):
                 yield ("pools", name, "health", option), "has no effect without a type: udp pools have no checks then"
+    if Protocol.TCP in protocols and pool.hash_key == "quic_cid":
+        yield ("pools", name, "hash_key"), '"quic_cid": a tcp listener uses the pool: it is for QUIC, over udp'
     if Protocol.UDP in protocols:
         if pool.send_proxy == "v1":
             yield ("pools", name, "send_proxy"), '"v1": a udp listener uses the pool, and version 1 knows no datagrams'

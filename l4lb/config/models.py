@@ -236,8 +236,10 @@ def _load_factor(value: Any) -> Any:
 
 class Pool(Model):
     policy: Policy = "round_robin"
-    hash_key: Literal["source_ip", "source_ip_port", "destination", "session"] = Field(
-        default="source_ip", description="what tells clients apart; session: source, destination and protocol"
+    hash_key: Literal["source_ip", "source_ip_port", "destination", "session", "quic_cid"] = Field(
+        default="source_ip",
+        description="what tells clients apart; session: source, destination and protocol; quic_cid, of udp: the QUIC "
+        "connection id, also when a client comes from another address",
     )
     hash_prefix_v4: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=32)] = 32
     hash_prefix_v6: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=128)] = 128

@@ -93,6 +93,11 @@ def _told(backend: BackendState, reason: str, now: float) -> str:
     return reason
 
 
+def _resumes(backend: BackendState) -> bool:
+    """Whether what it has begun may go on there in a new session, though new ones of others go elsewhere."""
+    return backend.wanted is not AdminState.MAINT and backend.observed is not Health.DOWN
+
+
 def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     """`pool` as it is now."""
     config, backends = pool.config, list(pool.backends.values())
@@ -112,8 +117,8 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
         backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
     }
     specs = tuple(
-        BackendSpec(one.id, one.address, weight, one.max_sessions)
-        for one, weight in zip(backends, weights, strict=True)
+        BackendSpec(one.id, one.address, weight, one.max_sessions, index in found.usable or _resumes(one))
+        for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
     )
     return PoolView(pool, config, pool.source, tuple(backends), specs, tuple(found.usable), passed_over, order)
 

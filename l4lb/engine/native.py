@@ -242,7 +242,7 @@ class NativeForwarder:
             **pool_settings(spec),
         }
 
-    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int]:
+    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int, bool]:
         live = pool.backends.get(spec.id)
         if live is None and (live := self._returned(pool.name, spec.id)) is not None:
             pool.backends[spec.id] = live
@@ -250,7 +250,7 @@ class NativeForwarder:
             id_ = self._new_id()
             live = pool.backends[spec.id] = _snapshots.BackendLive(self._plane.worker_count, id_)
             self._records.backends[id_] = (pool.name, spec.id)
-        return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions
+        return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions, spec.resumes
 
     def _returned(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
         """One that was removed and still has sessions: its counts and limits go on."""

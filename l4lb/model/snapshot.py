@@ -32,13 +32,18 @@ class Selection(StrEnum):
 
 
 class HashKey(StrEnum):
-    """What a session hashes to, for the selections with a table but `CURSOR`; `RANDOM` is drawn for each session."""
+    """What a session hashes to, for the selections with a table but `CURSOR`; `RANDOM` is drawn for each session.
+
+    `QUIC_CID`, of UDP: workers also remember which backend gave which connection id, and a client that comes from
+    another address with one of those goes on there.
+    """
 
     SOURCE_IP = "source_ip"
     SOURCE_IP_PORT = "source_ip_port"
     DESTINATION = "destination"
     SESSION = "session"
     RANDOM = "random"
+    QUIC_CID = "quic_cid"
 
 
 class TableKind(StrEnum):
@@ -52,12 +57,14 @@ class TableKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it. `weight` is
-    what holds now, which may be a part of what is configured."""
+    what holds now, which may be a part of what is configured. `resumes`: what it has begun may go on there in a new
+    session, usable or not (`HashKey.QUIC_CID`)."""
 
     id: str
     address: SocketAddress
     weight: float = 1.0
     max_sessions: int = 0
+    resumes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

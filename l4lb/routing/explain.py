@@ -118,10 +118,12 @@ def hash_of(
     prefix_v6: int,
     protocol: int = TCP,
 ) -> int:
-    """`client_hash`, where the destination may be left out if the key does not need it. ValueError when it does."""
+    """`client_hash`, where the destination may be left out if the key does not need it. ValueError when it does, and
+    for a key that no address tells."""
+    if key is HashKey.QUIC_CID:
+        raise ValueError(f'hash_key is "{key}": the connection id in its packets decides, not where a client is')
     if destination is None:
         if key in (HashKey.DESTINATION, HashKey.SESSION):
             raise ValueError(f'hash_key is "{key}": say which address and port the client connects to')
         destination = ("0.0.0.0", 0)
-    prefixes = {"prefix_v4": prefix_v4, "prefix_v6": prefix_v6}
-    return client_hash(key, source, destination, seed=seed, protocol=protocol, **prefixes)
+    return client_hash(key, source, destination, seed=seed, prefix_v4=prefix_v4, prefix_v6=prefix_v6, protocol=protocol)

@@ -43,9 +43,11 @@ def client_hash(
     prefix_v4: int = 32,
     prefix_v6: int = 128,
     protocol: int = TCP,
+    connection_id: bytes = b"",
 ) -> int:
     """XXH64 of what `key` names: addresses packed (the source's under its prefix), ports in network order, protocol.
 
+    `HashKey.QUIC_CID` names the destination connection id of a long header, and without one the source's address.
     ValueError for an address that is none, and for `HashKey.RANDOM`, which hashes nothing.
     """
     if key is HashKey.RANDOM:
@@ -58,5 +60,6 @@ def client_hash(
         HashKey.SOURCE_IP_PORT: ip + port,
         HashKey.DESTINATION: target,
         HashKey.SESSION: ip + port + target + bytes([protocol]),
+        HashKey.QUIC_CID: connection_id or ip,
     }[key]
     return xxhash.xxh64_intdigest(data, seed=seed)

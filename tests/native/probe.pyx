@@ -12,7 +12,7 @@ from l4lb._dataplane.enums cimport NO_INDEX, hash_key_t, selection_t
 from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, pool_pick
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
 from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
@@ -23,6 +23,9 @@ from l4lb._dataplane.proxy_types cimport (
 from l4lb._dataplane.proxy_writer cimport (
     proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
 )
+from l4lb._dataplane.quic cimport (
+    QUIC_BUCKETS, QUIC_WAYS, quic_header_read, quic_id_hash, quic_ids_find, quic_ids_free, quic_ids_init, quic_ids_put,
+)
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
@@ -30,9 +33,12 @@ from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t,
 from l4lb._dataplane.types cimport (
     backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t,
 )
+from l4lb._dataplane.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
 
 SESSION_BYTES = sizeof(session_t)
 PROXY_RESULTS = <int>PROXY_RESULT_COUNT
+QUIC_IDS = QUIC_BUCKETS * QUIC_WAYS
+QUIC_BUCKET_COUNT = <int>QUIC_BUCKETS
 
 
 cdef class Sessions:
@@ -191,6 +197,15 @@ cdef class Pool:
             self.live.sessions_active -= 1
         return None if backend == NULL else backend.live.id - 1
 
+    def resume(self, uint32_t index, bint resumes):
+        """The index, when a client may go on there with what it has begun, and reserved for it; or None."""
+        cdef pick_t pick = pick_t(&self.pool, NULL, 0, 0, 0)
+        cdef backend_t *backend
+        if index < self.pool.backend_count:
+            self.pool.backends[index].resumes = resumes
+        backend = pool_resume(&pick, index + 1)
+        return None if backend == NULL else backend.live.id - 1
+
     def pick_and_release(self, uint64_t count):
         """`count` picks for as many clients, each given back at once: for benchmarks."""
         cdef pick_t pick
@@ -233,6 +248,10 @@ cdef class Pool:
         self.pool.hash_prefix_v4 = prefix_v4
         self.pool.hash_prefix_v6 = prefix_v6
         return client_hash(&self.pool, &client, &local, protocol)
+
+    def connection_hash(self, bytes id, uint64_t seed):
+        self.pool.hash_seed = seed
+        return connection_hash(&self.pool, <const uint8_t *><char *>id, len(id))
 
 
 def crc32c_without_instruction(bytes data):
@@ -321,3 +340,49 @@ def client_hello(bytes data):
         (<char *>hello.server_name)[:hello.server_name_length],
         (<char *>hello.alpn)[:hello.alpn_length],
     )
+
+
+cdef bytes quic_id(quic_id_t *id):
+    return (<char *>id.bytes)[:id.length] if id.length else b""
+
+
+cdef class QuicIds:
+    """Who gave which connection id. Datagrams are read from copies that end where a sanitizer sees it."""
+
+    cdef quic_ids_t ids
+
+    def __cinit__(self, uint64_t seed=0):
+        if quic_ids_init(&self.ids, seed) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        quic_ids_free(&self.ids)
+
+    def header(self, bytes datagram):
+        """(is long, version, destination, source), or None."""
+        cdef quic_header_t header
+        cdef uint8_t *data = <uint8_t *>malloc(len(datagram))
+        memcpy(data, <char *>datagram, len(datagram))
+        if quic_header_read(&header, data, len(datagram)):
+            found = header.long_form, header.version, quic_id(&header.destination), quic_id(&header.source)
+        else:
+            found = None
+            assert header.destination.length == header.source.length == 0
+        free(data)
+        return found
+
+    def put(self, bytes id, uint32_t backend_id):
+        quic_ids_put(&self.ids, self.hash(id), len(id), backend_id)
+
+    def find(self, bytes datagram):
+        """The backend's id, or 0."""
+        cdef quic_header_t header
+        cdef uint8_t *data = <uint8_t *>malloc(len(datagram))
+        memcpy(data, <char *>datagram, len(datagram))
+        quic_header_read(&header, data, len(datagram))
+        found = quic_ids_find(&self.ids, &header)
+        free(data)
+        return found
+
+    def hash(self, bytes id):
+        return quic_id_hash(&self.ids, <const uint8_t *><char *>id, len(id))

@@ -47,7 +47,11 @@ class UdpServer:
         self._answer = answer
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = wide_buffers(socket.socket(self._family, socket.SOCK_DGRAM))
-        self.sock.bind((host, port))
+        try:
+            self.sock.bind((host, port))
+        except OSError:
+            self.sock.close()
+            raise
         self.port = int(self.sock.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.received: list[bytes] = []

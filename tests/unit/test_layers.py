@@ -18,7 +18,7 @@ LAYERS = [
     {"closing", "headers"},
     {"relay", "records", "queue", "notices", "preface", "flows"},
     {"ready", "timers", "lookup", "limits", "tables", "proxy_sender", "links"},
-    {"load", "maglev", "ring", "rendezvous", "proxy_writer"},
+    {"load", "maglev", "ring", "rendezvous", "proxy_writer", "quic"},
     {"proxy_header"},
     {"sessions", "poller", "pipes", "chunks", "ewma", "hashing", "stats"},
     {"addresses", "ranges", "datagrams", "client_hello", "proxy_v1", "proxy_v2"},

@@ -23,7 +23,7 @@ def test_a_backend_address_that_is_too_long_is_refused() -> None:
     pool = {
         "live": _snapshots.PoolLive(1, 0),
         "selection": 0,
-        "backends": [(_snapshots.BackendLive(1, 1), bytes(200), 1, 0)],
+        "backends": [(_snapshots.BackendLive(1, 1), bytes(200), 1, 0, True)],
     }
     with pytest.raises(ValueError, match="sockaddr_storage"):
         _snapshots.NativePool(pool)

@@ -157,6 +157,12 @@ UDP = '[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "udp"\n'
         ('[listeners.l]\nbind = ":1"\npool = "p"\nudp_responses = 1', "udp_responses: has no effect with protocol"),
         (UDP.replace(":1", "unix:/x"), 'listeners.l.bind[0]: "unix:/x": udp needs a host and a port'),
         (UDP + '[pools.p]\nbackends = ["unix:/x"]', 'backends[0]: "unix:/x": a udp listener uses the pool'),
+        (
+            UDP + '[listeners.t]\nbind = ":2"\npool = "p"\n'
+            '[pools.p]\nbackends = ["h:1"]\npolicy = "maglev"\nhash_key = "quic_cid"',
+            'pools.p.hash_key: "quic_cid": a tcp listener uses the pool',
+        ),
+        (UDP + '[pools.p]\nbackends = ["h:1"]\nhash_key = "quic_cid"', 'hash_key: has no effect with policy "round_r'),
         (UDP + '[pools.p]\nbackends = ["h:1"]\nqueue_size = 1', "queue_size: has no effect: only udp listeners use"),
         (UDP + '[pools.p]\nbackends = ["h:1"]\n[pools.p.health]\nrise = 5', "rise: has no effect without a type"),
     ],

@@ -224,3 +224,17 @@ def test_a_policy_that_cannot_be_loaded_is_an_error_of_the_configuration(policy:
 def test_a_built_in_policy_cannot_be_replaced() -> None:
     _, table = carried_out(make_pool([Backend(address="127.0.0.1:1")], [Health.UP], policy="maglev", table_size=251))
     assert table.policy is POLICIES["maglev"]
+
+
+@pytest.mark.parametrize("health", Health)
+@pytest.mark.parametrize("state", AdminState)
+def test_what_a_backend_has_begun_may_go_on_there_but_in_maintenance_or_down(state: AdminState, health: Health) -> None:
+    backends = [Backend(address="127.0.0.1:1", admin_state=state, weight=0), Backend(address="127.0.0.1:2")]
+    spec, _ = carried_out(make_pool(backends, [health, Health.UP]))
+    assert spec.usable == (1,)
+    assert spec.backends[0].resumes == (state is not AdminState.MAINT and health is not Health.DOWN)
+
+
+def test_what_is_usable_may_go_on_though_it_is_down() -> None:
+    pool = make_pool([Backend(address="127.0.0.1:1")], [Health.DOWN], when_all_down="use_all")
+    assert carried_out(pool)[0].backends[0].resumes

@@ -102,6 +102,22 @@ def test_what_a_client_hashes_to_is_what_python_says(key, source, destination, s
         assert pool.hash(HASH_KEYS[key], *native, seed, prefix_v4, prefix_v6, protocol) == expected
 
 
+@given(st.binary(min_size=1, max_size=255), ENDPOINTS, st.integers(0, 2**63 - 1))
+def test_what_a_connection_id_hashes_to_is_what_python_says(connection_id: bytes, source, seed: int) -> None:
+    address = str(source[0]), source[1]
+    expected = client_hash(HashKey.QUIC_CID, address, address, seed=seed, connection_id=connection_id)
+    assert make_pool("hash", [(1, 0)]).connection_hash(connection_id, seed) == expected
+
+
+def test_a_client_resumes_where_it_has_begun_if_there_is_a_place_whatever_the_others_do() -> None:
+    pool = probe.Pool(SELECTIONS["hash"], [(1, 2), (0, 0), (1, 0)], [2], [0], 1.25)
+    assert [pool.resume(0, True) for _ in range(3)] == [0, 0, None]  # not usable, and never above max_sessions
+    assert [pool.resume(1, True) for _ in range(3)] == [1, 1, 1]  # of weight 0, and bounded_load does not count
+    assert pool.resume(1, False) is None
+    assert pool.resume(7, True) is None  # of another pool, or gone
+    assert pool.active() == [2, 3, 0]
+
+
 def test_first_fills_in_order() -> None:
     pool = make_pool("first", [(1, 2), (1, 1), (1, 0)], usable=[2, 0, 1])
     assert [pool.pick() for _ in range(3)] == [2, 2, 2]

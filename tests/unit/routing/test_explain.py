@@ -54,3 +54,8 @@ def test_a_key_that_needs_the_destination_says_so(key: HashKey) -> None:
     with pytest.raises(ValueError, match="say which address"):
         hash_of(key, ("192.0.2.1", 1), None, **options)
     assert hash_of(key, ("192.0.2.1", 1), ("192.0.2.2", 2), **options)
+
+
+def test_a_connection_id_is_not_known_from_an_address() -> None:
+    with pytest.raises(ValueError, match='"quic_cid": the connection id in its packets decides'):
+        hash_of(HashKey.QUIC_CID, ("192.0.2.1", 1), ("192.0.2.2", 2), seed=0, prefix_v4=32, prefix_v6=128)

@@ -41,6 +41,13 @@ def test_each_key_hashes_what_it_names(key: HashKey, matters: set[str]) -> None:
         assert (hash_of(part) != hash_of()) == (part in matters), part
 
 
+def test_a_connection_id_counts_wherever_the_client_is() -> None:
+    ids = {"connection_id": b"8 bytes."}
+    assert client_hash(HashKey.QUIC_CID, ("192.0.2.7", 1), HERE, **ids) == xxhash.xxh64_intdigest(b"8 bytes.")
+    assert client_hash(HashKey.QUIC_CID, ("192.0.2.8", 2), HERE, **ids) == xxhash.xxh64_intdigest(b"8 bytes.")
+    assert client_hash(HashKey.QUIC_CID, ("192.0.2.7", 1), HERE) == source("192.0.2.7")
+
+
 def test_a_random_draw_has_no_hash() -> None:
     with pytest.raises(ValueError, match="random"):
         client_hash(HashKey.RANDOM, HERE, HERE)
