@@ -104,6 +104,7 @@ cdef inline void answer_post(worker_t *w, session_t *s, uint32_t slot) noexcept 
 
 cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_t datagrams) noexcept nogil:
     s.flow.datagrams_down += datagrams
+    s.active_ms = <uint32_t>w.now_ms
     s.down.bytes += d.length
     counter_add(&s.backend.counters[w.index].datagrams_down, datagrams)
     counter_add(&s.backend.counters[w.index].bytes_down, d.length)
@@ -159,6 +160,7 @@ cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
     """The answers that came before the error that its socket reported."""
     cdef uint32_t _batch
     cdef int got
+    link.batch = DATAGRAM_BATCH
     for _batch in range(DATAGRAM_BATCH):
         got = answers_receive(w, link)
         if got > 0:

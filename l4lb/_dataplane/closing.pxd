@@ -68,7 +68,7 @@ cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) n
     ready_remove(w, s)
     queue_leave(w, s)
     record_session(w, s, reason)
-    flow_leave(w, s)
+    flow_leave(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
     socket_end(s.backend_fd, reset)

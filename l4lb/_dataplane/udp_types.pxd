@@ -98,11 +98,12 @@ cdef struct link_t:
     uint32_t next                 # of spares in their list; of free slots
     uint32_t previous
     uint32_t since_ms             # a spare since then
+    uint32_t rests_until_ms       # ... and does not serve again before
     uint32_t kernel_drops         # that were counted
     uint64_t tag                  # from where to where it is connected
     uint16_t batch                # how many datagrams the next event is likely to bring, see LINK_BATCH_MIN
     bint wide                     # of IPv6
-    bint resting                  # a spare to which an answer may still come
+    bint resting                  # a spare of that list: an answer may still come
 
 cdef struct spares_t:             # by session-less age, the oldest first; link indices
     uint32_t head

@@ -294,6 +294,24 @@ def test_a_late_answer_never_reaches_another_client() -> None:
             assert len(server.clients) == 21
 
 
+def test_an_answer_that_is_still_out_reaches_no_other_client_however_many_came_before() -> None:
+    """The first question gets two answers, the second none for now: as many answers as questions, and one is out."""
+    with serving_udp(lambda data: [data, data] if data == b"twice" else []) as server:
+        with balancing_udp([server.address], listener={"idle_timeout": 0.1}, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as early, UdpClient(address_of(balancer)) as other:
+                early.send(b"twice")
+                assert [early.receive(), early.receive()] == [b"twice", b"twice"]
+                early.send(b"slow")
+                wait_closed(balancer, CloseReason.IDLE_TIMEOUT)
+                late_to = next(iter(server.clients))
+                other.send(b"x")
+                assert wait_until(lambda: server.received[-1] == b"x")
+                server.sock.sendto(b"for early alone", late_to)
+                assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
+                assert other.hears_nothing(0.02)
+                assert early.hears_nothing(0.02)
+
+
 # ---- limits ----
 
 
