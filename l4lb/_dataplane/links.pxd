@@ -270,7 +270,7 @@ cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline void link_empty(worker_t *w, link_t *link) noexcept nogil:
-    """Throw away what nobody waits for any more. recv(2): sets errno to EAGAIN when that was all, or to ECONNREFUSED."""
+    """Throw away what nobody waits for any more. recv(2) leaves EAGAIN in errno when that was all, or ECONNREFUSED."""
     cdef char byte
     while recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
         counter_add(&w.counters.late_answers, 1)
@@ -298,7 +298,7 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
 
 
 cdef inline uint32_t spares_max(worker_t *w) noexcept nogil:
-    """How many a worker keeps. A session may take two file descriptors, one of UDP takes one: the other is a spare's."""
+    """How many a worker keeps. A session may take two file descriptors, one of UDP takes one: a spare has the other."""
     cdef int64_t share = w.plane.max_sessions // w.plane.worker_count
     return <uint32_t>share if w.plane.max_sessions and share < LINK_SPARES_MAX else LINK_SPARES_MAX
 
