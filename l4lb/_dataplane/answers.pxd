@@ -125,10 +125,8 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
         return
     flow_answered(w, s, d, datagrams)
     answer_post(w, s, slot)
-    if s.flow.responses_left:
-        s.flow.responses_left -= datagrams if datagrams < s.flow.responses_left else s.flow.responses_left
-        if s.flow.responses_left == 0:
-            session_end(w, s, CLOSE_NORMAL)
+    if s.flow.responses and s.flow.datagrams_down >= s.flow.responses and s.flow.datagrams_down >= s.flow.datagrams_up:
+        session_end(w, s, CLOSE_NORMAL)
 
 
 cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:

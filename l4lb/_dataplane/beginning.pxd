@@ -248,7 +248,7 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
         flow.destination_port = b.destination.port
         memcpy(flow.destination, b.destination.bytes, b.destination.length)
     flow.requests_left = listener.requests
-    flow.responses_left = listener.responses
+    flow.responses = listener.responses
     flow.link = b.link.index
     b.link.session = s.index
     b.link.batch = LINK_BATCH_MIN

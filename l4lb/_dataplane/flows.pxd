@@ -247,14 +247,13 @@ cdef inline void flow_count_drops(worker_t *w, session_t *s, link_t *link, uint3
 
 
 cdef inline void flow_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers, which are those to its
-    datagram, if there was but one."""
+    """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers."""
     cdef flow_t *flow = s.flow
     cdef link_t *link
     cdef bint done
     if flow == NULL:
         return
-    done = reason == CLOSE_NORMAL and flow.datagrams_up == 1
+    done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses
     flow_unbind(w, s)
     flow_list_remove(w, s)
     if flow.link != NO_INDEX:

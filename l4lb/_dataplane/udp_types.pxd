@@ -38,7 +38,7 @@ cdef struct flow_t:
     uint32_t used_ms              # when it was last put in front there
     uint32_t link                 # index of its backend socket, or NO_INDEX
     uint32_t requests_left        # until it gives its key up; 0: no limit
-    uint32_t responses_left       # until it ends; 0: no limit
+    uint32_t responses            # it ends after so many, when each datagram has one; 0: no limit
     uint64_t datagrams_up
     uint64_t datagrams_down
     int fd                        # the listening socket: its datagrams come from there, and answers leave by it
