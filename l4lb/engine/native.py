@@ -143,6 +143,7 @@ class NativeForwarder:
         for thread in self._threads:
             thread.join()
         self._plane.finish()
+        self._draining = []  # nothing is published any more
         self._listening.close()
 
     def leaks(self) -> dict[str, int]:

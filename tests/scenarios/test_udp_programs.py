@@ -134,11 +134,27 @@ def test_what_logger_sends_is_received_whole(tmp_path: Path) -> None:
         balancer = stack.enter_context(balancing([one.address for one in servers], listener={"protocol": "udp"}))
         host, _, port = address_of(balancer).rpartition(":")
         for _ in servers:
-            run("logger", "-n", host, "-P", port, "-d", "--rfc3164", "-S", "8KiB", "-t", "soak", "-f", f"{tmp_path}/lines")
+            run(
+                "logger",
+                "-n",
+                host,
+                "-P",
+                port,
+                "-d",
+                "--rfc3164",
+                "-S",
+                "8KiB",
+                "-t",
+                "soak",
+                "-f",
+                f"{tmp_path}/lines",
+            )
 
         def received() -> list[list[str]]:
             files = [one.directory / "received" for one in servers]
-            return [[line.partition(": ")[2] for line in file.read_text().splitlines()] for file in files if file.exists()]
+            return [
+                [line.partition(": ")[2] for line in file.read_text().splitlines()] for file in files if file.exists()
+            ]
 
         assert wait_until(lambda: received() == [lines, lines], 20), [len(one) for one in received()]
         assert not balancer.stats().listeners["web"].dropped

@@ -163,7 +163,9 @@ class ManyClients:
             due = begun + min(count, (time.monotonic() - began) * rate)
             while self.sent < due and self.sent - self.answered < self._window:
                 self._send()
-            assert time.monotonic() - began < 60 + 10 * count / min(rate, 1e4), f"{self.answered} of {self.sent} answered"
+            assert time.monotonic() - began < 60 + 10 * count / min(rate, 1e4), (
+                f"{self.answered} of {self.sent} answered"
+            )
             select.select([self.sock], [], [], 0.001)
             with contextlib.suppress(BlockingIOError):
                 while True:

@@ -35,8 +35,8 @@ RECURSOR = (
 
 @contextlib.contextmanager
 def recursor(authority: Program) -> Iterator[Program]:
-    """PowerDNS Recursor, which asks `authority` for example., takes nothing without a PROXY header, and logs for whom it
-    was asked."""
+    """PowerDNS Recursor, which asks `authority` for example., takes nothing without a PROXY header, and logs who asked
+    it."""
     program = require("pdns_recursor")
 
     def command(directory: Path, port: int) -> list[str]:
@@ -53,7 +53,9 @@ def dnsdist(configuration: str) -> Iterator[Program]:
 
     def command(directory: Path, port: int) -> list[str]:
         file = directory / "conf"
-        file.write_text(f'setLocal("127.0.0.1:{port}")\nsetACL("127.0.0.0/8")\nsetSecurityPollSuffix("")\n{configuration}')
+        file.write_text(
+            f'setLocal("127.0.0.1:{port}")\nsetACL("127.0.0.0/8")\nsetSecurityPollSuffix("")\n{configuration}'
+        )
         return [program, "--supervised", "--disable-syslog", "-C", str(file)]
 
     with running("dnsdist", command, ready=lambda server: taken(server.port)) as server:
