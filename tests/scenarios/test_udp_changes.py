@@ -8,17 +8,18 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from l4lb import Config, LoadBalancer
+from l4lb import Client, Config, LoadBalancer
 from l4lb.config import HealthConfig
 from l4lb.model.states import CloseReason, DropReason, Health
 from tests.scenarios.test_reload import config_of
 from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed
 from tests.support.datagrams import UdpClient, UdpServer, serving_udp
-from tests.support.programs import free_port, free_ports
+from tests.support.programs import free_port, free_ports, l4lb
 from tests.support.waiting import wait_until
 
 UDP = {"protocol": "udp"}
@@ -256,3 +257,26 @@ def test_max_sessions_of_the_process_ends_the_idlest_too() -> None:
             assert [client.ask(b"?") for client in clients] == [b"a"] * 3
             assert balancer.stats().sessions_left == 2
             assert closed(balancer) == {CloseReason.RESOURCE_LIMIT: 1}
+
+
+def test_the_status_tells_datagrams_and_what_was_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    with named("a") as servers:
+        text = '[listeners.dns]\nbind = "127.0.0.1:0"\nprotocol = "udp"\npool = "dns"\nmax_session_duration = "1h"\n'
+        file.write_text(f'{text}bandwidth_up = "2KB/s"\n[pools.dns]\nbackends = ["{servers["a"].address}"]\n')
+        admin = f"unix:{tmp_path}/admin"
+        with l4lb("serve", "-c", str(file), "--admin", admin) as process:
+            with UdpClient(process.address("dns")) as client:
+                assert client.ask(b"?") == b"a"
+                client.send(bytes(60_000))
+            with Client(admin) as asked:
+                assert wait_until(lambda: asked.status()["listeners"][0]["dropped"] == {"bandwidth": 1})
+                pool = asked.pool("dns")
+            assert (pool["datagrams_up"], pool["datagrams_down"]) == (1, 1)
+            assert (pool["backends"][0]["datagrams_up"], pool["backends"][0]["datagrams_down"]) == (1, 1)
+            shown = subprocess.run(
+                [sys.executable, "-m", "l4lb", "status", "--admin", admin], capture_output=True, text=True, timeout=60
+            ).stdout
+            assert "1 bandwidth" in shown
+            assert "datagrams down" in shown
+            assert "udp" in shown

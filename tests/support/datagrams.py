@@ -143,8 +143,8 @@ class UdpClient:
 
 
 class ManyClients:
-    """Clients by the million, each with an address of its own in 127.0.0.0/8, on one socket: every datagram begins a new
-    flow, and says which; an answer at another address than the one that asked is an AssertionError."""
+    """Clients by the million, each with an address of its own in 127.0.0.0/8, on one socket: every datagram begins a
+    new flow, and says which; an answer at another address than the one that asked is an AssertionError."""
 
     def __init__(self, target: tuple[str, int], window: int = 256) -> None:
         self.sock = wide_buffers(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))

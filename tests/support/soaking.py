@@ -1,5 +1,5 @@
-"""Many datagrams of many clients, each of which says who sent it, which one it is, how long and of what content: so each
-that is lost, cut, doubled, out of order or at a wrong place is known.
+"""Many datagrams of many clients, each of which says who sent it, which one it is, how long and of what content: so
+each that is lost, cut, doubled, out of order or at a wrong place is known.
 
 A datagram that is too short for that says as much of its client as fits.
 """
