@@ -85,6 +85,38 @@ def test_a_listener_that_is_removed_serves_its_sessions_to_their_end_and_frees_i
                 assert again.ask(b"?") == b"a"
 
 
+def test_a_listener_that_is_drained_serves_its_sessions_until_it_is_taken_back() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with named("a", "b") as servers, balancing(addresses(servers), listener={"bind": address, **UDP}) as balancer:
+        with UdpClient(address) as old, UdpClient(address) as new:
+            mine = old.ask(b"?")
+            balancer.listeners["web"].drain(timeout=60)
+            new.send(b"?")
+            assert wait_until(lambda: balancer.stats().listeners["web"].dropped == {DropReason.DRAINING: 1})
+            assert [old.ask(b"?") for _ in range(3)] == [mine] * 3
+            balancer.listeners["web"].resume()
+            assert new.ask(b"?") != old.ask(b"?") == mine
+            balancer.listeners["web"].drain(timeout=0.2)  # sessions that are left then are ended
+            wait_closed(balancer, CloseReason.DRAIN, 2)
+            assert wait_until(lambda: balancer.stats() and refused(new))
+
+
+def test_sessions_are_listed_and_ended() -> None:
+    with named("a", "b") as servers, balancing(addresses(servers), listener=UDP) as balancer:
+        with UdpClient(address_of(balancer)) as client, UdpClient(address_of(balancer)) as other:
+            mine = client.ask(b"?")
+            other.ask(b"?")
+            (session,) = balancer.sessions(source=f"127.0.0.1:{client.port}")
+            assert (session["protocol"], session["state"]) == ("udp", "relaying")
+            assert session["local"] == address_of(balancer)
+            assert (session["bytes_up"], session["bytes_down"]) == (1, 1)
+            balancer.kill_session(session["id"])
+            wait_closed(balancer, CloseReason.ADMIN)
+            assert len(balancer.sessions()) == 1
+            assert client.ask(b"?") in (b"a", b"b")
+            assert mine in (b"a", b"b")
+
+
 def test_what_is_left_of_a_removed_listener_ends_with_the_balancer() -> None:
     with named("a") as servers:
         pools = {"web": {"backends": addresses(servers)}}
