@@ -1,13 +1,12 @@
 # Links: sockets connected to backends, one for each UDP session, and the spares that wait for the next one.
 #
 # A session that ended gives its link back. When each of its datagrams got udp_responses answers, the link may serve
-# again after a short pause, and otherwise when nothing has come or gone for long. (Without udp_responses, as many answers
-# as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away, by an event that
-# worker.pxd handles before those of listening sockets, so before the link can serve again: it must never reach another
-# client.
-# That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and close for each. A link
-# stays in epoll for its whole life, by its own index, which is how late answers find nobody. Called on the worker's
-# thread.
+# again after a short pause, and otherwise when nothing has come or gone for long. (Without udp_responses, as many
+# answers as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away, by an
+# event that worker.pxd handles before those of listening sockets, so before the link can serve again: it must never
+# reach another client. That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and
+# close for each. A link stays in epoll for its whole life, by its own index, which is how late answers find nobody.
+# Called on the worker's thread.
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
