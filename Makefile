@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
+DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
 
 .PHONY: help demo test lint unit scenarios package-test bench tables screenshots soak asan fuzz man deps build clean

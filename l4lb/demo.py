@@ -1,6 +1,7 @@
 """An embedded pool of backends behind a load balancer, to try things on. Used by `l4lb demo`.
 
-The backends are small HTTP servers that answer with their name, each on a thread and a port of its own.
+The backends are small HTTP servers that answer with their name and one that sends datagrams back, each on a thread and
+a port of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 
 from l4lb.balancer import LoadBalancer
 from l4lb.config import AdminConfig, Backend, Config, HealthConfig, Listener, Pool
+from l4lb.model.states import Protocol
 
 NAMES = ("one", "two", "three")
 PREFERRED_PORT = 8080
+PREFERRED_ECHO_PORT = 8081
 PREFERRED_ADMIN_PORT = 9900
 
 
@@ -67,10 +70,38 @@ class DemoBackend:
         self._thread.join()
 
 
-def _port(preferred: int) -> int:
+class DemoEcho:
+    """A UDP server on a free port of loopback that sends every datagram back to who sent it."""
+
+    def __init__(self) -> None:
+        self.name = "echo"
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        """Until a datagram comes from itself."""
+        own = self._socket.getsockname()
+        while True:
+            data, peer = self._socket.recvfrom(65535)
+            if peer == own:
+                return
+            with contextlib.suppress(OSError):  # no room to send: lost, as datagrams may be
+                self._socket.sendto(data, peer)
+
+    def stop(self) -> None:
+        self._socket.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+
+def _port(preferred: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """`preferred`, or 0 (the kernel's choice) when something listens there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(type=kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError:
@@ -80,7 +111,7 @@ def _port(preferred: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A running demo: where to send requests, where the dashboard is."""
+    """A running demo: where to send requests and datagrams, where the dashboard is."""
 
     balancer: LoadBalancer
     backends: tuple[DemoBackend, ...]
@@ -88,6 +119,10 @@ class Demo:
     @property
     def address(self) -> str:
         return self.balancer.listeners["web"].addresses[0]
+
+    @property
+    def echo_address(self) -> str:
+        return self.balancer.listeners["echo"].addresses[0]
 
     @property
     def admin(self) -> str:
@@ -104,16 +139,34 @@ class Demo:
             connection.close()
         return answers
 
+    def send_datagrams(self, count: int) -> int:
+        """Send that many, each from a client of its own; how many came back."""
+        host, _, port = self.echo_address.rpartition(":")
+        returned = 0
+        for number in range(count):
+            with socket.socket(type=socket.SOCK_DGRAM) as client:
+                client.settimeout(2)
+                client.connect((host, int(port)))
+                client.send(b"datagram %d" % number)
+                with contextlib.suppress(TimeoutError):
+                    returned += client.recv(100) == b"datagram %d" % number
+        return returned
 
-def demo_config(backends: tuple[DemoBackend, ...]) -> Config:
+
+def demo_config(backends: tuple[DemoBackend, ...], echo: DemoEcho) -> Config:
+    echo_port = _port(PREFERRED_ECHO_PORT, socket.SOCK_DGRAM)
     return Config(
         admin=AdminConfig(bind=f"127.0.0.1:{_port(PREFERRED_ADMIN_PORT)}"),
-        listeners={"web": Listener(bind=[f"127.0.0.1:{_port(PREFERRED_PORT)}"], pool="web")},
+        listeners={
+            "web": Listener(bind=[f"127.0.0.1:{_port(PREFERRED_PORT)}"], pool="web"),
+            "echo": Listener(bind=[f"127.0.0.1:{echo_port}"], protocol=Protocol.UDP, pool="echo"),
+        },
         pools={
             "web": Pool(
                 backends=[Backend(address=backend.address, id=backend.name) for backend in backends],
                 health=HealthConfig(interval=1.0, fast_interval=0.5, down_interval=1.0),
-            )
+            ),
+            "echo": Pool(backends=[Backend(address=echo.address, id=echo.name)], health=HealthConfig(type="none")),
         },
     )
 
@@ -122,10 +175,12 @@ def demo_config(backends: tuple[DemoBackend, ...]) -> Config:
 def running_demo() -> Iterator[Demo]:
     """Backends and load balancer, up and ready; gone afterwards."""
     backends = tuple(DemoBackend(name) for name in NAMES)
+    echo = DemoEcho()
     try:
-        with LoadBalancer(demo_config(backends)) as balancer:
+        with LoadBalancer(demo_config(backends, echo)) as balancer:
             balancer.wait_ready()
             yield Demo(balancer, backends)
     finally:
         for backend in backends:
             backend.stop()
+        echo.stop()

@@ -8,7 +8,8 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch
 from l4lb._dataplane.datagrams cimport (
-    datagram_count, datagram_first_bytes, intake_bytes, intake_receive, post_add, post_add_train, post_flush, post_full,
+    datagram_count, datagram_first_bytes, intake_bytes, intake_receive, post_add, post_add_train, post_flush,
+    post_full,
 )
 from l4lb._dataplane.enums cimport (
     CLOSE_NORMAL, DATAGRAM_BATCH, DROP_ANSWER_NOT_SENT, DROP_BANDWIDTH, DROP_LATE, DROP_TOO_LARGE, NO_INDEX,
@@ -105,6 +106,7 @@ cdef inline void answer_post(worker_t *w, session_t *s, uint32_t slot) noexcept 
 
 cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_t datagrams) noexcept nogil:
     s.flow.datagrams_down += datagrams
+    s.active_ms = <uint32_t>w.now_ms
     s.down.bytes += d.length
     counter_add(&s.backend.counters[w.index].datagrams_down, datagrams)
     counter_add(&s.backend.counters[w.index].bytes_down, d.length)
@@ -127,10 +129,8 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
     if s.flow.quic:
         quic_answered(s, intake_bytes(&w.udp.down, slot), datagram_first_bytes(d))
     answer_post(w, s, slot)
-    if s.flow.responses_left:
-        s.flow.responses_left -= datagrams if datagrams < s.flow.responses_left else s.flow.responses_left
-        if s.flow.responses_left == 0:
-            session_end(w, s, CLOSE_NORMAL)
+    if s.flow.responses and s.flow.datagrams_down >= s.flow.responses and s.flow.datagrams_down >= s.flow.datagrams_up:
+        session_end(w, s, CLOSE_NORMAL)
 
 
 cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:

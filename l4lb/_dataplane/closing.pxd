@@ -9,8 +9,8 @@ from libc.stdlib cimport free
 from l4lb._dataplane.enums cimport CLOSE_NORMAL, close_reason_t
 from l4lb._dataplane.flows cimport flow_leave
 from l4lb._dataplane.linux cimport (
-    IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl,
-    linger, setsockopt, shared_add, socklen_t,
+    IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
+    setsockopt, shared_add, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.queue cimport queue_leave, queue_poke
@@ -68,7 +68,7 @@ cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) n
     ready_remove(w, s)
     queue_leave(w, s)
     record_session(w, s, reason)
-    flow_leave(w, s)
+    flow_leave(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
     socket_end(s.backend_fd, reset)

@@ -33,10 +33,10 @@ cdef enum:
     UDP_BUFFER_BYTES = 4194304    # asked of the kernel for each socket
     LINKS_PER_BLOCK = 256
     LINK_BUCKETS = 1024           # power of two
-    LINK_SPARES_MAX = 1024        # idle backend sockets that a worker keeps
+    LINK_SPARES_MAX = 8192        # idle backend sockets that a worker keeps, if there may be so many sessions
     LINK_BATCH_MIN = 16           # datagrams that a link is asked for at once, at least: asking for more costs nothing
     LINK_PAUSE_MS = 4             # an answer that comes twice comes before that
-    LINK_REST_MS = 5000           # no late answer is expected after that
+    LINK_REST_MS = 5000           # no answer is expected when nothing has come or gone for so long
     LINK_KEEP_MS = 10000          # an idle backend socket is closed after that
     REFUSED_MS = 1000             # a backend that refused a datagram gets no new session for so long, while others do
     REFUSED_SLOTS = 256           # power of two

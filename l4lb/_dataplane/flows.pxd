@@ -6,7 +6,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from l4lb._dataplane.enums cimport DROP_KERNEL, NO_INDEX, SESSIONS_PER_BLOCK, drop_reason_t
+from l4lb._dataplane.enums cimport (
+    CLOSE_NORMAL, DROP_KERNEL, NO_INDEX, SESSIONS_PER_BLOCK, close_reason_t, drop_reason_t,
+)
 from l4lb._dataplane.hashing cimport xxh64
 from l4lb._dataplane.links cimport link_give, links_at, socket_drops
 from l4lb._dataplane.linux cimport counter_add
@@ -244,21 +246,21 @@ cdef inline void flow_count_drops(worker_t *w, session_t *s, link_t *link, uint3
         link.kernel_drops = drops
 
 
-cdef inline void flow_leave(worker_t *w, session_t *s) noexcept nogil:
-    """Called once for each UDP session, when it ends."""
+cdef inline void flow_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers."""
     cdef flow_t *flow = s.flow
     cdef link_t *link
-    cdef bint answered
+    cdef bint done
     if flow == NULL:
         return
+    done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses
     flow_unbind(w, s)
     flow_list_remove(w, s)
     if flow.link != NO_INDEX:
         link = links_at(&w.udp.links, flow.link)
-        answered = flow.datagrams_down >= flow.datagrams_up
-        if not answered:
+        if not done:
             flow_count_drops(w, s, link, socket_drops(link.fd))
-        link_give(w, link, answered, link.tag != 0)
+        link_give(w, link, done, s.active_ms, link.tag != 0)
     flow.next_free = w.udp.flows.free
     w.udp.flows.free = flow
     s.flow = NULL

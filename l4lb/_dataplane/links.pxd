@@ -1,14 +1,15 @@
 # Links: sockets connected to backends, one for each UDP session, and the spares that wait for the next one.
 #
-# A session that ended gives its link back. When each of its datagrams was answered the link may serve again after a
-# short pause, and otherwise after a long rest. What comes for it meanwhile is thrown away, by an event that worker.pxd
-# handles before those of listening sockets, so before the link can serve again: it must never reach another client.
-# That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and close for each. A link
-# stays in epoll for its whole life, by its own index, which is how late answers find nobody. Called on the worker's
-# thread.
+# A session that ended gives its link back. When each of its datagrams got udp_responses answers, the link may serve
+# again after a short pause, and otherwise when nothing has come or gone for long. (Without udp_responses, as many
+# answers as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away, by an
+# event that worker.pxd handles before those of listening sockets, so before the link can serve again: it must never
+# reach another client. That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and
+# close for each. A link stays in epoll for its whole life, by its own index, which is how late answers find nobody.
+# Called on the worker's thread.
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
@@ -130,19 +131,25 @@ cdef inline void link_close(links_t *self, link_t *link) noexcept nogil:
     self.open_count -= 1
 
 
+cdef inline link_t *spare_oldest(links_t *self, spares_t *lists) noexcept nogil:
+    """That of some tag, or NULL."""
+    cdef uint32_t bucket
+    for bucket in range(LINK_BUCKETS):
+        if lists[bucket].head != NO_INDEX:
+            return links_at(self, lists[bucket].head)
+    return NULL
+
+
 cdef inline bint spares_close_one(links_t *self) noexcept nogil:
-    """Free a file descriptor. False when there is no spare."""
-    cdef uint32_t i
-    cdef link_t *link
-    if self.spare_count == 0:
+    """Free a file descriptor, if possible of one to which no answer may come. False when there is no spare."""
+    cdef link_t *link = spare_oldest(self, self.ready)
+    if link == NULL:
+        link = spare_oldest(self, self.resting)
+    if link == NULL:
         return False
-    for i in range(self.block_count * LINKS_PER_BLOCK):
-        link = links_at(self, i)
-        if link.fd >= 0 and link.session == NO_INDEX:
-            spare_remove(self, link)
-            link_close(self, link)
-            return True
-    return False
+    spare_remove(self, link)
+    link_close(self, link)
+    return True
 
 
 cdef inline void links_sweep(worker_t *w) noexcept nogil:
@@ -218,7 +225,6 @@ cdef inline link_t *link_open(worker_t *w, int family, bint trains) noexcept nog
     link.session = NO_INDEX
     link.kernel_drops = 0
     link.batch = LINK_BATCH_MIN
-    link.resting = False
     link.wide = family == AF_INET6
     return link
 
@@ -263,11 +269,16 @@ cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
     self.open_count -= 1
 
 
-cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
-    """Throw away what nobody waits for any more. recv(2): EAGAIN no more of it; ECONNREFUSED: not to serve again."""
+cdef inline void link_empty(worker_t *w, link_t *link) noexcept nogil:
+    """Throw away what nobody waits for any more. recv(2) leaves EAGAIN in errno when that was all, or ECONNREFUSED."""
     cdef char byte
     while recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
         counter_add(&w.counters.late_answers, 1)
+
+
+cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
+    """A spare has something to read. One whose backend is gone is not to serve again."""
+    link_empty(w, link)
     if errno != EAGAIN:
         spare_remove(&w.udp.links, link)
         link_close(&w.udp.links, link)
@@ -278,21 +289,29 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
     cdef links_t *self = &w.udp.links
     cdef uint32_t bucket = <uint32_t>tag % LINK_BUCKETS
     cdef link_t *link = spare_find(self, &self.ready[bucket], tag)
-    if link == NULL or <uint32_t>w.now_ms - link.since_ms < LINK_PAUSE_MS:
+    if link == NULL or <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) > 0:
         link = spare_find(self, &self.resting[bucket], tag)
-        if link == NULL or <uint32_t>w.now_ms - link.since_ms < LINK_REST_MS:
+        if link == NULL or <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) > 0:
             return NULL
     spare_remove(self, link)
     return link
 
 
-cdef inline void link_give(worker_t *w, link_t *link, bint answered, bint reusable) noexcept nogil:
-    """Its session has ended. `answered`: nothing more is to come from the backend."""
+cdef inline uint32_t spares_max(worker_t *w) noexcept nogil:
+    """How many a worker keeps. A session may take two file descriptors, one of UDP takes one: a spare has the other."""
+    cdef int64_t share = w.plane.max_sessions // w.plane.worker_count
+    return <uint32_t>share if w.plane.max_sessions and share < LINK_SPARES_MAX else LINK_SPARES_MAX
+
+
+cdef inline void link_give(worker_t *w, link_t *link, bint done, uint32_t used_ms, bint reusable) noexcept nogil:
+    """Its session, which used it then, has ended. Unless `done` answers to it may come."""
     cdef links_t *self = &w.udp.links
     link.session = NO_INDEX
-    if not reusable or self.spare_count >= LINK_SPARES_MAX:
-        link_close(self, link)
-        return
-    link.resting = not answered
     link.since_ms = <uint32_t>w.now_ms
-    spare_append(self, link)
+    link.rests_until_ms = link.since_ms + LINK_PAUSE_MS if done else used_ms + LINK_REST_MS
+    link.resting = <int32_t>(link.rests_until_ms - link.since_ms) > LINK_PAUSE_MS
+    if not reusable or self.spare_count >= spares_max(w):
+        link_empty(w, link)
+        link_close(self, link)
+    else:
+        spare_append(self, link)

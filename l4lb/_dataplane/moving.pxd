@@ -1,6 +1,6 @@
-# Moving: at an upgrade the sessions of UDP go to the new process, with their sockets to backends, since they have none of
-# their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's thread by
-# worker.pxd, once a turn.
+# Moving: at an upgrade the sessions of UDP go to the new process, with their sockets to backends, since they have none
+# of their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's
+# thread by worker.pxd, once a turn.
 #
 #   the process that leaves: control asks (move_version) --> workers read no listening socket of UDP any more, let go of
 #                            their sessions and write down what they were (moved) --> control takes that

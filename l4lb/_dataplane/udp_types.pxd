@@ -55,7 +55,7 @@ cdef struct flow_t:
     uint32_t used_ms              # when it was last put in front there
     uint32_t link                 # index of its backend socket, or NO_INDEX
     uint32_t requests_left        # until it gives its key up; 0: no limit
-    uint32_t responses_left       # until it ends; 0: no limit
+    uint32_t responses            # it ends after so many, when each datagram has one; 0: no limit
     uint64_t datagrams_up
     uint64_t datagrams_down
     uint64_t quic_given           # hash of the last id that the backend gave, while the client has not used it
@@ -118,11 +118,12 @@ cdef struct link_t:
     uint32_t next                 # of spares in their list; of free slots
     uint32_t previous
     uint32_t since_ms             # a spare since then
+    uint32_t rests_until_ms       # ... and does not serve again before
     uint32_t kernel_drops         # that were counted
     uint64_t tag                  # from where to where it is connected
     uint16_t batch                # how many datagrams the next event is likely to bring, see LINK_BATCH_MIN
     bint wide                     # of IPv6
-    bint resting                  # a spare to which an answer may still come
+    bint resting                  # a spare of that list: an answer may still come
 
 cdef struct spares_t:             # by session-less age, the oldest first; link indices
     uint32_t head

@@ -9,15 +9,23 @@ import click
 from l4lb import logs
 from l4lb.cli.serve import STOP_SIGNALS
 from l4lb.config import GlobalConfig
-from l4lb.demo import PREFERRED_ADMIN_PORT, PREFERRED_PORT, Demo, running_demo
+from l4lb.demo import PREFERRED_ADMIN_PORT, PREFERRED_ECHO_PORT, PREFERRED_PORT, Demo, running_demo
 
 REQUESTS = 30
+DATAGRAMS = 10
+WANTED_PORTS = (PREFERRED_PORT, PREFERRED_ECHO_PORT, PREFERRED_ADMIN_PORT)
+
+
+ASK = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(b'hi', ({host!r}, {port})); print(s.recv(99))"
 
 
 def _what_to_try(demo: Demo) -> str:
+    host, _, port = demo.echo_address.rpartition(":")
     return f"""
 Try next, in another terminal:
   curl http://{demo.address}/                      a backend's answer; again, and another one answers
+  echo hello | nc -u -w 1 {host} {port}           the UDP echo's answer; without nc:
+  python3 -c "{ASK.format(host=host, port=port)}"
   curl http://{demo.admin}/v1/status               everything as JSON
   l4lb status --admin {demo.admin}                 the same as tables
   l4lb top --admin {demo.admin}                    the same live; d drains a backend, r readies it, q quits
@@ -28,16 +36,19 @@ Ctrl-C ends the demo."""
 @click.command()
 @click.option("--once", is_flag=True, help="Send the traffic, print what came, and exit.")
 def demo(once: bool) -> None:
-    """Run three small backends behind a load balancer and send traffic through it."""
+    """Run three small backends and a UDP echo behind a load balancer and send traffic through it."""
     logs.set_up(GlobalConfig())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with running_demo() as running:
-        for wanted, address in ((PREFERRED_PORT, running.address), (PREFERRED_ADMIN_PORT, running.admin)):
+        found = (running.address, running.echo_address, running.admin)
+        for wanted, address in zip(WANTED_PORTS, found, strict=True):
             if not address.endswith(f":{wanted}"):
                 click.echo(f"Port {wanted} is taken: using {address} instead.")
         click.echo(f"\nSent {REQUESTS} requests through {running.address}:")
         for answer, count in sorted(running.send(REQUESTS).items()):
             click.echo(f"  {count:3d} x {answer}")
+        click.echo(f"\nSent {DATAGRAMS} datagrams through {running.echo_address}:")
+        click.echo(f"  {running.send_datagrams(DATAGRAMS):3d} came back")
         if not once:
             click.echo(_what_to_try(running))
             signal.sigwait(STOP_SIGNALS)

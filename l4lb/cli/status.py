@@ -43,16 +43,23 @@ def titled(title: str) -> Table:
     return Table(title=Text(title), title_justify="left")
 
 
+def _datagrams(counted: dict[str, Any]) -> bool:
+    return bool(counted["datagrams_up"] or counted["datagrams_down"])
+
+
 def pool_table(pool: dict[str, Any]) -> Table:
+    """With datagrams, where there were any."""
     table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")
-    for heading in ("weight", "sessions", "total", "up", "down", "connect failures"):
+    datagrams = ("datagrams up", "datagrams down") if _datagrams(pool) else ()
+    for heading in ("weight", "sessions", "total", "up", "down", *datagrams, "connect failures"):
         table.add_column(heading, justify="right")
     table.add_column("last check", overflow="fold")
     for one in pool["backends"]:
         counts = [str(one[key]) for key in ("weight", "sessions_active", "sessions_total")]
         sizes = [size_text(one["bytes_up"]), size_text(one["bytes_down"])]
+        sizes += [str(one[heading.replace(" ", "_")]) for heading in datagrams]
         health = Text(one["health"], HEALTH_STYLE[one["health"]])
         last = Text(_check_text(one["last_check"]))  # as text: "[fe80::1]:80" would be taken for markup
         table.add_row(Text(one["id"]), health, one["admin_state"], *counts, *sizes, str(one["connect_failures"]), last)
@@ -61,14 +68,16 @@ def pool_table(pool: dict[str, Any]) -> Table:
 
 def _listener_table(listeners: list[dict[str, Any]]) -> Table:
     table = titled("listeners")
-    for heading in ("listener", "address", "pool"):
+    for heading in ("listener", "protocol", "address", "pool"):
         table.add_column(heading, overflow="fold")
     for heading in ("sessions", "total"):
         table.add_column(heading, justify="right")
+    table.add_column("dropped", overflow="fold")
     for one in listeners:
         counts = [str(one["sessions_active"]), str(one["sessions_total"])]
         address = drain_text(one["drain"]) or "\n".join(one["addresses"])
-        table.add_row(Text(one["name"]), Text(address), Text(one["pool"]), *counts)
+        dropped = "\n".join(f"{count} {reason}" for reason, count in one["dropped"].items())
+        table.add_row(Text(one["name"]), one["protocol"], Text(address), Text(one["pool"]), *counts, dropped)
     return table
 
 

@@ -13,7 +13,16 @@ from typing import (
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from l4lb.model.states import AdminState, CloseReason, ConnectFailure, Health, ProcessState, Protocol, SessionState
+from l4lb.model.states import (
+    AdminState,
+    CloseReason,
+    ConnectFailure,
+    DropReason,
+    Health,
+    ProcessState,
+    Protocol,
+    SessionState,
+)
 
 _EXACT = with_config(ConfigDict(extra="forbid"))
 
@@ -105,6 +114,8 @@ class Pool(TypedDict):
     waiting: int
     bytes_up: int
     bytes_down: int
+    datagrams_up: int
+    datagrams_down: int
     backends: list[Backend]
 
 
@@ -122,7 +133,7 @@ class Drain(TypedDict):
 @_EXACT
 class Listener(TypedDict):
     """`addresses` are those that it really has, none while it drains; `closed` counts sessions by close reason,
-    `proxy_refused` refused PROXY headers by what was wrong."""
+    `proxy_refused` refused PROXY headers by what was wrong, `dropped` datagrams that were not passed on."""
 
     name: str
     protocol: str
@@ -134,6 +145,7 @@ class Listener(TypedDict):
     sessions_total: int
     closed: dict[CloseReason, int]
     proxy_refused: dict[str, int]
+    dropped: dict[DropReason, int]
 
 
 @_EXACT
@@ -208,6 +220,7 @@ class Worker(TypedDict):
     spliced_bytes: int
     accept_pauses: int
     handed_over: int
+    late_answers: int
 
 
 @_EXACT

@@ -88,6 +88,8 @@ def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Po
         "waiting": stats.waiting,
         "bytes_up": stats.bytes_up,
         "bytes_down": stats.bytes_down,
+        "datagrams_up": stats.datagrams_up,
+        "datagrams_down": stats.datagrams_down,
         "backends": [
             _backend(backend, stats.backends.get(id_, BackendStats()), state.passed_over.get(id_, ""), detail)
             for id_, backend in state.backends.items()
@@ -107,6 +109,7 @@ def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | 
         "sessions_total": stats.sessions_total,
         "closed": dict(stats.closed),
         "proxy_refused": dict(stats.proxy_refused),
+        "dropped": dict(stats.dropped),
     }
 
 
@@ -118,6 +121,7 @@ def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
         "spliced_bytes": stats.spliced_bytes,
         "accept_pauses": stats.accept_pauses,
         "handed_over": stats.handed_over,
+        "late_answers": stats.late_answers,
     }
 
 

@@ -23,7 +23,7 @@ from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import Handed
 from l4lb.model.sessions import SessionFilter
-from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Snapshot, TableKind
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Snapshot, TableKind
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Protocol
 from l4lb.model.stats import (
     PROXY_REFUSALS,
@@ -58,13 +58,23 @@ class _Pool:
 
 @dataclass(slots=True)
 class _Listener:
-    """`pool` is what workers have of its pool."""
+    """`pool` is what workers have of its pool. `held`: of UDP, and drained: as it was when it had sockets, which its
+    sessions still need."""
 
     id: int
     live: _snapshots.ListenerLive
     spec: ListenerSpec
     pool: _snapshots.NativePool
     addresses: tuple[str, ...] = ()
+    held: ListenerSpec | None = None
+
+    @property
+    def served(self) -> ListenerSpec:
+        return self.held or self.spec
+
+    @property
+    def places(self) -> set[Place]:
+        return {place for place, _ in places_of(self.served)}
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -143,6 +153,7 @@ class NativeForwarder:
         for thread in self._threads:
             thread.join()
         self._plane.finish()
+        self._draining = []  # nothing is published any more
         self._listening.close()
 
     def leaks(self) -> dict[str, int]:
@@ -193,20 +204,22 @@ class NativeForwarder:
         self.reap()
 
     def _publish(self, pools: list[_snapshots.NativePool]) -> None:
-        """`pools`, the listeners, and those that are left but still needed by sessions of UDP, which have no socket of
-        their own for the client."""
+        """`pools`, the listeners, and those that are left or drained but still needed by sessions of UDP, which have no
+        socket of their own for the client."""
         version = self._version + 1
         taken = {place for one in self._listeners.values() for place, _ in places_of(one.spec)}
+        ending = [*self._left.values(), *(one for one in self._listeners.values() if one.held)]
         self._draining = [
             one
-            for one in self._left.values()
-            if one.spec.protocol is Protocol.UDP
-            and one.live.sessions_active()
-            and not taken.intersection(place for place, _ in places_of(one.spec))
+            for one in ending
+            if one.spec.protocol is Protocol.UDP and one.live.sessions_active() and not taken & one.places
         ]
-        listeners = [*self._listeners.values(), *self._draining]
-        self._listening.commit([one.spec for one in listeners], version)
-        fields = [self._listener_fields(one) for one in listeners]
+        drained = set(map(id, self._draining))
+        accepting = [one for one in self._listeners.values() if id(one) not in drained]
+        specs = [one.spec for one in accepting] + [one.served for one in self._draining]
+        self._listening.commit(specs, version)
+        fields = [self._listener_fields(one, one.spec, draining=False) for one in accepting]
+        fields += [self._listener_fields(one, one.served, draining=True) for one in self._draining]
         native = _snapshots.NativeSnapshot(version, self._plane.worker_count, pools, fields)
         self._plane.publish(native)
         self._version = version
@@ -265,19 +278,20 @@ class NativeForwarder:
             id_ = self._new_id()
             listener = _Listener(id_, _snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
+        listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
         listener.spec, listener.pool = spec, pool
         listener.addresses = self._listening.addresses(spec)
         self._records.name_listener(listener.id, spec.name, listener.addresses)
         listener.live.set_options(backend_options(spec))
         listener.live.set_limits(*listener_limits(spec))
 
-    def _listener_fields(self, listener: _Listener) -> dict[str, object]:
+    def _listener_fields(self, listener: _Listener, spec: ListenerSpec, *, draining: bool) -> dict[str, object]:
         return {
             "live": listener.live,
             "pool": listener.pool,
-            "sockets": self._listening.spread(listener.spec),
-            "draining": listener.spec.name not in self._listeners,
-            **listener_settings(listener.spec),
+            "sockets": self._listening.spread(spec),
+            "draining": draining,
+            **listener_settings(spec),
         }
 
     def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
@@ -416,7 +430,7 @@ class NativeForwarder:
         return Stats(self._version, listeners, self._pool_stats(), workers, left)
 
     def _kernel_drops(self, listener: _Listener) -> int:
-        return self._listening.kernel_drops(listener.spec) if listener.spec.protocol is Protocol.UDP else 0
+        return self._listening.kernel_drops(listener.served) if listener.spec.protocol is Protocol.UDP else 0
 
     # ---- records of ended sessions ----
 

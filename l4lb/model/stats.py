@@ -103,6 +103,14 @@ class PoolStats:
     def bytes_down(self) -> int:
         return sum(backend.bytes_down for backend in self.backends.values())
 
+    @property
+    def datagrams_up(self) -> int:
+        return sum(backend.datagrams_up for backend in self.backends.values())
+
+    @property
+    def datagrams_down(self) -> int:
+        return sum(backend.datagrams_down for backend in self.backends.values())
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:

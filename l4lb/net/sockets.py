@@ -237,6 +237,12 @@ def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s)
 
 
+def _bind_name(address: SocketAddress) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What bind(2) takes; of a link-local address the interface too. OSError ENODEV when there is none of that name."""
+    host, _, zone = address.host.partition("%")
+    return (host, address.port, 0, socket.if_nametoindex(zone)) if zone else (host, address.port)
+
+
 def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
     """One bound socket. The first of an address is bound without SO_REUSEPORT, which it gets after: so another
     process on the address is an error rather than a silent share of the traffic, and its siblings may still join."""
@@ -253,7 +259,7 @@ def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> so
         set_options(sock, spec)
         if udp and (spec.transparent or address.host in ("0.0.0.0", "::")):
             _tell_local(sock)
-        sock.bind((address.host, address.port))
+        sock.bind(_bind_name(address))
         if first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except BaseException:

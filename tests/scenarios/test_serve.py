@@ -210,6 +210,7 @@ def test_demo_once() -> None:
         output = process.process.communicate(timeout=30)[0]
         assert process.process.returncode == 0
     assert output.count("10 x hello from backend") == 3
+    assert "10 came back" in output
 
 
 def test_detection_takes_no_longer_than_its_checks(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from l4lb.proxy_protocol import Command, Header, Transport, build, parse
 from tests.support.balancing import NO_CHECKS, address_of, balancing, closed, wait_closed
 from tests.support.datagrams import UDP_GRO, UDP_SEGMENT, UdpClient, UdpServer, serving_udp, silent
 from tests.support.peers import Server, connect, echo, running
+from tests.support.programs import l4lb
 from tests.support.waiting import wait_until
 
 
@@ -33,6 +36,17 @@ def balancing_udp(
 ) -> Iterator[LoadBalancer]:
     with balancing(backends, listener={"protocol": "udp", **(listener or {})}, **options) as balancer:
         yield balancer
+
+
+PLAIN = """
+[listeners.web]
+bind = "127.0.0.1:0"
+protocol = "udp"
+pool = "web"
+
+[pools.web]
+backends = ["{backend}"]
+"""
 
 
 def dropped(balancer: LoadBalancer) -> dict[DropReason, int]:
@@ -253,6 +267,22 @@ def test_an_answer_beyond_udp_responses_reaches_nobody() -> None:
             assert stats.listeners["web"].dropped.get(DropReason.LATE, 0) + stats.workers[0].late_answers == 20
 
 
+def test_udp_responses_wait_for_the_answer_to_each_datagram() -> None:
+    with serving_udp(silent) as server:
+        with balancing_udp([server.address], listener={"udp_responses": 1}, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                for data in (b"a", b"b", b"c"):
+                    client.send(data)
+                assert wait_until(lambda: len(server.received) == 3)
+                peer = next(iter(server.clients))
+                for data in (b"c", b"a", b"b"):
+                    assert not closed(balancer)
+                    server.sock.sendto(data, peer)
+                    assert client.receive() == data
+                wait_closed(balancer, CloseReason.NORMAL)
+                assert balancer.stats().listeners["web"].sessions_total == 1
+
+
 def test_udp_requests_begin_a_new_session_and_the_old_one_still_gets_its_answers() -> None:
     held: list[tuple[bytes, Any]] = []
     with servers("a", "b") as made:
@@ -292,6 +322,24 @@ def test_a_late_answer_never_reaches_another_client() -> None:
                     for client in clients:
                         client.close()
             assert len(server.clients) == 21
+
+
+def test_an_answer_that_is_still_out_reaches_no_other_client_however_many_came_before() -> None:
+    """The first question gets two answers, the second none for now: as many answers as questions, and one is out."""
+    with serving_udp(lambda data: [data, data] if data == b"twice" else []) as server:
+        with balancing_udp([server.address], listener={"idle_timeout": 0.1}, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as early, UdpClient(address_of(balancer)) as other:
+                early.send(b"twice")
+                assert [early.receive(), early.receive()] == [b"twice", b"twice"]
+                early.send(b"slow")
+                wait_closed(balancer, CloseReason.IDLE_TIMEOUT)
+                late_to = next(iter(server.clients))
+                other.send(b"x")
+                assert wait_until(lambda: server.received[-1] == b"x")
+                server.sock.sendto(b"for early alone", late_to)
+                assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
+                assert other.hears_nothing(0.02)
+                assert early.hears_nothing(0.02)
 
 
 # ---- limits ----
@@ -393,6 +441,24 @@ def test_answers_before_the_refusal_still_arrive() -> None:
                 server.stop()
                 client.send(b"refused")
                 assert [client.receive() for _ in range(200)] == [b"%d" % number for number in range(200)]
+
+
+def test_bursts_of_answers_that_grow_are_read_whole(tmp_path: Path) -> None:
+    """How many are asked for at once follows what came before, and has an end. The balancer is stopped while they
+    come, so that they are all there when it looks."""
+    file = tmp_path / "lb.toml"
+    with serving_udp(silent) as server:
+        file.write_text(PLAIN.format(backend=server.address))
+        with l4lb("serve", "-c", str(file), "--workers", "1") as process, UdpClient(process.address("web")) as client:
+            client.send(b"?")
+            assert wait_until(lambda: server.clients)
+            peer = next(iter(server.clients))
+            for count in (16 + 32 + 40, 40 + 64 + 64, 16 + 32 + 33, 400):
+                process.signal(signal.SIGSTOP)
+                for number in range(count):
+                    server.sock.sendto(b"%d" % number, peer)
+                process.signal(signal.SIGCONT)
+                assert [client.receive() for _ in range(count)] == [b"%d" % number for number in range(count)]
 
 
 def test_refusals_are_seen_by_passive_and_eject() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 TIMEOUT_S = 10.0
 UDP_SEGMENT = 103
 UDP_GRO = 104
+IP_PKTINFO = 8
 BUFFER_BYTES = 1 << 22
 
 Answer = Callable[[bytes], list[bytes]]
@@ -140,3 +144,50 @@ class UdpClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ManyClients:
+    """Clients by the million, each with an address of its own in 127.0.0.0/8, on one socket: every datagram begins a
+    new flow, and says which; an answer at another address than the one that asked is an AssertionError."""
+
+    def __init__(self, target: tuple[str, int], window: int = 256) -> None:
+        self.sock = wide_buffers(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        self.sock.bind(("0.0.0.0", 0))
+        self.sock.setblocking(False)
+        self.sent = 0
+        self.answered = 0
+        self._target = target
+        self._window = window
+
+    def ask(self, count: int, rate: float = float("inf")) -> None:
+        """That many flows more, not more than `rate` a second, until all are answered."""
+        begun, began = self.sent, time.monotonic()
+        while self.answered < begun + count:
+            due = begun + min(count, (time.monotonic() - began) * rate)
+            while self.sent < due and self.sent - self.answered < self._window:
+                self._send()
+            assert time.monotonic() - began < 60 + 10 * count / min(rate, 1e4), (
+                f"{self.answered} of {self.sent} answered"
+            )
+            select.select([self.sock], [], [], 0.001)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._receive()
+
+    def _send(self) -> None:
+        number = struct.pack(">I", self.sent)
+        source = b"\x7f" + struct.pack(">I", self.sent + 256)[1:]  # from 127.0.1.0 on
+        told = struct.pack("=i4s4s", 0, source, bytes(4))  # struct in_pktinfo, ip(7)
+        self.sock.sendmsg([number], [(socket.IPPROTO_IP, IP_PKTINFO, told)], 0, self._target)
+        self.sent += 1
+
+    def _receive(self) -> None:
+        data, told, _, peer = self.sock.recvmsg(100, 64)
+        at = next(value[8:12] for _, kind, value in told if kind == IP_PKTINFO)
+        assert peer == self._target
+        assert at[1:] == struct.pack(">I", struct.unpack(">I", data)[0] + 256)[1:], "an answer at another client"
+        self.answered += 1
+
+    def close(self) -> None:
+        self.sock.close()
