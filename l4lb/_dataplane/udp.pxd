@@ -322,8 +322,7 @@ cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
         if <uint32_t>got < link.batch:
             link.batch = <uint16_t>got if got > 2 else 2
             return
-        if link.batch < DATAGRAM_BATCH:
-            link.batch *= 2
+        link.batch = 2 * link.batch if link.batch < DATAGRAM_BATCH // 2 else DATAGRAM_BATCH
     ready_push(w, sessions_at(&w.sessions, link.session))
 
 
