@@ -136,7 +136,9 @@ cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t bu
     with the id `but_not`."""
     cdef pick_t pick
     cdef uint32_t backend_id
-    if b.pool.hash_key != HASH_KEY_QUIC_CID or not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
+    if b.pool.hash_key != HASH_KEY_QUIC_CID:
+        return NULL
+    if not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
         return NULL
     backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
     if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):

@@ -1,8 +1,8 @@
 # QUIC: which backend has a connection whose client comes from another address than before, for pools with hash_key
 # quic_cid. What can be seen of a packet: RFC 8999, the invariants of all versions. No system call.
 #
-# Clients call a server by connection ids that it has given them. The first it gives in the clear, in the long headers of
-# its handshake; later packets carry it in their short header, its length unsaid. A backend's answers therefore teach
+# Clients call a server by connection ids that it has given them. The first it gives in the clear, in the long headers
+# of its handshake; later packets carry it in their short header, its length unsaid. A backend's answers therefore teach
 # `quic_ids_t`: an id, hashed, and the backend that gave it. An id holds only once its client has called the backend by
 # it, so that datagrams with forged source addresses, which get answers that nobody hears, teach nothing.
 #
