@@ -323,7 +323,7 @@ cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
         if <uint32_t>got < link.batch:
             link.batch = <uint16_t>got if got > LINK_BATCH_MIN else LINK_BATCH_MIN
             return
-        link.batch = 2 * link.batch if 2 * link.batch < DATAGRAM_BATCH else DATAGRAM_BATCH
+        link.batch = 2 * link.batch if link.batch < DATAGRAM_BATCH // 2 else DATAGRAM_BATCH
     ready_push(w, sessions_at(&w.sessions, link.session))
 
 

@@ -106,6 +106,22 @@ def test_a_burst_of_any_sizes_keeps_its_order(sizes: list[int]) -> None:
         assert not dropped(balancer)
 
 
+def test_bursts_of_answers_of_any_number_arrive_whole() -> None:
+    """How many the next read takes is guessed from the last one, and never more than there is room for."""
+    draw = random.Random(4)
+    with serving_udp(silent) as server, balancing_udp([server.address], listener={"udp_gro": False}) as balancer:
+        server.sock.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 10)
+        with UdpClient(address_of(balancer)) as client:
+            client.send(b"?")
+            assert wait_until(lambda: server.clients)
+            peer = next(iter(server.clients))
+            for count in [48, 60, 60, *(draw.randint(1, 60) for _ in range(200))]:
+                burst = draw.randbytes(10 * count)
+                server.sock.sendto(burst, peer)
+                assert b"".join(client.receive() for _ in range(count)) == burst
+        assert not dropped(balancer)
+
+
 @pytest.mark.parametrize("segment", [1, 100, 1200, 1448])
 @pytest.mark.parametrize("gro", [True, False])
 def test_a_train_arrives_as_the_datagrams_that_it_is(segment: int, gro: bool) -> None:
