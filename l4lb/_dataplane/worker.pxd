@@ -228,6 +228,15 @@ cdef inline int worker_spin(worker_t *w, uint64_t since_ns) noexcept nogil:
     return count
 
 
+cdef inline void worker_awake(worker_t *w, int count) noexcept nogil:
+    """Before anything is looked at for which somebody may have woken it: who changes that later wakes it again."""
+    cdef uint64_t ignored
+    cdef int i
+    for i in range(count):
+        if w.events[i].data.u64 == EVENT_TAG:
+            read(w.event_fd, &ignored, sizeof(ignored))
+
+
 cdef inline int worker_wait(worker_t *w) noexcept nogil:
     """epoll_wait(2): EINTR is an empty turn; no other error can come from a good epoll fd. Counts the time awake."""
     cdef uint64_t slept_ns = clock_now_ns()
@@ -240,20 +249,19 @@ cdef inline int worker_wait(worker_t *w) noexcept nogil:
     if count == 0:
         count = epoll_wait(w.epoll_fd, w.events, EPOLL_BATCH, timeout_ms)
     worker_read_clock(w)
+    worker_awake(w, count)
     return count
 
 
 cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
     """Find whom an event is for. A session that ended earlier in this turn no longer matches its tag."""
     cdef uint64_t tag = event.data.u64
-    cdef uint64_t ignored
     cdef session_t *s
     if tag >> 32:
         s = sessions_at(&w.sessions, <uint32_t>tag >> 1)
         if s.generation == <uint32_t>(tag >> 32) and s.state != SESSION_FREE:
             session_event(w, s, <side_t>(tag & 1), event.events)
     elif tag == EVENT_TAG:
-        read(w.event_fd, &ignored, sizeof(ignored))
         w.queue_poked = True
         inboxes_take(w)
     elif tag & LINK_TAG_BIT:
