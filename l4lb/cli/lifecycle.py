@@ -91,7 +91,7 @@ def _watched(drain: Callable[[], dict[str, Any]], watching: Client, listener: st
         while not wait_for([over], timeout=_POLL_S).done:
             with contextlib.suppress(AdminError):
                 said = RemoteListener(watching, listener).status if listener else watching.status()
-                if said["drain"] is not None:
+                if said["drain"] is not None and said["drain"]["sessions_active"]:
                     progress.say(_progress(said["drain"]))
         return over.result()
     except AdminError as error:

@@ -38,10 +38,11 @@ class Tier:
         """The addresses of those that get sessions, by what l4lb's status says."""
         try:
             with Client(f"unix:{self.directory}/admin.sock") as client:
-                (pool,) = client.pools()
+                (pool,) = client.pools.values()
+                backends = pool.status["backends"]
         except AdminError:  # it has only begun to start
             return []
-        return [one["address"] for one in pool["backends"] if one["health"] == "up"]
+        return [one["address"] for one in backends if one["health"] == "up"]
 
     def log(self, number: int) -> str:
         return (self.directory / f"gateway-{number}" / "access.log").read_text()

@@ -73,11 +73,12 @@ class Balance:
 
 
 def settled(balancer: LoadBalancer, crowd: Crowd, backends: list[EchoBackend]) -> Balance:
-    """The balance, once it holds: until then some are on their way."""
+    """The balance, once it holds: until then some are on their way. Those that wait at a backend are in no counter, and
+    nothing may be missing without them."""
 
     def holds() -> bool:
         crowd.hear(0.01)
-        return Balance(balancer, crowd, backends).holds
+        return all(backend.idle for backend in backends) and Balance(balancer, crowd, backends).holds
 
     done = wait_until(holds, 20)
     balance = Balance(balancer, crowd, backends)

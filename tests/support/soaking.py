@@ -45,10 +45,13 @@ def number_of(data: bytes, client: int | None = None) -> int | None:
     return int(number)
 
 
+def _meminfo(sock: socket.socket) -> tuple[int, ...]:
+    return struct.unpack("=9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+
+
 def kernel_drops(sock: socket.socket) -> int:
     """Datagrams for which its queue had no room."""
-    told = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
-    return int(struct.unpack("=9I", told)[LINUX_SO_RXQ_DROPS])
+    return _meminfo(sock)[LINUX_SO_RXQ_DROPS]
 
 
 class EchoBackend:
@@ -118,6 +121,14 @@ class EchoBackend:
         with contextlib.suppress(OSError):
             self.sock.sendto(data, peer)
             self.answered += 1
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits in its queue, datagrams without bytes included, and what it read is answered."""
+        try:
+            return not _meminfo(self.sock)[0] and self.received == self.answered
+        except OSError:  # it restarts
+            return False
 
     def _restart(self) -> None:
         self.dropped += kernel_drops(self.sock)
