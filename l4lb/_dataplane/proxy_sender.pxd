@@ -24,7 +24,7 @@ from l4lb._dataplane.proxy_writer cimport (
 from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:
-    UNIQUE_ID_BYTES = 33          # the instance and the session in hexadecimal, with a dash between them
+    UNIQUE_ID_BYTES_MAX = 37      # the instance in hexadecimal, a dash, the session as the access log has it
 
 cdef struct proxy_bytes_t:        # length 0: there are none, whatever `data` is
     const uint8_t *data
@@ -89,12 +89,12 @@ cdef inline void send_named(
 
 
 cdef inline void send_unique_id(proxy_writer_t *writer, const proxy_client_t *client) noexcept nogil:
-    cdef char text[UNIQUE_ID_BYTES + 1]
-    snprintf(
-        text, sizeof(text), b"%016llx-%016llx",
+    cdef char text[UNIQUE_ID_BYTES_MAX + 1]
+    cdef int length = snprintf(
+        text, sizeof(text), b"%016llx-%llu",
         <unsigned long long>client.instance, <unsigned long long>client.session_id
     )
-    proxy_write_tlv(writer, PROXY_TLV_UNIQUE_ID, <const uint8_t *>text, UNIQUE_ID_BYTES)
+    proxy_write_tlv(writer, PROXY_TLV_UNIQUE_ID, <const uint8_t *>text, length)
 
 
 cdef inline void send_tlvs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -280,15 +281,17 @@ def test_the_client_of_the_header_is_in_the_records() -> None:
     """And by its unique id a session is found again in what the backend logs."""
     with accepting(send_proxy_tlvs=["unique_id"]) as (receiver, balancer):
         forwarder = balancer.plane.forwarder
-        forwarder.keep_records()
+        wake_fd = os.eventfd(0)
+        forwarder.keep_records(wake_fd)
         with connect(address_of(balancer)) as client:
             client.sendall(V1)
             talk(client)
         wait_idle(balancer)
-        (record,) = forwarder.take_records()
+        (record,) = forwarder.take_records(10)
         assert (record.client, record.client_port, record.bytes_up) == ("192.0.2.1", 40000, 5)
-        unique_id = f"{forwarder._plane.instance:016x}-{record.session_id:016x}"
+        unique_id = f"{forwarder._plane.instance:016x}-{record.session_id}"
         assert receiver.header.unique_id == unique_id.encode()
+    os.close(wake_fd)
 
 
 @pytest.mark.parametrize("key", ["source_ip", "destination"])

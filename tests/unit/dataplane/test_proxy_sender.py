@@ -86,7 +86,7 @@ RECEIVED = tlv(4, b"pad") + tlv(2, b"first.example") + tlv(5, b"theirs") + tlv(0
 
 def test_what_was_received_is_told_only_when_asked_for() -> None:
     assert sent("crc32c", received=RECEIVED).tlvs == ()
-    assert sent("unique_id", received=RECEIVED, session_id=1).unique_id == b"0" * 16 + b"-" + b"1".rjust(16, b"0")
+    assert sent("unique_id", received=RECEIVED, session_id=1).unique_id == b"0" * 16 + b"-1"
 
 
 def test_received_tlvs_are_passed_on_without_padding_and_checksum() -> None:
