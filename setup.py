@@ -57,7 +57,7 @@ def native(name: str, source: str) -> Extension:
     return Extension(name, [source], extra_compile_args=COMMON + compile_args, extra_link_args=link_args)
 
 
-NATIVE = ("_fastpath", "_snapshots", "_sweeps", "_algorithms")
+NATIVE = ("_fastpath", "_snapshots", "_sweeps", "_moves", "_algorithms")
 extensions = [native(f"l4lb.{name}", f"l4lb/{name}.pyx") for name in NATIVE]
 if os.environ.get("L4LB_PROBE") == "1":
     extensions.append(native("_l4lb_probe", "tests/native/probe.pyx"))

@@ -1,17 +1,18 @@
 # Between Python objects and the structs of the data plane: what the classes of `_fastpath.pyx` share. With the GIL.
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
-from l4lb._dataplane.linux cimport counter_read, ntohs, sockaddr_storage, socklen_t
+from l4lb._dataplane.linux cimport counter_read, htons, ntohs, sockaddr_storage, socklen_t
 from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
 from l4lb._dataplane.types cimport (
-    histogram_t, pool_t, record_t, source_address_t, terms_t,
+    histogram_t, pool_t, record_t, source_address_t, terms_t, worker_t,
 )
+from l4lb._dataplane.udp_types cimport flow_t, moved_t
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
@@ -124,3 +125,96 @@ cdef inline tuple record_tuple(record_t *record):
         record.spliced != 0,
         (<char *>record.sni)[:record.sni_length],
     )
+
+
+# ---- sessions of UDP that move ----
+
+cdef inline str address_text(const uint8_t *address, uint8_t length):
+    return (<const char *>address)[:length].hex()
+
+
+cdef inline uint8_t address_fill(uint8_t *place, str text) except 0xFF:
+    """Returns the length: 0, 4 or 16."""
+    cdef bytes address = bytes.fromhex(text)
+    if len(address) not in (0, 4, 16):
+        raise ValueError("an address has 4 or 16 bytes")
+    memcpy(place, <const char *>address, len(address))
+    return <uint8_t>len(address)
+
+
+cdef inline dict moved_fields(const moved_t *moved):
+    """What is to be known of it, but for its sockets and its backend."""
+    cdef const flow_t *flow = &moved.flow
+    return {
+        "age_ms": moved.age_ms,
+        "idle_ms": moved.idle_ms,
+        "bytes_up": moved.bytes_up,
+        "bytes_down": moved.bytes_down,
+        "datagrams_up": flow.datagrams_up,
+        "datagrams_down": flow.datagrams_down,
+        "requests_left": flow.requests_left,
+        "responses": flow.responses,
+        "source": address_text(moved.source, moved.source_length),
+        "source_port": ntohs(moved.source_port),
+        "peer": address_text(flow.peer, flow.peer_length),
+        "peer_port": ntohs(flow.peer_port),
+        "scope_id": flow.scope_id,
+        "local": address_text(flow.local, flow.local_length),
+        "local_port": ntohs(moved.local_port),
+        "interface": flow.interface,
+        "destination": address_text(flow.destination, flow.destination_length),
+        "destination_port": ntohs(flow.destination_port),
+        "named": bool(flow.named),
+        "wide": bool(flow.wide),
+        "link_wide": bool(moved.link_wide),
+        "no_trains": bool(flow.no_trains),
+        "quic": bool(flow.quic),
+        "quic_given": flow.quic_given,
+        "quic_given_length": flow.quic_given_length,
+    }
+
+
+cdef inline int moved_fill(moved_t *moved, dict fields) except -1:
+    """The other way round. KeyError, ValueError, OverflowError for what is not as `moved_fields` makes it."""
+    cdef flow_t *flow = &moved.flow
+    moved.age_ms = fields["age_ms"]
+    moved.idle_ms = fields["idle_ms"]
+    moved.bytes_up = fields["bytes_up"]
+    moved.bytes_down = fields["bytes_down"]
+    flow.datagrams_up = fields["datagrams_up"]
+    flow.datagrams_down = fields["datagrams_down"]
+    flow.requests_left = fields["requests_left"]
+    flow.responses = fields["responses"]
+    moved.source_length = address_fill(moved.source, fields["source"])
+    moved.source_port = htons(fields["source_port"])
+    flow.peer_length = address_fill(flow.peer, fields["peer"])
+    flow.peer_port = htons(fields["peer_port"])
+    flow.scope_id = fields["scope_id"]
+    flow.local_length = address_fill(flow.local, fields["local"])
+    moved.local_port = htons(fields["local_port"])
+    flow.interface = fields["interface"]
+    flow.destination_length = address_fill(flow.destination, fields["destination"])
+    flow.destination_port = htons(fields["destination_port"])
+    flow.named = fields["named"]
+    flow.wide = fields["wide"]
+    moved.link_wide = fields["link_wide"]
+    flow.no_trains = fields["no_trains"]
+    flow.quic = fields["quic"]
+    flow.quic_given = fields["quic_given"]
+    flow.quic_given_length = fields["quic_given_length"]
+    return 0
+
+
+cdef inline list moved_list(worker_t *w):
+    """(listening socket, socket to the backend, id of the backend, fields) of each session that `w` has let go of; the
+    caller owns the socket to the backend."""
+    cdef moved_t *moved
+    cdef uint32_t i
+    found = []
+    for i in range(w.moved_count):
+        moved = &w.moved[i]
+        found.append((moved.flow.fd, moved.link_fd, moved.backend_id, moved_fields(moved)))
+    free(w.moved)
+    w.moved = NULL
+    w.moved_count = 0
+    return found

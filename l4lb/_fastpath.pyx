@@ -11,17 +11,18 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
-from l4lb._convert cimport buckets_list, record_tuple, zeroed
+from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._dataplane.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS,
 )
 from l4lb._dataplane.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_u32, published_load_u64,
-    published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
+    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_pointer, published_load_u32,
+    published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
     shared_store, write,
 )
 from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
+from l4lb._moves cimport Arrivals
 from l4lb._snapshots cimport BackendLive, NativeSnapshot
 from l4lb._sweeps cimport Sweep
 
@@ -135,6 +136,43 @@ cdef class DataPlane:
         sweep.begin(&self.plane, self.sweep)
         self.sweep = sweep
         self.wake()
+
+    def hold_udp(self, bint held):
+        """Have workers read no listening socket of UDP, or read them again."""
+        published_store_u32(&self.plane.udp_held, held)
+        self.wake()
+
+    def begin_move(self):
+        """Have every worker let go of its sessions of UDP, for `take_moved`, while their listening sockets are held.
+        Those of the move before must be taken."""
+        published_store_u64(&self.plane.move_version, self.plane.move_version + 1)
+        self.wake()
+
+    cdef bint has_moved(self, int index):
+        return published_load_u64(&self.plane.workers[index].moved_version) == self.plane.move_version
+
+    def move_over(self):
+        """Whether all have."""
+        cdef int i
+        return all(self.has_moved(i) for i in range(self.worker_count))
+
+    def take_moved(self):
+        """What those that have let go of, see `moved_list`. Once."""
+        cdef int i
+        taken = []
+        for i in range(self.worker_count):
+            if self.has_moved(i):
+                taken += moved_list(self.plane.workers[i])
+        return taken
+
+    def arrive(self, int index, Arrivals arrivals):
+        """Give worker `index` these sessions. False when it has not yet taken those before."""
+        cdef worker_t *w = self.plane.workers[index]
+        if published_load_pointer(<void **>&w.arriving) != NULL:
+            return False
+        published_store_pointer(<void **>&w.arriving, arrivals.give())
+        self.wake()
+        return True
 
     def keep_records(self, bint wanted, int wake_fd=-1):
         """From now on keep a record of every session that ends, for `take_records`, or keep none any more. `wake_fd` is

@@ -5,7 +5,7 @@
 import os
 
 from cython cimport final
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport (
@@ -21,9 +21,11 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
 from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_REFUSAL_COUNT, PROXY_V1, PROXY_V2
-from l4lb._dataplane.quic cimport quic_ids_free, quic_ids_init
+from l4lb._dataplane.quic cimport (
+    QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
+)
 from l4lb._dataplane.stats cimport counters_free, counters_total
-from l4lb._dataplane.udp_types cimport flow_list_t
+from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.types cimport (
     backend_counters_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t, pool_t, queue_t,
 )
@@ -110,6 +112,34 @@ cdef class PoolLive:
         if self.live.quic_ids.words == NULL and quic_ids_init(&self.live.quic_ids, seed) < 0:
             raise MemoryError()
         return 0
+
+    def quic_ids(self):
+        """(seed, lengths, entries) of the connection ids that are known, as `restore_quic_ids` takes them. None: none
+        are wanted."""
+        cdef uint32_t count = quic_ids_count(&self.live.quic_ids)
+        cdef bytes entries = bytes(count * sizeof(quic_entry_t))
+        if self.live.quic_ids.words == NULL:
+            return None
+        count = quic_ids_copy(&self.live.quic_ids, <quic_entry_t *><char *>entries, count)
+        entries = entries[: count * sizeof(quic_entry_t)]
+        return self.live.quic_ids.seed, shared_read(&self.live.quic_ids.lengths), entries
+
+    def restore_quic_ids(self, uint64_t seed, int64_t lengths, bytes entries, dict backends):
+        """Those of another process. `backends`: what it called them, and their ids here; others are left out.
+
+        Before workers read a datagram for this pool. ValueError for entries that are none."""
+        cdef const quic_entry_t *entry = <const quic_entry_t *><const char *>entries
+        cdef uint32_t i
+        if self.live.quic_ids.words == NULL:
+            return
+        if len(entries) % sizeof(quic_entry_t):
+            raise ValueError("no table of connection ids")
+        self.live.quic_ids.seed = seed
+        shared_store(&self.live.quic_ids.lengths, lengths & QUIC_LENGTHS)
+        for i in range(len(entries) // sizeof(quic_entry_t)):
+            backend_id = backends.get(entry[i].backend_id)
+            if backend_id is not None and not quic_ids_restore(&self.live.quic_ids, &entry[i], backend_id):
+                raise ValueError("no table of connection ids")
 
     @property
     def slot(self):

@@ -62,12 +62,12 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
         queue_poke(w, s.pool)
 
 
-cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Untold: it goes on elsewhere, or `session_end` has told of it."""
     cdef bint reset = reason != CLOSE_NORMAL
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
     queue_leave(w, s)
-    record_session(w, s, reason)
     flow_leave(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
@@ -80,9 +80,14 @@ cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) n
         s.tried = NULL
     free(s.preface)
     s.preface = NULL
-    counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
     shared_add(&s.pool.sessions_active, -1)
     shared_add(&s.listener.sessions_active, -1)
     shared_add(&w.plane.sessions_active, -1)
     shared_add(&w.assigned, -1)
     sessions_give(&w.sessions, s)
+
+
+cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    record_session(w, s, reason)
+    counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
+    session_leave(w, s, reason)

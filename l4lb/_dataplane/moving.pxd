@@ -2,11 +2,12 @@
 # of their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's
 # thread by worker.pxd, once a turn.
 #
-#   the process that leaves: control asks (move_version) --> workers read no listening socket of UDP any more, let go of
-#                            their sessions and write down what they were (moved) --> control takes that
-#   the one that comes:      reads none (udp_hold) until control has given workers what came (arriving)
+#   the process that leaves: control asks (udp_held, move_version) --> workers read no listening socket of UDP any more,
+#                            let go of their sessions and write down what they were (moved) --> control takes that
+#   the one that comes:      reads none (udp_held) until control has given workers what came (arriving)
 #
-# What comes meanwhile waits in the sockets' queues.
+# What comes meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those are
+# there: no other process needs to know of them.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -15,8 +16,10 @@ from libc.string cimport memcpy
 from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.beginning cimport flow_arm
-from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.enums cimport CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FLOW
+from l4lb._dataplane.closing cimport session_end, session_leave
+from l4lb._dataplane.enums cimport (
+    CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_MEASURED,
+)
 from l4lb._dataplane.flows cimport (
     flow_bind, flow_hash, flow_key_fill, flow_key_name, flow_key_t, flow_list_push, flow_take,
 )
@@ -27,7 +30,7 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
-from l4lb._dataplane.types cimport arrival_t, arrivals_t, arriving_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport arrivals_t, arriving_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport flow_t, link_t, moved_t
 
 # ---- reading or not ----
@@ -48,12 +51,11 @@ cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
 # ---- leaving ----
 
 cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcept nogil:
-    """Write it down and let go of it; its socket to the backend is control's from now on."""
+    """Write it down and let go of it; its socket to the backend is control's from now on. Where it ends it counts."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
     moved.fd = s.flow.fd
     moved.link_fd = link.fd
     moved.link_wide = link.wide
-    moved.listener_id = s.listener.id
     moved.backend_id = s.backend.id
     moved.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
     moved.idle_ms = <uint32_t>w.now_ms - s.active_ms
@@ -66,27 +68,25 @@ cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcep
     moved.flow = s.flow[0]
     link_let_go(w, link)
     s.flow.link = NO_INDEX
-    session_end(w, s, CLOSE_DRAIN)
-
-
-cdef inline uint32_t flows_bound(worker_t *w) noexcept nogil:
-    """Sessions that still have their key; one that only waits for answers is not worth a move, and ends."""
-    return w.udp.flows.count if w.udp != NULL else 0
+    counter_add(&s.listener.counters[w.index].sessions_total, -1)
+    counter_add(&s.backend.counters[w.index].sessions_total, -1)
+    session_leave(w, s, CLOSE_DRAIN)
 
 
 cdef inline void sessions_move(worker_t *w) noexcept nogil:
-    """All of UDP. When memory is short none is told of, and they end."""
+    """All of UDP that still have their key. When memory is short (calloc: ENOMEM) they end."""
     cdef uint32_t i
     cdef session_t *s
+    if w.udp == NULL:
+        return
     udp_flush(w)
-    w.moved_count = 0
-    w.moved = <moved_t *>calloc(flows_bound(w) + 1, sizeof(moved_t))
+    w.moved = <moved_t *>calloc(w.udp.flows.count + 1, sizeof(moved_t))
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
         s = sessions_at(&w.sessions, i)
-        if s.state != SESSION_FLOW:
+        if s.state != SESSION_FLOW or not s.flow.bound:
             continue
-        if w.moved == NULL or not s.flow.bound:
-            session_end(w, s, CLOSE_DRAIN)
+        if w.moved == NULL:
+            session_end(w, s, CLOSE_RESOURCE_LIMIT)
             continue
         session_move(w, s, &w.moved[w.moved_count])
         w.moved_count += 1
@@ -98,10 +98,10 @@ cdef inline void arriving_place(worker_t *w, arriving_t *one) noexcept nogil:
     """Places are not asked for: it had them in the process that it is from."""
     shared_add(&w.plane.sessions_active, 1)
     shared_add(&w.assigned, 1)
-    shared_add(&one.listener.sessions_active, 1)
-    shared_add(&one.pool.sessions_active, 1)
+    shared_add(&one.arrival.listener.sessions_active, 1)
+    shared_add(&one.arrival.pool.sessions_active, 1)
     shared_add(&one.backend.sessions_active, 1)
-    counter_add(&one.listener.counters[w.index].sessions_total, 1)
+    counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
     counter_add(&one.backend.counters[w.index].sessions_total, 1)
 
 
@@ -114,7 +114,12 @@ cdef inline void arriving_fill(worker_t *w, session_t *s, arriving_t *one) noexc
     s.attempts = 1
     s.started_ns = w.now_ns - <uint64_t>moved.age_ms * 1000000
     s.attempt_started_ns = s.connected_ns = s.started_ns
+    s.asked_ns = 0
     s.active_ms = <uint32_t>w.now_ms - moved.idle_ms
+    if s.expires_ms:
+        s.expires_ms = (s.expires_ms - moved.age_ms) | 1
+    if one.measured:
+        s.flags |= SESSION_MEASURED
     s.up.bytes = moved.bytes_up
     s.down.bytes = moved.bytes_down
     s.state = SESSION_FLOW
@@ -125,7 +130,6 @@ cdef inline void flow_restore(flow_t *flow, const moved_t *moved) noexcept nogil
     flow[0] = moved.flow
     flow.link = NO_INDEX
     flow.bound = False
-    flow.fd = moved.fd
 
 
 cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
@@ -142,7 +146,6 @@ cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
 
 cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
     """When memory is short its socket is closed, and its client's next datagram begins a session."""
-    cdef arrival_t arrival = one.arrival
     cdef flow_t *flow = flow_take(&w.udp.flows)
     cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
     cdef link_t *link
@@ -152,7 +155,7 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
             w.udp.flows.free = flow
         close(one.moved.link_fd)
         return
-    session_init(w, s, &arrival)
+    session_init(w, s, &one.arrival)
     arriving_place(w, one)
     arriving_fill(w, s, one)
     flow_restore(flow, &one.moved)
@@ -160,11 +163,11 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
     flow_list_push(w, s)
     flow_arm(w, s)
     link = link_adopt(w, one.moved.link_fd, one.moved.link_wide)
+    if link != NULL:
+        flow.link = link.index
+        link.session = s.index
     if link == NULL or flow_bind(w, s, arriving_hash(w, s)) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
-        return
-    flow.link = link.index
-    link.session = s.index
 
 
 cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
@@ -173,19 +176,47 @@ cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
     if arrivals == NULL:
         return
     for i in range(arrivals.count):
-        session_arrive(w, &arrivals.entries[i])
+        if w.udp != NULL:
+            session_arrive(w, &arrivals.entries[i])
+        else:
+            close(arrivals.entries[i].moved.link_fd)
     free(arrivals.entries)
     free(arrivals)
     published_store_pointer(<void **>&w.arriving, NULL)
 
 
+cdef inline void moving_drop(worker_t *w) noexcept nogil:
+    """After the worker has stopped: what nobody has taken."""
+    cdef uint32_t i
+    for i in range(w.moved_count):
+        close(w.moved[i].link_fd)
+    free(w.moved)
+    w.moved = NULL
+    w.moved_count = 0
+    if w.arriving == NULL:
+        return
+    for i in range(w.arriving.count):
+        close(w.arriving.entries[i].moved.link_fd)
+    free(w.arriving.entries)
+    free(w.arriving)
+    w.arriving = NULL
+
+
 # ---- each turn ----
 
-cdef inline void moves(worker_t *w) noexcept nogil:
+cdef inline void departures(worker_t *w) noexcept nogil:
+    """Before a snapshot is adopted: whose sockets are not to be read is not read even once."""
     cdef uint64_t asked = published_load_u64(&w.plane.move_version)
-    udp_hold(w, published_load_u32(&w.plane.udp_held) != 0)
-    if asked != w.moved_version:
+    if published_load_u32(&w.plane.udp_held):
+        udp_hold(w, True)
+    if asked != w.moved_version and w.moved == NULL:
         sessions_move(w)
         published_store_u64(&w.moved_version, asked)
-    if w.udp != NULL:
-        sessions_arrive(w)
+
+
+cdef inline void arrivals(worker_t *w) noexcept nogil:
+    """After it: sessions that come find what they belong to, and are there before the first datagram is read."""
+    cdef bint held = published_load_u32(&w.plane.udp_held) != 0
+    sessions_arrive(w)
+    if not held:
+        udp_hold(w, False)

@@ -19,13 +19,14 @@ from l4lb._dataplane.linux cimport (
     count_leading_zeros, published_load_u64, published_store_u64, shared_read, shared_swap_if,
 )
 from l4lb._dataplane.types cimport session_t
-from l4lb._dataplane.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
+from l4lb._dataplane.udp_types cimport quic_entry_t, quic_header_t, quic_id_t, quic_ids_t
 
 cdef enum:
     QUIC_LONG_FORM = 0x80
     QUIC_VERSION_NEGOTIATION = 0
     QUIC_IDS_AT = 5               # in a long header, after its first byte and the version
     QUIC_ID_MAX_BYTES = 20        # of versions 1 and 2; longer ones are not remembered
+    QUIC_LENGTHS = 0x1FFFFE       # the bits of those that there are, see quic_ids_t
     QUIC_WAYS = 8                 # words of a bucket
     QUIC_BUCKETS = 131072         # power of two: a million ids, 8 MiB once they are there
 
@@ -149,6 +150,38 @@ cdef inline uint32_t quic_ids_find(quic_ids_t *self, const quic_header_t *header
             return found
         lengths ^= <uint64_t>1 << length
     return 0
+
+
+cdef inline uint32_t quic_ids_count(quic_ids_t *self) noexcept nogil:
+    """How many there are; control's thread."""
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    for i in range(QUIC_BUCKETS * QUIC_WAYS if self.words != NULL else 0):
+        count += published_load_u64(&self.words[i]) != 0
+    return count
+
+
+cdef inline uint32_t quic_ids_copy(quic_ids_t *self, quic_entry_t *entries, uint32_t limit) noexcept nogil:
+    """All of them, at most `limit`; how many. Control's thread."""
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    cdef uint64_t word
+    for i in range(QUIC_BUCKETS * QUIC_WAYS if self.words != NULL else 0):
+        word = published_load_u64(&self.words[i])
+        if word and count < limit:
+            entries[count].place = i
+            entries[count].tag = <uint32_t>(word >> 32)
+            entries[count].backend_id = <uint32_t>word
+            count += 1
+    return count
+
+
+cdef inline bint quic_ids_restore(quic_ids_t *self, const quic_entry_t *entry, uint32_t backend_id) noexcept nogil:
+    """Of a copy that has the same seed, whose backend is called `backend_id` here. False when it has no such place."""
+    if entry.place >= QUIC_BUCKETS * QUIC_WAYS:
+        return False
+    published_store_u64(&self.words[entry.place], <uint64_t>entry.tag << 32 | backend_id)
+    return True
 
 
 # ---- what a session's datagrams teach (its worker's thread) ----

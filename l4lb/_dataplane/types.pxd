@@ -268,9 +268,8 @@ cdef struct arrival_t:            # a client that another worker accepted for th
 cdef struct arriving_t:           # a session from another process, see moving.pxd
     moved_t moved
     arrival_t arrival
-    listener_live_t *listener
-    pool_live_t *pool
     backend_live_t *backend
+    bint measured                 # see SESSION_MEASURED
 
 cdef struct arrivals_t:           # control makes it, the worker frees it
     uint32_t count

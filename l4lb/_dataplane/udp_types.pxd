@@ -48,6 +48,11 @@ cdef struct quic_ids_t:           # of a pool, for all workers, see quic.pxd
     uint64_t seed                 # so that nobody can aim at one bucket
     int64_t lengths               # shared; bit n: ids of n bytes are among them
 
+cdef struct quic_entry_t:         # one of them, for another process
+    uint32_t place
+    uint32_t tag
+    uint32_t backend_id
+
 cdef struct flow_t:
     uint32_t hash                 # of its key
     uint32_t next_idler           # in its listener's list by last use; session indices
@@ -170,7 +175,6 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
 cdef struct moved_t:              # a session that moves to another process: all that is to be known of it there
     int fd                        # of the listening socket
     int link_fd                   # goes along
-    uint32_t listener_id
     uint32_t backend_id
     uint32_t age_ms
     uint32_t idle_ms

@@ -25,7 +25,7 @@ from l4lb._dataplane.linux cimport (
     epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32, published_store_u64,
     read,
 )
-from l4lb._dataplane.moving cimport moves
+from l4lb._dataplane.moving cimport arrivals, departures, moving_drop
 from l4lb._dataplane.pipes cimport pipes_free
 from l4lb._dataplane.poller cimport (
     EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
@@ -75,6 +75,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
 cdef inline void worker_release(worker_t *w) noexcept nogil:
     """Give all file descriptors back, after every worker has stopped. Counters can still be read."""
     inboxes_drop(w)
+    moving_drop(w)
     udp_close(w)
     pipes_free(&w.pipes)
     chunks_free(&w.chunks)
@@ -92,7 +93,6 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
         worker_release(w)
     sessions_free(&w.sessions)
     free(w.accepting)
-    free(w.moved)
     free(w.records.slots)
     if w.inboxes != NULL:
         for i in range(w.plane.worker_count):
@@ -120,7 +120,8 @@ cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
 
 
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
-    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues."""
+    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues (not that of
+    a held one: it waits for another process)."""
     cdef uint32_t i = 0
     while i < w.accepting_count:
         if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
@@ -129,7 +130,8 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
         if worker_watches(w, &w.accepting[i]):
             poller_forget(w, w.accepting[i].fd)
         if w.accepting[i].datagrams:
-            udp_event(w, &w.accepting[i])
+            if not w.udp_held:
+                udp_event(w, &w.accepting[i])
             flows_end_of(w, w.accepting[i].fd)
             udp_flush(w)
         else:
@@ -320,11 +322,12 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
     cdef int count, i
     while not published_load_u32(&w.stopping):
         count = worker_wait(w)
-        moves(w)
+        departures(w)
         worker_adopt(w)
+        arrivals(w)
         for i in range(count):
             worker_event(w, &w.events[i])
-        if w.udp != NULL:
+        if w.udp != NULL and not w.udp_held:
             for i in range(count):
                 worker_udp_event(w, &w.events[i])
         worker_run_ready(w)

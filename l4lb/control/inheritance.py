@@ -5,18 +5,22 @@ Everything is optional: a first start has nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state import State
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import Handed
+from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.admin_socket import AdminSocket
-from l4lb.net.handover import Channel, Message
+from l4lb.net.handover import FDS_MAX, Channel, Message
+
+_MESSAGE_WITHIN_S = 30.0  # from its first byte to its last
 
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
@@ -76,6 +80,53 @@ def hand_down(
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
     changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
     channel.send({"kind": "start", **changes, "health": seen})
+
+
+def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
+    """Tell the process at the other end of these sessions of UDP and connection ids, and that they are all. Blocks;
+    OSError when that process is gone."""
+    for ids in quic_ids:
+        entries = base64.b64encode(ids.entries).decode()
+        known = {"pool": ids.pool, "seed": ids.seed, "lengths": ids.lengths, "backends": list(ids.backends.items())}
+        channel.send({"kind": "quic_ids", "entries": entries, **known})
+    for start in range(0, len(sessions), FDS_MAX):
+        some = sessions[start : start + FDS_MAX]
+        said = [
+            {"place": _place_said(one.place), "position": one.position, "pool": one.pool, "backend": one.backend}
+            | {"about": dict(one.about)}
+            for one in some
+        ]
+        channel.send({"kind": "sessions", "sessions": said}, [one.fd for one in some])
+    channel.send({"kind": "moved"})
+
+
+async def received_sessions(channel: Channel) -> tuple[list[MovingSession], list[QuicIds]]:
+    """The other end of `hand_down_sessions`: all that it tells of, up to its end, or that of its process."""
+    sessions: list[MovingSession] = []
+    quic_ids: list[QuicIds] = []
+    while True:
+        await channel.readable()
+        try:
+            message, fds = await asyncio.to_thread(channel.receive, _MESSAGE_WITHIN_S)
+        except OSError:
+            return sessions, quic_ids
+        match message["kind"]:
+            case "sessions":
+                sessions += map(_session, message["sessions"], fds)
+            case "quic_ids":
+                quic_ids.append(_quic_ids(message))
+            case _:
+                return sessions, quic_ids
+
+
+def _session(said: Mapping[str, Any], fd: int) -> MovingSession:
+    place = _place(said["place"])
+    return MovingSession(fd, place, said["position"], said["pool"], said["backend"], said["about"])
+
+
+def _quic_ids(said: Mapping[str, Any]) -> QuicIds:
+    entries = base64.b64decode(said["entries"])
+    return QuicIds(said["pool"], said["seed"], said["lengths"], entries, dict(said["backends"]))
 
 
 def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:

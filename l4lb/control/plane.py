@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from l4lb.config import Config
@@ -25,7 +26,7 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.host import Host
-from l4lb.control.inheritance import Inheritance, apply_health
+from l4lb.control.inheritance import Inheritance, apply_health, received_sessions
 from l4lb.control.listeners import listener_spec, prepare_listeners
 from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.metrics.gathered import Sources
@@ -40,7 +41,7 @@ from l4lb.control.supervision import Supervision
 from l4lb.control.upgrade import Upgrade
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.handover import Channel, read_message
 
@@ -159,21 +160,28 @@ class ControlPlane:
             self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)
 
     async def _replace_predecessor(self, channel: Channel) -> None:
-        """Tell the process before this one that it may go, and hear how far it is with that."""
+        """Tell the process before this one that it may go, take its sessions of UDP, and hear how far it is with that.
+        When it ends without a word, everything is this one's too."""
         try:
-            await asyncio.to_thread(channel.send, {"kind": "ready"})
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(channel.send, {"kind": "ready"})
+            self._take_sessions(*await received_sessions(channel))
             reader, _ = await asyncio.open_unix_connection(sock=channel.sock)
+            await read_message(reader)  # "yours", or its end
+            self.forwarder.own()
+            self.admin.own()
+            self.supervision.speak()
+            self.took_over()
             while (said := await read_message(reader)) is not None:
-                if said["kind"] == "yours":
-                    self.forwarder.own()
-                    self.admin.own()
-                    self.supervision.speak()
-                    self.took_over()
-                else:
-                    self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
+                self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
         finally:
             self.status.predecessor = None
             channel.close()
+
+    def _take_sessions(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
+        count = self.forwarder.arrive(sessions, quic_ids)
+        if sessions:
+            self.events.emit("sessions_moved", {"sessions": count, "ended": len(sessions) - count})
 
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""

@@ -5,7 +5,8 @@ drains. Control loop only.
 |---|---|
 | starts it, hands it sockets, runtime changes, health | takes them over, starts, accepts |
 | goes on as before | says ``ready``, or ``failed`` and why, or ends, or says nothing for too long |
-| at ``ready``: no longer owns the files of sockets, answers ``yours`` | owns them, tells the service manager |
+| at ``ready``: lets go of the sessions of UDP, hands them over | reads no UDP socket before it has them all |
+| no longer owns the files of sockets, says ``yours`` | owns them, tells the service manager |
 | drains, and says how far it is | shows that in its status |
 
 The sockets themselves are handed over, so what waits in their accept queues is served by either.
@@ -19,22 +20,25 @@ import logging
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
-from l4lb.control.inheritance import hand_down, health_of
+from l4lb.control.inheritance import hand_down, hand_down_sessions, health_of
 from l4lb.control.state import State
 from l4lb.errors import UpgradeError
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import ProcessState
 from l4lb.net.admin_socket import AdminSocket
-from l4lb.net.handover import Channel
+from l4lb.net.handover import Channel, close_all
 
 TAKEOVER_FD = "L4LB_TAKEOVER_FD"  # environment: the new process's end
 READY_WITHIN_S = 60.0
 _TELL_EVERY_S = 0.5
+_MOVED_WITHIN_S = 5.0  # workers do it in their next turn
+_MOVED_POLL_S = 0.001
 
 
 @dataclass(slots=True)
@@ -104,9 +108,9 @@ class Upgrade:
                 process = await asyncio.to_thread(_start, successor, command, environment, theirs.fileno())
             await self._hand_down(channel, process, successor.ready_within_s)
         except BaseException as error:
-            channel.close()
             if process is not None:
-                await asyncio.to_thread(_end, process)
+                await asyncio.to_thread(_end, process)  # first: it would take the end of the channel for ours
+            channel.close()
             if isinstance(error, OSError):
                 raise UpgradeError(f"{command[0]}: cannot be started: {error.strerror or error}") from error
             raise
@@ -128,9 +132,26 @@ class Upgrade:
             raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
         if self._state.process is not ProcessState.RUNNING:
             raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
+        await self._move_sessions(channel, process)
         self._forwarder.disown()
         if admin is not None:
             admin.disown()
+
+    async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
+        """Those of UDP: they are with their sockets to backends there, or here as before. A worker that does not let go
+        of them keeps them."""
+        self._forwarder.begin_move()
+        deadline = time.monotonic() + _MOVED_WITHIN_S
+        while (sessions := self._forwarder.moved(anyway=time.monotonic() > deadline)) is None:
+            await asyncio.sleep(_MOVED_POLL_S)
+        try:
+            await asyncio.to_thread(hand_down_sessions, channel, sessions, self._forwarder.quic_ids())
+        except BaseException as error:
+            self._forwarder.arrive(sessions)
+            if isinstance(error, OSError):
+                raise UpgradeError(f"the new process (pid {process.pid}) did not take over: {error}") from error
+            raise
+        close_all([one.fd for one in sessions])
 
     def leave(self, pid: int) -> None:
         """After `upgrade`: the new process is told that it is alone, and from now on how far this one's drain is."""

@@ -195,6 +195,21 @@ class Listening:
         """Before the first snapshot: listeners at these places accept on these sockets instead of new ones."""
         self._taken = {one.place: ListeningSockets.taken_over(one.fds, one.about) for one in handed}
 
+    def places_by_fd(self) -> dict[int, tuple[Place, int]]:
+        """Which of a place's sockets has a descriptor."""
+        known = [(place, one.sockets.sockets) for place, one in self._places.items()]
+        return {sock.fileno(): (place, position) for place, socks in known for position, sock in enumerate(socks)}
+
+    def workers_by_place(self) -> dict[tuple[Place, int], tuple[int, int]]:
+        """The worker that reads a place's socket of UDP, and the descriptor."""
+        published = [(place, self._places[place].sockets) for place in self._published]
+        return {
+            (place, position): (assigned.worker, assigned.fd)
+            for place, sockets in published
+            if place.protocol is Protocol.UDP
+            for position, assigned in enumerate(sockets.spread(self._workers))
+        }
+
     def own(self) -> None:
         """The process before this one is not to come back: its files are this one's, and what no listener has is
         closed."""

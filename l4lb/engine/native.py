@@ -13,36 +13,24 @@ import threading
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
+from l4lb.engine.counters import backend_stats, listener_stats, worker_stats
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening, places_of
+from l4lb.engine.moving import Belongings, Moving
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
-from l4lb.model.forwarder import Handed
+from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.sessions import SessionFilter
-from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Snapshot, TableKind
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Protocol
-from l4lb.model.stats import (
-    PROXY_REFUSALS,
-    BackendStats,
-    Failing,
-    Histogram,
-    ListenerStats,
-    PoolStats,
-    SessionRecord,
-    Stats,
-    WorkerStats,
-)
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Selection, Snapshot, TableKind
+from l4lb.model.states import CloseReason, Protocol
+from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
 from l4lb.net.sockets import sockaddr_bytes
 from l4lb.net.threads import name_this_thread
 
-N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
-_DROP_REASONS = tuple(DropReason)
-_CONNECT_FAILURES = tuple(ConnectFailure)
 
 
 @dataclass(slots=True)
@@ -75,20 +63,6 @@ class _Listener:
     @property
     def places(self) -> set[Place]:
         return {place for place, _ in places_of(self.served)}
-
-
-def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
-    """Those that are not 0."""
-    return {name: count for name, count in zip(names, counts, strict=True) if count}
-
-
-def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
-    return Histogram(tuple(_fastpath.HISTOGRAM_BOUNDS_S), tuple(counts), sum_us / 1e6)
-
-
-def _backend_stats(live: _snapshots.BackendLive) -> BackendStats:
-    active, total, up, down, early_resets, failures, *datagrams = live.stats()
-    return BackendStats(active, total, up, down, early_resets, _named(_CONNECT_FAILURES, failures), *datagrams)
 
 
 class NativeForwarder:
@@ -127,6 +101,7 @@ class NativeForwarder:
         self._slots_used: set[int] = set()
         self._next_id = 1
         self._records = Records(self._plane)
+        self._moving = Moving(self._plane, self._listening, self._records)
         self._version = 0
         self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
         self._closed = False
@@ -158,7 +133,7 @@ class NativeForwarder:
 
     def leaks(self) -> dict[str, int]:
         """Native resources still in use; all 0 after `close`."""
-        workers = [self._worker_stats(index) for index in range(self._plane.worker_count)]
+        workers = [worker_stats(self._plane, index) for index in range(self._plane.worker_count)]
         return {
             "sessions": sum(worker.sessions_active for worker in workers),
             "sessions_counted": self._plane.sessions_active(),
@@ -177,6 +152,32 @@ class NativeForwarder:
 
     def take_over(self, handed: Sequence[Handed]) -> None:
         self._listening.take_over(handed)
+        if any(one.place.protocol is Protocol.UDP for one in handed):
+            self._plane.hold_udp(True)
+
+    def begin_move(self) -> None:
+        self._moving.begin()
+
+    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
+        return self._moving.moved(anyway=anyway)
+
+    def quic_ids(self) -> list[QuicIds]:
+        return self._moving.quic_ids({name: pool.live for name, pool in self._pools.items()})
+
+    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+        for ids in quic_ids:
+            if (pool := self._pools.get(ids.pool)) is not None:
+                self._moving.know(ids, pool.live, pool.backends)
+        return self._moving.arrive(sessions, self._belongings)
+
+    def _belongings(self, session: MovingSession) -> Belongings | None:
+        listener = next((one for one in self._listeners.values() if session.place in one.places), None)
+        pool = self._pools.get(session.pool)
+        backend = pool.backends.get(session.backend) if pool else None
+        if listener is None or pool is None or pool.spec is None or backend is None:
+            return None
+        measured = pool.spec.selection is Selection.PEAK_EWMA
+        return Belongings(listener.live, listener.spec, pool.live, backend, measured)
 
     def own(self) -> None:
         self._listening.own()
@@ -400,15 +401,11 @@ class NativeForwarder:
     def socket_files(self) -> list[str]:
         return self._listening.files()
 
-    def _worker_stats(self, index: int) -> WorkerStats:
-        stats = self._plane.worker_stats(index)
-        return WorkerStats(*stats[:10], _histogram(stats[10], stats[11]))
-
     def pool_stats(self, pool: str) -> PoolStats:
         known = self._pools.get(pool)
         if known is None:
             return PoolStats()
-        backends = {id_: _backend_stats(live) for id_, live in known.backends.items()}
+        backends = {id_: backend_stats(live) for id_, live in known.backends.items()}
         return PoolStats(backends, known.live.waiting())
 
     def _pool_stats(self) -> dict[str, PoolStats]:
@@ -416,16 +413,11 @@ class NativeForwarder:
 
     def stats(self) -> Stats:
         self.reap()
-        listeners = {}
-        for name, listener in {**self._left, **self._listeners}.items():
-            active, total, closed, buckets, sum_us, refused, drops = listener.live.stats()
-            dropped = _named(_DROP_REASONS, drops)
-            if full := self._kernel_drops(listener):
-                dropped[DropReason.KERNEL] = dropped.get(DropReason.KERNEL, 0) + full
-            reasons, refusals = _named(_CLOSE_REASONS, closed), _named(PROXY_REFUSALS, refused)
-            time_ = _histogram(buckets, sum_us)
-            listeners[name] = ListenerStats(listener.addresses, active, total, reasons, time_, dropped, refusals)
-        workers = tuple(self._worker_stats(index) for index in range(self._plane.worker_count))
+        listeners = {
+            name: listener_stats(one.live, one.addresses, self._kernel_drops(one))
+            for name, one in {**self._left, **self._listeners}.items()
+        }
+        workers = tuple(worker_stats(self._plane, index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         return Stats(self._version, listeners, self._pool_stats(), workers, left)
 

@@ -23,6 +23,31 @@ class Handed:
     about: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class MovingSession:
+    """A session of UDP on its way to another process: the socket to its backend, by which of a place's sockets its
+    datagrams come, whose it is, and what else is to be known of it, as JSON has it."""
+
+    fd: int
+    place: Place
+    position: int
+    pool: str
+    backend: str
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QuicIds:
+    """Which backend of a pool gave which connection ids: hashed with `seed`, packed in `entries`, which have numbers of
+    `backends` that only the process that they are from knew."""
+
+    pool: str
+    seed: int
+    lengths: int
+    entries: bytes
+    backends: Mapping[int, str]
+
+
 class Forwarder(Protocol):
     """All methods but `build_table` and `take_records` are called from the control thread. All return at once, none
     waits for traffic."""
@@ -127,7 +152,26 @@ class Forwarder(Protocol):
         """Another process has them now: closing them here leaves the files of unix sockets alone."""
 
     def take_over(self, handed: Sequence[Handed]) -> None:
-        """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on."""
+        """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on. Those of
+        UDP are not read before `arrive`."""
+
+    def begin_move(self) -> None:
+        """Have workers read no UDP listener any more and let go of its sessions, but for those that only wait for
+        answers."""
+
+    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
+        """The sessions that workers have let go of, once; their descriptors belong to the caller. None while they are
+        at it; `anyway`: those of the workers that have done it."""
+
+    def quic_ids(self) -> list[QuicIds]:
+        """Of the pools that go by them."""
+
+    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+        """After the first snapshot: go on with these sessions of another process and the ids that it knew, or with its
+        own sessions that were to move, and read UDP listeners. Their descriptors belong to the forwarder from now on.
+
+        How many go on: not those whose listener, pool or backend is not there.
+        """
 
     def own(self) -> None:
         """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is

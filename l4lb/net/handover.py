@@ -75,6 +75,15 @@ class Channel:
             left -= len(data)
         return b"".join(parts)
 
+    async def readable(self) -> None:
+        """Until a message, or the end, can be received."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.sock.fileno(), ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(self.sock.fileno())
+
     def close(self) -> None:
         self.sock.close()
 

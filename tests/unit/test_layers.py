@@ -46,7 +46,7 @@ def test_native_cimports_point_down() -> None:
 
 
 def test_the_engine_alone_knows_the_data_plane() -> None:
-    inside = re.compile(r"\b(_fastpath|_snapshots|_sweeps)\b")
+    inside = re.compile(r"\b(_fastpath|_snapshots|_sweeps|_moves)\b")
     users = [path for path in Path("l4lb").rglob("*.py") if inside.search(path.read_text())]
     assert {path.parent.name for path in users} == {"engine"}
 

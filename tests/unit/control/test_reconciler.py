@@ -13,7 +13,7 @@ from l4lb.config import HealthConfig, Pool
 from l4lb.control.events import Events
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import State, initial_state
-from l4lb.model.forwarder import Handed
+from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState
 from l4lb.model.stats import Failing, PoolStats, Stats
@@ -79,6 +79,17 @@ class Recorder:
     def disown(self) -> None: ...
 
     def take_over(self, handed: Sequence[Handed]) -> None: ...
+
+    def begin_move(self) -> None: ...
+
+    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
+        return []
+
+    def quic_ids(self) -> list[QuicIds]:
+        return []
+
+    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+        return 0
 
     def own(self) -> None: ...
 

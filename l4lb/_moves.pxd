@@ -1,0 +1,9 @@
+# Sessions of UDP on their way between processes, as the workers' module sees them: see `_moves.pyx`.
+
+from l4lb._dataplane.types cimport arrivals_t
+
+
+cdef class Arrivals:
+    cdef arrivals_t *arrivals
+
+    cdef arrivals_t *give(self) except NULL

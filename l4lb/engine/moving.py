@@ -1,0 +1,98 @@
+"""Sessions of UDP that move to another process, between names and the data plane's numbers. Control thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from l4lb import _fastpath, _moves, _snapshots
+from l4lb.engine.fields import listener_settings
+from l4lb.engine.listening import Listening
+from l4lb.engine.records import Records
+from l4lb.model.forwarder import MovingSession, QuicIds
+from l4lb.model.snapshot import ListenerSpec
+
+
+class Belongings(NamedTuple):
+    """What a session that arrives belongs to. `measured`: its pool goes by how fast backends answer."""
+
+    listener: _snapshots.ListenerLive
+    spec: ListenerSpec
+    pool: _snapshots.PoolLive
+    backend: _snapshots.BackendLive
+    measured: bool
+
+
+class Moving:
+    """All arguments are the forwarder's."""
+
+    def __init__(self, plane: _fastpath.DataPlane, listening: Listening, records: Records) -> None:
+        self._plane = plane
+        self._listening = listening
+        self._records = records
+
+    def begin(self) -> None:
+        self._plane.hold_udp(True)
+        self._plane.begin_move()
+
+    def moved(self, *, anyway: bool) -> list[MovingSession] | None:
+        if not anyway and not self._plane.move_over():
+            return None
+        places = self._listening.places_by_fd()
+        found = []
+        for fd, link_fd, backend_id, fields in self._plane.take_moved():
+            place, position = places[fd]
+            pool, backend = self._records.backends[backend_id]
+            found.append(MovingSession(link_fd, place, position, pool, backend, fields))
+        return found
+
+    def quic_ids(self, pools: Mapping[str, _snapshots.PoolLive]) -> list[QuicIds]:
+        numbered = self._records.backends.items()
+        return [
+            QuicIds(name, *known, {number: id_ for number, (pool, id_) in numbered if pool == name})
+            for name, live in pools.items()
+            if (known := live.quic_ids()) is not None
+        ]
+
+    def know(self, ids: QuicIds, pool: _snapshots.PoolLive, backends: Iterable[str]) -> None:
+        """Ids of another process, before `arrive`."""
+        there = set(backends)
+        here = {id_: number for number, (name, id_) in self._records.backends.items() if name == ids.pool}
+        found = {number: here[id_] for number, id_ in ids.backends.items() if id_ in there}
+        with contextlib.suppress(ValueError, OverflowError):  # of a version that keeps them otherwise
+            pool.restore_quic_ids(ids.seed, ids.lengths, ids.entries, found)
+
+    def arrive(
+        self, sessions: Sequence[MovingSession], belongings: Callable[[MovingSession], Belongings | None]
+    ) -> int:
+        workers = self._listening.workers_by_place()
+        arrivals: dict[int, _moves.Arrivals] = {}
+        count = 0
+        for session in sessions:
+            place = workers.get((session.place, session.position))
+            if place is None or not _add(arrivals, *place, session, belongings(session)):
+                os.close(session.fd)
+                continue
+            count += 1
+        for worker, arriving in arrivals.items():
+            if not self._plane.arrive(worker, arriving):
+                raise RuntimeError(f"worker {worker} has not taken the sessions that came before")
+        self._plane.hold_udp(False)
+        return count
+
+
+def _add(
+    arrivals: dict[int, _moves.Arrivals], worker: int, fd: int, session: MovingSession, owners: Belongings | None
+) -> bool:
+    """False for what cannot go on: its owners are not there, or it is told of in a way that is not known here."""
+    if owners is None:
+        return False
+    terms = {**listener_settings(owners.spec), "measured": owners.measured}
+    arriving = arrivals.setdefault(worker, _moves.Arrivals())
+    try:
+        arriving.add(owners.listener, owners.pool, owners.backend, terms, fd, session.fd, dict(session.about))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    return True
