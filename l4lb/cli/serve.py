@@ -19,7 +19,7 @@ from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.events import Event
 from l4lb.control.host import Host
 from l4lb.control.inheritance import take_over
-from l4lb.control.upgrade import TAKEOVER_FD, Successor
+from l4lb.control.upgrade import TAKEOVER_FD
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.net.handover import Channel
 from l4lb.net.privileges import lent_to_programs
@@ -58,8 +58,8 @@ def serve(file: str | None, **given: object) -> None:
         host = Host.of_process(config)
         inheritance = take_over(channel) if channel else None
         again = (lambda: load(Path(file), flags)) if file else None
+        _make_replaceable(host)
         balancer = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
-        _make_replaceable(balancer.plane.upgrading.successor, host)
     except (L4lbError, OSError, ValueError) as error:
         _tell_failed(channel, error)
         raise
@@ -105,9 +105,12 @@ def _tell_failed(channel: Channel | None, error: Exception) -> None:
         channel.close()
 
 
-def _make_replaceable(successor: Successor, host: Host) -> None:
+def _make_replaceable(host: Host) -> None:
+    """By another process, or by nothing when the admin API drains it."""
     main = threading.main_thread().ident
     assert main is not None
+    successor = host.successor
+    host.drain_asked = lambda: signal.pthread_kill(main, signal.SIGTERM)
     if os.getpid() == 1:
         successor.reason = "process 1 of a container cannot leave its place to another: start a new container"
     else:
@@ -120,9 +123,6 @@ def _make_replaceable(successor: Successor, host: Host) -> None:
 
 def _start(balancer: LoadBalancer) -> LoadBalancer:
     balancer.start()
-    main = threading.main_thread().ident
-    assert main is not None
-    balancer.plane.draining.asked = lambda: signal.pthread_kill(main, signal.SIGTERM)
 
     def follow(event: Event) -> None:
         if event.kind == "reloaded":

@@ -4,8 +4,9 @@ brings nothing: its user and its service manager are its own matter.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from l4lb.config import Config
 from l4lb.errors import ConfigError
 from l4lb.net.privileges import NET_BIND_SERVICE, NET_RAW, Identity, become, cannot_become, identity_of, may_write
 from l4lb.net.sd_notify import Notifier
+
+READY_WITHIN_S = 60.0
 
 
 def needed_capabilities(config: Config) -> set[int]:
@@ -22,12 +25,31 @@ def needed_capabilities(config: Config) -> set[int]:
     return {NET_BIND_SERVICE, NET_RAW} if transparent or as_client else {NET_BIND_SERVICE}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Successor:
+    """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
+
+    It is started on a thread of its own, within `lending`, which may lend it rights of that thread; `replaced` is
+    called with its pid once it has taken over.
+    """
+
+    command: Sequence[str] | None = None
+    reason: str = "only a process of `l4lb serve` can be replaced by another"
+    ready_within_s: float = READY_WITHIN_S
+    environment: Callable[[], dict[str, str]] = lambda: dict(os.environ)
+    lending: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    replaced: Callable[[int], None] = field(default=lambda pid: None)
+
+
+@dataclass(slots=True)
 class Host:
-    """`identity` None: it stays who it is."""
+    """`identity` None: it stays who it is. `drain_asked` is called when the admin API has begun to drain the process,
+    which then has to end."""
 
     notifier: Notifier = field(default_factory=Notifier)
     identity: Identity | None = None
+    successor: Successor = field(default_factory=Successor)
+    drain_asked: Callable[[], None] = lambda: None
 
     @classmethod
     def of_process(cls, config: Config) -> Host:

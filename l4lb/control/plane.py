@@ -95,18 +95,25 @@ class ControlPlane:
         )
         self.sessions = Sessions(self.state, forwarder, self.events)
         self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
+        self.draining.asked = self.host.drain_asked
         self.draining.stopping = lambda timeout_s: self.supervision.stopping(timeout_s)
         self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining)
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)
         self.upgrading = Upgrade(
-            self.state, forwarder, self.events, lambda: self.admin.socket, lambda: self.applying.desired
+            self.state,
+            forwarder,
+            self.events,
+            lambda: self.admin.socket,
+            lambda: self.applying.desired,
+            self.host.successor,
         )
         self.took_over: Callable[[], None] = lambda: None
         self.refusals = Refusals(self.events)
         self._watch: asyncio.Task[None] | None = None
         self._predecessor: asyncio.Task[None] | None = None
+        self._alone = asyncio.Event()  # no other process has what is handed on
         self._pauses = 0
         self._stopped = False
 
@@ -138,6 +145,7 @@ class ControlPlane:
         if self.inheritance.channel is not None:
             self._predecessor = asyncio.create_task(self._replace_predecessor(self.inheritance.channel))
         else:
+            self._alone.set()
             self.supervision.speak()
 
     def _bind(self) -> None:
@@ -170,6 +178,7 @@ class ControlPlane:
             await read_message(reader)  # "yours", or its end
             self.forwarder.own()
             self.admin.own()
+            self._alone.set()
             self.supervision.speak()
             self.took_over()
             while (said := await read_message(reader)) is not None:
@@ -256,6 +265,7 @@ class ControlPlane:
 
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
+        await self._alone.wait()  # what this process is still to get it cannot hand on
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING

@@ -22,10 +22,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
+from l4lb.control.host import Successor
 from l4lb.control.inheritance import hand_down, hand_down_sessions, health_of
 from l4lb.control.state import State
 from l4lb.errors import UpgradeError
@@ -35,26 +35,9 @@ from l4lb.net.admin_socket import AdminSocket
 from l4lb.net.handover import Channel, close_all
 
 TAKEOVER_FD = "L4LB_TAKEOVER_FD"  # environment: the new process's end
-READY_WITHIN_S = 60.0
 _TELL_EVERY_S = 0.5
 _MOVED_WITHIN_S = 5.0  # workers do it in their next turn
 _MOVED_POLL_S = 0.001
-
-
-@dataclass(slots=True)
-class Successor:
-    """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
-
-    It is started on a thread of its own, within `lending`, which may lend it rights of that thread; `replaced` is
-    called with its pid once it has taken over.
-    """
-
-    command: Sequence[str] | None = None
-    reason: str = "only a process of `l4lb serve` can be replaced by another"
-    ready_within_s: float = READY_WITHIN_S
-    environment: Callable[[], dict[str, str]] = lambda: dict(os.environ)
-    lending: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    replaced: Callable[[int], None] = field(default=lambda pid: None)
 
 
 class Upgrade:
@@ -68,8 +51,9 @@ class Upgrade:
         events: Events,
         admin: Callable[[], AdminSocket | None],
         desired: Callable[[], Desired],
+        successor: Successor,
     ) -> None:
-        self.successor = Successor()
+        self.successor = successor
         self._state = state
         self._forwarder = forwarder
         self._events = events

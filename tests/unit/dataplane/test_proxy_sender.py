@@ -72,7 +72,7 @@ def test_every_tlv_of_its_own() -> None:
     assert header.tlvs == (
         (Type.AUTHORITY, b"a.example"),
         (Type.ALPN, b"h2"),
-        (Type.UNIQUE_ID, b"0000000000000abc-0000000700000005"),
+        (Type.UNIQUE_ID, b"0000000000000abc-30064771077"),
         (0xE4, b"own"),
     )
 
