@@ -49,6 +49,7 @@ protocol = "udp"
 pool = "web"
 udp_requests = {answers}
 udp_responses = {answers}
+{listener}
 
 [pools.web]
 backends = ["127.0.0.1:{backend}"]
@@ -143,9 +144,10 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True)
 class Udp:
-    """`answers`: how many datagrams of either side a session has; 0: any number."""
+    """`answers`: how many datagrams of either side a session has; 0: any number. `listener`: lines for l4lb's."""
 
     answers: int = 0
+    listener: str = ""
 
     @property
     def for_nginx(self) -> str:
@@ -153,9 +155,9 @@ class Udp:
 
 
 def _command_udp(name: str, port: int, backend: int, directory: Path, udp: Udp) -> list[str]:
-    file = directory / f"{name}-udp-{udp.answers}.conf"
+    file = directory / f"{name}-udp-{port}.conf"
     if name == "l4lb":
-        file.write_text(L4LB_UDP.format(port=port, backend=backend, workers=1, answers=udp.answers))
+        file.write_text(L4LB_UDP.format(port=port, backend=backend, workers=1, **dataclasses.asdict(udp)))
         return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
     module = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
     text = NGINX_UDP.format(port=port, backend=backend, directory=directory, module=module, answers=udp.for_nginx)
@@ -201,13 +203,13 @@ def peer(
 def peers_udp(backend: int, directory: Path, udp: Udp) -> Iterator[list[Peer]]:
     """l4lb and nginx in front of a UDP backend. HAProxy's community edition has no generic UDP."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(_running_udp(name, backend, directory, udp)) for name in ("l4lb", "nginx")]
+        yield [stack.enter_context(peer_udp(name, backend, directory, udp)) for name in ("l4lb", "nginx")]
 
 
 @contextlib.contextmanager
-def _running_udp(name: str, backend: int, directory: Path, udp: Udp) -> Iterator[Peer]:
+def peer_udp(name: str, backend: int, directory: Path, udp: Udp) -> Iterator[Peer]:
     port = free_port()
-    log = directory / f"{name}-udp-{udp.answers}.log"
+    log = directory / f"{name}-udp-{port}.log"
     with log.open("w") as output:
         command = _command_udp(name, port, backend, directory, udp)
         process = subprocess.Popen(command, stdout=output, stderr=output)

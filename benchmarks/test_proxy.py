@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks import hostile, trains
 from benchmarks.comparing import Bar
 from benchmarks.conftest import Compare
 from benchmarks.load import wrk
-from benchmarks.peers import Options, Peer, peer
-from tests.support.programs import free_ports, program
+from benchmarks.peers import Options, Peer, Udp, listens, peer, peer_udp
+from tests.support.programs import free_port, free_ports, program
+from tests.support.waiting import wait_until
 
 NGINX = """daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;
 events {{ worker_connections 4096; }}
@@ -35,6 +39,7 @@ request = function()
   return first .. wrk.format("GET", "/")
 end
 """
+HOSTILE_RATE = 50_000
 BARS = (Bar("CPU us", 1.03), Bar("requests/s", 0.97, higher_is_better=True))
 ACCEPT = 'accept_proxy = "v2"\nproxy_trusted = ["127.0.0.1"]'
 SEND = 'send_proxy = "v2"'
@@ -74,6 +79,26 @@ def test_accepting(compare: Compare, backend: Backend, tmp_path: Path, seconds: 
 def test_accepting_and_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
     options = Options(listener=ACCEPT, pool=SEND)
     _against_plain(compare, (tmp_path, seconds), "accept_proxy and send_proxy", backend.proxied, backend.plain, options)
+
+
+def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None:
+    """50,000 a second by UDP, at the one whose client is timed or at another: the machine is as busy either way."""
+    udp, backend = Udp(listener=ACCEPT), free_port()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(trains.echo_server(backend))
+        assert wait_until(lambda: listens(backend, udp=True))
+        one, without, other = (stack.enter_context(peer_udp("l4lb", backend, tmp_path, udp)) for _ in range(3))
+
+        def work(timed: Peer) -> tuple[float, dict[str, float]]:
+            with hostile.attacker((one if timed is one else other).port, HOSTILE_RATE) as sent:
+                before, began = sent.value, time.monotonic()
+                answers, figures = hostile.ask(timed, seconds)
+                return answers, {**figures, "hostile/s": (sent.value - before) / (time.monotonic() - began)}
+
+        title = "asking by UDP among 50,000 hostile headers a second, against asking beside them"
+        running = [one, dataclasses.replace(without, name="without")]
+        seen = compare(title, (Bar("p50 us", 1.05), Bar("p99 us", 1.1)), running, work)
+    assert seen.total("l4lb", "failed") == 0
 
 
 def _against_plain(

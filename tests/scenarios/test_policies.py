@@ -197,7 +197,10 @@ def test_slow_start_gives_who_returns_a_growing_share() -> None:
             wait_usable(balancer, 2)
             with running(Server(named("a"), port=servers[0].port)):
                 wait_usable(balancer, 3)
-                weights = [one["effective_weight"] for one in balancer.status()["pools"][0]["backends"]]
-                assert weights == [0.05, 1.0, 1.0]
+
+                def weights() -> list[float]:
+                    return [one["effective_weight"] for one in balancer.status()["pools"][0]["backends"]]
+
+                assert wait_until(lambda: weights() == [0.05, 1.0, 1.0]), weights()
                 got = Counter(greeting(address_of(balancer)) for _ in range(82))  # two turns of 1 + 20 + 20
                 assert got == {"a": 2, "b": 40, "c": 40}

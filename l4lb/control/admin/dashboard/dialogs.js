@@ -5,6 +5,7 @@ import {byId, h, setText} from "./dom.js";
 const TOGETHER_MS = 300;
 const SAID_MAX = 3; // at once: of a hundred failures the list is on the page
 let toSay = [];
+let questions = 0;
 
 /**
  * Says it to screen readers, once, without moving the focus; what comes at about the same time is said together, what
@@ -38,11 +39,14 @@ export function confirmed({title, text, warning, yes}) {
   dialog.returnValue = "no";
   dialog.showModal();
   (warning ? byId("confirm-no") : byId("confirm-yes")).focus();
+  const mine = ++questions;
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      before?.focus();
-      resolve(dialog.returnValue === "yes");
-    }, {once: true});
+    dialog.addEventListener("close", function over() {
+      if (mine === questions && dialog.open) return; // of the question before: the event comes late
+      dialog.removeEventListener("close", over);
+      if (mine === questions) before?.focus();
+      resolve(mine === questions && dialog.returnValue === "yes");
+    });
   });
 }
 
