@@ -31,7 +31,8 @@ http {{
 """
 # A header of version 2 before each request: the connection is closed after it. wrk looks at the first request itself,
 # to see that it is HTTP, and does not send it.
-HEADER_FIRST = r"""local header = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc6\x33\x64\7\x9c\x40\1\xbb"
+HEADER = r"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc6\x33\x64\7\x9c\x40\1\xbb"
+HEADER_FIRST = r"""local header = "{header}"
 local looked_at = false
 request = function()
   local first = looked_at and header or ""
@@ -104,13 +105,14 @@ def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None
 def _against_plain(
     compare: Compare, where: tuple[Path, int], what: str, proxied: int, plain: int, options: Options
 ) -> None:
-    """Clients of the one with `options` send a header first."""
+    """Clients of the one with `options` send a header first; those of the other run the same script, which is what
+    limits them, without one."""
     directory, seconds = where
-    script = directory / "header.lua"
-    script.write_text(HEADER_FIRST)
+    for name, header in (("l4lb", HEADER), ("without", "")):
+        (directory / f"{name}.lua").write_text(HEADER_FIRST.replace("{header}", header))
 
     def work(one: Peer) -> tuple[float, dict[str, float]]:
-        return wrk(one, 50, seconds, close=True, script=script if one.name == "l4lb" else None)
+        return wrk(one, 50, seconds, close=True, script=directory / f"{one.name}.lua")
 
     with_header = peer("l4lb", proxied, directory, options=options, probe=False)
     with peer("l4lb", plain, directory) as without, with_header as one:
