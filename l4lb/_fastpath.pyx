@@ -20,6 +20,7 @@ from l4lb._dataplane.linux cimport (
     published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
     shared_store, write,
 )
+from l4lb._dataplane.moving cimport arrivals_reserve
 from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._moves cimport Arrivals
@@ -166,10 +167,11 @@ cdef class DataPlane:
         return taken
 
     def arrive(self, int index, Arrivals arrivals):
-        """Give worker `index` these sessions. False when it has not yet taken those before."""
+        """Give worker `index` these sessions, once. False when it has not yet taken those before."""
         cdef worker_t *w = self.plane.workers[index]
         if published_load_pointer(<void **>&w.arriving) != NULL:
             return False
+        arrivals_reserve(&self.plane, arrivals.arrivals)
         published_store_pointer(<void **>&w.arriving, arrivals.give())
         self.wake()
         return True

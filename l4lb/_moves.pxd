@@ -6,4 +6,4 @@ from l4lb._dataplane.types cimport arrivals_t
 cdef class Arrivals:
     cdef arrivals_t *arrivals
 
-    cdef arrivals_t *give(self) except NULL
+    cdef arrivals_t *give(self)

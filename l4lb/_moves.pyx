@@ -56,9 +56,7 @@ cdef class Arrivals:
         entry.measured = terms["measured"]
         self.arrivals.count += 1
 
-    cdef arrivals_t *give(self) except NULL:
+    cdef arrivals_t *give(self):
         cdef arrivals_t *given = self.arrivals
-        if given == NULL:
-            raise ValueError("they are given already")
         self.arrivals = NULL
         return given

@@ -9,7 +9,7 @@
 # What comes meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those are
 # there: no other process needs to know of them.
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -30,7 +30,7 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
-from l4lb._dataplane.types cimport arrivals_t, arriving_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport arrivals_t, arriving_t, plane_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport flow_t, link_t, moved_t
 
 # ---- reading or not ----
@@ -94,13 +94,29 @@ cdef inline void sessions_move(worker_t *w) noexcept nogil:
 
 # ---- arriving ----
 
-cdef inline void arriving_place(worker_t *w, arriving_t *one) noexcept nogil:
-    """Places are not asked for: it had them in the process that it is from."""
-    shared_add(&w.plane.sessions_active, 1)
+cdef inline void arriving_places(plane_t *plane, arriving_t *one, int64_t count) noexcept nogil:
+    """Places are not asked for: it had them in the process that it is from. Any thread."""
+    shared_add(&plane.sessions_active, count)
+    shared_add(&one.arrival.listener.sessions_active, count)
+    shared_add(&one.arrival.pool.sessions_active, count)
+    shared_add(&one.backend.sessions_active, count)
+
+
+cdef inline void arrivals_reserve(plane_t *plane, arrivals_t *arrivals) noexcept nogil:
+    """On control's thread, before a worker gets them: what they belong to is not freed meanwhile."""
+    cdef uint32_t i
+    for i in range(arrivals.count):
+        arriving_places(plane, &arrivals.entries[i], 1)
+
+
+cdef inline void arriving_drop(worker_t *w, arriving_t *one) noexcept nogil:
+    """Its client's next datagram begins a session."""
+    close(one.moved.link_fd)
+    arriving_places(w.plane, one, -1)
+
+
+cdef inline void arriving_count(worker_t *w, arriving_t *one) noexcept nogil:
     shared_add(&w.assigned, 1)
-    shared_add(&one.arrival.listener.sessions_active, 1)
-    shared_add(&one.arrival.pool.sessions_active, 1)
-    shared_add(&one.backend.sessions_active, 1)
     counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
     counter_add(&one.backend.counters[w.index].sessions_total, 1)
 
@@ -145,7 +161,7 @@ cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
-    """When memory is short its socket is closed, and its client's next datagram begins a session."""
+    """When memory is short it is dropped, or ends."""
     cdef flow_t *flow = flow_take(&w.udp.flows)
     cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
     cdef link_t *link
@@ -153,10 +169,10 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
         if flow != NULL:
             flow.next_free = w.udp.flows.free
             w.udp.flows.free = flow
-        close(one.moved.link_fd)
+        arriving_drop(w, one)
         return
     session_init(w, s, &one.arrival)
-    arriving_place(w, one)
+    arriving_count(w, one)
     arriving_fill(w, s, one)
     flow_restore(flow, &one.moved)
     s.flow = flow
@@ -179,7 +195,7 @@ cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
         if w.udp != NULL:
             session_arrive(w, &arrivals.entries[i])
         else:
-            close(arrivals.entries[i].moved.link_fd)
+            arriving_drop(w, &arrivals.entries[i])
     free(arrivals.entries)
     free(arrivals)
     published_store_pointer(<void **>&w.arriving, NULL)
@@ -196,7 +212,7 @@ cdef inline void moving_drop(worker_t *w) noexcept nogil:
     if w.arriving == NULL:
         return
     for i in range(w.arriving.count):
-        close(w.arriving.entries[i].moved.link_fd)
+        arriving_drop(w, &w.arriving.entries[i])
     free(w.arriving.entries)
     free(w.arriving)
     w.arriving = NULL
