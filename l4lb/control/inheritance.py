@@ -5,7 +5,6 @@ Everything is optional: a first start has nothing.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,7 @@ from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.admin_socket import AdminSocket
-from l4lb.net.handover import FDS_MAX, Channel, Message
-
-_MESSAGE_WITHIN_S = 30.0  # from its first byte to its last
+from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
 
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
@@ -100,23 +97,37 @@ def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic
     channel.send({"kind": "moved"})
 
 
-async def received_sessions(channel: Channel) -> tuple[list[MovingSession], list[QuicIds]]:
-    """The other end of `hand_down_sessions`: all that it tells of, up to its end, or that of its process."""
-    sessions: list[MovingSession] = []
-    quic_ids: list[QuicIds] = []
-    while True:
-        await channel.readable()
+@dataclass(slots=True)
+class Received:
+    """`over`: nothing more is to be heard from that process."""
+
+    sessions: list[MovingSession] = field(default_factory=list)
+    quic_ids: list[QuicIds] = field(default_factory=list)
+    over: bool = False
+
+    def take(self, message: Message, fds: list[int]) -> bool:
+        """False for a message that is none of them. What is told in another way than ours is left out."""
         try:
-            message, fds = await asyncio.to_thread(channel.receive, _MESSAGE_WITHIN_S)
-        except OSError:
-            return sessions, quic_ids
-        match message["kind"]:
-            case "sessions":
-                sessions += map(_session, message["sessions"], fds)
-            case "quic_ids":
-                quic_ids.append(_quic_ids(message))
-            case _:
-                return sessions, quic_ids
+            match message.get("kind"):
+                case "sessions":
+                    self.sessions += [_session(one, fd) for one, fd in zip(message["sessions"], fds, strict=True)]
+                case "quic_ids":
+                    self.quic_ids.append(_quic_ids(message))
+                case _:
+                    return False
+        except (KeyError, TypeError, ValueError):
+            close_all(fds)
+        return True
+
+
+async def received_sessions(channel: Channel) -> Received:
+    """The other end of `hand_down_sessions`: all that it tells of, up to its end, or that of its process."""
+    found = Received()
+    while (heard := await channel.heard()) is not None:
+        if not found.take(*heard):
+            return found
+    found.over = True
+    return found
 
 
 def _session(said: Mapping[str, Any], fd: int) -> MovingSession:

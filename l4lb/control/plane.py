@@ -43,7 +43,7 @@ from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
 from l4lb.model.states import Health, ProcessState
-from l4lb.net.handover import Channel, read_message
+from l4lb.net.handover import Channel
 
 _WATCH_S = 1.0
 _POLL_S = 0.02
@@ -173,15 +173,16 @@ class ControlPlane:
         try:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(channel.send, {"kind": "ready"})
-            self._take_sessions(*await received_sessions(channel))
-            reader, _ = await asyncio.open_unix_connection(sock=channel.sock)
-            await read_message(reader)  # "yours", or its end
+            received = await received_sessions(channel)
+            self._take_sessions(received.sessions, received.quic_ids)
+            over = received.over or await channel.heard() is None  # or "yours"
             self.forwarder.own()
             self.admin.own()
             self._alone.set()
             self.supervision.speak()
             self.took_over()
-            while (said := await read_message(reader)) is not None:
+            while not over and (heard := await channel.heard()) is not None:
+                said, _ = heard
                 self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
         finally:
             self.status.predecessor = None

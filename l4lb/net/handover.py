@@ -17,6 +17,7 @@ from typing import Any
 FDS_MAX = 253  # SCM_MAX_FD
 _HEAD = struct.Struct("!II")
 _MESSAGE_BYTES_MAX = 1 << 28
+_REST_WITHIN_S = 30.0  # of a message that has begun to come
 
 Message = dict[str, Any]
 
@@ -58,6 +59,8 @@ class Channel:
             if length > _MESSAGE_BYTES_MAX or count != len(fds):
                 raise ConnectionError("no message of ours")
             message = json.loads(self._exactly(length))
+            if not isinstance(message, dict):
+                raise ConnectionError("no message of ours")
         except BaseException:
             close_all(fds)
             raise
@@ -75,27 +78,21 @@ class Channel:
             left -= len(data)
         return b"".join(parts)
 
-    async def readable(self) -> None:
-        """Until a message, or the end, can be received."""
+    async def heard(self) -> tuple[Message, list[int]] | None:
+        """What `receive` returns, however long that takes; None at the end, or for what is no message of ours."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self.sock.fileno(), ready.set)
         try:
             await ready.wait()
         finally:
             loop.remove_reader(self.sock.fileno())
+        try:
+            return await asyncio.to_thread(self.receive, _REST_WITHIN_S)
+        except (OSError, ValueError):
+            return None
 
     def close(self) -> None:
         self.sock.close()
-
-
-async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """The next message without descriptors; None at the end."""
-    try:
-        length, _ = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        message: Message = json.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return message
 
 
 def close_all(fds: Sequence[int]) -> None:

@@ -88,7 +88,7 @@ def settled(balancer: LoadBalancer, crowd: Crowd, backends: list[EchoBackend]) -
 
 @pytest.mark.parametrize(
     ("limits", "arrive"),
-    [({}, 0.5), ({"udp_gro": False}, 0.5), ({"udp_requests": 3}, 0.5), ({"udp_responses": 2}, 0.1)],
+    [({}, 0.9), ({"udp_gro": False}, 0.9), ({"udp_requests": 3}, 0.9), ({"udp_responses": 2}, 0.1)],
 )
 def test_every_datagram_arrives_or_is_counted_while_a_backend_restarts(limits: dict[str, Any], arrive: float) -> None:
     """Sessions end now and then, so that the one that restarts gets new ones. With udp_responses most answers come too

@@ -1,0 +1,78 @@
+"""What a new process makes of one before it that ends, or tells of sessions in a way that is not known here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from l4lb import LoadBalancer
+from l4lb.control.inheritance import Inheritance
+from l4lb.errors import UpgradeError
+from l4lb.model.address import SocketAddress
+from l4lb.model.forwarder import Handed
+from l4lb.model.snapshot import Place
+from l4lb.model.states import Protocol
+from l4lb.net.handover import Channel
+from tests.support.balancing import make_config
+from tests.support.datagrams import UdpClient, serving_udp
+
+
+@contextlib.contextmanager
+def taking_over() -> Iterator[tuple[Channel, LoadBalancer, UdpClient]]:
+    """The other end of its channel, the balancer, which is ready and has one UDP socket from there, and a client that
+    asks there already."""
+    ours, theirs = socket.socketpair()
+    told = Channel(ours)
+    with serving_udp() as server, socket.socket(type=socket.SOCK_DGRAM) as listening, ours:
+        listening.bind(("127.0.0.1", 0))
+        host, port = listening.getsockname()
+        place = Place(Protocol.UDP, SocketAddress(socket.AF_INET, host, port))
+        about = {"address": f"{host}:{port}", "port": port, "path": "", "inode": 0}
+        inherited = Inheritance(sockets=[Handed(place, [os.dup(listening.fileno())], about)], channel=Channel(theirs))
+        config = make_config([server.address], listener={"bind": f"{host}:{port}", "protocol": "udp"})
+        with LoadBalancer(config, inheritance=inherited) as balancer, UdpClient((host, port)) as client:
+            assert told.receive(10)[0] == {"kind": "ready"}
+            client.send(b"asked before")
+            yield told, balancer, client
+
+
+def assert_is_alone(balancer: LoadBalancer, client: UdpClient) -> None:
+    assert client.receive() == b"asked before"
+    assert client.ask(b"and after") == b"and after"
+    with pytest.raises(UpgradeError, match="only a process of `l4lb serve`"):  # and does not wait for the one before
+        balancer.upgrade()
+
+
+def test_udp_waits_for_the_sessions() -> None:
+    with taking_over() as (told, balancer, client):
+        assert client.hears_nothing()
+        told.send({"kind": "moved"})
+        told.send({"kind": "yours"})
+        assert_is_alone(balancer, client)
+
+
+@pytest.mark.parametrize(
+    "last", [b"", struct.pack("!II", 100, 0), struct.pack("!II", 4, 0) + b"none", struct.pack("!II", 2, 0) + b"[]"]
+)
+def test_one_that_ends_without_a_word(last: bytes) -> None:
+    """Or within one, or with one that is none."""
+    with taking_over() as (told, balancer, client):
+        told.sock.sendall(last)
+        told.close()
+        assert_is_alone(balancer, client)
+
+
+@pytest.mark.parametrize("said", [{}, {"sessions": [{}]}, {"sessions": [1]}, {"sessions": 1}, {"sessions": [{}, {}]}])
+def test_sessions_that_are_told_of_otherwise(said: dict[str, object]) -> None:
+    """Their sockets are closed: the fixture for all tests sees that."""
+    with taking_over() as (told, balancer, client), socket.socket(type=socket.SOCK_DGRAM) as sock:
+        told.send({"kind": "sessions", **said}, [sock.fileno()])
+        told.send({"kind": "quic_ids", "pool": "web", "entries": "?"})
+        told.send({"kind": "moved"})
+        told.send({"kind": "yours"})
+        assert_is_alone(balancer, client)
