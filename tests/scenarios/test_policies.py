@@ -122,15 +122,18 @@ def test_a_higher_priority_number_serves_only_while_the_lower_is_down() -> None:
 
 
 @pytest.mark.parametrize("way", ["reject", "use_all"])
-def test_when_all_are_down_each_way_does_as_it_says(way: str) -> None:
+def test_when_all_are_down_each_way_does_as_it_says(way: str, caplog: pytest.LogCaptureFixture) -> None:
     """`reject` resets the client at once; `use_all` tries them, and those that answer after all are used."""
     with three_backends() as servers:
         never_passes = CHECKS.model_copy(update={"address": f"127.0.0.1:{free_port()}"})
         with balancing(backends(servers), health=never_passes, when_all_down=way) as balancer:
             assert wait_until(lambda: healths(balancer) == {"down"})
+            assert wait_until(lambda: "pool down" in caplog.messages)
+            assert caplog.messages.count("pool down") == 1  # at the last of the three
             if way == "use_all":
                 assert {greeting(address_of(balancer)) for _ in range(6)} == {"a", "b", "c"}
             else:
+                wait_usable(balancer, 0)  # what was seen has reached the workers
                 with pytest.raises(ConnectionError):
                     greeting(address_of(balancer))
                 wait_closed(balancer, CloseReason.NO_BACKEND)
@@ -167,9 +170,10 @@ def test_peak_ewma_does_not_take_a_refusal_for_a_quick_answer() -> None:
     with three_backends() as servers, contextlib.ExitStack() as stack:
         servers[0].stop()
         balancer = stack.enter_context(balancing(backends(servers), policy="peak_ewma"))
-        got = Counter(held(stack, address_of(balancer), 200))
-        assert set(got) == {"b", "c"}
-        assert balancer.stats().pools["web"].backends["a"].connect_failures <= 5
+        # One after the other: many at once are a load of their own, beside which it may be worth another try.
+        got = {greeting(address_of(balancer)) for _ in range(200)}
+        assert got == {"b", "c"}
+        assert balancer.stats().pools["web"].backends["a"].connect_failures <= 2
 
 
 @pytest.mark.parametrize("policy", ["maglev", "ring", "rendezvous"])

@@ -170,8 +170,9 @@ class L4lb:
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode()
 
     def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
-        """The first match of `pattern` in the log."""
-        found = wait_until(lambda: re.search(pattern, self.log) or self.process.poll() is not None, timeout_s)
+        """The first match of `pattern` in the log. A process that ended well may have one that goes on in its place
+        and writes there."""
+        found = wait_until(lambda: re.search(pattern, self.log) or self.process.poll(), timeout_s)
         match = re.search(pattern, self.log)
         assert found, self.log
         assert match is not None, self.log

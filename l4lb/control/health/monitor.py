@@ -212,6 +212,5 @@ class Monitor:
         level = logging.WARNING if health is Health.DOWN else logging.INFO
         self._events.emit(f"backend_{health}", fields, level)
         self._changed(pool, backend)
-        up = sum(one.health is Health.UP for one in pool.backends.values())
-        if up == 0:
+        if health is Health.DOWN and all(one.health is Health.DOWN for one in pool.backends.values()):
             self._events.emit("pool_down", {"pool": pool.name, "backends": len(pool.backends)}, logging.ERROR)
