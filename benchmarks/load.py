@@ -19,11 +19,11 @@ def _seconds(text: str) -> float:
 
 
 def wrk(
-    peer: Peer, clients: int, seconds: int, *, close: bool, script: Path | None = None
+    peer: Peer, clients: int, seconds: int, *, close: bool, threads: int = 1, script: Path | None = None
 ) -> tuple[float, dict[str, float]]:
-    """(requests, figures) of wrk with one thread; with `close`, every request is a session of its own; `script` is
+    """(requests, figures) of wrk; with `close`, every request is a session of its own; `script` is
     wrk's own, in Lua."""
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}", "--latency"]
+    command = ["wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}", "--latency"]
     command += ["-H", "Connection: close"] if close else []
     command += ["-s", str(script)] if script else []
     text = subprocess.run([*command, f"http://127.0.0.1:{peer.port}/"], capture_output=True, text=True, check=True)
