@@ -84,6 +84,11 @@ def test_accepting(compare: Compare, backend: Backend, tmp_path: Path, seconds: 
     _against_plain(compare, (tmp_path, seconds), "accept_proxy", ports, Options(listener=ACCEPT), BARS)
 
 
+def test_accepting_deferred(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
+    ports, options = (backend.plain, backend.plain), Options(listener=f'{ACCEPT}\ndefer_accept = "1s"')
+    _against_plain(compare, (tmp_path, seconds), "accept_proxy and defer_accept", ports, options, BARS)
+
+
 def test_accepting_and_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
     options = Options(listener=ACCEPT, pool=SEND)
     ports = (backend.proxied, backend.plain)

@@ -67,6 +67,7 @@ cdef inline int terms_fill(terms_t *terms, dict spec) except -1:
     terms.duration_ms = spec["duration_ms"]
     terms.splice = spec["splice"]
     terms.nodelay = spec["nodelay"]
+    terms.deferred = spec["deferred"]
     return 0
 
 

@@ -96,7 +96,7 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return
-    session_open(w, s, arrival.proxy_timeout_ms)
+    session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)
 
 
 # ---- handing over ----

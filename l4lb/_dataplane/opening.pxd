@@ -7,8 +7,8 @@ from libc.string cimport memset
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
-    CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HASH_KEY_DESTINATION, HASH_KEY_RANDOM,
-    HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_CLIENT_WATCHED,
+    CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_CLIENT_WATCHED,
     SESSION_READING, SIDE_CLIENT,
 )
 from l4lb._dataplane.hashing cimport random_next
@@ -54,14 +54,33 @@ cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noex
     session_arm(w, s, s.state_deadline_ms)
 
 
-cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms) noexcept nogil:
-    """A new session, whose `awaited` is the version of the header that its listener expects."""
+cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
+    """Read what is there: True when more is needed. Otherwise it goes on to a backend, or has ended."""
+    cdef preface_outcome_t outcome = preface_read(w, s)
+    if outcome == PREFACE_WAITS:
+        return True
+    if outcome == PREFACE_DONE:
+        session_route(w, s)
+    elif outcome == PREFACE_REFUSED:
+        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
+    else:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT if outcome == PREFACE_NO_MEMORY else CLOSE_CLIENT_ABORT)
+    return False
+
+
+cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms, bint deferred) noexcept nogil:
+    """A new session, whose `awaited` is the version of the header that its listener expects. Of a `deferred` client the
+    first bytes are here, mostly all that is awaited: then it need not be watched for them."""
     if pool_asks_for_hello(session_pool(w, s)):
         s.awaited |= AWAIT_HELLO
     if s.awaited == AWAIT_NOTHING:
         session_route(w, s)
         return
     s.state = SESSION_READING
+    if deferred:
+        s.up.flags |= HALF_READABLE
+        if not session_reads(w, s):
+            return
     s.flags |= SESSION_CLIENT_WATCHED
     if poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
@@ -71,18 +90,9 @@ cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_
 
 cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     cdef bint named = not s.awaited & AWAIT_HEADER
-    cdef preface_outcome_t outcome
     session_mark(s, SIDE_CLIENT, events)
-    outcome = preface_read(w, s)
-    if outcome == PREFACE_DONE:
-        session_route(w, s)
-    elif outcome == PREFACE_WAITS:
-        if not named and not s.awaited & AWAIT_HEADER:
-            session_await(w, s, HELLO_WAIT_MS)
-    elif outcome == PREFACE_REFUSED:
-        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
-    else:
-        session_end(w, s, CLOSE_RESOURCE_LIMIT if outcome == PREFACE_NO_MEMORY else CLOSE_CLIENT_ABORT)
+    if session_reads(w, s) and not named and not s.awaited & AWAIT_HEADER:
+        session_await(w, s, HELLO_WAIT_MS)
 
 
 cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:

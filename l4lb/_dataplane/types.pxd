@@ -188,6 +188,7 @@ cdef struct terms_t:              # what a new session takes along from its list
     uint32_t half_close_ms
     uint32_t duration_ms
     bint nodelay
+    bint deferred                 # accepted once its client has sent something: TCP_DEFER_ACCEPT
     uint8_t splice
 
 cdef struct listener_t:

@@ -48,6 +48,7 @@ def listener_settings(spec: ListenerSpec) -> dict[str, object]:
         "max_sessions": spec.max_sessions,
         "splice": _snapshots.SPLICE_MODES[spec.splice],
         "nodelay": spec.nodelay,
+        "deferred": spec.defer_accept_s > 0,
         "requests": spec.udp_requests,
         "responses": spec.udp_responses,
         "trains": spec.trains,

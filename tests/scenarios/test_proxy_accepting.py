@@ -31,6 +31,7 @@ CLIENT_V6 = SocketAddress(socket.AF_INET6, "2001:db8::1", 40000)
 SERVER_V6 = SocketAddress(socket.AF_INET6, "2001:db8::7", 443)
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 40000 443\r\n"
 V2 = v2(0x11, V4)
+deferring = pytest.mark.parametrize("defer", ["off", "1s"])  # the same, whether the header is there at the accept
 
 
 def refused(balancer: LoadBalancer) -> dict[str, int]:
@@ -61,10 +62,13 @@ VALID = [
 
 @pytest.mark.parametrize(("header", "source", "destination"), VALID)
 @pytest.mark.parametrize("size", [1, 7, 1 << 16])
-def test_the_header_names_the_client(header: bytes, source: str, destination: str, size: int) -> None:
+@deferring
+def test_the_header_names_the_client(header: bytes, source: str, destination: str, size: int, defer: str) -> None:
     """PROXY 2: "the receiver SHOULD tolerate" fragments: of one byte each, with the request in the last one's tail."""
     data = header + b"hello"
-    with accepting() as (receiver, balancer), connect(address_of(balancer)) as client:
+    with contextlib.ExitStack() as stack:
+        receiver, balancer = stack.enter_context(accepting(listener={"defer_accept": defer}))
+        client = stack.enter_context(connect(address_of(balancer)))
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for at in range(0, len(data), size):
             client.sendall(data[at : at + size])
@@ -126,9 +130,11 @@ def test_a_header_of_a_unix_client() -> None:
         ("crc_mismatch", v2(0x11, V4 + tlv(3, b"1234"))),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_at_once_and_counted(reason: str, header: bytes) -> None:
+@deferring
+def test_what_is_wrong_is_refused_at_once_and_counted(reason: str, header: bytes, defer: str) -> None:
     """PROXY 2: "any deviation: abort the connection as early as possible"; nothing of it reaches a backend."""
-    with serving(echo) as server, balancing([server.address], workers=1, listener=LOOPBACK) as balancer:
+    listener = {**LOOPBACK, "defer_accept": defer}
+    with serving(echo) as server, balancing([server.address], workers=1, listener=listener) as balancer:
         with connect(address_of(balancer)) as client:
             client.sendall(header)
             assert read_until_end(client) == (b"", True)
@@ -173,8 +179,10 @@ def test_a_refusal_is_an_event() -> None:
     assert event.fields == {"listener": "web", "reason": "bad_signature 1"}
 
 
-def test_unix_clients_are_trusted(tmp_path: Any) -> None:
-    listener = {"bind": ["127.0.0.1:0", f"unix:{tmp_path}/web"], "proxy_trusted": ["10.0.0.0/8"]}
+@deferring
+def test_unix_clients_are_trusted(tmp_path: Any, defer: str) -> None:
+    listener: dict[str, Any] = {"bind": ["127.0.0.1:0", f"unix:{tmp_path}/web"], "proxy_trusted": ["10.0.0.0/8"]}
+    listener["defer_accept"] = defer
     with accepting(listener=listener) as (receiver, _), connect(f"unix:{tmp_path}/web") as client:
         client.sendall(V2)
         talk(client)
@@ -200,16 +208,21 @@ def test_a_header_that_never_ends_holds_its_place_for_the_time_out_only() -> Non
         assert str(receiver.header.source) == str(CLIENT)
 
 
-def test_a_client_that_says_nothing_at_all() -> None:
-    with accepting(listener={"proxy_timeout": "100ms"}) as (_, balancer), connect(address_of(balancer)) as client:
-        assert read_until_end(client) == (b"", True)
+@deferring
+def test_a_client_that_says_nothing_at_all(defer: str) -> None:
+    with accepting(listener={"proxy_timeout": "100ms", "defer_accept": defer}) as (_, balancer):
+        began = time.monotonic()
+        with connect(address_of(balancer)) as client:
+            assert read_until_end(client) == (b"", True)
         assert refused(balancer) == {"timeout": 1}
+        assert time.monotonic() - began > (1.1 if defer == "1s" else 0.1)  # the kernel's wait comes before
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 27])
-def test_an_end_within_the_header(length: int) -> None:
+@deferring
+def test_an_end_within_the_header(length: int, defer: str) -> None:
     """PROXY 2.2: partial headers are rejected. One who connects and leaves without a byte has done nothing wrong."""
-    with accepting() as (receiver, balancer):
+    with accepting(listener={"defer_accept": defer}) as (receiver, balancer):
         with connect(address_of(balancer)) as client:
             client.sendall(V2[:length])
             client.shutdown(socket.SHUT_WR)
@@ -219,9 +232,10 @@ def test_an_end_within_the_header(length: int) -> None:
         assert receiver.headers == []
 
 
-@pytest.mark.parametrize("length", [0, 20, 28])
-def test_a_reset_in_or_behind_the_header(length: int) -> None:
-    with accepting() as (_, balancer):
+@pytest.mark.parametrize(("length", "defer"), [(0, "off"), (20, "off"), (28, "off"), (20, "1s"), (28, "1s")])
+def test_a_reset_in_or_behind_the_header(length: int, defer: str) -> None:
+    """Without a byte a deferred client was never here."""
+    with accepting(listener={"defer_accept": defer}) as (_, balancer):
         client = connect(address_of(balancer))
         client.sendall(V2[:length])
         reset(client)
@@ -231,7 +245,8 @@ def test_a_reset_in_or_behind_the_header(length: int) -> None:
 
 
 @pytest.mark.parametrize("request_", [b"", b"hello"])
-def test_a_fin_that_came_with_the_header(request_: bytes) -> None:
+@deferring
+def test_a_fin_that_came_with_the_header(request_: bytes, defer: str) -> None:
     """It is forwarded after the bytes before it, though both came before there was a backend."""
     got: list[bytes] = []
 
@@ -239,7 +254,7 @@ def test_a_fin_that_came_with_the_header(request_: bytes) -> None:
         got.append(read_all(sock))
         sock.sendall(b"answer")
 
-    with accepting(take) as (receiver, balancer):
+    with accepting(take, listener={"defer_accept": defer}) as (receiver, balancer):
         with connect(address_of(balancer)) as client:
             client.sendall(V2 + request_)
             client.shutdown(socket.SHUT_WR)
@@ -250,13 +265,14 @@ def test_a_fin_that_came_with_the_header(request_: bytes) -> None:
 
 
 @pytest.mark.parametrize("send", ["off", "v1", "v2"])
-@pytest.mark.parametrize("splice", ["auto", "always"])
+@pytest.mark.parametrize(("splice", "defer"), [("auto", "off"), ("always", "off"), ("always", "1s")])
 @pytest.mark.parametrize("size", [1, 4096, 20_000, 3_000_000])
-def test_the_stream_behind_the_header_is_whole(send: str, splice: str, size: int) -> None:
+def test_the_stream_behind_the_header_is_whole(send: str, splice: str, defer: str, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
     data = data[:size]
     with serving(echo) if send == "off" else serving(Receiver()) as server:
-        options = {"workers": 1, "listener": {**LOOPBACK, "splice": splice}, "send_proxy": send}
+        listener = {**LOOPBACK, "splice": splice, "defer_accept": defer}
+        options = {"workers": 1, "listener": listener, "send_proxy": send}
         with balancing([server.address], **options) as balancer:
             with connect(address_of(balancer)) as client:
                 writer = threading.Thread(target=lambda: client.sendall(V1 + data))
@@ -336,12 +352,12 @@ def test_received_tlvs(tlvs: list[Any], wanted: tuple[tuple[int, bytes], ...]) -
 
 @pytest.mark.parametrize("size", [1, 16384])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_authority_and_alpn_of_the_clients_tls(size: int, with_header: bool) -> None:
+@deferring
+def test_authority_and_alpn_of_the_clients_tls(size: int, with_header: bool, defer: str) -> None:
     """The ClientHello is read and passed on as it is, in however many pieces it came."""
     hello = real("a.example", ["h2", "http/1.1"])
-    listener = {"accept_proxy": "off"} if not with_header else {}
     with receiving() as (receiver, server):
-        listener = LOOPBACK if with_header else {}
+        listener = {**(LOOPBACK if with_header else {}), "defer_accept": defer}
         options = {"listener": listener, "send_proxy": "v2", "send_proxy_tlvs": ["authority", "alpn", "crc32c"]}
         with balancing([server.address], **options) as balancer, connect(address_of(balancer)) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
