@@ -92,7 +92,9 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            while self._pass() or not self._stopping:
+            while not self._stopping:
+                self._pass()
+            while self._pass():  # no more come, but the last may have come while this thread did not run
                 pass
             self._last_words()
         except Exception as error:  # a defect, which must not pass in silence; the rings count from now on

@@ -14,7 +14,7 @@ import pytest
 
 from l4lb import Config, LoadBalancer
 from l4lb.config import AdminConfig, GlobalConfig
-from l4lb.control.access_log import Counts
+from l4lb.control.access_log import Counts, Reader
 from l4lb.engine.native import NativeForwarder
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.lines import read_text
@@ -95,6 +95,23 @@ def test_all_that_end_with_the_process_are_told(tmp_path: Path) -> None:
                 sock.close()
     assert len(read_text(tmp_path / "log")) == 1500
     assert access_log.counts == Counts(1500)
+
+
+def test_nor_are_they_lost_when_it_does_not_run_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine its thread may come to itself only when it has been told to stop."""
+    wait = Reader._wait
+
+    def late(self: Reader, took: bool) -> None:
+        wait(self, took)
+        wait_until(lambda: self._stopping)
+
+    monkeypatch.setattr(Reader, "_wait", late)
+    with serving(hold) as server, contextlib.ExitStack() as stack:
+        with LoadBalancer(logging_to(tmp_path / "log", server.address)) as balancer:
+            for _ in range(5):
+                stack.enter_context(connect(address_of(balancer)))
+            assert wait_until(lambda: server.accepted == 5)
+    assert [line["close_reason"] for line in read_text(tmp_path / "log")] == ["shutdown"] * 5
 
 
 def test_a_stuck_reader_holds_up_neither_reload_nor_end(tmp_path: Path) -> None:
