@@ -21,8 +21,7 @@ def _seconds(text: str) -> float:
 def wrk(
     peer: Peer, clients: int, seconds: int, *, close: bool, threads: int = 1, script: Path | None = None
 ) -> tuple[float, dict[str, float]]:
-    """(requests, figures) of wrk; with `close`, every request is a session of its own; `script` is
-    wrk's own, in Lua."""
+    """(requests, figures) of wrk; with `close`, every request is a session of its own; `script` is in wrk's Lua."""
     command = ["wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}", "--latency"]
     command += ["-H", "Connection: close"] if close else []
     command += ["-s", str(script)] if script else []

@@ -80,19 +80,17 @@ def test_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: in
 
 
 def test_accepting(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    ports = (backend.plain, backend.plain)
-    _against_plain(compare, (tmp_path, seconds), "accept_proxy", ports, Options(listener=ACCEPT), BARS)
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy", Options(listener=ACCEPT), BARS)
 
 
 def test_accepting_deferred(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    ports, options = (backend.plain, backend.plain), Options(listener=f'{ACCEPT}\ndefer_accept = "1s"')
-    _against_plain(compare, (tmp_path, seconds), "accept_proxy and defer_accept", ports, options, BARS)
+    options = Options(listener=f'{ACCEPT}\ndefer_accept = "1s"')
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and defer_accept", options, BARS)
 
 
 def test_accepting_and_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
     options = Options(listener=ACCEPT, pool=SEND)
-    ports = (backend.proxied, backend.plain)
-    _against_plain(compare, (tmp_path, seconds), "accept_proxy and send_proxy", ports, options, BARS_OF_TWO)
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and send_proxy", options, BARS_OF_TWO)
 
 
 def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None:
@@ -116,16 +114,11 @@ def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None
 
 
 def _against_plain(
-    compare: Compare,
-    where: tuple[Path, int],
-    what: str,
-    ports: tuple[int, int],
-    options: Options,
-    bars: tuple[Bar, ...],
+    compare: Compare, where: tuple[Path, int], backend: Backend, what: str, options: Options, bars: tuple[Bar, ...]
 ) -> None:
     """Clients of the one with `options` send a header first; those of the other run the same script, which is what
     limits them, without one."""
-    (directory, seconds), (proxied, plain) = where, ports
+    directory, seconds = where
     for name, header in (("l4lb", HEADER), ("without", "")):
         (directory / f"{name}.lua").write_text(HEADER_FIRST.replace("{header}", header))
 
@@ -133,8 +126,9 @@ def _against_plain(
         script = directory / f"{one.name}.lua"
         return wrk(one, CLIENTS, seconds, close=True, threads=THREADS, script=script)
 
-    with_header = peer("l4lb", proxied, directory, options=options, probe=False)
-    with peer("l4lb", plain, directory) as without, with_header as one:
+    behind = backend.proxied if options.pool else backend.plain
+    with_header = peer("l4lb", behind, directory, options=options, probe=False)
+    with peer("l4lb", backend.plain, directory) as without, with_header as one:
         running = [one, dataclasses.replace(without, name="without")]
         seen = compare(f"one-request sessions with {what} against without, {CLIENTS} clients", bars, running, work)
     assert seen.total("l4lb", "failed") == 0
