@@ -8,7 +8,7 @@ DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
 
-.PHONY: help demo test lint unit scenarios package-test bench tables screenshots soak asan fuzz man deps build clean
+.PHONY: help demo test lint unit scenarios package-test bench bench-before tables screenshots soak asan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -41,6 +41,9 @@ soak: build $(VENV)/browser      ## the long forms of the scenarios: 10 GB, a mi
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
 	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
 	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
+
+bench-before: build  ## compare with another built checkout: make bench-before BEFORE=/path/to/it
+	$(BIN)/python -m pytest benchmarks --benchmark-only --against="$(BEFORE)" -p no:cacheprovider -k "not accepting and not sending and not hostile and not two_workers" $(ARGS)
 
 screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, six minutes
 	$(BIN)/python -m tests.support.screenshots

@@ -11,19 +11,21 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.comparing import Bar, Comparison, Figures, run_round
 from benchmarks.machines import machine
-from benchmarks.peers import Peer, peers, program
+from benchmarks.peers import Lineup, Peer, peers, program
 from benchmarks.results import Results
 from tests.support.programs import free_port, nginx
 from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
 RESULTS = pytest.StashKey[Results]()
+AGAINST_BEFORE = 1.02  # what a unit of work may cost, of what it cost before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("l4lb")
     group.addoption("--rounds", type=int, default=7, help="interleaved rounds of each comparison")
     group.addoption("--seconds", type=int, default=4, help="length of one peer's turn in a round")
+    group.addoption("--against", type=Path, help="another built checkout of l4lb to compare with, and nobody else")
     group.addoption("--write", action="store_true", help="write RESULTS.md and its plot")
 
 
@@ -46,6 +48,12 @@ def seconds(pytestconfig: pytest.Config) -> int:
     return int(pytestconfig.getoption("--seconds"))
 
 
+@pytest.fixture(scope="session")
+def lineup(pytestconfig: pytest.Config) -> Lineup:
+    before = pytestconfig.getoption("--against")
+    return Lineup(before.resolve() if before else None)
+
+
 @pytest.fixture
 def results(pytestconfig: pytest.Config) -> Results:
     return pytestconfig.stash[RESULTS]
@@ -55,12 +63,14 @@ Compare = Callable[[str, tuple[Bar, ...], list[Peer], Callable[[Peer], tuple[flo
 
 
 @pytest.fixture
-def compare(benchmark: BenchmarkFixture, results: Results, pytestconfig: pytest.Config) -> Compare:
+def compare(benchmark: BenchmarkFixture, results: Results, pytestconfig: pytest.Config, lineup: Lineup) -> Compare:
     """Run the rounds of one comparison under pytest-benchmark and keep what was measured."""
 
     def run(
         title: str, bars: tuple[Bar, ...], running: list[Peer], work: Callable[[Peer], tuple[float, Figures]]
     ) -> Comparison:
+        if lineup.before and any(one.name == "before" for one in running):
+            bars = (Bar("CPU us", AGAINST_BEFORE),)
         comparison = Comparison(title, bars)
         benchmark.pedantic(
             run_round, args=(comparison, running, work), rounds=pytestconfig.getoption("--rounds"), iterations=1
@@ -74,21 +84,21 @@ def compare(benchmark: BenchmarkFixture, results: Results, pytestconfig: pytest.
 
 
 @pytest.fixture(scope="session")
-def http_peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Peer]]:
+def http_peers(tmp_path_factory: pytest.TempPathFactory, lineup: Lineup) -> Iterator[list[Peer]]:
     """All peers in front of an nginx that answers each request with a few bytes."""
-    with nginx("hello") as backend, peers(backend.port, tmp_path_factory.mktemp("http")) as running:
+    with nginx("hello") as backend, peers(backend.port, tmp_path_factory.mktemp("http"), lineup=lineup) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def iperf3_peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Peer]]:
+def iperf3_peers(tmp_path_factory: pytest.TempPathFactory, lineup: Lineup) -> Iterator[list[Peer]]:
     """All peers in front of an iperf3 server, which takes every connection for a test: nobody probes it."""
     port, directory = free_port(), tmp_path_factory.mktemp("iperf3")
     with (directory / "server.log").open("w") as log:
         server = subprocess.Popen([program("iperf3"), "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
         try:
             assert wait_until(lambda: "listening" in (directory / "server.log").read_text())
-            with peers(port, directory, probe=False) as running:
+            with peers(port, directory, probe=False, lineup=lineup) as running:
                 yield running
         finally:
             server.kill()

@@ -114,6 +114,7 @@ backend web
     server one 127.0.0.1:{backend}
 """
 
+CHECKOUT = Path(__file__).parent.parent
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -124,6 +125,26 @@ class Options:
     workers: int = 1
     listener: str = ""
     pool: str = ""
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Who is compared. `before`: another built checkout of l4lb, in the place of the other products."""
+
+    before: Path | None = None
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ("l4lb", "before") if self.before else ("l4lb", "nginx", "haproxy")
+
+    @property
+    def datagrams(self) -> tuple[str, ...]:
+        """HAProxy's community edition has no generic UDP."""
+        return ("l4lb", "before") if self.before else ("l4lb", "nginx")
+
+    def directory_of(self, name: str) -> Path:
+        """From where `python -m l4lb` runs that one."""
+        return self.before if name == "before" and self.before else CHECKOUT
 
 
 @dataclass
@@ -156,7 +177,7 @@ class Udp:
 
 def _command_udp(name: str, port: int, backend: int, directory: Path, udp: Udp) -> list[str]:
     file = directory / f"{name}-udp-{port}.conf"
-    if name == "l4lb":
+    if name in ("l4lb", "before"):
         file.write_text(L4LB_UDP.format(port=port, backend=backend, workers=1, **dataclasses.asdict(udp)))
         return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
     module = f"load_module {STREAM_MODULE};" if STREAM_MODULE.exists() else ""
@@ -168,7 +189,7 @@ def _command_udp(name: str, port: int, backend: int, directory: Path, udp: Udp) 
 def _command(name: str, port: int, backend: int, directory: Path, options: Options) -> list[str]:
     """How to start the peer called `name`; its configuration goes into `directory`."""
     file = directory / f"{name}-{port}.conf"
-    if name == "l4lb":
+    if name in ("l4lb", "before"):
         file.write_text(L4LB.format(port=port, backend=backend, **dataclasses.asdict(options)))
         return [sys.executable, "-m", "l4lb", "serve", "-c", str(file)]
     if name == "nginx":
@@ -181,13 +202,20 @@ def _command(name: str, port: int, backend: int, directory: Path, options: Optio
 
 @contextlib.contextmanager
 def peer(
-    name: str, backend: int, directory: Path, *, probe: bool = True, options: Options = Options()
+    name: str,
+    backend: int,
+    directory: Path,
+    *,
+    probe: bool = True,
+    options: Options = Options(),
+    lineup: Lineup = Lineup(),
 ) -> Iterator[Peer]:
     """Start one; `probe` waits until it accepts, by a connection that the backend sees too."""
     port = free_port()
     log = directory / f"{name}-{port}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(_command(name, port, backend, directory, options), stdout=output, stderr=output)
+        command = _command(name, port, backend, directory, options)
+        process = subprocess.Popen(command, cwd=lineup.directory_of(name), stdout=output, stderr=output)
         try:
             assert wait_until(lambda: listens(port) or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()
@@ -200,19 +228,19 @@ def peer(
 
 
 @contextlib.contextmanager
-def peers_udp(backend: int, directory: Path, udp: Udp) -> Iterator[list[Peer]]:
-    """l4lb and nginx in front of a UDP backend. HAProxy's community edition has no generic UDP."""
+def peers_udp(backend: int, directory: Path, udp: Udp, lineup: Lineup = Lineup()) -> Iterator[list[Peer]]:
+    """All that are compared in front of a UDP backend, l4lb first."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(peer_udp(name, backend, directory, udp)) for name in ("l4lb", "nginx")]
+        yield [stack.enter_context(peer_udp(name, backend, directory, udp, lineup)) for name in lineup.datagrams]
 
 
 @contextlib.contextmanager
-def peer_udp(name: str, backend: int, directory: Path, udp: Udp) -> Iterator[Peer]:
+def peer_udp(name: str, backend: int, directory: Path, udp: Udp, lineup: Lineup = Lineup()) -> Iterator[Peer]:
     port = free_port()
     log = directory / f"{name}-udp-{port}.log"
     with log.open("w") as output:
         command = _command_udp(name, port, backend, directory, udp)
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=lineup.directory_of(name), stdout=output, stderr=output)
         try:
             assert wait_until(lambda: listens(port, udp=True) or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()
@@ -230,9 +258,9 @@ def listens(port: int, *, udp: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def peers(backend: int, directory: Path, *, probe: bool = True) -> Iterator[list[Peer]]:
+def peers(backend: int, directory: Path, *, probe: bool = True, lineup: Lineup = Lineup()) -> Iterator[list[Peer]]:
     """All that are compared, l4lb first."""
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(peer(name, backend, directory, probe=probe)) for name in ("l4lb", "nginx", "haproxy")
+            stack.enter_context(peer(name, backend, directory, probe=probe, lineup=lineup)) for name in lineup.streams
         ]

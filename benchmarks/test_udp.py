@@ -13,7 +13,7 @@ from benchmarks import trains
 from benchmarks.comparing import Bar
 from benchmarks.conftest import Compare
 from benchmarks.load import dnsperf
-from benchmarks.peers import Udp, listens, peers_udp, program
+from benchmarks.peers import Lineup, Udp, listens, peers_udp, program
 from tests.support.programs import free_port
 from tests.support.waiting import wait_until
 
@@ -69,22 +69,24 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("answers", [0, 1], ids=["long sessions", "one session a query"])
-def test_dns(compare: Compare, dns: int, queries: Path, tmp_path: Path, seconds: int, answers: int) -> None:
+def test_dns(
+    compare: Compare, dns: int, queries: Path, tmp_path: Path, seconds: int, answers: int, lineup: Lineup
+) -> None:
     program("dnsperf")
     cpu, rate = (0.33, 2.4) if answers else (0.8, 1.0)
     bars = (Bar("CPU us", cpu), Bar("queries/s", rate, higher_is_better=True))
     title = f"DNS, 50 clients, {'one session a query' if answers else 'long sessions'}"
-    with peers_udp(dns, tmp_path, Udp(answers)) as running:
+    with peers_udp(dns, tmp_path, Udp(answers), lineup) as running:
         seen = compare(title, bars, running, lambda one: dnsperf(one, queries, 50, seconds))
     assert seen.total("l4lb", "failed") == 0
 
 
-def test_trains(compare: Compare, tmp_path: Path, seconds: int) -> None:
+def test_trains(compare: Compare, tmp_path: Path, seconds: int, lineup: Lineup) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
         stack.enter_context(trains.echo_server(port))
         assert wait_until(lambda: listens(port, udp=True))
-        running = stack.enter_context(peers_udp(port, tmp_path, Udp()))
+        running = stack.enter_context(peers_udp(port, tmp_path, Udp(), lineup))
         title = "trains of 1,200-byte datagrams, one flow, both ways (unit: GB)"
         seen = compare(title, (Bar("CPU us", 0.3),), running, lambda one: trains.run(one, seconds))
     assert seen.total("l4lb", "failed") == 0
