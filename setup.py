@@ -5,6 +5,7 @@
 * ``release`` (default): optimised, no assertions
 * ``debug``: unoptimised, with symbols and the data plane's assertions
 * ``asan``: AddressSanitizer and UndefinedBehaviorSanitizer (run Python with the sanitizer runtimes preloaded)
+* ``tsan``: ThreadSanitizer (run Python with its runtime preloaded, and without address randomisation)
 * ``coverage``: gcov counters
 
 ``L4LB_PROBE=1`` also builds the tests' probe module, which cimports the same headers as the product.
@@ -43,6 +44,10 @@ BUILDS: dict[str, tuple[list[str], list[str]]] = {
             "-fno-sanitize-recover=undefined",
         ],
         ["-fsanitize=address,undefined"],
+    ),
+    "tsan": (
+        ["-O1", "-g3", "-UNDEBUG", "-DL4LB_DEBUG", "-fno-omit-frame-pointer", "-fsanitize=thread"],
+        ["-fsanitize=thread"],
     ),
     "coverage": (["-O0", "-g3", "-UNDEBUG", "--coverage"], ["--coverage"]),
 }

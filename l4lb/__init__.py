@@ -7,8 +7,8 @@
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own, without the time that importing it takes
 if sys.platform != "linux":
     raise ImportError("l4lb runs on Linux only: it is built on epoll, splice and SO_REUSEPORT.")
 

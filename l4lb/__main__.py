@@ -1,6 +1,39 @@
-"""``python -m l4lb``."""
+"""``python -m l4lb``, and the console script: what has to hold before anything is imported that takes time.
 
-from l4lb.cli.main import main
+Python's own answer to SIGINT is an exception wherever it is, which in the middle of an import is a traceback. So until
+a command runs, SIGINT ends the process as the kernel does; what `l4lb serve` and `l4lb demo` wait for is kept for them
+from here on. Descriptors 0 to 2 are open from here on: a socket that got the number of a closed one would be written
+what is for the user.
+"""
+
+import os
+import signal
+import sys
+
+KEEPING = {
+    "serve": {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2},
+    "demo": {signal.SIGTERM, signal.SIGINT},
+}  # by command: the signals that it waits for
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, KEEPING.get("".join(sys.argv[1:2]), ()))
+    _open_standard_files()
+    from l4lb.cli.main import main as command
+
+    command()
+
+
+def _open_standard_files() -> None:
+    """Those that were closed (``>&-``) are /dev/null: open(2) takes the lowest free number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:  # EBADF
+            if os.open(os.devnull, os.O_RDWR) != fd:
+                raise
+
 
 if __name__ == "__main__":
     main()

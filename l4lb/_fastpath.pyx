@@ -16,7 +16,7 @@ from l4lb._dataplane.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS,
 )
 from l4lb._dataplane.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_pointer, published_load_u32,
+    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer,
     published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
     shared_store, write,
 )
@@ -221,9 +221,9 @@ cdef class DataPlane:
         late_answers, connect time buckets, their sum in us) of one worker."""
         cdef worker_t *w = self.plane.workers[index]
         return (
-            published_load_u32(&w.sessions.active),
-            published_load_u32(&w.pipes.out_count),
-            published_load_u32(&w.chunks.out_count),
+            gauge_read(&w.sessions.active),
+            gauge_read(&w.pipes.out_count),
+            gauge_read(&w.chunks.out_count),
             counter_read(&w.counters.busy_ns),
             counter_read(&w.counters.turns),
             counter_read(&w.counters.spliced_bytes),

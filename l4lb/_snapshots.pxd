@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t,
+    backend_live_t, backend_options_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t,
 )
 
 
@@ -21,6 +21,10 @@ cdef class PoolLive:
 cdef class ListenerLive:
     cdef listener_live_t live
     cdef uint32_t worker_count
+    cdef backend_options_t **options     # every set that there was, each once
+    cdef uint32_t options_count
+
+    cdef int keep_options(self, uint32_t count) except -1
 
 
 cdef class NativePool:

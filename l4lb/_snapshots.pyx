@@ -7,6 +7,7 @@ import os
 from cython cimport final
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memcmp
 
 from l4lb._convert cimport (
     buckets_list, counters, indices_copy, local_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill,
@@ -19,7 +20,9 @@ from l4lb._dataplane.enums cimport (
     PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
-from l4lb._dataplane.linux cimport AF_UNIX, htons, published_store_u64, shared_read, shared_store, sockaddr_in
+from l4lb._dataplane.linux cimport (
+    AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
+)
 from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_REFUSAL_COUNT, PROXY_V1, PROXY_V2
 from l4lb._dataplane.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
@@ -27,7 +30,8 @@ from l4lb._dataplane.quic cimport (
 from l4lb._dataplane.stats cimport counters_free, counters_total
 from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.types cimport (
-    backend_counters_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t, pool_t, queue_t,
+    backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
+    pool_t, queue_t,
 )
 
 SELECTIONS = {
@@ -166,10 +170,35 @@ cdef class ListenerLive:
         self.live.flows = <flow_list_t *>zeroed(worker_count, sizeof(flow_list_t))
         for i in range(worker_count):
             self.live.flows[i].head = self.live.flows[i].tail = NO_INDEX
+        self.keep_options(1)
+
+    cdef int keep_options(self, uint32_t count) except -1:
+        """Room for so many sets of options. Those that there are stay where they are: a worker may be reading one."""
+        cdef backend_options_t **grown = <backend_options_t **>zeroed(count, sizeof(backend_options_t *))
+        cdef uint32_t i
+        for i in range(self.options_count):
+            grown[i] = self.options[i]
+        free(self.options)
+        self.options = grown
+        for i in range(self.options_count, count):
+            grown[i] = <backend_options_t *>zeroed(1, sizeof(backend_options_t))
+            self.options_count += 1
+        if self.live.options == NULL:
+            self.live.options = grown[0]
+        return 0
 
     def set_options(self, dict options):
-        """What `backend_options_t` names; for connects from now on."""
-        self.live.options = options
+        """What `backend_options_t` names; for connects from now on, and never a part of it."""
+        cdef backend_options_t wanted = options
+        cdef uint32_t i
+        for i in range(self.options_count):
+            if memcmp(self.options[i], &wanted, sizeof(wanted)) == 0:
+                break
+        else:
+            self.keep_options(self.options_count + 1)
+            i = self.options_count - 1
+            self.options[i][0] = wanted
+        published_store_pointer(<void **>&self.live.options, self.options[i])
 
     def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
         """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
@@ -181,8 +210,12 @@ cdef class ListenerLive:
         published_store_u64(&self.live.limits.session_rate, session_rate)
 
     def __dealloc__(self):
+        cdef uint32_t i
         counters_free(<void **>self.live.counters, self.worker_count)
         free(self.live.flows)
+        for i in range(self.options_count):
+            free(self.options[i])
+        free(self.options)
 
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)

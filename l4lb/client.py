@@ -7,8 +7,9 @@ import http.client
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any, Self, cast
-from urllib.parse import urlencode
+from urllib.parse import urlencode as _urlencode
 
 from l4lb.errors import AdminError
 from l4lb.model.changes import Changes
@@ -206,6 +207,10 @@ class Client:
             message = error.get("message", f"HTTP {status}")
             raise AdminError(message, code=error.get("code", "error"), status=status)
         return parsed
+
+
+def urlencode(query: Mapping[str, object]) -> str:
+    return _urlencode(query, errors="surrogateescape")  # an argument may be any bytes
 
 
 def _filter(pool: str, backend: str, source: str, listener: str) -> dict[str, str]:

@@ -26,8 +26,14 @@ class Problem:
     line: int = 0
 
     def __str__(self) -> str:
+        """One line, whatever the file has in it."""
         place = ":".join(part for part in (self.file, str(self.line) if self.line else "") if part)
-        return ": ".join(part for part in (place, self.path, self.message) if part)
+        text = ": ".join(part for part in (place, self.path, self.message) if part)
+        return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
 
 
 class ConfigError(L4lbError):

@@ -29,7 +29,7 @@ class Asking(Protocol):
 
 
 def quoted(text: str) -> str:
-    return quote(text, safe="")
+    return quote(text, safe="", errors="surrogateescape")  # an argument may be any bytes
 
 
 def _stats(said: Mapping[str, Any]) -> BackendStats:

@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from l4lb._dataplane.linux cimport gauge_add
 from l4lb._dataplane.parts cimport chunk_t, chunks_t
 
 cdef enum:
@@ -36,12 +37,12 @@ cdef inline chunk_t *chunk_take(chunks_t *self, const uint8_t *data, uint32_t le
     chunk.start = 0
     chunk.length = length
     memcpy(chunk_bytes(chunk), data, length)
-    self.out_count += 1
+    gauge_add(&self.out_count, 1)
     return chunk
 
 
 cdef inline void chunk_give(chunks_t *self, chunk_t *chunk) noexcept nogil:
-    self.out_count -= 1
+    gauge_add(&self.out_count, -1)
     if self.idle_count[chunk.size_class] >= CHUNK_IDLE_MAX:
         free(chunk)
         return

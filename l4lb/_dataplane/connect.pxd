@@ -21,8 +21,8 @@ from l4lb._dataplane.linux cimport (
     EMFILE, ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EPOLLOUT, ETIMEDOUT, IPPROTO_IP,
     IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK,
-    TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
@@ -169,7 +169,7 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
     if fd < 0:
         return socket_refusal(errno)
     s.backend_fd = fd
-    backend_set_options(fd, family, &s.listener.options)
+    backend_set_options(fd, family, <backend_options_t *>published_load_pointer(<void **>&s.listener.options))
     if pool.transparent and not client_fits(&s.source, family):
         return ATTEMPT_MISFIT
     if pool.transparent and client_bind(fd, &s.source) < 0:

@@ -37,6 +37,10 @@ cdef extern from * nogil:
     #define counter_add(p, n) __atomic_store_n((p), *(p) + (uint64_t)(n), __ATOMIC_RELAXED)
     #define counter_read(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 
+    /* The same, of how much is in use: it goes up and down. */
+    #define gauge_add(p, n) __atomic_store_n((p), *(p) + (uint32_t)(n), __ATOMIC_RELAXED)
+    #define gauge_read(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+
     /* Any writer: shared between workers. */
     #define shared_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
     #define shared_read(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -70,6 +74,8 @@ cdef extern from * nogil:
     bint unlikely "l4lb_unlikely"(bint condition)
     void counter_add(uint64_t *counter, uint64_t amount)
     uint64_t counter_read(uint64_t *counter)
+    void gauge_add(uint32_t *gauge, int amount)
+    uint32_t gauge_read(uint32_t *gauge)
     int64_t shared_add(int64_t *value, int64_t amount)
     int64_t shared_read(int64_t *value)
     void shared_store(int64_t *value, int64_t new_value)

@@ -4,7 +4,7 @@
 from libc.stdlib cimport free, malloc
 
 from l4lb._dataplane.enums cimport PIPE_BYTES, PIPE_CACHE_MAX
-from l4lb._dataplane.linux cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
+from l4lb._dataplane.linux cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, gauge_add, pipe2
 from l4lb._dataplane.parts cimport pipe_t, pipes_t
 
 
@@ -46,12 +46,12 @@ cdef inline pipe_t *pipe_take(pipes_t *self) noexcept nogil:
         pipe = pipe_open()
         if pipe == NULL:
             return NULL
-    self.out_count += 1
+    gauge_add(&self.out_count, 1)
     return pipe
 
 
 cdef inline void pipe_give(pipes_t *self, pipe_t *pipe) noexcept nogil:
-    self.out_count -= 1
+    gauge_add(&self.out_count, -1)
     if pipe.held_bytes or self.idle_count >= PIPE_CACHE_MAX:
         pipe_close(pipe)
         return

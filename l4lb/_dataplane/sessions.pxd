@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
 from l4lb._dataplane.enums cimport NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE
+from l4lb._dataplane.linux cimport gauge_add
 from l4lb._dataplane.types cimport session_t, sessions_t
 
 
@@ -53,7 +54,7 @@ cdef inline session_t *sessions_take(sessions_t *self) noexcept nogil:
         return NULL
     s = sessions_at(self, self.free_head)
     self.free_head = s.next_free
-    self.active += 1
+    gauge_add(&self.active, 1)
     return s
 
 
@@ -65,7 +66,7 @@ cdef inline void sessions_give(sessions_t *self, session_t *s) noexcept nogil:
         s.generation = 1
     s.next_free = self.free_head
     self.free_head = s.index
-    self.active -= 1
+    gauge_add(&self.active, -1)
 
 
 cdef inline void sessions_free(sessions_t *self) noexcept nogil:

@@ -125,7 +125,7 @@ cdef struct limits_t:             # of one listener, for all workers. Control wr
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
 
-cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Control writes it at any time
+cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable: a set that belongs together
     bint keepalive
     int keepalive_idle_s
     int keepalive_interval_s
@@ -138,7 +138,7 @@ cdef struct listener_live_t:
     listener_counters_t **counters
     flow_list_t *flows            # by worker, each touched by its worker alone
     limits_t limits
-    backend_options_t options
+    backend_options_t *options    # control publishes one after the other; all stay as long as the listener
 
 # ---- a snapshot ----
 

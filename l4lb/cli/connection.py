@@ -56,9 +56,15 @@ def read_token(file: str | None) -> str:
         raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the process here; `l4lb.cli.main` knows what becomes of one whose reader has left."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
-    found = Console()
-    return found if found.is_terminal else Console(width=PIPED_WIDTH)
+    found = _Console()
+    return found if found.is_terminal else _Console(width=PIPED_WIDTH)
 
 
 class Progress:

@@ -1,9 +1,16 @@
-"""``l4lb``: the group of commands, and how errors leave it: on stderr; 1 failed, 2 usage or bad config."""
+"""``l4lb``: the group of commands, and how errors leave it: on stderr; 1 failed, 2 usage or bad config, 130 interrupted
+(as a shell says of SIGINT), 141 when who reads the output has left (of SIGPIPE)."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -28,7 +35,47 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = 128 + signal.SIGINT
+READER_LEFT = 128 + signal.SIGPIPE
+
+
+class Left(Exception):
+    """What ends a command and is no error of its own: past click, which has other exit codes for them."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def _leaving() -> Iterator[None]:
+    """Only output raises BrokenPipeError here: an instance that is gone is an AdminError. SIGINT, which so far ends the
+    process on the spot, is an exception meanwhile."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if before == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except BrokenPipeError:
+        raise Left(READER_LEFT) from None
+    except KeyboardInterrupt:
+        raise Left(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Commands(click.Group):
+    def make_context(self, *given: Any, **options: Any) -> click.Context:
+        with _leaving():
+            return super().make_context(*given, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _leaving():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -46,14 +93,36 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script."""
-    sys.exit(run())
+    """The console script, see `l4lb.__main__`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None, where it was closed
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    try:
+        code = run()
+    except OSError:  # stderr cannot be written either
+        code = READER_LEFT
+    for stream in (sys.stdout, sys.stderr):
+        _drop_what_is_left(stream)
+    sys.exit(code)
+
+
+def _drop_what_is_left(stream: Any) -> None:
+    """Of output that cannot be written: the interpreter would try again at its end, and say so."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run() -> int:
     """Run the command that was asked for; what goes wrong is told in one line first. The exit code."""
     try:
         return int(cli.main(prog_name="l4lb", standalone_mode=False) or 0)
+    except Left as left:
+        if left.exit_code == INTERRUPTED:
+            click.echo("l4lb: interrupted", err=True)
+        return left.exit_code
     except click.UsageError as error:
         click.echo(f"l4lb: {error.format_message()}", err=True)
         if error.ctx is not None:
@@ -63,9 +132,16 @@ def run() -> int:
         click.echo(f"l4lb: {error.format_message()}", err=True)
     except click.Abort:
         click.echo("l4lb: interrupted", err=True)
+        return INTERRUPTED
     except ConfigError as error:
         click.echo(str(error), err=True)
         return 2
     except L4lbError as error:
         click.echo(f"l4lb: {error}", err=True)
+    except MemoryError:
+        click.echo("l4lb: out of memory", err=True)
+    except BrokenPipeError:
+        return READER_LEFT
+    except OSError as error:  # such as ENOSPC, of what the output goes to
+        click.echo(f"l4lb: {error.strerror or error}", err=True)
     return 1

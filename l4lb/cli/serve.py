@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import click
@@ -18,15 +19,16 @@ from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.events import Event
 from l4lb.control.host import Host
-from l4lb.control.inheritance import take_over
+from l4lb.control.inheritance import Inheritance, take_over
 from l4lb.control.upgrade import TAKEOVER_FD
-from l4lb.errors import ConfigError, L4lbError
+from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
 from l4lb.net.privileges import lent_to_programs
 from l4lb.net.sd_notify import for_successor
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_LOOK_AGAIN_S = 0.05
 
 
 def _config(file: str | None, flags: Flags) -> Config:
@@ -56,17 +58,17 @@ def serve(file: str | None, **given: object) -> None:
         config = _config(file, flags)
         _set_up_log(config)
         host = Host.of_process(config)
-        inheritance = take_over(channel) if channel else None
+        inheritance = _inherited(channel) if channel else None
         again = (lambda: load(Path(file), flags)) if file else None
         _make_replaceable(host)
-        balancer = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
-    except (L4lbError, OSError, ValueError) as error:
+        balancer, told = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
+    except (L4lbError, click.ClickException) as error:
         _tell_failed(channel, error)
         raise
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
     try:
-        if _handle_signals(balancer):
+        if told or _handle_signals(balancer):
             drain_or_second_signal(balancer)
     finally:
         balancer.close()
@@ -96,12 +98,27 @@ def _reopen_logs(balancer: LoadBalancer) -> None:
 def _predecessor() -> Channel | None:
     """The process that this one is to replace, if there is one."""
     fd = os.environ.pop(TAKEOVER_FD, "")
-    return Channel.of_fd(int(fd)) if fd.isdigit() else None
+    if not fd:
+        return None
+    try:
+        return Channel.of_fd(int(fd))
+    except (OSError, ValueError, OverflowError) as error:  # EBADF, ENOTSOCK; no number
+        reason = error.strerror if isinstance(error, OSError) else "expected the number of a socket"
+        raise ConfigError([Problem(TAKEOVER_FD, f'"{fd}": {reason}; only an upgrade sets it')]) from None
+
+
+def _inherited(channel: Channel) -> Inheritance:
+    try:
+        return take_over(channel)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+        raise EngineError(f"nothing can be taken over from the process before this one: {reason}") from error
 
 
 def _tell_failed(channel: Channel | None, error: Exception) -> None:
     if channel is not None:
-        channel.send({"kind": "failed", "reason": str(error)})
+        with contextlib.suppress(OSError):  # it is gone
+            channel.send({"kind": "failed", "reason": str(error)})
         channel.close()
 
 
@@ -121,55 +138,100 @@ def _make_replaceable(host: Host) -> None:
         successor.lending = lent_to_programs
 
 
-def _start(balancer: LoadBalancer) -> LoadBalancer:
-    balancer.start()
+def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
+    """Started, and whether it has been told to stop already."""
+    with _ending_at_second_signal() as told:
+        balancer.start()
 
     def follow(event: Event) -> None:
         if event.kind == "reloaded":
             _log_as(balancer.plane.state.config)
 
     balancer.plane.events.subscribe(follow)
-    return balancer
+    return balancer, told.is_set()
+
+
+@contextlib.contextmanager
+def _ending_at_second_signal() -> Iterator[threading.Event]:
+    """While it starts, which may take long. The first signal to stop, which sets the event, is obeyed once that is
+    over; at a second one there is nothing to put in order, since no client was served yet."""
+    over, told = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        while not over.is_set():
+            if signal.sigtimedwait(STOP_SIGNALS, _LOOK_AGAIN_S / 5) is not None:
+                if told.is_set():
+                    os._exit(0)
+                told.set()
+
+    listening = threading.Thread(target=listen, name="l4lb-signal", daemon=True)
+    listening.start()
+    try:
+        yield told
+    finally:
+        over.set()
+        listening.join()
 
 
 def _handle_signals(balancer: LoadBalancer) -> bool:
     """Until one says to stop. What a reload or an upgrade comes to is in the log."""
+    reload, upgrade = Errand(balancer.reload), Errand(balancer.upgrade)
+    reopen = Errand(lambda: _reopen_logs(balancer))
     while True:
         match signal.sigwait(SIGNALS):
             case signal.SIGHUP:
-                _in_background(balancer.reload)
+                reload.run()
             case signal.SIGUSR1:
-                _in_background(lambda: _reopen_logs(balancer))
+                reopen.run()
             case signal.SIGUSR2:
-                _in_background(balancer.upgrade)
+                upgrade.run()
             case _:
                 return True
 
 
-def _in_background(call: Callable[[], object]) -> None:
-    """So that a signal to stop is heard meanwhile."""
+class Errand:
+    """`call` on a thread of its own, so that a signal to stop is heard meanwhile. Asked for while it runs it is run
+    once more after that, however often it was asked for."""
 
-    def run() -> None:
-        with contextlib.suppress(L4lbError):  # its event tells
-            call()
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._running = False
 
-    threading.Thread(target=run, name="l4lb-signal", daemon=True).start()
+    def run(self) -> None:
+        with self._lock:
+            self._wanted = True
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._run, name="l4lb-signal", daemon=True).start()
+
+    def _run(self) -> None:
+        while self._next():
+            with contextlib.suppress(L4lbError, CancelledError):  # its event tells; or the process ends
+                self._call()
+
+    def _next(self) -> bool:
+        with self._lock:
+            self._running, self._wanted = self._wanted, False
+            return self._running
 
 
 def drain_or_second_signal(balancer: LoadBalancer) -> None:
     """Drain up to drain_timeout; a second signal ends that at once."""
     drained = threading.Event()
+    reopen = Errand(lambda: _reopen_logs(balancer))
 
     def drain() -> None:
-        try:
+        with contextlib.suppress(L4lbError, CancelledError):  # it is closed already: a second signal came
             balancer.drain()
-        finally:
-            drained.set()
+        drained.set()
 
     threading.Thread(target=drain, name="l4lb-drain", daemon=True).start()
     while not drained.is_set():
-        told = signal.sigtimedwait((*STOP_SIGNALS, signal.SIGUSR1), 0.05)
+        told = signal.sigtimedwait((*STOP_SIGNALS, signal.SIGUSR1), _LOOK_AGAIN_S)
         if told is not None and told.si_signo == signal.SIGUSR1:
-            _in_background(lambda: _reopen_logs(balancer))
+            reopen.run()
         elif told is not None:
             return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.text import Text
@@ -28,6 +31,7 @@ WIDE = 104  # columns of a terminal from which the tables have a trend
 MARGIN = 4  # columns beside a table: padding and a scroll bar
 WEIGHT_MAX = 65535
 Row = list[Text]
+T = TypeVar("T")
 
 
 def rate_text(rate: float) -> str:
@@ -123,6 +127,7 @@ class Top(App[None]):
         Binding("plus,equals_sign", "weight(1)", "Weight up", key_display="+"),
         Binding("minus", "weight(-1)", "Weight down", key_display="-"),
         Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
     def __init__(self, connect: Callable[[], Client], interval: float) -> None:
@@ -144,6 +149,9 @@ class Top(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
+        # The terminal is put in order first; SIGHUP, of one that is gone, ends the process as the kernel does.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
         self.query_one("#backends").focus()
         self.set_interval(self._interval, self._poll)
         self.call_later(self._poll)
@@ -161,7 +169,7 @@ class Top(App[None]):
         async with self._polling:
             try:
                 with self._connect() as client:
-                    self._status = await client.astatus()
+                    self._status = await _aside(client.status)
                 self._lost = ""
                 self._rates.feed(self._status, time.monotonic())
             except AdminError as error:
@@ -282,19 +290,45 @@ class Top(App[None]):
         async with self._changing:
             try:
                 with self._connect() as client:
-                    await asyncio.to_thread(lambda: change(RemotePool(client, pool).find(id_)))
+                    await _aside(lambda: change(RemotePool(client, pool).find(id_)))
                 self.notify(f"{pool}: {id_}: {what}", timeout=2)
             except AdminError as error:
                 self.notify(str(error), severity="error")
         await self._poll()
 
 
+async def _aside(call: Callable[[], T]) -> T:
+    """`call` on a thread of its own. Unlike those of `asyncio.to_thread` it does not hold up the end of the process,
+    when an instance does not answer."""
+    loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def run() -> None:
+        try:
+            result, error = call(), None
+        except Exception as raised:
+            result, error = None, raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, future, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    found: T = await future
+    return found
+
+
+def _resolve(future: asyncio.Future[Any], result: object, error: Exception | None) -> None:
+    if future.cancelled():
+        return
+    future.set_exception(error) if error is not None else future.set_result(result)
+
+
 @click.command()
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, metavar="SECONDS")
 @admin_options
-def top(interval: float, admin: str | None, token_file: str | None) -> None:
+def top(interval: float, admin: str | None, token_file: str | None) -> int:
     """Watch a running instance: listeners, pools, backends; drain, ready and weights by keys."""
     connected(admin, token_file).close()  # a wrong address or token file is an error before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("top needs a terminal; `l4lb status` prints the same once")
-    Top(lambda: connected(admin, token_file), interval).run()
+    app = Top(lambda: connected(admin, token_file), interval)
+    app.run()
+    return app.return_code or 0

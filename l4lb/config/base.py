@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Model(BaseModel):
@@ -27,5 +27,17 @@ def listify(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Count = Annotated[int, BeforeValidator(reject_bool), Field(ge=0)]
-PositiveCount = Annotated[int, BeforeValidator(reject_bool), Field(ge=1)]
+def _one_line(text: str) -> str:
+    """What stands in lines of logs, in URLs and in file names."""
+    wrong = next((char for char in text if ord(char) < 32 or ord(char) in range(127, 160)), "")
+    if wrong:
+        raise ValueError(f"has a control character (U+{ord(wrong):04X})")
+    return text
+
+
+COUNT_MAX = 2**31 - 1  # what the kernel and the data plane take
+NAME_MAX = 255
+Count = Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=COUNT_MAX)]
+PositiveCount = Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=COUNT_MAX)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Name = Annotated[str, Field(max_length=NAME_MAX), AfterValidator(_one_line)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,11 @@ class _Overlay:
         self.flags[path] = flag
 
 
+def _number(text: str) -> int | str:
+    """As TOML would have it; what is none stays text, for the message."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
 def _backend(text: str) -> dict[str, Any]:
     """``ADDR[,weight=N][,KEY=VALUE...]`` as the table that a file would have."""
     address, *options = text.split(",")
@@ -50,7 +56,7 @@ def _backend(text: str) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals:
             raise ConfigError([Problem("--backend", f'"{text}": expected ADDR[,weight=N]')])
-        table[key] = int(value) if value.lstrip("-").isdigit() else value
+        table[key] = _number(value)
     return table
 
 
@@ -71,8 +77,7 @@ def apply_flags(flags: Flags, data: dict[str, Any] | None = None) -> tuple[dict[
     overlay = _Overlay(data if data is not None else {})
     _routing(overlay, flags)
     if flags.workers is not None:
-        workers: Any = int(flags.workers) if flags.workers.isdigit() else flags.workers
-        overlay.set(("global", "workers"), workers, "--workers")
+        overlay.set(("global", "workers"), _number(flags.workers), "--workers")
     if flags.admin is not None:
         overlay.set(("admin", "bind"), flags.admin, "--admin")
     if flags.log_level is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from l4lb.config.bounds import check_text, read_text
 from l4lb.config.checks import find_conflicts
 from l4lb.config.flags import Flags, apply_flags
 from l4lb.config.health import HealthConfig
@@ -25,6 +26,7 @@ from l4lb.config.proxy import OwnTlv
 from l4lb.config.supported import is_later_key
 from l4lb.errors import ConfigError, Problem
 
+PROBLEMS_MAX = 1000  # that are told at once
 _EXPECTED = {
     "int_type": "expected an integer",
     "int_parsing": "expected an integer",
@@ -64,8 +66,15 @@ def _known_keys(path: KeyPath) -> list[str]:
 
 def _shown(value: object) -> str:
     """The offending value, as TOML shows it, not too long."""
-    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else _repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number that is too large"
 
 
 def _message(error: ErrorDetails, path: KeyPath) -> str:
@@ -146,7 +155,9 @@ def _validate(data: dict[str, Any]) -> tuple[Config | None, list[tuple[KeyPath, 
             return Config.model_validate(rest), _dedupe(found)
         except ValidationError as error:
             paths = [(_error_path(details, rest), details) for details in error.errors()]
-        new = [(path, _message(details, path)) for path, details in paths]
+        new = [(path, _message(details, path)) for path, details in paths[:PROBLEMS_MAX]]
+        if len(paths) > PROBLEMS_MAX:
+            return None, [*_dedupe(found + new), ((), f"{len(paths) - PROBLEMS_MAX} more problems")]
         found += [item for item in new if not any(item[0] == path[: len(item[0])] for path, _ in found)]
         for path, details in sorted(paths, key=lambda item: [str(part) for part in item[0]], reverse=True):
             _cut(rest, path[:-1] if details["type"] == "missing" else path)
@@ -191,11 +202,14 @@ def _problem(path: KeyPath, text: str, lines: Positions | None, file: str, place
 
 def parse(text: str, file: str) -> dict[str, Any]:
     """The raw values of a TOML text; ConfigError with the line when it is none."""
+    check_text(text, file)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = getattr(error, "lineno", 0) or _line_in(str(error), text)
         raise ConfigError([Problem("", f"not TOML: {error}", file, line)]) from None
+    except (ValueError, OverflowError) as error:  # of a value: an integer of thousands of digits, a date that is none
+        raise ConfigError([Problem("", f"not TOML: {error}", file)]) from None
 
 
 def loads(text: str, *, file: str = "", flags: Flags | None = None) -> Config:
@@ -214,13 +228,7 @@ def _line_in(message: str, text: str) -> int:
 
 def load(path: Path, flags: Flags | None = None) -> Config:
     """The config of a file, with command-line flags over it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(path))]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([Problem("", f"not UTF-8 (byte {error.start})", str(path))]) from None
-    return loads(text, file=str(path), flags=flags)
+    return loads(read_text(path), file=str(path), flags=flags)
 
 
 def from_flags(flags: Flags) -> Config:

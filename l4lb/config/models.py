@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from l4lb.config.base import Count, Model, PositiveCount, listify, reject_bool
+from l4lb.config.base import Count, Line, Model, Name, PositiveCount, listify, reject_bool
 from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
@@ -85,11 +85,11 @@ class GlobalConfig(Model):
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
     log: LogTarget = Field(default="stderr", description="stderr, /path (opened again at SIGUSR1) or syslog")
-    state_file: str = Field(
+    state_file: Line = Field(
         default="", description="file in which runtime changes survive a restart; empty: they do not"
     )
-    user: str = Field(default="", description="who to become once everything is bound; empty: stay who started it")
-    group: str = Field(default="", description="with which group; empty: the user's own")
+    user: Name = Field(default="", description="who to become once everything is bound; empty: stay who started it")
+    group: Name = Field(default="", description="with which group; empty: the user's own")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
     access_log: AccessLogTarget = Field(
@@ -105,7 +105,7 @@ class GlobalConfig(Model):
     )
     statsd_interval: Duration = 10.0
     statsd_prefix: MetricPrefix = "l4lb"
-    statsd_tags: dict[str, str] = Field(default_factory=dict, description="of every metric; datadog only")
+    statsd_tags: dict[Name, Name] = Field(default_factory=dict, description="of every metric; datadog only")
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"
     )
@@ -116,7 +116,7 @@ class AdminConfig(Model):
         default="",
         description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
     )
-    token_file: str = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
+    token_file: Line = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
     dashboard: bool = Field(default=True, description="serve the dashboard at /")
 
 
@@ -188,9 +188,9 @@ class Backend(Model):
     max_sessions: Count = Field(default=0, description="0: no limit")
     admin_state: AdminState = AdminState.READY
     priority: Count = Field(default=0, description="the lowest number that has an available backend is used")
-    id: str = Field(default="", description="identity for hashing and statistics; the address by default")
-    zone: str = Field(default="", description="where it is, for the pool's zone")
-    tags: dict[str, str] = Field(default_factory=dict, description="of the operator's own; shown in the status")
+    id: Name = Field(default="", description="identity for hashing and statistics; the address by default")
+    zone: Name = Field(default="", description="where it is, for the pool's zone")
+    tags: dict[Name, Line] = Field(default_factory=dict, description="of the operator's own; shown in the status")
 
     @property
     def key(self) -> str:
@@ -307,8 +307,8 @@ class Config(Model):
 
     global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
     admin: AdminConfig = Field(default_factory=AdminConfig)
-    listeners: dict[str, Listener] = Field(default_factory=dict)
-    pools: dict[str, Pool] = Field(default_factory=dict)
+    listeners: dict[Name, Listener] = Field(default_factory=dict)
+    pools: dict[Name, Pool] = Field(default_factory=dict)
 
     _lines: Any = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")

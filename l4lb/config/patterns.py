@@ -35,3 +35,5 @@ def parse_pattern(text: str) -> re.Pattern[bytes]:
         return re.compile(text.removeprefix(REGEX).encode())
     except (re.error, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError("not a regular expression: too much within each other") from None

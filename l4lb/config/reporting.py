@@ -20,6 +20,8 @@ def _place(*words: str) -> Callable[[str], str]:
         if text not in words and not os.path.isabs(text):
             named = ", ".join(f'"{word}"' for word in words)
             raise ValueError(f"expected {named} or an absolute path")
+        if "\0" in text:
+            raise ValueError("has a control character (U+0000)")
         return text
 
     return check

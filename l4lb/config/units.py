@@ -6,14 +6,13 @@ error messages and into the JSON Schema.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 _DURATION_UNITS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -22,6 +21,7 @@ DURATION_EXPECTED = 'expected a duration such as "250ms", "5s", "10m", "1h" or a
 SIZE_EXPECTED = 'expected a size such as "64KiB", "10MB" or a number of bytes'
 BANDWIDTH_EXPECTED = 'expected a bandwidth such as "10MiB/s" or "off"'
 RATE_EXPECTED = 'expected a rate such as "100/s" or "off"'
+LARGEST = 2**50  # a pebibyte a second; beyond it the data plane's sums of nanoseconds end
 MAX_DURATION_S = 24 * 86400.0  # what the data plane's clock can compare
 
 
@@ -33,8 +33,11 @@ def _number(value: object, units: dict[str, float] | dict[str, int], expected: s
         match = _NUMBER_AND_UNIT.fullmatch(value)
         if match is None or match[2] not in units:
             raise ValueError(expected)
-        return float(match[1]) * units[match[2]]
-    if not math.isfinite(value) or value < 0:
+        number = float(match[1]) * units[match[2]]
+        if number > LARGEST:
+            raise ValueError(expected)
+        return number
+    if not 0 <= value <= LARGEST:  # also nan, and integers that no float has
         raise ValueError(expected)
     return float(value)
 

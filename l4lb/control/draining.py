@@ -22,7 +22,7 @@ from l4lb.control.listeners import turn_away_others
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.sessions import SessionQuery, Sessions
 from l4lb.control.state import State
-from l4lb.errors import ChangeError
+from l4lb.errors import ChangeError, EngineError
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import CloseReason, ProcessState
 
@@ -93,7 +93,9 @@ class Draining:
 
     async def begin(self, timeout_s: float | None = None) -> bool:
         """Stop accepting, for good; None: drain_timeout. False when that was begun before: then `timeout_s`, from now
-        on, is its deadline, or it keeps its own."""
+        on, is its deadline, or it keeps its own. EngineError once the process is at its end."""
+        if self._stopped:
+            raise EngineError("not started")
         if self._process is not None:
             await self._until_closed()
             if timeout_s is not None:
@@ -208,6 +210,9 @@ class Draining:
         tasks = [task for _, task in self._listeners.values()]
         for task in tasks:
             task.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
+            tasks.append(self._closing)
         if self._until_over is not None:
             tasks.append(self._until_over)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -45,6 +45,8 @@ def _parse(text: str) -> tuple[Overlay, Drained]:
         said = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("not JSON of this program: too many levels within each other") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise ValueError(f'expected an object with "format": {FORMAT}')
     if unknown := said.keys() - {"format", "pools", "drained"}:

@@ -7,6 +7,7 @@ a listener may bind a range ``host:8000-8010``.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket
 
 EXPECTED = 'expected "host:port", "[v6]:port", ":port", "unix:/path" or "unix:@name"'
-_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _UNIX_PATH_MAX = 107  # sun_path without its zero byte, unix(7)
 
@@ -35,6 +36,7 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Parse without looking anything up. ValueError says what was expected."""
+    _expect_plain(text)
     if text.startswith("unix:"):
         return Address("unix", _unix_name(text.removeprefix("unix:")))
     if text.startswith("fd:"):
@@ -47,10 +49,23 @@ def parse_address(text: str) -> Address:
     return Address("ip", _host(host), _port_range(ports))
 
 
+def _expect_plain(text: str) -> None:
+    """What addresses are pasted with, named."""
+    if text != text.strip():
+        raise ValueError("a blank at the beginning or the end")
+    if wrong := next((char for char in text if ord(char) < 32 or ord(char) == 127), ""):
+        raise ValueError(f"a control character (U+{ord(wrong):04X}), which no address has")
+    if "\ufeff" in text:
+        raise ValueError("a byte order mark (U+FEFF), which no address has")
+    scheme, found, _ = text.partition("://")
+    if found:
+        raise ValueError(f'without "{scheme}://": {EXPECTED}')
+
+
 def _unix_name(name: str) -> str:
     if len(name) < 2 or not name.startswith(("/", "@")):
         raise ValueError('expected "unix:/path" or "unix:@name"')
-    if len(name.encode()) > _UNIX_PATH_MAX:
+    if len(os.fsencode(name)) > _UNIX_PATH_MAX:
         raise ValueError(f"a unix socket's name has at most {_UNIX_PATH_MAX} bytes")
     return name
 

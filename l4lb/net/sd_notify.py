@@ -37,7 +37,8 @@ class Notifier:
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Notifier:
         """Of the manager that the environment names. WATCHDOG_PID, if there, says whose life it is about."""
         whose, wanted = environment.get(_WATCHDOG_PID, ""), environment.get(_WATCHDOG_US, "")
-        ours = wanted.isdigit() and whose in ("", str(os.getpid()))
+        number = wanted.isascii() and wanted.isdigit() and len(wanted) < 19
+        ours = number and whose in ("", str(os.getpid()))
         return cls(environment.get(_ADDRESS, ""), int(wanted) / 1e6 if ours else 0.0)
 
     def __bool__(self) -> bool:

@@ -347,10 +347,14 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
 
 
 def _inherited_names() -> list[str]:
-    """Of the sockets that the service manager passed to this process, in their order (sd_listen_fds(3))."""
+    """Of the sockets that the service manager passed to this process, in their order (sd_listen_fds(3)). EINVAL when
+    how many there are is no number."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    return os.environ.get("LISTEN_FDNAMES", "").split(":")[: int(os.environ.get("LISTEN_FDS") or 0)]
+    count = os.environ.get("LISTEN_FDS") or "0"
+    if not (count.isascii() and count.isdigit() and len(count) < 10):
+        raise OSError(errno.EINVAL, f'LISTEN_FDS is "{count}": expected a number')
+    return os.environ.get("LISTEN_FDNAMES", "").split(":")[: int(count)]
 
 
 def _bound_to(sock: socket.socket) -> SocketAddress:
