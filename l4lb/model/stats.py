@@ -68,7 +68,8 @@ class BackendStats:
 
     @property
     def connect_failures(self) -> int:
-        return sum(self.failed.values())
+        """Of them those that say something of the backend: all but this host's own wants."""
+        return sum(count for reason, count in self.failed.items() if reason is not ConnectFailure.RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
