@@ -13,7 +13,7 @@ from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._dataplane.enums cimport (
-    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS,
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS, SHORTAGE_COUNT,
 )
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer,
@@ -215,6 +215,19 @@ cdef class DataPlane:
 
     def sessions_active(self):
         return shared_read(&self.plane.sessions_active)
+
+    def bound_sessions(self, int64_t max_sessions):
+        """From now on at most so many at a time; 0: without a bound. Those above it go on."""
+        published_store_u64(<uint64_t *>&self.plane.max_sessions, max_sessions)
+
+    def shortages(self):
+        """How often this host's own wants kept workers from asking a backend, by `shortage_t` from 1 on."""
+        cdef int i, kind
+        totals = [0] * (<int>SHORTAGE_COUNT - 1)
+        for i in range(self.worker_count):
+            for kind in range(1, <int>SHORTAGE_COUNT):
+                totals[kind - 1] += counter_read(&self.plane.workers[i].counters.shortages[kind])
+        return totals
 
     def worker_stats(self, int index):
         """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, handed_over, records_dropped,

@@ -29,7 +29,7 @@ from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
-from l4lb.net.limits import raise_file_limit, sessions_for
+from l4lb.net.limits import local_ports, raise_file_limit, sessions_for
 from l4lb.net.threads import name_this_thread
 from l4lb.views import ListenerView, PoolView
 
@@ -46,6 +46,7 @@ def native_forwarder(config: Config) -> NativeForwarder:
     return NativeForwarder(
         workers,
         max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
+        ports=local_ports() if settings.max_sessions == "auto" else 0,
         affinity=settings.worker_affinity,
         cpus=cpus,
         busy_poll_s=settings.busy_poll,

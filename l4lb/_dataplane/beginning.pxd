@@ -9,13 +9,14 @@ from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_NO_RESOURCES, backend_connect_to, client_bind, client_fits, failure_of, socket_refusal, source_bind,
+    attempt_failure, backend_connect_to, client_bind, client_fits, source_bind,
 )
 from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM, HASH_KEY_SESSION,
-    LINK_BATCH_MIN, REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    DROP_RESOURCES, DROP_TOO_LARGE, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
+    HASH_KEY_SESSION, LINK_BATCH_MIN, REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    SHORTAGE_PORTS, connect_failure_t, shortage_t,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
@@ -25,7 +26,8 @@ from l4lb._dataplane.hashing cimport random_next, xxh64
 from l4lb._dataplane.limits cimport places_take, session_rate_take
 from l4lb._dataplane.links cimport link_close, link_open, link_reuse, link_watch
 from l4lb._dataplane.linux cimport (
-    AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage,
+    socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
@@ -38,12 +40,14 @@ from l4lb._dataplane.proxy_types cimport (
 )
 from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.ranges cimport ranges_hold
+from l4lb._dataplane.room cimport room_make
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, worker_t,
 )
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, quic_header_t, refused_t
+from l4lb._dataplane.verdicts cimport shortage_is_everywhere, shortage_of
 
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
@@ -168,8 +172,7 @@ cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uin
 
 
 cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
-    """bind(2), connect(2): EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, EACCES, EPERM; epoll_ctl(2): ENOMEM, ENOSPC. NULL:
-    another backend may do."""
+    """socket(2), bind(2), connect(2): see verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. NULL, and errno."""
     cdef link_t *link = link_open(w, backend_family(b.backend), b.from_.listener.trains)
     if link == NULL:
         return NULL
@@ -184,6 +187,31 @@ cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noex
         link_close(&w.udp.links, link)
         return NULL
     return link
+
+
+cdef inline link_t *beginning_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+    """A new link to the backend, for which room is made when ports or file descriptors ran out; NULL and errno."""
+    cdef link_t *link = link_connect(w, b, tag)
+    cdef uint32_t _try
+    for _try in range(2):                      # a spare may be of no use here: then a session
+        if link == NULL and room_make(w, b.from_.listener.live, errno):
+            link = link_connect(w, b, tag)
+    return link
+
+
+cdef inline bint beginning_failed(worker_t *w, beginning_t *b, int error) noexcept nogil:
+    """No link to the reserved backend: count it. Whether another backend may do. Blamed is who refused or cannot be
+    reached, and passed over for a while who could not be asked too, while another is left."""
+    cdef connect_failure_t failure = attempt_failure(w, error, AF_INET)
+    cdef shortage_t shortage = shortage_of(error, AF_INET)
+    counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure], 1)
+    backend_release(b.backend.live)
+    if shortage == SHORTAGE_PORTS or shortage_is_everywhere(shortage):
+        return False
+    if failure != FAILURE_RESOURCES:
+        backend_failed(w, b.pool, b.backend.live)
+    refused_note(w, b.backend.live.id)
+    return True
 
 
 cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
@@ -207,16 +235,11 @@ cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
             refused_note(w, b.backend.live.id)
             continue
         if b.link == NULL:
-            b.link = link_connect(w, b, tag)
+            b.link = beginning_connect(w, b, tag)
         if b.link != NULL:
             return True
-        if socket_refusal(errno) == ATTEMPT_NO_RESOURCES:
-            backend_release(b.backend.live)
+        if not beginning_failed(w, b, errno):
             break
-        counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure_of(errno)], 1)
-        backend_failed(w, b.pool, b.backend.live)
-        refused_note(w, b.backend.live.id)
-        backend_release(b.backend.live)
     datagrams_dropped(w, b.from_.listener.live, DROP_RESOURCES, datagram_count(b.datagram))
     return False
 

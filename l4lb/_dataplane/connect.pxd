@@ -2,6 +2,8 @@
 #
 # An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
 # leaves it out while another is left; when all were tried, they are tried again until connect_attempts are used up.
+# An attempt that failed of our own want (verdicts.pxd) is none of those, blames nobody, and is not made twice: another
+# backend may do, since ports and firewall rules are those of a destination.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -10,16 +12,15 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, FAILURE_LOCAL, FAILURE_OTHER, FAILURE_REFUSED, FAILURE_RESET, FAILURE_TIMEOUT,
-    FAILURE_UNREACHABLE, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING, SESSION_HEADER_HELD,
-    SESSION_MEASURED, SESSION_NODELAY_DONE, SIDE_BACKEND, connect_failure_t,
+    CLIENT_FIRST_MAX, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING,
+    SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_NODELAY_DONE, SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND,
+    connect_failure_t, shortage_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
 from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, AF_UNIX, EACCES, EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS,
-    EMFILE, ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, EPERM, EPOLLOUT, ETIMEDOUT, IPPROTO_IP,
-    IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
+    IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK,
     TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
@@ -30,6 +31,9 @@ from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.verdicts cimport (
+    failure_of, shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind,
+)
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells
@@ -37,6 +41,7 @@ cdef enum attempt_t:
     ATTEMPT_FAILED                # this backend: try another
     ATTEMPT_MISFIT                # ... for no fault of its own: from this client's address it cannot be reached
     ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
+    ATTEMPT_NO_SOURCE             # the pool's source address cannot be had: none of its backends would do
 
 
 cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:
@@ -74,17 +79,15 @@ cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noe
     pick.hash = s.hash
     pick.now_ms = w.now_ms
     backend = pool_pick(&pick)
-    if backend == NULL and s.tried != NULL and s.tried.count:
+    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.own:
         s.tried.count = 0
         backend = pool_pick(&pick)
     return backend
 
 
-cdef inline attempt_t socket_refusal(int error) noexcept nogil:
-    """socket(2), connect(2): which errors are ours and which are the backend's."""
-    if error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM:
-        return ATTEMPT_NO_RESOURCES
-    return ATTEMPT_FAILED
+cdef inline attempt_t socket_refusal(int error, int family) noexcept nogil:
+    """socket(2), connect(2): whether another backend may do. errno stays, for `failure_of`."""
+    return ATTEMPT_NO_RESOURCES if shortage_is_everywhere(shortage_of(error, family)) else ATTEMPT_FAILED
 
 
 cdef inline void backend_set_options(int fd, int family, backend_options_t *options) noexcept nogil:
@@ -102,7 +105,7 @@ cdef inline void backend_set_options(int fd, int family, backend_options_t *opti
 
 
 cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
-    """bind(2) the pool's source_address: EADDRNOTAVAIL, not an address of this host; EADDRINUSE, EACCES.
+    """bind(2) the pool's source_address: see verdicts.pxd.
 
     IP_BIND_ADDRESS_NO_PORT leaves the port to connect(2), so that one source address serves 28,000 sessions to each
     backend and not to all of them together.
@@ -156,26 +159,22 @@ cdef inline bint client_speaks_first(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
-    """Begin a non-blocking connect and watch it.
-
-    socket(2): EMFILE, ENFILE, ENOBUFS, ENOMEM ours; EAFNOSUPPORT (no IPv6 here) the backend's.
-    connect(2): EINPROGRESS pending; ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EACCES, EPERM (firewall),
-    EADDRNOTAVAIL (no ephemeral port left for it), EAGAIN (a unix backend's queue is full), ENOENT the backend's.
-    """
+    """Begin a non-blocking connect and watch it. connect(2): EINPROGRESS pending; all other errors, of this and of
+    socket(2) and bind(2), are in verdicts.pxd. errno tells which it was."""
     cdef int off = 0
     cdef int family = (<sockaddr *>&backend.address).sa_family
     cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     cdef bint connected
     if fd < 0:
-        return socket_refusal(errno)
+        return socket_refusal(errno, family)
     s.backend_fd = fd
     backend_set_options(fd, family, <backend_options_t *>published_load_pointer(<void **>&s.listener.options))
     if pool.transparent and not client_fits(&s.source, family):
         return ATTEMPT_MISFIT
     if pool.transparent and client_bind(fd, &s.source) < 0:
-        return socket_refusal(errno)
+        return ATTEMPT_NO_SOURCE
     if pool.source_length and source_bind(fd, pool) < 0:
-        return socket_refusal(errno)
+        return ATTEMPT_NO_SOURCE
     if family == AF_UNIX:
         s.flags |= SESSION_NODELAY_DONE
     elif client_speaks_first(w, s):
@@ -184,7 +183,7 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         s.flags |= SESSION_ACK_HELD
     connected = backend_connect_to(fd, backend, s.local_port) == 0
     if not connected and errno != EINPROGRESS:
-        return socket_refusal(errno)
+        return socket_refusal(errno, family)
     if poller_watch(w, s, SIDE_BACKEND, fd, EPOLLOUT) < 0:
         return ATTEMPT_NO_RESOURCES
     return ATTEMPT_CONNECTED if connected else ATTEMPT_PENDING
@@ -240,6 +239,7 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     if pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
     if header_attach(w, s, pool) < 0:
+        errno = ENOMEM
         return ATTEMPT_NO_RESOURCES
     if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
         s.flags |= SESSION_HEADER_HELD
@@ -249,29 +249,40 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     return attempt
 
 
-cdef inline connect_failure_t failure_of(int error) noexcept nogil:
-    """socket(2), bind(2), connect(2), SO_ERROR: what an attempt failed of."""
-    if error == ECONNREFUSED or error == ENOENT:          # ENOENT: no such unix socket
-        return FAILURE_REFUSED
-    if error == ETIMEDOUT:
-        return FAILURE_TIMEOUT
-    if error == EHOSTUNREACH or error == ENETUNREACH or error == ENETDOWN:
-        return FAILURE_UNREACHABLE
-    if error == ECONNRESET:
-        return FAILURE_RESET
-    if error == EADDRNOTAVAIL or error == EADDRINUSE or error == EACCES or error == EPERM:
-        return FAILURE_LOCAL
-    return FAILURE_OTHER
+cdef inline connect_failure_t attempt_failure(worker_t *w, int error, int family) noexcept nogil:
+    """What a call of an attempt failed of; our own wants are counted."""
+    cdef shortage_t shortage = shortage_of(error, family)
+    if shortage != SHORTAGE_NONE:
+        shortage_count(w, shortage)
+    return failure_of(error, family)
 
 
 cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t failure) noexcept nogil:
-    """Count and remember the failure. 0, or -1 when memory is short."""
+    """Count and remember the failure. 0, or -1 when memory is short. One of our own want is no attempt at all."""
     cdef uint32_t backend_id = s.backend.id
-    measure_failure(w, s)
-    backend_failed(w, session_pool(w, s), s.backend)
     counter_add(&s.backend.counters[w.index].connect_failures[<int>failure], 1)
+    if failure == FAILURE_RESOURCES:
+        s.attempts -= 1
+    else:
+        measure_failure(w, s)
+        backend_failed(w, session_pool(w, s), s.backend)
     attempt_abandon(w, s)
-    return tried_add(s, backend_id)
+    if tried_add(s, backend_id) < 0:
+        return -1
+    s.tried.own |= failure == FAILURE_RESOURCES
+    return 0
+
+
+cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int error) noexcept nogil:
+    """Count an attempt after which no backend is to be tried: see ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE."""
+    cdef shortage_t shortage
+    if attempt == ATTEMPT_NO_SOURCE:
+        shortage = shortage_of_bind(error, AF_INET)
+    else:
+        shortage = shortage_of(error, AF_INET)
+        w.resources_short = True
+    shortage_count(w, SHORTAGE_MEMORY if shortage == SHORTAGE_NONE else shortage)
+    counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
 
 
 cdef inline int attempt_misfit(worker_t *w, session_t *s) noexcept nogil:
@@ -288,3 +299,8 @@ cdef inline int attempt_error(session_t *s) noexcept nogil:
     cdef socklen_t length = sizeof(error)
     getsockopt(s.backend_fd, SOL_SOCKET, SO_ERROR, &error, &length)
     return error
+
+
+cdef inline bint session_was_short(session_t *s) noexcept nogil:
+    """Whether one of its attempts failed of our own want."""
+    return s.tried != NULL and s.tried.own

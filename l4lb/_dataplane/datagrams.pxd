@@ -12,7 +12,7 @@ from l4lb._dataplane.enums cimport (
     CONTROL_BYTES, DATAGRAM_BATCH, DATAGRAM_BYTES, POST_VECTORS, TRAIN_BYTES, TRAIN_MIN_BYTES, TRAIN_SEGMENTS,
 )
 from l4lb._dataplane.linux cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, ECONNREFUSED, EINTR, EINVAL, EIO, EMSGSIZE,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, ECONNREFUSED, EINTR, EINVAL, EIO, EMSGSIZE, EPERM,
     IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC,
     SOL_SOCKET, SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_pktinfo, iovec,
     mmsghdr, msghdr, recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
@@ -320,6 +320,8 @@ cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogi
 
 cdef inline void message_refused(post_t *self, uint32_t index, int error) noexcept nogil:
     cdef message_t *m = &self.messages[index]
+    if error == EPERM and self.headers[index].msg_hdr.msg_namelen == 0:
+        m.flow.denied = True                   # on its way to the backend
     if m.datagrams > 1 and (error == EINVAL or error == EIO or error == EMSGSIZE):
         self.headers[index].msg_hdr.msg_controllen -= CMSG_SPACE(sizeof(uint16_t))
         message_send_singly(self, index)

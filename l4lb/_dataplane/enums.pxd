@@ -90,9 +90,20 @@ cdef enum connect_failure_t:
     FAILURE_TIMEOUT
     FAILURE_UNREACHABLE
     FAILURE_RESET
-    FAILURE_LOCAL                 # this host's own: no port left, a firewall, no such source address
+    FAILURE_RESOURCES             # this host's own want, see verdicts.pxd: no failure of the backend
     FAILURE_OTHER
     FAILURE_COUNT
+
+# What of this host's own was short for an attempt. The order is that of l4lb.model.states.Shortage, whose first is 1.
+cdef enum shortage_t:
+    SHORTAGE_NONE = 0
+    SHORTAGE_PORTS
+    SHORTAGE_ADDRESS              # the source address is not of this host
+    SHORTAGE_FILES
+    SHORTAGE_MEMORY
+    SHORTAGE_DENIED               # a firewall, a route that prohibits, permissions of a socket's file
+    SHORTAGE_FAMILY               # no IPv6 here
+    SHORTAGE_COUNT
 
 # A session's life; READING is left by l4lb/_dataplane/opening.pxd, every other transition made by tcp.pxd:
 #

@@ -4,20 +4,21 @@
 from libc.stdint cimport uint16_t, uint32_t
 
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport attempt_error, failure_of
+from l4lb._dataplane.connect cimport attempt_error
 from l4lb._dataplane.enums cimport (
     CLOSE_CONNECT_FAILED, CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION,
     CLOSE_QUEUE_TIMEOUT, FAILURE_TIMEOUT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SESSION_ACK_HELD,
     SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING,
     SESSION_THROTTLED, SIDE_CLIENT, close_reason_t, side_t,
 )
-from l4lb._dataplane.linux cimport EPOLLERR, EPOLLHUP, EPOLLPRI, SOL_SOCKET, SO_OOBINLINE, setsockopt, unlikely
+from l4lb._dataplane.linux cimport AF_INET, EPOLLERR, EPOLLHUP, EPOLLPRI, SOL_SOCKET, SO_OOBINLINE, setsockopt, unlikely
 from l4lb._dataplane.opening cimport session_event_reading, session_timeout_reading
 from l4lb._dataplane.tcp cimport (
     deadline_passed, session_arm, session_connected, session_event_queued, session_half_closed, session_mark,
     session_pump, session_rearm, session_release, session_reset_progress, session_retry,
 )
 from l4lb._dataplane.types cimport half_t, session_t, worker_t
+from l4lb._dataplane.verdicts cimport failure_reported
 
 
 cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
@@ -31,7 +32,7 @@ cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
 cdef inline void session_event_connecting(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     cdef int error = attempt_error(s) if events & (EPOLLERR | EPOLLHUP) else 0
     if error:
-        session_retry(w, s, failure_of(error), CLOSE_CONNECT_FAILED)
+        session_retry(w, s, failure_reported(error, AF_INET), CLOSE_CONNECT_FAILED)
     else:
         session_connected(w, s, events)
 

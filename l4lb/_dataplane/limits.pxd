@@ -31,7 +31,7 @@ cdef inline bint place_take(int64_t *active, int64_t limit) noexcept nogil:
 
 cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
     """A place in the process and one in the listener, or neither."""
-    if not place_take(&w.plane.sessions_active, w.plane.max_sessions):
+    if not place_take(&w.plane.sessions_active, <int64_t>published_load_u64(<uint64_t *>&w.plane.max_sessions)):
         return False
     if not place_take(&listener.live.sessions_active, listener.max_sessions):
         shared_add(&w.plane.sessions_active, -1)

@@ -21,7 +21,7 @@ from l4lb._dataplane.linux cimport (
     AF_INET6, EAGAIN, EMFILE, ENFILE, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVTCLASS,
     IP_RECVTOS, MSG_DONTWAIT, MSG_TRUNC, SK_MEMINFO_DROPS, SK_MEMINFO_VARS, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
     SOL_SOCKET, SOL_UDP, SO_MEMINFO, SO_RCVBUF, SO_RCVBUFFORCE, SO_RXQ_OVFL, SO_SNDBUF, SO_SNDBUFFORCE, UDP_GRO, close,
-    counter_add, getsockopt, recv, setsockopt, socket, socklen_t,
+    counter_add, getsockopt, published_load_u64, recv, setsockopt, socket, socklen_t,
 )
 from l4lb._dataplane.poller cimport LINK_TAG_BIT, poller_control, poller_forget
 from l4lb._dataplane.types cimport worker_t
@@ -299,8 +299,9 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
 
 cdef inline uint32_t spares_max(worker_t *w) noexcept nogil:
     """How many a worker keeps. A session may take two file descriptors, one of UDP takes one: a spare has the other."""
-    cdef int64_t share = w.plane.max_sessions // w.plane.worker_count
-    return <uint32_t>share if w.plane.max_sessions and share < LINK_SPARES_MAX else LINK_SPARES_MAX
+    cdef int64_t most = <int64_t>published_load_u64(<uint64_t *>&w.plane.max_sessions)
+    cdef int64_t share = most // w.plane.worker_count
+    return <uint32_t>share if most and share < LINK_SPARES_MAX else LINK_SPARES_MAX
 
 
 cdef inline void link_give(worker_t *w, link_t *link, bint done, uint32_t used_ms, bint reusable) noexcept nogil:

@@ -8,8 +8,9 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, answer_watch, attempt_begin,
-    attempt_failed, attempt_misfit, attempt_t, failure_of, measure_connect, session_pick, session_pool,
+    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE, answer_watch,
+    attempt_begin, attempt_failed, attempt_failure, attempt_misfit, attempt_short, attempt_t, measure_connect,
+    session_pick, session_pool, session_was_short,
 )
 from l4lb._dataplane.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_NORMAL,
@@ -22,7 +23,7 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, TCP_QUICKACK, counter_add, setsockopt, shared_read,
-    unlikely,
+    sockaddr, unlikely,
 )
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.poller cimport poller_watch, poller_watch_again
@@ -280,14 +281,17 @@ cdef inline void session_wait(worker_t *w, session_t *s, pool_t *pool) noexcept 
 cdef inline bint session_try(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
     """Connect to a reserved backend. False when that failed at once and another should be tried."""
     cdef attempt_t attempt = attempt_begin(w, s, pool, backend)
+    cdef int error = errno                     # of the call that has failed, if one has
+    cdef int family = (<sockaddr *>&backend.address).sa_family
     if attempt == ATTEMPT_CONNECTED:
         session_connected(w, s, 0)
-    elif attempt == ATTEMPT_NO_RESOURCES:
-        w.resources_short = True
+    elif attempt == ATTEMPT_NO_RESOURCES or attempt == ATTEMPT_NO_SOURCE:
+        attempt_short(w, s, attempt, error)
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     elif attempt == ATTEMPT_FAILED or attempt == ATTEMPT_MISFIT:
-        # errno is of the call that has just failed
-        if (attempt_failed(w, s, failure_of(errno)) if attempt == ATTEMPT_FAILED else attempt_misfit(w, s)) == 0:
+        if attempt == ATTEMPT_MISFIT and attempt_misfit(w, s) == 0:
+            return False
+        if attempt == ATTEMPT_FAILED and attempt_failed(w, s, attempt_failure(w, error, family)) == 0:
             return False
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
     return True
@@ -299,7 +303,10 @@ cdef inline void session_connect(worker_t *w, session_t *s) noexcept nogil:
     cdef backend_t *backend
     while pool != NULL and s.attempts < pool.connect_attempts:
         # Who waits already goes first, unless this session has waited its turn before.
-        backend = NULL if s.attempts == 0 and shared_read(&s.pool.waiting) else session_pick(w, s, pool)
+        backend = NULL if s.tried == NULL and shared_read(&s.pool.waiting) else session_pick(w, s, pool)
+        if backend == NULL and session_was_short(s):
+            session_end(w, s, CLOSE_RESOURCE_LIMIT)
+            return
         if backend == NULL:
             session_wait(w, s, pool)
             return

@@ -242,6 +242,7 @@ cdef struct worker_counters_t:
     uint64_t handed_over
     uint64_t records_dropped
     uint64_t late_answers         # datagrams for UDP sessions that had ended
+    uint64_t shortages[7]         # by shortage_t
     histogram_t connect_time
 
 cdef struct accepting_t:          # one listening socket of this worker
@@ -415,6 +416,6 @@ cdef struct plane_t:
     uint32_t udp_held             # control: listening sockets of UDP are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
-    int64_t max_sessions          # 0: none
+    int64_t max_sessions          # control, at any time; 0: none
     uint32_t worker_count
     worker_t **workers

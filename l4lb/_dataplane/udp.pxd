@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memset
 from l4lb._dataplane.answers cimport (
     answers_forward, answers_receive, bandwidth_allows, bandwidth_limited, link_read_rest,
 )
-from l4lb._dataplane.beginning cimport flow_arm, flow_of, refused_note
+from l4lb._dataplane.beginning cimport flow_arm, flow_of, refused_lately, refused_note
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch, session_pool
 from l4lb._dataplane.datagrams cimport (
@@ -23,14 +23,14 @@ from l4lb._dataplane.datagrams cimport (
     post_add, post_add_train, post_flush, post_full,
 )
 from l4lb._dataplane.enums cimport (
-    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, DATAGRAM_BATCH,
-    DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK,
-    SESSION_ANSWERED, SESSION_FLOW, UDP_TURN_BATCHES,
+    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION,
+    CLOSE_RESOURCE_LIMIT, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED, FAILURE_RESOURCES,
+    LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW, SHORTAGE_DENIED, UDP_TURN_BATCHES,
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.links cimport link_drain, links_at, links_free, links_init
-from l4lb._dataplane.linux cimport ECONNREFUSED, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
+from l4lb._dataplane.linux cimport ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_terms cimport proxy_send_t
@@ -41,6 +41,7 @@ from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
+from l4lb._dataplane.verdicts cimport shortage_count
 
 # ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----
 
@@ -125,24 +126,39 @@ cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
     if link.session != s.index:
         return
     answered = s.flow.datagrams_down != 0
+    link.tag = 0                              # it is not to serve again
+    if not answered and s.flow.denied:
+        shortage_count(w, SHORTAGE_DENIED)
+        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
     if not answered:
         counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_REFUSED], 1)
         backend_failed(w, session_pool(w, s), s.backend)
-    link.tag = 0                              # it is not to serve again
     session_end(w, s, CLOSE_BACKEND_ABORT if answered else CLOSE_CONNECT_FAILED)
+
+
+cdef inline bint flow_denied(worker_t *w, session_t *s) noexcept nogil:
+    """send(2): EPERM, a local firewall (verdicts.pxd). Whether its first datagram should try another backend: not when
+    this one was passed over already, so that all were tried, nor without end."""
+    s.flow.denied = True
+    if s.flow.datagrams_up or refused_lately(w, s.backend.id) or w.udp.denials >= DATAGRAM_BATCH:
+        return False
+    w.udp.denials += 1
+    return True
 
 
 cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
     """The common case: a datagram with nothing to tell. As `post_flush`.
 
-    send(2): ECONNREFUSED, see `flow_refused`; EAGAIN, ENOBUFS, ENOMEM, EMSGSIZE, ENETUNREACH, EPERM: lost.
+    send(2): ECONNREFUSED, EPERM, see `flow_refused`; EAGAIN, ENOBUFS, ENOMEM, EMSGSIZE, ENETUNREACH: lost.
     """
     cdef datagram_t *d = &w.udp.up.datagrams[slot]
     cdef int fd = links_at(&w.udp.links, s.flow.link).fd
     while send(fd, intake_bytes(&w.udp.up, slot), d.length, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
         if errno == EINTR:
             continue
-        if errno == ECONNREFUSED:
+        if errno == ECONNREFUSED or (errno == EPERM and flow_denied(w, s)):
             return <int>slot
         datagrams_dropped(w, s.listener, DROP_NOT_SENT, 1)
         return -1
@@ -286,6 +302,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
     cdef session_t *s
     cdef uint32_t _batch, slot
     cdef int got
+    w.udp.denials = 0
     for _batch in range(UDP_TURN_BATCHES):
         got = intake_receive(up, from_.fd, 0, DATAGRAM_BATCH, True)
         slot = 0

@@ -79,6 +79,7 @@ cdef struct flow_t:
     uint8_t named                 # a PROXY header named the client: it is not the peer
     bint bound                    # its key is in the table
     bint no_trains                # its way does not take them
+    bint denied                   # a local firewall let a datagram to the backend not out: what ICMP says is its own
     bint quic                     # its pool goes by connection ids
     uint8_t quic_given_length     # 0: no such id
     flow_t *next_free
@@ -170,6 +171,7 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
     links_t links
     flows_t flows
     refused_t refused[256]
+    uint32_t denials              # of send(2) by a firewall, in this event
     uint8_t prefix[4096]          # the PROXY header of the datagram that is being sent
 
 cdef struct moved_t:              # a session that moves to another process: all that is to be known of it there

@@ -1,5 +1,5 @@
-"""What a configuration needs of the process that it is to run in: asked at the start and at each reload, never by
-`l4lb check`, which may run elsewhere."""
+"""What a configuration needs of the process that it is to run in: asked at the start and at each reload. `l4lb check`,
+which may run elsewhere, only warns of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from collections.abc import Iterator
 
 from l4lb.config import Config
 from l4lb.errors import Problem
-from l4lb.net.environment import TRANSPARENT_CAPABILITY, can_be_transparent, namespace_name
+from l4lb.net.environment import TRANSPARENT_CAPABILITY, can_be_transparent, namespace_name, why_not_source
 
 
 def needs_transparent(config: Config) -> bool:
     """Whether anything in it needs TRANSPARENT_CAPABILITY for as long as it runs."""
     listeners = any(listener.transparent for listener in config.listeners.values())
     return listeners or any(pool.source_address == "client" for pool in config.pools.values())
+
+
+def source_problems(config: Config) -> Iterator[Problem]:
+    """Source addresses that this host cannot connect from."""
+    for name, pool in config.pools.items():
+        source = pool.source_address
+        if source and source != "client" and (reason := why_not_source(source)):
+            yield config.problem(("pools", name, "source_address"), f'"{source}": {reason}')
 
 
 def environment_problems(config: Config) -> Iterator[Problem]:
@@ -24,6 +32,7 @@ def environment_problems(config: Config) -> Iterator[Problem]:
             yield config.problem(
                 ("pools", name, "source_address"), f'"client": needs {TRANSPARENT_CAPABILITY}, which this process lacks'
             )
+    yield from source_problems(config)
     for name, pool in config.pools.items():
         if "netns" in pool.send_proxy_tlvs and not namespace_name():
             message = "netns: this process is in no network namespace that has a name (ip-netns(8))"

@@ -34,6 +34,7 @@ from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.refusals import Refusals
 from l4lb.control.sessions import Sessions
+from l4lb.control.shortages import Shortages
 from l4lb.control.state import BackendState, PoolState, State, initial_state
 from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
@@ -43,6 +44,7 @@ from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
 from l4lb.model.states import Health, ProcessState
+from l4lb.model.stats import Stats
 from l4lb.net.handover import Channel
 
 _WATCH_S = 1.0
@@ -111,10 +113,12 @@ class ControlPlane:
         )
         self.took_over: Callable[[], None] = lambda: None
         self.refusals = Refusals(self.events)
+        self.shortages = Shortages(self.events)
         self._watch: asyncio.Task[None] | None = None
         self._predecessor: asyncio.Task[None] | None = None
         self._alone = asyncio.Event()  # no other process has what is handed on
         self._pauses = 0
+        self._limit = 0  # of sessions, as last told
         self._stopped = False
 
     async def start(self) -> None:
@@ -205,8 +209,15 @@ class ControlPlane:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)
+        self._tell_limit(self.forwarder.stats())
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
+
+    def _tell_limit(self, stats: Stats) -> None:
+        """At the start, and when it has changed with the backends."""
+        if stats.max_sessions != self._limit:
+            self._limit = stats.max_sessions
+            self.events.emit("sessions_limited", {"max_sessions": stats.max_sessions, "by": stats.limited_by})
 
     def addresses(self, listener: str) -> list[str]:
         """Where `listener` really listens; empty once it no longer does."""
@@ -319,6 +330,8 @@ class ControlPlane:
             stats = self.forwarder.stats()
             self.sources.sample(stats)
             self.refusals.look(stats)
+            self.shortages.look(stats)
+            self._tell_limit(stats)
             pauses = sum(worker.accept_pauses for worker in stats.workers)
             if pauses > self._pauses:
                 reason = "out of file descriptors or memory; established sessions go on"

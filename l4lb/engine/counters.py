@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from l4lb import _fastpath, _snapshots
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Shortage
 from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
 N = TypeVar("N", bound=str)
@@ -18,6 +18,10 @@ _CONNECT_FAILURES = tuple(ConnectFailure)
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
     """Those that are not 0."""
     return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+
+def shortages(plane: _fastpath.DataPlane) -> dict[Shortage, int]:
+    return _named(tuple(Shortage), plane.shortages())
 
 
 def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:

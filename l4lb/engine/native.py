@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
-from l4lb.engine.counters import backend_stats, listener_stats, worker_stats
+from l4lb.engine.bound import SessionBound
+from l4lb.engine.counters import backend_stats, listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening, places_of
 from l4lb.engine.moving import Belongings, Moving
@@ -71,7 +72,8 @@ class NativeForwarder:
     `workers` threads are started; `max_sessions` bounds the sessions of all together (0: no bound); with `affinity`
     worker i runs on the i-th of `cpus` alone, and gets the connections whose packets that CPU handles; without it,
     a new client goes to the worker that has the least to do. `busy_poll_s` is how long a worker looks for events
-    before it sleeps.
+    before it sleeps. With `ports`, the number of local ports, `max_sessions` is what file descriptors allow, and ports
+    may allow less (`l4lb.net.limits`).
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class NativeForwarder:
         affinity: bool = False,
         cpus: Sequence[int] = (),
         busy_poll_s: float = 0.0,
+        ports: int = 0,
     ) -> None:
         try:
             self._plane = _fastpath.DataPlane(workers, max_sessions, not affinity, round(busy_poll_s * 1e9))
         except OSError as error:
             raise EngineError(f"cannot create {workers} workers: {error.strerror}") from error
+        self._bound = SessionBound(self._plane, max_sessions, ports)
         self._affinity = [cpus[index % len(cpus)] for index in range(workers)] if affinity and cpus else []
         self._threads: list[threading.Thread] = []
         self._pools: dict[str, _Pool] = {}
@@ -200,6 +204,7 @@ class NativeForwarder:
             self._left[name].addresses = ()
         for spec in snapshot.listeners:
             self._take_listener(spec, pools[spec.pool])
+        self._bound.adapt(snapshot)
         self._publish(list(pools.values()))
         self._retire_pools(before, {spec.name: spec for spec in snapshot.pools})
         self.reap()
@@ -419,7 +424,8 @@ class NativeForwarder:
         }
         workers = tuple(worker_stats(self._plane, index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
-        return Stats(self._version, listeners, self._pool_stats(), workers, left)
+        bound = (self._bound.sessions, self._bound.reason)
+        return Stats(self._version, listeners, self._pool_stats(), workers, left, *bound, shortages(self._plane))
 
     def _kernel_drops(self, listener: _Listener) -> int:
         return self._listening.kernel_drops(listener.served) if listener.spec.protocol is Protocol.UDP else 0

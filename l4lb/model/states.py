@@ -53,15 +53,27 @@ class DropReason(StrEnum):
 class ConnectFailure(StrEnum):
     """What a connect to a backend failed of. The order is the native enum's; a test holds them together.
 
-    `LOCAL` is this host's own: no port left, a firewall, no such source address.
+    `RESOURCES` is this host's own want, see `Shortage` and `l4lb.model.verdicts`: it says nothing of the backend.
     """
 
     REFUSED = "refused"
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
     RESET = "reset"
-    LOCAL = "local"
+    RESOURCES = "resources"
     OTHER = "other"
+
+
+class Shortage(StrEnum):
+    """What of this host's own was short, so that a backend could not be asked. The order is the native enum's, from 1
+    on; a test holds them together."""
+
+    PORTS = "ports"
+    ADDRESS = "source_address"
+    FILES = "files"
+    MEMORY = "memory"
+    DENIED = "denied"
+    FAMILY = "family"
 
 
 class SessionState(StrEnum):

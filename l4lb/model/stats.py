@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Shortage
 
 # Why a PROXY header was refused, in the order of `_dataplane/proxy_types.pxd:proxy_refusal_t`: what is wrong with it,
 # in the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
@@ -68,7 +68,8 @@ class BackendStats:
 
     @property
     def connect_failures(self) -> int:
-        return sum(self.failed.values())
+        """Of them those that say something of the backend: all but this host's own wants."""
+        return sum(count for reason, count in self.failed.items() if reason is not ConnectFailure.RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,9 @@ class Stats:
     pools: dict[str, PoolStats] = field(default_factory=dict)
     workers: tuple[WorkerStats, ...] = ()
     sessions_left: int = 0  # in the whole process, those of removed listeners included
+    max_sessions: int = 0  # that may be in the whole process at a time; 0: no bound
+    limited_by: str = ""  # what that number is from: max_sessions, file descriptors, local ports
+    shortages: dict[Shortage, int] = field(default_factory=dict)  # what kept workers from asking backends, how often
 
     @property
     def sessions_active(self) -> int:

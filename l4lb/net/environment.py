@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import socket
 
 TRANSPARENT_CAPABILITY = "CAP_NET_ADMIN"  # or CAP_NET_RAW: ip(7), IP_TRANSPARENT
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name it
+_IP_BIND_ADDRESS_NO_PORT = 24  # likewise
 _NAMESPACES = "/run/netns"  # ip-netns(8)
 
 
@@ -18,6 +20,25 @@ def can_be_transparent() -> bool:
         probe.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         return True
     return False
+
+
+def why_not_source(host: str) -> str:
+    """Why this host cannot connect from the numeric address `host`; empty when it can. It has the address, or
+    net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind) lets sockets have any.
+
+    socket(2): EAFNOSUPPORT. bind(2), without a port: EADDRNOTAVAIL; EINVAL for a link-local one without its interface.
+    What only ran out for the moment does not count.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            probe.bind((host, 0))
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return "not an address of this host"
+        if error.errno in (errno.EAFNOSUPPORT, errno.EINVAL):
+            return os.strerror(error.errno).lower()
+    return ""
 
 
 @functools.cache

@@ -34,6 +34,9 @@ from l4lb._dataplane.types cimport (
     backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t,
 )
 from l4lb._dataplane.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
+from l4lb._dataplane.verdicts cimport (
+    failure_of, failure_reported, shortage_is_everywhere, shortage_of, shortage_of_bind,
+)
 
 SESSION_BYTES = sizeof(session_t)
 PROXY_RESULTS = <int>PROXY_RESULT_COUNT
@@ -386,3 +389,19 @@ cdef class QuicIds:
 
     def hash(self, bytes id):
         return quic_id_hash(&self.ids, <const uint8_t *><char *>id, len(id))
+
+
+def errno_failure(int error, int family, bint reported):
+    """(connect_failure_t, shortage_t) of an errno; `reported`: by the network, not by a call."""
+    if reported:
+        return <int>failure_reported(error, family), <int>shortage_of(error, family)
+    return <int>failure_of(error, family), <int>shortage_of(error, family)
+
+
+def errno_of_bind(int error, int family):
+    """shortage_t"""
+    return <int>shortage_of_bind(error, family)
+
+
+def shortage_everywhere(int error, int family):
+    return bool(shortage_is_everywhere(shortage_of(error, family)))

@@ -105,10 +105,16 @@ def test_source_address() -> None:
     assert peers == ["127.0.0.9"]
 
 
-def test_a_source_address_that_is_not_ours_fails_the_connect() -> None:
-    with serving(echo) as server, balancing([server.address], source_address="192.0.2.1") as balancer:
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            echoes(address_of(balancer))
+@pytest.mark.parametrize("source", ["192.0.2.1", "2001:db8::1"])
+def test_a_source_address_that_is_not_of_this_host_is_an_error_at_start_and_reload(source: str) -> None:
+    host = "[::1]" if ":" in source else "127.0.0.1"
+    wrong = make_config([f"{host}:9"], source_address=source)
+    with pytest.raises(ConfigError, match=r'pools.web.source_address: "[^"]*": not an address of this host'):
+        LoadBalancer(wrong).start()
+    with serving(echo) as server, balancing([server.address]) as balancer:
+        with pytest.raises(ConfigError, match="not an address of this host"):
+            balancer.reload(wrong)
+        assert echoes(address_of(balancer))
 
 
 def test_options_reach_both_sides(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ removed again. The client is reached from the backend through the load balancer 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,3 +120,36 @@ def three_hosts() -> Iterator[Hosts]:
     finally:
         for host in made:
             run("ip", "netns", "del", host.name)
+
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def in_namespace(function: Callable[[], None]) -> None:
+    """Run `function` on a thread that has a network namespace of its own, with its loopback up. Threads and programs
+    that it starts are there too, and /proc/sys/net is that one's. Skips the test where namespaces cannot be made."""
+    require("ip")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces can be made by root alone")
+    outcome: list[BaseException] = []
+
+    def inside() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNET) < 0:
+                pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+            run("ip", "link", "set", "lo", "up")
+            function()
+        except BaseException as error:  # a skip is one
+            outcome.append(error)
+
+    thread = threading.Thread(target=inside, name="namespace")
+    thread.start()
+    thread.join()
+    if outcome:
+        raise outcome[0]
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Of the caller's namespace."""
+    Path("/proc/sys", *name.split(".")).write_text(value, encoding="ascii")

@@ -131,7 +131,6 @@ def test_a_session_that_no_backend_took_names_the_last_and_why() -> None:
 
 FAILURES = {
     ConnectFailure.TIMEOUT: {"connect_timeout": 0.05},
-    ConnectFailure.LOCAL: {"source_address": "192.0.2.1"},
     ConnectFailure.REFUSED: {},
 }
 

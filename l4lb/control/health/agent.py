@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig
 from l4lb.control.events import Events
-from l4lb.control.health.checks import CheckFailed, Target
+from l4lb.control.health.checks import CheckFailed, NotChecked, Target
 from l4lb.control.health.stream import open_stream
 from l4lb.control.state import AgentState, BackendState, PoolState, State
 from l4lb.model.address import SocketAddress
@@ -97,7 +97,7 @@ class Agent:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 state = parse_agent(await ask(self.target), self.backend.agent)
-        except (CheckFailed, ValueError) as error:
+        except (CheckFailed, NotChecked, ValueError) as error:
             self._troubled(str(error))
         except TimeoutError:
             self._troubled(f"no answer within {TIMEOUT_S:g} s")

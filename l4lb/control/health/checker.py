@@ -3,8 +3,8 @@
 Results count in a row: one pass forgets the failures before it, and the reverse. A target that nothing is known of is
 decided by its first check, which comes early; the second comes at a random point of the interval, so that many targets
 are checked evenly over it. A time-out that came late, because this loop was busy, says nothing of the target: it is
-thrown away and the target checked again at once. So is a check that could not be made for want of file descriptors or
-memory, after the usual wait: it must not take every backend down at once.
+thrown away and the target checked again at once. So is a check that could not be made for our own want (file
+descriptors, memory, local ports, a local firewall), after the usual wait: it must not take every backend down at once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Checker:
     check_time: Durations = field(default_factory=Durations)
     lag_s: float = 0.0
     checks: int = 0
-    skipped: int = 0  # for want of file descriptors or memory
+    skipped: int = 0  # for our own want
+    wanting: Callable[[NotChecked], None] = lambda _: None  # is told of each of those
 
     async def run(self, first_delay_s: float) -> None:
         """Until cancelled. `first_delay_s` is the wait before the first check."""
@@ -112,8 +113,9 @@ class Checker:
         try:
             async with asyncio.timeout(timeout_s):
                 await self.check(self.target)
-        except NotChecked:
+        except NotChecked as want:
             self.skipped += 1
+            self.wanting(want)
             await self._sleep(_jitter())
             return None
         except CheckFailed as failed:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from l4lb.config import HealthConfig
 from l4lb.model.address import SocketAddress
+from l4lb.model.states import Shortage
+from l4lb.model.verdicts import ADVICE, Verdict, shortage_of, verdict_of
 
 
 class CheckFailed(Exception):
@@ -38,17 +40,24 @@ def current_step() -> str:
 
 
 class NotChecked(Exception):
-    """Nothing was learnt of the target, since something of this host's own ran out: neither a pass nor a failure."""
+    """Nothing was learnt of the target, since something of this host's own was short: neither a pass nor a failure.
+    The message says what, and what to do about it."""
 
 
-OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})  # of any call
 
 
-def failed(error: OSError) -> CheckFailed | NotChecked:
-    """What a system call's error means for the target, at the current step."""
-    if error.errno in OUR_OWN:
-        return NotChecked(os.strerror(error.errno).lower())
-    reason = os.strerror(error.errno) if error.errno else str(error)
+def not_checked(shortage: Shortage, error: int) -> NotChecked:
+    return NotChecked(f"{os.strerror(error).lower()}: {ADVICE[shortage]}")
+
+
+def failed(error: OSError, family: int = socket.AF_INET, *, reported: bool = False) -> CheckFailed | NotChecked:
+    """What a system call's error means for the target, of that family, at the current step: see
+    `l4lb.model.verdicts`. `reported`: by the network, not by the call."""
+    number = error.errno or 0
+    if verdict_of(number, family, reported=reported) is Verdict.OWN:
+        return not_checked(shortage_of(number, family) or Shortage.MEMORY, number)
+    reason = os.strerror(number) if number else str(error)
     return CheckFailed(current_step(), reason.lower())
 
 

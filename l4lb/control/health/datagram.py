@@ -25,14 +25,14 @@ class Datagrams:
             self._sock.send(data)
         except BlockingIOError:
             return  # the send buffer is full: lost, as datagrams may be
-        except OSError as error:
-            raise failed(error) from error
+        except OSError as error:  # also what the network said of the datagram before
+            raise failed(error, self._sock.family) from error
 
     async def receive(self) -> bytes:
         try:
             return await self._loop.sock_recv(self._sock, MAX_DATAGRAM_BYTES)
         except OSError as error:
-            raise failed(error) from error
+            raise failed(error, self._sock.family, reported=True) from error
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def open_datagrams(target: Target) -> Iterator[Datagrams]:
         try:
             sock.connect(target.sockaddr)  # UDP: no packet, no waiting; ENETUNREACH when there is no route
         except OSError as error:
-            raise failed(error) from error
+            raise failed(error, target.address.family) from error
         yield Datagrams(sock)
     finally:
         sock.close()

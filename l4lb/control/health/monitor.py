@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from l4lb.config import HealthConfig, Pool
 from l4lb.control.events import Events, logger
 from l4lb.control.health.checker import Checker, Listener, Streak
-from l4lb.control.health.checks import Target
+from l4lb.control.health.checks import NotChecked, Target
 from l4lb.control.health.registry import check_of, is_datagram, needs_port, tells_the_pool
 from l4lb.control.state import BackendState, CheckResult, PoolState, State
 from l4lb.errors import ConfigError, Problem
@@ -24,6 +24,7 @@ from l4lb.net.address import parse_address, resolve_backend
 
 LATE_S = 0.5  # a lag worth a word
 TELL_LATE_EVERY_S = 10.0
+TELL_WANT_EVERY_S = 60.0
 SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
 
 
@@ -90,6 +91,7 @@ class Monitor:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._started = False
         self._told_late = -TELL_LATE_EVERY_S
+        self._told_wants: dict[str, float] = {}  # by reason, when
         self._prepare()
 
     @property
@@ -163,7 +165,9 @@ class Monitor:
         checker = self._checkers.get(target)
         if checker is None:
             streak = Streak(settings.rise, settings.fall, backend.health)
-            checker = Checker(target, check_of(settings.type), streak, check_time=self.check_time)
+            checker = Checker(
+                target, check_of(settings.type), streak, check_time=self.check_time, wanting=self._wanting
+            )
             self._checkers[target] = checker
         elif checker.streak.health not in (Health.UNKNOWN, backend.health):  # found for another pool already
             backend.set_health(checker.streak.health)
@@ -200,6 +204,14 @@ class Monitor:
         self._told_late = now
         reason = "this process was busy; no backend is judged by it"
         self._events.emit("checks_late", {"lag_s": round(lag_s, 2), "reason": reason}, logging.WARNING)
+
+    def _wanting(self, want: NotChecked) -> None:
+        """A check could not be made: no backend is judged by it, and its reason is said now and then."""
+        now, reason = time.monotonic(), str(want)
+        self._told_wants = {one: at for one, at in self._told_wants.items() if now - at < TELL_WANT_EVERY_S}
+        if reason not in self._told_wants:
+            self._told_wants[reason] = now
+            self._events.emit("checks_not_made", {"reason": reason}, logging.WARNING)
 
     def _health_changed(self, pool: PoolState, backend: BackendState, source: Checker, result: CheckResult) -> None:
         before, health = backend.health, source.streak.health

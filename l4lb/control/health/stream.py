@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import socket
@@ -16,7 +17,8 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
+from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed, not_checked
+from l4lb.model.verdicts import shortage_of_bind
 
 PROXY_V2_LOCAL = b"\r\n\r\n\0\r\nQUIT\n" + b"\x20\0\0\0"  # section 2.2: version 2, LOCAL, unspecified family, no length
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the port is chosen at connect, by the four-tuple
@@ -44,13 +46,13 @@ class SocketStream:
         try:
             await self._loop.sock_sendall(self._sock, data)
         except OSError as error:
-            raise failed(error) from error
+            raise failed(error, self._sock.family, reported=True) from error
 
     async def receive(self) -> bytes:
         try:
             return await self._loop.sock_recv(self._sock, CHUNK_BYTES)
         except OSError as error:
-            raise failed(error) from error
+            raise failed(error, self._sock.family, reported=True) from error
 
     def send_now(self, data: bytes) -> None:
         """As much as goes without waiting, whether or not anybody still listens."""
@@ -158,7 +160,7 @@ def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
     try:
         sock = socket.socket(target.address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise failed(error) from error
+        raise failed(error, target.address.family) from error
     source = target.source
     if source is not None and source.family == target.address.family:
         try:
@@ -166,20 +168,32 @@ def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
             sock.bind((source.host, 0))
         except OSError as error:
             sock.close()
-            raise CheckFailed("connect", f"source_address {source.host}: {os.strerror(error.errno or 0)}") from error
+            number = error.errno or 0
+            raise not_checked(shortage_of_bind(number, source.family), number) from error
     return sock
 
 
 async def _connect(target: Target, sock: socket.socket) -> None:
+    """connect(2): a unix socket is never in progress, and EAGAIN means that its accept queue is full."""
+    family = target.address.family
+    error, reported = sock.connect_ex(target.sockaddr), False
+    if error == errno.EINPROGRESS:
+        await _writable(sock)
+        error, reported = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), True
+    if error == errno.EAGAIN and family == socket.AF_UNIX:
+        raise CheckFailed("connect", "accept queue full")
+    if error:
+        raise failed(OSError(error, os.strerror(error)), family, reported=reported)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
     try:
-        if target.address.family == socket.AF_UNIX:
-            sock.connect(target.sockaddr)  # never in progress: EAGAIN means that its accept queue is full, connect(2)
-        else:
-            await asyncio.get_running_loop().sock_connect(sock, target.sockaddr)
-    except BlockingIOError as error:
-        raise CheckFailed("connect", "accept queue full") from error
-    except OSError as error:
-        raise failed(error) from error
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
 
 
 @contextlib.asynccontextmanager

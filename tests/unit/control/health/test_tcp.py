@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from l4lb.control.health.checks import NotChecked
 from l4lb.control.health.stream import PROXY_V2_LOCAL
+from l4lb.control.health.tcp import check_tcp
 from tests.support.checking import check, check_target, target_of
 from tests.support.peers import TIMEOUT_S, read_until_end, reset, serving
 from tests.support.waiting import wait_until
@@ -76,9 +79,10 @@ def test_checks_come_from_the_source_address(recorder: Recorder) -> None:
     assert recorder.only == (b"", False, "127.0.0.77")
 
 
-def test_a_source_address_that_is_not_of_this_host() -> None:
-    result = check("127.0.0.1:1", "tcp", source="192.0.2.1")
-    assert (result.step, result.reason) == ("connect", "source_address 192.0.2.1: Cannot assign requested address")
+def test_a_source_address_that_is_not_of_this_host_says_nothing_of_the_target() -> None:
+    target = target_of("127.0.0.1:1", "tcp", source="192.0.2.1")
+    with pytest.raises(NotChecked, match=r"cannot assign requested address: source_address is not an address of this"):
+        asyncio.run(check_tcp(target))
 
 
 def test_unread_bytes_of_a_greeting_make_no_reset() -> None:

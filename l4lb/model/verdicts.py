@@ -1,0 +1,89 @@
+"""What an errno of a call to a backend means, and for whom: of the peer, of the path to it, or of this host's own.
+
+The same table as the data plane's (`_dataplane/verdicts.pxd`, where what is true of each call is written down); a test
+holds them together. Health checks go by this one.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from enum import StrEnum
+
+from l4lb.model.states import ConnectFailure, Shortage
+
+
+class Verdict(StrEnum):
+    PEER = "peer"
+    PATH = "path"
+    OWN = "own"
+
+
+_SHORTAGES = {
+    errno.EMFILE: Shortage.FILES,
+    errno.ENFILE: Shortage.FILES,
+    errno.ENOBUFS: Shortage.MEMORY,
+    errno.ENOMEM: Shortage.MEMORY,
+    errno.ENOSPC: Shortage.MEMORY,  # epoll_ctl(2): max_user_watches
+    errno.EADDRNOTAVAIL: Shortage.PORTS,
+    errno.EADDRINUSE: Shortage.PORTS,
+    errno.EAGAIN: Shortage.PORTS,  # not of a unix socket
+    errno.EPERM: Shortage.DENIED,
+    errno.EACCES: Shortage.DENIED,
+    errno.EAFNOSUPPORT: Shortage.FAMILY,
+    errno.EPROTONOSUPPORT: Shortage.FAMILY,
+}
+_FAILURES = {
+    **dict.fromkeys(
+        (errno.ECONNREFUSED, errno.EAGAIN, errno.ENOENT, errno.ENOTDIR, errno.ELOOP), ConnectFailure.REFUSED
+    ),
+    errno.ECONNRESET: ConnectFailure.RESET,
+    errno.ETIMEDOUT: ConnectFailure.TIMEOUT,
+    **dict.fromkeys(
+        (
+            *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENONET),
+            *(errno.EINVAL, errno.EPROTO, errno.ENOPROTOOPT, errno.EMSGSIZE),
+        ),
+        ConnectFailure.UNREACHABLE,
+    ),
+}
+_VERDICTS = {
+    ConnectFailure.REFUSED: Verdict.PEER,
+    ConnectFailure.RESET: Verdict.PEER,
+    ConnectFailure.RESOURCES: Verdict.OWN,
+}  # of the path otherwise
+
+ADVICE = {
+    Shortage.PORTS: "no local port is left for it: widen net.ipv4.ip_local_port_range, or add backends or addresses",
+    Shortage.ADDRESS: "source_address is not an address of this host: see `ip address`",
+    Shortage.FILES: "out of file descriptors: raise RLIMIT_NOFILE (LimitNOFILE= of the unit) or fs.file-max",
+    Shortage.MEMORY: "out of memory for sockets: see net.ipv4.tcp_mem, net.ipv4.udp_mem and the limits of the service",
+    Shortage.DENIED: "not permitted: look at this host's firewall (output), prohibiting routes and socket permissions",
+    Shortage.FAMILY: "this host has no such address family: is IPv6 turned off?",
+}
+
+
+def shortage_of(error: int, family: int) -> Shortage | None:
+    """What of this host's own was short; None when it is not that. `family` is the backend's."""
+    if error == errno.EAGAIN and family == socket.AF_UNIX:
+        return None
+    return _SHORTAGES.get(error)
+
+
+def shortage_of_bind(error: int, family: int) -> Shortage:
+    """bind(2) of a source address: none of its errors is a backend's."""
+    shortage = shortage_of(error, family)
+    return Shortage.ADDRESS if error == errno.EADDRNOTAVAIL or shortage is None else shortage
+
+
+def failure_of(error: int, family: int, *, reported: bool = False) -> ConnectFailure:
+    """What a connect failed of. `reported`: by the network (SO_ERROR, a read), not by a call."""
+    if reported and error == errno.EACCES:
+        return ConnectFailure.UNREACHABLE
+    if shortage_of(error, family) is not None:
+        return ConnectFailure.RESOURCES
+    return _FAILURES.get(error, ConnectFailure.OTHER)
+
+
+def verdict_of(error: int, family: int, *, reported: bool = False) -> Verdict:
+    return _VERDICTS.get(failure_of(error, family, reported=reported), Verdict.PATH)
