@@ -149,11 +149,13 @@ class L4lb:
         max_files: int = 0,
         environment: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
+        module: str = "l4lb",
     ) -> None:
-        """`environment` is added to the test's own; `within` is a command that starts the one after it."""
+        """`environment` is added to the test's own; `within` is a command that starts the one after it; `module` one
+        that is run in l4lb's place."""
         # Appended to: the process shares the file's position, which every look at the log moves.
         self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
-        command = [sys.executable, "-m", "l4lb", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
@@ -215,10 +217,11 @@ def l4lb(
     environment: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
     admin: bool = False,
+    module: str = "l4lb",
 ) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one, or `admin` for the default."""
     extra = () if admin or "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within)
+    process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within, module=module)
     try:
         yield process
     finally:
