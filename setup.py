@@ -72,7 +72,9 @@ def native_modules(build: str, jobs: int) -> list[Extension]:
         for name, source in sources.items()
     ]
     gc.disable()  # Cython makes large trees and drops them at the end: to look for garbage takes it 40 % of its time
-    return cythonize(extensions, build_dir=f"build/cython-{build}", nthreads=jobs, compiler_directives=DIRECTIVES)
+    return cythonize(
+        extensions, build_dir=f"build/cython-{build}", nthreads=jobs, quiet=True, compiler_directives=DIRECTIVES
+    )
 
 
 def main() -> None:
