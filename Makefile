@@ -3,17 +3,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := setup.py $(wildcard l4lb/*.pyx) $(wildcard l4lb/*.pxd) $(wildcard l4lb/_dataplane/*.pxd) $(wildcard tests/native/*.pyx)
+NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]')
 DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
 
 .PHONY: help demo test lint unit scenarios package-test bench bench-before tables screenshots soak asan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-demo: build      ## a pool of small backends behind the load balancer, with traffic
+demo: $(VENV)/ready      ## a pool of small backends behind the load balancer, with traffic
 	$(BIN)/l4lb demo $(ARGS)
 
 test: lint unit scenarios package-test  ## everything that CI runs
@@ -39,7 +41,7 @@ soak: build $(VENV)/browser      ## the long forms of the scenarios: 10 GB, a mi
 	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios
 
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
-	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
+	$(INSTALL) "matplotlib>=3.8"
 	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
 
 bench-before: build  ## compare with another built checkout: make bench-before BEFORE=/path/to/it
@@ -49,7 +51,7 @@ screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, s
 	$(BIN)/python -m tests.support.screenshots
 
 tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLES.md
-	$(BIN)/pip install -q --disable-pip-version-check "matplotlib>=3.8"
+	$(INSTALL) "matplotlib>=3.8"
 	$(BIN)/python -m benchmarks.compare_tables
 
 man: build       ## the man pages, in build/man; see one with `man -l build/man/l4lb.1`
@@ -73,6 +75,15 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 fuzz: build      ## the native parsers under coverage-guided fuzzers, ten minutes each (ARGS="--seconds 60 --keep")
 	$(BIN)/python -m tests.support.fuzzing $(ARGS)
 
+# The native modules are built while what is Python is installed: neither needs the other.
+$(VENV)/ready: $(VENV)/created $(NATIVE) pyproject.toml
+	@+$(MAKE) --no-print-directory -j2 $(VENV)/native $(VENV)/installed
+	@touch $@
+
+$(VENV)/built: $(VENV)/created $(NATIVE) pyproject.toml
+	@+$(MAKE) --no-print-directory -j2 $(VENV)/probe $(VENV)/tools
+	@touch $@
+
 $(VENV)/created:
 	@missing=""; \
 	command -v gcc >/dev/null || missing=1; \
@@ -80,23 +91,32 @@ $(VENV)/created:
 	$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || missing=1; \
 	$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || missing=1; \
 	if [ -n "$$missing" ]; then \
-	  echo "l4lb needs Python 3.11 or newer with its headers, and a C compiler. On Debian 12:" >&2; \
+	  echo "l4lb needs Python 3.11 or newer with its headers, and a C compiler. On Debian 12 and 13:" >&2; \
 	  echo "  apt-get install -y $(DEBIAN_BUILD)" >&2; exit 1; \
 	fi
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check "cython>=3.1" "setuptools>=77"
+	@echo "making an environment in $(VENV), with l4lb in it: less than a minute"
+	@$(if $(UV),$(UV) venv -q --allow-existing --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(INSTALL) "cython>=3.1" "setuptools>=77"
+	@touch $@
+
+$(VENV)/native: $(VENV)/created $(NATIVE)
+	@L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(VENV)/probe: $(VENV)/native tests/native/probe.pyx
+	@L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
 $(VENV)/installed: $(VENV)/created pyproject.toml
-	L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@L4LB_BUILD=none $(INSTALL) --no-build-isolation -e '.[top]'
 	@touch $@
 
-$(VENV)/browser: $(VENV)/installed
-	$(BIN)/pip install -q --disable-pip-version-check "axe-playwright-python>=0.1.4" "playwright>=1.45"
+$(VENV)/tools: $(VENV)/installed
+	@L4LB_BUILD=none $(INSTALL) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-$(VENV)/built: $(VENV)/installed $(NATIVE)
-	L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
+$(VENV)/browser: $(VENV)/built
+	@$(INSTALL) "axe-playwright-python>=0.1.4" "playwright>=1.45"
 	@touch $@
 
 L4LB_BUILD ?= release

@@ -29,9 +29,9 @@ from l4lb._dataplane.types cimport source_address_t
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 
 
-def xxh64(const uint8_t[::1] data, uint64_t seed):
+def xxh64(bytes data not None, uint64_t seed):
     """XXH64 of `data` as the workers compute it."""
-    return native_xxh64(&data[0] if data.shape[0] else NULL, data.shape[0], seed)
+    return native_xxh64(<const uint8_t *><char *>data, len(data), seed)
 
 
 def build_table(int kind, list ids, list weights, uint32_t table_size, uint64_t seed):
@@ -59,10 +59,9 @@ def build_table(int kind, list ids, list weights, uint32_t table_size, uint64_t 
 
 # ---- PROXY protocol; the typed face is l4lb/proxy_protocol.py ----
 
-def crc32c(const uint8_t[::1] data):
+def crc32c(bytes data not None):
     """CRC32C (RFC 4960, appendix B) of `data`."""
-    cdef const uint8_t *start = &data[0] if data.shape[0] else NULL
-    return crc32c_end(crc32c_extend(CRC32C_BEGIN, start, data.shape[0]))
+    return crc32c_end(crc32c_extend(CRC32C_BEGIN, <const uint8_t *><char *>data, len(data)))
 
 
 cdef tuple endpoint_get(source_address_t *address):

@@ -1,5 +1,6 @@
 # Between Python objects and the structs of the data plane: what the classes of `_fastpath.pyx` share. With the GIL.
 
+from cpython.array cimport array
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -37,10 +38,18 @@ cdef inline void **counters(uint32_t worker_count, size_t size) except NULL:
     return blocks
 
 
-cdef inline uint32_t *indices_copy(const uint32_t[::1] source) except NULL:
-    cdef uint32_t *copy = <uint32_t *>zeroed(source.shape[0], sizeof(uint32_t))
-    if source.shape[0]:
-        memcpy(copy, &source[0], source.shape[0] * sizeof(uint32_t))
+cdef inline uint32_t *indices_of(array indices) except NULL:
+    """Those of an `array("I")`, which the caller keeps. A typed memoryview would do as well, and add 10,000 lines of C to
+    each module that has one."""
+    if indices.ob_descr.typecode != c"I":
+        raise TypeError(f"indices are an array of 'I', not of {indices.typecode!r}")
+    return indices.data.as_uints
+
+
+cdef inline uint32_t *indices_copy(array indices) except NULL:
+    cdef const uint32_t *source = indices_of(indices)
+    cdef uint32_t *copy = <uint32_t *>zeroed(len(indices), sizeof(uint32_t))
+    memcpy(copy, source, len(indices) * sizeof(uint32_t))
     return copy
 
 

@@ -1,5 +1,6 @@
 # What workers go by, as other native modules see it: see `_snapshots.pyx`.
 
+from cpython.array cimport array
 from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.types cimport (
@@ -31,7 +32,7 @@ cdef class NativePool:
     cdef pool_t pool
     cdef list kept
 
-    cdef int fill_slots(self, pool_t *pool, source) except -1
+    cdef int fill_slots(self, pool_t *pool, array slots) except -1
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1
     cdef int fill(self, pool_t *pool, dict spec) except -1
 

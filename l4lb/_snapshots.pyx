@@ -4,14 +4,15 @@
 
 import os
 
+from cpython.array cimport array
 from cython cimport final
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from l4lb._convert cimport (
-    buckets_list, counters, indices_copy, local_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill,
-    sockaddr_copy, terms_fill, zeroed,
+    buckets_list, counters, indices_copy, indices_of, local_fill, pool_settings_fill, proxy_accept_fill,
+    proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION,
@@ -257,13 +258,11 @@ cdef class NativePool:
         free(self.pool.backends)
         free(self.pool.usable)
 
-    cdef int fill_slots(self, pool_t *pool, source) except -1:
+    cdef int fill_slots(self, pool_t *pool, array slots) except -1:
         """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
-        cdef const uint32_t[::1] slots = source
-        pool.slot_count = slots.shape[0]
-        if pool.slot_count:
-            pool.slots = &slots[0]
-        self.kept.append(source)
+        pool.slots = indices_of(slots)
+        pool.slot_count = len(slots)
+        self.kept.append(slots)
         return 0
 
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import l4lb
 from tests.support.programs import require
 
 OTHER_USER = "nobody"
@@ -35,23 +36,35 @@ def directory_of_all() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def _closed_above(place: Path) -> Path | None:
+    """The first folder on the way to it that only its owner may enter."""
+    above = reversed(place.parents)
+    return next((folder for folder in above if not folder.stat().st_mode & stat.S_IXOTH), None)
+
+
+def _open_again(places: list[Path]) -> str:
+    """Shell: every closed folder is covered by an open one, which has nothing but the places in it."""
+    held = {place: f'"$held/{number}"' for number, place in enumerate(places)}
+    closed = sorted({str(_closed_above(place)) for place in places})
+    return "\n".join(
+        [
+            "set -e; held=$(mktemp -d)",
+            *(f"mkdir {at}; mount --bind '{place}' {at}" for place, at in held.items()),
+            *(f"mount -t tmpfs -o mode=755 l4lb-test '{folder}'" for folder in closed),
+            *(f"mkdir -p '{place}'; mount --bind {at} '{place}'; umount {at}" for place, at in held.items()),
+            'rm -d "$held"/* "$held"; cd /; exec "$@"',
+        ]
+    )
+
+
 def interpreter_of_all() -> list[str]:
-    """A command that starts another where every user can run this Python: its home may be root's alone. In a mount
-    namespace of its own; nothing changes outside."""
-    for above in [*reversed(Path(sys.base_prefix).parents)]:
-        if not above.stat().st_mode & stat.S_IXOTH:
-            shell = f"""
-                set -e
-                held=$(mktemp -d)
-                mount --bind '{sys.base_prefix}' "$held"
-                mount -t tmpfs -o mode=755 l4lb-test '{above}'
-                mkdir -p '{sys.base_prefix}'
-                mount --bind "$held" '{sys.base_prefix}'
-                umount "$held"; rmdir "$held"
-                exec "$@"
-            """
-            return [require("unshare"), "--mount", "--propagation", "private", "sh", "-c", shell, "sh"]
-    return []
+    """A command that starts another where every user can run this Python and this l4lb: their folders may be root's
+    alone. In a mount namespace of its own; nothing changes outside."""
+    wanted = {Path(sys.base_prefix), Path(sys.prefix), Path(l4lb.__file__).parent.parent}
+    places = [one for one in sorted(wanted) if _closed_above(one) and wanted.isdisjoint(one.parents)]
+    if not places:
+        return []
+    return [require("unshare"), "--mount", "--propagation", "private", "sh", "-c", _open_again(places), "sh"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
 
@@ -30,10 +30,10 @@ REAP_S = 0.05
 async def check_exec(target: Target) -> None:
     """Raises CheckFailed at steps ``start`` and ``command``; the caller bounds the time."""
     begin_step("start")
-    with _running(target) as process:
+    with _running(target) as program:
         begin_step("command")
-        output = await _output_until_exit(process)
-    if code := process.returncode:
+        output = await _output_until_exit(program)
+    if code := program.process.returncode:
         ended = f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}"
         line = output.line
         raise CheckFailed("command", f"{ended}: {line}" if line else ended)
@@ -50,17 +50,23 @@ def _environment(target: Target) -> dict[str, str]:
     }
 
 
-def _start(target: Target) -> subprocess.Popen[bytes]:
+class _Program:
+    """A program that runs, and the end of the pipe where what it prints is read."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output_fd: int) -> None:
+        self.process, self.output_fd = process, output_fd
+
+    def end(self) -> None:
+        os.close(self.output_fd)
+        with contextlib.suppress(ProcessLookupError):  # before it is reaped: until then its id is nobody else's
+            os.killpg(self.process.pid, signal.SIGKILL)
+        _reap(self.process)
+
+
+def _start(target: Target) -> _Program:
     command = target.settings.command
     try:
-        return subprocess.Popen(
-            command,
-            env=_environment(target),
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        return _open(command, _environment(target))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in OUR_OWN:
             raise failed(error) from error
@@ -68,17 +74,30 @@ def _start(target: Target) -> subprocess.Popen[bytes]:
         raise CheckFailed("start", f"{command[0]}: {reason.lower()}") from error
 
 
+def _open(command: Sequence[str], environment: dict[str, str]) -> _Program:
+    """Its descriptors are made here, not by Popen: that of Python 3.11.2 leaks those it has when it lacks one."""
+    with contextlib.ExitStack() as ours:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        ours.callback(os.close, null)
+        output, printed = os.pipe()
+        ours.callback(os.close, printed)
+        try:
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, stdin=null, stdout=printed, stderr=null
+            )
+        except BaseException:
+            os.close(output)
+            raise
+    return _Program(process, output)
+
+
 @contextlib.contextmanager
-def _running(target: Target) -> Iterator[subprocess.Popen[bytes]]:
-    process = _start(target)
-    assert process.stdout is not None
+def _running(target: Target) -> Iterator[_Program]:
+    program = _start(target)
     try:
-        yield process
+        yield program
     finally:
-        process.stdout.close()
-        with contextlib.suppress(ProcessLookupError):  # before it is reaped: until then its id is nobody else's
-            os.killpg(process.pid, signal.SIGKILL)
-        _reap(process)
+        program.end()
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
@@ -89,13 +108,12 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
         threading.Thread(target=process.wait, name="l4lb-reap", daemon=True).start()
 
 
-async def _output_until_exit(process: subprocess.Popen[bytes]) -> Output:
+async def _output_until_exit(program: _Program) -> Output:
     """Reads what the program prints until it ends, and does not reap it."""
     loop = asyncio.get_running_loop()
-    assert process.stdout is not None
-    output = Output(process.stdout.fileno(), loop.create_future())
+    output = Output(program.output_fd, loop.create_future())
     try:
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = os.pidfd_open(program.process.pid)
     except OSError as error:
         raise failed(error) from error
     loop.add_reader(output.fd, output.read)

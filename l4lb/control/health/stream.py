@@ -126,7 +126,7 @@ class TlsStream:
 def _tls_failed(error: ssl.SSLError) -> CheckFailed:
     if isinstance(error, ssl.SSLCertVerificationError):
         return CheckFailed("tls", f"certificate refused: {error.verify_message}")
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # without and with close_notify; which, by release
         return CheckFailed("tls", "closed during the handshake")
     return CheckFailed("tls", (error.reason or str(error)).lower().replace("_", " "))
 

@@ -135,6 +135,7 @@ def test_without_a_descriptor_for_the_process_nothing_is_said_and_nothing_stays(
         free = len(os.listdir("/proc/self/fd")) - 1
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         outcomes = set()
+        was_open = sorted(os.listdir("/proc/self/fd"))
         for room in range(12):
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, limits[1]))
             try:
@@ -144,6 +145,7 @@ def test_without_a_descriptor_for_the_process_nothing_is_said_and_nothing_stays(
                 outcomes.add(type(error))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert sorted(os.listdir("/proc/self/fd")) == was_open, f"with room for {room}"
         assert outcomes == {NotChecked, TimeoutError}
 
     uvloop.run(main())

@@ -83,6 +83,7 @@ def test_the_end_is_announced(certs: tuple[str, str]) -> None:
 HOSTILE = {
     "plain": (one_answer(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "wrong version number"),
     "closed": (one_answer(b""), "closed during the handshake"),
+    "close_notify": (one_answer(b"\x15\x03\x03\x00\x02\x01\x00"), "closed during the handshake"),
     "cut": (one_answer(b"\x16\x03\x03\x00\x7a\x02"), "closed during the handshake"),
     "reset": (lambda sock: (sock.recv(9), reset(sock)), "connection reset by peer"),
     "silent": (hold, "no answer within 0.2 s"),
