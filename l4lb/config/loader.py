@@ -24,6 +24,7 @@ from l4lb.config.positions import Positions
 from l4lb.config.proxy import OwnTlv
 from l4lb.config.supported import is_later_key
 from l4lb.errors import ConfigError, Problem
+from l4lb.net.files import read_text
 
 _EXPECTED = {
     "int_type": "expected an integer",
@@ -215,7 +216,7 @@ def _line_in(message: str, text: str) -> int:
 def load(path: Path, flags: Flags | None = None) -> Config:
     """The config of a file, with command-line flags over it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(path))]) from None
     except UnicodeDecodeError as error:
