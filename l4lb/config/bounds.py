@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from l4lb.errors import ConfigError, Problem
+from l4lb.net.files import read_bytes
 
 FILE_BYTES_MAX = 4 << 20
 DEPTH_MAX = 32  # of tables and lists within each other, and parts of a dotted key
@@ -23,15 +24,12 @@ _DEEPER = re.compile(
 
 
 def read_text(path: Path) -> str:
-    """ConfigError for what cannot be read, is no text, or more than FILE_BYTES_MAX: a device may have no end."""
+    """ConfigError for what cannot be read, is no text, or is larger than FILE_BYTES_MAX."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
+        raw = read_bytes(path, bytes_max=FILE_BYTES_MAX)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([Problem("", f"cannot be read: {reason}", str(path))]) from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError([Problem("", f"larger than {FILE_BYTES_MAX >> 20} MiB", str(path))])
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError([Problem("", "not UTF-8: it is UTF-16, by its byte order mark", str(path))])
     try:

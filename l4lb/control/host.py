@@ -75,6 +75,13 @@ class Host:
             for path in paths:
                 os.chown(path, self.identity.uid, self.identity.gid, follow_symlinks=False)
 
+    def give_sockets(self, give: Callable[[int, int], None]) -> None:
+        """The listening sockets, to who this process becomes; `give` does it. Without CAP_CHOWN (EPERM) they stay
+        root's, and an address that overlaps theirs cannot be had later, which is an error then."""
+        if self.identity is not None and os.geteuid() == 0:
+            with contextlib.suppress(PermissionError):
+                give(self.identity.uid, self.identity.gid)
+
     def not_allowed(self, config: Config, files: Sequence[str]) -> Iterator[tuple[str, str]]:
         """What the new user will not be able to do, as (path, reason). `files` are those to be removed at the end."""
         if self.identity is None:

@@ -167,6 +167,7 @@ class ControlPlane:
         settings = config.global_
         logs = (path for path in (settings.log, settings.access_log, settings.state_file) if path.startswith("/"))
         self.host.give([*files, *(path for path in logs if os.path.exists(path))])
+        self.host.give_sockets(self.forwarder.give_sockets)
         self.host.become_user(config)
         for path, reason in self.host.not_allowed(config, [*files, *self.admin.files()]):
             self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)

@@ -18,8 +18,10 @@ from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_d
 from l4lb.control.events import Events
 from l4lb.control.state import State
 from l4lb.errors import ConfigError
+from l4lb.net.files import read_text
 
 FORMAT = 1
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC  # ENXIO for a FIFO that nobody reads
 
 
 def read_state(config: Config) -> tuple[Overlay, Drained]:
@@ -32,7 +34,7 @@ def read_state(config: Config) -> tuple[Overlay, Drained]:
         directory = Path(path).resolve().parent
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ValueError(f"cannot be written: {directory} is no directory that this user may write to")
-        return _parse(Path(path).read_text(encoding="utf-8"))
+        return _parse(read_text(path))
     except FileNotFoundError:
         return {}, {}
     except (OSError, ValueError) as error:
@@ -63,7 +65,7 @@ def _replace(path: Path, text: str) -> None:
     """Whoever reads it, also after a power failure, finds the old text or the new one."""
     real = path.resolve()
     new = real.with_name(real.name + ".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    with open(os.open(new, _NEW, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

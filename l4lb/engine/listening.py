@@ -3,12 +3,16 @@ no worker accepts on them any more. Owned by the forwarder; control thread only.
 
 A place is what sockets are known by: protocol and address, and for port 0 also the listener. So listeners may be
 renamed, change their options or exchange addresses, and nobody who connects meanwhile notices.
+
+A place that no listener names any more, and that the wider address of one includes (127.0.0.1:80, then :80), is
+covered: its sockets stay and belong to that listener. The kernel gives a client to the most specific socket, so that
+closing them would reset who is in their queues, and end the sessions of UDP that came by them, for nothing.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from l4lb.errors import ConfigError, Problem
@@ -27,6 +31,18 @@ def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | Inherited
         place = Place(spec.protocol, address, spec.name, position) if any_port else Place(spec.protocol, address)
         found.append((place, address))
     return found
+
+
+def _includes(wide: Place, place: Place) -> bool:
+    """Whether every client of `place` could also come by `wide`, which is bound to all addresses of a family, or of
+    both."""
+    if wide.protocol is not place.protocol or wide == place:
+        return False
+    outer, inner = wide.address, place.address
+    if not isinstance(outer, SocketAddress) or not isinstance(inner, SocketAddress) or not inner.port:
+        return False
+    families = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}.get(outer.host, ())
+    return inner.family in families and outer.port == inner.port
 
 
 def _has_handshakes(place: Place) -> bool:
@@ -71,10 +87,12 @@ class Listening:
         self._closing: dict[Place, int] = {}
         self._closing_unix: list[tuple[int, ListeningSockets]] = []
         self._turned_away: set[Place] = set()
+        self._covered: dict[Place, Place] = {}  # by the place that includes it
         self._shared = False  # with the process that takes over
 
     def prepare(self, specs: Sequence[ListenerSpec]) -> None:
-        """Have all sockets of `specs`, with their options. ConfigError, and nothing changed, when that cannot be."""
+        """Have all sockets of `specs`, with their options. ConfigError, and nothing changed, when that cannot be: new
+        sockets take no client before all are there."""
         opened: list[Place] = []
         changed: list[tuple[_Place, ListenerSpec]] = []
         problems: list[Problem] = []
@@ -90,21 +108,79 @@ class Listening:
                         known.spec = spec
                         _set(known.sockets, spec)
                 except OSError as error:
-                    problems.append(Problem(f"listeners.{spec.name}.bind", f"{address}: cannot listen: {_said(error)}"))
+                    problems.append(_problem(spec, address, error))
+        problems = problems or self._adopt(specs, opened) or self._listen(opened)
         if problems:
             self._undo(opened, changed)
             raise ConfigError(problems)
+        for place in opened:
+            self._taken.pop(place, None)
 
     def _open(self, place: Place, address: SocketAddress | InheritedSocket, spec: ListenerSpec) -> ListeningSockets:
         taken = self._taken.get(place)
         if taken is None:
-            return open_address(address, spec, self._workers, self._cpus)
+            return open_address(address, spec, self._workers, self._own_sockets())
         _set(taken, spec)
-        return self._taken.pop(place)
+        return taken
+
+    def _adopt(self, specs: Sequence[ListenerSpec], opened: list[Place]) -> list[Problem]:
+        """The places of the process before this one that are covered here."""
+        wide = {place: spec for spec in specs for place, _ in places_of(spec)}
+        problems: list[Problem] = []
+        for place, by in self._coverage(wide, self._taken).items():
+            try:
+                _set(self._taken[place], wide[by])
+            except OSError as error:
+                problems.append(_problem(wide[by], place.address, error))
+            else:
+                self._places[place] = _Place(self._taken[place], wide[by])
+                opened.append(place)
+        return problems
+
+    @staticmethod
+    def _coverage(named: Iterable[Place], there: Iterable[Place]) -> dict[Place, Place]:
+        """Which of the places that are `there` are not `named`, and included by one that is: by which."""
+        named = set(named)
+        found = {place: [one for one in named if _includes(one, place)] for place in there if place not in named}
+        return {place: min(by, key=lambda one: str(one.address)) for place, by in found.items() if by}
+
+    def _needed(self, specs: Sequence[ListenerSpec]) -> tuple[set[Place], dict[Place, Place]]:
+        """Where workers are to accept for `specs`, and what of that is covered."""
+        named = {place for spec in specs for place, _ in places_of(spec)}
+        covered = self._coverage(named, self._places.keys() - self._closing.keys())
+        return named | covered.keys(), covered
+
+    def needed(self, specs: Sequence[ListenerSpec]) -> set[Place]:
+        """Where workers are to accept for `specs`."""
+        return self._needed(specs)[0]
+
+    def places(self, spec: ListenerSpec) -> list[Place]:
+        """Those that it names, and those that are covered by them since the last `commit`."""
+        named = [place for place, _ in places_of(spec)]
+        return named + [place for place, by in self._covered.items() if by in named]
+
+    def _own_sockets(self) -> list[socket.socket]:
+        """All on which this process listens or is about to, also those that are about to close."""
+        known = [*(one.sockets for one in self._places.values()), *self._taken.values()]
+        return [sock for sockets in known for sock in sockets.sockets]
+
+    def _listen(self, opened: Sequence[Place]) -> list[Problem]:
+        problems: list[Problem] = []
+        for place in opened:
+            known = self._places[place]
+            if place in self._taken or isinstance(place.address, InheritedSocket):
+                continue  # they listen already
+            try:
+                known.sockets.listen(known.spec, self._cpus)
+            except OSError as error:
+                problems.append(_problem(known.spec, place.address, error))
+        return problems
 
     def _undo(self, opened: Sequence[Place], changed: Sequence[tuple[_Place, ListenerSpec]]) -> None:
         for place in opened:
-            self._places.pop(place).sockets.close()
+            sockets = self._places.pop(place).sockets
+            if place not in self._taken:
+                sockets.close()
         for known, before in changed:
             known.spec = before
             _set(known.sockets, before)
@@ -115,7 +191,7 @@ class Listening:
 
         What was inherited stays with the service manager, and its clients wait for who is next.
         """
-        needed = {place for spec in specs for place, _ in places_of(spec)}
+        needed, _ = self._needed(specs)
         leaving = {place for place in self._published - needed if _has_handshakes(place)}
         if self._shared:
             return False
@@ -126,7 +202,7 @@ class Listening:
 
     def commit(self, specs: Sequence[ListenerSpec], version: int) -> None:
         """From `version` on workers accept for `specs`, which are prepared, and nowhere else."""
-        needed = {place for spec in specs for place, _ in places_of(spec)}
+        needed, self._covered = self._needed(specs)
         for place in self._published - needed:
             if _is_unix(place):
                 self._leave_unix(place, version)
@@ -158,7 +234,7 @@ class Listening:
 
     def spread(self, spec: ListenerSpec) -> list[Assigned]:
         """Which worker accepts on which socket, see `ListeningSockets.spread`."""
-        found = [self._places[place].sockets for place, _ in places_of(spec)]
+        found = [self._places[place].sockets for place in self.places(spec)]
         return [
             one._replace(host=b"" if spec.transparent else sockets.host)
             for sockets in found
@@ -167,12 +243,17 @@ class Listening:
 
     def kernel_drops(self, spec: ListenerSpec) -> int:
         """Datagrams that came for `spec` and found no room, see `ListeningSockets.kernel_drops`."""
-        known = [self._places[place] for place, _ in places_of(spec) if place in self._places]
+        known = [self._places[place] for place in self.places(spec) if place in self._places]
         return sum(one.sockets.kernel_drops() for one in known)
 
     def addresses(self, spec: ListenerSpec) -> tuple[str, ...]:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
         return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
+
+    def give(self, uid: int, gid: int) -> None:
+        """See `ListeningSockets.give`."""
+        for known in self._places.values():
+            known.sockets.give(uid, gid)
 
     def files(self) -> list[str]:
         """Of unix sockets that are removed with them."""
@@ -230,5 +311,5 @@ class Listening:
         self._closing.clear()
 
 
-def _said(error: OSError) -> str:
-    return error.strerror or str(error)
+def _problem(spec: ListenerSpec, address: SocketAddress | InheritedSocket, error: OSError) -> Problem:
+    return Problem(f"listeners.{spec.name}.bind", f"{address}: cannot listen: {error.strerror or error}")

@@ -18,7 +18,7 @@ from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
 from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import backend_stats, listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
-from l4lb.engine.listening import Listening, places_of
+from l4lb.engine.listening import Listening
 from l4lb.engine.moving import Belongings, Moving
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep
@@ -60,10 +60,6 @@ class _Listener:
     @property
     def served(self) -> ListenerSpec:
         return self.held or self.spec
-
-    @property
-    def places(self) -> set[Place]:
-        return {place for place, _ in places_of(self.served)}
 
 
 class NativeForwarder:
@@ -175,13 +171,16 @@ class NativeForwarder:
         return self._moving.arrive(sessions, self._belongings)
 
     def _belongings(self, session: MovingSession) -> Belongings | None:
-        listener = next((one for one in self._listeners.values() if session.place in one.places), None)
+        listener = next((one for one in self._listeners.values() if session.place in self._places(one)), None)
         pool = self._pools.get(session.pool)
         backend = pool.backends.get(session.backend) if pool else None
         if listener is None or pool is None or pool.spec is None or backend is None:
             return None
         measured = pool.spec.selection is Selection.PEAK_EWMA
         return Belongings(listener.live, listener.spec, pool.live, backend, measured)
+
+    def _places(self, listener: _Listener) -> set[Place]:
+        return set(self._listening.places(listener.served))
 
     def own(self) -> None:
         self._listening.own()
@@ -213,12 +212,12 @@ class NativeForwarder:
         """`pools`, the listeners, and those that are left or drained but still needed by sessions of UDP, which have no
         socket of their own for the client."""
         version = self._version + 1
-        taken = {place for one in self._listeners.values() for place, _ in places_of(one.spec)}
+        taken = self._listening.needed([one.spec for one in self._listeners.values()])
         ending = [*self._left.values(), *(one for one in self._listeners.values() if one.held)]
         self._draining = [
             one
             for one in ending
-            if one.spec.protocol is Protocol.UDP and one.live.sessions_active() and not taken & one.places
+            if one.spec.protocol is Protocol.UDP and one.live.sessions_active() and not taken & self._places(one)
         ]
         drained = set(map(id, self._draining))
         accepting = [one for one in self._listeners.values() if id(one) not in drained]
@@ -402,6 +401,9 @@ class NativeForwarder:
         self._turns_seen = turns
         self._plane.wake()
         return silent
+
+    def give_sockets(self, uid: int, gid: int) -> None:
+        self._listening.give(uid, gid)
 
     def socket_files(self) -> list[str]:
         return self._listening.files()

@@ -122,6 +122,10 @@ class Forwarder(Protocol):
         """The workers that have finished no turn since the last call. Each call wakes them all, so that those which are
         merely idle finish one."""
 
+    def give_sockets(self, uid: int, gid: int) -> None:
+        """The listening sockets belong to that user from now on: this process is about to become it, and addresses of
+        its own that overlap must be of one user. Requires CAP_CHOWN; OSError EPERM."""
+
     def socket_files(self) -> list[str]:
         """The files of unix sockets that it will remove."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from l4lb.net.address import parse_address, resolve_listener
+from l4lb.net.holders import taken_by
 from l4lb.net.privileges import Identity
+from l4lb.net.unix_paths import bind_unix, remove_own
 
 
 def default_admin_address() -> str:
@@ -86,9 +87,7 @@ class AdminSocket:
         """Close it; its file goes too, unless someone else has put theirs in its place."""
         self.sock.close()
         if self.path is not None:
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # who gave root's rights up was warned then
-                if self.path.lstat().st_ino == self.inode:
-                    self.path.unlink()
+            remove_own(str(self.path), self.inode)
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
@@ -133,40 +132,20 @@ def _lock_path(path: Path) -> Path:
     return path.with_suffix(path.suffix + ".lock")
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a process that died. OSError EADDRINUSE when one answers, or when it is no socket."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EADDRINUSE, "a file that is no socket is in the way")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:  # its accept queue is full: someone lives there
-            pass
-    raise OSError(errno.EADDRINUSE, "another program listens there")
-
-
 def _open_unix(path: Path, address: str, owner: Identity | None) -> AdminSocket:
     """The lock keeps instances apart; a socket file that nobody answers on is stale and replaced."""
     _make_directory(path.parent, owner, private=address == default_admin_address())
     lock_fd = _lock(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        _remove_stale(path)
-        sock.bind(str(path))
+        inode = bind_unix(sock, str(path), str(path))
         path.chmod(0o600)
         sock.listen(128)
     except BaseException:
         sock.close()
         os.close(lock_fd)
         raise
-    return AdminSocket(sock, address, path, lock_fd, path.lstat().st_ino)
+    return AdminSocket(sock, address, path, lock_fd, inode)
 
 
 def _open_tcp(address: str) -> AdminSocket:
@@ -176,6 +155,11 @@ def _open_tcp(address: str) -> AdminSocket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((target.host, target.port))  # type: ignore[union-attr]
         sock.listen(128)
+    except OSError as error:
+        sock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise OSError(error.errno, f"{error.strerror}{taken_by(target, socket.SOCK_STREAM)}") from None  # type: ignore[arg-type]
     except BaseException:
         sock.close()
         raise
@@ -198,7 +182,7 @@ def _open(address: str, owner: Identity | None) -> AdminSocket:
     if parsed.host.startswith("@"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            sock.bind("\0" + parsed.host[1:])
+            bind_unix(sock, "\0" + parsed.host[1:])
             sock.listen(128)
         except BaseException:
             sock.close()

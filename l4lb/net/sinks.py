@@ -17,7 +17,8 @@ from typing import Protocol
 
 BLOCK_BYTES = 64 * 1024
 _ATOMIC_BYTES = 4096  # PIPE_BUF: a pipe that poll(2) calls writable takes so many without waiting
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+# O_NONBLOCK: what became a FIFO since it was looked at is ENXIO, not a wait for its reader.
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class Sink(Protocol):

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket, Keepalive, ListenerSpec
 from l4lb.model.states import Protocol
+from l4lb.net.holders import Holder, packed, taken_by
+from l4lb.net.unix_paths import bind_unix, remove_own
 
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
@@ -128,6 +130,23 @@ class ListeningSockets:
         to_own = (described["path"], described["inode"])
         return cls(sockets, described["address"], described["port"], _to_own=to_own)
 
+    def listen(self, spec: ListenerSpec, cpus: Sequence[int] = ()) -> None:
+        """Let clients in: once nothing else that was to be opened with them can fail, for closing them again would
+        reset those who came. Of TCP; the others do already. With `cpus`, worker i gets the connections that CPU
+        ``cpus[i]`` handles. listen(2): EADDRINUSE when another program has come to listen there since."""
+        if spec.protocol is not Protocol.TCP or self.sockets[0].family == socket.AF_UNIX:
+            return
+        for sock in self.sockets:
+            sock.listen(spec.backlog)
+        if cpus and len(self.sockets) > 1:  # of UDP, a client must always come to one worker
+            _steer_by_cpu(self.sockets[0], cpus)
+
+    def give(self, uid: int, gid: int) -> None:
+        """To the user that this process is to become: SO_REUSEPORT groups, and addresses that overlap, are those of one
+        user alone, and it goes by the socket's owner (fchown(2))."""
+        for sock in self.sockets:
+            os.fchown(sock.fileno(), uid, gid)
+
     def turn_away(self) -> None:
         """Let nobody new in, before they are closed: closing resets whoever is in the queue or the handshake. On TCP
         they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
@@ -169,9 +188,7 @@ class ListeningSockets:
             sock.close()
         self.sockets = []
         if self.owned_path:
-            with contextlib.suppress(OSError):
-                if os.stat(self.owned_path).st_ino == self._inode:
-                    os.unlink(self.owned_path)
+            remove_own(self.owned_path, self._inode)
             self.owned_path = ""
 
 
@@ -243,25 +260,58 @@ def _bind_name(address: SocketAddress) -> tuple[str, int] | tuple[str, int, int,
     return (host, address.port, 0, socket.if_nametoindex(zone)) if zone else (host, address.port)
 
 
-def _open_inet(address: SocketAddress, spec: ListenerSpec, *, first: bool) -> socket.socket:
-    """One bound socket. The first of an address is bound without SO_REUSEPORT, which it gets after: so another
-    process on the address is an error rather than a silent share of the traffic, and its siblings may still join."""
+def _share(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind_first(sock: socket.socket, address: SocketAddress, own: Sequence[socket.socket]) -> None:
+    """Bind the first socket of an address. Without SO_REUSEPORT, which it gets after: so another process on the address
+    is an error rather than a silent share of the traffic, whatever that process has set, and siblings may still join.
+
+    bind(2), EADDRINUSE: when what is in the way are sockets of `own`, of an address that includes this one or is
+    included, and nobody else's, all of them get SO_REUSEPORT first; the kernel then gives a packet to the sockets of
+    the most specific address, and of those to the ones that listen. They must be of one user (socket(7)).
+    """
+    try:
+        sock.bind(_bind_name(address))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        in_the_way = [one for one in own if _in_the_way(one, sock, address)]
+        if (reason := taken_by(address, sock.type, in_the_way)) or not in_the_way:
+            raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}{reason}") from None
+        for one in [*in_the_way, sock]:
+            _share(one)
+        sock.bind(_bind_name(address))
+    _share(sock)
+
+
+def _in_the_way(one: socket.socket, sock: socket.socket, address: SocketAddress) -> bool:
+    if one.family == socket.AF_UNIX or one.type != sock.type or one.getsockname()[1] != address.port:
+        return False
+    bound = packed(SocketAddress(one.family, one.getsockname()[0]))
+    wide = one.family == socket.AF_INET6 and not any(bound)
+    return Holder(one.family, bound, 0, wide).overlaps(address)
+
+
+def _open_inet(address: SocketAddress, spec: ListenerSpec, own: Sequence[socket.socket] | None) -> socket.socket:
+    """One bound socket: the first of its address, where `own` may be in the way, or one that joins it (None)."""
     udp = spec.protocol is Protocol.UDP
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
     sock = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if not udp:  # with UDP it would let others take the address
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not first:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
         set_options(sock, spec)
         if udp and (spec.transparent or address.host in ("0.0.0.0", "::")):
             _tell_local(sock)
-        sock.bind(_bind_name(address))
-        if first:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if own is None:
+            _share(sock)
+            sock.bind(_bind_name(address))
+        else:
+            _bind_first(sock, address, own)
     except BaseException:
         sock.close()
         raise
@@ -295,19 +345,17 @@ def _attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, 
     sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), pointer))
 
 
-def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus: Sequence[int]) -> ListeningSockets:
+def _bind_inet(
+    address: SocketAddress, spec: ListenerSpec, workers: int, own: Sequence[socket.socket]
+) -> ListeningSockets:
     opened = ListeningSockets([], str(address))
     try:
         for index in range(workers):
-            sock = _open_inet(address, spec, first=index == 0)
+            sock = _open_inet(address, spec, None if index else own)
             opened.sockets.append(sock)
             if index == 0:  # port 0: the siblings join the port that the kernel chose
                 opened.port = sock.getsockname()[1]
                 address = SocketAddress(address.family, address.host, opened.port)
-        for sock in opened.sockets if spec.protocol is Protocol.TCP else ():
-            sock.listen(spec.backlog)
-        if cpus and workers > 1 and spec.protocol is Protocol.TCP:  # of UDP, a client must always come to one worker
-            _steer_by_cpu(opened.sockets[0], cpus)
     except BaseException:
         opened.close()
         raise
@@ -315,30 +363,13 @@ def _listen_inet(address: SocketAddress, spec: ListenerSpec, workers: int, cpus:
     return opened
 
 
-def _remove_stale(path: str) -> None:
-    """A socket file that nobody answers on is left from a process that died: remove it. EADDRINUSE when one does."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
 def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets:
-    abstract = address.host.startswith("@")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     opened = ListeningSockets([sock], str(address))
+    path = "" if address.host.startswith("@") else address.host
     try:
-        if not abstract:
-            _remove_stale(address.host)
-        sock.bind(_unix_name(address))
-        if not abstract:
-            opened.owned_path = address.host
-            opened._inode = os.stat(address.host).st_ino
+        opened._inode = bind_unix(sock, _unix_name(address), path)
+        opened.owned_path = path
         sock.listen(spec.backlog)
     except BaseException:
         opened.close()
@@ -395,10 +426,10 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
 
 
 def open_address(
-    address: SocketAddress | InheritedSocket, spec: ListenerSpec, workers: int, cpus: Sequence[int] = ()
+    address: SocketAddress | InheritedSocket, spec: ListenerSpec, workers: int, own: Sequence[socket.socket] = ()
 ) -> ListeningSockets:
-    """The sockets of one address of `spec`, listening. With `cpus`, worker i gets the connections that CPU ``cpus[i]``
-    handles.
+    """The sockets of one address of `spec`; those of TCP let clients in after `ListeningSockets.listen`. `own` are all
+    that this process listens on already.
 
     Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES, EPERM, EMFILE, ...) and leaves nothing open.
     """
@@ -406,4 +437,4 @@ def open_address(
         return _listen_inherited(address.name, spec)
     if address.family == socket.AF_UNIX:
         return _listen_unix(address, spec)
-    return _listen_inet(address, spec, workers, cpus)
+    return _bind_inet(address, spec, workers, own)

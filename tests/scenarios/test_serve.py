@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -184,8 +185,9 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         file.write_text(text)
         with l4lb("serve", "-c", str(file)) as process:
             assert process.wait() == 2
-            message = f"127.0.0.1:{port}: cannot listen: Address already in use"
-            assert process.log.splitlines() == [f"{file}:3: listeners.web.bind: {message}"]
+            message = f"127.0.0.1:{port}: cannot listen: Address already in use: port {port} is taken by "
+            assert process.log.startswith(f"{file}:3: listeners.web.bind: {message}")
+            assert process.log.endswith(f" (pid {os.getpid()})\n")
 
 
 def test_a_second_instance_on_the_same_port_is_an_error_and_not_a_share() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +22,7 @@ from l4lb.control.status import Status
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address
 from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
+from l4lb.net.files import read_text
 from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 
@@ -126,7 +126,7 @@ class AdminServer:
         if not path:
             return ""
         try:
-            token = Path(path).read_text(encoding="utf-8").strip()
+            token = read_text(path).strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise self._problem("token_file", f'"{path}": cannot be read: {reason}') from error

@@ -14,6 +14,7 @@ import functools
 import os
 import socket
 import ssl
+import stat
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -145,10 +146,18 @@ def _context(verify: bool | str, changed_ns: int) -> ssl.SSLContext:
     return context
 
 
+def _changed_ns(path: str) -> int:
+    """When a file was last changed. OSError for what is none: to open a FIFO would hold the control loop."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    return found.st_mtime_ns
+
+
 def _tls_context(target: Target) -> ssl.SSLContext:
     verify = target.settings.verify
     try:
-        return _context(verify, os.stat(verify).st_mtime_ns if isinstance(verify, str) else 0)
+        return _context(verify, _changed_ns(verify) if isinstance(verify, str) else 0)
     except OSError as error:  # ssl.SSLError is one
         if error.errno in OUR_OWN and not isinstance(error, ssl.SSLError):
             raise failed(error) from error

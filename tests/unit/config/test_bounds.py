@@ -51,7 +51,7 @@ def test_what_only_looks_deep_is_not() -> None:
 
 
 def test_too_large(tmp_path: Path) -> None:
-    expected = [f"{tmp_path}/lb.toml: larger than {FILE_BYTES_MAX >> 20} MiB"]
+    expected = [f"{tmp_path}/lb.toml: cannot be read: larger than {FILE_BYTES_MAX >> 20} MiB"]
     assert lines_of("#" * (FILE_BYTES_MAX + 1), tmp_path / "lb.toml") == expected
     with pytest.raises(ConfigError, match="larger than"):
         Config.load("/dev/zero")

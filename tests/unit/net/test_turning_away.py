@@ -25,6 +25,7 @@ def spec_of(address: SocketAddress) -> ListenerSpec:
 @contextlib.contextmanager
 def listening(address: SocketAddress) -> Iterator[ListeningSockets]:
     opened = open_address(address, spec_of(address), workers=1)
+    opened.listen(spec_of(address))
     try:
         yield opened
     finally:
