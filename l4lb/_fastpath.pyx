@@ -13,7 +13,8 @@ from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._dataplane.enums cimport (
-    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS,
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
+    RECORD_SLOTS,
 )
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, published_load_pointer, published_load_u32,
@@ -32,6 +33,7 @@ HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
 CONNECT_FAILURES = <int>FAILURE_COUNT
+PATH_ERRORS = <int>PATH_ERROR_COUNT
 
 
 @final

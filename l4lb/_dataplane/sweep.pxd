@@ -36,6 +36,8 @@ cdef inline bint filter_takes_source(filter_t *wanted, source_address_t *source)
     cdef uint32_t i
     if wanted.source_length == 0:
         return True
+    if wanted.source_scope and wanted.source_scope != source.scope_id:
+        return False
     if source.length != wanted.source_length or (wanted.source_port and wanted.source_port != source.port):
         return False
     for i in range(whole):

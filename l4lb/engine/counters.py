@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from l4lb import _fastpath, _snapshots
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError
 from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
 N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
 _DROP_REASONS = tuple(DropReason)
 _CONNECT_FAILURES = tuple(ConnectFailure)
+_PATH_ERRORS = tuple(PathError)
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -25,8 +26,9 @@ def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
 
 
 def backend_stats(live: _snapshots.BackendLive) -> BackendStats:
-    active, total, up, down, early_resets, failures, *datagrams = live.stats()
-    return BackendStats(active, total, up, down, early_resets, _named(_CONNECT_FAILURES, failures), *datagrams)
+    active, total, up, down, early_resets, failures, sent, answered, misfits, said = live.stats()
+    failed, path_errors = _named(_CONNECT_FAILURES, failures), _named(_PATH_ERRORS, said)
+    return BackendStats(active, total, up, down, early_resets, failed, sent, answered, misfits, path_errors)
 
 
 def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:
