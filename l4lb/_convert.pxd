@@ -39,8 +39,8 @@ cdef inline void **counters(uint32_t worker_count, size_t size) except NULL:
 
 
 cdef inline uint32_t *indices_of(array indices) except NULL:
-    """Those of an `array("I")`, which the caller keeps. A typed memoryview would do as well, and add 10,000 lines of C to
-    each module that has one."""
+    """Those of an `array("I")`, which the caller keeps. A typed memoryview would do as well, and add 10,000 lines of C
+    to each module that has one."""
     if indices.ob_descr.typecode != c"I":
         raise TypeError(f"indices are an array of 'I', not of {indices.typecode!r}")
     return indices.data.as_uints
@@ -111,11 +111,17 @@ cdef inline list buckets_list(histogram_t *histogram):
 
 
 cdef inline bytes address_bytes(source_address_t *address):
+    """4 bytes, 16, or none; 20 of one that means something on one interface alone, whose number is behind."""
+    cdef uint8_t scoped[20]
+    if address.length == 16 and address.scope_id:
+        memcpy(scoped, address.bytes, 16)
+        memcpy(scoped + 16, &address.scope_id, 4)
+        return (<char *>scoped)[:20]
     return (<char *>address.bytes)[:address.length]
 
 
 cdef inline tuple record_tuple(record_t *record):
-    """Addresses as their bytes in network order, empty for a unix socket; times in ns."""
+    """Addresses as `address_bytes`, empty for a unix socket; times in ns."""
     return (
         record.session_id,
         record.listener_id,
@@ -123,7 +129,7 @@ cdef inline tuple record_tuple(record_t *record):
         record.backend_id,
         address_bytes(&record.source),
         ntohs(record.source.port),
-        (<char *>record.local.bytes)[:record.local.length],
+        address_bytes(&record.local),
         ntohs(record.local.port),
         record.started_ns,
         record.connect_ns,
@@ -164,6 +170,7 @@ cdef inline dict moved_fields(const moved_t *moved):
         "datagrams_down": flow.datagrams_down,
         "requests_left": flow.requests_left,
         "responses": flow.responses,
+        "one_way": bool(flow.one_way),
         "source": address_text(moved.source, moved.source_length),
         "source_port": ntohs(moved.source_port),
         "peer": address_text(flow.peer, flow.peer_length),
@@ -195,6 +202,7 @@ cdef inline int moved_fill(moved_t *moved, dict fields) except -1:
     flow.datagrams_down = fields["datagrams_down"]
     flow.requests_left = fields["requests_left"]
     flow.responses = fields["responses"]
+    flow.one_way = fields["one_way"]
     moved.source_length = address_fill(moved.source, fields["source"])
     moved.source_port = htons(fields["source_port"])
     flow.peer_length = address_fill(flow.peer, fields["peer"])

@@ -11,6 +11,7 @@ HISTOGRAM_BOUNDS_S: list[float]
 CLOSE_REASONS: int
 DROP_REASONS: int
 CONNECT_FAILURES: int
+PATH_ERRORS: int
 
 @final
 class DataPlane:

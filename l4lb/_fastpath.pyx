@@ -13,12 +13,12 @@ from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._dataplane.enums cimport (
-    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, RECORD_SLOTS, SHORTAGE_COUNT,
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
+    RECORD_SLOTS, SHORTAGE_COUNT,
 )
 from l4lb._dataplane.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer,
-    published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
-    shared_store, write,
+    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer, published_load_u64,
+    published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, write,
 )
 from l4lb._dataplane.moving cimport arrivals_reserve
 from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
@@ -32,6 +32,7 @@ HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
 CONNECT_FAILURES = <int>FAILURE_COUNT
+PATH_ERRORS = <int>PATH_ERROR_COUNT
 
 
 @final

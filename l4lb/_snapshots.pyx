@@ -16,8 +16,8 @@ from l4lb._convert cimport (
 )
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION,
-    HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
-    HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
+    HASH_KEY_QUIC_CID, HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX,
+    PATH_ERROR_COUNT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
     PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
     SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
@@ -79,9 +79,9 @@ cdef class BackendLive:
 
     def stats(self):
         """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason],
-        datagrams_up, datagrams_down, source_misfits)."""
+        datagrams_up, datagrams_down, source_misfits, [path errors by kind])."""
         cdef backend_counters_t total
-        cdef int reason
+        cdef int reason, kind
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return (
             shared_read(&self.live.sessions_active),
@@ -93,6 +93,7 @@ cdef class BackendLive:
             total.datagrams_up,
             total.datagrams_down,
             total.source_misfits,
+            [total.path_errors[kind] for kind in range(<int>PATH_ERROR_COUNT)],
         )
 
 
@@ -304,8 +305,8 @@ cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
     `listeners`: dicts of live, pool (one of `pools`), sockets (`l4lb.net.sockets.Assigned`), max_sessions, idle_ms,
-    half_close_ms, duration_ms, splice, nodelay, requests, responses, trains, draining, proxy_accept (mode, time-out in
-    ms, trusted ranges).
+    half_close_ms, duration_ms, splice, nodelay, requests, responses, one_way, trains, draining, proxy_accept (mode,
+    time-out in ms, trusted ranges).
     """
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
@@ -328,6 +329,7 @@ cdef class NativeSnapshot:
             self.fill_listener(&self.snapshot.listeners[i], listeners[i])
         for i in range(worker_count):
             self.fill_listening(i, listeners)
+        self.snapshot.mixed = len({datagrams for one in listeners for _, _, _, _, datagrams, *_ in one["sockets"]}) == 2
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -374,6 +376,7 @@ cdef class NativeSnapshot:
         terms_fill(&listener.terms, spec)
         listener.requests = spec["requests"]
         listener.responses = spec["responses"]
+        listener.one_way = spec["one_way"]
         listener.trains = spec["trains"]
         listener.draining = spec["draining"]
         proxy_accept_fill(&listener.accept, spec["proxy_accept"])

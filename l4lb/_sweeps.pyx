@@ -23,8 +23,8 @@ cdef class Sweep:
     """One pass over all sessions of `worker_count` workers, begun by `DataPlane.begin_sweep`.
 
     `wanted`, each of which may be missing: session_id, listener_id, pool_slot, backend_ids (array "I", not empty),
-    source (address bytes, bits, port). At most `limit` are told of by each worker; with `reason` of 0 or more all that
-    are taken end for that close reason.
+    source (address bytes, bits, port), source_scope (an interface's number). At most `limit` are told of by each
+    worker; with `reason` of 0 or more all that are taken end for that close reason.
     """
 
     def __cinit__(self, uint32_t worker_count, dict wanted, uint32_t limit, int reason=-1):
@@ -53,6 +53,7 @@ cdef class Sweep:
         memcpy(self.sweep.wanted.source, <const char *>source, len(source))
         self.sweep.wanted.source_length = len(source)
         self.sweep.wanted.source_port = htons(port)
+        self.sweep.wanted.source_scope = wanted.get("source_scope", 0)
         self.sweep.wanted.session_id = wanted.get("session_id", 0)
         self.sweep.wanted.listener_id = wanted.get("listener_id", 0)
         self.sweep.wanted.pool_slot = wanted.get("pool_slot", <uint32_t>NO_INDEX)

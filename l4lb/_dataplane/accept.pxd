@@ -11,18 +11,23 @@ from l4lb._dataplane.enums cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
     INBOX_SIZE, SESSION_NODELAY_DONE, close_reason_t,
 )
-from l4lb._dataplane.limits cimport places_take, session_rate_take
+from l4lb._dataplane.limits cimport session_rate_take
+from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
     published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
 )
 from l4lb._dataplane.opening cimport session_open
+from l4lb._dataplane.places cimport (
+    PLACES_NONE_OF_PROCESS, PLACES_TAKEN, listener_place_give, listener_place_take, places_t, process_place_give,
+)
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.preface cimport preface_name
 from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_UNTRUSTED
 from l4lb._dataplane.queue cimport worker_wake
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.records cimport record_arrival
+from l4lb._dataplane.room cimport room_elsewhere, room_take, room_take_in_process
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
@@ -34,12 +39,12 @@ cdef enum accepted_t:
     ACCEPT_PAUSE                  # no file descriptor or memory for another
 
 
-cdef inline void places_give(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """Undo `places_take` for a client that was meant for this worker."""
+cdef inline void arrival_forget(worker_t *w, arrival_t *arrival) noexcept nogil:
+    """Give back the places of a client that was meant for this worker."""
     shared_add(&w.assigned, -1)
-    shared_add(&arrival.pool.sessions_active, -1)
-    shared_add(&arrival.listener.sessions_active, -1)
-    shared_add(&w.plane.sessions_active, -1)
+    listener_place_give(arrival.listener, arrival.pool)
+    if not arrival.placeless:
+        process_place_give(w.plane, False)
 
 
 cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
@@ -83,12 +88,17 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
 
 
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """A session for a client whose places in process, listener and pool are taken already."""
-    cdef session_t *s = sessions_take(&w.sessions)
+    """A session for a client whose places in listener and pool are taken already, and that in the process if it is not
+    to be made here."""
+    cdef session_t *s = NULL
     cdef pool_t *pool
+    if arrival.placeless and room_take_in_process(w, False):
+        arrival.placeless = False
+    if not arrival.placeless:
+        s = sessions_take(&w.sessions)
     if s == NULL:
         arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
-        places_give(w, arrival)
+        arrival_forget(w, arrival)
         return
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
@@ -161,7 +171,7 @@ cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
         while inbox.read != inbox.written:
             arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
             arrival_end(w, arrival, CLOSE_SHUTDOWN)
-            places_give(w, arrival)
+            arrival_forget(w, arrival)
             inbox.read += 1
 
 
@@ -174,13 +184,37 @@ cdef inline bint client_trusted(listener_t *listener, arrival_t *arrival) noexce
     return source.length == 0 or ranges_hold(&listener.accept.trusted, &source)
 
 
+cdef inline bint accept_elsewhere(worker_t *w, listener_t *listener, arrival_t *arrival) noexcept nogil:
+    """Hand a client for whom this worker has no place to the one that can make room for it. False: there is none, or
+    its inbox is full."""
+    cdef worker_t *target = room_elsewhere(w)
+    if target == NULL or not listener_place_take(listener):
+        return False
+    arrival.placeless = True
+    if hand_over(w, target, arrival):
+        return True
+    listener_place_give(listener.live, listener.pool.live)
+    return False
+
+
+cdef inline void accept_describe(accepting_t *from_, arrival_t *arrival) noexcept nogil:
+    cdef listener_t *listener = from_.listener
+    arrival.local_port = from_.port
+    arrival.listener = listener.live
+    arrival.pool = listener.pool.live
+    arrival.terms = listener.terms
+    arrival.local = from_.local
+    arrival.proxy_mode = listener.accept.mode
+    arrival.proxy_timeout_ms = listener.accept.timeout_ms
+    arrival.placeless = False
+
+
 cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) noexcept nogil:
     """A new client: refuse it at a limit, or count it and start its session on the right worker."""
     cdef listener_t *listener = from_.listener
     cdef worker_t *target = w
-    arrival.local_port = from_.port
-    arrival.listener = listener.live
-    arrival.pool = listener.pool.live
+    cdef places_t taken
+    accept_describe(from_, arrival)
     if listener.accept.mode and not client_trusted(listener, arrival):
         counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
         accept_refuse(w, arrival, CLOSE_PROXY_HEADER_ERROR)
@@ -188,14 +222,14 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
     if not session_rate_take(listener.live, w.now_ns):
         accept_refuse(w, arrival, CLOSE_RATE_LIMITED)
         return
-    if not places_take(w, listener):
+    taken = room_take(w, listener, False)
+    if taken == PLACES_NONE_OF_PROCESS and accept_elsewhere(w, listener, arrival):
+        counter_add(&listener.live.counters[w.index].sessions_total, 1)
+        return
+    if taken != PLACES_TAKEN:
         accept_refuse(w, arrival, CLOSE_RESOURCE_LIMIT)
         return
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
-    arrival.terms = listener.terms
-    arrival.local = from_.local
-    arrival.proxy_mode = listener.accept.mode
-    arrival.proxy_timeout_ms = listener.accept.timeout_ms
     if w.plane.balance_workers:
         target = worker_for_next(w)
     if target == w or not hand_over(w, target, arrival):
@@ -204,8 +238,9 @@ cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) n
 
 
 cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogil:
-    """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause; ECONNABORTED, EINTR, EPERM (firewall), EPROTO
-    and the network errors of the one connection (it is gone): go on with the next."""
+    """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause, unless a spare of UDP can be given up;
+    ECONNABORTED, EINTR, EPERM (firewall), EPROTO and the network errors of the one connection (it is gone): go on with
+    the next."""
     cdef arrival_t arrival
     cdef socklen_t length = sizeof(arrival.address)
     arrival.fd = accept4(from_.fd, <sockaddr *>&arrival.address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -214,6 +249,8 @@ cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogi
         return ACCEPT_PAUSE if w.resources_short else ACCEPT_MORE
     if errno == EAGAIN:
         return ACCEPT_EMPTY
+    if (errno == EMFILE or errno == ENFILE) and w.udp != NULL and spares_close_one(&w.udp.links):
+        return ACCEPT_MORE
     if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
         return ACCEPT_PAUSE
     return ACCEPT_MORE

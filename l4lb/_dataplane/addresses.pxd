@@ -18,13 +18,15 @@ cdef inline void source_address_from(source_address_t *address, const uint8_t *b
 
 
 cdef inline void source_address_set(source_address_t *source, sockaddr_storage *address) noexcept nogil:
-    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is."""
+    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. Of others the kernel
+    tells the interface if they are link-local."""
     cdef sockaddr_in *v4 = <sockaddr_in *>address
     cdef sockaddr_in6 *v6 = <sockaddr_in6 *>address
     cdef uint8_t *bytes = <uint8_t *>&v6.sin6_addr
     cdef uint64_t *words = <uint64_t *>bytes
     source.length = 0
     source.port = 0
+    source.scope_id = 0
     if address.ss_family == AF_INET:
         memcpy(source.bytes, &v4.sin_addr, 4)
         source.port = v4.sin_port
@@ -37,3 +39,4 @@ cdef inline void source_address_set(source_address_t *source, sockaddr_storage *
         else:
             memcpy(source.bytes, bytes, 16)
             source.length = 16
+            source.scope_id = v6.sin6_scope_id

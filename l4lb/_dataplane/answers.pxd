@@ -1,7 +1,6 @@
 # Answers: datagrams of backends on their way to clients, gathered over a turn and sent together. Called on the worker's
 # thread by udp.pxd.
 
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
@@ -106,6 +105,7 @@ cdef inline void answer_post(worker_t *w, session_t *s, uint32_t slot) noexcept 
 
 cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_t datagrams) noexcept nogil:
     s.flow.datagrams_down += datagrams
+    s.flow.unreachable = False
     s.active_ms = <uint32_t>w.now_ms
     s.down.bytes += d.length
     counter_add(&s.backend.counters[w.index].datagrams_down, datagrams)
@@ -123,23 +123,32 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
     if d.cut:
         datagrams_dropped(w, s.listener, DROP_TOO_LARGE, 1)
         return
+    if s.flow.one_way:
+        datagrams_dropped(w, s.listener, DROP_LATE, datagrams)
+        return
     if not bandwidth_allows(w, s, 1, d):
         return
     flow_answered(w, s, d, datagrams)
     if s.flow.quic:
         quic_answered(s, intake_bytes(&w.udp.down, slot), datagram_first_bytes(d))
     answer_post(w, s, slot)
-    if s.flow.responses and s.flow.datagrams_down >= s.flow.responses and s.flow.datagrams_down >= s.flow.datagrams_up:
+    if s.flow.responses and s.flow.datagrams_down >= s.flow.responses * s.flow.datagrams_up:
         session_end(w, s, CLOSE_NORMAL)
 
 
 cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:
-    """As many as are likely, behind the answers that wait for the end of the turn. See `intake_receive`."""
+    """As many as are likely, behind the answers that wait for the end of the turn. See `intake_receive`.
+
+    Fewer than could come: the queue was empty, or ICMP has said something meanwhile, which is an event of its own.
+    """
     cdef intake_t *down = &w.udp.down
     cdef uint32_t count = link.batch
+    cdef int got
     if DATAGRAM_BATCH - down.used < count:
         udp_flush(w)
-    return intake_receive(down, link.fd, down.used, count, False)
+    got = intake_receive(down, link.fd, down.used, count, False)
+    link.unread = got == <int>count or (got < 0 and got != -EAGAIN)
+    return got
 
 
 cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noexcept nogil:
@@ -159,7 +168,7 @@ cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noex
 
 
 cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
-    """The answers that came before the error that its socket reported."""
+    """The answers that came before the error that its socket reported: on to EAGAIN, over other errors (paths.pxd)."""
     cdef uint32_t _batch
     cdef int got
     link.batch = DATAGRAM_BATCH

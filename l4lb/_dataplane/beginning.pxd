@@ -1,268 +1,43 @@
 # Beginning: from a datagram that belongs to no session to one that does. Limits, a backend, a link to it, and only then
 # the session, so that what cannot be has left nothing behind. Called on the worker's thread by udp.pxd.
 
-from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport (
-    attempt_failure, backend_connect_to, client_bind, client_fits, source_bind,
-)
-from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_datagram
+from l4lb._dataplane.datagrams cimport datagram_count, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
-    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_NO_BACKEND, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
-    HASH_KEY_SESSION, LINK_BATCH_MIN, REFUSED_MS, REFUSED_SLOTS, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
-    SHORTAGE_PORTS, connect_failure_t, shortage_t,
+    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED, DROP_RESOURCES,
+    DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
 )
 from l4lb._dataplane.flows cimport (
-    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_name, flow_key_t,
-    flow_list_push, flow_take, flow_unbind,
+    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_key_fill, flow_key_name, flow_list_push, flow_take,
+    flow_unbind,
 )
-from l4lb._dataplane.hashing cimport random_next, xxh64
-from l4lb._dataplane.limits cimport places_take, session_rate_take
-from l4lb._dataplane.links cimport link_close, link_open, link_reuse, link_watch
-from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage,
-    socklen_t,
-)
+from l4lb._dataplane.limits cimport session_rate_take
+from l4lb._dataplane.links cimport link_close
+from l4lb._dataplane.linux cimport counter_add, shared_add
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
-from l4lb._dataplane.notices cimport backend_failed
-from l4lb._dataplane.parts cimport tried_t
+from l4lb._dataplane.places cimport PLACES_TAKEN, places_give
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport (
     PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
     proxy_mode_t, proxy_result_t,
 )
-from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.ranges cimport ranges_hold
-from l4lb._dataplane.room cimport room_make
+from l4lb._dataplane.room cimport room_take
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, worker_t,
+from l4lb._dataplane.udp_connect cimport (
+    beginning_find_destination, beginning_link, beginning_resume, beginning_t, flow_may_leave,
 )
-from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, quic_header_t, refused_t
-from l4lb._dataplane.verdicts cimport shortage_is_everywhere, shortage_of
-
-cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
-    accepting_t *from_
-    datagram_t *datagram
-    const uint8_t *payload
-    flow_key_t key
-    uint32_t hash
-    source_address_t peer         # who sent it
-    source_address_t source       # the client
-    source_address_t destination  # where that one meant to go; length 0: not known yet
-    uint32_t scope_id
-    quic_header_t quic            # with hash_key quic_cid
-    pool_t *pool
-    backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
-    backend_t *backend
-    link_t *link
-
-
-# ---- backends that refuse ----
-
-cdef inline refused_t *refused_place(worker_t *w, uint32_t backend_id) noexcept nogil:
-    return &w.udp.refused[backend_id % REFUSED_SLOTS]
-
-
-cdef inline bint refused_lately(worker_t *w, uint32_t backend_id) noexcept nogil:
-    cdef refused_t *place = refused_place(w, backend_id)
-    return place.backend_id == backend_id and <int32_t>(place.until_ms - <uint32_t>w.now_ms) > 0
-
-
-cdef inline void refused_note(worker_t *w, uint32_t backend_id) noexcept nogil:
-    cdef refused_t *place = refused_place(w, backend_id)
-    place.backend_id = backend_id
-    place.until_ms = <uint32_t>w.now_ms + REFUSED_MS
-
-
-cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately; NULL when none has a place."""
-    cdef uint32_t ids[8]
-    cdef tried_t tried
-    cdef pick_t pick
-    cdef backend_t *backend
-    tried.count = 0
-    tried.capacity = 8
-    tried.backend_ids = ids
-    pick.pool = pool
-    pick.tried = &tried
-    pick.hash = hash
-    pick.now_ms = <uint32_t>w.now_ms
-    while True:
-        backend = pool_pick(&pick)
-        if backend == NULL or tried.count == tried.capacity or not refused_lately(w, backend.live.id):
-            break
-        backend_release(backend.live)
-        ids[tried.count] = backend.live.id
-        tried.count += 1
-    if backend == NULL and tried.count:
-        tried.count = 0
-        backend = pool_pick(&pick)
-    return backend
+from l4lb._dataplane.types cimport accepting_t, arrival_t, listener_t, session_t, worker_t
+from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t
 
 
 # ---- a session begins ----
-
-cdef inline void beginning_find_destination(beginning_t *b) noexcept nogil:
-    """Of a client whose PROXY header did not say. getsockname(2), where the datagram did not: fails on no socket."""
-    cdef sockaddr_storage address
-    cdef socklen_t length = sizeof(address)
-    if b.destination.length:
-        return
-    if b.from_.local.length:
-        b.destination = b.from_.local
-        return
-    memset(&address, 0, sizeof(address))
-    getsockname(b.from_.fd, <sockaddr *>&address, &length)
-    if b.datagram.local_length:
-        address.ss_family = AF_INET6
-        (<sockaddr_in6 *>&address).sin6_port = b.from_.port
-        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
-    source_address_set(&b.destination, &address)
-
-
-cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
-    if not selection_hashes(b.pool.selection):
-        return 0
-    if b.pool.hash_key == HASH_KEY_RANDOM:
-        return random_next(&w.random)
-    if b.pool.hash_key == HASH_KEY_QUIC_CID and b.quic.long_form and b.quic.destination.length:
-        return connection_hash(b.pool, b.quic.destination.bytes, b.quic.destination.length)
-    if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
-        beginning_find_destination(b)
-    return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
-
-
-cdef inline int backend_family(backend_t *backend) noexcept nogil:
-    return (<sockaddr *>&backend.address).sa_family
-
-
-cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t but_not) noexcept nogil:
-    """The reserved backend that has the client's QUIC connection already; NULL when there is none, or it is the one
-    with the id `but_not`."""
-    cdef pick_t pick
-    cdef uint32_t backend_id
-    if b.pool.hash_key != HASH_KEY_QUIC_CID:
-        return NULL
-    if not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
-        return NULL
-    backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
-    if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):
-        return NULL
-    pick.pool = b.pool
-    return pool_resume(&pick, backend_id)
-
-
-cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, bint trains, uint16_t port) noexcept nogil:
-    """Equal for links that may stand for each other. 0: it is one client's own."""
-    cdef uint64_t tag = <uint64_t>backend.live.id << 1 | <uint64_t>trains
-    if pool.transparent:
-        return 0
-    tag = xxh64(<const uint8_t *>&pool.source, pool.source_length, tag)
-    tag = xxh64(<const uint8_t *>&backend.address, backend.address_length, tag)
-    return (tag + (port if backend.same_port else 0)) | 1
-
-
-cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
-    """socket(2), bind(2), connect(2): see verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. NULL, and errno."""
-    cdef link_t *link = link_open(w, backend_family(b.backend), b.from_.listener.trains)
-    if link == NULL:
-        return NULL
-    link.tag = tag
-    if b.pool.source_length and source_bind(link.fd, b.pool) < 0:
-        link_close(&w.udp.links, link)
-        return NULL
-    if b.pool.transparent and client_bind(link.fd, &b.source) < 0:
-        link_close(&w.udp.links, link)
-        return NULL
-    if backend_connect_to(link.fd, b.backend, b.from_.port) < 0 or link_watch(w, link) < 0:
-        link_close(&w.udp.links, link)
-        return NULL
-    return link
-
-
-cdef inline link_t *beginning_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
-    """A new link to the backend, for which room is made when ports or file descriptors ran out; NULL and errno."""
-    cdef link_t *link = link_connect(w, b, tag)
-    cdef uint32_t _try
-    for _try in range(2):                      # a spare may be of no use here: then a session
-        if link == NULL and room_make(w, b.from_.listener.live, errno):
-            link = link_connect(w, b, tag)
-    return link
-
-
-cdef inline bint beginning_failed(worker_t *w, beginning_t *b, int error) noexcept nogil:
-    """No link to the reserved backend: count it. Whether another backend may do. Blamed is who refused or cannot be
-    reached, and passed over for a while who could not be asked too, while another is left."""
-    cdef connect_failure_t failure = attempt_failure(w, error, AF_INET)
-    cdef shortage_t shortage = shortage_of(error, AF_INET)
-    counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure], 1)
-    backend_release(b.backend.live)
-    if shortage == SHORTAGE_PORTS or shortage_is_everywhere(shortage):
-        return False
-    if failure != FAILURE_RESOURCES:
-        backend_failed(w, b.pool, b.backend.live)
-    refused_note(w, b.backend.live.id)
-    return True
-
-
-cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
-    """A backend with a link to it. False, and the datagram counted, when that cannot be."""
-    cdef uint32_t _attempt
-    cdef uint64_t tag, hash
-    if b.resumed == NULL:
-        b.resumed = beginning_resume(w, b, 0)
-    hash = beginning_hash(w, b)
-    for _attempt in range(b.pool.connect_attempts):
-        b.backend = b.resumed if b.resumed != NULL else flow_pick(w, b.pool, hash)
-        b.resumed = NULL
-        if b.backend == NULL:
-            datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
-            return False
-        tag = link_tag(b.pool, b.backend, b.from_.listener.trains, b.from_.port)
-        b.link = link_reuse(w, tag) if tag else NULL
-        if b.link == NULL and b.pool.transparent and not client_fits(&b.source, backend_family(b.backend)):
-            counter_add(&b.backend.live.counters[w.index].source_misfits, 1)
-            backend_release(b.backend.live)
-            refused_note(w, b.backend.live.id)
-            continue
-        if b.link == NULL:
-            b.link = beginning_connect(w, b, tag)
-        if b.link != NULL:
-            return True
-        if not beginning_failed(w, b, errno):
-            break
-    datagrams_dropped(w, b.from_.listener.live, DROP_RESOURCES, datagram_count(b.datagram))
-    return False
-
-
-cdef inline bint beginning_places(worker_t *w, listener_t *listener, uint32_t datagrams) noexcept nogil:
-    """At a limit the session of this listener that was idle for the longest makes room."""
-    cdef session_t *idlest
-    if places_take(w, listener):
-        return True
-    idlest = flow_idlest(w, listener.live)
-    if idlest != NULL:
-        session_end(w, idlest, CLOSE_RESOURCE_LIMIT)
-        if places_take(w, listener):
-            return True
-    datagrams_dropped(w, listener.live, DROP_MAX_SESSIONS, datagrams)
-    return False
-
-
-cdef inline void places_return(worker_t *w, listener_t *listener) noexcept nogil:
-    shared_add(&listener.pool.live.sessions_active, -1)
-    shared_add(&listener.live.sessions_active, -1)
-    shared_add(&w.plane.sessions_active, -1)
-
 
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
     """Look again when it may have been idle for long enough, or has lived for as long as it may."""
@@ -277,13 +52,18 @@ cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
     timers_arm(&w.timers, &w.sessions, s, due_ms)
 
 
+cdef inline bint address_is_of_interface(const uint8_t *address) noexcept nogil:
+    """Link-local, or multicast: an answer must leave by the interface that was asked."""
+    return address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
+
+
 cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
     cdef flow_t *flow = s.flow
     cdef listener_t *listener = b.from_.listener
     flow.fd = b.from_.fd
     flow.wide = b.from_.wide
-    flow.scope_id = b.scope_id
-    if b.datagram.local[0] == 0xFE and b.datagram.local[1] & 0xC0 == 0x80:      # link-local: of that interface alone
+    flow.scope_id = b.peer.scope_id
+    if address_is_of_interface(b.datagram.local):
         flow.interface = b.datagram.interface
     flow.local_length = b.datagram.local_length
     memcpy(flow.local, b.datagram.local, b.datagram.local_length)
@@ -299,8 +79,11 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
     flow.quic = b.pool.hash_key == HASH_KEY_QUIC_CID
     flow.requests_left = listener.requests
     flow.responses = listener.responses
+    flow.one_way = listener.one_way
     flow.link = b.link.index
     b.link.session = s.index
+    b.link.backend_id = s.backend.id
+    b.link.one_way = listener.one_way
     b.link.batch = LINK_BATCH_MIN
 
 
@@ -344,22 +127,24 @@ cdef inline session_t *flow_begin(worker_t *w, beginning_t *b) noexcept nogil:
     if not session_rate_take(listener.live, w.now_ns):
         datagrams_dropped(w, listener.live, DROP_RATE_LIMITED, datagrams)
         return NULL
-    if not beginning_places(w, listener, datagrams):
+    if room_take(w, listener, True) != PLACES_TAKEN:
+        datagrams_dropped(w, listener.live, DROP_MAX_SESSIONS, datagrams)
         return NULL
     b.pool = listener.pool
     if not beginning_link(w, b):
-        places_return(w, listener)
+        places_give(w.plane, listener.live, listener.pool.live, True)
         return NULL
     s = session_of_flow(w, b)
     if s == NULL:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
         link_close(&w.udp.links, b.link)
         backend_release(b.backend.live)
-        places_return(w, listener)
+        places_give(w.plane, listener.live, listener.pool.live, True)
         return NULL
     flow_fill(w, s, b)
     flow_list_push(w, s)
     shared_add(&w.assigned, 1)
+    counter_add(&w.flow_count, 1)
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     counter_add(&s.backend.counters[w.index].sessions_total, 1)
     flow_arm(w, s)
@@ -414,6 +199,16 @@ cdef inline bint flow_is_anothers(worker_t *w, session_t *s, beginning_t *b) noe
     return b.resumed != NULL
 
 
+cdef inline bint flow_left(worker_t *w, session_t *s) noexcept nogil:
+    """Whether the client of a session whose backend cannot be reached goes elsewhere from now on; the session may still
+    get answers."""
+    s.flow.unreachable = False
+    if not flow_may_leave(w, s):
+        return False
+    flow_unbind(w, s)
+    return True
+
+
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
     """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
     cdef intake_t *up = &w.udp.up
@@ -427,7 +222,6 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     source_address_set(&b.peer, &up.names[slot])
     b.source = b.peer
     b.destination.length = 0
-    b.scope_id = (<sockaddr_in6 *>&up.names[slot]).sin6_scope_id if from_.wide else 0
     flow_key_fill(&b.key, &b.peer, from_.fd, b.datagram.local, b.datagram.local_length)
     if from_.listener.accept.mode and not header_take(w, &b, intake_datagram(up, slot)):
         return NULL
@@ -435,6 +229,8 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     b.hash = flow_hash(&w.udp.flows, &b.key)
     b.resumed = NULL
     s = flow_find(w, &b.key, b.hash)
+    if s != NULL and s.flow.unreachable and flow_left(w, s):
+        s = NULL
     if s != NULL and not (s.flow.quic and flow_is_anothers(w, s, &b)):
         return s
     if s != NULL:

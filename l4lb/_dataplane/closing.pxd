@@ -13,6 +13,7 @@ from l4lb._dataplane.linux cimport (
     setsockopt, shared_add, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
+from l4lb._dataplane.places cimport places_give
 from l4lb._dataplane.queue cimport queue_leave, queue_poke
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session
@@ -65,6 +66,7 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
 cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Untold: it goes on elsewhere, or `session_end` has told of it."""
     cdef bint reset = reason != CLOSE_NORMAL
+    cdef bint datagrams = s.flow != NULL
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
     queue_leave(w, s)
@@ -80,9 +82,7 @@ cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason)
         s.tried = NULL
     free(s.preface)
     s.preface = NULL
-    shared_add(&s.pool.sessions_active, -1)
-    shared_add(&s.listener.sessions_active, -1)
-    shared_add(&w.plane.sessions_active, -1)
+    places_give(w.plane, s.listener, s.pool, datagrams)
     shared_add(&w.assigned, -1)
     sessions_give(&w.sessions, s)
 

@@ -20,10 +20,10 @@ from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
 from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
-    IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
-    SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK,
-    TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR,
+    SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect,
+    counter_add, errno_set, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
@@ -239,7 +239,7 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     if pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
     if header_attach(w, s, pool) < 0:
-        errno = ENOMEM
+        errno_set(ENOMEM)
         return ATTEMPT_NO_RESOURCES
     if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
         s.flags |= SESSION_HEADER_HELD

@@ -9,14 +9,16 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.enums cimport (
-    CONTROL_BYTES, DATAGRAM_BATCH, DATAGRAM_BYTES, POST_VECTORS, TRAIN_BYTES, TRAIN_MIN_BYTES, TRAIN_SEGMENTS,
+    CONTROL_BYTES, DATAGRAM_BATCH, DATAGRAM_BYTES, PATH_ERROR_COUNT, PATH_REFUSED, POST_VECTORS, TRAIN_BYTES,
+    TRAIN_MIN_BYTES, TRAIN_SEGMENTS, path_error_t,
 )
 from l4lb._dataplane.linux cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, ECONNREFUSED, EINTR, EINVAL, EIO, EMSGSIZE, EPERM,
-    IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC,
-    SOL_SOCKET, SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_pktinfo, iovec,
-    mmsghdr, msghdr, recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE, EPERM, IPPROTO_IP,
+    IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOL_SOCKET,
+    SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_pktinfo, iovec, mmsghdr, msghdr,
+    recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
 )
+from l4lb._dataplane.paths cimport path_error_of
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, message_t, post_t, route_t
 
 # ---- received ----
@@ -53,9 +55,11 @@ cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
 
 
 cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept nogil:
+    """ip(7): ipi_spec_dst is the address of this host that a datagram came to, also when it was asked at a broadcast or
+    multicast address (ipi_addr), from which nothing may be sent. IPv6 sockets tell it behind their own."""
     memset(d.local, 0, 10)
     memset(&d.local[10], 0xFF, 2)
-    memcpy(&d.local[12], &info.ipi_addr, 4)
+    memcpy(&d.local[12], &info.ipi_spec_dst, 4)
     d.local_length = 16
     d.interface = <uint32_t>info.ipi_ifindex
 
@@ -145,11 +149,15 @@ cdef inline void control_add(msghdr *header, int level, int type, const void *va
 
 
 cdef inline void control_add_local(msghdr *header, const route_t *route) noexcept nogil:
-    """Answer from the address that was asked, whatever else this host has."""
+    """Answer from the address that was asked, whatever else this host has. Asked at a multicast address of IPv6: from
+    the one that it has on that interface."""
     cdef in_pktinfo v4
     cdef in6_pktinfo v6
     if route.wide:
-        memcpy(&v6.ipi6_addr, route.local, 16)
+        if route.local[0] == 0xFF:
+            memset(&v6.ipi6_addr, 0, 16)
+        else:
+            memcpy(&v6.ipi6_addr, route.local, 16)
         v6.ipi6_ifindex = route.interface
         control_add(header, IPPROTO_IPV6, IPV6_PKTINFO, &v6, sizeof(v6))
         return
@@ -264,6 +272,23 @@ cdef inline void post_sent(post_t *self, uint64_t datagrams, uint64_t size) noex
     self.sent_bytes += size
 
 
+cdef inline void post_begin(post_t *self) noexcept nogil:
+    """Forget what became of those before."""
+    self.sent_datagrams = self.sent_bytes = 0
+    memset(self.path_errors, 0, sizeof(self.path_errors))
+
+
+cdef inline bint post_heard(post_t *self, int error) noexcept nogil:
+    """Whether a connected socket has told of an earlier datagram instead of sending this one (see paths.pxd), which is
+    sent again, once: if that fails too it is the reason."""
+    cdef path_error_t said = path_error_of(error)
+    if said == PATH_ERROR_COUNT:
+        return False
+    self.path_errors[<int>said] += 1
+    self.heard = not self.heard
+    return self.heard
+
+
 cdef inline void vectors_skip(iovec **at, size_t *offset, size_t count) noexcept nogil:
     """Go on by `count` bytes."""
     while count:
@@ -295,7 +320,7 @@ cdef inline uint32_t vectors_cut(iovec *into, iovec *at, size_t offset, size_t c
 cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogil:
     """Its way takes no trains (no checksum offload, a segment above the MTU, an old kernel): one by one.
 
-    sendmsg(2): what fails is lost and counted.
+    sendmsg(2): what fails is lost and counted, but see `post_heard`.
     """
     cdef message_t *m = &self.messages[index]
     cdef msghdr whole = self.headers[index].msg_hdr
@@ -311,9 +336,12 @@ cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogi
         length = m.segment_bytes if m.segment_bytes < left else left
         one.msg_iovlen = vectors_cut(cut, at, offset, length)
         if sendmsg(self.fd, &one, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if errno == EINTR or (whole.msg_namelen == 0 and post_heard(self, errno)):
+                continue
             message_lost(m, 1)
         else:
             post_sent(self, 1, length)
+        self.heard = False
         vectors_skip(&at, &offset, length)
         left -= length
 
@@ -343,22 +371,29 @@ cdef inline int post_flush(post_t *self) noexcept nogil:
     """Send all. The slot that the first message not sent began at, when the connected socket reports that nobody
     listens at its other end (nothing of that message was sent then); otherwise -1.
 
-    sendmmsg(2): EAGAIN, ENOBUFS, ENOMEM no room; EINVAL, ENETUNREACH, EACCES, EPERM no way; EMSGSIZE too large: lost.
+    sendmmsg(2): EAGAIN, ENOBUFS, ENOMEM no room; EINVAL, ENETUNREACH, EACCES, EPERM no way; EMSGSIZE too large: lost,
+    but see `post_heard`. What befalls a message behind others that were sent is not told.
     """
     cdef uint32_t done = 0
     cdef int sent, refused = -1
     cdef uint32_t i
+    cdef bint connected
     post_seal(self)
+    self.heard = False
     while done < self.count and refused < 0:
         sent = sendmmsg(self.fd, &self.headers[done], self.count - done, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent > 0:
             for i in range(done, done + <uint32_t>sent):
                 post_sent(self, self.messages[i].datagrams, self.messages[i].bytes)
             done += <uint32_t>sent
-        elif errno == ECONNREFUSED and self.headers[done].msg_hdr.msg_namelen == 0:
+            self.heard = False
+            continue
+        connected = self.headers[done].msg_hdr.msg_namelen == 0
+        if connected and path_error_of(errno) == PATH_REFUSED:
             refused = <int>self.messages[done].slot
-        elif errno != EINTR:
+        elif errno != EINTR and not (connected and post_heard(self, errno)):
             message_refused(self, done, errno)
+            self.heard = False
             done += 1
     self.count = self.vector_count = 0
     return refused

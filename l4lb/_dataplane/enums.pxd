@@ -27,7 +27,7 @@ cdef enum:
     TRAIN_BYTES = 65487           # what a train may have: 65,535 less the headers of IPv6 and UDP
     TRAIN_SEGMENTS = 64           # ... and of how many datagrams (UDP_MAX_SEGMENTS of older kernels)
     TRAIN_MIN_BYTES = 128         # smaller datagrams travel alone: cutting a train apart would cost more
-    CONTROL_BYTES = 128           # of control messages with a datagram: all that are asked for fit
+    CONTROL_BYTES = 192           # of control messages with a datagram: all that are asked for fit
     POST_VECTORS = 256
     UDP_TURN_BATCHES = 4          # what a socket is read for before others get their turn
     UDP_BUFFER_BYTES = 4194304    # asked of the kernel for each socket
@@ -38,7 +38,8 @@ cdef enum:
     LINK_PAUSE_MS = 4             # an answer that comes twice comes before that
     LINK_REST_MS = 5000           # no answer is expected when nothing has come or gone for so long
     LINK_KEEP_MS = 10000          # an idle backend socket is closed after that
-    REFUSED_MS = 1000             # a backend that refused a datagram gets no new session for so long, while others do
+    LINK_LATE_MAX = 1024          # so many late answers are thrown away at once; a socket that has more is closed
+    REFUSED_MS = 1000             # a backend that refuses or cannot be reached gets no new session, while others do
     REFUSED_SLOTS = 256           # power of two
     NO_INDEX = 0xFFFFFFFF
 
@@ -104,6 +105,17 @@ cdef enum shortage_t:
     SHORTAGE_DENIED               # a firewall, a route that prohibits, permissions of a socket's file
     SHORTAGE_FAMILY               # no IPv6 here
     SHORTAGE_COUNT
+
+# What the network says of datagrams to a backend, see paths.pxd. The order is that of l4lb.model.states.PathError;
+# tests/unit/test_fastpath.py holds them together.
+cdef enum path_error_t:
+    PATH_REFUSED = 0
+    PATH_HOST_UNREACHABLE
+    PATH_NET_UNREACHABLE
+    PATH_PROHIBITED
+    PATH_TOO_LARGE
+    PATH_PROTOCOL
+    PATH_ERROR_COUNT
 
 # A session's life; READING is left by l4lb/_dataplane/opening.pxd, every other transition made by tcp.pxd:
 #

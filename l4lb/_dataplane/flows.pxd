@@ -18,7 +18,7 @@ from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, flows_t, link_t
 
 cdef enum:
     FLOWS_MIN = 1024              # places at first; a power of two
-    FLOW_KEY_PLAIN_BYTES = 40
+    FLOW_KEY_PLAIN_BYTES = 44
 
 cdef struct flow_key_t:           # without padding: it is hashed as it is, up to `client`, or the end
     uint8_t peer[16]
@@ -27,6 +27,7 @@ cdef struct flow_key_t:           # without padding: it is hashed as it is, up t
     uint8_t peer_length
     uint8_t local_length
     int fd
+    uint32_t scope_id             # of the peer: another interface is another network
     uint8_t client[16]
     uint16_t client_port
     uint8_t client_length
@@ -43,6 +44,7 @@ cdef inline void flow_key_fill(
     key.peer_length = peer.length
     key.local_length = local_length
     key.fd = fd
+    key.scope_id = peer.scope_id
 
 
 cdef inline void flow_key_name(flow_key_t *key, const source_address_t *client) noexcept nogil:
@@ -115,6 +117,8 @@ cdef inline uint32_t flow_hash(flows_t *self, const flow_key_t *key) noexcept no
 cdef inline bint flow_matches(session_t *s, const flow_key_t *key) noexcept nogil:
     cdef flow_t *flow = s.flow
     if flow.peer_port != key.peer_port or flow.fd != key.fd or flow.peer_length != key.peer_length:
+        return False
+    if flow.scope_id != key.scope_id:
         return False
     if flow.local_length != key.local_length or memcmp(flow.local, key.local, key.local_length) != 0:
         return False
@@ -256,6 +260,7 @@ cdef inline void flow_leave(worker_t *w, session_t *s, close_reason_t reason) no
     done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses
     flow_unbind(w, s)
     flow_list_remove(w, s)
+    counter_add(&w.flow_count, -1)
     if flow.link != NO_INDEX:
         link = links_at(&w.udp.links, flow.link)
         if not done:

@@ -1,43 +1,19 @@
-# Limits: how many sessions at once, how many a second, how many bytes a second. Counts are shared atomics. Rates are
-# token buckets, as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
+# Limits: how many sessions a second, how many bytes a second (how many at once: places.pxd). Rates are token buckets,
+# as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
 # ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
 #
 # Called by workers. Rates are written by control at any time; 0 means no limit.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from l4lb._dataplane.linux cimport published_load_u64, shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.types cimport limits_t, listener_live_t, listener_t, worker_t
+from l4lb._dataplane.linux cimport published_load_u64, shared_read, shared_swap_if
+from l4lb._dataplane.types cimport limits_t, listener_live_t
 
 cdef enum:
     SECOND_NS = 1000000000
     BANDWIDTH_BURST_NS = 50000000     # a flow may run this far ahead: a few ticks of the wheel, or it could not keep up
     BANDWIDTH_BURST_BYTES = 4096      # ... and at least this far
     BANDWIDTH_MIN_BYTES = 1024        # less than this is not worth a turn: wait for more
-
-
-cdef inline bint place_take(int64_t *active, int64_t limit) noexcept nogil:
-    """Count one more, unless `limit` (0: none) is reached. Never exceeds it, not even for a moment."""
-    cdef int64_t count
-    if limit == 0:
-        shared_add(active, 1)
-        return True
-    count = shared_read(active)
-    while count < limit:
-        if shared_swap_if(active, &count, count + 1):
-            return True
-    return False
-
-
-cdef inline bint places_take(worker_t *w, listener_t *listener) noexcept nogil:
-    """A place in the process and one in the listener, or neither."""
-    if not place_take(&w.plane.sessions_active, <int64_t>published_load_u64(<uint64_t *>&w.plane.max_sessions)):
-        return False
-    if not place_take(&listener.live.sessions_active, listener.max_sessions):
-        shared_add(&w.plane.sessions_active, -1)
-        return False
-    shared_add(&listener.pool.live.sessions_active, 1)
-    return True
 
 
 cdef inline int64_t bucket_cost_ns(uint64_t rate, uint64_t amount) noexcept nogil:

@@ -2,10 +2,16 @@
 #
 # A session that ended gives its link back. When each of its datagrams got udp_responses answers, the link may serve
 # again after a short pause, and otherwise when nothing has come or gone for long. (Without udp_responses, as many
-# answers as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away, by an
-# event that worker.pxd handles before those of listening sockets, so before the link can serve again: it must never
-# reach another client. That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and
+# answers as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away: it must
+# never reach another client. That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and
 # close for each. A link stays in epoll for its whole life, by its own index, which is how late answers find nobody.
+#
+# A link that serves again is empty, without being asked. Sockets are edge-triggered, so what is left unread is told by
+# no event: `unread` knows of it, and `link_give` throws it away. What comes later is told by the next epoll_wait, whose
+# events may be long in coming: the process is stopped, or more is ready than one call tells. So a rest is over when an
+# epoll_wait that was called after it has told all, and what it told is handled (`worker_t.handled_ms`).
+#
+# Links of one-way sessions need no rest: they serve such sessions alone, which pass no answer on.
 # Called on the worker's thread.
 
 from libc.errno cimport errno
@@ -14,8 +20,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from l4lb._dataplane.enums cimport (
-    LINKS_PER_BLOCK, LINK_BATCH_MIN, LINK_BUCKETS, LINK_KEEP_MS, LINK_PAUSE_MS, LINK_REST_MS, LINK_SPARES_MAX,
-    NO_INDEX, UDP_BUFFER_BYTES,
+    LINKS_PER_BLOCK, LINK_BATCH_MIN, LINK_BUCKETS, LINK_KEEP_MS, LINK_LATE_MAX, LINK_PAUSE_MS, LINK_REST_MS,
+    LINK_SPARES_MAX, NO_INDEX, PATH_REFUSED, UDP_BUFFER_BYTES, path_error_t,
 )
 from l4lb._dataplane.linux cimport (
     AF_INET6, EAGAIN, EMFILE, ENFILE, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVTCLASS,
@@ -23,6 +29,7 @@ from l4lb._dataplane.linux cimport (
     SOL_SOCKET, SOL_UDP, SO_MEMINFO, SO_RCVBUF, SO_RCVBUFFORCE, SO_RXQ_OVFL, SO_SNDBUF, SO_SNDBUFFORCE, UDP_GRO, close,
     counter_add, getsockopt, published_load_u64, recv, setsockopt, socket, socklen_t,
 )
+from l4lb._dataplane.paths cimport path_error_of, path_is_closed, refused_note
 from l4lb._dataplane.poller cimport LINK_TAG_BIT, poller_control, poller_forget
 from l4lb._dataplane.types cimport worker_t
 from l4lb._dataplane.udp_types cimport link_t, links_t, spares_t
@@ -226,6 +233,7 @@ cdef inline link_t *link_open(worker_t *w, int family, bint trains) noexcept nog
     link.kernel_drops = 0
     link.batch = LINK_BATCH_MIN
     link.wide = family == AF_INET6
+    link.unread = False
     return link
 
 
@@ -249,7 +257,7 @@ cdef inline link_t *link_adopt(worker_t *w, int fd, bint wide) noexcept nogil:
     link.session = NO_INDEX
     link.kernel_drops = socket_drops(fd)
     link.batch = LINK_BATCH_MIN
-    link.resting = False
+    link.resting = link.unread = link.one_way = False
     link.wide = wide
     link.tag = 0
     if link_watch(w, link) < 0:
@@ -269,19 +277,42 @@ cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
     self.open_count -= 1
 
 
-cdef inline void link_empty(worker_t *w, link_t *link) noexcept nogil:
-    """Throw away what nobody waits for any more. recv(2) leaves EAGAIN in errno when that was all, or ECONNREFUSED."""
+cdef inline bint link_empty(worker_t *w, link_t *link) noexcept nogil:
+    """Throw away what nobody waits for any more. False: it is not to serve again, since its backend is gone, or sends
+    faster than can be thrown away.
+
+    recv(2): EAGAIN, that was all; EINTR, and what ICMP said (see paths.pxd): there may be more behind it.
+    """
+    cdef uint32_t _i
     cdef char byte
-    while recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
-        counter_add(&w.counters.late_answers, 1)
+    cdef path_error_t said
+    for _i in range(LINK_LATE_MAX):
+        if recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
+            counter_add(&w.counters.late_answers, 1)
+            continue
+        if errno == EAGAIN:
+            link.unread = False
+            return True
+        said = path_error_of(errno)
+        if said == PATH_REFUSED or path_is_closed(said):
+            refused_note(w, link.backend_id)
+        if said == PATH_REFUSED:
+            return False
+    return False
 
 
 cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
-    """A spare has something to read. One whose backend is gone is not to serve again."""
-    link_empty(w, link)
-    if errno != EAGAIN:
+    """A spare has something to read."""
+    if not link_empty(w, link):
         spare_remove(&w.udp.links, link)
         link_close(&w.udp.links, link)
+
+
+cdef inline bint link_rested(worker_t *w, link_t *link) noexcept nogil:
+    """Whether a spare may serve again: nothing that could still come is another client's."""
+    if link.one_way or <int32_t>(link.rests_until_ms - w.handled_ms) <= 0:
+        return True
+    return w.backlogged and <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) <= 0 and link_empty(w, link)
 
 
 cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
@@ -289,9 +320,9 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
     cdef links_t *self = &w.udp.links
     cdef uint32_t bucket = <uint32_t>tag % LINK_BUCKETS
     cdef link_t *link = spare_find(self, &self.ready[bucket], tag)
-    if link == NULL or <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) > 0:
+    if link == NULL or not link_rested(w, link):
         link = spare_find(self, &self.resting[bucket], tag)
-        if link == NULL or <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) > 0:
+        if link == NULL or not link_rested(w, link):
             return NULL
     spare_remove(self, link)
     return link
@@ -310,7 +341,11 @@ cdef inline void link_give(worker_t *w, link_t *link, bint done, uint32_t used_m
     link.session = NO_INDEX
     link.since_ms = <uint32_t>w.now_ms
     link.rests_until_ms = link.since_ms + LINK_PAUSE_MS if done else used_ms + LINK_REST_MS
-    link.resting = <int32_t>(link.rests_until_ms - link.since_ms) > LINK_PAUSE_MS
+    if <int32_t>(link.rests_until_ms - link.since_ms) < 0:
+        link.rests_until_ms = link.since_ms
+    link.resting = <int32_t>(link.rests_until_ms - link.since_ms) > LINK_PAUSE_MS and not link.one_way
+    if reusable and link.unread:
+        reusable = link_empty(w, link)
     if not reusable or self.spare_count >= spares_max(w):
         link_empty(w, link)
         link_close(self, link)

@@ -9,7 +9,7 @@
 # What comes meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those are
 # there: no other process needs to know of them.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -28,6 +28,8 @@ from l4lb._dataplane.linux cimport (
     close, counter_add, published_load_pointer, published_load_u32, published_load_u64, published_store_pointer,
     published_store_u64, shared_add,
 )
+from l4lb._dataplane.load cimport backend_release
+from l4lb._dataplane.places cimport places_bring, places_give
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.types cimport arrivals_t, arriving_t, plane_t, session_t, source_address_t, worker_t
@@ -94,29 +96,26 @@ cdef inline void sessions_move(worker_t *w) noexcept nogil:
 
 # ---- arriving ----
 
-cdef inline void arriving_places(plane_t *plane, arriving_t *one, int64_t count) noexcept nogil:
-    """Places are not asked for: it had them in the process that it is from. Any thread."""
-    shared_add(&plane.sessions_active, count)
-    shared_add(&one.arrival.listener.sessions_active, count)
-    shared_add(&one.arrival.pool.sessions_active, count)
-    shared_add(&one.backend.sessions_active, count)
-
-
 cdef inline void arrivals_reserve(plane_t *plane, arrivals_t *arrivals) noexcept nogil:
     """On control's thread, before a worker gets them: what they belong to is not freed meanwhile."""
+    cdef arriving_t *one
     cdef uint32_t i
     for i in range(arrivals.count):
-        arriving_places(plane, &arrivals.entries[i], 1)
+        one = &arrivals.entries[i]
+        places_bring(plane, one.arrival.listener, one.arrival.pool, True)
+        shared_add(&one.backend.sessions_active, 1)
 
 
 cdef inline void arriving_drop(worker_t *w, arriving_t *one) noexcept nogil:
     """Its client's next datagram begins a session."""
     close(one.moved.link_fd)
-    arriving_places(w.plane, one, -1)
+    places_give(w.plane, one.arrival.listener, one.arrival.pool, True)
+    backend_release(one.backend)
 
 
 cdef inline void arriving_count(worker_t *w, arriving_t *one) noexcept nogil:
     shared_add(&w.assigned, 1)
+    counter_add(&w.flow_count, 1)
     counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
     counter_add(&one.backend.counters[w.index].sessions_total, 1)
 
@@ -125,6 +124,7 @@ cdef inline void arriving_fill(worker_t *w, session_t *s, arriving_t *one) noexc
     cdef moved_t *moved = &one.moved
     s.source.length = moved.source_length
     s.source.port = moved.source_port
+    s.source.scope_id = 0 if moved.flow.named else moved.flow.scope_id
     memcpy(s.source.bytes, moved.source, 16)
     s.backend = one.backend
     s.attempts = 1
@@ -153,6 +153,7 @@ cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
     cdef source_address_t peer
     peer.length = s.flow.peer_length
     peer.port = s.flow.peer_port
+    peer.scope_id = s.flow.scope_id
     memcpy(peer.bytes, s.flow.peer, 16)
     flow_key_fill(&key, &peer, s.flow.fd, s.flow.local, s.flow.local_length)
     if s.flow.named:
@@ -182,6 +183,7 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
     if link != NULL:
         flow.link = link.index
         link.session = s.index
+        link.backend_id = s.backend.id
     if link == NULL or flow_bind(w, s, arriving_hash(w, s)) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
 

@@ -10,7 +10,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.client_hello cimport (

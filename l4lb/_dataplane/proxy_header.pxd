@@ -47,9 +47,11 @@ cdef inline proxy_result_t proxy_datagram_parse(
 
 
 cdef inline void source_address_unmap(source_address_t *address) noexcept nogil:
-    """A v4-mapped IPv6 address becomes the IPv4 address that it is, as everywhere in the data plane."""
+    """A v4-mapped IPv6 address becomes the IPv4 address that it is, as everywhere in the data plane. A header
+    names no interface."""
     cdef const char *prefix = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
     cdef int i
+    address.scope_id = 0
     if address.length == 16 and memcmp(address.bytes, prefix, 12) == 0:
         for i in range(4):
             address.bytes[i] = address.bytes[12 + i]

@@ -58,6 +58,7 @@ cdef inline void session_local(session_t *s, source_address_t *local) noexcept n
     socket_local(local, s.client_fd if s.flow == NULL else s.flow.fd, s.local_port)
     if s.flow != NULL and s.flow.local_length:
         source_address_from(local, s.flow.local, s.flow.local_length)
+        local.scope_id = s.flow.interface
 
 
 cdef inline uint32_t record_backend(session_t *s) noexcept nogil:

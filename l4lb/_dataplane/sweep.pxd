@@ -6,7 +6,6 @@
 # part; a worker touches neither after that. So there is one sweep at a time, and nothing that both write.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
 
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
@@ -36,6 +35,8 @@ cdef inline bint filter_takes_source(filter_t *wanted, source_address_t *source)
     cdef uint32_t i
     if wanted.source_length == 0:
         return True
+    if wanted.source_scope and wanted.source_scope != source.scope_id:
+        return False
     if source.length != wanted.source_length or (wanted.source_port and wanted.source_port != source.port):
         return False
     for i in range(whole):

@@ -26,6 +26,7 @@ cdef struct half_t:
 
 cdef struct source_address_t:     # the client, in network order; v4-mapped addresses are kept as v4
     uint8_t bytes[16]
+    uint32_t scope_id             # of a link-local one: the interface that it means something on; else 0
     uint16_t port
     uint8_t length                # 4, 16, or 0 for a unix client
 
@@ -82,6 +83,7 @@ cdef struct backend_counters_t:
     uint64_t early_resets         # sessions that it reset before its first byte
     uint64_t datagrams_up
     uint64_t datagrams_down
+    uint64_t path_errors[6]       # by path_error_t
 
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
@@ -125,7 +127,7 @@ cdef struct limits_t:             # of one listener, for all workers. Control wr
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
 
-cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable: a set that belongs together
+cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable: one set
     bint keepalive
     int keepalive_idle_s
     int keepalive_interval_s
@@ -198,6 +200,7 @@ cdef struct listener_t:
     terms_t terms
     uint32_t requests             # of UDP: udp_requests, udp_responses; 0: no limit
     uint32_t responses
+    bint one_way                  # of UDP: udp_responses is "none"
     bint trains                   # of UDP: many datagrams as one, see datagrams.pxd
     bint draining                 # of UDP: no new sessions
     proxy_accept_t accept
@@ -224,6 +227,7 @@ cdef struct snapshot_t:
     uint32_t listener_count
     listener_t *listeners
     listening_list_t *listening   # by worker
+    bint mixed                    # sockets of TCP and of UDP are among them
 
 # ---- a worker ----
 
@@ -265,6 +269,7 @@ cdef struct arrival_t:            # a client that another worker accepted for th
     source_address_t local        # where it came to; length 0: getsockname(2) knows
     uint32_t proxy_timeout_ms
     uint8_t proxy_mode            # of the listener: proxy_mode_t
+    bint placeless                # it has no place in the process yet, see room.pxd
     sockaddr_storage address
 
 cdef struct arriving_t:           # a session from another process, see moving.pxd
@@ -321,6 +326,7 @@ cdef struct filter_t:             # which sessions a sweep takes; all that is gi
     uint8_t source_length         # 4, 16, or 0: any client
     uint8_t source_bits
     uint16_t source_port          # in network order; 0: any
+    uint32_t source_scope         # the interface of a link-local one; 0: any
 
 cdef struct found_t:              # a session at one moment
     uint64_t session_id
@@ -370,6 +376,9 @@ cdef struct worker_t:
     snapshot_t *snapshot
     uint64_t now_ns
     uint32_t now_ms
+    uint32_t poll_began_ms        # when the last epoll_wait was called
+    uint32_t handled_ms           # what had come by then is handled, see worker.pxd:worker_handled
+    bint backlogged               # the last epoll_wait may not have told all
     uint64_t random               # state of hashing.pxd:random_next
     uint64_t busy_poll_ns
     uint32_t ready_head
@@ -382,6 +391,7 @@ cdef struct worker_t:
     uint32_t accepting_count
     uint32_t accepting_capacity
     int64_t assigned              # shared; sessions it has and clients that wait in its inboxes
+    uint64_t flow_count           # of these, sessions of UDP; others read it
     uint64_t wake_mask            # workers that were handed something in this turn, by index
     bint queue_poked              # a place may be free for who waits in a queue of this worker
     uint8_t *scratch
@@ -416,6 +426,7 @@ cdef struct plane_t:
     uint32_t udp_held             # control: listening sockets of UDP are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
+    int64_t sessions_of[2]        # shared; of TCP, of UDP, see places.pxd
     int64_t max_sessions          # control, at any time; 0: none
     uint32_t worker_count
     worker_t **workers

@@ -8,30 +8,32 @@
 # Every function that may end the session is the last thing its caller does with it.
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from l4lb._dataplane.answers cimport (
     answers_forward, answers_receive, bandwidth_allows, bandwidth_limited, link_read_rest,
 )
-from l4lb._dataplane.beginning cimport flow_arm, flow_of, refused_lately, refused_note
+from l4lb._dataplane.beginning cimport flow_arm, flow_of
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport answer_watch, session_pool
 from l4lb._dataplane.datagrams cimport (
     datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive,
-    post_add, post_add_train, post_flush, post_full,
+    post_add, post_add_train, post_begin, post_flush, post_full,
 )
 from l4lb._dataplane.enums cimport (
-    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION,
-    CLOSE_RESOURCE_LIMIT, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED, FAILURE_RESOURCES,
-    LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW, SHORTAGE_DENIED, UDP_TURN_BATCHES,
+    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
+    CLOSE_RESOURCE_LIMIT, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED,
+    FAILURE_RESOURCES, FAILURE_UNREACHABLE, LINK_BATCH_MIN, NO_INDEX, PATH_ERROR_COUNT, PATH_REFUSED,
+    SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW, SHORTAGE_DENIED, UDP_TURN_BATCHES, path_error_t,
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.links cimport link_drain, links_at, links_free, links_init
-from l4lb._dataplane.linux cimport ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
+from l4lb._dataplane.linux cimport EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
 from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.paths cimport path_error_of, path_is_closed, refused_lately, refused_note
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_terms cimport proxy_send_t
 from l4lb._dataplane.proxy_types cimport PROXY_DGRAM
@@ -117,10 +119,47 @@ cdef inline void flow_sent_up(worker_t *w, session_t *s, uint64_t datagrams, uin
         answer_watch(w, s)
 
 
+# ---- what the network says, see paths.pxd ----
+
+cdef inline void flow_unreachable(worker_t *w, session_t *s) noexcept nogil:
+    """Its backend cannot be reached: the client's next datagram begins a session elsewhere, if another backend can be
+    had. The session waits for what is under way."""
+    refused_note(w, s.backend.id)
+    if s.flow.unreachable:
+        return
+    s.flow.unreachable = True
+    if s.flow.datagrams_down == 0:
+        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_UNREACHABLE], 1)
+        backend_failed(w, session_pool(w, s), s.backend)
+
+
+cdef inline bint flow_heard(worker_t *w, session_t *s, int error) noexcept nogil:
+    """Count what the network said of the session's datagrams, and heed it. False: it said nothing."""
+    cdef path_error_t said = path_error_of(error)
+    if said == PATH_ERROR_COUNT:
+        return False
+    counter_add(&s.backend.counters[w.index].path_errors[<int>said], 1)
+    if path_is_closed(said):
+        flow_unreachable(w, s)
+    return True
+
+
+cdef inline void flow_heard_post(worker_t *w, session_t *s) noexcept nogil:
+    """The same for what a post was told."""
+    cdef uint32_t *heard = w.udp.post_up.path_errors
+    cdef int i
+    for i in range(<int>PATH_ERROR_COUNT):
+        if heard[i]:
+            counter_add(&s.backend.counters[w.index].path_errors[i], heard[i])
+            if path_is_closed(<path_error_t>i):
+                flow_unreachable(w, s)
+
+
 cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
     """ICMP said that nobody listens at the backend's port: the client's next datagram begins a session elsewhere."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
     cdef bint answered
+    counter_add(&s.backend.counters[w.index].path_errors[<int>PATH_REFUSED], 1)
     refused_note(w, s.backend.id)
     link_read_rest(w, link)
     if link.session != s.index:
@@ -151,15 +190,20 @@ cdef inline bint flow_denied(worker_t *w, session_t *s) noexcept nogil:
 cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
     """The common case: a datagram with nothing to tell. As `post_flush`.
 
-    send(2): ECONNREFUSED, EPERM, see `flow_refused`; EAGAIN, ENOBUFS, ENOMEM, EMSGSIZE, ENETUNREACH: lost.
+    send(2): ECONNREFUSED, EPERM, see `flow_refused`; what else the network says, mostly of an earlier datagram: this
+    one is sent once more. EAGAIN, ENOBUFS, ENOMEM, and what it says again: lost.
     """
     cdef datagram_t *d = &w.udp.up.datagrams[slot]
     cdef int fd = links_at(&w.udp.links, s.flow.link).fd
+    cdef bint again = True
     while send(fd, intake_bytes(&w.udp.up, slot), d.length, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
         if errno == EINTR:
             continue
         if errno == ECONNREFUSED or (errno == EPERM and flow_denied(w, s)):
             return <int>slot
+        if flow_heard(w, s, errno) and again:
+            again = False
+            continue
         datagrams_dropped(w, s.listener, DROP_NOT_SENT, 1)
         return -1
     flow_sent_up(w, s, 1, d.length)
@@ -174,7 +218,7 @@ cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t co
     cdef route_t route
     cdef uint32_t slot
     cdef int refused
-    post.sent_datagrams = post.sent_bytes = 0
+    post_begin(post)
     for slot in range(first, first + count):
         d = &up.datagrams[slot]
         route_up(w, s, &route, d)
@@ -184,6 +228,7 @@ cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t co
             post_add(post, &route, intake_bytes(up, slot), d.length, NULL, 0, slot)
     refused = post_flush(post)
     flow_sent_up(w, s, post.sent_datagrams, post.sent_bytes)
+    flow_heard_post(w, s)
     return refused
 
 
@@ -222,7 +267,7 @@ cdef inline int send_with_header(worker_t *w, session_t *s, const proxy_send_t *
         datagrams_dropped(w, s.listener, DROP_TOO_LARGE, datagram_count(d))
         return -1
     route_up(w, s, &route, d)
-    post.sent_datagrams = post.sent_bytes = 0
+    post_begin(post)
     while refused < 0:
         if post_full(post):
             refused = post_flush(post)
@@ -234,6 +279,7 @@ cdef inline int send_with_header(worker_t *w, session_t *s, const proxy_send_t *
     if post.count:
         refused = post_flush(post)
     flow_sent_up(w, s, post.sent_datagrams, post.sent_bytes - post.sent_datagrams * <uint32_t>length)
+    flow_heard_post(w, s)
     if refused >= 0 and post.sent_datagrams:
         datagrams_dropped(w, s.listener, DROP_NOT_SENT, datagram_count(d) - post.sent_datagrams)
         return <int>slot + 1
@@ -290,6 +336,8 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
         return <uint32_t>refused - first
     flow_used(w, s)
     flow_spend(w, s, count)
+    if s.flow.one_way and s.flow.requests_left == 0:
+        session_end(w, s, CLOSE_NORMAL)
     return count
 
 
@@ -317,27 +365,33 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
 
 
 cdef inline void link_failed(worker_t *w, link_t *link, int error) noexcept nogil:
-    """recvmmsg(2) on a connected socket: ECONNREFUSED an ICMP message came; EAGAIN, EINTR nothing to say; other errors
-    come with IP_RECVERR alone."""
-    if error == -ECONNREFUSED and link.session != NO_INDEX:
-        flow_refused(w, sessions_at(&w.sessions, link.session))
+    """recvmmsg(2) on a connected socket: ECONNREFUSED nobody listens there; what else the network says (paths.pxd);
+    EINTR nothing."""
+    cdef session_t *s = sessions_at(&w.sessions, link.session)
+    if error == ECONNREFUSED:
+        flow_refused(w, s)
+    else:
+        flow_heard(w, s, error)
 
 
 cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
-    """Edge-triggered: read until a call brings less than it could; after some calls the others come first."""
+    """Edge-triggered: read until a call brings less than it could, since no event tells of what stays; after some calls
+    the others come first. An error is nothing's end: answers may be queued behind it."""
     cdef uint32_t _batch
     cdef int got
     for _batch in range(UDP_TURN_BATCHES):
         got = answers_receive(w, link)
-        if got <= 0:
-            link_failed(w, link, got)
+        if got == -EAGAIN:
             return
-        answers_forward(w, link, <uint32_t>got)
+        if got > 0:
+            answers_forward(w, link, <uint32_t>got)
+        else:
+            link_failed(w, link, -got)
         if link.session == NO_INDEX:
-            if link.fd >= 0 and got == link.batch:
-                link_drain(w, link)
-            return
-        if <uint32_t>got < link.batch:
+            return                             # `link_give` has seen to what is left
+        if got < 0:
+            continue
+        if not link.unread:
             link.batch = <uint16_t>got if got > LINK_BATCH_MIN else LINK_BATCH_MIN
             return
         link.batch = 2 * link.batch if link.batch < DATAGRAM_BATCH // 2 else DATAGRAM_BATCH

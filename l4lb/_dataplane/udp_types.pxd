@@ -18,7 +18,7 @@ cdef struct datagram_t:           # as received, its bytes apart
     uint32_t segment_bytes        # of a train: datagrams of that size, the last may be shorter; 0: just one
     uint32_t kernel_drops         # of its socket so far; 0: none, or not told
     uint32_t interface            # where it came in; with a local address only
-    uint8_t local[16]             # the address that it was sent to, IPv4 as v4-mapped
+    uint8_t local[16]             # the address of ours that it was sent to, IPv4 as v4-mapped; see local_from_v4
     uint8_t local_length          # 16, or 0: not told
     uint8_t tos                   # of IPv4 and IPv6 alike, the ECN bits included (RFC 3168)
     bint cut
@@ -27,7 +27,7 @@ cdef struct intake_t:
     mmsghdr headers[64]
     iovec vectors[64]
     sockaddr_storage names[64]
-    uint8_t control[64][128]
+    uint8_t control[64][192]
     datagram_t datagrams[64]
     uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES
     uint32_t used                 # slots whose bytes are still needed
@@ -60,7 +60,7 @@ cdef struct flow_t:
     uint32_t used_ms              # when it was last put in front there
     uint32_t link                 # index of its backend socket, or NO_INDEX
     uint32_t requests_left        # until it gives its key up; 0: no limit
-    uint32_t responses            # it ends after so many, when each datagram has one; 0: no limit
+    uint32_t responses            # it ends when each datagram has so many; 0: no limit
     uint64_t datagrams_up
     uint64_t datagrams_down
     uint64_t quic_given           # hash of the last id that the backend gave, while the client has not used it
@@ -78,6 +78,8 @@ cdef struct flow_t:
     bint wide                     # the listening socket is one of IPv6
     uint8_t named                 # a PROXY header named the client: it is not the peer
     bint bound                    # its key is in the table
+    bint one_way                  # no answer is waited for, and none is passed on
+    bint unreachable              # ICMP or a route said so, and nothing was heard of its backend since
     bint no_trains                # its way does not take them
     bint denied                   # a local firewall let a datagram to the backend not out: what ICMP says is its own
     bint quic                     # its pool goes by connection ids
@@ -116,6 +118,8 @@ cdef struct post_t:
     message_t messages[64]
     uint64_t sent_datagrams       # since it was last empty
     uint64_t sent_bytes
+    uint32_t path_errors[6]       # likewise; by path_error_t
+    bint heard                    # one of these, and the message at hand was sent again since
 
 cdef struct link_t:
     uint32_t index
@@ -130,6 +134,9 @@ cdef struct link_t:
     uint16_t batch                # how many datagrams the next event is likely to bring, see LINK_BATCH_MIN
     bint wide                     # of IPv6
     bint resting                  # a spare of that list: an answer may still come
+    bint unread                   # there may be something to read of which no event will tell
+    bint one_way                  # of sessions that pass no answer on
+    uint32_t backend_id
 
 cdef struct spares_t:             # by session-less age, the oldest first; link indices
     uint32_t head
@@ -146,7 +153,7 @@ cdef struct links_t:
     spares_t ready[1024]          # by tag
     spares_t resting[1024]
 
-cdef struct refused_t:            # a backend whose host has said lately that nobody listens there
+cdef struct refused_t:            # a backend of which the network said lately that it refuses or cannot be reached
     uint32_t backend_id
     uint32_t until_ms
 

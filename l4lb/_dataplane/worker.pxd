@@ -244,6 +244,7 @@ cdef inline int worker_wait(worker_t *w) noexcept nogil:
     cdef uint64_t slept_ns = clock_now_ns()
     cdef int timeout_ms = worker_timeout_ms(w)
     cdef int count = 0
+    w.poll_began_ms = <uint32_t>(slept_ns // 1000000)
     counter_add(&w.counters.busy_ns, slept_ns - w.now_ns)
     counter_add(&w.counters.turns, 1)
     if w.busy_poll_ns and timeout_ms:
@@ -270,6 +271,14 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
         link_event(w, <uint32_t>tag & ~<uint32_t>LINK_TAG_BIT)
     elif tag - LISTENER_TAG_BASE < w.accepting_count and not w.accepting[tag - LISTENER_TAG_BASE].datagrams:
         accept_event(w, &w.accepting[tag - LISTENER_TAG_BASE])
+
+
+cdef inline void worker_handled(worker_t *w, int count) noexcept nogil:
+    """All events of an epoll_wait but those of UDP listeners were handled. Unless it was interrupted, or had more than
+    it could tell, everything is seen to that had come when it was called: see links.pxd."""
+    w.backlogged = count == EPOLL_BATCH
+    if 0 <= count < EPOLL_BATCH:
+        w.handled_ms = w.poll_began_ms
 
 
 cdef inline void worker_udp_event(worker_t *w, epoll_event *event) noexcept nogil:
@@ -327,6 +336,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         arrivals(w)
         for i in range(count):
             worker_event(w, &w.events[i])
+        worker_handled(w, count)
         if w.udp != NULL and not w.udp_held:
             for i in range(count):
                 worker_udp_event(w, &w.events[i])

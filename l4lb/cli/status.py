@@ -43,18 +43,26 @@ def titled(title: str) -> Table:
     return Table(title=Text(title), title_justify="left")
 
 
+def counts_text(counts: dict[str, int]) -> str:
+    """A line for each."""
+    return "\n".join(f"{count} {reason}" for reason, count in counts.items())
+
+
 def _datagrams(counted: dict[str, Any]) -> bool:
     return bool(counted["datagrams_up"] or counted["datagrams_down"])
 
 
 def pool_table(pool: dict[str, Any]) -> Table:
-    """With datagrams, where there were any."""
+    """With datagrams, and what the network said of them, where there was any."""
     table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")
     datagrams = ("datagrams up", "datagrams down") if _datagrams(pool) else ()
     for heading in ("weight", "sessions", "total", "up", "down", *datagrams, "connect failures"):
         table.add_column(heading, justify="right")
+    path_errors = any(one["path_errors"] for one in pool["backends"])
+    if path_errors:
+        table.add_column("path errors", overflow="fold")
     table.add_column("last check", overflow="fold")
     for one in pool["backends"]:
         counts = [str(one[key]) for key in ("weight", "sessions_active", "sessions_total")]
@@ -62,7 +70,9 @@ def pool_table(pool: dict[str, Any]) -> Table:
         sizes += [str(one[heading.replace(" ", "_")]) for heading in datagrams]
         health = Text(one["health"], HEALTH_STYLE[one["health"]])
         last = Text(_check_text(one["last_check"]))  # as text: "[fe80::1]:80" would be taken for markup
-        table.add_row(Text(one["id"]), health, one["admin_state"], *counts, *sizes, str(one["connect_failures"]), last)
+        said = [counts_text(one["path_errors"])] if path_errors else []
+        failures = str(one["connect_failures"])
+        table.add_row(Text(one["id"]), health, one["admin_state"], *counts, *sizes, failures, *said, last)
     return table
 
 
@@ -76,7 +86,7 @@ def _listener_table(listeners: list[dict[str, Any]]) -> Table:
     for one in listeners:
         counts = [str(one["sessions_active"]), str(one["sessions_total"])]
         address = drain_text(one["drain"]) or "\n".join(one["addresses"])
-        dropped = "\n".join(f"{count} {reason}" for reason, count in one["dropped"].items())
+        dropped = counts_text(one["dropped"])
         table.add_row(Text(one["name"]), one["protocol"], Text(address), Text(one["pool"]), *counts, dropped)
     return table
 

@@ -165,9 +165,9 @@ class Listener(Model):
     bandwidth_down: Bandwidth = Field(default=0.0, description="of each session, backend to client")
     total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
     total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
-    udp_responses: Count = Field(
+    udp_responses: Count | Literal["none"] = Field(
         default=0,
-        description="end the session after so many answers, at least one to each datagram; 0: by idle_timeout",
+        description='end the session after so many answers to each datagram; 0: by idle_timeout; "none": one-way',
     )
     udp_requests: Count = Field(default=0, description="begin a new session after so many datagrams of the client")
     udp_gro: bool = Field(default=True, description="take many datagrams of a client from the kernel as one")

@@ -58,7 +58,8 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
         total_bandwidth_up=config.total_bandwidth_up,
         total_bandwidth_down=config.total_bandwidth_down,
         udp_requests=config.udp_requests,
-        udp_responses=config.udp_responses,
+        udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
+        udp_one_way=config.udp_responses == "none",
         udp_gro=config.udp_gro,
     )
 

@@ -16,7 +16,7 @@ from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.sessions import LIMIT_MAX, Session, SessionFilter, Sweep, parse_session_id, session_id_text
 from l4lb.model.states import CloseReason
-from l4lb.net.address import parse_source
+from l4lb.net.address import parse_source, source_interface
 
 _POLL_S = 0.001
 
@@ -88,10 +88,11 @@ class Sessions:
     def _filter(self, query: SessionQuery) -> SessionFilter:
         try:
             source, port = parse_source(query.source) if query.source else (None, 0)
+            scope = source_interface(query.source)
         except ValueError as error:
             raise ChangeError("invalid", str(error), "source") from None
         backends = tuple(self._backends(query.pool, query.backend)) if query.backend else ()
-        return SessionFilter(query.listener, query.pool, backends, source, port)
+        return SessionFilter(query.listener, query.pool, backends, source, port, scope)
 
     def _backends(self, pool: str, backend: str) -> Iterator[tuple[str, str]]:
         """By address too; one that was removed may still have sessions, and is known by its id alone."""

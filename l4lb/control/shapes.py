@@ -19,6 +19,7 @@ from l4lb.model.states import (
     ConnectFailure,
     DropReason,
     Health,
+    PathError,
     ProcessState,
     Protocol,
     SessionState,
@@ -89,6 +90,7 @@ class Backend(TypedDict):
     failed: dict[ConnectFailure, int]
     early_resets: int
     source_misfits: int
+    path_errors: dict[PathError, int]
 
 
 @_EXACT

@@ -70,6 +70,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "failed": stats.failed,
         "early_resets": stats.early_resets,
         "source_misfits": stats.source_misfits,
+        "path_errors": dict(stats.path_errors),
     }
     if detail:
         backend["checks"] = [_check(result) for result in state.checks]

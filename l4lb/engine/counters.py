@@ -1,18 +1,18 @@
 """What the data plane counts, as `l4lb.model.stats` has it."""
 
 from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 
 from l4lb import _fastpath, _snapshots
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Shortage
-from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
+from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PROXY_REFUSALS, WorkerStats
 
 N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
 _DROP_REASONS = tuple(DropReason)
 _CONNECT_FAILURES = tuple(ConnectFailure)
+_PATH_ERRORS = tuple(PathError)
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -29,8 +29,9 @@ def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
 
 
 def backend_stats(live: _snapshots.BackendLive) -> BackendStats:
-    active, total, up, down, early_resets, failures, *datagrams = live.stats()
-    return BackendStats(active, total, up, down, early_resets, _named(_CONNECT_FAILURES, failures), *datagrams)
+    active, total, up, down, early_resets, failures, sent, answered, misfits, said = live.stats()
+    failed, path_errors = _named(_CONNECT_FAILURES, failures), _named(_PATH_ERRORS, said)
+    return BackendStats(active, total, up, down, early_resets, failed, sent, answered, misfits, path_errors)
 
 
 def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:

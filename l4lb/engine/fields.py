@@ -51,6 +51,7 @@ def listener_settings(spec: ListenerSpec) -> dict[str, object]:
         "deferred": spec.defer_accept_s > 0,
         "requests": spec.udp_requests,
         "responses": spec.udp_responses,
+        "one_way": spec.udp_one_way,
         "trains": spec.trains,
         "proxy_accept": _proxy_accept(spec.accept),
     }

@@ -6,6 +6,7 @@ The names are written on the control thread, records are taken on one other; eac
 from __future__ import annotations
 
 import socket
+import sys
 
 from l4lb import _fastpath
 from l4lb.model.states import CloseReason
@@ -15,8 +16,29 @@ _CLOSE_REASONS = tuple(CloseReason)
 _PLACES_MAX = 4096  # a listener has few addresses; one that is transparent may have any number
 
 
-def _address_text(packed: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed) if packed else "unix:"
+def address_text(packed: bytes) -> str:
+    """4 bytes or 16; 20 with the number of the interface behind, of a link-local one; none of a unix socket."""
+    if not packed:
+        return "unix:"
+    if len(packed) == 20:
+        interface = _interface(int.from_bytes(packed[16:], sys.byteorder))
+        return f"{socket.inet_ntop(socket.AF_INET6, packed[:16])}%{interface}"
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def endpoint_text(packed: bytes, port: int) -> str:
+    host = address_text(packed)
+    if not packed:
+        return host
+    return f"{host}:{port}" if len(packed) == 4 else f"[{host}]:{port}"
+
+
+def _interface(number: int) -> str:
+    """Its name; its number when it is gone."""
+    try:
+        return socket.if_indextoname(number)
+    except OSError:
+        return str(number)
 
 
 class Records:
@@ -41,8 +63,7 @@ class Records:
     def _place(self, packed: bytes, port: int) -> str:
         text = self._places.get((packed, port))
         if text is None:
-            host = _address_text(packed)
-            text = f"[{host}]:{port}" if len(packed) == 16 else f"{host}:{port}"
+            text = endpoint_text(packed, port)
             if len(self._places) >= _PLACES_MAX:
                 self._places.clear()
             self._places[packed, port] = text
@@ -60,7 +81,7 @@ class Records:
             listener,
             pool,
             backend,
-            _address_text(client),
+            address_text(client),
             client_port,
             self._place(local, local_port) if local else unix,
             started_ns / 1e9,

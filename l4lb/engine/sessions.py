@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from array import array
 from collections.abc import Mapping, Sequence
 
 from l4lb import _sweeps
-from l4lb.engine.records import Records
+from l4lb.engine.records import Records, endpoint_text
 from l4lb.errors import ChangeError
 from l4lb.model.sessions import Session, SessionFilter
 from l4lb.model.states import Protocol, SessionState
 
 _STATES = (*SessionState, SessionState.RELAYING)  # the last is a session of UDP
-
-
-def endpoint_text(packed: bytes, port: int) -> str:
-    if not packed:
-        return "unix:"
-    if len(packed) == 4:
-        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{port}"
-    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{port}"
 
 
 def _latest(numbers: Sequence[int], kind: str, name: str) -> int:
@@ -77,6 +68,7 @@ class Names:
         if wanted.source is not None:
             network = wanted.source
             fields["source"] = (network.network_address.packed, network.prefixlen, wanted.source_port)
+            fields["source_scope"] = wanted.source_scope
         return fields
 
 

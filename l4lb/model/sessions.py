@@ -16,13 +16,15 @@ LIMIT_MAX = 10_000
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
     """Which sessions are meant: all that is given must hold. `backends` are pairs of pool and id, where an empty pool
-    means any; `source` is of the client, with `source_port` unless that is 0; `id` is of one session, 0: of any."""
+    means any; `source` is of the client, with `source_port` unless that is 0, on the interface of the number
+    `source_scope` unless that is 0; `id` is of one session, 0: of any."""
 
     listener: str = ""
     pool: str = ""
     backends: tuple[tuple[str, str], ...] = ()
     source: IPv4Network | IPv6Network | None = None
     source_port: int = 0
+    source_scope: int = 0
     id: int = 0
 
 

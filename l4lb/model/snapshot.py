@@ -154,7 +154,8 @@ class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
     session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
-    `udp_gro`: take many datagrams of a client as one, where the kernel has them so."""
+    `udp_gro`: take many datagrams of a client as one, where the kernel has them so; `udp_one_way`: no answers are
+    expected."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -181,6 +182,7 @@ class ListenerSpec:
     total_bandwidth_down: float = 0.0
     udp_requests: int = 0
     udp_responses: int = 0
+    udp_one_way: bool = False
     udp_gro: bool = True
 
     @property

@@ -76,6 +76,21 @@ class Shortage(StrEnum):
     FAMILY = "family"
 
 
+class PathError(StrEnum):
+    """What ICMP, or this host's own routes, said of datagrams to a backend. The order is the native enum's; a test
+    holds them together.
+
+    `PROHIBITED` is of ICMPv6 and of routes; of IPv4 what a host prohibits cannot be told from one that is unreachable.
+    """
+
+    REFUSED = "refused"
+    HOST_UNREACHABLE = "host_unreachable"
+    NET_UNREACHABLE = "net_unreachable"
+    PROHIBITED = "prohibited"
+    TOO_LARGE = "too_large"
+    PROTOCOL = "protocol"
+
+
 class SessionState(StrEnum):
     """Where a session is in its life. The order is the native enum's (`_dataplane/enums.pxd`), from 1 on."""
 

@@ -1,12 +1,11 @@
 """Counters as the forwarder reports them: plain data, read at one moment. Totals only ever grow."""
 
 from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Shortage
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
 
 # Why a PROXY header was refused, in the order of `_dataplane/proxy_types.pxd:proxy_refusal_t`: what is wrong with it,
 # in the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
@@ -65,6 +64,7 @@ class BackendStats:
     datagrams_up: int = 0
     datagrams_down: int = 0
     source_misfits: int = 0
+    path_errors: dict[PathError, int] = field(default_factory=dict)
 
     @property
     def connect_failures(self) -> int:

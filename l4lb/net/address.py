@@ -161,6 +161,20 @@ def parse_source(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
     return ipaddress.ip_network((mapped or address).packed), port
 
 
+def source_interface(text: str) -> int:
+    """The number of the interface that a source names (``fe80::1%eth0``), 0: none. ValueError for one that this host
+    does not have."""
+    found = re.search(r"%([^]/:]+)", text)
+    if found is None:
+        return 0
+    if found[1].isascii() and found[1].isdigit():
+        return int(found[1])
+    try:
+        return socket.if_nametoindex(found[1])
+    except OSError:
+        raise ValueError(f'"{text}": no interface "{found[1]}"') from None
+
+
 def parse_endpoint(text: str) -> tuple[str, int]:
     """A numeric address with or without a port (0 then): ``192.0.2.1``, ``192.0.2.1:5000``, ``2001:db8::1``,
     ``[2001:db8::1]:5000``. ValueError for anything else."""

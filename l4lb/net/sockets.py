@@ -237,11 +237,11 @@ def _set_udp(sock: socket.socket, spec: ListenerSpec) -> None:
 
 
 def _tell_local(sock: socket.socket) -> None:
-    """A socket that is bound to all addresses answers from the one that was asked."""
+    """A socket that is bound to all addresses answers from the one that was asked. IPv6 does not tell whose broadcast
+    address a datagram of IPv4 came to: IPv4 does, on such sockets too."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
 
 def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:

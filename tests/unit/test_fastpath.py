@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from l4lb import _fastpath
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
@@ -27,3 +27,10 @@ def test_connect_failures_are_the_native_enum_in_its_order() -> None:
         lines = [line.split()[0] for line in file if line.strip().startswith("FAILURE_")]
     assert [line.removeprefix("FAILURE_").lower() for line in lines] == [*ConnectFailure, "count"]
     assert len(ConnectFailure) == _fastpath.CONNECT_FAILURES
+
+
+def test_path_errors_are_the_native_enum_in_its_order() -> None:
+    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+        lines = [line.split()[0] for line in file if line.strip().startswith("PATH_")]
+    assert [line.removeprefix("PATH_").lower() for line in lines] == [*PathError, "error_count"]
+    assert len(PathError) == _fastpath.PATH_ERRORS

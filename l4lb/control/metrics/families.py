@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 from l4lb.control.metrics.gathered import Gathered
-from l4lb.model.states import CloseReason, ConnectFailure
+from l4lb.model.states import CloseReason, ConnectFailure, PathError
 from l4lb.model.stats import Histogram
 from l4lb.version import __version__
 
@@ -148,7 +148,13 @@ def _of_backends(gathered: Gathered) -> Iterator[Metric]:
         (*_BACKEND, "reason"),
         (((*place, reason), one.stats.failed.get(reason, 0)) for place, one in backends for reason in ConnectFailure),
     )
-    # Not in the contract.
+    # Not in the contract: of UDP.
+    yield _counter(
+        "l4lb_backend_path_errors",
+        "What ICMP or this host's routes said of datagrams to it, by kind",
+        (*_BACKEND, "reason"),
+        (((*place, kind), one.stats.path_errors.get(kind, 0)) for place, one in backends for kind in PathError),
+    )
     yield _counter("l4lb_backend_early_resets", "Sessions that it reset before its first byte", _BACKEND,
                    ((place, one.stats.early_resets) for place, one in backends))  # fmt: skip
 
