@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]')
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
+DEBIAN_TESTS := git debootstrap nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
@@ -107,7 +107,7 @@ $(VENV)/created:
 	  echo "  apt-get install -y $(DEBIAN_BUILD)" >&2; exit 1; \
 	fi
 	@echo "making an environment in $(VENV), with l4lb in it: less than a minute"
-	@$(if $(UV),$(UV) venv -q --allow-existing --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(if $(UV),$(UV) venv -q --seed --allow-existing --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv $(VENV))
 	@$(INSTALL) "cython>=3.1" "setuptools>=77"
 	@touch $@
 
