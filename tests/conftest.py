@@ -9,9 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from l4lb.engine.native import NativeForwarder
 from tests.support.waiting import wait_until
+
+# Others run beside: an example may take long for want of a CPU.
+settings.register_profile("l4lb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("l4lb")
 
 uvloop.new_event_loop().close()  # libuv opens one pipe for the process with its first loop, and keeps it
 

@@ -34,6 +34,8 @@ COMMANDS = {
     "completion": "completion",
 }
 
+EXTRAS = {"top": "top"}  # commands that need packages of an extra, and which
+
 
 INTERRUPTED = 128 + signal.SIGINT
 READER_LEFT = 128 + signal.SIGPIPE
@@ -82,8 +84,27 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"l4lb.cli.{COMMANDS[name]}"), name)
+        try:
+            module = import_module(f"l4lb.cli.{COMMANDS[name]}")
+        except ModuleNotFoundError as error:
+            return _lacking(name, error)
+        command: click.Command = getattr(module, name)
         return command
+
+
+def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
+    """A command whose packages are an extra of l4lb that is not installed: says so, whatever its arguments."""
+    package = (error.name or "").partition(".")[0]
+    if name not in EXTRAS or package == "l4lb":
+        raise error
+
+    def fail(arguments: tuple[str, ...]) -> None:
+        raise click.ClickException(f"{name} needs {package}: pip install 'l4lb[{EXTRAS[name]}]'")
+
+    words = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
+    short = f"Needs more: pip install 'l4lb[{EXTRAS[name]}]'."
+    settings = {"ignore_unknown_options": True}
+    return click.Command(name, settings, fail, [words], short_help=short, add_help_option=False)
 
 
 @click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})

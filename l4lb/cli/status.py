@@ -33,6 +33,13 @@ def drain_text(drain: dict[str, Any] | None) -> str:
     return "drained" if drain["over"] else f"drains, at most {drain['remaining_s']:.0f} s more"
 
 
+def usage_text(usage: dict[str, Any] | None) -> str:
+    """Of the process; empty when it could not tell."""
+    if usage is None:
+        return ""
+    return f"CPU {100 * usage['cpu_ratio']:.0f} %, memory {size_text(usage['memory_bytes'])}"
+
+
 def _check_text(check: dict[str, Any] | None) -> str:
     if check is None:
         return ""
@@ -111,7 +118,8 @@ def status(pool: str | None, as_json: bool, admin: str | None, token_file: str |
 def _print_all(console: Console, answer: dict[str, Any]) -> None:
     state = drain_text(answer["drain"]) or answer["state"]
     head = f"l4lb {answer['version']}, {state}, process {answer['pid']}, up {answer['uptime_s']:.0f} s"
-    console.print(f"{head}, snapshot {answer['snapshot_version']}, {answer['sessions_active']} sessions", markup=False)
+    counted = f"snapshot {answer['snapshot_version']}, {answer['sessions_active']} sessions"
+    console.print(", ".join(filter(None, [head, counted, usage_text(answer["usage"])])), markup=False)
     console.print(_listener_table(answer["listeners"]))
     for one in answer["pools"]:
         console.print(pool_table(one))

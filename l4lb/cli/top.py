@@ -21,7 +21,7 @@ from textual.widgets import DataTable, Footer, Static
 from l4lb.cli.connection import admin_options, connected, sessions
 from l4lb.cli.rates import Key, Rates, spark
 from l4lb.cli.session import age_text
-from l4lb.cli.status import HEALTH_STYLE, drain_text, size_text
+from l4lb.cli.status import HEALTH_STYLE, drain_text, size_text, usage_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
 from l4lb.remote import RemoteBackend, RemotePool
@@ -192,7 +192,8 @@ class Top(App[None]):
             return lost or Text("connecting")
         state = drain_text(status["drain"]) or status["state"]
         first = f"l4lb {status['version']}, {state}, process {status['pid']}, up {age_text(status['uptime_s'])}"
-        second = f"snapshot {status['snapshot_version']}, {sessions(status['sessions_active'])}"
+        counted = [f"snapshot {status['snapshot_version']}", sessions(status["sessions_active"])]
+        second = ", ".join(filter(None, [*counted, usage_text(status["usage"])]))
         lines = [lost or Text(first, "bold"), Text(second), self._sparks()]
         return Text("\n").join(lines)
 

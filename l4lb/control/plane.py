@@ -99,7 +99,7 @@ class ControlPlane:
         self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
         self.draining.asked = self.host.drain_asked
         self.draining.stopping = lambda timeout_s: self.supervision.stopping(timeout_s)
-        self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining)
+        self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage)
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)

@@ -234,8 +234,19 @@ class Predecessor(TypedDict):
 
 
 @_EXACT
+class Usage(TypedDict):
+    """Of this process. `cpu_ratio` is of the last ten seconds, 1 a whole CPU; `memory_bytes` are resident."""
+
+    cpu_s: float
+    cpu_ratio: float
+    memory_bytes: int
+    threads: int
+
+
+@_EXACT
 class Status(TypedDict):
-    """The whole process. `connect_time` is of backends that answered, since the start."""
+    """The whole process. `connect_time` is of backends that answered, since the start; `usage` is null when it could
+    not be read, for want of a descriptor."""
 
     pid: int
     version: str
@@ -245,6 +256,7 @@ class Status(TypedDict):
     snapshot_version: int
     uptime_s: float
     sessions_active: int
+    usage: Usage | None
     connect_time: Histogram
     health_lag_s: float
     health_checks_skipped: int

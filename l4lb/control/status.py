@@ -10,6 +10,7 @@ from l4lb.config.secrets import masked
 from l4lb.control import shapes
 from l4lb.control.draining import Draining
 from l4lb.control.health.monitor import Monitor
+from l4lb.control.metrics.usage import ProcessUsage, Usage
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Forwarder
@@ -136,17 +137,35 @@ def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
     }
 
 
+def _usage(usage: Usage | None) -> shapes.Usage | None:
+    if usage is None:
+        return None
+    return {
+        "cpu_s": round(usage.cpu_s, 3),
+        "cpu_ratio": round(usage.cpu_ratio, 4),
+        "memory_bytes": usage.memory_bytes,
+        "threads": usage.threads,
+    }
+
+
 class Status:
     """Builds every answer from the state and the forwarder's counters of this moment."""
 
     def __init__(
-        self, state: State, reconciler: Reconciler, monitor: Monitor, forwarder: Forwarder, draining: Draining
+        self,
+        state: State,
+        reconciler: Reconciler,
+        monitor: Monitor,
+        forwarder: Forwarder,
+        draining: Draining,
+        usage: ProcessUsage,
     ) -> None:
         self._state = state
         self._reconciler = reconciler
         self._monitor = monitor
         self._forwarder = forwarder
         self._draining = draining
+        self._usage = usage
         self.predecessor: shapes.Predecessor | None = None  # while it drains
 
     def stats(self) -> Stats:
@@ -163,6 +182,7 @@ class Status:
             "snapshot_version": self._reconciler.version,
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,
+            "usage": _usage(self._usage.read()),
             "connect_time": _connect_time(stats.workers),
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),

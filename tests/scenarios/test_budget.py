@@ -17,7 +17,7 @@ from tests.support.programs import L4lb, l4lb, nginx, require, without_preload
 from tests.support.proxy_headers import V4, v2
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.alone]
 
 SESSIONS = 1000
 CLIENTS = 50

@@ -117,6 +117,7 @@ class Requests:
         return Counter(name for began, name in self.answers if began > moment)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_killed_backend_loses_no_request_once_it_is_found_down(attempts: int) -> None:
     """500 requests a second, checks every 200 ms with fall 2: found within 3 intervals; with retries none fails at all.

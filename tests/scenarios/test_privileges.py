@@ -19,7 +19,7 @@ from l4lb.net.privileges import NET_BIND_SERVICE, NET_RAW
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support.balancing import make_config
 from tests.support.peers import connect, echo, serving
-from tests.support.programs import L4lb, l4lb
+from tests.support.programs import L4lb, l4lb, share_of
 from tests.support.users import OTHER_USER, directory_of_all, interpreter_of_all, require_root, rights_of
 from tests.support.waiting import wait_until
 
@@ -46,7 +46,7 @@ interval = "200ms"
 def low_port() -> int:
     """One that only CAP_NET_BIND_SERVICE may bind, and nobody has."""
     start = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-    for port in range(start - 1, 1, -1):
+    for port in reversed(share_of(range(2, start))):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     pytest.skip("here every user may bind every port")

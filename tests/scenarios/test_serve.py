@@ -215,6 +215,7 @@ def test_demo_once() -> None:
     assert "10 came back" in output
 
 
+@pytest.mark.alone
 def test_detection_takes_no_longer_than_its_checks(tmp_path: Path) -> None:
     with nginx("one") as one, nginx("two") as two:
         file = tmp_path / "lb.toml"

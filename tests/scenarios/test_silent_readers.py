@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from l4lb.control.admin.stream import READERS_MAX
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb
@@ -69,6 +71,7 @@ def make_events(admin: tuple[str, int]) -> None:
         ask(admin, "PUT", "/v1/pools/web/backends/one", {"tags": {"note": f"{number}" + "x" * EVENT_BYTES}})
 
 
+@pytest.mark.alone
 def test_hundreds_of_streams_that_nobody_reads_slow_no_session(tmp_path: Path) -> None:
     file = tmp_path / "lb.toml"
     with serving(echo) as server, contextlib.ExitStack() as stack:

@@ -89,7 +89,7 @@ def test_it_shows_what_happens_and_keys_change_it(tmp_path: Path) -> None:
             assert wait_until(lambda: "K" in screen.line_with("  first") and "█" in screen.line_with(" new "), 30)
         with connect(("127.0.0.1", set_up.port)) as held:
             held.sendall(b"x")
-            screen.wait_for("1 session\n")
+            screen.wait_for("1 session, CPU ", " %, memory ")
             screen.press("Down")
             screen.press("d")
             assert wait_until(lambda: "drain" in screen.line_with("  first"), 30)
@@ -104,6 +104,17 @@ def test_it_shows_what_happens_and_keys_change_it(tmp_path: Path) -> None:
         screen.wait_for("move to a backend first")
         screen.press("q")
         assert wait_until(lambda: screen.ended, 30), screen.screen
+
+
+def test_without_its_extra_it_says_how_to_get_it() -> None:
+    """As for who installed l4lb alone; every other command and the list of all go on."""
+    without = "import sys; sys.modules['textual'] = None; from l4lb.cli.main import main; main()"
+    for arguments in (["top"], ["top", "--admin", "127.0.0.1:1", "--interval", "2"]):
+        done = subprocess.run([sys.executable, "-c", without, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "l4lb: top needs textual: pip install 'l4lb[top]'\n"
+    done = subprocess.run([sys.executable, "-c", without, "--help"], capture_output=True, text=True, check=True)
+    assert "l4lb[top]" in done.stdout
 
 
 def test_it_fits_terminals_of_every_size(tmp_path: Path) -> None:

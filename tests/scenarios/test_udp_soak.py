@@ -86,6 +86,7 @@ def settled(balancer: LoadBalancer, crowd: Crowd, backends: list[EchoBackend]) -
     return balance
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("limits", "arrive"),
     [({}, 0.9), ({"udp_gro": False}, 0.9), ({"udp_requests": 3}, 0.9), ({"udp_responses": 2}, 0.1)],

@@ -44,9 +44,17 @@ def run(*command: str, timeout_s: float = 60.0) -> str:
     return done.stdout
 
 
+def share_of(ports: range) -> range:
+    """Those of `ports` that this process may take, where several run tests side by side (pytest-xdist): between the
+    look and the program that binds a port, no other takes it."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = len(ports) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return ports[number * size : (number + 1) * size]
+
+
 def free_port() -> int:
     """Below the kernel's own range, so that no other test's connection takes it before the program binds it."""
-    for port in random.sample(range(10_000, 20_000), 100):
+    for port in random.sample(share_of(range(10_000, 20_000)), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("no free port")
@@ -54,7 +62,7 @@ def free_port() -> int:
 
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that are free on 127.0.0.1 and 127.0.0.2, below the kernel's own range."""
-    for first in range(20_000, 30_000, count):
+    for first in share_of(range(20_000, 30_000))[::count]:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
                 for port in range(first, first + count):

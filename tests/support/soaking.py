@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 
 from tests.support.datagrams import UdpClient, wide_buffers
+from tests.support.programs import share_of
 
 STAMP = struct.Struct(">HIHI")  # client, number, length, CRC-32 of what follows
 CONTENT = random.Random(1).randbytes(1 << 17)
@@ -75,7 +76,7 @@ class EchoBackend:
 
     def _bind_any(self) -> socket.socket:
         """Below the kernel's own range: nobody takes the port while it is free."""
-        for port in random.sample(range(10_000, 20_000), 100):
+        for port in random.sample(share_of(range(10_000, 20_000)), 100):
             with contextlib.suppress(OSError):
                 return self._bind(port)
         raise AssertionError("no free port")

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 from l4lb.control.metrics.gathered import Gathered
+from l4lb.control.metrics.usage import Usage
 from l4lb.model.states import CloseReason, ConnectFailure, PathError
 from l4lb.model.stats import Histogram
 from l4lb.version import __version__
@@ -68,6 +69,8 @@ def families(gathered: Gathered) -> Iterator[Metric]:
     yield from _of_traffic(gathered)
     yield from _of_checks(gathered)
     yield from _of_process(gathered)
+    if gathered.usage is not None:
+        yield from _of_usage(gathered.usage)
 
 
 def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
@@ -251,3 +254,15 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
     )
     yield _gauge("l4lb_draining", "1 while the process drains", (), [((), gathered.draining)])
     yield _gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])  # fmt: skip
+
+
+def _of_usage(usage: Usage) -> Iterator[Metric]:
+    """By the names that Prometheus' client libraries have for every process; the threads are not in the contract."""
+    for name, meaning, value in (
+        ("process_virtual_memory_bytes", "Virtual memory size", usage.virtual_bytes),
+        ("process_resident_memory_bytes", "Resident memory size", usage.memory_bytes),
+        ("process_start_time_seconds", "Start of the process, in seconds since 1970", usage.started_at),
+        ("process_threads", "Threads of the process, workers included", usage.threads),
+    ):
+        yield _gauge(name, meaning, (), [((), value)])
+    yield _counter("process_cpu_seconds", "Processor time, of user and system", (), [((), usage.cpu_s)])

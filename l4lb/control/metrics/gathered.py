@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from l4lb.control.access_log import Counts
 from l4lb.control.health.monitor import Monitor
+from l4lb.control.metrics.usage import ProcessUsage, Usage
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, State
 from l4lb.model.forwarder import Forwarder
@@ -48,6 +49,7 @@ class Gathered:
     snapshot_version: int
     draining: bool
     access_log: Counts
+    usage: Usage | None = None
 
 
 class Busy:
@@ -80,12 +82,14 @@ class Sources:
     monitor: Monitor
     forwarder: Forwarder
     busy: Busy = field(default_factory=Busy)
+    usage: ProcessUsage = field(default_factory=ProcessUsage)
     access_log: Callable[[], Counts] = Counts
     reloads_applied: int = 0
     reloads_refused: int = 0
 
     def sample(self, stats: Stats) -> None:
         self.busy.sample(stats.workers, time.monotonic())
+        self.usage.sample()
 
     def gather(self) -> Gathered:
         stats, state = self.forwarder.stats(), self.state
@@ -104,6 +108,7 @@ class Sources:
             self.reconciler.version,
             state.process is ProcessState.DRAINING,
             self.access_log(),
+            self.usage.read(),
         )
 
     def _backends(self, stats: Stats) -> list[BackendGathered]:

@@ -15,6 +15,7 @@ from l4lb.config import AdminConfig
 from l4lb.control.access_log import Counts
 from l4lb.control.metrics.exposition import exposition
 from l4lb.control.metrics.gathered import BackendGathered, Busy, Gathered
+from l4lb.control.metrics.usage import Usage
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, WorkerStats
 from tests.support.balancing import address_of, make_config, wait_idle
@@ -46,6 +47,7 @@ CONTRACT = {
     "l4lb_config_reloads_total": ("counter", {"result"}),
     "process_cpu_seconds_total": ("counter", set()),
     "process_open_fds": ("gauge", set()),
+    "process_resident_memory_bytes": ("gauge", set()),
 }
 MARKED = 'a "name" \\ of\nits own'
 
@@ -72,6 +74,7 @@ def gathered() -> Gathered:
         18,
         False,
         Counts(19, 20, 21),
+        Usage(22.5, 0.25, 23, 24, 25, 26.0),
     )
 
 

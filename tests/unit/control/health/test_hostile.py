@@ -69,4 +69,4 @@ def test_it_fails_in_time_and_says_where_and_why(type_: str, peer: str) -> None:
     assert result.step in STEPS
     assert 0 < len(result.reason) < 300
     assert result.reason.isprintable()
-    assert result.latency_s < 0.3 + 1
+    assert result.latency_s < 0.3 + 5  # and not 20 s, after which these peers give up; a busy machine adds seconds
