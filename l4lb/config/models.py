@@ -81,7 +81,7 @@ class GlobalConfig(Model):
         default=0.0, description="look for events so long before sleeping: latency for CPU"
     )
     max_sessions: PositiveCount | Literal["auto"] = Field(
-        default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE"
+        default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE and local ports"
     )
     drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
     log: LogTarget = Field(default="stderr", description="stderr, /path (opened again at SIGUSR1) or syslog")

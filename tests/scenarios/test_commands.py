@@ -227,3 +227,21 @@ def test_upgrade(instance: Instance) -> None:
             pass
     finally:
         os.kill(int(match[1]), signal.SIGKILL)
+
+
+def test_check_warns_of_a_source_address_that_this_host_does_not_have(tmp_path: Path) -> None:
+    """It may be meant for another one: not an error, as it is for serve."""
+    file = tmp_path / "lb.toml"
+    file.write_text(
+        '[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n'
+        '[pools.web]\nbackends = ["127.0.0.1:9"]\nsource_address = "192.0.2.1"\n'
+    )
+    command = [sys.executable, "-m", "l4lb"]
+    done = subprocess.run([*command, "check", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert re.search(
+        r'warning: .*lb.toml:6: pools.web.source_address: "192.0.2.1": not an address of this', done.stderr
+    )
+    done = subprocess.run([*command, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert 'pools.web.source_address: "192.0.2.1": not an address of this host' in done.stderr

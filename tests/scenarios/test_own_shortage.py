@@ -415,3 +415,21 @@ def test_a_source_address_that_goes_away_is_no_fault_of_the_backends() -> None:
                 tcp_served(balancer, 4)
 
     in_namespace(inside)
+
+
+def test_an_agent_that_cannot_be_asked_is_asked_again() -> None:
+    def say_drain(sock: socket.socket) -> None:
+        sock.sendall(b"drain\n")
+
+    def inside() -> None:
+        with backends(1) as servers, serving(say_drain) as agent:
+            few_ports(1)
+            with socket.socket() as hog:
+                hog.bind(("0.0.0.0", 30000))
+                pool = {"agent": {"port": agent.port, "interval": 0.05}}
+                with LoadBalancer(configured([servers[0].address], **pool)) as balancer:
+                    assert wait_until(lambda: events_of(balancer, "agent_failed"))
+                    hog.close()
+                    assert wait_until(lambda: events_of(balancer, "agent_said"))
+
+    in_namespace(inside)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from l4lb import _fastpath
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
@@ -20,6 +20,16 @@ def test_drop_reasons_are_the_native_enum_in_its_order() -> None:
     native = [line.removeprefix("DROP_").lower() for line in lines]
     assert native == [*DropReason, "reason_count"]
     assert len(DropReason) == _fastpath.DROP_REASONS
+
+
+def test_shortages_are_the_native_enum_in_its_order() -> None:
+    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+        lines = [line.split()[0] for line in file if line.strip().startswith("SHORTAGE_")]
+    names = [
+        "source_address" if line == "SHORTAGE_ADDRESS" else line.removeprefix("SHORTAGE_").lower() for line in lines
+    ]
+    assert names == ["none", *Shortage, "count"]
+    assert _fastpath.DataPlane(2, 0).shortages() == [0] * len(Shortage)
 
 
 def test_connect_failures_are_the_native_enum_in_its_order() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -19,7 +20,9 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 
-from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
+from l4lb.control.health.checks import OUR_OWN, CheckFailed, NotChecked, Target, begin_step
+from l4lb.model.states import Shortage
+from l4lb.model.verdicts import ADVICE
 
 MAX_LINE_BYTES = 200
 MAX_OUTPUT_BYTES = 1 << 20  # a program that prints more is no check
@@ -69,7 +72,7 @@ def _start(target: Target) -> _Program:
         return _open(command, _environment(target))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in OUR_OWN:
-            raise failed(error) from error
+            raise _not_started(error) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckFailed("start", f"{command[0]}: {reason.lower()}") from error
 
@@ -89,6 +92,14 @@ def _open(command: Sequence[str], environment: dict[str, str]) -> _Program:
             os.close(output)
             raise
     return _Program(process, output)
+
+
+def _not_started(error: OSError) -> NotChecked:
+    """pipe2(2): EMFILE, ENFILE; fork(2): EAGAIN, processes or threads; ENOMEM. What execve(2) says is of the program."""
+    advice = {errno.EAGAIN: "raise TasksMax= of the unit or RLIMIT_NPROC", errno.ENOMEM: "out of memory"}
+    return NotChecked(
+        f"{os.strerror(error.errno or 0).lower()}: {advice.get(error.errno or 0, ADVICE[Shortage.FILES])}"
+    )
 
 
 @contextlib.contextmanager
@@ -115,7 +126,7 @@ async def _output_until_exit(program: _Program) -> Output:
     try:
         pidfd = os.pidfd_open(program.process.pid)
     except OSError as error:
-        raise failed(error) from error
+        raise _not_started(error) from error
     loop.add_reader(output.fd, output.read)
     loop.add_reader(pidfd, output.end)
     try:

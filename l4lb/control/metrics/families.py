@@ -12,7 +12,7 @@ from prometheus_client.utils import floatToGoString
 
 from l4lb.control.metrics.gathered import Gathered
 from l4lb.control.metrics.usage import Usage
-from l4lb.model.states import CloseReason, ConnectFailure, PathError
+from l4lb.model.states import CloseReason, ConnectFailure, PathError, Shortage
 from l4lb.model.stats import Histogram
 from l4lb.version import __version__
 
@@ -243,6 +243,12 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         "Times that no client was accepted for want of descriptors or memory",
         ("worker",),
         ((label, worker.accept_pauses) for label, worker in workers),
+    )
+    yield _counter(
+        "l4lb_shortages",
+        "Times that a backend could not be asked for want of something of this host's own",
+        ("kind",),
+        (((kind,), gathered.stats.shortages.get(kind, 0)) for kind in Shortage),
     )
     lost = (gathered.access_log.unwritten, gathered.access_log.untaken)
     yield _counter("l4lb_access_log_lines", "Lines written to the access log", (), [((), gathered.access_log.lines)])
