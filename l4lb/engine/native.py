@@ -187,6 +187,9 @@ class NativeForwarder:
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         self._listening.prepare(listeners)
 
+    def forget_prepared(self) -> None:
+        self._listening.forget_prepared()
+
     def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
         return self._listening.turn_away(listeners)
 
