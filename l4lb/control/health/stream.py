@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from l4lb.control.health.checks import OUR_OWN, CheckFailed, Target, begin_step, failed
 
@@ -175,11 +176,26 @@ async def _connect(target: Target, sock: socket.socket) -> None:
         if target.address.family == socket.AF_UNIX:
             sock.connect(target.sockaddr)  # never in progress: EAGAIN means that its accept queue is full, connect(2)
         else:
-            await asyncio.get_running_loop().sock_connect(sock, target.sockaddr)
+            await _connect_in_time(sock, target.sockaddr)
     except BlockingIOError as error:
         raise CheckFailed("connect", "accept queue full") from error
     except OSError as error:
         raise failed(error) from error
+
+
+async def _connect_in_time(sock: socket.socket, address: Any) -> None:
+    """connect(2) without waiting for it. The loop's own `sock_connect` looks numbers up as if they were names, on
+    threads of libuv, which ends the process when it cannot start one."""
+    if (error := sock.connect_ex(address)) == errno.EINPROGRESS:
+        loop, writable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_writer(sock.fileno(), writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock.fileno())
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 @contextlib.asynccontextmanager
