@@ -29,11 +29,12 @@ from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
-from l4lb.net.limits import local_ports, raise_file_limit, sessions_for
-from l4lb.net.threads import name_this_thread
+from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
+from l4lb.net.threads import name_this_thread, started
 from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
+_OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
 _SETTLE_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
@@ -42,15 +43,19 @@ def native_forwarder(config: Config) -> NativeForwarder:
     cpus = usable_cpus()
     settings = config.global_
     file_limit = raise_file_limit()
-    workers = len(cpus) if settings.workers == "auto" else settings.workers
     return NativeForwarder(
-        workers,
+        _workers(config),
         max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
         ports=local_ports() if settings.max_sessions == "auto" else 0,
         affinity=settings.worker_affinity,
         cpus=cpus,
         busy_poll_s=settings.busy_poll,
     )
+
+
+def _workers(config: Config) -> int:
+    wanted = config.global_.workers
+    return len(usable_cpus()) if wanted == "auto" else wanted
 
 
 class LoadBalancer:
@@ -79,6 +84,7 @@ class LoadBalancer:
         self._plane: ControlPlane | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._aside = ThreadPoolExecutor()  # the loop's, from `start` on
         self._life = threading.Lock()  # start and close exclude each other
 
     # ---- life ----
@@ -88,14 +94,15 @@ class LoadBalancer:
         with self._life:
             if self._plane is not None:
                 raise EngineError("already started")
-            self._loop = uvloop.new_event_loop()
-            aside = ThreadPoolExecutor(
+            expect_memory_for(_workers(self._started_with) + _OTHER_THREADS)
+            self._loop = _new_loop()
+            self._aside = ThreadPoolExecutor(
                 thread_name_prefix="l4lb-aside", initializer=name_this_thread, initargs=("l4lb-aside",)
             )
-            self._loop.set_default_executor(aside)
-            self._thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
-            self._thread.start()
+            self._loop.set_default_executor(self._aside)
             try:
+                thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
+                self._thread = started(thread)
                 self._plane = self.run(self._start())
             except BaseException:
                 self._end_loop()
@@ -321,13 +328,23 @@ class LoadBalancer:
 
     def _end_loop(self) -> None:
         loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
+        if loop is None:
             return
-        self.run(_settle())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        if thread is not None:
+            self.run(_settle())
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+        self._aside.shutdown()
         loop.close()
         self._loop = self._thread = None
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """EngineError where libuv has too few descriptors or too little memory for one."""
+    try:
+        return uvloop.new_event_loop()
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise EngineError(f"cannot make an event loop: {getattr(error, 'strerror', None) or error}") from error
 
 
 async def _settle() -> None:
@@ -338,7 +355,6 @@ async def _settle() -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 def explain_offline(config: Config, pool: str, source: str, to: str = "") -> shapes.Explanation:

@@ -51,8 +51,9 @@ class EngineError(L4lbError):
 class ChangeError(L4lbError):
     """A change at runtime that cannot be made; nothing has changed.
 
-    `code`: ``not_found`` (pool or backend), ``invalid`` (a value), ``conflict`` (with what there is); `path` is the key
-    that it is about, such as ``pools.web.backends[10.0.0.1:80].weight``.
+    `code`: ``not_found`` (pool or backend), ``invalid`` (a value), ``conflict`` (with what there is),
+    ``state_not_saved`` (a restart would not find it); `path` is the key that it is about, such as
+    ``pools.web.backends[10.0.0.1:80].weight``.
     """
 
     def __init__(self, code: str, message: str, path: str = "") -> None:

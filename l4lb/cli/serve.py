@@ -25,6 +25,7 @@ from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
 from l4lb.net.privileges import lent_to_programs
 from l4lb.net.sd_notify import for_successor
+from l4lb.net.threads import started
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -164,8 +165,7 @@ def _ending_at_second_signal() -> Iterator[threading.Event]:
                     os._exit(0)
                 told.set()
 
-    listening = threading.Thread(target=listen, name="l4lb-signal", daemon=True)
-    listening.start()
+    listening = started(threading.Thread(target=listen, name="l4lb-signal", daemon=True))
     try:
         yield told
     finally:
@@ -205,12 +205,20 @@ class Errand:
             if self._running:
                 return
             self._running = True
-        threading.Thread(target=self._run, name="l4lb-signal", daemon=True).start()
+        try:
+            started(threading.Thread(target=self._run, name="l4lb-signal", daemon=True))
+        except EngineError as error:
+            self._running = False
+            logs.logger.error("signal not obeyed", extra={"fields": {"reason": str(error)}})
 
     def _run(self) -> None:
         while self._next():
-            with contextlib.suppress(L4lbError, CancelledError):  # its event tells; or the process ends
+            try:
                 self._call()
+            except (L4lbError, CancelledError):
+                pass  # its event tells; or the process ends
+            except (RuntimeError, MemoryError) as error:  # such as "can't start new thread"
+                logs.logger.error("signal not obeyed", extra={"fields": {"reason": str(error) or "out of memory"}})
 
     def _next(self) -> bool:
         with self._lock:
@@ -228,7 +236,10 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
             balancer.drain()
         drained.set()
 
-    threading.Thread(target=drain, name="l4lb-drain", daemon=True).start()
+    try:
+        started(threading.Thread(target=drain, name="l4lb-drain", daemon=True))
+    except EngineError:
+        drain()  # without hearing a second signal
     while not drained.is_set():
         told = signal.sigtimedwait((*STOP_SIGNALS, signal.SIGUSR1), _LOOK_AGAIN_S)
         if told is not None and told.si_signo == signal.SIGUSR1:

@@ -153,8 +153,8 @@ class Top(App[None]):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
         self.query_one("#backends").focus()
-        self.set_interval(self._interval, self._poll)
-        self.call_later(self._poll)
+        self.set_interval(self._interval, self._begin_poll)
+        self.call_later(self._begin_poll)
 
     def on_resize(self, resized: Resize) -> None:
         for table in self.query(Table):
@@ -162,6 +162,10 @@ class Top(App[None]):
         self._show()
 
     # ---- what is shown ----
+
+    def _begin_poll(self) -> None:
+        """Beside what handles keys and the end, which an instance that does not answer must not hold up."""
+        self.run_worker(self._poll())
 
     async def _poll(self) -> None:
         if self._polling.locked():  # the instance is slow: it is not asked twice at once
@@ -271,23 +275,25 @@ class Top(App[None]):
 
     # ---- what is changed ----
 
-    async def action_set_state(self, state: str) -> None:
-        await self._change(lambda backend: backend.set(admin_state=state), f"admin state {state}")
+    def action_set_state(self, state: str) -> None:
+        self._change(lambda backend: backend.set(admin_state=state), f"admin state {state}")
 
-    async def action_weight(self, by: int) -> None:
+    def action_weight(self, by: int) -> None:
         def change(backend: RemoteBackend) -> None:
             backend.set_weight(min(max(backend.weight + by, 0), WEIGHT_MAX))
 
-        await self._change(change, "weight " + ("up" if by > 0 else "down"))
+        self._change(change, "weight " + ("up" if by > 0 else "down"))
 
-    async def _change(self, change: Callable[[RemoteBackend], None], what: str) -> None:
-        """Of the backend at the cursor. One after the other, so that keys that are pressed quickly all count."""
+    def _change(self, change: Callable[[RemoteBackend], None], what: str) -> None:
+        """Of the backend at the cursor."""
         match self.query_one("#backends", Table).selected:
             case ("backend", pool, id_):
-                pass
+                self.run_worker(self._make(pool, id_, change, what))
             case _:
                 self.notify("move to a backend first", severity="warning", timeout=3)
-                return
+
+    async def _make(self, pool: str, id_: str, change: Callable[[RemoteBackend], None], what: str) -> None:
+        """One after the other, so that keys that are pressed quickly all count."""
         async with self._changing:
             try:
                 with self._connect() as client:

@@ -8,9 +8,10 @@ pools and listeners that stay keep their counters, health and sessions; listener
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,11 @@ from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
+from l4lb.control.state_file import Saving
 from l4lb.errors import ChangeError, ConfigError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
+from l4lb.model.snapshot import ListenerSpec
 from l4lb.model.states import ProcessState
 
 _ADOPTED_WITHIN_S = 1.0
@@ -47,8 +50,8 @@ class Followers:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `kept` is called with it after each change, and waited for. Who holds
-    `one_at_a_time` knows that it does not change."""
+    """Owns what is wanted (`desired`). `save` writes down what is to be wanted before each change, and raises when that
+    cannot be. Who holds `one_at_a_time` knows that it does not change."""
 
     def __init__(
         self,
@@ -58,10 +61,10 @@ class Applying:
         reconciler: Reconciler,
         events: Events,
         followers: Followers,
-        kept: Callable[[Desired], Awaitable[None]],
+        save: Callable[[Desired], Awaitable[Saving]],
     ) -> None:
         self.desired = desired
-        self.kept = kept
+        self._save = save
         self._started = state.config
         self._state = state
         self._forwarder = forwarder
@@ -141,11 +144,11 @@ class Applying:
     async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more."""
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
-        listeners = [listener_spec(one, drained=name in desired.drained) for name, one in plan.listeners.items()]
+        listeners = _specs(plan.listeners, desired)
         outlets = await self._prepare_outlets(plan)
         try:
-            prepare_listeners(self._forwarder, plan.config, listeners)
-        except ConfigError:
+            await self._have(desired, plan, listeners)
+        except BaseException:
             outlets.discard() if outlets else None
             raise
         await turn_away_others(self._forwarder, listeners)
@@ -156,11 +159,26 @@ class Applying:
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
-        await self.kept(desired)
         if outlets is not None:
             await self._followers.outlets.commit(outlets)
         await adopted(self._forwarder)
         return changes
+
+    async def _have(self, desired: Desired, plan: Plan, listeners: Sequence[ListenerSpec]) -> None:
+        """The sockets of `listeners`, and what is wanted on disk; or neither."""
+        saving = await self._save(desired)
+        try:
+            prepare_listeners(self._forwarder, plan.config, listeners)
+        except BaseException:
+            await saving.discard()
+            raise
+        try:
+            await saving.commit()
+        except ChangeError:
+            self._forwarder.forget_prepared()
+            with contextlib.suppress(ConfigError):  # the options that they had
+                prepare_listeners(self._forwarder, self._state.config, _specs(self._state.listeners, self.desired))
+            raise
 
     async def _prepare_outlets(self, plan: Plan) -> Prepared | None:
         """None when nothing changes for them."""
@@ -223,6 +241,10 @@ class Applying:
             followers.monitor.forget(pool.name)
             followers.agents.forget(pool.name)
             followers.passive.forget(pool.name)
+
+
+def _specs(listeners: Mapping[str, ListenerState], desired: Desired) -> list[ListenerSpec]:
+    return [listener_spec(one, drained=name in desired.drained) for name, one in listeners.items()]
 
 
 async def adopted(forwarder: Forwarder) -> None:

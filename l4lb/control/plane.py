@@ -91,9 +91,9 @@ class ControlPlane:
         self.outlets = Outlets(forwarder, self.sources, self.events)
         self.sources.access_log = lambda: self.outlets.access_log.counts
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
-        self.state_file = StateFile(self.state, self.events)
+        self.state_file = StateFile(self.events)
         self.applying = Applying(
-            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.keep
+            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.begin
         )
         self.sessions = Sessions(self.state, forwarder, self.events)
         self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)

@@ -1,5 +1,6 @@
-"""The state file: runtime changes that are to survive a restart, as JSON. Read before the start, replaced whole after
-each change, so that it is never half of one.
+"""The state file: runtime changes that are to survive a restart, as JSON. Read before the start, replaced whole with
+each change, so that it is never half of one. A change that cannot be saved is not made: what an operator was told to be
+done is still so after a restart.
 
 What it says holds by the rule of `desired.py`, as at a reload.
 """
@@ -7,17 +8,18 @@ What it says holds by the rule of `desired.py`, as at a reload.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from l4lb.config import Config
 from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.events import Events
-from l4lb.control.state import State
-from l4lb.errors import ConfigError
+from l4lb.errors import ChangeError, ConfigError
 from l4lb.net.files import read_text
 
 FORMAT = 1
@@ -61,39 +63,90 @@ def _text(desired: Desired) -> str:
     return json.dumps(said, indent=1) + "\n"
 
 
-def _replace(path: Path, text: str) -> None:
-    """Whoever reads it, also after a power failure, finds the old text or the new one."""
+def _new_of(path: Path) -> Path:
     real = path.resolve()
-    new = real.with_name(real.name + ".new")
-    with open(os.open(new, _NEW, 0o600), "w", encoding="utf-8") as file:
+    return real.with_name(real.name + ".new")
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside it, on disk. All that a full or broken disk refuses, it refuses here."""
+    with open(os.open(_new_of(path), _NEW, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(real)
-    directory = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _replace(path: Path) -> None:
+    """By what was written. Whoever reads it, also after a power failure, finds the old text or the new one."""
+    real = path.resolve()
+    _new_of(path).replace(real)
+    with contextlib.suppress(OSError):  # EINVAL, where a directory has no fsync; EIO: see above
+        directory = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _remove_new(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        _new_of(path).unlink()
+
+
+def _says(path: Path, text: str, *, empty: bool) -> bool:
+    """Whether the file says so already. One that is not there says nothing."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        return path.read_text(encoding="utf-8") == text
+    except FileNotFoundError:
+        return empty
+    except (OSError, ValueError):
+        return False
 
 
 class StateFile:
-    """Where the configuration of this moment says; nowhere when it does not. Control loop only."""
+    """Where a configuration says; nowhere when it does not. Control loop only, one change at a time."""
 
-    def __init__(self, state: State, events: Events) -> None:
-        self._state = state
+    def __init__(self, events: Events) -> None:
         self._events = events
-        self._written = ("", "")
+        self._failing = False
 
-    async def keep(self, desired: Desired) -> None:
-        """Return once it is on disk. When that fails the change holds all the same, and an event says so."""
-        path, text = self._state.config.global_.state_file, _text(desired)
-        if not path or self._written == (path, text):
-            return
+    async def begin(self, desired: Desired) -> Saving:
+        """Write down what is to be wanted. ChangeError when that cannot be: nothing has changed."""
+        path, text = desired.config.global_.state_file, _text(desired)
+        empty = not desired.overlay and not desired.drained
+        if not path or await asyncio.to_thread(_says, Path(path), text, empty=empty):
+            return Saving(self, None)
+        await self.attempt(_write, Path(path), text)
+        return Saving(self, Path(path))
+
+    async def attempt(self, call: Callable[..., None], path: Path, *arguments: str) -> None:
+        """The log tells of the first failure, each is told to who asked."""
         try:
-            await asyncio.to_thread(_replace, Path(path), text)
+            await asyncio.to_thread(call, path, *arguments)
         except OSError as error:
-            reason = f"{error.strerror}: runtime changes will not survive a restart"
-            self._events.emit("state_file_failed", {"path": path, "reason": reason}, logging.ERROR)
-        else:
-            self._written = (path, text)
+            await asyncio.to_thread(_remove_new, path)
+            reason = f"{error.strerror}: changes are refused, since they would not survive a restart"
+            if not self._failing:
+                self._events.emit("state_file_failed", {"path": str(path), "reason": reason}, logging.ERROR)
+            self._failing = True
+            message = f'not done: it cannot be saved in "{path}": {error.strerror}'
+            raise ChangeError("state_not_saved", message, "global.state_file") from error
+        self._failing = False
+
+
+class Saving:
+    """What `begin` wrote: `commit` it when nothing else can fail any more, or `discard` it."""
+
+    def __init__(self, file: StateFile, path: Path | None) -> None:
+        self._file = file
+        self._path = path
+
+    async def commit(self) -> None:
+        """Return once it is what a restart finds. ChangeError when that cannot be."""
+        path, self._path = self._path, None
+        if path is not None:
+            await self._file.attempt(_replace, path)
+
+    async def discard(self) -> None:
+        if self._path is not None:
+            await asyncio.to_thread(_remove_new, self._path)

@@ -1,12 +1,13 @@
 """What the data plane counts, as `l4lb.model.stats` has it."""
 
 from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TypeVar
 
 from l4lb import _fastpath, _snapshots
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
-from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PROXY_REFUSALS, WorkerStats
+from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
 N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)

@@ -185,6 +185,11 @@ class Listening:
             known.spec = before
             _set(known.sockets, before)
 
+    def forget_prepared(self) -> None:
+        """Close what `prepare` opened and no snapshot names: clients would wait there for nobody."""
+        for place in self._places.keys() - self._published - self._closing.keys():
+            self._places.pop(place).sockets.close()
+
     def turn_away(self, specs: Sequence[ListenerSpec]) -> bool:
         """Let nobody in any more where `specs`, soon all that is, do not listen. Whether somebody may be in a handshake
         there, whom workers should have time to accept.

@@ -29,7 +29,7 @@ from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Sele
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
 from l4lb.net.sockets import sockaddr_bytes
-from l4lb.net.threads import name_this_thread
+from l4lb.net.threads import name_this_thread, started
 
 _CLOSE_REASONS = tuple(CloseReason)
 
@@ -86,6 +86,8 @@ class NativeForwarder:
             self._plane = _fastpath.DataPlane(workers, max_sessions, not affinity, round(busy_poll_s * 1e9))
         except OSError as error:
             raise EngineError(f"cannot create {workers} workers: {error.strerror}") from error
+        except MemoryError as error:
+            raise EngineError(f"cannot create {workers} workers: out of memory") from error
         self._bound = SessionBound(self._plane, max_sessions, ports)
         self._affinity = [cpus[index % len(cpus)] for index in range(workers)] if affinity and cpus else []
         self._threads: list[threading.Thread] = []
@@ -111,8 +113,7 @@ class NativeForwarder:
     def start(self) -> None:
         for index in range(self._plane.worker_count):
             thread = threading.Thread(target=self._run_worker, args=(index,), name=f"l4lb-worker-{index}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(started(thread))
 
     def _run_worker(self, index: int) -> None:
         name_this_thread(f"l4lb-worker-{index}")
@@ -189,6 +190,9 @@ class NativeForwarder:
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         self._listening.prepare(listeners)
+
+    def forget_prepared(self) -> None:
+        self._listening.forget_prepared()
 
     def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
         return self._listening.turn_away(listeners)

@@ -61,6 +61,9 @@ class Forwarder(Protocol):
         Raises `l4lb.errors.ConfigError` and opens none when one cannot be had.
         """
 
+    def forget_prepared(self) -> None:
+        """Close what was prepared and will not be published."""
+
     def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
         """Before a snapshot with these listeners, which are prepared: where none of them listens, let nobody new in.
         True when there is such a place, and clients whose handshake is under way are to be given time."""

@@ -1,6 +1,7 @@
 """Counters as the forwarder reports them: plain data, read at one moment. Totals only ever grow."""
 
 from __future__ import annotations
+
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,4 +1,5 @@
-"""What bounds the number of sessions at a time when max_sessions is "auto": file descriptors and local ports.
+"""What bounds the number of sessions at a time when max_sessions is "auto", file descriptors and local ports; and
+whether there is enough memory to begin with.
 
 File descriptors: the limit is raised as far as it goes, and each session takes two.
 
@@ -15,17 +16,21 @@ makes room: see `_dataplane/verdicts.pxd`.
 
 from __future__ import annotations
 
+import mmap
 import resource
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from l4lb.errors import EngineError
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import ListenerSpec, PoolSpec
 from l4lb.model.states import Protocol
 
 FDS_A_SESSION = 2  # client and backend; a bulk flow borrows a pipe where there is room and copies where there is none
+_STACK_BYTES = 2 << 20  # pthread_attr_setstacksize(3): where RLIMIT_STACK is unlimited
+_SPARE_BYTES = 32 << 20
 FDS_RESERVED = 512  # Python, epoll, listening sockets, health checks, admin API, some pipes
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the network namespace of who reads it
 DEFAULT_PORTS = 60999 - 32768 + 1
@@ -96,3 +101,17 @@ def _takes_no_ports(pool: PoolSpec) -> bool:
 def smaller(one: int, other: int) -> int:
     """Of two bounds; 0 is none."""
     return min(one, other) if one and other else one or other
+
+
+def expect_memory_for(threads: int) -> None:
+    """EngineError when so many threads cannot have a stack each, and something to work with. pthread_create(3) would
+    say so too, but not Python of a thread that ran out of memory while it began: who started it waits for ever."""
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if stack == resource.RLIM_INFINITY:
+        stack = _STACK_BYTES
+    needed = threads * stack + _SPARE_BYTES
+    try:
+        mmap.mmap(-1, needed, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, ValueError, OverflowError, MemoryError) as error:  # ENOMEM: RLIMIT_AS, RLIMIT_DATA
+        reason = f"{threads} threads need {needed >> 20} MiB (stacks, see `ulimit -s`); see `ulimit -d` and `ulimit -v`"
+        raise EngineError(f"out of memory: {reason}") from error

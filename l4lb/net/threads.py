@@ -1,9 +1,23 @@
-"""Threads under the names that `top -H` and `ps -L` show."""
+"""Threads under the names that `top -H` and `ps -L` show, and what it means when there can be none."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
+
+from l4lb.errors import EngineError
+
+
+def started(thread: threading.Thread) -> threading.Thread:
+    """`thread`, running. EngineError for pthread_create(3)'s EAGAIN: no memory for its stack, or RLIMIT_NPROC, pids.max
+    or threads-max is reached."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        reason = "out of memory, or the limit of processes (RLIMIT_NPROC, pids.max) is reached"
+        raise EngineError(f"cannot start a thread: {reason}") from error
+    return thread
 
 
 def name_this_thread(name: str) -> None:

@@ -1,8 +1,8 @@
 """Every system call of the data plane fails, in turn, in every way that its man page has and this use of it can meet,
 while clients of all kinds are there. The long form, with all of them at every rate, is `make faults`.
 
-Whatever fails: the process goes on, nobody gets another's bytes, no cut stream looks finished, no session stays, nothing
-leaks, what is counted adds up, and traffic works as soon as the fault is over.
+Whatever fails: the process goes on, nobody gets another's bytes, no cut stream looks finished, no session stays,
+nothing leaks, what is counted adds up, and traffic works as soon as the fault is over.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import errno as e
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import faults
-from tests.support.faults import INTO_SOCKET, LISTENING, OUT_OF_SOCKET, TCP, UDP, UNIX, Faults
+from tests.support.faults import INTO_SOCKET, OUT_OF_SOCKET, TCP, UDP, UNIX
 from tests.support.faulty import Stand, standing
-from tests.support.programs import L4lb, l4lb
 
 LONG_FORM = bool(os.environ.get("L4LB_FAULTS_ALL"))
 EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
@@ -26,8 +23,8 @@ UDP_GRO, IP_RECVTOS, F_SETPIPE_SZ, SO_MEMINFO, SIOCOUTQ = 104, 13, 1031, 55, 0x5
 STREAMS = TCP | UNIX
 NETWORK = (e.EHOSTUNREACH, e.ENETUNREACH, e.ENETDOWN, e.ETIMEDOUT)
 
-# What is called: (call, errnos of the short form, those of the long form besides, on which descriptors). A `0` is a call
-# that is made with a small size.
+# What is called: (call, errnos of the short form, those of the long form besides, on which descriptors). A `0` is a
+# call that is made with a small size.
 Row = tuple[str, tuple[int, ...], tuple[int, ...], dict[str, int]]
 CALLS: dict[str, list[Row]] = {
     "accepting": [

@@ -76,7 +76,7 @@ def end_of_all(process: L4lb) -> str:
 
 
 def test_two_signals_close_together_end_it_at_once(file: Path) -> None:
-    for gap_s in (0.0, 0.001, 0.01, 0.03, 0.05):
+    for gap_s in (0.0, 0.01, 0.05):
         with served(file) as process, connect(process.address("web")) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
@@ -99,7 +99,7 @@ def test_timeout_of_coreutils_ends_it_in_order(file: Path) -> None:
 def test_a_signal_while_it_starts_is_obeyed(file: Path) -> None:
     """From its first line on; before that, while Python itself starts, the signals are Python's."""
     for number in STOPPING:
-        for delay_s in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5):
+        for delay_s in (0.0, 0.1, 0.3):
             with l4lb("serve", "-c", str(file), admin=True) as process:
                 assert wait_until(lambda process=process: blocks_signals(process.process.pid), 20)
                 time.sleep(delay_s)
@@ -112,7 +112,7 @@ def test_a_signal_while_it_starts_is_obeyed(file: Path) -> None:
 def test_signals_at_random_moments(file: Path) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
-    for _ in range(40 if os.environ.get("L4LB_SOAK") else 8):
+    for _ in range(40 if os.environ.get("L4LB_SOAK") else 4):
         with l4lb("serve", "-c", str(file), admin=True) as process:
             if chance.random() < 0.5:
                 process.wait_for("listening")
@@ -149,7 +149,7 @@ def test_many_reloads_at_once_are_few(file: Path) -> None:
         assert "Traceback" not in process.log
 
 
-@pytest.mark.parametrize("delay_s", [0.05, 0.3, 0.6, 1.0, 1.5])
+@pytest.mark.parametrize("delay_s", [0.0, 0.5, 1.0])
 def test_the_demo_ends_by_one_signal_or_two(delay_s: float) -> None:
     for signals in (1, 2):
         with l4lb("demo") as process:
@@ -188,7 +188,7 @@ def test_an_interrupted_command_says_so_in_a_line(arguments: tuple[str, ...], tm
     assert (process.returncode, out, err) == (130, "", "l4lb: interrupted\n")
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.1, 0.3])
 def test_an_interrupt_while_a_command_starts(delay_s: float, tmp_path: Path) -> None:
     with hanging(tmp_path) as admin:
         process = command("status", "--admin", admin, stderr=subprocess.PIPE)
@@ -211,15 +211,15 @@ def asks(admin: str) -> bool:
     return Path("/proc/net/unix").read_text().count(admin.removeprefix("unix:")) > 1
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_reader_that_leaves_ends_a_command_quietly(arguments: tuple[str, ...], file: Path) -> None:
+def test_a_reader_that_leaves_ends_a_command_quietly(file: Path) -> None:
     with served(file):
-        process = command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(file))
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.stderr is not None
-        assert (process.stderr.read(), process.wait(20)) == ("", 141)
-        process.stderr.close()
+        for arguments in COMMANDS:
+            process = command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(file))
+            assert process.stdout is not None
+            process.stdout.close()
+            assert process.stderr is not None
+            assert (process.stderr.read(), process.wait(20)) == ("", 141), arguments
+            process.stderr.close()
 
 
 def environment(file: Path) -> dict[str, str]:
@@ -241,13 +241,13 @@ def test_output_that_cannot_be_written(file: Path) -> None:
         assert by_shell(file, "$L4LB status >/dev/full 2>/dev/full")[0] in (1, 141)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_files(closed: str, file: Path) -> None:
+def test_closed_standard_files(file: Path) -> None:
     with served(file):
-        code, _, err = by_shell(file, f"$L4LB status {closed}")
-        assert (code, err) == (0, "")
-        assert by_shell(file, f"$L4LB status none {closed}")[0] == 1
-        assert by_shell(file, f"$L4LB check {file} {closed}")[0] == 0
+        for closed in ("<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+            code, _, err = by_shell(file, f"$L4LB status {closed}")
+            assert (code, err) == (0, "")
+            assert by_shell(file, f"$L4LB status none {closed}")[0] == 1
+            assert by_shell(file, f"$L4LB check {file} {closed}")[0] == 0
 
 
 def test_serving_with_closed_standard_files(file: Path) -> None:
@@ -283,8 +283,8 @@ def test_top_ends_with_its_terminal(end: str, answers: bool, file: Path) -> None
                 {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
             )  # fmt: skip
         try:
-            shown = b""
-            assert wait_until(lambda: (shown := shown_on(terminal)) and b"\x1b[?1049h" in shown, 30), shown
+            shown = bytearray()
+            assert wait_until(lambda: shown.extend(shown_on(terminal)) or b"Quit" in shown, 30), shown
             if end == "hang-up":
                 os.close(terminal)
                 terminal = -1

@@ -148,3 +148,10 @@ def test_it_needs_a_terminal(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "l4lb: top needs a terminal; `l4lb status` prints the same once\n"
+
+
+def test_it_ends_by_ctrl_c_too(tmp_path: Path) -> None:
+    with stage(tmp_path) as set_up, set_up.served(), set_up.top() as screen:
+        screen.wait_for("first", "q Quit")
+        screen.press("C-c")
+        assert wait_until(lambda: screen.ended, 30), screen.screen

@@ -1,4 +1,5 @@
-"""A backend of the soak as a process of its own: `python -m tests.soak.servers NUMBER PORT HEADED_PORT UDP_PORT UNIX_PATH`.
+"""A backend of the soak, a process of its own:
+`python -m tests.soak.servers NUMBER PORT HEADED_PORT UDP_PORT UNIX_PATH`.
 
 It serves the requests of tests/soak/content.py on TCP, on TCP behind a PROXY header, and on a unix socket, and echoes
 datagrams. What it finds wrong it prints, a line of JSON each. A killed one must not look like one that is done: until a

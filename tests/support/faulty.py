@@ -1,5 +1,5 @@
-"""The stand of the fault tests: `l4lb serve` with every kind of listener, whose system calls can be made to fail, a real
-server behind it, and mixed traffic whose every byte is checked."""
+"""The stand of the fault tests: `l4lb serve` with every kind of listener, whose system calls can be made to fail, a
+real server behind it, and mixed traffic whose every byte is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import uvloop
 from l4lb import Client
 from tests.soak import questions, streams
 from tests.soak.questions import Asker
-from tests.soak.streams import KINDS, Kind, Outcome
+from tests.soak.streams import Kind, Outcome
 from tests.support.faults import Faults, Rule
 from tests.support.leaky import leaks_in
 from tests.support.programs import L4lb, free_port, l4lb, without_preload

@@ -3,9 +3,12 @@ returns. Control loop only."""
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from typing import TypeVar
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from l4lb.control.admin.calls import Answer, Api, Call, Query
@@ -13,6 +16,7 @@ from l4lb.control.admin.errors import Handler, Refusal
 from l4lb.control.admin.routes import Route
 
 BODY_BYTES_MAX = 64 * 1024
+BODY_WITHIN_S = 10.0
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -36,12 +40,26 @@ def _query(request: web.Request, model: type[Query]) -> Query:
 
 async def _body(request: web.Request, model: type[M]) -> M:
     """400 for what is no JSON, 422 for JSON that does not fit. An empty body is an empty object."""
-    raw = await request.read()
+    raw = await _raw(request)
     try:
         return model.model_validate_json(raw.strip() or b"{}")
     except ValidationError as error:
         no_json = error.errors(include_url=False)[0]["type"] == "json_invalid"
         raise _refusal(error, 400 if no_json else 422) from None
+
+
+async def _raw(request: web.Request) -> bytes:
+    """The body, once the client may ask. A Refusal for one that does not come whole: broken chunks or compression, a
+    client that is slow, or gone, whom the answer does not reach."""
+    if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, f"the body did not come within {BODY_WITHIN_S:g} s") from None
+    except (HttpProcessingError, ClientPayloadError, web.RequestPayloadError, ConnectionError, zlib.error):
+        raise Refusal(400, "the body did not come as its headers say") from None
 
 
 def bind(route: Route, api: Api) -> Handler:

@@ -11,7 +11,15 @@ from l4lb.control.shapes import Error
 from l4lb.errors import ChangeError, ConfigError, UpgradeError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 409: "conflict", 422: "invalid"}
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    408: "request_timeout",
+    409: "conflict",
+    422: "invalid",
+    507: "state_not_saved",
+}
 
 
 class Refusal(Exception):

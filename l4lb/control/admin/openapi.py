@@ -18,9 +18,11 @@ _SAID = {
     400: "A parameter is wrong",
     401: "The token is missing or wrong, or a page of another origin asks",
     404: "There is no such thing",
+    408: "The body did not come in time",
     409: "It cannot be done now, or not with what there is",
     422: "The body does not fit",
     503: "Not ready",
+    507: "It cannot be saved in the state file, and was not done",
 }
 
 
@@ -47,7 +49,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 def _responses(route: Route, schema: dict[str, Any]) -> dict[str, Any]:
     content = {"content": {media: {"schema": schema} for media in (route.media, *route.or_media)}}
     answers = {str(status): {"description": _SAID.get(status, "Done"), **content} for status in route.statuses}
-    errors = {400, *route.refuses, *(() if route.public else (401,)), *((422,) if route.body else ())}
+    errors = {400, *route.refuses, *(() if route.public else (401,)), *((408, 422) if route.body else ())}
     for status in sorted(errors):
         described = {"description": _SAID[status], "content": {"application/json": {"schema": _ERROR}}}
         answers[str(status)] = described

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from aiohttp import web
 
 from l4lb.config import Config
 from l4lb.control.admin.binding import BODY_BYTES_MAX, bind
 from l4lb.control.admin.calls import Api, Verbs
-from l4lb.control.admin.errors import errors_as_json
+from l4lb.control.admin.connections import Connections
+from l4lb.control.admin.errors import Handler, errors_as_json
 from l4lb.control.admin.guard import refuse_other_pages, require_token
 from l4lb.control.admin.openapi import document
 from l4lb.control.admin.page import FILES, serve_file
@@ -26,6 +29,7 @@ from l4lb.net.files import read_text
 from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 
+BACKLOG = 128
 _silent = logging.getLogger("l4lb.admin.http")  # aiohttp's, on what is no HTTP: strangers could fill the log with it
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
@@ -52,6 +56,8 @@ class AdminServer:
         self._socket: AdminSocket | None = None
         self._token = ""
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self.connections = Connections(asyncio.Protocol)
 
     def bind(self, owner: Identity | None = None) -> None:
         """Have the socket, whose file will be `owner`'s, and the token. ConfigError when the address is taken or the
@@ -78,7 +84,9 @@ class AdminServer:
         app = self._application(self._socket.asked_for, self._token)
         self._runner = web.AppRunner(app, access_log=None, logger=_silent, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket.sock).start()
+        self.connections.make = cast("Callable[[], asyncio.Protocol]", self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self.connections, sock=self._socket.sock, backlog=BACKLOG)
         self.address = self._socket.address
 
     def _take_given(self, address: str) -> AdminSocket | None:
@@ -102,14 +110,14 @@ class AdminServer:
 
     async def leave(self) -> None:
         """Another process answers from now on; requests that are under way are finished here."""
-        if self._runner is not None:
-            for site in list(self._runner.sites):
-                await site.stop()
+        if self._server is not None:
+            self._server.close()
 
     async def stop(self) -> None:
         if self._given is not None:
             self._given.close()
             self._given = None
+        await self.leave()
         if self._runner is not None:
             self._stream.stop()
             await self._runner.cleanup()
@@ -138,7 +146,7 @@ class AdminServer:
         return document(self._routes, __version__)
 
     def _application(self, address: str, token: str) -> web.Application:
-        middlewares: list[Any] = [errors_as_json]
+        middlewares: list[Any] = [self._noted, errors_as_json]
         parsed = parse_address(address)
         files = set(FILES) if self._config.admin.dashboard else set()
         if token:
@@ -150,10 +158,19 @@ class AdminServer:
         for route in self._routes:
             extra = {"allow_head": route.media != "text/event-stream"} if route.method == "GET" else {}
             add = getattr(app.router, f"add_{route.method.lower()}")
-            add(route.path, bind(route, self._api), **extra)
+            add(route.path, bind(route, self._api), expect_handler=_asked_for_later, **extra)
         for path in files:
-            app.router.add_get(path, serve_file)
+            app.router.add_get(path, serve_file, expect_handler=_asked_for_later)
         return app
+
+    @web.middleware
+    async def _noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.connections.heard(request)
+        return await handler(request)
+
+
+async def _asked_for_later(request: web.Request) -> None:
+    """To ``Expect: 100-continue`` aiohttp would answer first of all, also who may not ask; see `binding.py`."""
 
 
 async def _never_kept(request: web.Request, response: web.StreamResponse) -> None:

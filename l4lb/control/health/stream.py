@@ -183,7 +183,9 @@ def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
 
 
 async def _connect(target: Target, sock: socket.socket) -> None:
-    """connect(2): a unix socket is never in progress, and EAGAIN means that its accept queue is full."""
+    """connect(2) without waiting for it: a unix socket is never in progress, and EAGAIN means that its accept queue is
+    full. The loop's own `sock_connect` looks numbers up as if they were names, on threads of libuv, which ends the
+    process when it cannot start one."""
     family = target.address.family
     error, reported = sock.connect_ex(target.sockaddr), False
     if error == errno.EINPROGRESS:
@@ -198,11 +200,11 @@ async def _connect(target: Target, sock: socket.socket) -> None:
 async def _writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_writer(sock, ready.set)
+    loop.add_writer(sock.fileno(), ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_writer(sock)
+        loop.remove_writer(sock.fileno())
 
 
 @contextlib.asynccontextmanager

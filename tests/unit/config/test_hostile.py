@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l4lb.config import Config
-from l4lb.errors import ConfigError
+from l4lb.errors import ConfigError, Problem
 
 EXAMPLE = (Path(__file__).parents[3] / "lb.toml.example").read_text()
 SMALL = """
@@ -63,7 +63,11 @@ def mutated(draw: st.DrawFn) -> bytes:
             case "key":
                 at = draw(st.integers(0, len(text)))
                 depth = draw(st.integers(1, 5000))
-                text = text[:at] + draw(st.sampled_from(("[" * depth, "a." * depth, "{x=" * depth, '"' * depth))) + text[at:]
+                text = (
+                    text[:at]
+                    + draw(st.sampled_from(("[" * depth, "a." * depth, "{x=" * depth, '"' * depth)))
+                    + text[at:]
+                )
     raw = text.encode("utf-8", "surrogatepass")
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(raw)))
@@ -79,11 +83,14 @@ def test_whatever_is_in_a_file_it_is_judged_soon(raw: bytes, tmp_path: Path) -> 
     file = tmp_path / "lb.toml"
     file.write_bytes(raw)
     began = time.monotonic()
+    problems = problems_of(file)
+    assert time.monotonic() - began < WITHIN_S
+    assert all(str(problem).isprintable() for problem in problems), "a line each, whatever the values have in them"
+
+
+def problems_of(file: Path) -> tuple[Problem, ...]:
     try:
         Config.load(file)
     except ConfigError as error:
-        lines = str(error).splitlines()
-        assert lines
-        assert all(line.startswith(str(file)) or line for line in lines)
-        assert len(lines) == len(error.problems), "a line each, whatever the values have in them"
-    assert time.monotonic() - began < WITHIN_S
+        return error.problems
+    return ()

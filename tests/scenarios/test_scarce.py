@@ -1,0 +1,87 @@
+"""`l4lb serve` where there is too little of something: it runs, or says in a line what it has too little of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import require
+from tests.support.users import OTHER_USER, interpreter_of_all, require_root
+from tests.support.waiting import wait_until
+
+FILE = """
+[global]
+workers = 2
+[admin]
+bind = "unix:{directory}/admin.sock"
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+[pools.web]
+backends = ["127.0.0.1:1"]
+"""
+LIMITS = (
+    *(("data", size << 20) for size in (30, 40, 50, 60, 70, 80, 90, 100, 120)),
+    *(("as", size << 20) for size in (150, 250, 300, 400)),
+    *(("nofile", count) for count in (8, 12, 16, 20, 24, 32)),
+    *(("fsize", size) for size in (0, 100)),
+)
+
+
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer needs more memory than there is here")
+@pytest.mark.parametrize(("kind", "limit"), LIMITS)
+def test_a_limit_is_enough_or_is_named(kind: str, limit: int, tmp_path: Path) -> None:
+    (tmp_path / "lb.toml").write_text(FILE.format(directory=tmp_path))
+    log = tmp_path / "stderr"
+    command = [require("prlimit"), f"--{kind}={limit}", sys.executable, "-m", "l4lb", "serve", "-c"]
+    reader, writer = os.pipe()  # a file would be under the limit too
+    process = subprocess.Popen([*command, str(tmp_path / "lb.toml")], stderr=writer)
+    os.close(writer)
+    try:
+        said = b""
+        os.set_blocking(reader, False)
+
+        def settled() -> bool:
+            nonlocal said
+            with contextlib.suppress(BlockingIOError):
+                said += os.read(reader, 1 << 20)
+            return b"admin listening" in said or process.poll() is not None
+
+        assert wait_until(settled, 60), said
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) in (0, 1), said
+        settled()
+        assert process.returncode in (0, 1, 2), (said, log)
+        assert b"Traceback" not in said
+        if process.returncode:
+            assert len(said.splitlines()) == 1, said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+def test_threads_that_cannot_be_started(tmp_path: Path) -> None:
+    """RLIMIT_NPROC, of another user: it does not bind root."""
+    require_root()
+    setpriv, prlimit = require("setpriv"), require("prlimit")
+    identity = [setpriv, f"--reuid={OTHER_USER}", "--regid=nogroup", "--clear-groups"]
+    address = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--admin", "off", "--workers", "2"]
+    for count in (1, 2, 3, 4):
+        done = subprocess.run(
+            [*interpreter_of_all(), prlimit, f"--nproc={count}", *identity, sys.executable, "-m", "l4lb", "serve",
+             *address], capture_output=True, text=True, timeout=60, cwd="/",
+        )  # fmt: skip
+        if "Permission denied" in done.stderr or "No module named" in done.stderr:
+            pytest.skip(f"{OTHER_USER} cannot run this Python: {done.stderr.splitlines()[-1]}")
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [
+            "l4lb: cannot start a thread: out of memory, or the limit of processes (RLIMIT_NPROC, pids.max) is reached"
+        ]
