@@ -45,6 +45,9 @@ from l4lb._dataplane.types cimport (
 )
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t, link_t, quic_header_t, refused_t
 
+cdef enum:
+    PASSED_BY = 32                # backends that have refused lately, at most so many for one session
+
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
     datagram_t *datagram
@@ -80,13 +83,14 @@ cdef inline void refused_note(worker_t *w, uint32_t backend_id) noexcept nogil:
 
 
 cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately; NULL when none has a place."""
-    cdef uint32_t ids[8]
+    """A reserved backend, if possible one that has not refused a datagram lately, of whatever tier; NULL when none has
+    a place."""
+    cdef uint32_t ids[PASSED_BY]
     cdef tried_t tried
     cdef pick_t pick
     cdef backend_t *backend
     tried.count = 0
-    tried.capacity = 8
+    tried.capacity = PASSED_BY
     tried.backend_ids = ids
     pick.pool = pool
     pick.tried = &tried
