@@ -4,7 +4,7 @@ from cpython.array cimport array
 from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_options_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t,
+    backend_live_t, backend_options_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t, tier_t,
 )
 
 
@@ -32,7 +32,9 @@ cdef class NativePool:
     cdef pool_t pool
     cdef list kept
 
-    cdef int fill_slots(self, pool_t *pool, array slots) except -1
+    cdef int fill_slots(self, tier_t *tier, array slots) except -1
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, array usable, array slots) except -1
+    cdef int fill_further(self, pool_t *pool, list tiers) except -1
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1
     cdef int fill(self, pool_t *pool, dict spec) except -1
 

@@ -24,6 +24,7 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.linux cimport (
     AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
 )
+from l4lb._dataplane.lookup cimport tier_cursor
 from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_REFUSAL_COUNT, PROXY_V1, PROXY_V2
 from l4lb._dataplane.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
@@ -32,7 +33,7 @@ from l4lb._dataplane.stats cimport counters_free, counters_total
 from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
-    pool_t, queue_t,
+    pool_t, queue_t, tier_t,
 )
 
 SELECTIONS = {
@@ -244,11 +245,11 @@ cdef class NativePool:
     """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
 
     `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions,
-    resumes)], usable (array "I", indices into
-    backends) and slots (array "I", indices into usable; not to be changed), bounded_load, connect_timeout_ms,
-    connect_attempts, passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent,
-    hash_seed, hash_key, hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with
-    port 0 means the port that the client came to.
+    resumes)], usable (array "I", indices into backends) and slots (array "I", indices into usable; not to be changed)
+    of the first tier, further [(usable, slots)] of those after it, bounded_load, connect_timeout_ms, connect_attempts,
+    passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent, hash_seed, hash_key,
+    hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with port 0 means the port
+    that the client came to.
     """
 
     def __cinit__(self, dict spec):
@@ -256,14 +257,37 @@ cdef class NativePool:
         self.fill(&self.pool, spec)
 
     def __dealloc__(self):
+        cdef uint32_t i
+        free(self.pool.first.usable)
+        for i in range(self.pool.further_count):
+            free(self.pool.further[i].usable)
+        free(self.pool.further)
         free(self.pool.backends)
-        free(self.pool.usable)
 
-    cdef int fill_slots(self, pool_t *pool, array slots) except -1:
+    cdef int fill_slots(self, tier_t *tier, array slots) except -1:
         """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
-        pool.slots = indices_of(slots)
-        pool.slot_count = len(slots)
+        tier.slots = indices_of(slots)
+        tier.slot_count = len(slots)
         self.kept.append(slots)
+        return 0
+
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, array usable, array slots) except -1:
+        """After the backends."""
+        cdef uint32_t i
+        tier.usable = indices_copy(usable)
+        tier.usable_count = len(usable)
+        for i in range(tier.usable_count):
+            tier.usable_weight += self.pool.backends[tier.usable[i]].weight
+        tier.cursor = tier_cursor(self.pool.live, number)
+        return self.fill_slots(tier, slots)
+
+    cdef int fill_further(self, pool_t *pool, list tiers) except -1:
+        """Counted one by one, so that what is there is freed when memory is short for the rest."""
+        if tiers:
+            pool.further = <tier_t *>zeroed(len(tiers), sizeof(tier_t))
+        for usable, slots in tiers:
+            pool.further_count += 1
+            self.fill_tier(&pool.further[pool.further_count - 1], pool.further_count, usable, slots)
         return 0
 
     cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
@@ -287,11 +311,8 @@ cdef class NativePool:
         pool.backend_count = len(backends)
         for i in range(pool.backend_count):
             self.fill_backend(&pool.backends[i], backends[i])
-        pool.usable = indices_copy(spec["usable"])
-        pool.usable_count = len(spec["usable"])
-        for i in range(pool.usable_count):
-            pool.usable_weight += pool.backends[pool.usable[i]].weight
-        self.fill_slots(pool, spec["slots"])
+        self.fill_tier(&pool.first, 0, spec["usable"], spec["slots"])
+        self.fill_further(pool, spec["further"])
         pool_settings_fill(pool, spec)
         if pool.hash_key == HASH_KEY_QUIC_CID:
             live.keep_quic_ids()

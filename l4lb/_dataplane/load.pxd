@@ -5,28 +5,39 @@
 # session ends, so that a limit holds and least_sessions is exact however many workers choose at the same moment.
 
 from libc.math cimport ceil
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from l4lb._dataplane.enums cimport SELECT_PEAK_EWMA
 from l4lb._dataplane.ewma cimport ewma_read_us
 from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.types cimport backend_live_t, backend_t, pick_t, pool_t
+from l4lb._dataplane.types cimport backend_live_t, backend_t, pick_t, pool_t, tier_t
 
 cdef enum:
     LATENCY_FLOOR_US = 64         # below it, differences are the event loop's own
 
 
-cdef inline double pool_bound(pool_t *pool) noexcept nogil:
-    """Sessions that bounded_load allows for a unit of weight, counting the one that is about to choose; 0: no bound.
+cdef inline int64_t tier_sessions(pool_t *pool, tier_t *tier) noexcept nogil:
+    """Counting the one that is about to choose. Of a pool's only tier: all that do not wait in a queue. Of several:
+    what its backends have, one by one, since what those of the others have says nothing of the load of these."""
+    cdef int64_t sessions = 1
+    cdef uint32_t i
+    if pool.further_count == 0:
+        return shared_read(&pool.live.sessions_active) - shared_read(&pool.live.waiting)
+    for i in range(tier.usable_count):
+        sessions += shared_read(&pool.backends[tier.usable[i]].live.sessions_active)
+    return sessions
 
-    Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016. The average is that of all sessions
-    of the pool that do not wait in a queue.
+
+cdef inline double tier_bound(pool_t *pool, tier_t *tier) noexcept nogil:
+    """Sessions that bounded_load allows for a unit of weight; 0: no bound.
+
+    Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016. The average is that of the tier.
     """
     cdef int64_t sessions
     if pool.bounded_load == 0:
         return 0
-    sessions = shared_read(&pool.live.sessions_active) - shared_read(&pool.live.waiting)
-    return pool.bounded_load * (sessions if sessions > 1 else 1) / pool.usable_weight
+    sessions = tier_sessions(pool, tier)
+    return pool.bounded_load * (sessions if sessions > 1 else 1) / tier.usable_weight
 
 
 cdef inline int64_t backend_limit(pick_t *pick, backend_t *backend) noexcept nogil:

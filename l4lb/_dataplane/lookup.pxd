@@ -1,5 +1,6 @@
-# Lookup: which backend of a pool serves this client. Reads an immutable snapshot and the shared atomics of what it
-# points to; called by workers, many at once, without locks. What is picked is reserved, see load.pxd.
+# Lookup: which backend of a pool serves this client: of the first of its tiers that has one with a place. Reads an
+# immutable snapshot and the shared atomics of what it points to; called by workers, many at once, without locks. What
+# is picked is reserved, see load.pxd.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -9,13 +10,14 @@ from l4lb._dataplane.enums cimport (
     SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, selection_t,
 )
 from l4lb._dataplane.hashing cimport hash_again, xxh64
-from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.load cimport backend_cost, backend_reserve, pool_bound
+from l4lb._dataplane.linux cimport likely, shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.load cimport backend_cost, backend_reserve, tier_bound
 from l4lb._dataplane.parts cimport tried_t
-from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, source_address_t
+from l4lb._dataplane.types cimport backend_t, pick_t, pool_live_t, pool_t, source_address_t, tier_t
 
 cdef enum:
     HASH_PROBES = 8               # tries by hash before the scan: enough for all but nearly full pools
+    TIER_CURSORS = 8
 
 
 cdef inline uint32_t key_add_source(pool_t *pool, uint8_t *key, source_address_t *source) noexcept nogil:
@@ -80,9 +82,16 @@ cdef inline bint tried_has(tried_t *tried, uint32_t backend_id) noexcept nogil:
     return False
 
 
-cdef inline backend_t *slot_backend(pool_t *pool, uint64_t number) noexcept nogil:
-    """The backend of a slot of the table; any number names one."""
-    return &pool.backends[pool.usable[pool.slots[number % pool.slot_count]]]
+cdef inline int64_t *tier_cursor(pool_live_t *live, uint32_t number) noexcept nogil:
+    """Of the tier with that number, from 0. Each its own: one that two tiers move would leave slots out, since each
+    session that the lower one cannot take moves it there first. Tiers beyond the last one share that."""
+    return &live.cursors[number if number < TIER_CURSORS else TIER_CURSORS - 1]
+
+
+cdef inline backend_t *slot_backend(pick_t *pick, uint64_t number) noexcept nogil:
+    """The backend of a slot of the tier's table; any number names one."""
+    cdef tier_t *tier = pick.tier
+    return &pick.pool.backends[tier.usable[tier.slots[number % tier.slot_count]]]
 
 
 cdef inline uint32_t scan_step(uint64_t hash, uint32_t count) noexcept nogil:
@@ -103,12 +112,12 @@ cdef inline uint32_t scan_step(uint64_t hash, uint32_t count) noexcept nogil:
 
 
 cdef inline backend_t *pick_scan(pick_t *pick, uint64_t start, uint32_t step) noexcept nogil:
-    """Any usable backend with a place, beginning at `start`: SELECT_FIRST, and the tables' last resort."""
-    cdef pool_t *pool = pick.pool
+    """Any backend of the tier with a place, beginning at `start`: SELECT_FIRST, and the tables' last resort."""
+    cdef tier_t *tier = pick.tier
     cdef uint64_t i
     cdef backend_t *backend
-    for i in range(pool.usable_count):
-        backend = &pool.backends[pool.usable[(start + i * step) % pool.usable_count]]
+    for i in range(tier.usable_count):
+        backend = &pick.pool.backends[tier.usable[(start + i * step) % tier.usable_count]]
         if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
     return NULL
@@ -118,9 +127,9 @@ cdef inline backend_t *pick_cursor(pick_t *pick) noexcept nogil:
     cdef uint32_t _i
     cdef uint64_t cursor = 0
     cdef backend_t *backend
-    for _i in range(pick.pool.usable_count):
-        cursor = <uint64_t>shared_add(&pick.pool.live.cursor, 1)
-        backend = slot_backend(pick.pool, cursor)
+    for _i in range(pick.tier.usable_count):
+        cursor = <uint64_t>shared_add(pick.tier.cursor, 1)
+        backend = slot_backend(pick, cursor)
         if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
     return pick_scan(pick, <uint32_t>cursor, 1)
@@ -131,22 +140,22 @@ cdef inline backend_t *pick_hash(pick_t *pick) noexcept nogil:
     cdef uint64_t probe = pick.hash
     cdef backend_t *backend
     for attempt in range(HASH_PROBES):
-        backend = slot_backend(pick.pool, probe)
+        backend = slot_backend(pick, probe)
         if not tried_has(pick.tried, backend.live.id) and backend_reserve(pick, backend):
             return backend
         probe = hash_again(pick.hash, attempt + 1)
-    return pick_scan(pick, <uint32_t>probe, scan_step(probe >> 32, pick.pool.usable_count))
+    return pick_scan(pick, <uint32_t>probe, scan_step(probe >> 32, pick.tier.usable_count))
 
 
 cdef inline backend_t *least_of(pick_t *pick, uint32_t start, int64_t *active) noexcept nogil:
-    """The usable backend with the least (sessions + 1) / weight and its count as read; NULL when all are full."""
-    cdef pool_t *pool = pick.pool
+    """The tier's backend with the least (sessions + 1) / weight and its count as read; NULL when all are full."""
+    cdef tier_t *tier = pick.tier
     cdef backend_t *best = NULL
     cdef backend_t *backend
     cdef int64_t count
     cdef uint32_t i
-    for i in range(pool.usable_count):
-        backend = &pool.backends[pool.usable[(start + i) % pool.usable_count]]
+    for i in range(tier.usable_count):
+        backend = &pick.pool.backends[tier.usable[(start + i) % tier.usable_count]]
         count = shared_read(&backend.live.sessions_active)
         if (backend.max_sessions and count >= backend.max_sessions) or tried_has(pick.tried, backend.live.id):
             continue
@@ -158,7 +167,7 @@ cdef inline backend_t *least_of(pick_t *pick, uint32_t start, int64_t *active) n
 
 cdef inline backend_t *pick_least_sessions(pick_t *pick) noexcept nogil:
     """Equal counts are served in turn. Chosen again when another worker reserved in between, so the choice is exact."""
-    cdef uint32_t start = <uint32_t>(<uint64_t>shared_add(&pick.pool.live.cursor, 1) % pick.pool.usable_count)
+    cdef uint32_t start = <uint32_t>(<uint64_t>shared_add(pick.tier.cursor, 1) % pick.tier.usable_count)
     cdef int64_t active = 0
     cdef backend_t *backend
     while True:
@@ -171,7 +180,7 @@ cdef inline backend_t *pick_least_sessions(pick_t *pick) noexcept nogil:
 
 cdef inline backend_t *slot_candidate(pick_t *pick, uint64_t hash) noexcept nogil:
     """The backend of a slot, or NULL when it is full or was tried."""
-    cdef backend_t *backend = slot_backend(pick.pool, hash)
+    cdef backend_t *backend = slot_backend(pick, hash)
     if backend.max_sessions and shared_read(&backend.live.sessions_active) >= backend.max_sessions:
         return NULL
     return NULL if tried_has(pick.tried, backend.live.id) else backend
@@ -194,7 +203,7 @@ cdef inline backend_t *pick_two_choices(pick_t *pick) noexcept nogil:
     for attempt in range(2 * HASH_PROBES):
         other = slot_candidate(pick, draw)
         draw = hash_again(pick.hash, attempt + 1)
-        if other == first or (first == NULL and pick.pool.usable_count > 1):
+        if other == first or (first == NULL and pick.tier.usable_count > 1):
             first = other
             continue
         best = cheaper(pick, first, other)
@@ -210,7 +219,7 @@ cdef inline backend_t *pick_selected(pick_t *pick) noexcept nogil:
     cdef selection_t selection = pick.pool.selection
     if selection == SELECT_LEAST_SESSIONS:
         return pick_least_sessions(pick)
-    if pick.pool.slot_count == 0 or selection == SELECT_FIRST:
+    if pick.tier.slot_count == 0 or selection == SELECT_FIRST:
         return pick_scan(pick, 0, 1)
     if selection == SELECT_HASH:
         return pick_hash(pick)
@@ -219,20 +228,35 @@ cdef inline backend_t *pick_selected(pick_t *pick) noexcept nogil:
     return pick_cursor(pick)
 
 
-cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
-    """A reserved backend that is not in `tried`, or NULL.
+cdef inline backend_t *tier_pick(pick_t *pick, tier_t *tier) noexcept nogil:
+    """A reserved backend of the tier that is not in `tried`, or NULL.
 
-    There always is one below the bound; only when that one was tried, or is at its max_sessions, the bound gives way.
+    There always is one below the bound; only when that one was tried, or is at its max_sessions, the bound gives way:
+    it spreads what the tier has, and sends nobody to the next one.
     """
     cdef backend_t *backend
-    if pick.pool.usable_count == 0:
-        return NULL
-    pick.bound = pool_bound(pick.pool)
+    pick.tier = tier
+    pick.bound = tier_bound(pick.pool, tier)
     backend = pick_selected(pick)
     if backend == NULL and pick.bound:
         pick.bound = 0
         backend = pick_selected(pick)
     return backend
+
+
+cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
+    """A reserved backend that is not in `tried`: of the first tier that has one with a place. NULL: none has."""
+    cdef tier_t *tier = &pick.pool.first
+    cdef backend_t *backend
+    cdef uint32_t asked = 0
+    if tier.usable_count == 0:
+        return NULL
+    while True:
+        backend = tier_pick(pick, tier)
+        if likely(backend != NULL or asked == pick.pool.further_count):
+            return backend
+        tier = &pick.pool.further[asked]
+        asked += 1
 
 
 cdef inline backend_t *pool_resume(pick_t *pick, uint32_t backend_id) noexcept nogil:

@@ -259,8 +259,8 @@ cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) n
 
 
 cdef inline void session_wait(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
-    """Every backend is at max_sessions: queue, and watch the client meanwhile, or end."""
-    if pool.usable_count == 0:
+    """Every backend of every tier is at max_sessions: queue, and watch the client meanwhile, or end."""
+    if pool.first.usable_count == 0:
         session_end(w, s, CLOSE_CONNECT_FAILED if s.attempts else CLOSE_NO_BACKEND)
         return
     if not queue_enter(w, s, pool.queue_size):

@@ -100,7 +100,7 @@ cdef struct queue_t:              # sessions of one worker that wait for a place
     uint32_t tail
 
 cdef struct pool_live_t:
-    int64_t cursor                # shared
+    int64_t cursors[8]            # shared; by tier, see lookup.pxd:tier_cursor
     int64_t sessions_active       # shared; from accept to end, with or without a backend
     int64_t waiting               # shared; queued on all workers together
     queue_t *queues               # by worker, each touched by its worker alone
@@ -153,16 +153,22 @@ cdef struct backend_t:
     double weight                 # above 0 when it is usable
     int64_t max_sessions          # 0: none
 
+cdef struct tier_t:               # backends of one priority, or of a part of it by zone
+    uint32_t usable_count
+    uint32_t *usable              # indices into the pool's backends
+    uint32_t slot_count
+    const uint32_t *slots         # indices into usable; belongs to the control side, which keeps it for the snapshot
+    double usable_weight          # of all usable ones together
+    int64_t *cursor               # shared; outlives the snapshot
+
 cdef struct pool_t:
     pool_live_t *live
     selection_t selection
     uint32_t backend_count
     backend_t *backends
-    uint32_t usable_count
-    uint32_t *usable              # indices into backends
-    uint32_t slot_count
-    const uint32_t *slots         # indices into usable; belongs to the control side, which keeps it for the snapshot
-    double usable_weight          # of all usable ones together
+    tier_t first                  # of its own memory, since most pools have no other. Empty: no backend is usable
+    uint32_t further_count
+    tier_t *further               # asked in this order when those before can take no session; none is empty
     double bounded_load           # of SELECT_HASH; 0: off
     uint32_t connect_timeout_ms
     uint32_t connect_attempts
@@ -183,7 +189,8 @@ cdef struct pick_t:               # one choice, see lookup.pxd:pool_pick
     tried_t *tried                # may be NULL
     uint64_t hash                 # see lookup.pxd:client_hash
     uint32_t now_ms
-    double bound                  # set by pool_pick
+    double bound                  # set by pool_pick, as is the tier
+    tier_t *tier
 
 cdef struct terms_t:              # what a new session takes along from its listener
     uint32_t idle_ms

@@ -33,6 +33,9 @@ from l4lb._dataplane.types cimport (
 from l4lb._dataplane.udp_types cimport datagram_t, link_t, quic_header_t
 from l4lb._dataplane.verdicts cimport shortage_is_everywhere, shortage_of
 
+cdef enum:
+    PASSED_OVER = 32              # backends that have refused lately, at most so many for one session
+
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
     datagram_t *datagram
@@ -74,13 +77,14 @@ cdef inline backend_t *pick_welcoming(worker_t *w, pick_t *pick) noexcept nogil:
 
 
 cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately; NULL when none has a place."""
-    cdef uint32_t ids[8]
+    """A reserved backend, if possible one that has not refused a datagram lately, of whatever tier; NULL when none
+    has a place."""
+    cdef uint32_t ids[PASSED_OVER]
     cdef tried_t tried
     cdef pick_t pick
     cdef backend_t *backend
     tried.count = 0
-    tried.capacity = 8
+    tried.capacity = PASSED_OVER
     tried.backend_ids = ids
     pick.tried = &tried
     pick_begin(w, &pick, pool, hash)
@@ -93,7 +97,7 @@ cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexc
 
 cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
     """Whether the client of a session whose backend cannot be reached would find another."""
-    cdef uint32_t ids[8]
+    cdef uint32_t ids[PASSED_OVER]
     cdef tried_t tried
     cdef pick_t pick
     cdef pool_t *pool = session_pool(w, s)
@@ -102,7 +106,7 @@ cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
         return False
     ids[0] = s.backend.id
     tried.count = 1
-    tried.capacity = 8
+    tried.capacity = PASSED_OVER
     tried.backend_ids = ids
     pick.tried = &tried
     pick_begin(w, &pick, pool, random_next(&w.random))

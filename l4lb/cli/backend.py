@@ -47,7 +47,7 @@ def _tag(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) ->
 @click.argument("address", metavar="ADDR")
 @click.option("--weight", type=int, help="Share of new sessions (1).")
 @click.option("--max-sessions", type=int, help="At most so many at once (0: no limit).")
-@click.option("--priority", type=int, help="The lowest number that has an available backend is used (0).")
+@click.option("--priority", type=int, help="0 goes first; a higher number serves when none of a lower one can (0).")
 @click.option("--id", help="Identity for hashing and statistics (the address).")
 @click.option("--zone", help="Where it is.")
 @click.option("--admin-state", type=click.Choice(["ready", "drain", "maint"]), help="What it begins with (ready).")

@@ -47,10 +47,14 @@ def _offline(file: str, pool: str, source: str, to: str) -> Mapping[str, Any]:
 def _text(answer: Mapping[str, Any]) -> str:
     chosen = answer["chosen"] or "no single one"
     lines = [f"pool {answer['pool']} ({answer['policy']}): a client at {answer['source']} gets {chosen}"]
+    if answer["why"]:
+        lines.append(f"  why: {answer['why']}")
     lines.append(f"  how: {answer['how']}")
     if answer["hash"] is not None:
         lines.append(f"  hash {answer['hash']}, slot {answer['slot']}, table {answer['table_digest'][:16]}")
+    tiers = len({one["tier"] for one in answer["candidates"]})
     for number, one in enumerate(answer["candidates"], 1):
-        lines.append(f"  {number}. {one['id']}{' (at max_sessions)' if one['full'] else ''}")
+        of = f" ({one['tier']})" if tiers > 1 else ""
+        lines.append(f"  {number}. {one['id']}{of}{' (at max_sessions)' if one['full'] else ''}")
     lines += [f"  passed over: {id_}: {reason}" for id_, reason in answer["passed_over"].items()]
     return "\n".join(lines)

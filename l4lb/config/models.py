@@ -187,7 +187,9 @@ class Backend(Model):
     )
     max_sessions: Count = Field(default=0, description="0: no limit")
     admin_state: AdminState = AdminState.READY
-    priority: Count = Field(default=0, description="the lowest number that has an available backend is used")
+    priority: Count = Field(
+        default=0, description="0 goes first; a higher number serves when no backend of a lower one can"
+    )
     id: Name = Field(default="", description="identity for hashing and statistics; the address by default")
     zone: Name = Field(default="", description="where it is, for the pool's zone")
     tags: dict[Name, Line] = Field(default_factory=dict, description="of the operator's own; shown in the status")
@@ -276,7 +278,9 @@ class Pool(Model):
     when_all_down: Literal["reject", "use_all"] = Field(
         default="reject", description="use_all: health is ignored when every backend is down"
     )
-    zone: str = Field(default="", description="prefer backends of this zone while half of its weight or more is up")
+    zone: str = Field(
+        default="", description="in each priority its backends go first, while half of its weight or more is up"
+    )
     backends: Annotated[
         list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify), Field(min_length=1)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l4lb.config import Pool
@@ -15,11 +16,11 @@ from l4lb.config.policies import find_policy
 from l4lb.config.proxy import OwnTlv
 from l4lb.control.state import BackendState, PoolState
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection
+from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection, TierSpec
 from l4lb.model.states import AdminState, Health
 from l4lb.net.environment import namespace_name
-from l4lb.routing.candidates import EJECTED, Rules, Standing, candidacy
-from l4lb.routing.policies import POLICIES, Candidate, Candidates, Policy, TableBuilder
+from l4lb.routing.candidates import EJECTED, Rules, Standing, Tier, candidacy, standby
+from l4lb.routing.policies import POLICIES, SMALLEST_TABLE, Candidate, Candidates, Policy, TableBuilder
 from l4lb.routing.slow_start import share, wait_s
 
 _NETNS = 0x30  # the type of its TLV, PROXY 2.2.7
@@ -27,7 +28,7 @@ _NETNS = 0x30  # the type of its TLV, PROXY 2.2.7
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A table to be built: equal orders have equal tables. `candidates` may be none."""
+    """The table of a tier, to be built: equal orders have equal tables. `candidates` may be none."""
 
     policy: str
     candidates: Candidates
@@ -35,7 +36,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`slots` index the candidates. `error`: why the policy could not lay them out, so that they serve in turn."""
+    """`slots` index the candidates. `error`: why the policy could not lay out these or those of another tier of the
+    pool, so that all serve in turn."""
 
     order: Order
     policy: Policy
@@ -46,7 +48,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not.
+    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `orders`
+    are those of the `tiers`, of which there is at least one.
 
     What it names may change meanwhile in `pool`; the view does not.
     """
@@ -56,9 +59,9 @@ class PoolView:
     source: SocketAddress | None
     backends: tuple[BackendState, ...]
     specs: tuple[BackendSpec, ...]
-    usable: tuple[int, ...]
+    tiers: tuple[Tier, ...]
     passed_over: dict[str, str]
-    order: Order
+    orders: tuple[Order, ...]
 
 
 def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
@@ -98,6 +101,25 @@ def _resumes(backend: BackendState) -> bool:
     return backend.wanted is not AdminState.MAINT and backend.observed is not Health.DOWN
 
 
+def _order(
+    config: Pool,
+    hash_seed: int,
+    backends: Sequence[BackendState],
+    weights: Sequence[float],
+    tiers: Sequence[Tier],
+    tier: Tier,
+) -> Order:
+    """One backend of several tiers needs no large table: of whatever size, it has every slot."""
+    candidates = []
+    for index in tier.members:
+        one = backends[index]
+        candidates.append(
+            Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
+        )
+    size = SMALLEST_TABLE if len(tiers) > 1 and len(candidates) == 1 else config.table_size
+    return Order(config.policy, Candidates(tuple(candidates), size, hash_seed))
+
+
 def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     """`pool` as it is now."""
     config, backends = pool.config, list(pool.backends.values())
@@ -107,20 +129,15 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
         for one, weight in zip(backends, weights, strict=True)
     ]
     found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
-    candidates = tuple(
-        Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
-        for index, one in enumerate(backends)
-        if index not in found.passed_over
-    )
-    order = Order(config.policy, Candidates(candidates, config.table_size, hash_seed))
+    orders = tuple(_order(config, hash_seed, backends, weights, found.tiers, tier) for tier in found.tiers)
     passed_over = {
         backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
     }
     specs = tuple(
-        BackendSpec(one.id, one.address, weight, one.max_sessions, index in found.usable or _resumes(one))
+        BackendSpec(one.id, one.address, weight, one.max_sessions, index not in found.passed_over or _resumes(one))
         for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
     )
-    return PoolView(pool, config, pool.source, tuple(backends), specs, tuple(found.usable), passed_over, order)
+    return PoolView(pool, config, pool.source, tuple(backends), specs, found.tiers, passed_over, orders)
 
 
 def _digest(order: Order, slots: array[int]) -> str:
@@ -130,17 +147,45 @@ def _digest(order: Order, slots: array[int]) -> str:
     return hashlib.sha256(text.encode() + slots.tobytes()).hexdigest()
 
 
+def _in_turn(order: Order, error: str, builder: TableBuilder) -> Table:
+    policy = POLICIES["round_robin"]
+    slots = policy.build(order.candidates, builder)
+    return Table(order, policy, slots, _digest(order, slots), error)
+
+
 def build_table(order: Order, builder: TableBuilder) -> Table:
     """On any thread. What the policy raises becomes the table's `error`."""
-    policy, error, slots = find_policy(order.policy), "", array("I")
+    policy, slots = find_policy(order.policy), array("I")
     if order.candidates.backends:
         try:
             slots = policy.build(order.candidates, builder)
         except Exception as raised:  # of another package's policy
-            error = f"{type(raised).__name__}: {raised}"
-            policy = POLICIES["round_robin"]
-            slots = policy.build(order.candidates, builder)
-    return Table(order, policy, slots, _digest(order, slots), error)
+            return _in_turn(order, f"{type(raised).__name__}: {raised}", builder)
+    return Table(order, policy, slots, _digest(order, slots))
+
+
+def build_tables(orders: Sequence[Order], known: Sequence[Table], builder: TableBuilder) -> tuple[Table, ...]:
+    """Those of a pool's tiers, on any thread; of `known` ones those that are of an equal order.
+
+    A pool has one selection, so that a policy which fails for one tier fails for all.
+    """
+    sound = [one for one in known if not one.error]
+    tables = tuple(
+        next((one for one in sound if one.order == order), None) or build_table(order, builder) for order in orders
+    )
+    error = next((one.error for one in tables if one.error), "")
+    return tuple(_in_turn(order, error, builder) for order in orders) if error else tables
+
+
+def are_of(tables: Sequence[Table], orders: Sequence[Order]) -> bool:
+    return len(tables) == len(orders) and all(one.order == order for one, order in zip(tables, orders, strict=True))
+
+
+def pool_digest(tables: Sequence[Table]) -> str:
+    """Of several tiers: SHA-256 of their digests, in order."""
+    if len(tables) == 1:
+        return tables[0].digest
+    return hashlib.sha256("".join(one.digest for one in tables).encode()).hexdigest()
 
 
 def _send(config: Pool) -> ProxySend | None:
@@ -154,17 +199,22 @@ def _send(config: Pool) -> ProxySend | None:
     return ProxySend(1 if config.send_proxy == "v1" else 2, own=own, **named)
 
 
-def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
-    config, policy = seen.config, table.policy
-    usable, slots = seen.usable, table.slots
-    if policy.selection is Selection.FIRST:
-        usable, slots = tuple(usable[index] for index in slots), array("I")
+def _tier_spec(tier: Tier, table: Table) -> TierSpec:
+    if table.policy.selection is Selection.FIRST:
+        return TierSpec(tuple(tier.members[index] for index in table.slots), array("I"))
+    return TierSpec(tier.members, table.slots)
+
+
+def pool_spec(seen: PoolView, tables: Sequence[Table]) -> PoolSpec:
+    config, policy = seen.config, tables[0].policy
+    first, *further = (_tier_spec(tier, table) for tier, table in zip(seen.tiers, tables, strict=True))
     return PoolSpec(
         name=seen.pool.name,
         selection=policy.selection,
         backends=seen.specs,
-        usable=usable,
-        slots=slots,
+        usable=first.usable,
+        slots=first.slots,
+        further=tuple(further),
         bounded_load=config.bounded_load if policy.hashes else 0.0,
         connect_timeout_s=config.connect_timeout,
         connect_attempts=config.connect_attempts,
@@ -174,20 +224,24 @@ def pool_spec(seen: PoolView, table: Table) -> PoolSpec:
         source=seen.source,
         transparent=config.source_address == "client",
         send=_send(config),
-        hash_seed=seen.order.candidates.hash_seed,
+        hash_seed=seen.orders[0].candidates.hash_seed,
         hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
         hash_prefix_v4=config.hash_prefix_v4,
         hash_prefix_v6=config.hash_prefix_v6,
     )
 
 
-def note_published(seen: PoolView, table: Table, spec: PoolSpec) -> None:
+def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> None:
     """Write into the state what workers now go by, for whoever asks."""
     pool, specs = seen.pool, seen.specs
-    pool.usable = tuple(specs[index].id for index in spec.usable)
+    pool.usable = tuple(specs[index].id for tier in spec.tiers for index in tier.usable)
     pool.passed_over = dict(seen.passed_over)
-    for index in set(seen.usable) - set(spec.usable):
-        pool.passed_over[specs[index].id] = f"policy {seen.order.policy}: left out of its ranking"
-    pool.table_digest, pool.policy_error = table.digest, table.error
+    pool.standby = {}
+    for tier, served in zip(seen.tiers, spec.tiers, strict=True):
+        for index in set(tier.members) - set(served.usable):
+            pool.passed_over[specs[index].id] = f"policy {seen.config.policy}: left out of its ranking"
+        if reason := standby(tier, seen.tiers[0]):
+            pool.standby.update((specs[index].id, reason) for index in served.usable)
+    pool.table_digest, pool.policy_error = pool_digest(tables), tables[0].error
     for backend, one in zip(seen.backends, specs, strict=True):
         backend.effective_weight = one.weight

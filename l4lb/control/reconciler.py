@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.events import Events, logger
+from l4lb.control.explaining import explain
 from l4lb.control.listeners import listener_spec
 from l4lb.control.pools import (
-    Order,
     PoolView,
     Table,
-    build_table,
+    are_of,
+    build_tables,
     next_step_s,
     note_published,
     pool_spec,
@@ -33,7 +34,7 @@ from l4lb.model.forwarder import Forwarder
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import PoolStats
-from l4lb.routing.explain import Candidate, Choice, explain_hash, explain_selection, hash_of, load_limit
+from l4lb.routing.explain import Explained
 from l4lb.routing.hashing import Endpoint
 
 
@@ -77,7 +78,7 @@ class Reconciler:
         self._seen: Mapping[str, PoolView] = {}  # of the published one
         self._then: list[Callable[[], None]] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, tuple[Table, ...]] = {}
         self._specs: dict[str, PoolSpec] = {}
         self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
         self._requested = False
@@ -192,21 +193,18 @@ class Reconciler:
         """Those that are not as published."""
         return [seen for name, seen in look.pools.items() if self._seen.get(name) is not seen]
 
-    def _missing(self, look: _Look) -> list[tuple[str, Order]]:
-        known = self._tables
-        return [
-            (seen.pool.name, seen.order)
-            for seen in self._new(look)
-            if seen.pool.name not in known or known[seen.pool.name].order != seen.order
-        ]
+    def _missing(self, look: _Look) -> list[tuple[PoolView, tuple[Table, ...]]]:
+        """Those whose tables are not as published, with the tables that are."""
+        known = [(seen, self._tables.get(seen.pool.name, ())) for seen in self._new(look)]
+        return [(seen, tables) for seen, tables in known if not are_of(tables, seen.orders)]
 
-    def _build(self, missing: list[tuple[str, Order]]) -> dict[str, Table]:
+    def _build(self, missing: list[tuple[PoolView, tuple[Table, ...]]]) -> dict[str, tuple[Table, ...]]:
         """On any thread."""
-        return {name: build_table(order, self._forwarder) for name, order in missing}
+        return {seen.pool.name: build_tables(seen.orders, tables, self._forwarder) for seen, tables in missing}
 
-    def _keep(self, built: dict[str, Table]) -> None:
-        for name, table in built.items():
-            before = self._tables.get(name)
+    def _keep(self, built: dict[str, tuple[Table, ...]]) -> None:
+        for name, (table, *_) in built.items():
+            before, *_ = self._tables.get(name, (None,))
             if table.error and self.version == 0:
                 raise ConfigError([self._state.config.problem(("pools", name, "policy"), table.error)])
             if table.error and (before is None or before.error != table.error):
@@ -279,27 +277,10 @@ class Reconciler:
 
     # ---- why ----
 
-    def explain(self, pool: PoolState, source: Endpoint, destination: Endpoint | None, stats: PoolStats) -> Choice:
+    def explain(self, pool: PoolState, source: Endpoint, destination: Endpoint | None, stats: PoolStats) -> Explained:
         """What a worker would choose for that client now; `stats` are the pool's counters.
 
         ValueError for an address that is none, and when the pool's hash_key needs a destination.
         """
-        config, spec, table = pool.config, self._specs[pool.name], self._tables[pool.name]
-        backends = [spec.backends[index] for index in spec.usable]
-        counts = {id_: one.sessions_active for id_, one in stats.backends.items()}
-        total = sum(one.weight for one in backends)
-        after = stats.sessions_active + 1
-        candidates = [
-            Candidate(
-                one.id,
-                one.weight,
-                counts.get(one.id, 0),
-                load_limit(spec.bounded_load, after, one.weight, total, one.max_sessions),
-            )
-            for one in backends
-        ]
-        if not table.policy.hashes:
-            return explain_selection(spec.selection, candidates)
-        prefixes = {"prefix_v4": config.hash_prefix_v4, "prefix_v6": config.hash_prefix_v6}
-        hashed = hash_of(spec.hash_key, source, destination, seed=spec.hash_seed, **prefixes)
-        return explain_hash(candidates, spec.slots, hashed)
+        name = pool.name
+        return explain(self._seen[name], self._specs[name], self._tables[name], (source, destination), stats)

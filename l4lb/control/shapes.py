@@ -58,8 +58,8 @@ class Agent(TypedDict):
 
 @_EXACT
 class Backend(TypedDict):
-    """`passed_over` says why it gets no sessions; `failed` counts connects by what they failed of; `checks` are in the
-    answer of one pool alone."""
+    """`passed_over` says why it gets no sessions, `standby` why it gets them after others only; `failed` counts
+    connects by what they failed of; `checks` are in the answer of one pool alone."""
 
     id: str
     address: str
@@ -72,6 +72,7 @@ class Backend(TypedDict):
     admin_state: AdminState
     usable: bool
     passed_over: str
+    standby: str
     health: Health
     health_since: float
     last_check: Check | None
@@ -267,18 +268,24 @@ class Status(TypedDict):
 
 @_EXACT
 class Candidate(TypedDict):
+    """`tier`: such as "priority 1"; those of one tier are asked before those of the next."""
+
     id: str
     full: bool
+    tier: str
 
 
 @_EXACT
 class Explanation(TypedDict):
-    """Which backend a client gets, and why; `hash` and `slot` where the policy hashes."""
+    """Which backend a client gets, and why; `hash` and `slot` where the policy hashes. `tier`: of which tier it is, and
+    `why` it is of no earlier one; null when no usable backend has a place."""
 
     pool: str
     policy: str
     source: str
     chosen: str | None
+    tier: str | None
+    why: str
     how: str
     hash: str | None
     slot: int | None

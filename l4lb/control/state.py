@@ -110,6 +110,7 @@ class PoolState:
     policy_error: str = ""  # why its policy could not lay out the table: it serves in turn meanwhile
     usable: tuple[str, ...] = ()
     passed_over: dict[str, str] = field(default_factory=dict)  # by id: why it is not usable
+    standby: dict[str, str] = field(default_factory=dict)  # by id: why a usable one is asked after others
 
 
 @dataclass(slots=True)

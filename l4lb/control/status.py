@@ -40,8 +40,9 @@ def _agent(agent: AgentState) -> shapes.Agent:
     }
 
 
-def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail: bool) -> shapes.Backend:
+def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool) -> shapes.Backend:
     """With `detail` the latest checks too."""
+    passed_over = pool.passed_over.get(state.id, "")
     backend: shapes.Backend = {
         "id": state.id,
         "address": state.config.address,
@@ -54,6 +55,7 @@ def _backend(state: BackendState, stats: BackendStats, passed_over: str, detail:
         "admin_state": state.admin_state,
         "usable": not passed_over,
         "passed_over": passed_over,
+        "standby": pool.standby.get(state.id, ""),
         "health": state.health,
         "health_since": state.since,
         "last_check": None if state.last_check is None else _check(state.last_check),
@@ -93,7 +95,7 @@ def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Po
         "datagrams_up": stats.datagrams_up,
         "datagrams_down": stats.datagrams_down,
         "backends": [
-            _backend(backend, stats.backends.get(id_, BackendStats()), state.passed_over.get(id_, ""), detail)
+            _backend(state, backend, stats.backends.get(id_, BackendStats()), detail)
             for id_, backend in state.backends.items()
         ],
     }
@@ -212,7 +214,7 @@ class Status:
         """One backend with all that is known of it. KeyError when it is not there."""
         state = self._state.pools[pool]
         counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
-        return _backend(state.backends[backend], counted, state.passed_over.get(backend, ""), True)
+        return _backend(state, state.backends[backend], counted, True)
 
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
@@ -221,16 +223,19 @@ class Status:
         """
         pool = self._state.pools[name]
         stats = self._forwarder.pool_stats(name)
-        choice = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
+        said = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
+        choice = said.choice
         return {
             "pool": name,
             "policy": pool.config.policy,
             "source": source,
             "chosen": choice.chosen or None,
+            "tier": None if said.tier is None else str(said.tier),
+            "why": said.why,
             "how": choice.how,
             "hash": None if choice.hash is None else f"{choice.hash:016x}",
             "slot": choice.slot,
-            "candidates": [{"id": one.id, "full": one.full} for one in choice.order],
+            "candidates": [{"id": one.id, "full": one.full, "tier": str(tier)} for tier, one in said.order],
             "passed_over": dict(pool.passed_over),
             "table_digest": pool.table_digest,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 from l4lb import _snapshots
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend
@@ -62,7 +63,8 @@ def pool_settings(spec: PoolSpec) -> dict[str, object]:
     return {
         "selection": _snapshots.SELECTIONS[spec.selection],
         "usable": array("I", spec.usable),
-        "slots": spec.slots if isinstance(spec.slots, array) else array("I", spec.slots),
+        "slots": _slots(spec.slots),
+        "further": [(array("I", one.usable), _slots(one.slots)) for one in spec.further],
         "bounded_load": spec.bounded_load,
         "connect_timeout_ms": milliseconds(spec.connect_timeout_s) or _MS_MAX,
         "connect_attempts": spec.connect_attempts,
@@ -77,6 +79,11 @@ def pool_settings(spec: PoolSpec) -> dict[str, object]:
         "hash_prefix_v6": spec.hash_prefix_v6,
         "proxy_send": _proxy_send(spec.send),
     }
+
+
+def _slots(slots: Sequence[int]) -> array[int]:
+    """Tables as they are, not copied: they are large."""
+    return slots if isinstance(slots, array) else array("I", slots)
 
 
 def _proxy_accept(spec: ProxyAccept | None) -> tuple[int, int, bytes]:

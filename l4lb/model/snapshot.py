@@ -18,9 +18,9 @@ class Selection(StrEnum):
     """How a worker turns a pool into a choice. Policies are many, selections few.
 
     `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` the slot that the client's
-    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of the usable backends, and
+    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of a tier's backends, and
     `TWO_CHOICES` those of two slots that the hash names; `PEAK_EWMA` does too, each times the time that connects and
-    answers lately took; `FIRST` takes the first usable backend that has a place.
+    answers lately took; `FIRST` takes the first backend that has a place.
     """
 
     CURSOR = "cursor"
@@ -92,11 +92,23 @@ class ProxySend:
 
 
 @dataclass(frozen=True, slots=True)
+class TierSpec:
+    """Backends that serve when those of the tiers before can take no session; the policy chooses among them alone.
+
+    `usable` indexes the pool's backends, in the order that FIRST goes by; `slots` is the selection's table of indices
+    into `usable` (empty for LEAST_SESSIONS and FIRST, or when none is usable). Tables are shared between snapshots and
+    never change."""
+
+    usable: tuple[int, ...]
+    slots: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """`backends` are all of the pool, sorted by id; `usable` indexes those that may get new sessions, in the order
-    that FIRST goes by; `slots` is the selection's table of indices into `usable` (empty for LEAST_SESSIONS and FIRST,
-    or when none is usable). Tables are shared between snapshots and never change. `bounded_load`, of HASH: how far
-    above the average a backend's sessions may get (1.25: by a quarter); 0: no bound.
+    """`backends` are all of the pool, sorted by id; those that may get new sessions are in tiers. `usable` and `slots`
+    are of the first one (see `TierSpec`), and empty when no backend is usable; `further` are the others, in the order
+    in which they are asked. `bounded_load`, of HASH: how far above the average of its tier a backend's sessions may get
+    (1.25: by a quarter); 0: no bound.
     `passive_failures`: after so many in a row a backend is reported as failing; 0: never. `transparent`: connect from
     the client's own address, instead of `source`."""
 
@@ -118,6 +130,11 @@ class PoolSpec:
     hash_key: HashKey = HashKey.SOURCE_IP
     hash_prefix_v4: int = 32
     hash_prefix_v6: int = 128
+    further: tuple[TierSpec, ...] = ()
+
+    @property
+    def tiers(self) -> tuple[TierSpec, ...]:
+        return (TierSpec(self.usable, self.slots), *self.further)
 
 
 @dataclass(frozen=True, slots=True)

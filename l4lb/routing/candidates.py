@@ -1,4 +1,4 @@
-"""Which backends of a pool may get new sessions, and why the others may not."""
+"""Which backends of a pool may get new sessions and in which order of tiers, and why the others may not."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Rules:
     """What a pool says of candidacy.
 
     `panic_threshold`: percent of the ready backends; when fewer than that are not down, health is ignored (0: never).
-    `use_all_when_down`: it is ignored too when all are down. `zone` is preferred while its up backends carry at least
-    half of the weight that it has in the priority group.
+    `use_all_when_down`: it is ignored too when all are down. `zone` is preferred in a priority while its up backends
+    carry at least half of the weight that it has there.
     """
 
     panic_threshold: int = 0
@@ -36,12 +36,32 @@ class Rules:
     zone: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Backends of one `priority`, by index, who serve when those of the tiers before can take no session. `zone`: all
+    are in it; `other_zones`: none is. Both empty: the zone does not count here."""
+
+    members: tuple[int, ...]
+    priority: int = 0
+    zone: str = ""
+    other_zones: str = ""
+
+    def __str__(self) -> str:
+        zone = f', zone "{self.zone}"' if self.zone else ""
+        return f"priority {self.priority}{zone}" + (f', not zone "{self.other_zones}"' if self.other_zones else "")
+
+
+NOBODY = Tier(())
+
+
 @dataclass(slots=True)
 class Candidacy:
-    """`usable`: indices of the backends that may get new sessions; `passed_over`: why each of the others may not."""
+    """`usable`: indices of the backends that may get new sessions; `passed_over`: why each of the others may not.
+    `tiers` are the usable ones in the order in which they are asked; there always is a first one."""
 
     usable: list[int]
     passed_over: dict[int, str] = field(default_factory=dict)
+    tiers: tuple[Tier, ...] = (NOBODY,)
 
     def keep(self, wanted: Callable[[int], bool], reason: Callable[[int], str]) -> None:
         for index in self.usable:
@@ -56,38 +76,69 @@ def _ignores_health(healths: list[Health], rules: Rules) -> bool:
     return 100 * fit < rules.panic_threshold * len(healths) or (rules.use_all_when_down and fit == 0)
 
 
-def _zone_is_enough(group: list[Standing], usable: list[Standing], zone: str) -> bool:
-    """Of one priority group: all that the operator wants, and those of them that are left."""
-    wanted = sum(one.weight for one in group if one.zone == zone)
-    left = sum(one.weight for one in usable if one.zone == zone)
-    return left > 0 and 2 * left >= wanted
+def _keep_healthy(found: Candidacy, backends: Sequence[Standing], rules: Rules) -> None:
+    """An undecided (unknown) backend counts only while none is up.
+
+    Where health is ignored, a priority of which all are down still leaves its turn to those that have one that is not:
+    sessions would wait there for time-outs, with a backend at hand that answers.
+    """
+    wanted = [backends[index] for index in found.usable]
+    healths = [one.health for one in wanted]
+    if not _ignores_health(healths, rules):
+        best = Health.UP if Health.UP in healths else Health.UNKNOWN
+        found.keep(lambda i: backends[i].health is best, lambda i: f"health {backends[i].health}")
+    elif fit := {one.priority for one in wanted if one.health is not Health.DOWN}:
+        found.keep(lambda i: backends[i].priority in fit, lambda i: f"health {backends[i].health}")
+
+
+def _weight_by_priority(backends: list[Standing], zone: str) -> dict[int, float]:
+    """What that zone has of it."""
+    weights: dict[int, float] = {}
+    for one in backends:
+        if one.zone == zone:
+            weights[one.priority] = weights.get(one.priority, 0) + one.weight
+    return weights
+
+
+def _tiers(backends: Sequence[Standing], wanted: list[Standing], usable: list[int], zone: str) -> tuple[Tier, ...]:
+    """By priority; where the zone is preferred, its backends before the others of their priority. `wanted` are all
+    that the operator wants."""
+    levels: dict[int, list[int]] = {}
+    for index in usable:
+        levels.setdefault(backends[index].priority, []).append(index)
+    left = _weight_by_priority([backends[index] for index in usable], zone) if zone else {}
+    whole = _weight_by_priority(wanted, zone) if zone else {}
+    tiers = []
+    for priority, members in sorted(levels.items()):
+        here = left.get(priority, 0)
+        if here > 0 and 2 * here >= whole[priority]:
+            tiers.append(Tier(tuple(one for one in members if backends[one].zone == zone), priority, zone))
+            members = [one for one in members if backends[one].zone != zone]
+            if members:
+                tiers.append(Tier(tuple(members), priority, other_zones=zone))
+        else:
+            tiers.append(Tier(tuple(members), priority))
+    return tuple(tiers)
 
 
 def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy:
-    """Operator first, then health, then ejections, then priority, then zone.
-
-    An undecided (unknown) backend counts only while none is up. Of the priorities only the lowest number that is left
-    is used.
-    """
+    """Operator first, then health, then ejections; what is left is in tiers by priority, then zone."""
     found = Candidacy(list(range(len(backends))))
     found.keep(
         lambda i: backends[i].admin_state is AdminState.READY, lambda i: f"admin state {backends[i].admin_state}"
     )
     found.keep(lambda i: backends[i].weight > 0, lambda i: "weight 0")
     wanted = [backends[index] for index in found.usable]
-    healths = [one.health for one in wanted]
-    if not _ignores_health(healths, rules):
-        best = Health.UP if Health.UP in healths else Health.UNKNOWN
-        found.keep(lambda i: backends[i].health is best, lambda i: f"health {backends[i].health}")
+    _keep_healthy(found, backends, rules)
     if not all(backends[index].ejected for index in found.usable):  # at least one is always left
         found.keep(lambda i: not backends[i].ejected, lambda i: EJECTED)
-    if not found.usable:
-        return found
-    first = min(backends[index].priority for index in found.usable)
-    found.keep(
-        lambda i: backends[i].priority == first, lambda i: f"priority {backends[i].priority}: {first} goes first"
-    )
-    group = [one for one in wanted if one.priority == first]
-    if rules.zone and _zone_is_enough(group, [backends[index] for index in found.usable], rules.zone):
-        found.keep(lambda i: backends[i].zone == rules.zone, lambda i: f'zone "{backends[i].zone}"')
+    if found.usable:
+        found.tiers = _tiers(backends, wanted, found.usable, rules.zone)
     return found
+
+
+def standby(tier: Tier, first: Tier) -> str:
+    """Why the backends of `tier` wait for those of `first`, the pool's first one, to be unable; "" when they are it."""
+    if tier.priority != first.priority:
+        return f"priority {tier.priority}: {first.priority} goes first"
+    return f'zone "{first.zone}" goes first' if tier is not first else ""

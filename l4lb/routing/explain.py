@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 
 import xxhash
 
 from l4lb.model.snapshot import HashKey, Selection
+from l4lb.routing.candidates import Tier
 from l4lb.routing.hashing import TCP, Endpoint, client_hash
 
 PROBES = 8  # HASH_PROBES of lookup.pxd
+NAMED_MAX = 3  # in one sentence
 
 HOW = {
     Selection.CURSOR: "each in turn, as often as its weight says; the next in turn gets the next session",
@@ -35,21 +37,39 @@ class Candidate:
     weight: float
     sessions: int = 0
     limit: int = 0
+    max_sessions: int = 0
 
     @property
     def full(self) -> bool:
         return 0 < self.limit <= self.sessions
 
+    @property
+    def has_place(self) -> bool:
+        """Whatever bounded_load says, which gives way when nobody below it has one."""
+        return self.max_sessions == 0 or self.sessions < self.max_sessions
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`order`: the first choice first; `chosen`: who gets the client now, "" when that is drawn or its turn."""
+    """Of one tier. `order`: the first choice first; `chosen`: who gets the client now, "" when that is drawn or its
+    turn."""
 
     chosen: str
     order: tuple[Candidate, ...]
     how: str
     hash: int | None = None
     slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """`tier` is that of the `choice`, None when no usable backend has a place; `why` it is not an earlier one. `order`:
+    the candidates of all tiers as they are asked."""
+
+    choice: Choice
+    order: tuple[tuple[Tier, Candidate], ...]
+    tier: Tier | None
+    why: str
 
 
 def load_limit(bounded_load: float, sessions: int, weight: float, total_weight: float, max_sessions: int) -> int:
@@ -89,13 +109,18 @@ def _probes(slots: Sequence[int], hashed: int, count: int) -> Iterator[int]:
         yield (start + index * step) % count
 
 
+def _first_with_place(order: Sequence[Candidate]) -> str:
+    """The bound of bounded_load gives way when nobody below it has a place."""
+    below = next((one.id for one in order if not one.full), "")
+    return below or next((one.id for one in order if one.has_place), "")
+
+
 def explain_hash(candidates: Sequence[Candidate], slots: Sequence[int], hashed: int) -> Choice:
     """The choice of a policy that hashes; `slots` is its table."""
     if not candidates:
         return Choice("", (), HOW_HASHED, hashed)
     order = [candidates[index] for index in dict.fromkeys(_probes(slots, hashed, len(candidates)))]
-    chosen = next((one.id for one in order if not one.full), "")
-    return Choice(chosen, tuple(order), HOW_HASHED, hashed, hashed % len(slots))
+    return Choice(_first_with_place(order), tuple(order), HOW_HASHED, hashed, hashed % len(slots))
 
 
 def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> Choice:
@@ -104,8 +129,28 @@ def explain_selection(selection: Selection, candidates: Sequence[Candidate]) -> 
     if selection is Selection.LEAST_SESSIONS:
         order.sort(key=lambda one: (one.sessions + 1) / one.weight)
     decided = selection in (Selection.LEAST_SESSIONS, Selection.FIRST)
-    chosen = next((one.id for one in order if not one.full), "") if decided else ""
-    return Choice(chosen, tuple(order), HOW[selection])
+    return Choice(_first_with_place(order) if decided else "", tuple(order), HOW[selection])
+
+
+def _so(reasons: Sequence[str], tier: Tier) -> str:
+    if not reasons:
+        return ""
+    more = f", and {len(reasons) - NAMED_MAX} more" if len(reasons) > NAMED_MAX else ""
+    return ", ".join(reasons[:NAMED_MAX]) + f"{more}, so {tier}"
+
+
+def explain_tiers(choices: Sequence[tuple[Tier, Choice]], not_before: Callable[[Tier], Sequence[str]]) -> Explained:
+    """Of the choices of a pool's tiers, that of the first one in which somebody has a place.
+
+    `not_before`: why backends that would be asked before those of that tier are not usable, one by one.
+    """
+    order = tuple((tier, one) for tier, choice in choices for one in choice.order)
+    full: list[str] = []
+    for tier, choice in choices:
+        if any(one.has_place for one in choice.order):
+            return Explained(choice, order, tier, _so([*full, *not_before(tier)], tier))
+        full += [f"{one.id} is full (max_sessions {one.max_sessions})" for one in choice.order]
+    return Explained(choices[0][1], order, None, "every usable backend is at max_sessions" if order else "")
 
 
 def hash_of(

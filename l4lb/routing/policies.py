@@ -1,4 +1,4 @@
-"""The policies by name. Each turns the usable backends into a selection and its table.
+"""The policies by name. Each turns the usable backends of a tier into a selection and its table.
 
 A new one is one function here, or one module, and one entry in `POLICIES`; or an entry point of the group
 ``l4lb.policies`` in another package, made with `table_policy` or `ranking_policy`. They may be called on any thread.
@@ -17,6 +17,7 @@ from l4lb.routing.round_robin import cycle
 from l4lb.routing.slow_start import STEPS
 
 MAX_SLOTS = 5_000_011  # the largest table_size
+SMALLEST_TABLE = 2  # a prime, as all are
 
 
 class TableBuilder(Protocol):
@@ -42,8 +43,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The usable backends of a pool, at least one, sorted by id so that every node sees the same; and what the pool
-    says of hashing."""
+    """The usable backends of one tier of a pool (see `candidates.Tier`), at least one, sorted by id so that every node
+    sees the same; and what the pool says of hashing."""
 
     backends: tuple[Candidate, ...]
     table_size: int = 65537

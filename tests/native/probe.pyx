@@ -12,7 +12,7 @@ from l4lb._dataplane.enums cimport NO_INDEX, hash_key_t, selection_t
 from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
 from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
@@ -31,7 +31,7 @@ from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give,
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t, tried_t
 from l4lb._dataplane.types cimport (
-    backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t,
+    backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t, tier_t,
 )
 from l4lb._dataplane.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
 from l4lb._dataplane.verdicts cimport (
@@ -147,14 +147,15 @@ cdef int endpoint_set(source_address_t *endpoint, bytes address, bytes port) exc
 
 
 cdef class Pool:
-    """A pool as workers see it. `backends`: (weight, max_sessions) each; `usable` indexes them, `slots` that."""
+    """A pool as workers see it. `backends`: (weight, max_sessions) each; `usable` indexes them, `slots` that; `further`
+    are the tiers after the first: (usable, slots) each, 32 at most."""
 
     cdef pool_t pool
     cdef pool_live_t live
     cdef backend_live_t *lives
-    cdef uint32_t *slots
+    cdef tier_t tiers[32]
 
-    def __cinit__(self, int selection, list backends, list usable, list slots, double bounded_load=0):
+    def __cinit__(self, int selection, list backends, list usable, list slots, double bounded_load=0, further=()):
         cdef uint32_t i
         self.lives = <backend_live_t *>calloc(len(backends) + 1, sizeof(backend_live_t))
         self.pool.live = &self.live
@@ -165,22 +166,37 @@ cdef class Pool:
             self.lives[i].id = i + 1
             self.pool.backends[i].live = &self.lives[i]
             self.pool.backends[i].weight, self.pool.backends[i].max_sessions = backends[i]
-        self.pool.usable = <uint32_t *>calloc(len(usable) + 1, sizeof(uint32_t))
-        self.pool.usable_count = len(usable)
-        for i in range(len(usable)):
-            self.pool.usable[i] = usable[i]
-            self.pool.usable_weight += self.pool.backends[self.pool.usable[i]].weight
         self.pool.bounded_load = bounded_load
-        self.pool.slots = self.slots = <uint32_t *>calloc(len(slots) + 1, sizeof(uint32_t))
-        self.pool.slot_count = len(slots)
+        self.pool.further = self.tiers
+        self.fill_tier(&self.pool.first, 0, usable, slots)
+        for usable, slots in further:
+            self.pool.further_count += 1
+            self.fill_tier(&self.tiers[self.pool.further_count - 1], self.pool.further_count, usable, slots)
+
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, list usable, list slots) except -1:
+        cdef uint32_t *numbers = <uint32_t *>calloc(len(slots) + 1, sizeof(uint32_t))
+        cdef uint32_t i
+        tier.usable = <uint32_t *>calloc(len(usable) + 1, sizeof(uint32_t))
+        tier.usable_count = len(usable)
+        for i in range(len(usable)):
+            tier.usable[i] = usable[i]
+            tier.usable_weight += self.pool.backends[tier.usable[i]].weight
         for i in range(len(slots)):
-            self.slots[i] = slots[i]
+            numbers[i] = slots[i]
+        tier.slots = numbers
+        tier.slot_count = len(slots)
+        tier.cursor = tier_cursor(&self.live, number)
+        return 0
 
     def __dealloc__(self):
+        cdef uint32_t i
         free(self.lives)
         free(self.pool.backends)
-        free(self.pool.usable)
-        free(self.slots)
+        free(self.pool.first.usable)
+        free(<void *>self.pool.first.slots)
+        for i in range(self.pool.further_count):
+            free(self.tiers[i].usable)
+            free(<void *>self.tiers[i].slots)
 
     def pick(self, uint64_t hash=0, tried=(), uint32_t now_ms=0):
         """The index of the reserved backend, or None. `tried` are indices."""
@@ -193,7 +209,7 @@ cdef class Pool:
         for index in tried:
             ids[refused.count] = index + 1
             refused.count += 1
-        pick = pick_t(&self.pool, &refused, hash, now_ms, 0)
+        pick = pick_t(&self.pool, &refused, hash, now_ms, 0, NULL)
         self.live.sessions_active += 1
         backend = pool_pick(&pick)
         if backend == NULL:
@@ -202,7 +218,7 @@ cdef class Pool:
 
     def resume(self, uint32_t index, bint resumes):
         """The index, when a client may go on there with what it has begun, and reserved for it; or None."""
-        cdef pick_t pick = pick_t(&self.pool, NULL, 0, 0, 0)
+        cdef pick_t pick = pick_t(&self.pool, NULL, 0, 0, 0, NULL)
         cdef backend_t *backend
         if index < self.pool.backend_count:
             self.pool.backends[index].resumes = resumes
@@ -215,7 +231,7 @@ cdef class Pool:
         cdef backend_t *backend
         cdef uint64_t i
         for i in range(count):
-            pick = pick_t(&self.pool, NULL, i * <uint64_t>0x9E3779B97F4A7C15, 0, 0)
+            pick = pick_t(&self.pool, NULL, i * <uint64_t>0x9E3779B97F4A7C15, 0, 0, NULL)
             backend = pool_pick(&pick)
             if backend != NULL:
                 backend_release(backend.live)

@@ -117,7 +117,7 @@ def test_a_higher_priority_number_serves_only_while_the_lower_is_down() -> None:
             wait_usable(balancer, 2)
             assert {greeting(address) for _ in range(6)} == {"b", "c"}
             with running(Server(named("a"), port=servers[0].port)):
-                wait_usable(balancer, 1)
+                wait_usable(balancer, 3)
                 assert {greeting(address) for _ in range(6)} == {"a"}
 
 

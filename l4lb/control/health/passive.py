@@ -79,7 +79,7 @@ class Passive:
         settings = pool.config.passive
         wanted = [one for one in pool.backends.values() if one.admin_state is AdminState.READY and one.config.weight]
         ejected = sum(one.ejected for one in wanted)
-        left = sum(id_ != backend.id for id_ in pool.usable)
+        left = sum(one is not backend and not one.ejected for one in self._usable(pool))
         fields: dict[str, object] = {"pool": pool.name, "backend": backend.id, "failures": failures}
         if reason := refusal(len(wanted), ejected, left, settings.max_ejected_percent):
             if (pool.name, backend.id) not in self._withheld:  # said once, until something changes
@@ -87,6 +87,11 @@ class Passive:
                 self._events.emit("ejection_withheld", fields | {"reason": reason}, logging.WARNING)
             return
         self._eject(pool, backend, fields)
+
+    @staticmethod
+    def _usable(pool: PoolState) -> list[BackendState]:
+        """Of whatever priority, as published; what was ejected or removed since may still be among them."""
+        return [backend for id_ in pool.usable if (backend := pool.backends.get(id_)) is not None]
 
     def _eject(self, pool: PoolState, backend: BackendState, fields: dict[str, object]) -> None:
         settings, now, before = pool.config.passive, self._clock(), backend.ejection

@@ -138,7 +138,7 @@ def _of_backends(gathered: Gathered) -> Iterator[Metric]:
         _BACKEND,
         ((place, one.weight) for place, one in backends),
     )
-    # Not in the contract: up, ready, not ejected, of a priority in use; the status says why it is not.
+    # Not in the contract: up, ready, not ejected; also while others go first, by priority or zone. The status says why.
     yield _gauge(
         "l4lb_backend_usable",
         "1 while it may get new sessions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from l4lb import Backend, plugins
 from l4lb._snapshots import SELECTIONS
-from l4lb.control.pools import Table, build_table, note_published, pool_spec, view
+from l4lb.control.pools import Table, build_tables, note_published, pool_spec, view
 from l4lb.control.state import PoolState, initial_state
 from l4lb.errors import ConfigError
-from l4lb.model.snapshot import PoolSpec, Selection
+from l4lb.model.snapshot import BackendSpec, PoolSpec, Selection
 from l4lb.model.states import AdminState, Health
 from l4lb.routing.policies import POLICIES
 from tests.support.balancing import make_config
@@ -34,16 +34,23 @@ def make_pool(backends: list[Backend], healths: list[Health], **options: Any) ->
 
 
 def carried_out(pool: PoolState, seed: int = 0) -> tuple[PoolSpec, Table]:
+    """With the table of the first tier."""
     seen = view(pool, seed, now=0.0)
-    table = build_table(seen.order, NativeTables())
-    spec = pool_spec(seen, table)
-    note_published(seen, table, spec)
-    return spec, table
+    tables = build_tables(seen.orders, (), NativeTables())
+    spec = pool_spec(seen, tables)
+    note_published(seen, tables, spec)
+    return spec, tables[0]
 
 
 def workers_pool(spec: PoolSpec):
     backends = [(one.weight, one.max_sessions) for one in spec.backends]
-    return probe.Pool(SELECTIONS[spec.selection], backends, list(spec.usable), list(spec.slots), spec.bounded_load)
+    further = [(list(tier.usable), list(tier.slots)) for tier in spec.further]
+    selection = SELECTIONS[spec.selection]
+    return probe.Pool(selection, backends, list(spec.usable), list(spec.slots), spec.bounded_load, further)
+
+
+def has_place(backend: BackendSpec, active: int) -> bool:
+    return backend.max_sessions == 0 or active < backend.max_sessions
 
 
 BACKEND = st.fixed_dictionaries(
@@ -56,14 +63,18 @@ BACKEND = st.fixed_dictionaries(
     }
 )
 OPTIONS = st.fixed_dictionaries(
-    {"panic_threshold": st.sampled_from([0, 50]), "when_all_down": st.sampled_from(["reject", "use_all"])}
+    {
+        "panic_threshold": st.sampled_from([0, 50]),
+        "when_all_down": st.sampled_from(["reject", "use_all"]),
+        "zone": st.sampled_from(["", "a"]),
+    }
 )
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
 @settings(max_examples=60, deadline=None)
 @given(described=st.lists(st.tuples(BACKEND, st.sampled_from(Health)), min_size=1, max_size=8), options=OPTIONS)
-def test_only_usable_backends_of_the_first_priority_with_a_place(
+def test_only_usable_backends_of_the_first_tier_that_has_a_place(
     policy: str, described: list[tuple[dict[str, Any], Health]], options: dict[str, Any]
 ) -> None:
     if POLICIES[policy].hashes:
@@ -73,16 +84,20 @@ def test_only_usable_backends_of_the_first_priority_with_a_place(
     spec, _ = carried_out(pool)
     native = workers_pool(spec)
     states = list(pool.backends.values())
-    places = sum(spec.backends[index].max_sessions or 40 for index in spec.usable)
+    tiers = [tier.usable for tier in spec.tiers]
+    places = sum(spec.backends[index].max_sessions or 40 for tier in tiers for index in tier)
     draw = random.Random(1)
     for _ in range(40):
+        free = [[i for i in tier if has_place(spec.backends[i], native.active()[i])] for tier in tiers]
         chosen = native.pick(draw.getrandbits(64))
         if chosen is None:
             break
         assert states[chosen].id in pool.usable
         assert states[chosen].admin_state is AdminState.READY
         assert states[chosen].config.weight > 0
-        assert states[chosen].config.priority == min(pool.backends[id_].config.priority for id_ in pool.usable)
+        assert chosen in next(tier for tier in free if tier)
+        priorities = [states[index].config.priority for tier in free for index in tier]
+        assert states[chosen].config.priority == min(priorities)
     active = native.active()
     assert sum(active) == min(40, places)
     for state, count in zip(states, active, strict=True):
@@ -238,3 +253,99 @@ def test_what_a_backend_has_begun_may_go_on_there_but_in_maintenance_or_down(sta
 def test_what_is_usable_may_go_on_though_it_is_down() -> None:
     pool = make_pool([Backend(address="127.0.0.1:1")], [Health.DOWN], when_all_down="use_all")
     assert carried_out(pool)[0].backends[0].resumes
+
+
+# ---- tiers ----
+
+
+def levels(*priorities: int, **options: Any) -> PoolState:
+    backends = [Backend(address=f"127.0.0.1:{i + 1}", priority=one) for i, one in enumerate(priorities)]
+    return make_pool(backends, [Health.UP] * len(priorities), **options)
+
+
+def tables_of(pool: PoolState, known: Sequence[Table] = (), seed: int = 0) -> tuple[Table, ...]:
+    return build_tables(view(pool, seed, now=0.0).orders, known, NativeTables())
+
+
+@pytest.mark.parametrize("policy", ["maglev", "ring", "rendezvous"])
+def test_each_tier_has_a_table_of_its_own_and_a_lone_backend_the_smallest(policy: str) -> None:
+    pool = levels(0, 0, 1, 2, 2, policy=policy, table_size=251)
+    spec, _ = carried_out(pool)
+    assert [tier.usable for tier in spec.tiers] == [(0, 1), (2,), (3, 4)]
+    assert [len(tier.slots) for tier in spec.tiers] == [251, 2, 251]
+    assert [set(tier.slots) for tier in spec.tiers] == [{0, 1}, {0}, {0, 1}]
+    assert pool.usable == tuple(pool.backends)
+    assert pool.standby == {
+        "127.0.0.1:3": "priority 1: 0 goes first",
+        "127.0.0.1:4": "priority 2: 0 goes first",
+        "127.0.0.1:5": "priority 2: 0 goes first",
+    }
+
+
+def test_a_tier_alone_has_the_table_and_the_digest_that_it_would_have_without_priorities() -> None:
+    plain, alike = (levels(*priorities, policy="maglev", table_size=251) for priorities in ((0, 0), (3, 3)))
+    assert carried_out(plain)[0] == carried_out(alike)[0]
+    assert plain.table_digest == alike.table_digest == tables_of(plain)[0].digest
+    lone = levels(4, policy="maglev", table_size=251)
+    assert len(carried_out(lone)[0].slots) == 251
+
+
+def test_the_digest_of_several_tiers_tells_them_apart_and_is_equal_for_equal_input() -> None:
+    digests = []
+    for priorities in ((0, 0, 1), (0, 1, 1), (0, 1, 2), (0, 0, 0), (0, 0, 5)):
+        pool = levels(*priorities, policy="maglev", table_size=251)
+        carried_out(pool)
+        digests.append(pool.table_digest)
+    assert len(set(digests)) == 4
+    assert digests[0] == digests[4]  # the order of the tiers counts, not the numbers
+
+
+def test_tiers_that_did_not_change_keep_their_tables() -> None:
+    pool = levels(0, 0, 1, 1, 2, 2, policy="maglev", table_size=251)
+    before = tables_of(pool)
+    pool.backends["127.0.0.1:1"].health = Health.DOWN
+    after = tables_of(pool, before)
+    assert [one is other for one, other in zip(before, after, strict=True)] == [False, True, True]
+    pool.backends["127.0.0.1:2"].health = Health.DOWN
+    assert [any(one is other for other in before) for one in tables_of(pool, after)] == [True, True]
+
+
+FAILS_FOR_C = """
+from l4lb.policies import table_policy
+
+def build(candidates):
+    if any(one.id == "c" for one in candidates.backends):
+        raise RuntimeError("not c")
+    return [0] * 7
+
+odd = table_policy(build)
+"""
+
+
+def test_a_policy_that_fails_for_one_tier_fails_for_the_pool_and_returns_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool has one selection: half of it cannot be a table that is hashed, and half a cycle."""
+    info = tmp_path / "odd_policy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-policy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[l4lb.policies]\nodd = odd_policy:odd\n")
+    (tmp_path / "odd_policy.py").write_text(FAILS_FOR_C)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.names.cache_clear()
+    plugins.load.cache_clear()
+    try:
+        backends = [Backend(address=f"127.0.0.1:{i}", priority=i, id="abc"[i - 1]) for i in (1, 2, 3)]
+        pool = make_pool(backends, [Health.UP] * 3, policy="odd")
+        tables = tables_of(pool)
+        assert {one.policy.selection for one in tables} == {Selection.CURSOR}
+        assert {one.error for one in tables} == {"RuntimeError: not c"}
+        pool.backends["c"].health = Health.DOWN
+        tables = tables_of(pool, tables)
+        assert [(one.policy.selection, list(one.slots), one.error) for one in tables] == [
+            (Selection.HASH, [0] * 7, "")
+        ] * 2
+    finally:
+        sys.modules.pop("odd_policy", None)
+        plugins.names.cache_clear()
+        plugins.load.cache_clear()

@@ -146,3 +146,61 @@ def test_two_choices_go_by_weight() -> None:
     for _ in range(4000):
         pool.pick(draw.getrandbits(64))
     assert pool.active()[0] == pytest.approx(1000, abs=5)
+
+
+# ---- tiers ----
+
+
+def tiered(selection: str, backends: list[tuple[int, int]], tiers: list[list[int]], bounded_load: float = 0):
+    def slots(tier: list[int]) -> list[int]:
+        return list(range(len(tier))) * 3 if selection != "least_sessions" else []
+
+    first, *further = tiers
+    return probe.Pool(
+        SELECTIONS[selection], backends, first, slots(first), bounded_load, [(tier, slots(tier)) for tier in further]
+    )
+
+
+@given(st.sampled_from(sorted(SELECTIONS)), POOLS, st.sampled_from([0, 1.25]), st.integers(0, 2**32))
+def test_the_first_tier_with_a_place_that_did_not_refuse_serves(
+    selection: str, backends: list, bounded_load: float, seed: int
+) -> None:
+    draw = random.Random(seed)
+    levels = [draw.randrange(3) for _ in backends]
+    tiers = [[i for i, level in enumerate(levels) if level == wanted] for wanted in sorted(set(levels))]
+    pool = tiered(selection, backends, tiers, bounded_load)
+    for client in range(30):
+        tried = {index for index in range(len(backends)) if draw.random() < 0.3}
+        active = pool.active()
+        free = [
+            [i for i in tier if i not in tried and (backends[i][1] == 0 or active[i] < backends[i][1])]
+            for tier in tiers
+        ]
+        expected = next((tier for tier in free if tier), [None])
+        assert pool.pick(client * 7919, tuple(tried)) in expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("selection", ["cursor", "least_sessions"])
+def test_those_of_a_later_tier_take_turns_whatever_the_earlier_ones_are(selection: str, count: int) -> None:
+    """A cursor that tiers share would skip: each session moves it in the full tier too."""
+    full, spare = list(range(count)), [count, count + 1]
+    pool = tiered(selection, [(1, 1)] * count + [(1, 0)] * 2, [full, spare])
+    assert sorted(pool.pick() for _ in range(count)) == full
+    for _ in range(10):
+        assert {pool.pick(), pool.pick()} == set(spare)
+
+
+def test_tiers_beyond_those_with_a_cursor_of_their_own_serve_too() -> None:
+    pool = tiered("cursor", [(1, 1)] * 20, [[index] for index in range(20)])
+    assert [pool.pick() for _ in range(21)] == [*range(20), None]
+
+
+def test_bounded_load_spreads_a_tier_by_what_that_tier_has_and_sends_nobody_to_the_next() -> None:
+    pool = tiered("hash", [(1, 0)] * 2 + [(1, 0)] * 4, [[0, 1], [2, 3, 4, 5]], bounded_load=1.25)
+    for _ in range(100):
+        pool.pick(0)
+    assert sorted(pool.active()) == [0, 0, 0, 0, 37, 63]  # ceil(1.25 * 100 / 2)
+    for _ in range(8):
+        pool.pick(0, tried=(0, 1))
+    assert max(pool.active()[2:]) == 3  # ceil(1.25 * 8 / 4), not of the 108 that the pool has

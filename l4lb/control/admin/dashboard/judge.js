@@ -13,7 +13,7 @@ export const words = (text) => text.replaceAll("_", " ");
 
 /**
  * One word for a backend, the worst that holds: `kind` is down, ejected, unknown, drain, maint, idle (healthy, but
- * passed over) or up; `pip` the form of its mark; `why` a sentence, or nothing.
+ * passed over), standby (asked after others) or up; `pip` the form of its mark; `why` a sentence, or nothing.
  */
 export function condition(backend) {
   const admin = backend.admin_state === "ready" ? backend.agent.admin_state : backend.admin_state;
@@ -27,6 +27,7 @@ export function condition(backend) {
   if (backend.ejected) return {kind: "ejected", pip: "down", why: "connects failed or were reset"};
   if (backend.health === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
   if (!backend.usable) return {kind: "idle", pip: "idle", why: backend.passed_over};
+  if (backend.standby) return {kind: "standby", pip: "idle", why: backend.standby};
   return {kind: "up", pip: "up", why: ""};
 }
 

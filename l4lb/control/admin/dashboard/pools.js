@@ -46,7 +46,7 @@ class Row {
     setAttribute(this.node, "class", kind);
     setText(this.#name, backend.id);
     setText(this.#detail, describe(backend));
-    setText(this.#state, kind === "idle" ? "up, idle" : kind);
+    setText(this.#state, kind === "idle" || kind === "standby" ? `up, ${kind}` : kind);
     setText(this.#why, kind === "drain" && backend.health === "down" ? "down too" : why);
     this.#strip.update(backend.history, now);
     this.#numbers(backend, samples);
