@@ -1,8 +1,8 @@
 """Every system call of the data plane fails, in turn, in every way that its man page has and this use of it can meet,
 while clients of all kinds are there. The long form, with all of them at every rate, is `make faults`.
 
-Whatever fails: the process goes on, nobody gets another's bytes, no cut stream looks finished, no session stays, nothing
-leaks, what is counted adds up, and traffic works as soon as the fault is over.
+Whatever fails: the process goes on, nobody gets another's bytes, no cut stream looks finished, no session stays,
+nothing leaks, what is counted adds up, and traffic works as soon as the fault is over.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ UDP_GRO, IP_RECVTOS, F_SETPIPE_SZ, SO_MEMINFO, SIOCOUTQ = 104, 13, 1031, 55, 0x5
 STREAMS = TCP | UNIX
 NETWORK = (e.EHOSTUNREACH, e.ENETUNREACH, e.ENETDOWN, e.ETIMEDOUT)
 
-# What is called: (call, errnos of the short form, those of the long form besides, on which descriptors). A `0` is a call
-# that is made with a small size.
+# What is called: (call, errnos of the short form, those of the long form besides, on which descriptors). A `0` is a
+# call that is made with a small size.
 Row = tuple[str, tuple[int, ...], tuple[int, ...], dict[str, int]]
 CALLS: dict[str, list[Row]] = {
     "accepting": [
@@ -158,8 +158,8 @@ def test_traffic_outlives_every_error(tmp_path: Path, groups: list[str]) -> None
 
 
 def test_a_listening_socket_that_could_not_be_watched_is_watched_again(tmp_path: Path) -> None:
-    """After a pause for want of file descriptors. The kernel goes on giving each worker's socket its share of the clients:
-    one that stayed unwatched would leave them waiting for ever."""
+    """After a pause for want of file descriptors. The kernel goes on giving each worker's socket its share of the
+    clients: one that stayed unwatched would leave them waiting for ever."""
     tmp_path.chmod(0o755)
     with standing(tmp_path) as stand:
         missed = stand.faults.inject("epoll_ctl", e.ENOSPC, kinds=LISTENING, argument=EPOLL_CTL_ADD)

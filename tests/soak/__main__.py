@@ -1,10 +1,12 @@
 """`make soak ARGS="--minutes 20"`: everything at once, every byte checked.
 
-Clients of all kinds (one request, many, bulk in each direction, half-closes, slow readers, urgent bytes, PROXY headers in
-and out, unix sockets, queues, datagrams) go through one `l4lb serve`, while backends are killed, stopped and made to
-reset, the file is reloaded, the process upgraded, backends and listeners drained, sessions ended, and floods come.
+Clients of all kinds (one request, many, bulk in each direction, half-closes, slow readers, urgent bytes, PROXY headers
+in and out, unix sockets, queues, datagrams, QUIC's ids with changing addresses) go through one `l4lb serve`, while
+backends are killed, stopped and made to reset, the file is reloaded, the process upgraded, backends and listeners
+drained, sessions ended, and floods come.
 
-Exit 0 when nothing was wrong; otherwise the violations are printed by kind, with what happened around the first of each.
+Exit 0 when nothing was wrong; otherwise the violations are printed by kind, with what happened around the first of
+each.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "soak.md"
 HEAD = """# The soak
 
 What `make soak ARGS="--minutes {minutes:g} --write"` found, on {cpus} CPUs, Linux {kernel}. Clients of all kinds go
-through one `l4lb serve`, and every byte is compared, while everything that can happen to it happens; `tests/soak/` says
-what. A violation is: a byte of another session, a changed byte, a stream that was cut and ended in order, a session lost
-although nobody touched its backend, one that is stuck, a counter that does not add up, a leak, a traceback or an error
-in the log.
+through one `l4lb serve`, and every byte is compared, while everything that can happen to it happens; `tests/soak/`
+says what. A violation is: a byte of another session, a changed byte, a stream that was cut and ended in order, a
+session lost although nobody touched its backend, one that is stuck, a counter that does not add up, a leak, a traceback
+or an error in the log.
 
 | | |
 |---|---|

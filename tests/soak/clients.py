@@ -1,7 +1,8 @@
 """All clients of the soak, in a process of their own: `python -m tests.soak.clients PLAN`, PLAN being JSON.
 
     {"streams": [[kind, listener, address, headed, sessions at once, pause in seconds], ...],
-     "questions": [[listener, address, clients at once, questions each, pause in seconds], ...]}
+     "questions": [[listener, address, clients at once, questions each, pause in seconds], ...],
+     "movers": the same}
 
 What did not go well is printed at once, a line of JSON each, and a summary every second. It goes on until its standard
 input ends; then what has begun is finished.
@@ -21,6 +22,8 @@ from typing import Any
 import uvloop
 
 from tests.soak import questions, streams
+from tests.soak.movers import Mover
+from tests.soak.questions import Asker
 from tests.soak.streams import KINDS
 
 WITHIN_S = {"slow": 150.0}
@@ -40,6 +43,9 @@ class Clients:
         for listener, address, count, each, pause_s in plan["questions"]:
             for _ in range(count):
                 self._add(self._question(listener, address, each, pause_s))
+        for listener, address, count, each, pause_s in plan["movers"]:
+            for _ in range(count):
+                self._add(self._mover(listener, address, each, pause_s))
 
     def _add(self, coroutine: Any) -> None:
         self._tasks.append(asyncio.ensure_future(coroutine))
@@ -67,11 +73,21 @@ class Clients:
                 if self._until.done():
                     break
             asker.close()
-            for name, count in asker.counts.items():
-                self.counts[f"{listener} {name}"] += count
-            for how, what in asker.wrong:
-                said = {"listener": listener, "how": how, "what": what, "ended": time.time(), "local": asker.local}
-                print(json.dumps({"outcome": {"kind": "question", **said}}), flush=True)
+            self._datagrams(asker)
+
+    async def _mover(self, listener: str, address: str, each: int, pause_s: float) -> None:
+        while not self._until.done():
+            mover = Mover(listener, address)
+            await mover.run(each, pause_s)
+            self._datagrams(mover)
+
+    def _datagrams(self, client: Asker | Mover) -> None:
+        """What came of one that is done."""
+        for name, count in client.counts.items():
+            self.counts[f"{client.listener} {name}"] += count
+        for how, what in client.wrong:
+            said = {"listener": client.listener, "how": how, "what": what, "ended": time.time(), "local": client.local}
+            print(json.dumps({"outcome": {"kind": "datagram", **said}}), flush=True)
 
     async def report(self) -> None:
         while any(not task.done() for task in self._tasks):

@@ -1,7 +1,7 @@
 """Clients that want nothing but places: `python -m tests.soak.floods udp|idle|resets ADDRESS COUNT`.
 
-udp: datagrams of COUNT sources. idle: COUNT clients that connect and say nothing for some seconds. resets: COUNT clients
-that connect, say a little and reset.
+udp: datagrams of COUNT sources. idle: COUNT clients that connect and say nothing for some seconds. resets: COUNT
+clients that connect, say a little and reset.
 """
 
 from __future__ import annotations

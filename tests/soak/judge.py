@@ -90,7 +90,7 @@ class Judge:
                 self.violation("leak", line)
 
     def questions(self, counts: Counter[str]) -> None:
-        for listener in ("asked", "once"):
+        for listener in ("asked", "once", "quic"):
             asked, lost = counts[f"{listener} asked"], counts[f"{listener} lost"]
             if lost * 1000 > asked * LOST_PERMILLE:
                 self.violation(f"datagrams lost ({listener})", f"{lost} of {asked}")

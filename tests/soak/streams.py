@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 
 from tests.soak import content
 from tests.soak.content import Request, Short, Stream, Wrong
-from tests.soak.servers import AT_ONCE, ORDERLY, both_ways, expect_end, proxied_source, read_exactly, read_stream, send_stream
+from tests.soak.servers import (
+    AT_ONCE,
+    ORDERLY,
+    both_ways,
+    expect_end,
+    proxied_source,
+    read_exactly,
+    read_stream,
+    send_stream,
+)
 from tests.support import proxy_twin
 
 _tokens = itertools.count((os.getpid() & 0xFFFF) << 40 | random.getrandbits(24) << 16)

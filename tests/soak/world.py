@@ -115,7 +115,7 @@ class World:
 
     def __post_init__(self) -> None:
         names = ["web", "splicing", "copying", "headed", "closing", "queueing", "victims", "shaky"]
-        names += ["asked", "once", "shaky-asked", "shaky-once", "flooded"]
+        names += ["asked", "once", "shaky-asked", "shaky-once", "flooded", "quic"]
         free = ports(len(names) + 3)
         self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, free, strict=False)}
         self.addresses["local"] = f"unix:{self.directory}/local.sock"
@@ -158,6 +158,7 @@ class World:
             "shaky-asked": ("shaky-asked", udp.format(3)),
             "shaky-once": ("shaky-asked", udp.format(3) + "\nudp_responses = 1"),
             "flooded": ("asked", udp.format(5)),
+            "quic": ("quic", udp.format(5)),
         }
         binds = {**self.addresses, "moving": self.moving[self.number % 2], "extra": self.extra}
         listened["moving"] = ("web", idle)
@@ -170,7 +171,7 @@ class World:
 
     def _pools(self) -> str:
         draw = random.Random(self.number)
-        full = ', max_sessions = 3'
+        full = ", max_sessions = 3"
         off = "passive = { failures = 0 }"
         pools = {
             "web": (self._backends(STABLE, "tcp", draw), "tcp", off),
@@ -180,12 +181,14 @@ class World:
             "shaky": (self._backends(SHAKY, "tcp", draw), "tcp", 'connect_timeout = "1s"'),
             "asked": (self._backends(STABLE, "udp", draw), "none", off),
             "shaky-asked": (self._backends(SHAKY, "udp", draw), "none", ""),
+            "quic": (self._backends(STABLE, "udp", draw), "none", f'hash_key = "quic_cid"\n{off}'),
         }  # fmt: skip
         if self.number % 3 == 1:
             pools["extra"] = (self._backends(STABLE[:1], "tcp"), "tcp", "")
-        policy = POLICIES[self.number % len(POLICIES)]
+        drawn = POLICIES[self.number % len(POLICIES)]
+        policy = {"quic": "maglev"}
         return "".join(
-            POOL.format(name=name, policy=policy, backends=backends, check=check, more=more)
+            POOL.format(name=name, policy=policy.get(name, drawn), backends=backends, check=check, more=more)
             + (HEALTH if check != "none" else "")
             for name, (backends, check, more) in pools.items()
         )
@@ -203,7 +206,10 @@ class World:
         streams += [["one", "web", a["web"], False, 3, 0.05], ["slow", "closing", a["closing"], False, 3, 0.3]]
         streams += [[kind, "headed", a["headed"], True, 1, 0.2] for kind in ("one", "keep", "half", "both")]
         streams += [[kind, "local", a["local"], False, 1, 0.2] for kind in ("one", "keep", "half", "both", "down")]
-        streams += [["keep", "queueing", a["queueing"], False, 12, 0.1], ["keep", "victims", a["victims"], False, 4, 0.1]]
+        streams += [
+            ["keep", "queueing", a["queueing"], False, 12, 0.1],
+            ["keep", "victims", a["victims"], False, 4, 0.1],
+        ]
         streams += [[kind, "shaky", a["shaky"], False, 2, 0.2] for kind in STREAM]
         streams += [["one", "moving", where, False, 2, 0.2] for where in self.moving]
         streams += [["keep", "moving", where, False, 1, 0.2] for where in self.moving]
@@ -216,7 +222,7 @@ class World:
             ["shaky-asked", a["shaky-asked"], 4, 30, 0.05],
             ["shaky-asked", a["shaky-asked"], 4, 1, 0.05],
         ]
-        return {"streams": streams, "questions": questions}
+        return {"streams": streams, "questions": questions, "movers": [["quic", a["quic"], 8, 40, 0.05]]}
 
     def start(self) -> None:
         for server in self.servers.values():

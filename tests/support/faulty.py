@@ -21,7 +21,7 @@ import uvloop
 from l4lb import Client
 from tests.soak import questions, streams
 from tests.soak.questions import Asker
-from tests.soak.streams import KINDS, Kind, Outcome
+from tests.soak.streams import Kind, Outcome
 from tests.support.faults import Faults, Rule
 from tests.support.leaky import leaks_in
 from tests.support.programs import L4lb, free_port, l4lb, without_preload
