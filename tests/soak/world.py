@@ -1,4 +1,4 @@
-"""What the soak runs on: the configuration of `l4lb serve`, which reloads change, the servers, and the clients' plan."""
+"""What the soak runs on: the configuration of `l4lb serve`, which reloads change, the servers, the clients' plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.programs import without_preload
+from tests.support.programs import free_port, without_preload
 from tests.support.waiting import wait_until
 
 STABLE, SHAKY = (1, 2), (3, 4)
@@ -49,8 +49,6 @@ STREAM = ("one", "one-closed-by-server", "keep", "up", "down", "both", "half", "
 
 def ports(count: int) -> list[int]:
     """Free ones, below the kernel's own range."""
-    from tests.support.programs import free_port
-
     found: list[int] = []
     while len(found) < count:
         port = free_port()
@@ -173,10 +171,11 @@ class World:
         draw = random.Random(self.number)
         full = ", max_sessions = 3"
         off = "passive = { failures = 0 }"
+        queue = f'queue_size = 100\nqueue_timeout = "40s"\n{off}'
         pools = {
             "web": (self._backends(STABLE, "tcp", draw), "tcp", off),
             "headed": (self._backends(STABLE, "headed", draw), "none", f'send_proxy = "v2"\n{off}'),
-            "queueing": (self._backends(STABLE, "tcp", None, full), "none", f'queue_size = 100\nqueue_timeout = "40s"\n{off}'),
+            "queueing": (self._backends(STABLE, "tcp", None, full), "none", queue),
             "local": (self._backends(STABLE, "unix", draw), "none", off),
             "shaky": (self._backends(SHAKY, "tcp", draw), "tcp", 'connect_timeout = "1s"'),
             "asked": (self._backends(STABLE, "udp", draw), "none", off),

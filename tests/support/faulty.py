@@ -1,5 +1,5 @@
-"""The stand of the fault tests: `l4lb serve` with every kind of listener, whose system calls can be made to fail, a real
-server behind it, and mixed traffic whose every byte is checked."""
+"""The stand of the fault tests: `l4lb serve` with every kind of listener, whose system calls can be made to fail, a
+real server behind it, and mixed traffic whose every byte is checked."""
 
 from __future__ import annotations
 
