@@ -4,7 +4,7 @@
 # leaves it out while another is left; when all were tried, they are tried again until connect_attempts are used up.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -176,7 +176,9 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         return socket_refusal(errno)
     if pool.source_length and source_bind(fd, pool) < 0:
         return socket_refusal(errno)
+    s.unix_sides &= <uint8_t>~(1 << <int>SIDE_BACKEND)
     if family == AF_UNIX:
+        s.unix_sides |= 1 << <int>SIDE_BACKEND
         s.flags |= SESSION_NODELAY_DONE
     elif client_speaks_first(w, s):
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.

@@ -69,6 +69,7 @@ cdef struct session_t:
     uint8_t state
     uint8_t splice
     uint8_t close_reason          # of a RESETTING session
+    uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t awaited               # of a READING one: what has to come first, see preface.pxd
 
 # ---- what outlives snapshots ----
