@@ -52,6 +52,13 @@ def native_forwarder(config: Config) -> NativeForwarder:
     )
 
 
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return uvloop.new_event_loop()
+    except OSError as error:  # EMFILE, ENFILE, ENOMEM
+        raise EngineError(f"cannot start: {error.strerror}") from error
+
+
 class LoadBalancer:
     """A load balancer in this process.
 
@@ -87,7 +94,7 @@ class LoadBalancer:
         with self._life:
             if self._plane is not None:
                 raise EngineError("already started")
-            self._loop = uvloop.new_event_loop()
+            self._loop = _new_loop()
             aside = ThreadPoolExecutor(
                 thread_name_prefix="l4lb-aside", initializer=name_this_thread, initargs=("l4lb-aside",)
             )
