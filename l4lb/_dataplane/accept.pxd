@@ -13,8 +13,8 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.limits cimport places_take, session_rate_take
 from l4lb._dataplane.linux cimport (
-    AF_UNIX, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
-    published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
+    AF_UNIX, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
+    published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
 )
 from l4lb._dataplane.opening cimport session_open
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener

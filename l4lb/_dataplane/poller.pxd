@@ -9,8 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from l4lb._dataplane.enums cimport ACCEPT_PAUSE_MS, side_t
 from l4lb._dataplane.linux cimport (
-    EEXIST, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
-    counter_add, epoll_ctl, epoll_event,
+    EEXIST, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD, counter_add, epoll_ctl, epoll_event,
 )
 from l4lb._dataplane.types cimport accepting_t, session_t, worker_t
 

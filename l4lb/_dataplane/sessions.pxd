@@ -77,6 +77,6 @@ cdef inline void sessions_free(sessions_t *self) noexcept nogil:
 
 
 cdef inline bint session_reads_short(session_t *s, side_t side, half_t *h) noexcept nogil:
-    """Whether a short read of that side leaves bytes behind: before an urgent mark or a reset, and on a unix socket at a
-    message that file descriptors came with (unix(7), SCM_RIGHTS; they go no further, as through any proxy)."""
+    """Whether a short read of that side leaves bytes behind: before an urgent mark or a reset, and on a unix socket at
+    a message that file descriptors came with (unix(7), SCM_RIGHTS; they go no further, as through any proxy)."""
     return h.flags & HALF_READ_ON or s.unix_sides >> <int>side & 1
