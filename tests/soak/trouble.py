@@ -42,6 +42,7 @@ class Trouble:
             (1, self._idle_clients),
             (2, self._resetting_clients),
             (1, self._drain_listener),
+            (2, self._pause),
         ]
 
     def once(self) -> None:
@@ -95,6 +96,13 @@ class Trouble:
         if not wait_until(lambda: self._process.log.count("info    reloaded") > before, 30):
             self._judge.violation("reload", "not done within 30 s")
         self._judge.event(f"reloaded {self._world.number}")
+
+    def _pause(self) -> None:
+        """The process itself stands still, as on a host that is busy: much is there at once when it goes on."""
+        self._judge.event("pause of the process")
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(self._draw.choice((0.02, 0.1, 0.4)))
+        os.kill(self.pid, signal.SIGCONT)
 
     def upgrade(self) -> None:
         old = self.pid
