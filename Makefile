@@ -10,7 +10,7 @@ ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
 
-.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak asan fuzz man deps build clean
+.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak soak-scenarios faults asan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -45,7 +45,13 @@ scenarios: build $(VENV)/browser ## tests over real sockets with real peers
 package-test: build  ## sdist and wheel install and run in an environment of their own
 	$(BIN)/python tests/package_test.py
 
-soak: build $(VENV)/browser      ## the long forms of the scenarios: 10 GB, a minute of churn
+soak: build      ## everything at once, every byte checked (ARGS="--minutes 20 --write"); writes docs/soak.md
+	$(BIN)/python -m tests.soak $(ARGS)
+
+faults: build    ## every system call fails in every way that its man page has, at three rates, under traffic
+	L4LB_FAULTS_ALL=1 $(BIN)/python -m pytest tests/scenarios/test_faults.py $(ARGS)
+
+soak-scenarios: build $(VENV)/browser  ## the long forms of the scenarios: 10 GB, a minute of churn
 	L4LB_SOAK=1 $(BIN)/python -m pytest tests/scenarios $(ARGS)
 
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md

@@ -9,13 +9,13 @@ from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
-    INBOX_SIZE, SESSION_NODELAY_DONE, close_reason_t,
+    INBOX_SIZE, SESSION_NODELAY_DONE, SIDE_CLIENT, close_reason_t,
 )
 from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
-    published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
+    AF_UNIX, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
+    published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
 )
 from l4lb._dataplane.opening cimport session_open
 from l4lb._dataplane.places cimport (
@@ -72,6 +72,7 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.flow = NULL
     s.preface = NULL
     s.awaited = arrival.proxy_mode
+    s.unix_sides = 1 << <int>SIDE_CLIENT if arrival.address.ss_family == AF_UNIX else 0
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms
     s.expires_ms = 0

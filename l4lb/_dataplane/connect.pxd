@@ -6,7 +6,7 @@
 # backend may do, since ports and firewall rules are those of a destination.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -175,7 +175,9 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         return ATTEMPT_NO_SOURCE
     if pool.source_length and source_bind(fd, pool) < 0:
         return ATTEMPT_NO_SOURCE
+    s.unix_sides &= <uint8_t>~(1 << <int>SIDE_BACKEND)
     if family == AF_UNIX:
+        s.unix_sides |= 1 << <int>SIDE_BACKEND
         s.flags |= SESSION_NODELAY_DONE
     elif client_speaks_first(w, s):
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.

@@ -14,7 +14,7 @@ from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
     HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
-    SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
+    SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, side_t,
 )
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
@@ -23,6 +23,7 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.parts cimport chunk_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
+from l4lb._dataplane.sessions cimport session_reads_short
 from l4lb._dataplane.types cimport backend_counters_t, half_t, session_t, worker_t
 
 cdef enum pump_t:
@@ -200,9 +201,8 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
         return PUMP_IDLE
     half_read(w, wire, got)
     if got < wanted:
-        # A short read emptied the socket, unless it stopped at an urgent mark or before a reset.
         h.full_reads = 0
-        if not h.flags & HALF_READ_ON:
+        if not session_reads_short(wire.session, <side_t>wire.direction, h):
             h.flags &= <uint8_t>~HALF_READABLE
             if h.flags & HALF_SOURCE_FIN:
                 h.flags |= HALF_EOF

@@ -4,9 +4,9 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
-from l4lb._dataplane.enums cimport NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE
+from l4lb._dataplane.enums cimport HALF_READ_ON, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE, side_t
 from l4lb._dataplane.linux cimport gauge_add
-from l4lb._dataplane.types cimport session_t, sessions_t
+from l4lb._dataplane.types cimport half_t, session_t, sessions_t
 
 
 cdef inline session_t *sessions_at(sessions_t *self, uint32_t index) noexcept nogil:
@@ -75,3 +75,9 @@ cdef inline void sessions_free(sessions_t *self) noexcept nogil:
         free(self.blocks[i])
     free(self.blocks)
     sessions_init(self)
+
+
+cdef inline bint session_reads_short(session_t *s, side_t side, half_t *h) noexcept nogil:
+    """Whether a short read of that side leaves bytes behind: before an urgent mark or a reset, and on a unix socket at
+    a message that file descriptors came with (unix(7), SCM_RIGHTS; they go no further, as through any proxy)."""
+    return h.flags & HALF_READ_ON or s.unix_sides >> <int>side & 1

@@ -70,6 +70,7 @@ cdef struct session_t:
     uint8_t state
     uint8_t splice
     uint8_t close_reason          # of a RESETTING session
+    uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t awaited               # of a READING one: what has to come first, see preface.pxd
 
 # ---- what outlives snapshots ----
@@ -263,6 +264,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     bint shared
     bint datagrams
     bint wide
+    bint deaf                     # not in epoll although it should be: see `poller_watch_listener`
     source_address_t local
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
@@ -393,6 +395,8 @@ cdef struct worker_t:
     uint32_t ready_count
     uint32_t paused_until_ms
     bint accept_paused
+    bint deaf                     # it does not serve all that it should; tried again then
+    uint32_t deaf_until_ms
     bint resources_short          # a backend's socket could not be had: accept no more for a while
     accepting_t *accepting
     uint32_t accepting_count

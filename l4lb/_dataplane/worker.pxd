@@ -29,6 +29,7 @@ from l4lb._dataplane.moving cimport arrivals, departures, moving_drop
 from l4lb._dataplane.pipes cimport pipes_free
 from l4lb._dataplane.poller cimport (
     EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
+    poller_watch_missed, worker_missed,
 )
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
@@ -152,7 +153,7 @@ cdef inline bint worker_accepts_on(worker_t *w, int fd, uint32_t hint) noexcept 
 
 
 cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogil:
-    """0, or -1 when memory is short: then this worker does not serve the the others do."""
+    """0, or -1 when memory is short."""
     cdef accepting_t *grown
     cdef accepting_t *entry
     if w.accepting_count == w.accepting_capacity:
@@ -168,12 +169,13 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
+    entry.deaf = False
     entry.wide = socket.wide
     entry.listener = socket.listener
     if socket.datagrams and udp_open(w) < 0:
         return -1
-    if worker_watches(w, entry) and poller_watch_listener(w, entry, w.accepting_count) < 0:
-        return -1
+    if worker_watches(w, entry):
+        poller_watch_listener(w, entry, w.accepting_count)
     w.accepting_count += 1
     return 0
 
@@ -185,8 +187,15 @@ cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexce
     for i in range(w.accepting_count):
         w.accepting[i].listener = listening_find(sockets, w.accepting[i].fd, i).listener
     for i in range(sockets.count):
-        if not worker_accepts_on(w, sockets.entries[i].fd, i):
-            worker_accept_on(w, &sockets.entries[i])
+        if not worker_accepts_on(w, sockets.entries[i].fd, i) and worker_accept_on(w, &sockets.entries[i]) < 0:
+            worker_missed(w)
+
+
+cdef inline void worker_hear_again(worker_t *w) noexcept nogil:
+    """Serve the listening sockets that could not be served before."""
+    w.deaf = False
+    poller_watch_missed(w)
+    worker_join_listeners(w, w.snapshot)
 
 
 cdef inline void worker_adopt(worker_t *w) noexcept nogil:
@@ -215,7 +224,7 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     if w.ready_count or w.eviction.running or w.sweeping.sweep != NULL:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
-    if w.accept_paused and (due < 0 or due > 10):
+    if (w.accept_paused or w.deaf) and (due < 0 or due > 10):
         due = 10
     if w.udp != NULL and w.udp.links.spare_count and (due < 0 or due > 1000):
         due = 1000
@@ -314,6 +323,8 @@ cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
         index = timers_pop(&w.timers, &w.sessions, w.now_ms)
     if w.accept_paused and <int>(<uint32_t>w.now_ms - w.paused_until_ms) >= 0:
         accept_resume(w)
+    if w.deaf and <int>(<uint32_t>w.now_ms - w.deaf_until_ms) >= 0:
+        worker_hear_again(w)
     if w.udp != NULL:
         links_sweep(w)
 

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import errno as e
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults import INTO_SOCKET, OUT_OF_SOCKET, TCP, UDP, UNIX
+from tests.support import faults
+from tests.support.faults import INTO_SOCKET, LISTENING, OUT_OF_SOCKET, TCP, UDP, UNIX, Faults
 from tests.support.faulty import Stand, standing
+from tests.support.peers import Server, echo
+from tests.support.programs import free_port, l4lb
+from tests.support.soaking import EchoBackend
+from tests.support.waiting import wait_until
 
 LONG_FORM = bool(os.environ.get("L4LB_FAULTS_ALL"))
 EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
@@ -148,3 +155,107 @@ def test_traffic_outlives_every_error(tmp_path: Path, groups: list[str]) -> None
         stand.assert_calm()
         stand.assert_server_content()
         stand.end()
+
+
+def test_a_listening_socket_that_could_not_be_watched_is_watched_again(tmp_path: Path) -> None:
+    """After a pause for want of file descriptors. The kernel goes on giving each worker's socket its share of the
+    clients: one that stayed unwatched would leave them waiting for ever."""
+    tmp_path.chmod(0o755)
+    with standing(tmp_path) as stand:
+        missed = stand.faults.inject("epoll_ctl", e.ENOSPC, kinds=LISTENING, argument=EPOLL_CTL_ADD)
+        pausing = stand.faults.inject("accept", e.EMFILE, count=8)
+        fault_over = threading.Timer(0.7, lambda: stand.faults.lift(missed))
+        fault_over.start()
+        stand.traffic(pausing, times=4, fault_s=0.5)
+        fault_over.join()
+        assert missed.hit > 2
+        stand.traffic(times=4)
+        stand.assert_calm()
+        stand.end()
+
+
+@pytest.mark.parametrize(("call", "protocol"), [("epoll_ctl", "tcp"), ("epoll_ctl", "udp"), ("malloc", "udp")])
+def test_a_listener_that_comes_with_a_reload_is_served_once_it_can_be(tmp_path: Path, call: str, protocol: str) -> None:
+    """Whatever was short when a worker took it over. Others go, so that those left change places in its list."""
+    tmp_path.chmod(0o755)
+    new, one, two = free_port(), free_port(), free_port()
+    head = f'[admin]\nbind = "unix:{tmp_path}/admin.sock"\n[global]\nworkers = 2\n'
+    listened = '[listeners.{}]\nbind = "127.0.0.1:{}"\nprotocol = "{}"\npool = "{}"\n'
+    file = tmp_path / "lb.toml"
+    with EchoBackends() as backends, Faults() as shim:
+        pools = f"""
+[pools.tcp]
+backends = ["{backends.stream}"]
+health = {{ type = "none" }}
+[pools.udp]
+backends = ["{backends.datagrams}"]
+health = {{ type = "none" }}
+"""
+        first = listened.format("going", one, "tcp", "tcp") + listened.format("staying", two, "tcp", "tcp")
+        if call != "malloc":  # a worker allocates what UDP needs with its first such listener
+            first += listened.format("there", free_port(), "udp", "udp")
+        file.write_text(head + pools + first)
+        with l4lb("serve", "-c", str(file), environment=shim.environment, admin=True) as process:
+            process.wait_for("admin listening")
+            added = listened.format("staying", two, "tcp", "tcp") + listened.format("new", new, protocol, protocol)
+            file.write_text(head + pools + added)
+            how = {"argument": EPOLL_CTL_ADD, "kinds": LISTENING | UDP} if call == "epoll_ctl" else {}
+            fault = shim.inject(call, e.ENOMEM, **how)
+            process.signal(signal.SIGHUP)
+            process.wait_for("reloaded")
+            assert wait_until(lambda: fault.hit)
+            shim.lift(fault)
+            for _ in range(20):  # both workers get some of them
+                assert ask(("127.0.0.1", new), protocol) == b"question"
+                assert ask(("127.0.0.1", two), "tcp") == b"question"
+
+
+def ask(address: tuple[str, int], protocol: str) -> bytes:
+    """What an echo at `address` answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5.0)
+        sock.connect(address)
+        sock.send(b"question")
+        return sock.recv(100)
+
+
+class EchoBackends:
+    """An echo of streams and one of datagrams."""
+
+    def __enter__(self) -> EchoBackends:
+        self._stream, self._datagrams = Server(echo), EchoBackend()
+        self.stream, self.datagrams = self._stream.address, self._datagrams.address
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.stop()
+        self._datagrams.stop()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said", "every"),
+    [
+        ("socket", e.EMFILE, "Too many open files", 1),
+        ("socket", e.EAFNOSUPPORT, "not supported", 1),
+        ("bind", e.EACCES, "Permission denied", 1),
+        ("bind", e.EADDRNOTAVAIL, "assign requested address", 1),
+        ("setsockopt", e.ENOBUFS, "No buffer space", 1),
+        ("eventfd", e.EMFILE, "Too many open files", 1),
+        ("eventfd", e.EMFILE, "Too many open files", 2),
+        ("eventfd", e.EMFILE, "Too many open files", 3),
+    ],
+)
+def test_a_start_that_fails_says_so_in_a_line(call: str, error: int, said: str, every: int) -> None:
+    """Whatever was short: no traceback, no process that looks started."""
+    with Faults() as shim:
+        what = {"threads": faults.CONTROL | faults.OTHERS, "every": every}
+        if call != "eventfd":
+            what |= {"kinds": TCP, "argument": socket.SO_REUSEPORT} if call == "setsockopt" else {}
+            what |= {"argument": socket.AF_INET | faults.STREAM} if call == "socket" else {}
+        rule = shim.inject(call, error, **what)
+        arguments = ("serve", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:9", "--workers", "2")
+        with l4lb(*arguments, environment=shim.environment) as process:
+            assert process.wait(30) in (1, 2), process.log
+            assert rule.hit
+            assert said in process.log, process.log
+            assert "Traceback" not in process.log, process.log

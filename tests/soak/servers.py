@@ -1,5 +1,4 @@
-"""A backend of the soak, a process of its own:
-`python -m tests.soak.servers NUMBER PORT HEADED_PORT UDP_PORT UNIX_PATH`.
+"""A backend of the soak as a process of its own, `python -m tests.soak.servers NUMBER PORT HEADED_PORT UDP_PORT PATH`.
 
 It serves the requests of tests/soak/content.py on TCP, on TCP behind a PROXY header, and on a unix socket, and echoes
 datagrams. What it finds wrong it prints, a line of JSON each. A killed one must not look like one that is done: until a
@@ -25,6 +24,7 @@ import uvloop
 
 from tests.soak import content
 from tests.soak.content import Request, Short, Stream, Wrong
+from tests.soak.packets import answer_to, is_packet
 
 PIECE = 1 << 17
 RESETTING_S = 1.0
@@ -186,11 +186,17 @@ class Server:
 
 
 class _Echo(asyncio.DatagramProtocol):
+    """Of questions, and of packets with connection ids."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def datagram_received(self, data: bytes, peer: object) -> None:
-        self._transport.sendto(data, peer)  # type: ignore[attr-defined]
+        said = answer_to(data, self._number) if is_packet(data) else data
+        self._transport.sendto(said, peer)  # type: ignore[attr-defined]
 
 
 def _listening(port: int) -> socket.socket:
@@ -217,7 +223,7 @@ async def _main(number: str, port: str, headed: str, udp: str, path: str) -> Non
         server.resetting_until = time.monotonic() + RESETTING_S
 
     loop.add_signal_handler(signal.SIGUSR1, begin_resetting)
-    await loop.create_datagram_endpoint(_Echo, ("127.0.0.1", int(udp)))
+    await loop.create_datagram_endpoint(lambda: _Echo(server.number), ("127.0.0.1", int(udp)))
     accepting = [
         server.accept(_listening(int(port)), headed=False),
         server.accept(_listening(int(headed)), headed=True),
