@@ -114,6 +114,11 @@ def is_name(text: str) -> bool:
     return False
 
 
+def name_of(text: str) -> str:
+    """The host of this address, which is sound, when it is a name that has to be looked up; else nothing."""
+    return parse_address(text).host if is_name(text) else ""
+
+
 def resolve_backend(address: Address) -> SocketAddress:
     """Where to connect. Port 0 stays: it means the port that the client came to."""
     if address.kind == "unix":

@@ -20,6 +20,7 @@ class Standing:
     priority: int = 0
     zone: str = ""
     ejected: bool = False
+    nowhere: str = ""  # why it has no address
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy
         lambda i: backends[i].admin_state is AdminState.READY, lambda i: f"admin state {backends[i].admin_state}"
     )
     found.keep(lambda i: backends[i].weight > 0, lambda i: "weight 0")
+    found.keep(lambda i: not backends[i].nowhere, lambda i: backends[i].nowhere)
     wanted = [backends[index] for index in found.usable]
     healths = [one.health for one in wanted]
     if not _ignores_health(healths, rules):
