@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from l4lb.config import Backend, Config
@@ -28,7 +27,6 @@ from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.resolution import LEARN_WITHIN_S, names_in
-from l4lb.control.resolution import place_by as place_by_name
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.errors import ChangeError, ConfigError
 from l4lb.model.changes import Changes
@@ -149,8 +147,7 @@ class Applying:
         """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
         names = names_in(desired.config)
         await self._names.learn(names, LEARN_WITHIN_S)
-        place_by = partial(place_by_name, self._names)
-        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, place_by, everything=everything)
+        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         listeners = [listener_spec(one, drained=name in desired.drained) for name, one in plan.listeners.items()]
         outlets = await self._prepare_outlets(plan)
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_drained, saved
-from l4lb.control.state import BackendState, State, first_health, place_at
+from l4lb.control.state import BackendState, State, first_health, located_at
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
@@ -81,7 +81,7 @@ def apply_names(state: State, seen: PlacesSeen) -> None:
         for id_, host in seen.get(name, {}).items():
             backend = pool.backends.get(id_)
             if backend is not None and backend.name:
-                backend.address, backend.unresolved = place_at(backend.config.address, host)
+                backend.address, backend.unresolved = located_at(backend.config.address, host)
                 backend.set_health(first_health(pool.config))
 
 

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from l4lb.control.state import NOT_YET
+from l4lb.control.state import NOT_YET, Location, located_at, location_of, unresolved_at
+from l4lb.net.address import name_of
 from l4lb.net.resolving import Answer, Host, Lookup, Lookups, NotResolved, look_up
 
 TTL_MIN_S = 1.0  # a TTL of 0 is no reason to ask all the time
@@ -43,6 +44,17 @@ class Names:
 
     def known(self, name: str) -> Name:
         return self._names.get(name) or Name()
+
+    def hosts(self, name: str) -> tuple[Host, ...]:
+        return self.known(name).hosts
+
+    def location(self, address: str) -> Location:
+        """Where a backend of that configured address is that has been nowhere yet."""
+        name = name_of(address)
+        if not name:
+            return location_of(address)
+        known = self.known(name)
+        return located_at(address, known.hosts[0]) if known.hosts else unresolved_at(address, known.error)
 
     def prime(self, known: Mapping[str, Iterable[Host]]) -> None:
         """What the process before this one knew: stale until it is looked up here."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from l4lb.config import Config
+from l4lb.config.loops import loop_conflicts
 from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
@@ -170,6 +171,9 @@ class ControlPlane:
         """Names get a moment, all side by side: who has no address then is down until it has one."""
         names = names_in(self.state.config)
         await self.names.learn(names, LEARN_WITHIN_S)
+        config = self.state.config
+        if loops := list(loop_conflicts(config, resolve=self.names.hosts)):
+            raise ConfigError([config.problem(path, message) for path, message in loops])
         await self.resolution.settle()
 
     def _bind(self) -> None:

@@ -6,18 +6,18 @@ Looks names up, which may take long: on any thread, while nothing else changes w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.config.loops import loop_conflicts
 from l4lb.control.environment import environment_problems
 from l4lb.control.health.checks import Target
 from l4lb.control.health.monitor import pool_targets
+from l4lb.control.names import Names
 from l4lb.control.state import ListenerState, Location, PoolState, State, bind_of, source_of
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-
-PlaceBy = Callable[[str], Location]  # of a configured address
 
 # What a process takes when it starts and cannot change: it holds from the next start or upgrade on.
 STARTED_WITH = {
@@ -55,12 +55,12 @@ class Plan:
     listeners: Mapping[str, ListenerState]
 
 
-def _place(entry: Backend, pool: PoolState | None, place_by: PlaceBy) -> Location:
+def _place(entry: Backend, pool: PoolState | None, names: Names) -> Location:
     """A backend that stays is where it is."""
     known = pool.backends.get(entry.key) if pool else None
     if known is not None and known.config.address == entry.address:
         return Location(known.address, known.unresolved)
-    return place_by(entry.address)
+    return names.location(entry.address)
 
 
 @contextlib.contextmanager
@@ -72,15 +72,13 @@ def _noting(problems: list[Problem], config: Config, *path: str) -> Iterator[Non
         problems.append(config.problem(path, str(error)))
 
 
-def _pool_plan(
-    name: str, config: Config, running: PoolState | None, place_by: PlaceBy, problems: list[Problem]
-) -> PoolPlan:
+def _pool_plan(name: str, config: Config, running: PoolState | None, names: Names, problems: list[Problem]) -> PoolPlan:
     """Only to be used when it adds no problem."""
     pool, source = config.pools[name], None
     backends: dict[str, BackendPlan] = {}
     targets: dict[str, Target] = {}
     for position, entry in enumerate(pool.backends):
-        backends[entry.key] = BackendPlan(entry, _place(entry, running, place_by), position)
+        backends[entry.key] = BackendPlan(entry, _place(entry, running, names), position)
     with _noting(problems, config, "pools", name, "source_address"):
         source = source_of(pool)
     with _noting(problems, config, "pools", name, "health"):
@@ -104,8 +102,8 @@ def _listener(name: str, config: Listener, running: ListenerState | None) -> Lis
     return running if running is not None and running == wanted else wanted
 
 
-def plan_changes(config: Config, state: State, place_by: PlaceBy, *, everything: bool) -> Plan:
-    """From `state` to `config`. `place_by` says where a backend is that is new.
+def plan_changes(config: Config, state: State, names: Names, *, everything: bool) -> Plan:
+    """From `state` to `config`. `names` say where a backend is that is new.
 
     ConfigError, with every problem, for listeners' names that do not resolve, backends that cannot be checked, and with
     `everything` for what this process may not do.
@@ -117,7 +115,9 @@ def plan_changes(config: Config, state: State, place_by: PlaceBy, *, everything:
         running = state.pools.get(name)
         if running is not None and running.config is pool:
             continue
-        plan = _pool_plan(name, config, running, place_by, problems)
+        plan = _pool_plan(name, config, running, names, problems)
+        loops = loop_conflicts(config, [name], names.hosts)
+        problems += [config.problem(path, message) for path, message in loops]
         if not problems and (running is None or _differs(plan, running)):
             pools.append(plan)
     for name, listener in config.listeners.items():

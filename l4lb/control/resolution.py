@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from l4lb.config import Config
+from l4lb.config.loops import leads_back
 from l4lb.control.events import Events, logger
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor, pool_targets
@@ -21,11 +22,10 @@ from l4lb.control.names import Names
 from l4lb.control.state import (
     BackendState,
     CheckResult,
-    Location,
     PoolState,
     State,
     first_health,
-    place_at,
+    located_at,
     unresolved_at,
 )
 from l4lb.model.states import Health
@@ -39,12 +39,6 @@ def names_in(config: Config) -> set[str]:
     """Those that its backends are given by."""
     addresses = (backend.address for pool in config.pools.values() for backend in pool.backends)
     return {name for address in addresses if (name := name_of(address))}
-
-
-def place_by(names: Names, address: str) -> Location:
-    """Where a backend of that configured address is that has been nowhere yet."""
-    known = names.known(name_of(address))
-    return place_at(address, known.hosts[0]) if known.hosts else unresolved_at(address, known.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +154,24 @@ class Resolution:
     def _move(self, pool: PoolState, backend: BackendState, failed: bool) -> bool:
         """Whether anything is another than before."""
         known = self._names.known(backend.name)
-        if not known.hosts:
-            return self._note_unresolved(pool, backend, known.error)
+        hosts = [host for host in known.hosts if not self._leads_back(pool, backend, host)]
+        if not hosts:
+            error = "it leads back to this process" if known.hosts else known.error
+            return self._note_unresolved(pool, backend, error)
         at = (backend.address.family, backend.address.host)
-        index = known.hosts.index(at) if at in known.hosts else -1
+        index = hosts.index(at) if at in hosts else -1
         if index >= 0 and not failed and not backend.unresolved:
             return False
-        host = known.hosts[(index + 1) % len(known.hosts)] if failed else known.hosts[0]
+        host = hosts[(index + 1) % len(hosts)] if failed else hosts[0]
         if host == at and not backend.unresolved:
             return False
-        self._place(pool, backend, host, failed)
+        self._locate(pool, backend, host, failed)
         return True
+
+    def _leads_back(self, pool: PoolState, backend: BackendState, host: tuple[int, str]) -> bool:
+        """A name may come to mean this process long after its configuration was sound."""
+        address = located_at(backend.config.address, host).address
+        return bool(leads_back(self._state.config, pool.name, str(address)))
 
     def _note_unresolved(self, pool: PoolState, backend: BackendState, error: str) -> bool:
         """Only of one that never had an address: names keep their last answer."""
@@ -182,12 +183,12 @@ class Resolution:
         self._events.emit("backend_down", fields, logging.WARNING)
         return True
 
-    def _place(self, pool: PoolState, backend: BackendState, host: tuple[int, str], failed: bool) -> None:
+    def _locate(self, pool: PoolState, backend: BackendState, host: tuple[int, str], failed: bool) -> None:
         fields: dict[str, object] = {"pool": pool.name, "backend": backend.id}
         if not backend.unresolved:
             fields["before"] = str(backend.address)
         was_unresolved = bool(backend.unresolved)
-        backend.address, backend.unresolved = place_at(backend.config.address, host)
+        backend.address, backend.unresolved = located_at(backend.config.address, host)
         if was_unresolved or not failed:  # of this address nothing is known; else it has to show that it is up
             backend.set_health(first_health(pool.config))
         self._forgive(pool.name, backend.id)

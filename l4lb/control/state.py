@@ -154,7 +154,7 @@ class Location(NamedTuple):
 _NOWHERE = SocketAddress(socket.AF_INET, "255.255.255.255", 1)
 
 
-def place_at(address: str, host: tuple[int, str]) -> Location:
+def located_at(address: str, host: tuple[int, str]) -> Location:
     """`address`, given by name, at one of the name's hosts."""
     return Location(SocketAddress(*host, parse_address(address).ports[0]))
 
@@ -163,7 +163,7 @@ def unresolved_at(address: str, error: str) -> Location:
     return Location(_NOWHERE, f"name {name_of(address)} does not resolve: {error}")
 
 
-def place_of(address: str) -> Location:
+def location_of(address: str) -> Location:
     """Where a backend of that configured address is as long as no name is looked up."""
     if name_of(address):
         return unresolved_at(address, NOT_YET)
@@ -187,7 +187,7 @@ def source_of(config: Pool) -> SocketAddress | None:
 def _pool(name: str, config: Pool) -> PoolState:
     health = first_health(config)
     states = [
-        new_backend(backend, place_of(backend.address), health, position)
+        new_backend(backend, location_of(backend.address), health, position)
         for position, backend in enumerate(config.backends)
     ]
     backends = {state.id: state for state in sorted(states, key=lambda state: state.id)}

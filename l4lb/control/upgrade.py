@@ -41,8 +41,8 @@ _MOVED_POLL_S = 0.001
 
 
 class Upgrade:
-    """`admin` gives the admin API's socket, `desired` what is wanted at this moment, `names` what is known of names. One
-    `upgrade` at a time: the caller sees to that."""
+    """`admin` gives the admin API's socket, `desired` what is wanted at this moment, `names` what is known of names.
+    One `upgrade` at a time: the caller sees to that."""
 
     def __init__(
         self,
