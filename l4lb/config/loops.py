@@ -25,11 +25,21 @@ def loop_conflicts(
     config: Config, pools: Iterable[str] | None = None, resolve: Resolve = nothing
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The backends of `pools` (None: all) that lead back, as (path, message)."""
+    singles, ranges = _ports(config)
     for name in config.pools if pools is None else pools:
         for index, backend in enumerate(config.pools[name].backends):
+            first, _ = parse_address(backend.address).ports
+            if first and first not in singles and not any(low <= first <= high for low, high in ranges):
+                continue  # nearly all, and there may be many
             if listener := leads_back(config, name, backend.address, resolve):
                 message = f'"{backend.address}": is listener "{listener}" of this process, and leads back to this pool'
                 yield ("pools", name, "backends", index), message
+
+
+def _ports(config: Config) -> tuple[set[int], list[tuple[int, int]]]:
+    """Those that are listened on: single ones, and ranges."""
+    ports = [parse_address(bind).ports for listener in config.listeners.values() for bind in listener.bind]
+    return {low for low, high in ports if low == high}, [(low, high) for low, high in ports if low != high]
 
 
 def leads_back(config: Config, pool: str, address: str, resolve: Resolve = nothing) -> str:

@@ -26,7 +26,7 @@ from l4lb.control.names import Names
 from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
-from l4lb.control.resolution import LEARN_WITHIN_S, names_in
+from l4lb.control.resolution import LEARN_WITHIN_S, NamesIn
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.errors import ChangeError, ConfigError
 from l4lb.model.changes import Changes
@@ -72,6 +72,7 @@ class Applying:
         self._events = events
         self._followers = followers
         self._names = names
+        self._names_in = NamesIn()
         self.one_at_a_time = asyncio.Lock()
 
     async def reload(self, file: Config) -> Changes:
@@ -145,7 +146,7 @@ class Applying:
 
     async def _make(self, desired: Desired, *, everything: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
-        names = names_in(desired.config)
+        names = self._names_in(desired.config)
         await self._names.learn(names, LEARN_WITHIN_S)
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         listeners = [listener_spec(one, drained=name in desired.drained) for name, one in plan.listeners.items()]

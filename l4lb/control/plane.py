@@ -35,7 +35,7 @@ from l4lb.control.names import Names
 from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.refusals import Refusals
-from l4lb.control.resolution import LEARN_WITHIN_S, Adapting, Resolution, names_in
+from l4lb.control.resolution import LEARN_WITHIN_S, Adapting, NamesIn, Resolution
 from l4lb.control.sessions import Sessions
 from l4lb.control.state import BackendState, CheckResult, PoolState, State, initial_state
 from l4lb.control.state_file import StateFile
@@ -169,7 +169,7 @@ class ControlPlane:
 
     async def _resolve(self) -> None:
         """Names get a moment, all side by side: who has no address then is down until it has one."""
-        names = names_in(self.state.config)
+        names = NamesIn()(self.state.config)
         await self.names.learn(names, LEARN_WITHIN_S)
         config = self.state.config
         if loops := list(loop_conflicts(config, resolve=self.names.hosts)):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from l4lb.config import Config
+from l4lb.config import Config, Pool
 from l4lb.config.loops import leads_back
 from l4lb.control.events import Events, logger
 from l4lb.control.health.agent import Agents
@@ -35,10 +35,20 @@ from l4lb.net.address import name_of
 LEARN_WITHIN_S = 2.0
 
 
-def names_in(config: Config) -> set[str]:
-    """Those that its backends are given by."""
-    addresses = (backend.address for pool in config.pools.values() for backend in pool.backends)
-    return {name for address in addresses if (name := name_of(address))}
+class NamesIn:
+    """The names that backends of a configuration are given by. Pools that it had before are not looked at again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Pool, frozenset[str]]] = {}
+
+    def __call__(self, config: Config) -> set[str]:
+        before, self._known = self._known, {}
+        for name, pool in config.pools.items():
+            known = before.get(name)
+            if known is None or known[0] is not pool:
+                known = (pool, frozenset(name_of(backend.address) for backend in pool.backends))
+            self._known[name] = known
+        return {name for _, names in self._known.values() for name in names if name}
 
 
 @dataclass(frozen=True, slots=True)

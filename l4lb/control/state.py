@@ -76,16 +76,12 @@ class BackendState:
     ejection: Ejection | None = None
     agent: AgentState = AgentState()
     effective_weight: float = 0.0  # in the published snapshot: a part of the configured one while it starts slowly
+    name: str = ""  # that it is given by and that is looked up; empty for an address
     unresolved: str = ""  # why its name has no address: `address` is nowhere then
 
     @property
     def id(self) -> str:
         return self.config.key
-
-    @property
-    def name(self) -> str:
-        """The name that it is given by and that is looked up; empty for an address."""
-        return name_of(self.config.address)
 
     @property
     def observed(self) -> Health:
@@ -173,7 +169,8 @@ def location_of(address: str) -> Location:
 def new_backend(config: Backend, place: Location, health: Health, position: int) -> BackendState:
     """`health` is its first, unless it is nowhere: then it is down."""
     health = Health.DOWN if place.unresolved else health
-    state = BackendState(config, place.address, config.admin_state, health, position, unresolved=place.unresolved)
+    state = BackendState(config, place.address, config.admin_state, health, position)
+    state.name, state.unresolved = name_of(config.address), place.unresolved
     state.history.append((state.since, health))
     return state
 

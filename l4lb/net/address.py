@@ -6,6 +6,7 @@ a listener may bind a range ``host:8000-8010``.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
@@ -33,6 +34,7 @@ class Address:
         return self.ports[0] != self.ports[1]
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Parse without looking anything up. ValueError says what was expected."""
     if text.startswith("unix:"):
