@@ -30,6 +30,7 @@ from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
+from l4lb.net.resolving import Lookup, look_up
 from l4lb.net.threads import name_this_thread, started
 from l4lb.views import ListenerView, PoolView
 
@@ -64,7 +65,7 @@ class LoadBalancer:
     Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
     global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
     configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` is from the
-    process that this one replaces, `host` the process that this runs in.
+    process that this one replaces, `host` the process that this runs in, `lookup` what names are looked up by.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class LoadBalancer:
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
         host: Host | None = None,
+        lookup: Lookup = look_up,
     ) -> None:
         self._host = host
+        self._lookup = lookup
         self._inheritance = inheritance
         self._started_with = config
         self._load = load
@@ -112,7 +115,7 @@ class LoadBalancer:
         inheritance = self._inheritance or Inheritance(*read_state(self._started_with))
         forwarder = self._forwarder_factory(self._started_with)
         try:
-            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance, self._host)
+            plane = ControlPlane(self._started_with, forwarder, self._load, inheritance, self._host, self._lookup)
         except BaseException:
             forwarder.close()
             raise
@@ -360,13 +363,14 @@ async def _settle() -> None:
 def explain_offline(config: Config, pool: str, source: str, to: str = "") -> shapes.Explanation:
     """`PoolView.explain` without a running instance, as if every backend were up.
 
-    Looks names up; ConfigError for those that do not resolve, ValueError for an address that is none, KeyError for a
+    Looks no backend's name up: who gets a client does not depend on it. ConfigError for a listener's that does not
+    resolve, ValueError for an address that is none, KeyError for a
     pool that is not there.
     """
     plane = ControlPlane(config, native_forwarder(config))
     try:
         for backend in plane.state.pools[pool].backends.values():
-            backend.health = Health.UP
+            backend.health, backend.unresolved = Health.UP, ""
         plane.reconciler.preview()
         return plane.status.explain(pool, source, to)
     finally:

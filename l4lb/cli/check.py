@@ -6,13 +6,22 @@ import click
 
 from l4lb.config import Config
 from l4lb.control.environment import source_problems
+from l4lb.errors import ConfigError
 
 
 @click.command()
 @click.argument("file", type=click.Path())
 def check(file: str) -> None:
-    """Check a configuration and print every error in it."""
+    """Check a configuration and print every error in it, and what `l4lb serve` would meet here now as warnings: names
+    that do not resolve, places where this user cannot write."""
     config = Config.load(file)
+    from l4lb.control.foresight import look_ahead  # what a broken file does not need
+
+    errors, warnings = look_ahead(config)
+    for problem in warnings:
+        click.echo(f"warning: {problem}", err=True)
+    if errors:
+        raise ConfigError(errors)
     backends = sum(len(pool.backends) for pool in config.pools.values())
     for problem in source_problems(config):
         click.echo(f"warning: {problem} (serve would refuse it here)", err=True)

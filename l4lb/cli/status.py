@@ -46,6 +46,18 @@ def _check_text(check: dict[str, Any] | None) -> str:
     return f"{check['latency_ms']:.1f} ms" if check["ok"] else f"{check['step']}: {check['reason']}"
 
 
+def _name_text(backend: dict[str, Any]) -> str:
+    """Its id, and for one that is given by name where it is."""
+    at = (backend.get("resolved") or {}).get("address")
+    return f"{backend['id']}\nat {at}" if at else str(backend["id"])
+
+
+def _last_text(backend: dict[str, Any]) -> str:
+    """The last check; while its name has no address, why."""
+    nowhere = backend.get("resolved") and not backend["resolved"]["address"]
+    return str(backend["passed_over"]) if nowhere else _check_text(backend["last_check"])
+
+
 def titled(title: str) -> Table:
     return Table(title=Text(title), title_justify="left")
 
@@ -76,10 +88,10 @@ def pool_table(pool: dict[str, Any]) -> Table:
         sizes = [size_text(one["bytes_up"]), size_text(one["bytes_down"])]
         sizes += [str(one[heading.replace(" ", "_")]) for heading in datagrams]
         health = Text(one["health"], HEALTH_STYLE[one["health"]])
-        last = Text(_check_text(one["last_check"]))  # as text: "[fe80::1]:80" would be taken for markup
+        last = Text(_last_text(one))  # as text: "[fe80::1]:80" would be taken for markup
         said = [counts_text(one["path_errors"])] if path_errors else []
         failures = str(one["connect_failures"])
-        table.add_row(Text(one["id"]), health, one["admin_state"], *counts, *sizes, failures, *said, last)
+        table.add_row(Text(_name_text(one)), health, one["admin_state"], *counts, *sizes, failures, *said, last)
     return table
 
 

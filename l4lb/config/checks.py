@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from l4lb.config.base import given
 from l4lb.config.health import health_conflicts
 from l4lb.config.hints import did_you_mean
+from l4lb.config.loops import loop_conflicts
 from l4lb.config.models import Config, Listener, Pool
 from l4lb.config.policies import find_policy
 from l4lb.config.proxy_checks import accept_conflicts, send_conflicts
@@ -32,6 +33,7 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     for name, pool in config.pools.items():
         yield from _pool(name, pool)
         yield from _pool_of_protocols(config, name, pool)
+    yield from loop_conflicts(config)
     yield from _admin(config)
     yield from _user(config)
 

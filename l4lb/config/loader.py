@@ -21,7 +21,7 @@ from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.models import AdminConfig, Backend, Config, GlobalConfig, Listener, Pool
 from l4lb.config.positions import Path as KeyPath
-from l4lb.config.positions import Positions
+from l4lb.config.positions import Positions, path_text
 from l4lb.config.proxy import OwnTlv
 from l4lb.config.supported import is_later_key
 from l4lb.errors import ConfigError, Problem
@@ -38,14 +38,6 @@ _EXPECTED = {
     "model_type": "expected a table",
     "list_type": "expected a list",
 }
-
-
-def path_text(path: KeyPath) -> str:
-    """``("pools", "web", "backends", 0)`` as ``pools.web.backends[0]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def _known_keys(path: KeyPath) -> list[str]:

@@ -16,6 +16,7 @@ from l4lb.config.base import Count, Line, Model, Name, PositiveCount, listify, r
 from l4lb.config.health import HealthConfig
 from l4lb.config.hints import did_you_mean
 from l4lb.config.policies import policy_names
+from l4lb.config.positions import path_text
 from l4lb.config.proxy import Network, Tlv
 from l4lb.config.reporting import AccessLogTarget, DatagramAddress, DatagramAddressOrOff, LogTarget, MetricPrefix
 from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
@@ -356,7 +357,7 @@ class Config(Model):
             if path[:end] in self._flags:
                 return Problem(self._flags[path[:end]], message)
         line = self.line_of(*path)
-        return Problem(".".join(map(str, path)), message, self._file if line else "", line)
+        return Problem(path_text(path), message, self._file if line else "", line)
 
     def line_of(self, *path: str | int) -> int:
         """The line of a key in the file that this was loaded from; 0 when there is none."""

@@ -21,6 +21,14 @@ def _keys(node: tree_sitter.Node) -> Iterator[str]:
     yield text[1:-1] if node.type == "quoted_key" else text
 
 
+def path_text(path: Path) -> str:
+    """``("pools", "web", "backends", 0)`` as ``pools.web.backends[0]``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
 class Positions:
     """Lines by key path. A path that is not in the file has the line of the nearest one above it that is."""
 

@@ -23,9 +23,11 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.listeners import listener_spec, prepare_listeners, turn_away_others
+from l4lb.control.names import Names
 from l4lb.control.outlets import Outlets, Prepared
 from l4lb.control.planning import Plan, PoolPlan, needs_restart, plan_changes
 from l4lb.control.reconciler import Reconciler
+from l4lb.control.resolution import LEARN_WITHIN_S, NamesIn
 from l4lb.control.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.control.state_file import Saving
 from l4lb.errors import ChangeError, ConfigError
@@ -62,6 +64,7 @@ class Applying:
         events: Events,
         followers: Followers,
         save: Callable[[Desired], Awaitable[Saving]],
+        names: Names,
     ) -> None:
         self.desired = desired
         self._save = save
@@ -71,6 +74,8 @@ class Applying:
         self._reconciler = reconciler
         self._events = events
         self._followers = followers
+        self._names = names
+        self._names_in = NamesIn()
         self.one_at_a_time = asyncio.Lock()
 
     async def reload(self, file: Config) -> Changes:
@@ -79,7 +84,8 @@ class Applying:
         async with self.one_at_a_time:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
-            changes = await self._make(desired, look_up=True)
+            changes = await self._make(desired, everything=True)
+            self._names.refresh()
         self._events.emit("reloaded", dict(changes.counts()))
         if changes.needs_restart:
             keys = ", ".join(changes.needs_restart)
@@ -137,13 +143,15 @@ class Applying:
 
     async def _change(self, desired: Desired, first: Callable[[], None] = lambda: None) -> None:
         try:
-            await self._make(desired, look_up=False, first=first)
+            await self._make(desired, everything=False, first=first)
         except ConfigError as error:
             raise ChangeError("invalid", error.problems[0].message, error.problems[0].path) from error
 
-    async def _make(self, desired: Desired, *, look_up: bool, first: Callable[[], None] = lambda: None) -> Changes:
-        """`first` is called once nothing can fail any more."""
-        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, look_up=look_up)
+    async def _make(self, desired: Desired, *, everything: bool, first: Callable[[], None] = lambda: None) -> Changes:
+        """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
+        names = self._names_in(desired.config)
+        await self._names.learn(names, LEARN_WITHIN_S)
+        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         listeners = _specs(plan.listeners, desired)
         outlets = await self._prepare_outlets(plan)
         try:
@@ -155,6 +163,7 @@ class Applying:
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
+        self._names.keep(names)
         self._state.drained = frozenset(desired.drained)
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before
@@ -212,19 +221,23 @@ class Applying:
         counts.removed += sum(key not in backends for key in pool.backends)
         if (pool.config.health.type == "none") != (plan.config.health.type == "none"):
             for backend in backends.values():  # nobody looked, or nobody will
-                backend.set_health(first_health(plan.config))
+                if not backend.unresolved:
+                    backend.set_health(first_health(plan.config))
         pool.backends, pool.config, pool.source = backends, plan.config, plan.source
         return pool
 
     def _backend(self, pool: PoolState, plan: PoolPlan, key: str, counts: _Counts) -> BackendState:
         wanted, known = plan.backends[key], pool.backends.get(key)
-        if known is not None and known.address == wanted.address:
+        if known is not None and known.address == wanted.place.address:
             counts.changed += known.config != wanted.config
             known.config, known.admin_state, known.position = wanted.config, wanted.config.admin_state, wanted.position
             return known
-        backend = new_backend(wanted.config, wanted.address, first_health(plan.config), wanted.position)
+        backend = new_backend(wanted.config, wanted.place, first_health(plan.config), wanted.position)
         if known is None:
             counts.added += 1
+            if backend.unresolved:
+                fields: dict[str, object] = {"pool": pool.name, "backend": key, "reason": backend.unresolved}
+                self._events.emit("backend_down", fields, logging.WARNING)
             self._followers.aftermath.returned(pool.name, key)
         else:  # the same id at another address: what was seen is of the other
             counts.changed += 1

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from l4lb.config import Backend, Config, Listener, Pool, build_backend
 from l4lb.config.checks import backend_conflicts
-from l4lb.config.loader import path_text
+from l4lb.config.loops import loop_conflicts
+from l4lb.config.positions import path_text
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")
@@ -140,7 +141,7 @@ def _kept(pool: Pool, overrides: Overrides) -> dict[str, Override]:
 def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
     """What does not go together in these pools, though the file by itself is sound."""
     for name in names:
-        for path, message in backend_conflicts(name, config.pools[name]):
+        for path, message in [*backend_conflicts(name, config.pools[name]), *loop_conflicts(config, [name])]:
             yield config.problem(path, f"{message} (with what was changed at runtime)")
 
 

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l4lb.control.desired import Desired, Drained, Overlay, restored, restored_drained, saved
-from l4lb.control.state import State
+from l4lb.control.state import BackendState, State, first_health, located_at
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.admin_socket import AdminSocket
 from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
+from l4lb.net.resolving import Host
 
+NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
+PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends were that are given by name, by pool and backend
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
 
@@ -30,6 +33,8 @@ class Inheritance:
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
     health: HealthSeen = field(default_factory=dict)
+    names: NamesKnown = field(default_factory=dict)
+    places: PlacesSeen = field(default_factory=dict)
     sockets: list[Handed] = field(default_factory=list)
     admin: AdminSocket | None = None
     channel: Channel | None = None
@@ -58,6 +63,28 @@ def health_of(state: State) -> HealthSeen:
     }
 
 
+def places_of(state: State) -> PlacesSeen:
+    return {
+        name: {one.id: (int(one.address.family), one.address.host) for one in pool.backends.values() if _is_placed(one)}
+        for name, pool in state.pools.items()
+    }
+
+
+def _is_placed(backend: BackendState) -> bool:
+    return bool(backend.name) and not backend.unresolved
+
+
+def apply_names(state: State, seen: PlacesSeen) -> None:
+    """Backends that are given by name are where the process before this one had them, until their names are looked up
+    here: a name server that is away at an upgrade takes nothing away."""
+    for name, pool in state.pools.items():
+        for id_, host in seen.get(name, {}).items():
+            backend = pool.backends.get(id_)
+            if backend is not None and backend.name:
+                backend.address, backend.unresolved = located_at(backend.config.address, host)
+                backend.set_health(first_health(pool.config))
+
+
 def apply_health(state: State, seen: HealthSeen) -> None:
     """Backends that are still at their address have the health that the process before this one saw."""
     for name, pool in state.pools.items():
@@ -67,16 +94,28 @@ def apply_health(state: State, seen: HealthSeen) -> None:
                 backend.set_health(Health(health))
 
 
-def hand_down(
-    channel: Channel, sockets: list[Handed], admin: AdminSocket | None, desired: Desired, seen: HealthSeen
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a process has found out of the world."""
+
+    health: HealthSeen
+    names: NamesKnown
+    places: PlacesSeen
+
+
+def seen_by(state: State, names: NamesKnown) -> Seen:
+    return Seen(health_of(state), names, places_of(state))
+
+
+def hand_down(channel: Channel, sockets: list[Handed], admin: AdminSocket | None, desired: Desired, seen: Seen) -> None:
     """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
     changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
-    channel.send({"kind": "start", **changes, "health": seen})
+    told = {"health": seen.health, "names": seen.names, "places": seen.places}
+    channel.send({"kind": "start", **changes, **told})
 
 
 def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
@@ -150,6 +189,11 @@ def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
             return found
 
 
+def _host(said: Sequence[Any]) -> Host:
+    family, host = said
+    return int(family), str(host)
+
+
 def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
     match message["kind"]:
         case "sockets":
@@ -160,5 +204,8 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
             found.health = message["health"]
+            names, places = message.get("names", {}), message.get("places", {})
+            found.names = {name: [_host(host) for host in hosts] for name, hosts in names.items()}
+            found.places = {pool: {id_: _host(at) for id_, at in one.items()} for pool, one in places.items()}
         case kind:
             raise ValueError(f'a process of another version? It says "{kind}"')

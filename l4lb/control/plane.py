@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from l4lb.config import Config
+from l4lb.config.loops import loop_conflicts
 from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.aftermath import Aftermath
@@ -26,16 +27,18 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.host import Host
-from l4lb.control.inheritance import Inheritance, apply_health, received_sessions
+from l4lb.control.inheritance import Inheritance, apply_health, apply_names, received_sessions
 from l4lb.control.listeners import listener_spec, prepare_listeners
 from l4lb.control.metrics.exposition import Metrics
 from l4lb.control.metrics.gathered import Sources
+from l4lb.control.names import Names
 from l4lb.control.outlets import Outlets
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.refusals import Refusals
+from l4lb.control.resolution import LEARN_WITHIN_S, Adapting, NamesIn, Resolution
 from l4lb.control.sessions import Sessions
 from l4lb.control.shortages import Shortages
-from l4lb.control.state import BackendState, PoolState, State, initial_state
+from l4lb.control.state import BackendState, CheckResult, PoolState, State, initial_state
 from l4lb.control.state_file import StateFile
 from l4lb.control.status import Status
 from l4lb.control.supervision import Supervision
@@ -46,6 +49,7 @@ from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
 from l4lb.model.states import Health, ProcessState
 from l4lb.model.stats import Stats
 from l4lb.net.handover import Channel
+from l4lb.net.resolving import Lookup, look_up
 
 _WATCH_S = 1.0
 _POLL_S = 0.02
@@ -62,7 +66,7 @@ class ControlPlane:
 
     `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
     the process that this one replaces; `took_over` is called when that one leaves. `host` is the process that this runs
-    in.
+    in. `lookup` is what a name is looked up by.
     """
 
     def __init__(
@@ -72,20 +76,24 @@ class ControlPlane:
         load: Callable[[], Config] | None = None,
         inheritance: Inheritance | None = None,
         host: Host | None = None,
+        lookup: Lookup = look_up,
     ) -> None:
         self.forwarder = forwarder
         self.host = host or Host()
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
+        self.names = Names(lambda name: self.resolution.changed(name), lookup)
+        self.names.prime(self.inheritance.names)
         desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
         self.state: State = initial_state(desired.config)
         self.state.drained = frozenset(desired.drained)
+        apply_names(self.state, self.inheritance.places)
         apply_health(self.state, self.inheritance.health)
         self.aftermath = Aftermath(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
-        self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
+        self.monitor = Monitor(self.state, self.events, self._observed, self._checked)
         self.agents = Agents(self.state, self.events, self._observed)
         self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
         self.outlets = Outlets(forwarder, self.sources, self.events)
@@ -93,13 +101,24 @@ class ControlPlane:
         followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
         self.state_file = StateFile(self.events)
         self.applying = Applying(
-            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.begin
+            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.begin, self.names
+        )
+        self.resolution = Resolution(
+            self.state,
+            self.events,
+            self.names,
+            self.applying.one_at_a_time,
+            Adapting(self.monitor, self.agents, self.passive),
+            lambda pools: self.reconciler.request(pools=pools),
+            forwarder.forgive,
         )
         self.sessions = Sessions(self.state, forwarder, self.events)
         self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
         self.draining.asked = self.host.drain_asked
         self.draining.stopping = lambda timeout_s: self.supervision.stopping(timeout_s)
-        self.status = Status(self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage)
+        self.status = Status(
+            self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage, self.names
+        )
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)
@@ -109,6 +128,7 @@ class ControlPlane:
             self.events,
             lambda: self.admin.socket,
             lambda: self.applying.desired,
+            self.names.answers,
             self.host.successor,
         )
         self.took_over: Callable[[], None] = lambda: None
@@ -133,6 +153,7 @@ class ControlPlane:
                 outlets.discard()
                 raise
             await self.outlets.commit(outlets)
+            await self._resolve()
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -151,6 +172,15 @@ class ControlPlane:
         else:
             self._alone.set()
             self.supervision.speak()
+
+    async def _resolve(self) -> None:
+        """Names get a moment, all side by side: who has no address then is down until it has one."""
+        names = NamesIn()(self.state.config)
+        await self.names.learn(names, LEARN_WITHIN_S)
+        config = self.state.config
+        if loops := list(loop_conflicts(config, resolve=self.names.hosts)):
+            raise ConfigError([config.problem(path, message) for path, message in loops])
+        await self.resolution.settle()
 
     def _bind(self) -> None:
         """Everything that may need root; then be the user that the configuration names, before there is any other
@@ -201,6 +231,10 @@ class ControlPlane:
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
         self.reconciler.request(lambda: self.aftermath.health_changed(pool, backend), (pool.name,))
+
+    def _checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
+        self.passive.checked(pool, backend, result)
+        self.resolution.checked(pool, backend, result)
 
     def _ejection_changed(self, pool: PoolState) -> None:
         self.reconciler.request(pools=(pool.name,))
@@ -313,6 +347,8 @@ class ControlPlane:
         if self._predecessor is not None:
             self._predecessor.cancel()
             await asyncio.gather(self._predecessor, return_exceptions=True)
+        self.names.stop()
+        await self.resolution.stop()
         await self.upgrading.stop()
         await self.supervision.stop()
         await self.monitor.stop()
@@ -333,6 +369,7 @@ class ControlPlane:
             self.refusals.look(stats)
             self.shortages.look(stats)
             self._tell_limit(stats)
+            self.resolution.sample(stats)
             pauses = sum(worker.accept_pauses for worker in stats.workers)
             if pauses > self._pauses:
                 reason = "out of file descriptors or memory; established sessions go on"

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.config.loops import loop_conflicts
 from l4lb.control.environment import environment_problems
 from l4lb.control.health.checks import Target
 from l4lb.control.health.monitor import pool_targets
-from l4lb.control.state import ListenerState, PoolState, State, bind_of, source_of
+from l4lb.control.names import Names
+from l4lb.control.state import ListenerState, Location, PoolState, State, bind_of, source_of
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.net.address import is_name, parse_address, resolve_backend
 
 # What a process takes when it starts and cannot change: it holds from the next start or upgrade on.
 STARTED_WITH = {
@@ -30,7 +31,7 @@ class BackendPlan:
     """`position` is its place in the configuration."""
 
     config: Backend
-    address: SocketAddress
+    place: Location
     position: int
 
 
@@ -54,11 +55,12 @@ class Plan:
     listeners: Mapping[str, ListenerState]
 
 
-def _address(entry: Backend, pool: PoolState | None, *, look_up: bool) -> SocketAddress:
+def _place(entry: Backend, pool: PoolState | None, names: Names) -> Location:
+    """A backend that stays is where it is."""
     known = pool.backends.get(entry.key) if pool else None
-    if known is not None and known.config.address == entry.address and not (look_up and is_name(entry.address)):
-        return known.address
-    return resolve_backend(parse_address(entry.address))
+    if known is not None and known.config.address == entry.address:
+        return Location(known.address, known.unresolved)
+    return names.location(entry.address)
 
 
 @contextlib.contextmanager
@@ -70,26 +72,29 @@ def _noting(problems: list[Problem], config: Config, *path: str) -> Iterator[Non
         problems.append(config.problem(path, str(error)))
 
 
-def _pool_plan(
-    name: str, config: Config, running: PoolState | None, look_up: bool, problems: list[Problem]
-) -> PoolPlan:
+def _pool_plan(name: str, config: Config, running: PoolState | None, names: Names, problems: list[Problem]) -> PoolPlan:
     """Only to be used when it adds no problem."""
     pool, source = config.pools[name], None
     backends: dict[str, BackendPlan] = {}
     targets: dict[str, Target] = {}
-    with _noting(problems, config, "pools", name, "backends"):
-        for position, entry in enumerate(pool.backends):
-            backends[entry.key] = BackendPlan(entry, _address(entry, running, look_up=look_up), position)
+    for position, entry in enumerate(pool.backends):
+        backends[entry.key] = BackendPlan(entry, _place(entry, running, names), position)
+    with _noting(problems, config, "pools", name, "source_address"):
         source = source_of(pool)
     with _noting(problems, config, "pools", name, "health"):
-        targets = pool_targets(name, pool, source, {key: backend.address for key, backend in backends.items()})
+        targets = pool_targets(name, pool, source, _addresses(backends))
     return PoolPlan(name, pool, source, dict(sorted(backends.items())), targets)
+
+
+def _addresses(backends: Mapping[str, BackendPlan]) -> dict[str, SocketAddress]:
+    """Of those that are somewhere."""
+    return {key: one.place.address for key, one in backends.items() if not one.place.unresolved}
 
 
 def _differs(plan: PoolPlan, running: PoolState) -> bool:
     if plan.config != running.config or plan.source != running.source:
         return True
-    return any(running.backends[key].address != backend.address for key, backend in plan.backends.items())
+    return any(running.backends[key].address != backend.place.address for key, backend in plan.backends.items())
 
 
 def _listener(name: str, config: Listener, running: ListenerState | None) -> ListenerState:
@@ -97,20 +102,22 @@ def _listener(name: str, config: Listener, running: ListenerState | None) -> Lis
     return running if running is not None and running == wanted else wanted
 
 
-def plan_changes(config: Config, state: State, *, look_up: bool) -> Plan:
-    """From `state` to `config`. With `look_up` names are looked up anew, otherwise only those that are new.
+def plan_changes(config: Config, state: State, names: Names, *, everything: bool) -> Plan:
+    """From `state` to `config`. `names` say where a backend is that is new.
 
-    ConfigError, with every problem, for names that do not resolve, backends that cannot be checked, and with `look_up`
-    for what this process may not do.
+    ConfigError, with every problem, for listeners' names that do not resolve, backends that cannot be checked, and with
+    `everything` for what this process may not do.
     """
-    problems: list[Problem] = [*environment_problems(config)] if look_up else []
+    problems: list[Problem] = [*environment_problems(config)] if everything else []
     pools: list[PoolPlan] = []
     listeners: dict[str, ListenerState] = {}
     for name, pool in config.pools.items():
         running = state.pools.get(name)
         if running is not None and running.config is pool:
             continue
-        plan = _pool_plan(name, config, running, look_up, problems)
+        plan = _pool_plan(name, config, running, names, problems)
+        loops = loop_conflicts(config, [name], names.hosts)
+        problems += [config.problem(path, message) for path, message in loops]
         if not problems and (running is None or _differs(plan, running)):
             pools.append(plan)
     for name, listener in config.listeners.items():

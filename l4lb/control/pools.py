@@ -125,7 +125,7 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     config, backends = pool.config, list(pool.backends.values())
     weights = tuple(_weight(pool, one, now) for one in backends)
     standings = [
-        Standing(weight, one.wanted, one.observed, one.config.priority, one.config.zone, one.ejected)
+        Standing(weight, one.wanted, one.observed, one.config.priority, one.config.zone, one.ejected, one.unresolved)
         for one, weight in zip(backends, weights, strict=True)
     ]
     found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))

@@ -57,12 +57,23 @@ class Agent(TypedDict):
 
 
 @_EXACT
+class Resolved(TypedDict):
+    """Of a backend that is given by name: the address that is used (empty: none), all of the name's last answer, and
+    why the latest look-up failed, with which the answer is stale."""
+
+    address: str
+    answer: list[str]
+    error: str
+
+
+@_EXACT
 class Backend(TypedDict):
     """`passed_over` says why it gets no sessions, `standby` why it gets them after others only; `failed` counts
     connects by what they failed of; `checks` are in the answer of one pool alone."""
 
     id: str
     address: str
+    resolved: Resolved | None
     weight: int
     effective_weight: float
     max_sessions: int

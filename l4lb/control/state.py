@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from l4lb.config import Backend, Config, Listener, Pool
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket
 from l4lb.model.states import AdminState, Health, ProcessState
-from l4lb.net.address import parse_address, resolve_backend, resolve_listener
+from l4lb.net.address import name_of, parse_address, resolve_backend, resolve_listener
 
 HISTORY_LENGTH = 20
+NOT_YET = "it has not been looked up yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class BackendState:
     ejection: Ejection | None = None
     agent: AgentState = AgentState()
     effective_weight: float = 0.0  # in the published snapshot: a part of the configured one while it starts slowly
+    name: str = ""  # that it is given by and that is looked up; empty for an address
+    unresolved: str = ""  # why its name has no address: `address` is nowhere then
 
     @property
     def id(self) -> str:
@@ -135,8 +140,38 @@ def first_health(config: Pool) -> Health:
     return Health.UP if config.health.type == "none" else config.health.initial
 
 
-def new_backend(config: Backend, address: SocketAddress, health: Health, position: int) -> BackendState:
-    state = BackendState(config, address, config.admin_state, health, position)
+class Location(NamedTuple):
+    """Where a backend is; `unresolved`: why it is nowhere."""
+
+    address: SocketAddress
+    unresolved: str = ""
+
+
+# A backend that is nowhere is passed over, and never connected to; were it, connect(2) says ENETUNREACH.
+_NOWHERE = SocketAddress(socket.AF_INET, "255.255.255.255", 1)
+
+
+def located_at(address: str, host: tuple[int, str]) -> Location:
+    """`address`, given by name, at one of the name's hosts."""
+    return Location(SocketAddress(*host, parse_address(address).ports[0]))
+
+
+def unresolved_at(address: str, error: str) -> Location:
+    return Location(_NOWHERE, f"name {name_of(address)} does not resolve: {error}")
+
+
+def location_of(address: str) -> Location:
+    """Where a backend of that configured address is as long as no name is looked up."""
+    if name_of(address):
+        return unresolved_at(address, NOT_YET)
+    return Location(resolve_backend(parse_address(address)))
+
+
+def new_backend(config: Backend, place: Location, health: Health, position: int) -> BackendState:
+    """`health` is its first, unless it is nowhere: then it is down."""
+    health = Health.DOWN if place.unresolved else health
+    state = BackendState(config, place.address, config.admin_state, health, position)
+    state.name, state.unresolved = name_of(config.address), place.unresolved
     state.history.append((state.since, health))
     return state
 
@@ -150,7 +185,7 @@ def source_of(config: Pool) -> SocketAddress | None:
 def _pool(name: str, config: Pool) -> PoolState:
     health = first_health(config)
     states = [
-        new_backend(backend, resolve_backend(parse_address(backend.address)), health, position)
+        new_backend(backend, location_of(backend.address), health, position)
         for position, backend in enumerate(config.backends)
     ]
     backends = {state.id: state for state in sorted(states, key=lambda state: state.id)}
@@ -163,15 +198,13 @@ def bind_of(config: Listener) -> tuple[SocketAddress | InheritedSocket, ...]:
 
 
 def initial_state(config: Config) -> State:
-    """The state at the start. Looks names up; ConfigError for those that do not resolve, all of them."""
+    """The state at the start. Of names, looks those of listeners up; ConfigError for those that do not resolve, all of
+    them. Backends that are given by name are nowhere yet."""
     problems: list[Problem] = []
     pools: dict[str, PoolState] = {}
     listeners: dict[str, ListenerState] = {}
     for name, pool in config.pools.items():
-        try:
-            pools[name] = _pool(name, pool)
-        except ValueError as error:
-            problems.append(config.problem(("pools", name, "backends"), str(error)))
+        pools[name] = _pool(name, pool)
     for name, listener in config.listeners.items():
         try:
             listeners[name] = ListenerState(name, listener, bind_of(listener))

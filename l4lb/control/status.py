@@ -11,6 +11,7 @@ from l4lb.control import shapes
 from l4lb.control.draining import Draining
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.metrics.usage import ProcessUsage, Usage
+from l4lb.control.names import Names
 from l4lb.control.reconciler import Reconciler
 from l4lb.control.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Forwarder
@@ -40,12 +41,24 @@ def _agent(agent: AgentState) -> shapes.Agent:
     }
 
 
-def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool) -> shapes.Backend:
+def _resolved(state: BackendState, names: Names) -> shapes.Resolved | None:
+    if not state.name:
+        return None
+    known = names.known(state.name)
+    return {
+        "address": "" if state.unresolved else str(state.address),
+        "answer": [host for _, host in known.hosts],
+        "error": known.error,
+    }
+
+
+def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool, names: Names) -> shapes.Backend:
     """With `detail` the latest checks too."""
     passed_over = pool.passed_over.get(state.id, "")
     backend: shapes.Backend = {
         "id": state.id,
         "address": state.config.address,
+        "resolved": _resolved(state, names),
         "weight": state.config.weight,
         "effective_weight": state.effective_weight,
         "max_sessions": state.max_sessions,
@@ -80,7 +93,7 @@ def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: 
     return backend
 
 
-def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Pool:
+def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False) -> shapes.Pool:
     return {
         "name": state.name,
         "policy": state.config.policy,
@@ -95,7 +108,7 @@ def _pool(state: PoolState, stats: PoolStats, detail: bool = False) -> shapes.Po
         "datagrams_up": stats.datagrams_up,
         "datagrams_down": stats.datagrams_down,
         "backends": [
-            _backend(state, backend, stats.backends.get(id_, BackendStats()), detail)
+            _backend(state, backend, stats.backends.get(id_, BackendStats()), detail, names)
             for id_, backend in state.backends.items()
         ],
     }
@@ -161,6 +174,7 @@ class Status:
         forwarder: Forwarder,
         draining: Draining,
         usage: ProcessUsage,
+        names: Names,
     ) -> None:
         self._state = state
         self._reconciler = reconciler
@@ -168,6 +182,7 @@ class Status:
         self._forwarder = forwarder
         self._draining = draining
         self._usage = usage
+        self._names = names
         self.predecessor: shapes.Predecessor | None = None  # while it drains
 
     def stats(self) -> Stats:
@@ -203,18 +218,18 @@ class Status:
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
         counted = (stats or self.stats()).pools
-        return [_pool(one, counted.get(name, PoolStats())) for name, one in self._state.pools.items()]
+        return [_pool(one, counted.get(name, PoolStats()), self._names) for name, one in self._state.pools.items()]
 
     def pool(self, name: str) -> shapes.Pool | None:
         """One pool with all that is known of its backends; None when there is no such."""
         state = self._state.pools.get(name)
-        return None if state is None else _pool(state, self._forwarder.pool_stats(name), detail=True)
+        return None if state is None else _pool(state, self._forwarder.pool_stats(name), self._names, detail=True)
 
     def backend(self, pool: str, backend: str) -> shapes.Backend:
         """One backend with all that is known of it. KeyError when it is not there."""
         state = self._state.pools[pool]
         counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
-        return _backend(state, state.backends[backend], counted, True)
+        return _backend(state, state.backends[backend], counted, True, self._names)
 
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from l4lb.control.desired import Desired
 from l4lb.control.events import Events
 from l4lb.control.host import Successor
-from l4lb.control.inheritance import hand_down, hand_down_sessions, health_of
+from l4lb.control.inheritance import NamesKnown, hand_down, hand_down_sessions, seen_by
 from l4lb.control.state import State
 from l4lb.errors import UpgradeError
 from l4lb.model.forwarder import Forwarder
@@ -41,8 +41,8 @@ _MOVED_POLL_S = 0.001
 
 
 class Upgrade:
-    """`admin` gives the admin API's socket, `desired` what is wanted at this moment. One `upgrade` at a time: the
-    caller sees to that."""
+    """`admin` gives the admin API's socket, `desired` what is wanted at this moment, `names` what is known of names.
+    One `upgrade` at a time: the caller sees to that."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Upgrade:
         events: Events,
         admin: Callable[[], AdminSocket | None],
         desired: Callable[[], Desired],
+        names: Callable[[], NamesKnown],
         successor: Successor,
     ) -> None:
         self.successor = successor
@@ -58,6 +59,7 @@ class Upgrade:
         self._forwarder = forwarder
         self._events = events
         self._admin = admin
+        self._names = names
         self._desired = desired
         self._channel: Channel | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -103,7 +105,7 @@ class Upgrade:
 
     async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         sockets, admin, desired = self._forwarder.hand_over(), self._admin(), self._desired()
-        seen = health_of(self._state)
+        seen = seen_by(self._state, self._names())
         try:
             await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)

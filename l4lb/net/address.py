@@ -6,6 +6,7 @@ a listener may bind a range ``host:8000-8010``.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
@@ -34,6 +35,7 @@ class Address:
         return self.ports[0] != self.ports[1]
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Parse without looking anything up. ValueError says what was expected."""
     _expect_plain(text)
@@ -127,6 +129,11 @@ def is_name(text: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def name_of(text: str) -> str:
+    """The host of this address, which is sound, when it is a name that has to be looked up; else nothing."""
+    return parse_address(text).host if is_name(text) else ""
 
 
 def resolve_backend(address: Address) -> SocketAddress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import ipaddress
 import os
 import socket
 
@@ -51,3 +52,17 @@ def namespace_name() -> str:
                 if os.path.samestat(own, os.stat(f"{_NAMESPACES}/{entry}")):
                     return entry
     return ""
+
+
+def is_own_address(host: str) -> bool:
+    """Whether the numeric address `host` is one of this host's. The kernel reaches those from themselves; connect(2) of
+    a datagram socket sends nothing, and fails where there is no route."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect((host, 9))
+        except OSError:
+            return False
+        found = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
+    asked = ipaddress.ip_address(host.partition("%")[0])
+    return found == asked or asked.is_loopback or asked.is_unspecified

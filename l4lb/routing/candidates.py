@@ -20,6 +20,7 @@ class Standing:
     priority: int = 0
     zone: str = ""
     ejected: bool = False
+    nowhere: str = ""  # why it has no address
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy
         lambda i: backends[i].admin_state is AdminState.READY, lambda i: f"admin state {backends[i].admin_state}"
     )
     found.keep(lambda i: backends[i].weight > 0, lambda i: "weight 0")
+    found.keep(lambda i: not backends[i].nowhere, lambda i: backends[i].nowhere)
     wanted = [backends[index] for index in found.usable]
     _keep_healthy(found, backends, rules)
     if not all(backends[index].ejected for index in found.usable):  # at least one is always left

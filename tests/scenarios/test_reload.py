@@ -119,7 +119,7 @@ def test_a_port_in_use_changes_nothing() -> None:
             assert refused(f"127.0.0.1:{free}"), "a listener that could be opened is closed again"
 
 
-def test_a_name_or_a_check_that_cannot_be_changes_nothing() -> None:
+def test_checks_that_cannot_be_change_nothing_and_a_name_that_does_not_resolve_is_no_reason() -> None:
     listeners = {"web": {"bind": "127.0.0.1:0", "pool": "web"}}
     with LoadBalancer(config_of(listeners, {"web": {"backends": ["127.0.0.1:1"]}})) as balancer:
         wrong = {
@@ -129,10 +129,10 @@ def test_a_name_or_a_check_that_cannot_be_changes_nothing() -> None:
         with pytest.raises(ConfigError) as caught:
             balancer.reload(config_of(listeners, wrong))
         paths = [problem.path for problem in caught.value.problems]
-        assert paths == ["pools.web.backends", "pools.b.health"]
+        assert paths == ["pools.b.health"]
         assert list(balancer.pools["web"]) == ["127.0.0.1:1"]
-        with pytest.raises(ChangeError, match="cannot resolve"):
-            balancer.pools["web"].add("no.such.name.invalid:1")
+        balancer.pools["web"].add("no.such.name.invalid:1")
+        assert balancer.pools["web"]["no.such.name.invalid:1"].health is Health.DOWN
 
 
 def test_what_a_process_cannot_change_is_said() -> None:

@@ -123,9 +123,9 @@ def running(server: Server) -> Iterator[Server]:
 
 
 def serving(
-    handle: Callable[[socket.socket], None], host: str = "127.0.0.1"
+    handle: Callable[[socket.socket], None], host: str = "127.0.0.1", port: int = 0
 ) -> contextlib.AbstractContextManager[Server]:
-    return running(Server(handle, host))
+    return running(Server(handle, host, port))
 
 
 def echo(sock: socket.socket) -> None:

@@ -75,10 +75,11 @@ def test_a_taken_port_leaves_nothing_behind() -> None:
             balancer.stats()
 
 
-def test_a_name_that_does_not_resolve() -> None:
-    text = '[admin]\nbind = "off"\n[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n'
+def test_a_listeners_name_that_does_not_resolve() -> None:
+    """Of a backend it is no reason not to start: tests/scenarios/test_names.py."""
+    text = '[admin]\nbind = "off"\n[listeners.web]\nbind = "no-such-host.invalid:0"\npool = "web"\n'
     text += '[pools.web]\nbackends = ["no-such-host.invalid:80"]\n'
-    with pytest.raises(ConfigError, match=r"lb\.toml:7: pools\.web\.backends: cannot resolve no-such-host\.invalid"):
+    with pytest.raises(ConfigError, match=r"lb\.toml:4: listeners\.web\.bind: cannot resolve no-such-host\.invalid"):
         LoadBalancer(Config.loads(text, file="lb.toml")).start()
 
 

@@ -138,7 +138,8 @@ class Agents:
         holds no more."""
         before = self._agents.pop(pool.name, {})
         if pool.config.agent.port:
-            self._agents[pool.name] = {id_: self._of(pool, one, before.get(id_)) for id_, one in pool.backends.items()}
+            there = [(id_, one) for id_, one in pool.backends.items() if not one.unresolved]
+            self._agents[pool.name] = {id_: self._of(pool, one, before.get(id_)) for id_, one in there}
         after = self._agents.get(pool.name, {})
         for id_, known in before.items():
             if after.get(id_) is not known:

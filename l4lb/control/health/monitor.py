@@ -101,7 +101,7 @@ class Monitor:
     def _prepare(self) -> None:
         problems: list[Problem] = []
         for name, pool in self._state.pools.items():
-            addresses = {id_: backend.address for id_, backend in pool.backends.items()}
+            addresses = {id_: one.address for id_, one in pool.backends.items() if not one.unresolved}
             try:
                 self.adapt(pool, pool_targets(name, pool.config, pool.source, addresses))
             except ValueError as error:

@@ -16,7 +16,7 @@ from l4lb.config.patterns import parse_bytes, parse_pattern
 from l4lb.errors import ConfigError
 from tests.support.checking import check
 
-BASE = '[listeners.l]\nbind = ":1"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n[pools.p.health]\n'
+BASE = '[listeners.l]\nbind = ":9"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n[pools.p.health]\n'
 CALLABLE = "tests.unit.control.health.functions:up"
 VALUES = {
     "send_proxy": "true", "send": '"x"', "expect": '["x"]', "server_name": '"x.example"', "verify": "true",

@@ -146,7 +146,7 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
         build(at)
 
 
-UDP = '[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "udp"\n'
+UDP = '[listeners.l]\nbind = ":9"\npool = "p"\nprotocol = "udp"\n'
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ UDP = '[listeners.l]\nbind = ":1"\npool = "p"\nprotocol = "udp"\n'
         (UDP + "nodelay = false", 'listeners.l.nodelay: has no effect with protocol "udp"'),
         (UDP + 'splice = "off"', 'listeners.l.splice: has no effect with protocol "udp"'),
         ('[listeners.l]\nbind = ":1"\npool = "p"\nudp_responses = 1', "udp_responses: has no effect with protocol"),
-        (UDP.replace(":1", "unix:/x"), 'listeners.l.bind[0]: "unix:/x": udp needs a host and a port'),
+        (UDP.replace(":9", "unix:/x"), 'listeners.l.bind[0]: "unix:/x": udp needs a host and a port'),
         (UDP + '[pools.p]\nbackends = ["unix:/x"]', 'backends[0]: "unix:/x": a udp listener uses the pool'),
         (
             UDP + '[listeners.t]\nbind = ":2"\npool = "p"\n'
@@ -172,7 +172,7 @@ def test_what_udp_does_not_have_is_an_error(text: str, message: str) -> None:
 
 
 def test_defaults_of_udp() -> None:
-    both = UDP + '[listeners.t]\nbind = ":1"\npool = "q"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
+    both = UDP + '[listeners.t]\nbind = ":9"\npool = "q"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
     config = Config.loads(both + '[pools.q]\nbackends = ["127.0.0.1:2"]')
     assert (config.listeners["l"].idle_timeout, config.listeners["t"].idle_timeout) == (30.0, 600.0)
     assert (config.pools["p"].health.type, config.pools["q"].health.type) == ("none", "tcp")
@@ -180,7 +180,7 @@ def test_defaults_of_udp() -> None:
         Config.loads(both + '[pools.p.health]\ntype = "udp"\n[pools.q]\nbackends = ["h:2"]').pools["p"].health.type
         == "udp"
     )
-    shared = UDP + '[listeners.t]\nbind = ":1"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
+    shared = UDP + '[listeners.t]\nbind = ":9"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
     assert Config.loads(shared).pools["p"].health.type == "tcp"
 
 

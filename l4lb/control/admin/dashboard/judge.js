@@ -35,7 +35,8 @@ export function checkText(check) {
   return check.ok ? "" : `${check.step}: ${check.reason}`;
 }
 
-function downReason({last_check}) {
+function downReason({last_check, resolved, passed_over}) {
+  if (resolved && !resolved.address) return passed_over;
   return last_check && !last_check.ok ? checkText(last_check) : "";
 }
 

@@ -68,8 +68,9 @@ class Row {
   }
 }
 
-function describe({id, address, zone, priority, tags}) {
-  const parts = [id === address ? "" : address, zone && `zone ${zone}`, priority ? `priority ${priority}` : "",
+function describe({id, address, resolved, zone, priority, tags}) {
+  const parts = [id === address ? "" : address, resolved?.address && `at ${resolved.address}`,
+    zone && `zone ${zone}`, priority ? `priority ${priority}` : "",
     ...Object.entries(tags).map(([key, value]) => `${key}=${value}`)];
   return parts.filter(Boolean).join(" · ");
 }

@@ -84,7 +84,7 @@ def test_one_that_hangs_is_not_called_again_until_it_returns() -> None:
 
 def config_with(text: str) -> str:
     return (
-        '[listeners.l]\nbind = ":1"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
+        '[listeners.l]\nbind = ":9"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n'
         f'[pools.p.health]\ntype = "python"\ncallable = "{text}"\n'
     )
 

@@ -1,0 +1,128 @@
+"""What `l4lb serve` would meet on this host, as this user: found by `l4lb check`, which starts nothing. What may be
+otherwise elsewhere, or later, is a warning."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from l4lb.config import Config
+from l4lb.config.loops import Hosts, loop_conflicts
+from l4lb.errors import Problem
+from l4lb.net.address import name_of, parse_address
+from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up
+
+_WITHIN_S = 5.0
+Key = tuple[str | int, ...]
+
+
+def look_ahead(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], list[Problem]]:
+    """Errors and warnings."""
+    named = list(_named(config))
+    found = _look_up({name for _, _, name in named}, lookup)
+    hosts: dict[str, Hosts] = {name: one.hosts for name, one in found.items() if isinstance(one, Answer)}
+    loops = loop_conflicts(config, resolve=lambda name: hosts.get(name, ()))
+    warnings = [
+        config.problem(path, f'"{text}": name {name} does not resolve: {found[name]}')
+        for path, text, name in named
+        if name not in hosts
+    ]
+    warnings += [config.problem(path, message) for path, message in _places(config)]
+    return [config.problem(path, message) for path, message in loops], warnings
+
+
+def _named(config: Config) -> Iterator[tuple[Key, str, str]]:
+    """All that is to be looked up: its key, the address, the name."""
+    for pool, one in config.pools.items():
+        for index, backend in enumerate(one.backends):
+            yield from _one_name(("pools", pool, "backends", index), backend.address)
+        yield from _one_name(("pools", pool, "health", "address"), one.health.address)
+    for listener, settings in config.listeners.items():
+        for index, bind in enumerate(settings.bind):
+            yield from _one_name(("listeners", listener, "bind", index), bind)
+    if config.admin.bind != "off":
+        yield from _one_name(("admin", "bind"), config.admin.bind)
+    if config.global_.statsd != "off":
+        yield from _one_name(("global", "statsd"), config.global_.statsd)
+    if "syslog" in (config.global_.log, config.global_.access_log):
+        yield from _one_name(("global", "syslog"), config.global_.syslog)
+
+
+def _one_name(path: Key, text: str) -> Iterator[tuple[Key, str, str]]:
+    if text and (name := name_of(text)):
+        yield path, text, name
+
+
+def _look_up(names: set[str], lookup: Lookup) -> Mapping[str, Answer | NotResolved]:
+    """Side by side, and no longer than that."""
+    found: dict[str, Answer | NotResolved] = {}
+    more = threading.Condition()
+
+    def done(name: str, answer: Answer | NotResolved) -> None:
+        with more:
+            found[name] = answer
+            more.notify()
+
+    lookups, deadline = Lookups(lookup), time.monotonic() + _WITHIN_S
+    for name in names:
+        lookups.begin(name, done)
+    with more:
+        while len(found) < len(names) and (left_s := deadline - time.monotonic()) > 0:
+            more.wait(left_s)
+        lookups.close()
+        return {name: found.get(name) or NotResolved(f"no answer within {_WITHIN_S:g} s") for name in names}
+
+
+# ---- places ----
+
+
+def _places(config: Config) -> Iterator[tuple[Key, str]]:
+    settings = config.global_
+    for key in ("log", "access_log"):
+        path = getattr(settings, key)
+        if path.startswith("/") and (reason := _cannot_append(Path(path))):
+            yield ("global", key), f'"{path}": {reason}'
+    if settings.state_file and (reason := _cannot_make_files(Path(settings.state_file).resolve().parent)):
+        yield ("global", "state_file"), f'"{settings.state_file}": {reason}'
+    for name, listener in config.listeners.items():
+        for index, bind in enumerate(listener.bind):
+            if reason := _cannot_bind(bind, made=False):
+                yield ("listeners", name, "bind", index), f'"{bind}": {reason}'
+    if config.admin.bind not in ("", "off") and (reason := _cannot_bind(config.admin.bind, made=True)):
+        yield ("admin", "bind"), f'"{config.admin.bind}": {reason}'
+
+
+def _cannot_append(path: Path) -> str:
+    if path.is_dir():
+        return "is a directory, expected a file"
+    if path.exists():
+        return "" if os.access(path, os.W_OK, effective_ids=True) else "this user may not write to it"
+    return _cannot_make_files(path.parent)
+
+
+def _cannot_make_files(directory: Path) -> str:
+    if not directory.exists():
+        return f"there is no directory {directory}"
+    if not directory.is_dir():
+        return f"{directory} is not a directory"
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return f"this user may not write to {directory}"
+    return ""
+
+
+def _cannot_bind(text: str, *, made: bool) -> str:
+    """Why a unix socket cannot be had there. `made`: its directory is made when it is not there."""
+    address = parse_address(text)
+    if address.kind != "unix" or address.host.startswith("@"):
+        return ""
+    path = Path(address.host)
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+        return "something that is no socket is in the way"
+    directory = path.parent
+    while made and not directory.exists():
+        directory = directory.parent
+    return _cannot_make_files(directory)

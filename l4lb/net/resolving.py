@@ -1,0 +1,148 @@
+"""Names, looked up. Blocking, so on threads of its own; the control loop hears of the end.
+
+The addresses and their order are the system's (getaddrinfo(3): nsswitch, /etc/hosts, search domains, RFC 6724), so that
+a name means here what it means to every other program of this host. How long they hold only DNS knows: it is asked for
+the TTL, and when there is no address, for the reason. A name of /etc/hosts, or of another source than DNS, is looked up
+again after `OTHERWISE_S`.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from l4lb.net.files import read_text
+from l4lb.net.threads import name_this_thread
+
+OTHERWISE_S = 30.0
+_REASON_WITHIN_S = 2.0
+_THREADS_MAX = 8
+_HOSTS = Path("/etc/hosts")
+
+Host = tuple[int, str]  # family and numeric address
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`hosts` in the resolver's order, at least one; they hold for `ttl_s`."""
+
+    hosts: tuple[Host, ...]
+    ttl_s: float
+
+
+class NotResolved(Exception):
+    """There is no address; the text says why: ``NXDOMAIN``, ``SERVFAIL``, ..."""
+
+
+Lookup = Callable[[str], Answer]
+Done = Callable[[str, "Answer | NotResolved"], None]
+
+
+def look_up(name: str) -> Answer:
+    """The addresses of `name`. Blocks as long as the system's resolver does. Raises NotResolved."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise NotResolved(_reason(name, getattr(error, "strerror", None) or str(error))) from None
+    hosts = tuple(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
+    return Answer(hosts, OTHERWISE_S if _in_hosts_file(name) else _ttl_s(name, hosts))
+
+
+def _in_hosts_file(name: str) -> bool:
+    wanted = name.rstrip(".").lower()
+    try:
+        lines = read_text(_HOSTS).splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(wanted in (word.lower() for word in line.partition("#")[0].split()[1:]) for line in lines)
+
+
+def _ttl_s(name: str, hosts: tuple[Host, ...]) -> float:
+    """Of the records that `hosts` are from, CNAMEs on the way included."""
+    import dns.exception
+    import dns.resolver
+
+    kind = "AAAA" if hosts[0][0] == socket.AF_INET6 else "A"
+    try:
+        answer = dns.resolver.Resolver().resolve(name, kind, search=True, lifetime=_REASON_WITHIN_S)
+    except (dns.exception.DNSException, OSError, ValueError):
+        return OTHERWISE_S  # not from DNS
+    return max(0.0, answer.expiration - time.time())
+
+
+def _reason(name: str, otherwise: str) -> str:
+    """Why DNS has no address; what the system says when DNS does not tell."""
+    import dns.exception
+    import dns.rcode
+    import dns.resolver
+
+    try:
+        dns.resolver.Resolver().resolve(name, "A", search=True, lifetime=_REASON_WITHIN_S)
+    except dns.resolver.NXDOMAIN:
+        return "NXDOMAIN"
+    except dns.resolver.NoAnswer:
+        return "it has no address"
+    except dns.resolver.NoNameservers as error:
+        responses = [one[4] for one in error.kwargs.get("errors", []) if len(one) > 4 and one[4] is not None]
+        return dns.rcode.to_text(responses[-1].rcode()) if responses else "no name server can be reached"
+    except dns.resolver.LifetimeTimeout:
+        return "no answer from the name server"
+    except (dns.exception.DNSException, OSError, ValueError):
+        pass
+    return otherwise
+
+
+class Lookups:
+    """Look-ups side by side, on at most so many threads, which end when there is nothing to do. A thread that the
+    system's resolver holds outlives `close` until that gives up; what it finds is for nobody then."""
+
+    def __init__(self, lookup: Lookup = look_up) -> None:
+        self._lookup = lookup
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[str, Done]] = deque()
+        self._threads = 0
+        self._closed = False
+
+    def begin(self, name: str, done: Done) -> None:
+        """`done` is called on another thread, unless this is closed before."""
+        with self._lock:
+            if self._closed:
+                return
+            self._waiting.append((name, done))
+            if self._threads == _THREADS_MAX:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name="l4lb-names", daemon=True).start()
+
+    def _work(self) -> None:
+        name_this_thread("l4lb-names")
+        while (task := self._next()) is not None:
+            name, done = task
+            found: Answer | NotResolved
+            try:
+                found = self._lookup(name)
+            except NotResolved as error:
+                found = error
+            except Exception as error:  # of a resolver that was given, or a defect: never a name without an end
+                found = NotResolved(f"{type(error).__name__}: {error}")
+            with self._lock:
+                closed = self._closed
+            if not closed:
+                done(name, found)
+
+    def _next(self) -> tuple[str, Done] | None:
+        with self._lock:
+            if self._waiting and not self._closed:
+                return self._waiting.popleft()
+            self._threads -= 1
+            return None
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()

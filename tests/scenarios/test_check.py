@@ -1,0 +1,101 @@
+"""`l4lb check` says what `l4lb serve` would meet: as warnings what may be otherwise later, as errors what cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l4lb import ChangeError, Config, ConfigError
+from l4lb.control.foresight import look_ahead
+from tests.scenarios.test_names import balancing
+from tests.support.balancing import make_config
+from tests.support.names import Table
+from tests.support.programs import free_port, l4lb
+from tests.support.waiting import wait_until
+
+FILE = """
+[global]
+log = "{log}"
+access_log = "{log}"
+state_file = "{state}"
+[admin]
+bind = "unix:{admin}"
+[listeners.web]
+bind = ["127.0.0.1:8080", "unix:{front}"]
+pool = "web"
+[pools.web]
+backends = ["no-such-host.invalid:80", "localhost:80"]
+"""
+
+
+def warned(file: Path, table: Table) -> list[str]:
+    _, warnings = look_ahead(Config.load(str(file)), table)
+    return [str(one).removeprefix(f"{file}:") for one in warnings]
+
+
+def test_names_and_places(tmp_path: Path) -> None:
+    file, precious = tmp_path / "lb.toml", tmp_path / "precious"
+    precious.write_text("data")
+    none = tmp_path / "none"
+    file.write_text(FILE.format(log=none / "log", state=none / "state", admin=precious / "admin.sock", front=precious))
+    assert warned(file, Table(hosts={"localhost": ["127.0.0.1"]})) == [
+        '12: pools.web.backends[0]: "no-such-host.invalid:80": name no-such-host.invalid does not resolve: NXDOMAIN',
+        f'3: global.log: "{none}/log": there is no directory {none}',
+        f'4: global.access_log: "{none}/log": there is no directory {none}',
+        f'5: global.state_file: "{none}/state": there is no directory {none}',
+        f'9: listeners.web.bind[1]: "unix:{precious}": something that is no socket is in the way',
+        f'7: admin.bind: "unix:{precious}/admin.sock": {precious} is not a directory',
+    ]
+    fine = tmp_path / "run"
+    fine.mkdir()
+    file.write_text(FILE.format(log=fine / "log", state=fine / "state", admin=fine / "a/b", front=fine / "front"))
+    hosts = {"localhost": ["127.0.0.1"], "no-such-host.invalid": ["192.0.2.1"]}
+    assert warned(file, Table(hosts=hosts)) == []
+
+
+def test_warnings_leave_the_exit_code_and_the_answer(tmp_path: Path) -> None:
+    file, run = tmp_path / "lb.toml", tmp_path
+    file.write_text(FILE.format(log=run / "log", state=run / "state", admin=run / "admin", front=run / "front"))
+    with l4lb("check", str(file)) as process:
+        assert process.wait(60) == 0
+        assert process.process.stdout is not None
+        assert process.process.stdout.read() == f"{file}: ok (1 listeners, 1 pools, 2 backends)\n"
+        assert process.log.startswith(f"warning: {file}:12: pools.web.backends[0]: ")
+        assert "no-such-host.invalid does not resolve: " in process.log
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize("backend", ["127.0.0.2:{}", "localhost:{}"])
+def test_a_backend_that_is_its_own_listener(command: str, backend: str, tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "lb.toml"
+    text = '[admin]\nbind = "off"\n[listeners.web]\nbind = ":{}"\npool = "web"\n[pools.web]\nbackends = ["{}"]\n'
+    file.write_text(text.format(port, backend.format(port)))
+    arguments = ("check", str(file)) if command == "check" else ("serve", "-c", str(file))
+    with l4lb(*arguments) as process:
+        assert process.wait(60) == 2
+        place = f'{file}:7: pools.web.backends[0]: "{backend.format(port)}"'
+        assert (
+            process.log.splitlines()[-1] == f'{place}: is listener "web" of this process, and leads back to this pool'
+        )
+
+
+def test_by_a_reload_and_at_runtime_too_and_a_name_that_leads_back_later() -> None:
+    port = free_port()
+    table = Table(hosts={"me.example": ["127.0.0.1"]})
+    options = {"listener": {"bind": f":{port}"}}
+    with balancing(table, ["127.0.0.1:1"], **options) as (balancer, _):
+        for address in (f"127.0.0.1:{port}", f"[::1]:{port}", f"me.example:{port}"):
+            with pytest.raises(ChangeError, match="leads back"):
+                balancer.pools["web"].add(address)
+            with pytest.raises(ConfigError, match="leads back"):
+                balancer.reload(make_config([address], **options))  # type: ignore[arg-type]
+        assert list(balancer.pools["web"]) == ["127.0.0.1:1"]
+        balancer.pools["web"].add(f"later.example:{port}")
+        table.hosts["later.example"] = ["127.0.0.1"]
+
+        def why() -> str:
+            backends = balancer.status()["pools"][0]["backends"]
+            return next(str(one["passed_over"]) for one in backends if one["id"] == f"later.example:{port}")
+
+        assert wait_until(lambda: why() == "name later.example does not resolve: it leads back to this process")
