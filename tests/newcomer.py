@@ -84,6 +84,7 @@ class Newcomer:
         with self.log.open("a") as output:
             for line in process.stdout:
                 output.write(line)
+                output.flush()
                 yield line.rstrip("\n")
 
     def demo(self) -> float:
