@@ -29,7 +29,6 @@ from tests.support.roots import command_in, made, missing
 SOURCE = Path(__file__).resolve().parent.parent
 ROOTS = SOURCE / "build/roots"
 SUITES = ("bookworm", "trixie")
-DEMO_S = 900.0  # gives up then: the machine may be busy, and the figure is printed
 CLONE = "/root/l4lb"
 
 
@@ -84,6 +83,7 @@ class Newcomer:
         with self.log.open("a") as output:
             for line in process.stdout:
                 output.write(line)
+                output.flush()
                 yield line.rstrip("\n")
 
     def demo(self) -> float:
