@@ -10,7 +10,7 @@ ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
 
-.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak soak-scenarios faults asan fuzz man deps build clean
+.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak soak-scenarios faults asan tsan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -92,6 +92,15 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=120 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_moving.py tests/unit/test_native_forwarder.py tests/unit/test_snapshots.py tests/unit/test_algorithms.py tests/unit/test_proxy_protocol.py tests/unit/routing/test_tables.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads and not dashboard and not nobody_reads and not gateway_tier and not privileges and not supervised and not without_the_capability"
+
+tsan: build      ## the probe and traffic over several workers under ThreadSanitizer, in a copy of the tree
+	rm -rf build/tsan && mkdir -p build/tsan
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t build/tsan
+	cd build/tsan && L4LB_PROBE=1 L4LB_BUILD=tsan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/tsan && TSAN_OPTIONS="suppressions=tests/sanitizers/tsan.supp exitcode=66 history_size=4 report_signal_unsafe=0 log_path=$(CURDIR)/build/tsan/report" \
+	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" setarch -R \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=600 tests/unit/dataplane tests/unit/test_moving.py tests/unit/test_native_forwarder.py tests/unit/test_records.py tests/scenarios/test_threads.py \
+	  -k "not fuzz and not as_the_twin" || { cat report.* 2>/dev/null; exit 1; }
 
 fuzz: build      ## the native parsers under coverage-guided fuzzers, ten minutes each (ARGS="--seconds 60 --keep")
 	$(BIN)/python -m tests.support.fuzzing $(ARGS)

@@ -128,7 +128,7 @@ cdef struct limits_t:             # of one listener, for all workers. Control wr
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
 
-cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable: one set
+cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable once published
     bint keepalive
     int keepalive_idle_s
     int keepalive_interval_s

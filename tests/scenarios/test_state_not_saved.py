@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -105,10 +106,9 @@ def test_a_full_disk(stage: Stage) -> None:
         stage.state = seen / "state.json"
         client.pools["web"]["first"].set(weight=2)
         client.pools["web"]["first"].set(weight=1)
-        with (seen / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        with (seen / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"x" * 4096)
-                filler.flush()
         refuses(stage, client)
         assert process.log.count("state file failed") == 1, "logged once"
         (seen / "filler").unlink()
@@ -123,12 +123,13 @@ def test_a_directory_that_is_gone(stage: Stage) -> None:
         works(stage, client)
         shutil.rmtree(stage.state.parent)
         with pytest.raises(AdminError):
-            client.pools["web"].remove("127.0.0.1:9")
+            client.pools["web"]["first"].set(weight=2)
         assert process.log.count("state file failed") == 2, "once more after it had worked"
 
 
 def test_a_limit_of_the_size_of_files(stage: Stage) -> None:
-    with stage.served(require("prlimit"), "--fsize=64") as (_, client):
+    with stage.served() as (process, client):
+        resource.prlimit(process.process.pid, resource.RLIMIT_FSIZE, (64, 64))
         refuses(stage, client)
 
 
@@ -147,9 +148,10 @@ def test_a_file_that_cannot_be_replaced(stage: Stage) -> None:
 def test_a_reload_that_cannot_be_saved_opens_nothing(stage: Stage) -> None:
     with stage.served() as (process, client):
         client.pools["web"].add("127.0.0.1:9")
+        client.pools["web"].add("127.0.0.1:8")
         shutil.rmtree(stage.state.parent)
-        stage.write(MORE.format(port=stage.more).replace("web", "web"))
-        # The backend that was added is the file's now: the state file would have to say so.
+        stage.write(MORE.format(port=stage.more))
+        # One backend that was added is the file's now: the state file would have to say so.
         text = (stage.directory / "lb.toml").read_text()
         named = text.replace('id = "first" }', 'id = "first" }, { address = "127.0.0.1:9" }')
         (stage.directory / "lb.toml").write_text(named)
