@@ -69,6 +69,7 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.awaited = arrival.proxy_mode
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms
+    s.half_close = arrival.terms.half_close
     s.expires_ms = 0
     if arrival.terms.duration_ms:
         s.expires_ms = (<uint32_t>w.now_ms + arrival.terms.duration_ms) | 1    # 0 means none

@@ -97,6 +97,7 @@ class PoolSpec:
     that FIRST goes by; `slots` is the selection's table of indices into `usable` (empty for LEAST_SESSIONS and FIRST,
     or when none is usable). Tables are shared between snapshots and never change. `bounded_load`, of HASH: how far
     above the average a backend's sessions may get (1.25: by a quarter); 0: no bound.
+    `retry_pause_s`: before an attempt when no other backend is left to try.
     `passive_failures`: after so many in a row a backend is reported as failing; 0: never. `transparent`: connect from
     the client's own address, instead of `source`."""
 
@@ -108,6 +109,7 @@ class PoolSpec:
     bounded_load: float = 0.0
     connect_timeout_s: float = 5.0
     connect_attempts: int = 3
+    retry_pause_s: float = 0.0
     passive_failures: int = 0
     queue_size: int = 0
     queue_timeout_s: float = 5.0
@@ -154,7 +156,7 @@ class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
     session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
-    `udp_gro`: take many datagrams of a client as one, where the kernel has them so."""
+    Without `half_close` the first FIN ends both sides. `udp_gro`: take many datagrams of a client as one, where the kernel has them so."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -163,6 +165,7 @@ class ListenerSpec:
     backlog: int = 4096
     nodelay: bool = True
     idle_timeout_s: float = 600.0
+    half_close: bool = True
     half_close_timeout_s: float = 60.0
     max_session_duration_s: float = 0.0
     keepalive: Keepalive | None = None
