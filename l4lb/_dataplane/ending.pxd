@@ -9,12 +9,12 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.closing cimport session_end, socket_has_unsent
+from l4lb._dataplane.closing cimport session_end, socket_has_unsent, socket_unsent
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, HALF_EOF,
-    HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_CLIENT_RESET, SESSION_CLOSING,
-    SESSION_BACKEND_RESET, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t, side_t,
+    HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_BACKEND_RESET,
+    SESSION_CLIENT_RESET, SESSION_CLOSING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t, side_t,
 )
 from l4lb._dataplane.linux cimport EAGAIN, EINTR, counter_add, recv
 from l4lb._dataplane.notices cimport backend_failed
@@ -102,13 +102,13 @@ cdef inline void session_close_progress(worker_t *w, session_t *s) noexcept nogi
     cdef half_t *other = &s.down if client_first else &s.up
     cdef int sink_fd = s.backend_fd if client_first else s.client_fd
     cdef pump_t outcome = pump_down(w, s) if client_first else pump_up(w, s)
-    cdef bint taken = not socket_has_unsent(sink_fd)
+    cdef bint taken = socket_unsent(sink_fd) == 0
     cdef discarded_t discarded = socket_discard(w, sink_fd)
     if outcome == PUMP_SINK_LOST or outcome == PUMP_NO_MEMORY:
         half_drop(w, other)                        # who sent the FIN is gone, and needs nothing more
     if taken and not half_pending(other):
         session_end(w, s, CLOSE_NORMAL)
-    elif discarded == DISCARD_LOST and not taken:
+    elif discarded == DISCARD_LOST or not (taken or socket_has_unsent(sink_fd)):
         session_end(w, s, CLOSE_BACKEND_ABORT if client_first else CLOSE_CLIENT_ABORT)
     else:
         if discarded == DISCARD_MORE:
@@ -119,6 +119,7 @@ cdef inline void session_close_progress(worker_t *w, session_t *s) noexcept nogi
 cdef inline void session_close(worker_t *w, session_t *s) noexcept nogil:
     """The first FIN was forwarded, and ends both sides: nothing more is read to be relayed."""
     s.state = SESSION_CLOSING
+    s.active_ms = <uint32_t>w.now_ms
     s.close_reason = CLOSE_HALF_CLOSE_TIMEOUT      # unless it is taken
     s.up.flags |= HALF_EOF
     s.down.flags |= HALF_EOF

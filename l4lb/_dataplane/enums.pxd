@@ -102,16 +102,15 @@ cdef enum connect_failure_t:
 #          +--its first bytes count--> READING
 #          |                             | they are here
 #   FREE --+--accept--> (choice) <-------+
-#                        ^ |   +--all at max_sessions--> QUEUED
-#                        | |                               | a place is free
-#               retry_   | CONNECTING <--------------------+
-#               pause is | | |   ^ next attempt, while a backend is left to try
-#               over     | | |   +--> (itself)
-#                        | | +--none is left to try--> PAUSING --+
-#                        +-|------------------------------------ +
-#                          +--connected--> RELAYING --both FINs forwarded--> FREE
-#                                            +--one side reset--> RESETTING --its last bytes were taken--> FREE
-#                                            +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
+#                       | ^  +--all at max_sessions--> QUEUED
+#                       | |                              | a place is free
+#                     CONNECTING <-----------------------+
+#                       | | ^ next attempt
+#                       | | +--> (itself), or with retry_pause, when no other backend is left to try,
+#                       | +----> PAUSING --the pause is over--> (choice)
+#                       +--connected--> RELAYING --both FINs forwarded--> FREE
+#                                        +--one side reset--> RESETTING --its last bytes were taken--> FREE
+#                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
 #   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
 # A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp.pxd.
@@ -157,6 +156,7 @@ cdef enum:
     SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
     SESSION_HEADER_HELD = 4096    # our PROXY header waits for the client's first bytes, to leave with them
     SESSION_HEADER_SENT = 8192    # ... or some of it has left, before any of the client's
+    SESSION_ENDING = 32768        # one side has ended, and the timer is armed for it
     SESSION_URGENT_INLINE = 16384  # the backend's socket leaves urgent bytes in the stream
 
 cdef enum table_kind_t:

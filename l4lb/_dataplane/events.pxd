@@ -15,7 +15,7 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.linux cimport EPOLLERR, EPOLLHUP
 from l4lb._dataplane.opening cimport session_event_reading, session_timeout_reading
 from l4lb._dataplane.progress cimport (
-    deadline_passed, session_arm, session_half_closed, session_rearm, session_stalled,
+    deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
 )
 from l4lb._dataplane.tcp cimport (
     client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry, session_try_again,
@@ -73,7 +73,7 @@ cdef inline void session_timeout_relaying(worker_t *w, session_t *s) noexcept no
     elif not session_stalled(w, s):
         session_outlives(s)
         session_rearm(w, s)
-    elif s.half_close_ms and session_half_closed(s) and deadline_passed(w, s.active_ms + s.half_close_ms):
+    elif s.half_close_ms and session_is_ending(s) and deadline_passed(w, s.active_ms + s.half_close_ms):
         session_end(w, s, CLOSE_HALF_CLOSE_TIMEOUT)
     else:
         session_end(w, s, CLOSE_IDLE_TIMEOUT)

@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from l4lb._dataplane.closing cimport socket_unsent
 from l4lb._dataplane.enums cimport (
-    ENDING_POLL_MAX_MS, ENDING_POLL_MS, HALF_FIN_SENT, SESSION_RELAYING, TIMER_IDLE,
+    ENDING_POLL_MAX_MS, ENDING_POLL_MS, HALF_EOF, HALF_SOURCE_FIN, SESSION_RELAYING, TIMER_IDLE,
 )
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport half_t, session_t, worker_t
@@ -39,13 +39,10 @@ cdef inline void session_arm(worker_t *w, session_t *s, uint32_t due_ms) noexcep
     timers_arm(&w.timers, &w.sessions, s, due)
 
 
-cdef inline bint session_half_closed(session_t *s) noexcept nogil:
-    return (s.up.flags | s.down.flags) & HALF_FIN_SENT
-
-
 cdef inline bint session_is_ending(session_t *s) noexcept nogil:
-    """One of its sides is over, with or without a reset: half_close_timeout holds."""
-    return s.state != SESSION_RELAYING or session_half_closed(s)
+    """One of its sides has sent its FIN, whether or not that could be forwarded yet, or was reset: half_close_timeout
+    holds."""
+    return s.state != SESSION_RELAYING or (s.up.flags | s.down.flags) & (HALF_SOURCE_FIN | HALF_EOF)
 
 
 cdef inline uint32_t session_patience_ms(session_t *s) noexcept nogil:

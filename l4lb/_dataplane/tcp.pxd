@@ -15,7 +15,7 @@ from l4lb._dataplane.ending cimport session_close, session_reset
 from l4lb._dataplane.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_CONNECT_FAILED, CLOSE_NORMAL, CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL,
     CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE,
-    NO_INDEX, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
+    NO_INDEX, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_ENDING,
     SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_PAUSING, SESSION_RELAYING, SESSION_SPOKEN, SESSION_THROTTLED,
     SESSION_URGENT_INLINE, SIDE_BACKEND, SIDE_CLIENT, close_reason_t, connect_failure_t, side_t,
 )
@@ -25,7 +25,7 @@ from l4lb._dataplane.linux cimport (
     TCP_QUICKACK, counter_add, recv, setsockopt, shared_read, unlikely,
 )
 from l4lb._dataplane.poller cimport poller_watch, poller_watch_again
-from l4lb._dataplane.progress cimport session_arm, session_half_closed, session_rearm
+from l4lb._dataplane.progress cimport session_arm, session_is_ending, session_rearm
 from l4lb._dataplane.queue cimport queue_enter, queue_leave
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport histogram_add
@@ -104,7 +104,7 @@ cdef inline void session_want_client_out(worker_t *w, session_t *s) noexcept nog
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
-cdef inline void session_settle(worker_t *w, session_t *s, uint8_t fins_before) noexcept nogil:
+cdef inline void session_settle(worker_t *w, session_t *s) noexcept nogil:
     """After both halves had their turn: ended, half-closed, or on with it."""
     if not s.flags & SESSION_SPOKEN and s.up.bytes | s.down.bytes:
         session_learn(w, s)
@@ -113,11 +113,12 @@ cdef inline void session_settle(worker_t *w, session_t *s, uint8_t fins_before) 
     if s.up.flags & s.down.flags & HALF_FIN_SENT:
         session_end(w, s, CLOSE_NORMAL)
         return
-    if session_half_closed(s) and not fins_before:
+    if (s.up.flags | s.down.flags) & HALF_FIN_SENT and not s.half_close:
+        session_close(w, s)
+        return
+    if not s.flags & SESSION_ENDING and session_is_ending(s):
+        s.flags |= SESSION_ENDING
         s.active_ms = <uint32_t>w.now_ms
-        if not s.half_close:
-            session_close(w, s)
-            return
         session_rearm(w, s)
     if unlikely(not s.down.flags & HALF_WRITABLE and not s.flags & SESSION_CLIENT_WANTS_OUT):
         session_want_client_out(w, s)
@@ -125,10 +126,9 @@ cdef inline void session_settle(worker_t *w, session_t *s, uint8_t fins_before) 
 
 cdef inline void session_pump(worker_t *w, session_t *s) noexcept nogil:
     """Give both halves of a relaying session a turn."""
-    cdef uint8_t fins_before = session_half_closed(s)
     if session_handle(w, s, pump_up(w, s), SIDE_CLIENT):
         if session_handle(w, s, pump_down(w, s), SIDE_BACKEND):
-            session_settle(w, s, fins_before)
+            session_settle(w, s)
 
 
 # ---- edges ----

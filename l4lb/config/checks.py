@@ -65,7 +65,16 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
 _OF_PROTOCOL = {
     Protocol.TCP: ("udp_responses", "udp_requests", "udp_gro"),
     Protocol.UDP: (
-        *("half_close", "half_close_timeout", "backlog", "nodelay", "keepalive", "user_timeout", "fast_open", "defer_accept"),
+        *(
+            "half_close",
+            "half_close_timeout",
+            "backlog",
+            "nodelay",
+            "keepalive",
+            "user_timeout",
+            "fast_open",
+            "defer_accept",
+        ),
         "splice",
     ),
 }  # what has no effect there

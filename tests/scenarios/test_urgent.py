@@ -27,7 +27,14 @@ STREAMS: dict[str, list[Part]] = {
     "first": [(b"!", True), (DATA[:1_000_000], False)],
     "last": [(DATA[:1_000_000], False), (b"!", True)],
     "alone": [(b"!", True)],
-    "several": [(DATA[:200_000], False), (b"1", True), (b"2", True), (DATA[:70_000], False), (b"3", True), (b"4", True)],
+    "several": [
+        (DATA[:200_000], False),
+        (b"1", True),
+        (b"2", True),
+        (DATA[:70_000], False),
+        (b"3", True),
+        (b"4", True),
+    ],
     "ends": [(DATA[: 1 << 20], True), (DATA[: 1 << 20], True), (DATA[:65536], True), (DATA[:65536], True)],
 }
 
