@@ -2,7 +2,8 @@
 #
 # A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
 # reset on both sides, so that a cut stream never looks like a finished one. Only a client that has everything, with the
-# FIN, and does not close itself is spared: a reset might destroy what it has not read yet. Called on the worker's thread.
+# FIN, and does not close itself is spared: a reset might destroy what it has not read yet. Called on the worker's
+# thread.
 
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
@@ -33,8 +34,8 @@ cdef inline void socket_reset(int fd) noexcept nogil:
 
 
 cdef inline int socket_unsent(int fd) noexcept nogil:
-    """Bytes in a socket's send queue that its peer has not taken: of TCP, not acknowledged, where a FIN counts as one; of
-    a unix socket, not read by the peer, with the kernel's overhead. 0 when there is no socket.
+    """Bytes in a socket's send queue that its peer has not taken: of TCP, not acknowledged, where a FIN counts as one;
+    of a unix socket, not read by the peer, with the kernel's overhead. 0 when there is no socket.
 
     ioctl(2), SIOCOUTQ: EBADF without a socket, EINVAL of one that listens; none of a connected one.
     """

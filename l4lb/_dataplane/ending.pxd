@@ -14,7 +14,8 @@ from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, HALF_EOF,
     HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_BACKEND_RESET,
-    SESSION_CLIENT_RESET, SESSION_CLOSING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t, side_t,
+    SESSION_CLIENT_RESET, SESSION_CLOSING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t,
+    side_t,
 )
 from l4lb._dataplane.linux cimport EAGAIN, EINTR, counter_add, recv
 from l4lb._dataplane.notices cimport backend_failed

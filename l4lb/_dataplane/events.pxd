@@ -18,8 +18,8 @@ from l4lb._dataplane.progress cimport (
     deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
 )
 from l4lb._dataplane.tcp cimport (
-    client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry, session_try_again,
-    session_watch,
+    client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry,
+    session_try_again, session_watch,
 )
 from l4lb._dataplane.types cimport session_t, worker_t
 

@@ -1,8 +1,8 @@
 # Progress: how long a session may stand still, and how to tell that it does not.
 #
 # Bytes that a sink's kernel took are not yet with the peer: they wait in its send queue for as long as the peer reads
-# slowly, and no edge tells of them. So a session makes progress when bytes are handed to a kernel (relay.pxd notes that)
-# or when a queue has got shorter since the last look. Looks cost nothing on the path of bytes: they come with the
+# slowly, and no edge tells of them. So a session makes progress when bytes are handed to a kernel (relay.pxd notes
+# that) or when a queue has got shorter since the last look. Looks cost nothing on the path of bytes: they come with the
 # session's timer, four times in each time-out, so that a session is ended no later than 1.25 time-outs after its last
 # byte was taken, and never while some are. Called on the worker's thread.
 
@@ -82,9 +82,9 @@ cdef inline void session_poll(worker_t *w, session_t *s, int sink_fd) noexcept n
 cdef inline bint half_look(half_t *h, int sink_fd) noexcept nogil:
     """Whether the peer has taken something since the last look.
 
-    What it has taken is what was handed to its kernel less what is unsent. Of TCP that never falls but by one, for a FIN
-    that was queued; of a unix socket, whose queue counts the kernel's own overhead, it falls with each send. Neither rises
-    unless the peer took something: a reset leaves the queue as it was.
+    What it has taken is what was handed to its kernel less what is unsent. Of TCP that never falls but by one, for a
+    FIN that was queued; of a unix socket, whose queue counts the kernel's own overhead, it falls with each send.
+    Neither rises unless the peer took something: a reset leaves the queue as it was.
     """
     cdef int64_t taken = <int64_t>h.bytes - socket_unsent(sink_fd)
     cdef bint more = taken > h.taken

@@ -9,7 +9,8 @@
 # Urgent data travels in the stream, as ordinary bytes (RFC 6093, section 3.3). What the kernel makes of an urgent mark:
 # every read stops before it, a splice returns 0 there when a FIN is behind, and a recv that begins at it leaves the
 # urgent byte out, unless the socket has SO_OOBINLINE; without that the kernel even drops an unread urgent byte when
-# another comes. Clients' sockets inherit the option from the listening one; backends' are given it, see `source_inline`.
+# another comes. Clients' sockets inherit the option from the listening one; backends' are given it where it can matter,
+# see `source_inline`.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -203,8 +204,8 @@ cdef inline void half_lead_taken(worker_t *w, wire_t *wire) noexcept nogil:
 cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
     """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
 
-    recv(2): EAGAIN empty; 0 the FIN (at an urgent mark too, see above); ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest
-    lost.
+    recv(2): EAGAIN empty; 0 the FIN (at an urgent mark too, see above); ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the
+    rest lost.
     """
     cdef half_t *h = wire.half
     cdef ssize_t got, sent

@@ -51,7 +51,8 @@ cdef inline void session_learn(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_outlives(session_t *s) noexcept nogil:
-    """Its backend speaks first, or the session lives on after the first answer, or for long: urgent data may come from its backend, see relay.pxd."""
+    """Its backend speaks first, or goes on after the first answer, or it lives for long: urgent data may come from its
+    backend, see relay.pxd."""
     if not s.flags & SESSION_URGENT_INLINE and not s.down.flags & HALF_EOF:
         backend_inline(s)
 
@@ -163,8 +164,8 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
 cdef inline bint client_is_gone(session_t *s, uint32_t events) noexcept nogil:
     """Whether a client that has no backend yet can neither get an answer nor has left anything to be delivered.
 
-    EPOLLERR: it was reset. EPOLLHUP alone: a unix client has closed, perhaps after it sent something, as one of TCP does
-    by a FIN. EPOLLRDHUP alone is a FIN: it may still read.
+    EPOLLERR: it was reset. EPOLLHUP alone: a unix client has closed, perhaps after it sent something, as one of TCP
+    does by a FIN. EPOLLRDHUP alone is a FIN: it may still read.
     recv(2) with MSG_PEEK: 0 nothing more; EAGAIN cannot be after a hang-up; errors lost.
     """
     cdef uint8_t byte

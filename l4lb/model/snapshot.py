@@ -156,7 +156,9 @@ class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
     session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
-    Without `half_close` the first FIN ends both sides. `udp_gro`: take many datagrams of a client as one, where the kernel has them so."""
+
+    Without `half_close` the first FIN ends both sides. `udp_gro`: take many datagrams of a client as one, where the
+    kernel has them so."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]

@@ -1,4 +1,4 @@
-"""Deadlines and bytes that the peer is still taking: a slow reader gets all of it, one that has stopped is ended in time."""
+"""Deadlines and bytes that the peer is still taking: a slow reader gets all, one that has stopped is ended in time."""
 
 from __future__ import annotations
 
