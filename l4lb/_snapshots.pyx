@@ -326,8 +326,8 @@ cdef class NativeSnapshot:
     """An immutable `snapshot_t`. Holds on to the live objects that it points to.
 
     `listeners`: dicts of live, pool (one of `pools`), sockets (`l4lb.net.sockets.Assigned`), max_sessions, idle_ms,
-    half_close_ms, duration_ms, splice, nodelay, requests, responses, one_way, trains, draining, proxy_accept (mode,
-    time-out in ms, trusted ranges).
+    half_close_ms, duration_ms, half_close, splice, nodelay, requests, responses, one_way, trains, draining,
+    proxy_accept (mode, time-out in ms, trusted ranges).
     """
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):

@@ -75,6 +75,7 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.unix_sides = 1 << <int>SIDE_CLIENT if arrival.address.ss_family == AF_UNIX else 0
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms
+    s.half_close = arrival.terms.half_close
     s.expires_ms = 0
     if arrival.terms.duration_ms:
         s.expires_ms = (<uint32_t>w.now_ms + arrival.terms.duration_ms) | 1    # 0 means none

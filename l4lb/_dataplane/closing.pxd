@@ -1,12 +1,14 @@
 # Closing: the one way out of every session, whatever state it is in.
 #
 # A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
-# reset on both sides, so that a cut stream never looks like a finished one. Called on the worker's thread.
+# reset on both sides, so that a cut stream never looks like a finished one. Only a client that has everything, with the
+# FIN, and does not close itself is spared: a reset might destroy what it has not read yet. Called on the worker's
+# thread.
 
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
-from l4lb._dataplane.enums cimport CLOSE_NORMAL, close_reason_t
+from l4lb._dataplane.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
 from l4lb._dataplane.flows cimport flow_leave
 from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
@@ -32,16 +34,27 @@ cdef inline void socket_reset(int fd) noexcept nogil:
     close(fd)
 
 
-cdef inline bint socket_has_unsent(int fd) noexcept nogil:
-    """Bytes that the peer has not acknowledged and still may: a reset now would destroy them.
+cdef inline int socket_unsent(int fd) noexcept nogil:
+    """Bytes in a socket's send queue that its peer has not taken: of TCP, not acknowledged, where a FIN counts as one;
+    of a unix socket, not read by the peer, with the kernel's overhead. 0 when there is no socket.
 
-    ioctl SIOCOUTQ counts them on after the peer has reset the connection, so the state (first byte of tcp_info) is
-    asked as well; getsockopt fails on a unix socket, whose peer takes its bytes with it when it goes.
+    ioctl(2), SIOCOUTQ: EBADF without a socket, EINVAL of one that listens; none of a connected one.
     """
     cdef int unsent = 0
+    if ioctl(fd, SIOCOUTQ, &unsent) < 0 or unsent < 0:
+        return 0
+    return unsent
+
+
+cdef inline bint socket_has_unsent(int fd) noexcept nogil:
+    """Bytes that the peer has not taken and still may: a reset now would destroy them.
+
+    SIOCOUTQ counts them on after the peer has reset the connection, so the state (first byte of tcp_info) is asked as
+    well; getsockopt fails on a unix socket, whose peer takes its bytes with it when it goes.
+    """
     cdef uint8_t state = 0
     cdef socklen_t length = sizeof(state)
-    if ioctl(fd, SIOCOUTQ, &unsent) < 0 or unsent <= 0:
+    if socket_unsent(fd) == 0:
         return False
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &length) < 0 or state != TCP_CLOSE
 
@@ -55,6 +68,12 @@ cdef inline void socket_end(int fd, bint reset) noexcept nogil:
         close(fd)
 
 
+cdef inline bint client_is_reset(session_t *s, close_reason_t reason) noexcept nogil:
+    if reason == CLOSE_HALF_CLOSE_TIMEOUT and s.down.flags & HALF_FIN_SENT:
+        return socket_has_unsent(s.client_fd)
+    return reason != CLOSE_NORMAL
+
+
 cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogil:
     """Give the reservation back, after the socket is closed or before another attempt."""
     if s.backend != NULL:
@@ -65,7 +84,6 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
 
 cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Untold: it goes on elsewhere, or `session_end` has told of it."""
-    cdef bint reset = reason != CLOSE_NORMAL
     cdef bint datagrams = s.flow != NULL
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
@@ -73,8 +91,8 @@ cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason)
     flow_leave(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
-    socket_end(s.backend_fd, reset)
-    socket_end(s.client_fd, reset)
+    socket_end(s.backend_fd, reason != CLOSE_NORMAL)
+    socket_end(s.client_fd, client_is_reset(s, reason))
     session_forget_backend(w, s)
     if s.tried != NULL:
         free(s.tried.backend_ids)

@@ -1,7 +1,8 @@
 # Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by tcp.pxd.
 #
 # An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
-# leaves it out while another is left; when all were tried, they are tried again until connect_attempts are used up.
+# leaves it out while another is left; when all were tried, they are tried again, after retry_pause, until
+# connect_attempts are used up.
 # An attempt that failed of our own want (verdicts.pxd) is none of those, blames nobody, and is not made twice: another
 # backend may do, since ports and firewall rules are those of a destination.
 
@@ -12,9 +13,9 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CONNECTING,
-    SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_NODELAY_DONE, SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND,
-    connect_failure_t, shortage_t,
+    CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED,
+    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_NODELAY_DONE,
+    SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND, connect_failure_t, shortage_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
@@ -29,6 +30,7 @@ from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
 from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.poller cimport poller_watch
+from l4lb._dataplane.relay cimport backend_inline
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.verdicts cimport (
@@ -71,7 +73,8 @@ cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
 
 
 cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
-    """A reserved backend that has not refused this session, or one that has when there is no other."""
+    """A reserved backend that has not refused this session, or one that has when there is no other; with retry_pause
+    that comes after a pause (tcp.pxd)."""
     cdef pick_t pick
     cdef backend_t *backend
     pick.pool = pool
@@ -79,7 +82,7 @@ cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noe
     pick.hash = s.hash
     pick.now_ms = w.now_ms
     backend = pool_pick(&pick)
-    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.own:
+    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.own and not pool.retry_pause_ms:
         s.tried.count = 0
         backend = pool_pick(&pick)
     return backend
@@ -183,6 +186,8 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
         s.flags |= SESSION_ACK_HELD
+    else:
+        backend_inline(s)                  # it speaks first, and may do so with urgent data
     connected = backend_connect_to(fd, backend, s.local_port) == 0
     if not connected and errno != EINPROGRESS:
         return socket_refusal(errno, family)
@@ -229,12 +234,20 @@ cdef inline void answer_watch(worker_t *w, session_t *s) noexcept nogil:
         s.asked_ns = w.now_ns
 
 
+cdef inline uint32_t attempt_wait_ms(session_t *s, pool_t *pool) noexcept nogil:
+    """When the timer of an attempt first looks: sooner than connect_timeout while the client is not watched, so that
+    an attempt that is quick, as most are, need not watch it twice or wake up for it."""
+    if s.flags & SESSION_CLIENT_WATCHED or pool.connect_timeout_ms < <uint32_t>CLIENT_WATCH_MS:
+        return pool.connect_timeout_ms
+    return CLIENT_WATCH_MS
+
+
 cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
     """`backend` is reserved. On failure the reservation is given back and the backend is counted and remembered."""
     cdef attempt_t attempt
     s.backend = backend.live
     s.state = SESSION_CONNECTING
-    s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD)
+    s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD | SESSION_URGENT_INLINE)
     s.attempts += 1
     s.attempt_started_ns = w.now_ns
     s.state_deadline_ms = <uint32_t>w.now_ms + pool.connect_timeout_ms
@@ -247,7 +260,7 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
         s.flags |= SESSION_HEADER_HELD
     attempt = backend_connect(w, s, pool, backend)
     if attempt == ATTEMPT_PENDING:
-        timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.connect_timeout_ms)
+        timers_arm(&w.timers, &w.sessions, s, w.now_ms + attempt_wait_ms(s, pool))
     return attempt
 
 

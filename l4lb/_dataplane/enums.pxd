@@ -13,7 +13,9 @@ cdef enum:
     CLIENT_FIRST_MAX = 3
     HELLO_WAIT_MS = 3000          # how long a ClientHello is waited for: time for one segment to be sent again
     ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
-    RESET_POLL_MS = 16            # how often a session about to be reset looks whether its last bytes are out
+    ENDING_POLL_MS = 16           # how often a session that ends looks whether its last bytes were taken, at the most
+    ENDING_POLL_MAX_MS = 128      # ... and at the least
+    CLIENT_WATCH_MS = 32          # a connect that takes longer has its client watched: it may leave meanwhile
     INBOX_SIZE = 64               # power of two
     RECORD_SLOTS = 4096           # power of two
     NOTICE_SLOTS = 64             # power of two
@@ -117,28 +119,34 @@ cdef enum path_error_t:
     PATH_PROTOCOL
     PATH_ERROR_COUNT
 
-# A session's life; READING is left by l4lb/_dataplane/opening.pxd, every other transition made by tcp.pxd:
+# A session's life; READING is left by l4lb/_dataplane/opening.pxd, RESETTING and CLOSING by ending.pxd, every other
+# transition is made by tcp.pxd:
 #
 #          +--its first bytes count--> READING
 #          |                             | they are here
 #   FREE --+--accept--> (choice) <-------+
-#                         |    +--all at max_sessions--> QUEUED
-#                         |                                | a place is free
-#                       CONNECTING <-----------------------+
-#                         |    ^ next attempt
-#                         |    +--> (itself)
-#                         +--connected--> RELAYING --both FINs forwarded--> FREE
-#                         |                  +--one side reset--> RESETTING --its last bytes are out--> FREE
-#   any --no backend, limit, timeout, shutdown--> FREE
+#                       | ^  +--all at max_sessions--> QUEUED
+#                       | |                              | a place is free
+#                     CONNECTING <-----------------------+
+#                       | | ^ next attempt
+#                       | | +--> (itself), or with retry_pause, when no other backend is left to try,
+#                       | +----> PAUSING --the pause is over--> (choice)
+#                       +--connected--> RELAYING --both FINs forwarded--> FREE
+#                                        +--one side reset--> RESETTING --its last bytes were taken--> FREE
+#                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
+#   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
 # A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp.pxd.
+# The order is that of l4lb.model.states.SessionState.
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_READING
     SESSION_QUEUED
     SESSION_CONNECTING
+    SESSION_PAUSING
     SESSION_RELAYING
     SESSION_RESETTING
+    SESSION_CLOSING
     SESSION_FLOW
 
 cdef enum side_t:
@@ -150,7 +158,7 @@ cdef enum:
     HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
     HALF_WRITABLE = 2             # the sink took everything since its last edge
     HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
-    HALF_READ_ON = 8              # a short read proves nothing: an urgent mark stops reads, or a reset is behind
+    HALF_READ_ON = 8              # copy until a read finds nothing: an urgent mark stops reads, or a reset is behind
     HALF_EOF = 16                 # all that the source will ever give has been read
     HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
     HALF_BULK = 64                # reads through a pipe
@@ -171,6 +179,8 @@ cdef enum:
     SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
     SESSION_HEADER_HELD = 4096    # our PROXY header waits for the client's first bytes, to leave with them
     SESSION_HEADER_SENT = 8192    # ... or some of it has left, before any of the client's
+    SESSION_ENDING = 32768        # one side has ended, and the timer is armed for it
+    SESSION_URGENT_INLINE = 16384  # the backend's socket leaves urgent bytes in the stream
 
 cdef enum table_kind_t:
     TABLE_MAGLEV = 0

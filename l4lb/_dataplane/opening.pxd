@@ -8,20 +8,20 @@ from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_CLIENT_WATCHED,
-    SESSION_READING, SIDE_CLIENT,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_READING,
+    SIDE_CLIENT,
 )
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.headers cimport session_destination
 from l4lb._dataplane.linux cimport IPPROTO_TCP
 from l4lb._dataplane.lookup cimport client_hash, selection_hashes
-from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.preface cimport (
     AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
     preface_outcome_t, preface_read, preface_refuse,
 )
+from l4lb._dataplane.progress cimport session_arm
 from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_TIMEOUT
-from l4lb._dataplane.tcp cimport deadline_passed, session_arm, session_connect, session_mark
+from l4lb._dataplane.tcp cimport session_connect, session_mark, session_watch
 from l4lb._dataplane.types cimport pool_t, session_t, source_address_t, worker_t
 
 
@@ -81,11 +81,8 @@ cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_
         s.up.flags |= HALF_READABLE
         if not session_reads(w, s):
             return
-    s.flags |= SESSION_CLIENT_WATCHED
-    if poller_watch(w, s, SIDE_CLIENT, s.client_fd, 0) < 0:
-        session_end(w, s, CLOSE_RESOURCE_LIMIT)
-        return
-    session_await(w, s, proxy_timeout_ms if s.awaited & AWAIT_HEADER else <uint32_t>HELLO_WAIT_MS)
+    if session_watch(w, s):
+        session_await(w, s, proxy_timeout_ms if s.awaited & AWAIT_HEADER else <uint32_t>HELLO_WAIT_MS)
 
 
 cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
@@ -97,9 +94,7 @@ cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t event
 
 cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:
     """Without its header there is no session; without a ClientHello it goes on."""
-    if not deadline_passed(w, s.state_deadline_ms):
-        session_arm(w, s, s.state_deadline_ms)
-    elif s.awaited & AWAIT_HEADER:
+    if s.awaited & AWAIT_HEADER:
         preface_refuse(w, s, PROXY_REFUSED_TIMEOUT)
         session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
     else:

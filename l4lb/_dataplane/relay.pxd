@@ -4,7 +4,13 @@
 # the kernel's windows do the rest. Small messages are read into the worker's scratch buffer and sent at once; a half
 # that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. What is sent before a
 # client's own bytes (our PROXY header) begins as the chunk of its half, and counts nowhere. Called on the worker's
-# thread by tcp.pxd, which turns the outcome into the session's next state.
+# thread by tcp.pxd and ending.pxd, which turn the outcome into the session's next state.
+#
+# Urgent data travels in the stream, as ordinary bytes (RFC 6093, section 3.3). What the kernel makes of an urgent mark:
+# every read stops before it, a splice returns 0 there when a FIN is behind, and a recv that begins at it leaves the
+# urgent byte out, unless the socket has SO_OOBINLINE; without that the kernel even drops an unread urgent byte when
+# another comes. Clients' sockets inherit the option from the listening one; backends' are given it where it can matter,
+# see `source_inline`.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -14,12 +20,12 @@ from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
     HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
-    SESSION_RELAYING, SESSION_SPLICED, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, side_t,
+    SESSION_RELAYING, SESSION_SPLICED, SESSION_URGENT_INLINE, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, side_t,
 )
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
-    EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SPLICE_F_MOVE,
-    SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
+    EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_OOBINLINE,
+    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
 )
 from l4lb._dataplane.parts cimport chunk_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
@@ -67,9 +73,11 @@ cdef inline uint64_t half_own(wire_t *wire, uint64_t count) noexcept nogil:
 
 
 cdef inline void half_moved(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
-    """`count` bytes were handed to the sink's kernel."""
+    """`count` bytes were handed to the sink's kernel. None: no progress."""
     cdef session_t *s = wire.session
     cdef backend_counters_t *counters = s.backend.counters[w.index]
+    if count == 0:
+        return
     wire.budget -= count
     if unlikely(wire.half.overhead_bytes):
         count = half_own(wire, count)
@@ -95,6 +103,24 @@ cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
     if wire.direction == 0 and sent and not wire.session.flags & SESSION_NODELAY_DONE:
         wire.session.flags |= SESSION_NODELAY_DONE
         setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef inline void backend_inline(session_t *s) noexcept nogil:
+    """setsockopt(2): fails on no open TCP socket; a unix one of a kernel without MSG_OOB there needs no option."""
+    cdef int on = 1
+    s.flags |= SESSION_URGENT_INLINE
+    setsockopt(s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
+
+
+cdef inline void source_inline(wire_t *wire) noexcept nogil:
+    """Before a read that may begin at an urgent mark.
+
+    The option costs a call, which a session with one short answer is spared: each of its reads follows an edge, which
+    names the mark if there is one. What remains is a backend whose very first bytes are an answer that begins with two
+    urgent ones: the kernel may drop the first of them before any edge could be heeded.
+    """
+    if wire.direction and not wire.session.flags & SESSION_URGENT_INLINE:
+        backend_inline(wire.session)
 
 
 cdef inline bint half_ends_here(wire_t *wire) noexcept nogil:
@@ -179,7 +205,8 @@ cdef inline void half_lead_taken(worker_t *w, wire_t *wire) noexcept nogil:
 cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
     """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
 
-    recv(2): EAGAIN empty; 0 the FIN; ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest lost.
+    recv(2): EAGAIN empty; 0 the FIN (at an urgent mark too, see above); ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the
+    rest lost.
     """
     cdef half_t *h = wire.half
     cdef ssize_t got, sent
@@ -193,7 +220,7 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
             return PUMP_IDLE
         if errno != EAGAIN:
             return PUMP_SOURCE_LOST
-        h.flags &= <uint8_t>~HALF_READABLE
+        h.flags &= <uint8_t>~(HALF_READABLE | HALF_READ_ON)      # every urgent mark is behind: a new one is an edge
         h.full_reads = 0
         return PUMP_IDLE
     if got == 0:
@@ -206,8 +233,11 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
             h.flags &= <uint8_t>~HALF_READABLE
             if h.flags & HALF_SOURCE_FIN:
                 h.flags |= HALF_EOF
+            elif h.bytes:
+                source_inline(wire)            # it goes on after its first answer
     elif h.full_reads < 255:
         h.full_reads += 1
+        source_inline(wire)
     if lead:
         half_lead_taken(w, wire)
         got += lead
@@ -219,6 +249,7 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
         h.chunk = chunk_take(&w.chunks, w.scratch + sent, <uint32_t>(got - sent))
         if h.chunk == NULL:
             return PUMP_NO_MEMORY
+        source_inline(wire)
     return PUMP_IDLE
 
 
@@ -234,9 +265,12 @@ cdef inline void half_leave_bulk(worker_t *w, half_t *h) noexcept nogil:
 cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
     """True when this half reads through a pipe now; takes one if it should and can."""
     cdef half_t *h = wire.half
+    if h.flags & HALF_READ_ON:
+        half_leave_bulk(w, h)
+        return False
     if h.pipe != NULL:
         return True
-    if wire.session.splice == SPLICE_OFF or h.flags & HALF_READ_ON or h.chunk != NULL:
+    if wire.session.splice == SPLICE_OFF or h.chunk != NULL:
         return False
     if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
         return False
@@ -244,13 +278,15 @@ cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
     if h.pipe == NULL:
         return False
     h.flags |= HALF_BULK
+    source_inline(wire)
     return True
 
 
 cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
     """One splice into the empty pipe and out of it.
 
-    splice(2) from a socket: 0 the FIN; EAGAIN socket empty (the pipe is, so it is not the pipe that is full);
+    splice(2) from a socket: 0 the FIN, or an urgent mark with the FIN behind it: the recv that follows tells; EAGAIN
+    socket empty (the pipe is, so it is not the pipe that is full) or at an urgent mark, of which an edge tells;
     EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and its like lost, and reported only
     once: a recv after it would see an orderly end.
     """
@@ -266,7 +302,7 @@ cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
         half_read(w, wire, got)
         return half_flush_pipe(w, wire)
     if got == 0:
-        h.flags |= HALF_EOF
+        h.flags |= HALF_READ_ON
         return PUMP_IDLE
     if errno == EINTR:
         return PUMP_IDLE
@@ -334,6 +370,26 @@ cdef inline pump_t half_pump(worker_t *w, wire_t *wire) noexcept nogil:
         if TURN_BYTES - wire.budget < BULK_MIN_BYTES:
             half_leave_bulk(w, h)
     return outcome
+
+
+cdef inline pump_t pump_up(worker_t *w, session_t *s) noexcept nogil:
+    cdef wire_t wire
+    wire.session = s
+    wire.half = &s.up
+    wire.direction = 0
+    wire.source_fd = s.client_fd
+    wire.sink_fd = s.backend_fd
+    return half_pump(w, &wire)
+
+
+cdef inline pump_t pump_down(worker_t *w, session_t *s) noexcept nogil:
+    cdef wire_t wire
+    wire.session = s
+    wire.half = &s.down
+    wire.direction = 1
+    wire.source_fd = s.backend_fd
+    wire.sink_fd = s.client_fd
+    return half_pump(w, &wire)
 
 
 cdef inline void half_drop(worker_t *w, half_t *h) noexcept nogil:

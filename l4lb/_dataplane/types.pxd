@@ -17,6 +17,7 @@ from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, quic_ids_t,
 
 cdef struct half_t:
     uint64_t bytes                # handed to the sink's kernel
+    int64_t taken                 # ... less what was unsent at the last look, see progress.pxd
     uint64_t paid_until_ns        # token bucket of this session and direction, see limits.pxd
     chunk_t *chunk
     pipe_t *pipe
@@ -49,8 +50,8 @@ cdef struct session_t:
     uint32_t next_free
     uint32_t idle_ms
     uint32_t half_close_ms
-    uint32_t active_ms            # worker clock of the last byte or state change
-    uint32_t state_deadline_ms    # of the state: the wait, the second half, the patience
+    uint32_t active_ms            # worker clock of the last progress, see progress.pxd, or state change
+    uint32_t state_deadline_ms    # of a state before RELAYING
     uint32_t expires_ms           # max_session_duration, 0: none
     uint64_t started_ns
     uint64_t attempt_started_ns
@@ -69,7 +70,8 @@ cdef struct session_t:
     uint16_t local_port           # where the client came in, in network order
     uint8_t state
     uint8_t splice
-    uint8_t close_reason          # of a RESETTING session
+    uint8_t close_reason          # of a RESETTING or CLOSING session that is ended
+    uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t awaited               # of a READING one: what has to come first, see preface.pxd
 
@@ -173,6 +175,7 @@ cdef struct pool_t:
     double bounded_load           # of SELECT_HASH; 0: off
     uint32_t connect_timeout_ms
     uint32_t connect_attempts
+    uint32_t retry_pause_ms       # before an attempt when no other backend is left to try; 0: none
     uint32_t passive_failures     # so many in a row are told to control; 0: none are
     int64_t queue_size
     uint32_t queue_timeout_ms
@@ -197,6 +200,7 @@ cdef struct terms_t:              # what a new session takes along from its list
     uint32_t idle_ms
     uint32_t half_close_ms
     uint32_t duration_ms
+    bint half_close
     bint nodelay
     bint deferred                 # accepted once its client has sent something: TCP_DEFER_ACCEPT
     uint8_t splice

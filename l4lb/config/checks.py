@@ -67,7 +67,16 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
 _OF_PROTOCOL = {
     Protocol.TCP: ("udp_responses", "udp_requests", "udp_gro"),
     Protocol.UDP: (
-        *("half_close_timeout", "backlog", "nodelay", "keepalive", "user_timeout", "fast_open", "defer_accept"),
+        *(
+            "half_close",
+            "half_close_timeout",
+            "backlog",
+            "nodelay",
+            "keepalive",
+            "user_timeout",
+            "fast_open",
+            "defer_accept",
+        ),
         "splice",
     ),
 }  # what has no effect there
@@ -134,6 +143,8 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
             ("pools", name, "on_backend_down"),
             "has no effect without checks and agent: no backend goes down",
         )
+    if pool.retry_pause and pool.connect_attempts == 1:
+        yield ("pools", name, "retry_pause"), "has no effect with connect_attempts = 1"
     if given(pool, "queue_timeout") and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
     if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
@@ -145,7 +156,7 @@ def _pool_of_protocols(config: Config, name: str, pool: Pool) -> Iterator[Findin
     """What only one of the protocols has, in a pool that the other uses alone or too."""
     protocols = config.protocols_of(name)
     if protocols == {Protocol.UDP}:
-        for option in ("queue_size", "connect_timeout"):
+        for option in ("queue_size", "connect_timeout", "retry_pause"):
             if given(pool, option):
                 yield ("pools", name, option), "has no effect: only udp listeners use the pool"
         if pool.health.type == "none":

@@ -144,8 +144,11 @@ class Listener(Model):
         default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
     )
     idle_timeout: DurationOrOff = Field(default=600.0, description="10m for tcp, 30s for udp, unless given")
+    half_close: bool = Field(
+        default=True, description="false: the first FIN ends both sides, after the bytes before it"
+    )
     half_close_timeout: DurationOrOff = Field(
-        default=60.0, description="how long the second half may outlive the first"
+        default=60.0, description="once one side has ended: time without progress"
     )
     max_session_duration: DurationOrOff = 0.0
     backlog: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
@@ -270,6 +273,9 @@ class Pool(Model):
     connect_timeout: Duration = 5.0
     connect_attempts: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=65535)] = Field(
         default=3, description="each on another backend while there is one"
+    )
+    retry_pause: DurationOrOff = Field(
+        default=0.0, description="wait before the next connect attempt when no other backend is left to try"
     )
     queue_size: Count = Field(default=0, description="clients that may wait when every backend is at max_sessions")
     queue_timeout: Duration = 5.0

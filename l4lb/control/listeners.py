@@ -41,6 +41,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
         backlog=config.backlog,
         nodelay=config.nodelay,
         idle_timeout_s=config.idle_timeout,
+        half_close=config.half_close,
         half_close_timeout_s=config.half_close_timeout,
         max_session_duration_s=config.max_session_duration,
         keepalive=_keepalive(config),

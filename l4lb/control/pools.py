@@ -218,6 +218,7 @@ def pool_spec(seen: PoolView, tables: Sequence[Table]) -> PoolSpec:
         bounded_load=config.bounded_load if policy.hashes else 0.0,
         connect_timeout_s=config.connect_timeout,
         connect_attempts=config.connect_attempts,
+        retry_pause_s=config.retry_pause,
         passive_failures=config.passive.failures,
         queue_size=config.queue_size,
         queue_timeout_s=config.queue_timeout,

@@ -45,6 +45,7 @@ def listener_settings(spec: ListenerSpec) -> dict[str, object]:
     return {
         "idle_ms": milliseconds(spec.idle_timeout_s),
         "half_close_ms": milliseconds(spec.half_close_timeout_s),
+        "half_close": spec.half_close,
         "duration_ms": milliseconds(spec.max_session_duration_s),
         "max_sessions": spec.max_sessions,
         "splice": _snapshots.SPLICE_MODES[spec.splice],
@@ -68,6 +69,7 @@ def pool_settings(spec: PoolSpec) -> dict[str, object]:
         "bounded_load": spec.bounded_load,
         "connect_timeout_ms": milliseconds(spec.connect_timeout_s) or _MS_MAX,
         "connect_attempts": spec.connect_attempts,
+        "retry_pause_ms": milliseconds(spec.retry_pause_s),
         "passive_failures": spec.passive_failures,
         "queue_size": spec.queue_size,
         "queue_timeout_ms": milliseconds(spec.queue_timeout_s) or _MS_MAX,

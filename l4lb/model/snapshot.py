@@ -109,6 +109,7 @@ class PoolSpec:
     are of the first one (see `TierSpec`), and empty when no backend is usable; `further` are the others, in the order
     in which they are asked. `bounded_load`, of HASH: how far above the average of its tier a backend's sessions may get
     (1.25: by a quarter); 0: no bound.
+    `retry_pause_s`: before an attempt when no other backend is left to try.
     `passive_failures`: after so many in a row a backend is reported as failing; 0: never. `transparent`: connect from
     the client's own address, instead of `source`."""
 
@@ -120,6 +121,7 @@ class PoolSpec:
     bounded_load: float = 0.0
     connect_timeout_s: float = 5.0
     connect_attempts: int = 3
+    retry_pause_s: float = 0.0
     passive_failures: int = 0
     queue_size: int = 0
     queue_timeout_s: float = 5.0
@@ -171,8 +173,9 @@ class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
     session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
-    `udp_gro`: take many datagrams of a client as one, where the kernel has them so; `udp_one_way`: no answers are
-    expected."""
+
+    Without `half_close` the first FIN ends both sides. `udp_gro`: take many datagrams of a client as one, where the
+    kernel has them so; `udp_one_way`: no answers are expected."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -181,6 +184,7 @@ class ListenerSpec:
     backlog: int = 4096
     nodelay: bool = True
     idle_timeout_s: float = 600.0
+    half_close: bool = True
     half_close_timeout_s: float = 60.0
     max_session_duration_s: float = 0.0
     keepalive: Keepalive | None = None

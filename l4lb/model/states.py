@@ -97,8 +97,10 @@ class SessionState(StrEnum):
     READING = "reading"
     QUEUED = "queued"
     CONNECTING = "connecting"
+    PAUSING = "pausing"
     RELAYING = "relaying"
     RESETTING = "resetting"
+    CLOSING = "closing"
 
 
 class CloseReason(StrEnum):

@@ -302,7 +302,7 @@ def test_queue_serves_in_order_and_gives_the_place_of_a_client_that_leaves() -> 
             assert wait_until(lambda: balancer.stats().pools["web"].waiting == 2)
             assert is_refused(address_of(balancer))
             wait_closed(balancer, CloseReason.QUEUE_FULL)
-            waiting[0].close()
+            reset(waiting[0])
             wait_closed(balancer, CloseReason.CLIENT_ABORT)
             assert balancer.stats().pools["web"].waiting == 1
             first.close()

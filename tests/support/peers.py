@@ -151,6 +151,17 @@ def one_answer(text: bytes) -> Callable[[socket.socket], None]:
     return answer
 
 
+@contextlib.contextmanager
+def dawdling(address: str, receive_buffer: int = 4096) -> Iterator[socket.socket]:
+    """A client whose kernel takes little: what it does not read stays where it came from."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(TIMEOUT_S)
+        sock.connect((host, int(port)))
+        yield sock
+
+
 def connect(address: str | tuple[str, int]) -> socket.socket:
     if isinstance(address, str):
         if address.startswith("unix:"):
