@@ -72,11 +72,10 @@ def _start(target: Target) -> subprocess.Popen[bytes]:
 
 
 def _not_started(error: OSError) -> NotChecked:
-    """pipe2(2): EMFILE, ENFILE; fork(2): EAGAIN, processes or threads; ENOMEM. What execve(2) says is of the program."""
+    """pipe2(2): EMFILE, ENFILE; fork(2): EAGAIN, processes or threads; ENOMEM. What execve(2) says is the program's."""
+    number = error.errno or 0
     advice = {errno.EAGAIN: "raise TasksMax= of the unit or RLIMIT_NPROC", errno.ENOMEM: "out of memory"}
-    return NotChecked(
-        f"{os.strerror(error.errno or 0).lower()}: {advice.get(error.errno or 0, ADVICE[Shortage.FILES])}"
-    )
+    return NotChecked(f"{os.strerror(number).lower()}: {advice.get(number, ADVICE[Shortage.FILES])}")
 
 
 @contextlib.contextmanager
