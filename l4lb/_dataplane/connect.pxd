@@ -19,7 +19,7 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
 from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
+    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
     IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK,
     TCP_USER_TIMEOUT, bind, close, connect, counter_add, getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
@@ -239,7 +239,6 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     if pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
     if header_attach(w, s, pool) < 0:
-        errno = ENOMEM
         return ATTEMPT_NO_RESOURCES
     if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
         s.flags |= SESSION_HEADER_HELD
@@ -280,8 +279,10 @@ cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int
         shortage = shortage_of_bind(error, AF_INET)
     else:
         shortage = shortage_of(error, AF_INET)
+        if not shortage_is_everywhere(shortage):       # errno is of something else: a chunk could not be had
+            shortage = SHORTAGE_MEMORY
         w.resources_short = True
-    shortage_count(w, SHORTAGE_MEMORY if shortage == SHORTAGE_NONE else shortage)
+    shortage_count(w, shortage)
     counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
 
 

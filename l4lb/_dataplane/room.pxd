@@ -11,8 +11,8 @@ from l4lb._dataplane.verdicts cimport shortage_count, shortage_of
 
 
 cdef inline bint room_make(worker_t *w, listener_live_t *listener, int error) noexcept nogil:
-    """After a link failed of `error`: whether another try is worth it. A spare link goes first, then the session of this
-    listener that was idle for the longest. False leaves errno as it is."""
+    """After a link failed of `error`: whether another try is worth it. A spare link goes first, then the session of
+    this listener that was idle for the longest. False leaves errno as it is."""
     cdef shortage_t shortage = shortage_of(error, AF_INET)
     cdef session_t *idlest
     if shortage != SHORTAGE_PORTS and shortage != SHORTAGE_FILES:

@@ -1,5 +1,5 @@
-"""System calls of a running `l4lb` that fail as a test wants: the other side of tests/native/faults.c, which is built with
-cc when the first test asks for it and preloaded into the process.
+"""System calls of a running `l4lb` that fail as a test wants: the other side of tests/native/faults.c, which is built
+with cc when the first test asks for it and preloaded into the process.
 
     with Faults() as faults, l4lb("serve", ..., environment=faults.environment) as process:
         with faults.injected("connect", errno.EADDRNOTAVAIL, address_port=port) as rule:
@@ -39,7 +39,7 @@ STREAM, DATAGRAM = 1 << 8, 2 << 8  # of socket(2), with the family: `argument=so
 OUT_OF_SOCKET, INTO_SOCKET = 0, 1  # of splice(2): `argument`
 
 
-class Rule(ctypes.Structure):
+class _Rule(ctypes.Structure):
     _fields_ = (
         ("call", ctypes.c_uint32),
         ("error", ctypes.c_int32),
@@ -59,7 +59,25 @@ class Rule(ctypes.Structure):
 
 
 class _Control(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("active", ctypes.c_uint32), ("rules", Rule * RULES))
+    _fields_ = (("version", ctypes.c_uint32), ("active", ctypes.c_uint32), ("rules", _Rule * RULES))
+
+
+class Rule:
+    """One that was injected, by its place."""
+
+    def __init__(self, faults: Faults, place: int) -> None:
+        self._faults = faults
+        self.place = place
+
+    @property
+    def met(self) -> int:
+        """How many calls it was about."""
+        return int(self._faults.at(self.place).met)
+
+    @property
+    def hit(self) -> int:
+        """How many of them failed or were made smaller."""
+        return int(self._faults.at(self.place).hit)
 
 
 @functools.cache
@@ -97,6 +115,10 @@ class Faults:
         preload = f"{before}:{library()}" if before else str(library())
         return {"LD_PRELOAD": preload, "L4LB_FAULTS": self._file.name}
 
+    def at(self, place: int) -> _Rule:
+        assert self._control is not None
+        return self._control.rules[place]
+
     def inject(
         self,
         call: str,
@@ -117,19 +139,19 @@ class Faults:
         `every`-th, only so many in a thousand, `count` times at most (-1: without end); only on file descriptors of
         `kinds`, with this local port or peer's, or for this address. Its `met` and `hit` count."""
         assert self._control is not None
-        rule = next(rule for rule in self._control.rules if not rule.call)
+        place = next(place for place in range(RULES) if not self.at(place).call)
+        rule = self.at(place)
         rule.met = rule.hit = 0
         rule.error, rule.amount, rule.every, rule.permille, rule.left = error, amount, every, permille, count
         rule.threads, rule.kinds, rule.argument = threads, kinds, argument
         rule.local_port, rule.peer_port, rule.address_port = local_port, peer_port, address_port
         rule.call = CALLS.index(call) + 1
         self._control.active = 1
-        return rule
+        return Rule(self, place)
 
-    @staticmethod
-    def lift(rule: Rule) -> None:
+    def lift(self, rule: Rule) -> None:
         """Its counters stay as they are until its place is used again."""
-        rule.call = 0
+        self.at(rule.place).call = 0
 
     @contextlib.contextmanager
     def injected(self, call: str, error: int = 0, **how: int) -> Iterator[Rule]:
@@ -142,14 +164,13 @@ class Faults:
     def lift_all(self) -> None:
         assert self._control is not None
         self._control.active = 0
-        for rule in self._control.rules:
-            rule.call = 0
+        for place in range(RULES):
+            self.at(place).call = 0
 
     def close(self) -> None:
         self.lift_all()
-        self._control = None  # what a test still holds of the map keeps it open: no more than memory
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._control = None
+        self._map.close()
         self._file.close()
 
     def __enter__(self) -> Faults:
