@@ -295,8 +295,10 @@ cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int
         shortage = shortage_of_bind(error, AF_INET)
     else:
         shortage = shortage_of(error, AF_INET)
+        if not shortage_is_everywhere(shortage):       # errno is of something else: a chunk could not be had
+            shortage = SHORTAGE_MEMORY
         w.resources_short = True
-    shortage_count(w, SHORTAGE_MEMORY if shortage == SHORTAGE_NONE else shortage)
+    shortage_count(w, shortage)
     counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
 
 

@@ -166,7 +166,7 @@ def test_connect_to_the_only_backend(bench: Bench, number: int, verdict: Verdict
         assert rule.hit == 1
     assert grown(before, bench.failed("alone", bench.meddled.address)) == {reason: 1}
     ended = "connect_failed" if verdict is not OWN else "resource_limit"
-    assert wait_until(lambda: grown(closed, bench.closed("alone")) == {ended: 1})
+    assert wait_until(lambda: grown(closed, bench.closed("alone")).get(ended) == 1)
     assert ask(address) == b"meddled"
 
 
@@ -201,7 +201,7 @@ def test_what_is_short_for_every_backend_ends_the_session(bench: Bench, number: 
     with bench.faults.injected(call, number, count=1, **how) as rule:
         assert ask(address) == b""
         assert rule.hit == 1
-    assert wait_until(lambda: grown(closed, bench.closed("both")) == {"resource_limit": 1})
+    assert wait_until(lambda: grown(closed, bench.closed("both")).get("resource_limit") == 1)
     assert grown(before, bench.failed("both", bench.meddled.address)) == {"resources": 1}
     assert ask(address) == b"meddled"
 
@@ -225,7 +225,7 @@ def test_bind_to_the_source_address(bench: Bench, number: int) -> None:
     with bench.faults.injected("bind", number, kinds=TCP):
         assert [ask(address), ask(address)] == [b"", b""]
     assert grown(before, bench.failed("sourced", bench.live.address)) == {"resources": 2}
-    assert wait_until(lambda: grown(closed, bench.closed("sourced")) == {"resource_limit": 2})
+    assert wait_until(lambda: grown(closed, bench.closed("sourced")).get("resource_limit") == 2)
     assert ask(address) == b"live"
 
 

@@ -29,7 +29,9 @@ def test_shortages_are_the_native_enum_in_its_order() -> None:
         "source_address" if line == "SHORTAGE_ADDRESS" else line.removeprefix("SHORTAGE_").lower() for line in lines
     ]
     assert names == ["none", *Shortage, "count"]
-    assert _fastpath.DataPlane(2, 0).shortages() == [0] * len(Shortage)
+    plane = _fastpath.DataPlane(2, 0)
+    assert plane.shortages() == [0] * len(Shortage)
+    plane.finish()
 
 
 def test_connect_failures_are_the_native_enum_in_its_order() -> None:

@@ -96,10 +96,9 @@ def _open(command: Sequence[str], environment: dict[str, str]) -> _Program:
 
 def _not_started(error: OSError) -> NotChecked:
     """pipe2(2): EMFILE, ENFILE. fork(2): EAGAIN (processes or threads), ENOMEM. execve(2) is about the program."""
+    number = error.errno or 0
     advice = {errno.EAGAIN: "raise TasksMax= of the unit or RLIMIT_NPROC", errno.ENOMEM: "out of memory"}
-    return NotChecked(
-        f"{os.strerror(error.errno or 0).lower()}: {advice.get(error.errno or 0, ADVICE[Shortage.FILES])}"
-    )
+    return NotChecked(f"{os.strerror(number).lower()}: {advice.get(number, ADVICE[Shortage.FILES])}")
 
 
 @contextlib.contextmanager
