@@ -7,6 +7,7 @@ be called from any thread; those that begin with ``a`` are awaitable from any as
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,13 +30,15 @@ from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
+from l4lb.net.handover import close_all
 from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
 from l4lb.net.resolving import Lookup, look_up
-from l4lb.net.threads import name_this_thread, started
+from l4lb.net.threads import REFUSED, name_this_thread, no_thread, started
 from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
+_FDS_OF_A_LOOP = 8  # epoll, its wake-ups, pipes for signals; with some to spare
 _SETTLE_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
@@ -107,8 +110,10 @@ class LoadBalancer:
                 thread = threading.Thread(target=self._run_loop, name="l4lb-control", daemon=True)
                 self._thread = started(thread)
                 self._plane = self.run(self._start())
-            except BaseException:
+            except BaseException as error:
                 self._end_loop()
+                if isinstance(error, RuntimeError) and str(error) == REFUSED:
+                    raise no_thread() from error
                 raise
 
     async def _start(self) -> ControlPlane:
@@ -344,10 +349,17 @@ class LoadBalancer:
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     """EngineError where libuv has too few descriptors or too little memory for one."""
+    spare: list[int] = []
     try:
+        for _ in range(_FDS_OF_A_LOOP):  # uvloop says a line of its own when it finds too few
+            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        close_all(spare)
+        spare = []
         return uvloop.new_event_loop()
     except (OSError, RuntimeError, MemoryError) as error:
         raise EngineError(f"cannot make an event loop: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        close_all(spare)
 
 
 async def _settle() -> None:

@@ -8,6 +8,13 @@ from pathlib import Path
 
 from l4lb.errors import EngineError
 
+REFUSED = "can't start new thread"  # what Python's RuntimeError says, also of threads that a library starts
+
+
+def no_thread() -> EngineError:
+    reason = "out of memory, or the limit of processes (RLIMIT_NPROC, pids.max) is reached"
+    return EngineError(f"cannot start a thread: {reason}")
+
 
 def started(thread: threading.Thread) -> threading.Thread:
     """`thread`, running. EngineError for pthread_create(3)'s EAGAIN: no memory for its stack, or RLIMIT_NPROC, pids.max
@@ -15,8 +22,7 @@ def started(thread: threading.Thread) -> threading.Thread:
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
-        reason = "out of memory, or the limit of processes (RLIMIT_NPROC, pids.max) is reached"
-        raise EngineError(f"cannot start a thread: {reason}") from error
+        raise no_thread() from error
     return thread
 
 
