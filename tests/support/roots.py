@@ -18,7 +18,7 @@ from pathlib import Path
 HOST = "/run/host"  # in a root: what of this machine's files the configuration of pip names
 PIP_FILES = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
 PASSED = re.compile(r"(PIP|UV)_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CI|(https?|no)_proxy", re.IGNORECASE)
-PATHS = re.compile(r"(?<![\w.:/-])(?:file://)?(/[\w.+/-]+)")
+PATHS = re.compile(r"(?<![\w.:/-])(file://)?(/[\w.+/-]+)")
 PROGRAMS = ("debootstrap", "unshare", "mount", "pivot_root", "apt-get", "apt-config")
 
 PIVOT = """
@@ -108,12 +108,14 @@ def _pip_settings() -> dict[str, str]:
 def _environment() -> tuple[dict[str, str], list[str]]:
     """What a command in a root is told of packages, and the paths of this machine that it names."""
     settings = _pip_settings() | {name: value for name, value in os.environ.items() if PASSED.fullmatch(name)}
-    named = {path for value in settings.values() for path in PATHS.findall(value) if Path(path).exists()}
-    paths = [path for path in sorted(named) if not any(str(above) in named for above in Path(path).parents)]
+    found = [one for value in settings.values() for one in PATHS.findall(value) if Path(one[1]).exists()]
+    named = {path for _, path in found}
+    # An index of packages has its files beside it.
+    wanted = {str(Path(path).parent) if scheme else path for scheme, path in found}
+    paths = [path for path in sorted(wanted) if not any(str(above) in wanted for above in Path(path).parents)]
 
-    def moved(found: re.Match[str]) -> str:
-        path = found[1]
-        return found[0].replace(path, HOST + path) if path in named else found[0]
+    def moved(match: re.Match[str]) -> str:
+        return match[0].replace(match[2], HOST + match[2]) if match[2] in named else match[0]
 
     plain = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     told = {name: PATHS.sub(moved, value) for name, value in settings.items()}
