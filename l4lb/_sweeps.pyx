@@ -23,8 +23,8 @@ cdef class Sweep:
     """One pass over all sessions of `worker_count` workers, begun by `DataPlane.begin_sweep`.
 
     `wanted`, each of which may be missing: session_id, listener_id, pool_slot, backend_ids (array "I", not empty),
-    source (address bytes, bits, port), source_scope (an interface's number). At most `limit` are told of by each worker;
-    with `reason` of 0 or more all that are taken end for that close reason.
+    source (address bytes, bits, port), source_scope (an interface's number). At most `limit` are told of by each
+    worker; with `reason` of 0 or more all that are taken end for that close reason.
     """
 
     def __cinit__(self, uint32_t worker_count, dict wanted, uint32_t limit, int reason=-1):

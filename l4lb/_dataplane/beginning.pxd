@@ -416,7 +416,7 @@ cdef inline bint flow_left(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
-    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
+    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted, or a mere copy."""
     cdef intake_t *up = &w.udp.up
     cdef beginning_t b
     cdef session_t *s
@@ -425,6 +425,8 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     if b.datagram.cut:
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL
+    if b.datagram.to_many and not from_.first:
+        return NULL                            # another worker has it too
     source_address_set(&b.peer, &up.names[slot])
     b.source = b.peer
     b.destination.length = 0

@@ -165,6 +165,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.fd = socket.fd
     entry.port = socket.port
     entry.shared = socket.shared
+    entry.first = socket.first
     entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
