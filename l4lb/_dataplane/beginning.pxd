@@ -9,8 +9,7 @@ from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_NO_RESOURCES, backend_connect_to, client_bind, client_fits, failure_of, session_pool, socket_refusal,
-    source_bind,
+    ATTEMPT_NO_RESOURCES, backend_connect_to, client_bind, client_fits, failure_of, socket_refusal, source_bind,
 )
 from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
@@ -29,10 +28,10 @@ from l4lb._dataplane.linux cimport (
     AF_INET6, IPPROTO_UDP, counter_add, getsockname, shared_add, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_resume, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
-from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.paths cimport refused_lately, refused_note
+from l4lb._dataplane.picking cimport flow_may_leave, flow_pick
 from l4lb._dataplane.places cimport PLACES_TAKEN, places_give
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport (
@@ -63,70 +62,6 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
     backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link
-
-
-# ---- backends, but for those that refuse ----
-
-cdef inline void pick_begin(worker_t *w, pick_t *pick, pool_t *pool, uint64_t hash) noexcept nogil:
-    pick.pool = pool
-    pick.hash = hash
-    pick.now_ms = <uint32_t>w.now_ms
-
-
-cdef inline backend_t *pick_welcoming(worker_t *w, pick_t *pick) noexcept nogil:
-    """A reserved backend of which the network has said nothing bad lately, if there is one; `pick.tried`, with room for
-    more, are left out."""
-    cdef tried_t *tried = pick.tried
-    cdef backend_t *backend
-    while True:
-        backend = pool_pick(pick)
-        if backend == NULL or not refused_lately(w, backend.live.id):
-            return backend
-        backend_release(backend.live)
-        if tried.count == tried.capacity:
-            return NULL
-        tried.backend_ids[tried.count] = backend.live.id
-        tried.count += 1
-
-
-cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately; NULL when none has a place."""
-    cdef uint32_t ids[8]
-    cdef tried_t tried
-    cdef pick_t pick
-    cdef backend_t *backend
-    tried.count = 0
-    tried.capacity = 8
-    tried.backend_ids = ids
-    pick.tried = &tried
-    pick_begin(w, &pick, pool, hash)
-    backend = pick_welcoming(w, &pick)
-    if backend == NULL and tried.count:
-        tried.count = 0
-        backend = pool_pick(&pick)
-    return backend
-
-
-cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
-    """Whether the client of a session whose backend cannot be reached would find another."""
-    cdef uint32_t ids[8]
-    cdef tried_t tried
-    cdef pick_t pick
-    cdef pool_t *pool = session_pool(w, s)
-    cdef backend_t *backend
-    if pool == NULL:
-        return False
-    ids[0] = s.backend.id
-    tried.count = 1
-    tried.capacity = 8
-    tried.backend_ids = ids
-    pick.tried = &tried
-    pick_begin(w, &pick, pool, random_next(&w.random))
-    backend = pick_welcoming(w, &pick)
-    if backend == NULL:
-        return False
-    backend_release(backend.live)
-    return True
 
 
 # ---- a session begins ----

@@ -84,7 +84,7 @@ def test_a_flood_of_sources_costs_no_client_of_tcp_anything(workers: int) -> Non
             flood(balancer, 10 * (number % 2))
         assert (active(balancer, "tcp"), active(balancer, "udp")) == (60, 20)
         assert not connects(stack, balancer)
-        assert balancer.stats().listeners["tcp"].closed == {CloseReason.RESOURCE_LIMIT: 1}
+        assert wait_until(lambda: balancer.stats().listeners["tcp"].closed == {CloseReason.RESOURCE_LIMIT: 1})
 
 
 def test_clients_of_tcp_leave_udp_its_part() -> None:

@@ -14,6 +14,7 @@ LAYERS = [
     {"accept", "events"},
     {"opening"},
     {"tcp", "evict", "sweep"},
+    {"picking"},
     {"connect", "room"},
     {"closing", "headers"},
     {"relay", "records", "queue", "notices", "preface", "flows"},
