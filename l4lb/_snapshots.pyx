@@ -350,7 +350,7 @@ cdef class NativeSnapshot:
             self.fill_listener(&self.snapshot.listeners[i], listeners[i])
         for i in range(worker_count):
             self.fill_listening(i, listeners)
-        self.snapshot.mixed = len({datagrams for one in listeners for _, _, _, _, datagrams, *_ in one["sockets"]}) == 2
+        self.snapshot.mixed = len({one[4] for listener in listeners for one in listener["sockets"]}) == 2
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -374,11 +374,12 @@ cdef class NativeSnapshot:
         mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
         sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
         for i in range(self.snapshot.listener_count):
-            for _, fd, port, shared, datagrams, wide, host in mine[i]:
+            for _, fd, port, shared, datagrams, wide, host, first in mine[i]:
                 entry = &sockets.entries[sockets.count]
                 entry.fd = fd
                 entry.port = htons(port)
                 entry.shared = shared
+                entry.first = first
                 entry.datagrams = datagrams
                 entry.wide = wide
                 local_fill(&entry.local, host, entry.port)

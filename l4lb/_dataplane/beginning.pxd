@@ -20,6 +20,7 @@ from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport link_close
 from l4lb._dataplane.linux cimport counter_add, shared_add
 from l4lb._dataplane.load cimport backend_release
+from l4lb._dataplane.picking cimport flow_may_leave
 from l4lb._dataplane.places cimport PLACES_TAKEN, places_give
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport (
@@ -30,10 +31,8 @@ from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.room cimport room_take
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.udp_connect cimport (
-    beginning_find_destination, beginning_link, beginning_resume, beginning_t, flow_may_leave,
-)
 from l4lb._dataplane.types cimport accepting_t, arrival_t, listener_t, session_t, worker_t
+from l4lb._dataplane.udp_connect cimport beginning_find_destination, beginning_link, beginning_resume, beginning_t
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t
 
 
@@ -210,7 +209,7 @@ cdef inline bint flow_left(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
-    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted."""
+    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted, or a mere copy."""
     cdef intake_t *up = &w.udp.up
     cdef beginning_t b
     cdef session_t *s
@@ -219,6 +218,8 @@ cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) n
     if b.datagram.cut:
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL
+    if b.datagram.to_many and not from_.first:
+        return NULL                            # another worker has it too
     source_address_set(&b.peer, &up.names[slot])
     b.source = b.peer
     b.destination.length = 0

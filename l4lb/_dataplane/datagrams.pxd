@@ -60,12 +60,14 @@ cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept n
     memset(d.local, 0, 10)
     memset(&d.local[10], 0xFF, 2)
     memcpy(&d.local[12], &info.ipi_spec_dst, 4)
+    d.to_many = info.ipi_spec_dst.s_addr != info.ipi_addr.s_addr
     d.local_length = 16
     d.interface = <uint32_t>info.ipi_ifindex
 
 
 cdef inline void local_from_v6(datagram_t *d, const in6_pktinfo *info) noexcept nogil:
     memcpy(d.local, &info.ipi6_addr, 16)
+    d.to_many = d.local[0] == 0xFF
     d.local_length = 16
     d.interface = info.ipi6_ifindex
 
@@ -97,6 +99,7 @@ cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
     d.cut = header.msg_flags & MSG_TRUNC != 0
     d.segment_bytes = d.kernel_drops = d.interface = 0
     d.tos = d.local_length = 0
+    d.to_many = False
     if header.msg_controllen == 0:
         return
     told = CMSG_FIRSTHDR(header)

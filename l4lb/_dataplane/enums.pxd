@@ -7,7 +7,8 @@ cdef enum:
     TURN_BYTES = 1048576          # a half moves at most about this much before others get their turn
     BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
     BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
-    EPOLL_BATCH = 256
+    EPOLL_BATCH = 256             # events that one call tells
+    EPOLL_BATCH_UDP = 1024        # ... of a worker with UDP: when it tells all, no link has to be asked, see links.pxd
     ACCEPT_BATCH = 64
     ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
     CLIENT_FIRST_MAX = 3

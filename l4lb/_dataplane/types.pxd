@@ -221,6 +221,7 @@ cdef struct listening_t:          # a socket that one worker accepts from; contr
     int fd                        # open as long as a worker may read a snapshot that names it: no other has its number
     uint16_t port                 # in network order; 0 for unix
     bint shared                   # another worker has it too
+    bint first                    # of those of its address
     bint datagrams                # it is of UDP
     bint wide                     # it is of IPv6
     source_address_t local        # its address; length 0: clients may come to several
@@ -266,6 +267,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     uint16_t port
     bint paused
     bint shared
+    bint first
     bint datagrams
     bint wide
     bint deaf                     # not in epoll although it should be: see `poller_watch_listener`

@@ -6,9 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.addresses cimport source_address_set
-from l4lb._dataplane.connect cimport (
-    attempt_failure, backend_connect_to, client_bind, client_fits, session_pool, source_bind,
-)
+from l4lb._dataplane.connect cimport attempt_failure, backend_connect_to, client_bind, client_fits, source_bind
 from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes
 from l4lb._dataplane.enums cimport (
     DROP_NO_BACKEND, DROP_RESOURCES, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
@@ -21,20 +19,15 @@ from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, IPPROTO_UDP, counter_add, getsockname, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, selection_hashes
+from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_resume, selection_hashes
 from l4lb._dataplane.notices cimport backend_failed
-from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.paths cimport refused_lately, refused_note
+from l4lb._dataplane.picking cimport flow_pick
 from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.room cimport room_make
-from l4lb._dataplane.types cimport (
-    accepting_t, backend_t, listener_t, pick_t, pool_t, session_t, source_address_t, worker_t,
-)
+from l4lb._dataplane.types cimport accepting_t, backend_t, listener_t, pick_t, pool_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, link_t, quic_header_t
 from l4lb._dataplane.verdicts cimport shortage_is_everywhere, shortage_of
-
-cdef enum:
-    PASSED_OVER = 32              # backends that have refused lately, at most so many for one session
 
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
@@ -50,71 +43,6 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
     backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link
-
-
-# ---- backends, but for those that refuse ----
-
-cdef inline void pick_begin(worker_t *w, pick_t *pick, pool_t *pool, uint64_t hash) noexcept nogil:
-    pick.pool = pool
-    pick.hash = hash
-    pick.now_ms = <uint32_t>w.now_ms
-
-
-cdef inline backend_t *pick_welcoming(worker_t *w, pick_t *pick) noexcept nogil:
-    """A reserved backend of which the network has said nothing bad lately, if there is one; `pick.tried`, with room for
-    more, are left out."""
-    cdef tried_t *tried = pick.tried
-    cdef backend_t *backend
-    while True:
-        backend = pool_pick(pick)
-        if backend == NULL or not refused_lately(w, backend.live.id):
-            return backend
-        backend_release(backend.live)
-        if tried.count == tried.capacity:
-            return NULL
-        tried.backend_ids[tried.count] = backend.live.id
-        tried.count += 1
-
-
-cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately, of whatever tier; NULL when none
-    has a place."""
-    cdef uint32_t ids[PASSED_OVER]
-    cdef tried_t tried
-    cdef pick_t pick
-    cdef backend_t *backend
-    tried.count = 0
-    tried.capacity = PASSED_OVER
-    tried.backend_ids = ids
-    pick.tried = &tried
-    pick_begin(w, &pick, pool, hash)
-    backend = pick_welcoming(w, &pick)
-    if backend == NULL and tried.count:
-        tried.count = 0
-        backend = pool_pick(&pick)
-    return backend
-
-
-cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
-    """Whether the client of a session whose backend cannot be reached would find another."""
-    cdef uint32_t ids[PASSED_OVER]
-    cdef tried_t tried
-    cdef pick_t pick
-    cdef pool_t *pool = session_pool(w, s)
-    cdef backend_t *backend
-    if pool == NULL:
-        return False
-    ids[0] = s.backend.id
-    tried.count = 1
-    tried.capacity = PASSED_OVER
-    tried.backend_ids = ids
-    pick.tried = &tried
-    pick_begin(w, &pick, pool, random_next(&w.random))
-    backend = pick_welcoming(w, &pick)
-    if backend == NULL:
-        return False
-    backend_release(backend.live)
-    return True
 
 
 # ---- a session begins ----

@@ -22,6 +22,7 @@ cdef struct datagram_t:           # as received, its bytes apart
     uint8_t local_length          # 16, or 0: not told
     uint8_t tos                   # of IPv4 and IPv6 alike, the ECN bits included (RFC 3168)
     bint cut
+    bint to_many                  # asked at a broadcast or multicast address: each socket of a port has a copy
 
 cdef struct intake_t:
     mmsghdr headers[64]

@@ -14,8 +14,8 @@ from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
-    CLOSE_SHUTDOWN, EPOLL_BATCH, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_FREE,
-    side_t,
+    CLOSE_SHUTDOWN, EPOLL_BATCH, EPOLL_BATCH_UDP, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FLOW,
+    SESSION_FREE, side_t,
 )
 from l4lb._dataplane.events cimport session_event, session_timeout, session_turn
 from l4lb._dataplane.evict cimport evictions
@@ -56,7 +56,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     w.now_ms = w.now_ns // 1000000
     timers_init(&w.timers, w.now_ms)
     w.scratch = <uint8_t *>malloc(SCRATCH_BYTES)
-    w.events = <epoll_event *>malloc(EPOLL_BATCH * sizeof(epoll_event))
+    w.events = <epoll_event *>malloc(EPOLL_BATCH_UDP * sizeof(epoll_event))
     w.inboxes = <inbox_t *>calloc(plane.worker_count, sizeof(inbox_t))
     if w.scratch == NULL or w.events == NULL or w.inboxes == NULL:
         return -ENOMEM
@@ -166,6 +166,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.fd = socket.fd
     entry.port = socket.port
     entry.shared = socket.shared
+    entry.first = socket.first
     entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
@@ -231,11 +232,11 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     return <int>due if due < 1000000000 else 1000000000
 
 
-cdef inline int worker_spin(worker_t *w, uint64_t since_ns) noexcept nogil:
+cdef inline int worker_spin(worker_t *w, int capacity, uint64_t since_ns) noexcept nogil:
     """Ask again and again for busy_poll before sleeping: latency for CPU. Returns the number of events, 0 if none."""
     cdef int count = 0
     while count == 0 and clock_now_ns() - since_ns < w.busy_poll_ns:
-        count = epoll_wait(w.epoll_fd, w.events, EPOLL_BATCH, 0)
+        count = epoll_wait(w.epoll_fd, w.events, capacity, 0)
     return count
 
 
@@ -252,14 +253,16 @@ cdef inline int worker_wait(worker_t *w) noexcept nogil:
     """epoll_wait(2): EINTR is an empty turn; no other error can come from a good epoll fd. Counts the time awake."""
     cdef uint64_t slept_ns = clock_now_ns()
     cdef int timeout_ms = worker_timeout_ms(w)
+    cdef int capacity = EPOLL_BATCH if w.udp == NULL else EPOLL_BATCH_UDP
     cdef int count = 0
     w.poll_began_ms = <uint32_t>(slept_ns // 1000000)
     counter_add(&w.counters.busy_ns, slept_ns - w.now_ns)
     counter_add(&w.counters.turns, 1)
     if w.busy_poll_ns and timeout_ms:
-        count = worker_spin(w, slept_ns)
+        count = worker_spin(w, capacity, slept_ns)
     if count == 0:
-        count = epoll_wait(w.epoll_fd, w.events, EPOLL_BATCH, timeout_ms)
+        count = epoll_wait(w.epoll_fd, w.events, capacity, timeout_ms)
+    w.backlogged = count == capacity
     worker_read_clock(w)
     worker_awake(w, count)
     return count
@@ -285,8 +288,7 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
 cdef inline void worker_handled(worker_t *w, int count) noexcept nogil:
     """All events of an epoll_wait but those of UDP listeners were handled. Unless it was interrupted, or had more than
     it could tell, everything is seen to that had come when it was called: see links.pxd."""
-    w.backlogged = count == EPOLL_BATCH
-    if 0 <= count < EPOLL_BATCH:
+    if count >= 0 and not w.backlogged:
         w.handled_ms = w.poll_began_ms
 
 

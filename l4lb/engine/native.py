@@ -2,7 +2,7 @@
 
 Made and called on the control thread; the worker threads it starts never come back into Python until `close`.
 
-Ownership: a `_Backend`, `_Pool` or `_Listener` keeps counters while any snapshot or session refers to it. What a new
+Ownership: a `_Backend`, `OwnedPool` or `OwnedListener` keeps counters while any snapshot or session refers to it. What a new
 snapshot no longer names is retired, and let go when its last session has ended and every worker has moved on.
 """
 
@@ -12,7 +12,6 @@ import os
 import threading
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
 from l4lb.engine.bound import SessionBound
@@ -20,6 +19,7 @@ from l4lb.engine.counters import backend_stats, listener_stats, shortages, worke
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
 from l4lb.engine.listening import Listening
 from l4lb.engine.moving import Belongings, Moving
+from l4lb.engine.owned import OwnedListener, OwnedPool
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
@@ -32,34 +32,6 @@ from l4lb.net.sockets import sockaddr_bytes
 from l4lb.net.threads import name_this_thread, started
 
 _CLOSE_REASONS = tuple(CloseReason)
-
-
-@dataclass(slots=True)
-class _Pool:
-    """`spec` is the published one, and `native` what workers have of it."""
-
-    name: str
-    live: _snapshots.PoolLive
-    backends: dict[str, _snapshots.BackendLive] = field(default_factory=dict)
-    spec: PoolSpec | None = None
-    native: _snapshots.NativePool | None = None
-
-
-@dataclass(slots=True)
-class _Listener:
-    """`pool` is what workers have of its pool. `held`: of UDP, and drained: as it was when it had sockets, which its
-    sessions still need."""
-
-    id: int
-    live: _snapshots.ListenerLive
-    spec: ListenerSpec
-    pool: _snapshots.NativePool
-    addresses: tuple[str, ...] = ()
-    held: ListenerSpec | None = None
-
-    @property
-    def served(self) -> ListenerSpec:
-        return self.held or self.spec
 
 
 class NativeForwarder:
@@ -91,10 +63,10 @@ class NativeForwarder:
         self._bound = SessionBound(self._plane, max_sessions, ports)
         self._affinity = [cpus[index % len(cpus)] for index in range(workers)] if affinity and cpus else []
         self._threads: list[threading.Thread] = []
-        self._pools: dict[str, _Pool] = {}
-        self._listeners: dict[str, _Listener] = {}
-        self._left: dict[str, _Listener] = {}  # no longer named, but their sessions go on
-        self._draining: list[_Listener] = []  # ... for which workers still have sockets
+        self._pools: dict[str, OwnedPool] = {}
+        self._listeners: dict[str, OwnedListener] = {}
+        self._left: dict[str, OwnedListener] = {}  # no longer named, but their sessions go on
+        self._draining: list[OwnedListener] = []  # ... for which workers still have sockets
         self._pools_published: list[_snapshots.NativePool] = []
         self._listening = Listening(workers, self._affinity)
         self._snapshots: list[_snapshots.NativeSnapshot] = []
@@ -180,7 +152,7 @@ class NativeForwarder:
         measured = pool.spec.selection is Selection.PEAK_EWMA
         return Belongings(listener.live, listener.spec, pool.live, backend, measured)
 
-    def _places(self, listener: _Listener) -> set[Place]:
+    def _places(self, listener: OwnedListener) -> set[Place]:
         return set(self._listening.places(listener.served))
 
     def own(self) -> None:
@@ -251,20 +223,22 @@ class NativeForwarder:
         if pool is None:
             slot = self._free_slot()
             self._records.pools[slot] = spec.name
-            pool = self._pools[spec.name] = _Pool(spec.name, _snapshots.PoolLive(self._plane.worker_count, slot))
+            pool = self._pools[spec.name] = OwnedPool(spec.name, _snapshots.PoolLive(self._plane.worker_count, slot))
         if pool.native is None or pool.spec is not spec:
             pool.native = _snapshots.NativePool(self._pool_fields(pool, spec))
             pool.spec = spec
         return pool.native
 
-    def _pool_fields(self, pool: _Pool, spec: PoolSpec) -> dict[str, object]:
+    def _pool_fields(self, pool: OwnedPool, spec: PoolSpec) -> dict[str, object]:
         return {
             "live": pool.live,
             "backends": [self._native_backend(pool, backend) for backend in spec.backends],
             **pool_settings(spec),
         }
 
-    def _native_backend(self, pool: _Pool, spec: BackendSpec) -> tuple[_snapshots.BackendLive, bytes, float, int, bool]:
+    def _native_backend(
+        self, pool: OwnedPool, spec: BackendSpec
+    ) -> tuple[_snapshots.BackendLive, bytes, float, int, bool]:
         live = pool.backends.get(spec.id)
         if live is None and (live := self._returned(pool.name, spec.id)) is not None:
             pool.backends[spec.id] = live
@@ -285,7 +259,7 @@ class NativeForwarder:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
             id_ = self._new_id()
-            listener = _Listener(id_, _snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
+            listener = OwnedListener(id_, _snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
         listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
         listener.spec, listener.pool = spec, pool
@@ -294,7 +268,7 @@ class NativeForwarder:
         listener.live.set_options(backend_options(spec))
         listener.live.set_limits(*listener_limits(spec))
 
-    def _listener_fields(self, listener: _Listener, spec: ListenerSpec, *, draining: bool) -> dict[str, object]:
+    def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> dict[str, object]:
         return {
             "live": listener.live,
             "pool": listener.pool,
@@ -433,7 +407,7 @@ class NativeForwarder:
         bound = (self._bound.sessions, self._bound.reason)
         return Stats(self._version, listeners, self._pool_stats(), workers, left, *bound, shortages(self._plane))
 
-    def _kernel_drops(self, listener: _Listener) -> int:
+    def _kernel_drops(self, listener: OwnedListener) -> int:
         return self._listening.kernel_drops(listener.served) if listener.spec.protocol is Protocol.UDP else 0
 
     # ---- records of ended sessions ----

@@ -58,7 +58,8 @@ def _unix_name(address: SocketAddress) -> bytes:
 
 class Assigned(NamedTuple):
     """A socket that `worker` accepts from. `shared`: another has it too; `datagrams`: of UDP; `wide`: of IPv6; `host`:
-    the address that all who come there came to, packed, or nothing when that may be several."""
+    the address that all who come there came to, packed, or nothing when that may be several; `first` of those of its
+    address: each of them gets what is sent to many."""
 
     worker: int
     fd: int
@@ -67,6 +68,7 @@ class Assigned(NamedTuple):
     datagrams: bool
     wide: bool
     host: bytes = b""
+    first: bool = True
 
 
 def _drops(sock: socket.socket) -> int:
@@ -97,7 +99,10 @@ class ListeningSockets:
         count = len(socks) if datagrams else max(workers, len(socks))
         shared = len(socks) < workers and not datagrams
         return [
-            Assigned(index % workers, sock.fileno(), self.port, shared, datagrams, sock.family == socket.AF_INET6)
+            Assigned(
+                *(index % workers, sock.fileno(), self.port, shared, datagrams, sock.family == socket.AF_INET6),
+                first=index == 0,
+            )
             for index, sock in ((index, socks[index % len(socks)]) for index in range(count))
         ]
 

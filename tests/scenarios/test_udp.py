@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l4lb import Config, Listener, LoadBalancer, Pool
-from l4lb.config import AdminConfig, PassiveConfig
+from l4lb.config import AdminConfig, GlobalConfig, PassiveConfig
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import CloseReason, DropReason
 from l4lb.net.sockets import ListeningSockets
@@ -356,6 +356,104 @@ def test_an_answer_that_is_still_out_reaches_no_other_client_however_many_came_b
                 assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
                 assert other.hears_nothing(0.02)
                 assert early.hears_nothing(0.02)
+
+
+# ---- answers that are counted, and traffic that has none ----
+
+
+def test_each_of_many_questions_gets_its_number_of_answers() -> None:
+    with serving_udp(silent) as server:
+        with balancing_udp([server.address], listener={"udp_responses": 2}, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                for number in range(3):
+                    client.send(b"%d" % number)
+                assert wait_until(lambda: len(server.received) == 3)
+                for number in range(6):
+                    server.sock.sendto(b"%d" % number, server.last_peer)
+                    assert client.receive() == b"%d" % number
+                    assert number == 5 or active(balancer) == 1
+                wait_closed(balancer, CloseReason.NORMAL)
+                server.sock.sendto(b"one too many", server.last_peer)
+                assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
+                assert client.hears_nothing(0.02)
+            assert not dropped(balancer)
+
+
+def test_one_way_traffic_waits_for_no_answer() -> None:
+    """The sockets rest at once, so few serve many; and what is answered all the same reaches nobody."""
+    with serving_udp() as server, balancing_udp([server.address], listener={"udp_responses": "none"}) as balancer:
+        clients = [UdpClient(address_of(balancer)) for _ in range(30)]
+        try:
+            for number, client in enumerate(clients * 3):
+                client.send(b"%d" % number)
+                assert wait_until(lambda number=number: len(server.received) == number + 1)
+            assert wait_until(lambda: active(balancer) == 0)
+            assert closed(balancer) == {CloseReason.NORMAL: 90}
+            assert len(server.clients) <= 4  # of two workers, one or two each
+            assert all(client.hears_nothing(0.001) for client in clients)
+        finally:
+            for client in clients:
+                client.close()
+
+
+def test_answers_to_one_way_traffic_never_reach_who_waits_for_one() -> None:
+    """Two listeners have one pool, and so the same backends, but not the same sockets to them."""
+    with serving_udp(silent) as server:
+        config = Config(
+            global_=GlobalConfig(workers=1),
+            admin=AdminConfig(bind="off"),
+            listeners={
+                "web": Listener(bind="127.0.0.1:0", protocol="udp", pool="web", udp_responses="none"),
+                "ask": Listener(bind="127.0.0.1:0", protocol="udp", pool="web", udp_responses=1),
+            },
+            pools={"web": Pool(backends=[server.address], health=NO_CHECKS)},
+        )
+        with LoadBalancer(config) as balancer:
+            with UdpClient(address_of(balancer)) as tells, UdpClient(balancer.listeners["ask"].addresses[0]) as asks:
+                for number in range(10):
+                    tells.send(b"told")
+                    assert wait_until(lambda number=number: len(server.received) == 2 * number + 1)
+                    late_to = server.last_peer
+                    asks.send(b"asked")
+                    assert wait_until(lambda number=number: len(server.received) == 2 * number + 2)
+                    server.sock.sendto(b"late", late_to)
+                    server.sock.sendto(b"answer", server.last_peer)
+                    assert asks.receive() == b"answer"
+                assert tells.hears_nothing(0.02)
+                assert wait_until(lambda: balancer.stats().workers[0].late_answers == 10)
+
+
+def test_one_way_sessions_of_several_datagrams_stay_together() -> None:
+    listener = {"udp_responses": "none", "udp_requests": 3}
+    with servers("a", "b") as made:
+        with balancing_udp([one.address for one in made.values()], listener=listener, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                told = lambda: sum(len(one.received) for one in made.values())  # noqa: E731
+                for number in range(6):
+                    client.send(b"%d" % number)
+                    assert wait_until(lambda number=number: told() == number + 1)
+                assert sorted(one.received for one in made.values()) == [[b"0", b"1", b"2"], [b"3", b"4", b"5"]]
+                assert client.hears_nothing(0.02)
+            wait_closed(balancer, CloseReason.NORMAL, 2)
+
+
+def test_one_way_traffic_leaves_a_backend_that_refuses() -> None:
+    dead = UdpServer()
+    dead.stop()
+    with serving_udp(silent) as alive:
+        listener = {"udp_responses": "none"}
+        with balancing_udp([dead.address, alive.address], listener=listener, workers=1) as balancer:
+            with UdpClient(address_of(balancer)) as client:
+                backends = lambda: balancer.stats().pools["web"].backends  # noqa: E731
+                for number in range(2):  # round robin: one of them is lost there
+                    client.send(b"%d" % number)
+                    assert wait_until(
+                        lambda number=number: sum(one.sessions_total for one in backends().values()) == number + 1
+                    )
+                assert backends()[dead.address].sessions_total == 1
+                for number in range(20):
+                    client.send(b"more %d" % number)
+                    assert wait_until(lambda number=number: alive.received[-1] == b"more %d" % number)
 
 
 # ---- limits ----

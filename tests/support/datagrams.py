@@ -59,6 +59,7 @@ class UdpServer:
         self.port = int(self.sock.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.received: list[bytes] = []
+        self.last_peer: tuple[str, int] = ("", 0)
         self.clients: Counter[tuple[str, int]] = Counter()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -73,6 +74,7 @@ class UdpServer:
             if self._stopping:
                 return
             self.clients[peer[:2]] += 1
+            self.last_peer = peer[:2]
             self.received.append(data)
             for answer in self._answer(data):
                 with contextlib.suppress(OSError):
@@ -174,6 +176,11 @@ class ManyClients:
             with contextlib.suppress(BlockingIOError):
                 while True:
                     self._receive()
+
+    def send(self, count: int) -> None:
+        """That many flows more; their answers are left alone."""
+        for _ in range(count):
+            self._send()
 
     def _send(self) -> None:
         number = struct.pack(">I", self.sent)

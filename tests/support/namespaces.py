@@ -153,3 +153,31 @@ def in_namespace(function: Callable[[], None]) -> None:
 def set_sysctl(name: str, value: str) -> None:
     """Of the caller's namespace."""
     Path("/proc/sys", *name.split(".")).write_text(value, encoding="ascii")
+
+
+@contextlib.contextmanager
+def hosts_on_links(count: int, front: str, client: str) -> Iterator[tuple[Host, list[Host], list[tuple[str, str]]]]:
+    """A balancer with that many links, at the other end of each a client; all links have the same two link-local
+    addresses. The names of each link's ends come last: the client's, the balancer's."""
+    require("ip")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces can be made by root alone")
+    balancer = Host(f"l4lb-{os.getpid()}-links")
+    clients = [Host(f"l4lb-{os.getpid()}-link{number}") for number in range(count)]
+    ends = [(f"l4l{os.getpid() % 100000}{number}c", f"l4l{os.getpid() % 100000}{number}b") for number in range(count)]
+    with contextlib.ExitStack() as stack:
+        for host in (balancer, *clients):
+            try:
+                subprocess.run([require("ip"), "netns", "add", host.name], check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                pytest.skip(f"no network namespace can be made: {error.stderr.strip()}")
+            stack.callback(run, "ip", "netns", "del", host.name)
+            host.run("ip", "link", "set", "lo", "up")
+        for host, (here, there) in zip(clients, ends, strict=True):
+            other = ("type", "veth", "peer", "name", there, "netns", balancer.name)
+            run("ip", "link", "add", here, "netns", host.name, *other)
+            for place, end, address in ((host, here, client), (balancer, there, front)):
+                place.run("ip", "link", "set", end, "addrgenmode", "none")
+                place.run("ip", "link", "set", end, "up")
+                place.run("ip", "addr", "add", f"{address}/64", "dev", end, "nodad")
+        yield balancer, clients, ends

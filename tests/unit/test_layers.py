@@ -15,6 +15,7 @@ LAYERS = [
     {"accept", "events"},
     {"opening"},
     {"tcp", "evict", "sweep"},
+    {"picking"},
     {"ending"},
     {"connect", "progress"},
     {"room"},

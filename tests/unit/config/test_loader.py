@@ -156,6 +156,11 @@ UDP = '[listeners.l]\nbind = ":9"\npool = "p"\nprotocol = "udp"\n'
         (UDP + "nodelay = false", 'listeners.l.nodelay: has no effect with protocol "udp"'),
         (UDP + 'splice = "off"', 'listeners.l.splice: has no effect with protocol "udp"'),
         ('[listeners.l]\nbind = ":1"\npool = "p"\nudp_responses = 1', "udp_responses: has no effect with protocol"),
+        (
+            '[listeners.l]\nbind = ":9"\npool = "p"\nudp_responses = "none"',
+            "udp_responses: has no effect with protocol",
+        ),
+        ('[listeners.l]\nbind = ":9"\nprotocol = "udp"\npool = "p"\nudp_responses = "non"', "udp_responses"),
         (UDP.replace(":9", "unix:/x"), 'listeners.l.bind[0]: "unix:/x": udp needs a host and a port'),
         (UDP + '[pools.p]\nbackends = ["unix:/x"]', 'backends[0]: "unix:/x": a udp listener uses the pool'),
         (
