@@ -2,8 +2,8 @@
 
 Made and called on the control thread; the worker threads it starts never come back into Python until `close`.
 
-Ownership: a `_Backend`, `OwnedPool` or `OwnedListener` keeps counters while any snapshot or session refers to it. What a new
-snapshot no longer names is retired, and let go when its last session has ended and every worker has moved on.
+Ownership: a backend, pool or listener keeps counters while any snapshot or session refers to it. What a new snapshot no
+longer names is retired, and let go when its last session has ended and every worker has moved on.
 """
 
 from __future__ import annotations
