@@ -13,10 +13,10 @@ from l4lb._dataplane.enums cimport (
     TRAIN_MIN_BYTES, TRAIN_SEGMENTS, path_error_t,
 )
 from l4lb._dataplane.linux cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
-    IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC,
-    SOL_SOCKET, SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_addr, in_pktinfo, iovec,
-    mmsghdr, msghdr, recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE, IPPROTO_IP, IPPROTO_IPV6,
+    IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOL_SOCKET, SOL_UDP,
+    SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_addr, in_pktinfo, iovec, mmsghdr, msghdr,
+    recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
 )
 from l4lb._dataplane.paths cimport path_error_of
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, message_t, post_t, route_t
