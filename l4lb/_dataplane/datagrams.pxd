@@ -15,8 +15,8 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE, EPERM, IPPROTO_IP,
     IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOL_SOCKET,
-    SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_pktinfo, iovec, mmsghdr, msghdr,
-    recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
+    SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_addr, in_pktinfo, iovec, mmsghdr,
+    msghdr, recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
 )
 from l4lb._dataplane.paths cimport path_error_of
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, message_t, post_t, route_t
@@ -56,11 +56,13 @@ cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
 
 cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept nogil:
     """ip(7): ipi_spec_dst is the address of this host that a datagram came to, also when it was asked at a broadcast or
-    multicast address (ipi_addr), from which nothing may be sent. IPv6 sockets tell it behind their own."""
+    multicast address (ipi_addr), from which nothing may be sent. IPv6 sockets tell it behind their own. It is 0 of what
+    came before the socket was asked to tell."""
+    cdef const in_addr *own = &info.ipi_spec_dst if info.ipi_spec_dst.s_addr else &info.ipi_addr
     memset(d.local, 0, 10)
     memset(&d.local[10], 0xFF, 2)
-    memcpy(&d.local[12], &info.ipi_spec_dst, 4)
-    d.to_many = info.ipi_spec_dst.s_addr != info.ipi_addr.s_addr
+    memcpy(&d.local[12], own, 4)
+    d.to_many = own.s_addr != info.ipi_addr.s_addr
     d.local_length = 16
     d.interface = <uint32_t>info.ipi_ifindex
 
