@@ -36,7 +36,7 @@ DATA = random.Random(4).randbytes(600_000)
 STEP = 12_000
 SMALL = 4096  # of receive buffers, so that what is not read stays with the balancer
 TIMEOUT_S = 0.6
-FITS = DATA[:200_000]  # taken whole by the balancer's kernel, pipe and chunk, though the client takes nothing
+FITS = DATA[:80_000]  # taken whole by the balancer's kernel, pipe and chunk, though the client takes nothing
 LATEST_S = 1.25 * TIMEOUT_S + 1.5  # the bound, and what a busy machine adds
 
 
