@@ -209,8 +209,8 @@ def test_a_client_that_stops_reading_is_ended_in_time(limits: dict[str, str], re
 @pytest.mark.parametrize("data", [QUEUED, FITS], ids=["queued", "held"])
 @pytest.mark.parametrize("limit", ["half_close_timeout", "idle_timeout"])
 def test_a_client_that_takes_nothing_before_the_reset_is_ended_in_time(limit: str, data: bytes) -> None:
-    """While bytes are held that the kernel does not take, what comes after them is not read. Then it is not known whether
-    the backend's end was a reset, but that it has ended is: the time-out is the reason."""
+    """While bytes are held that the kernel does not take, what comes after them is not read. Then it is not known
+    whether the backend's end was a reset, but that it has ended is: the time-out is the reason."""
 
     def give(sock: socket.socket) -> None:
         sock.sendall(data)
