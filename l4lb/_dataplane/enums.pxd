@@ -158,7 +158,7 @@ cdef enum side_t:
 cdef enum:
     HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
     HALF_WRITABLE = 2             # the sink took everything since its last edge
-    HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: a short read is the last one
+    HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: without READ_ON, a short read is the last one
     HALF_READ_ON = 8              # copy until a read finds nothing: an urgent mark stops reads, or a reset is behind
     HALF_EOF = 16                 # all that the source will ever give has been read
     HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it

@@ -154,7 +154,7 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
         reads.flags |= HALF_READABLE
     if events & EPOLLERR:
         reads.flags |= HALF_READ_ON            # the last bytes first, then the read that tells a reset from a FIN
-    elif events & EPOLLRDHUP:
+    if events & EPOLLRDHUP:                    # of both
         reads.flags |= HALF_SOURCE_FIN
     if unlikely(events & EPOLLPRI):
         session_mark_urgent(s, side)

@@ -79,7 +79,7 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         ('[listeners.a]\nbind = ":1"\npool = "p"\nsession_burst = 5', "has no effect without session_rate"),
         ('[pools.p]\nbackends = ["h:1"]\nhash_prefix_v4 = 24', 'has no effect with policy "round_robin"'),
         ('[pools.p]\nbackends = ["h:1"]\nqueue_timeout = "1s"', "has no effect without queue_size"),
-        ('[pools.p]\nbackends = ["h:1"]\nretry_pause = "1s"\nconnect_attempts = 1', "effect with connect_attempts = 1"),
+        ('[pools.p]\nbackends = ["h:1"]\nretry_pause = "1s"\nconnect_attempts = 1', "has no effect with connect_att"),
         ('[pools.p]\nbackends = ["h:1"]\nsource_address = "here"', '"here" is not an IP address, nor "client"'),
         ('[pools.p]\nbackends = ["[::1]:1"]\nsource_address = "127.0.0.1"', "cannot be reached from source_address"),
         ('[pools.p]\nbackends = ["h:1-5"]', "a range of ports is for listeners"),
