@@ -335,5 +335,5 @@ def test_a_state_file_that_cannot_be_written(tmp_path: Path) -> None:
         with served(tmp_path) as process:
             process.wait_for("admin listening")
             (tmp_path / "none").rmdir()
-            assert curl("PUT", "/v1/pools/web/backends/127.0.0.1:2", {})[0] == 201, "the change holds all the same"
-            process.wait_for("state file failed .*will not survive a restart")
+            assert curl("PUT", "/v1/pools/web/backends/127.0.0.1:2", {})[0] == 507, "it is refused"
+            process.wait_for("state file failed .*would not survive a restart")
