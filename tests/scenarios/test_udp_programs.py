@@ -163,6 +163,7 @@ def test_what_logger_sends_is_received_whole(tmp_path: Path) -> None:
 # ---- iperf3 ----
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("reverse", [False, True])
 def test_iperf3_loses_nothing_below_saturation(reverse: bool, tmp_path: Path) -> None:
     """Its control connection is TCP, to the same server."""

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 UDP_SEGMENT = 103
 UDP_GRO = 104
 IP_PKTINFO = 8

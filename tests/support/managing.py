@@ -61,7 +61,7 @@ class Manager:
 
     def wait_for(self, key: str, value: str | None = None, count: int = 1, pid: int | None = None) -> Told:
         """The message that is the `count`-th of these."""
-        assert wait_until(lambda: self.count(key, value, pid) >= count, 20), (key, value, self.told)
+        assert wait_until(lambda: self.count(key, value, pid) >= count, 60), (key, value, self.told)
         found = [one for one in self.told if key in one.fields and value in (None, one.fields[key])]
         return [one for one in found if pid in (None, one.pid)][count - 1]
 

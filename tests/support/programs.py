@@ -179,7 +179,7 @@ class L4lb:
         """Read without moving the file's position, which is the writers' too."""
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode()
 
-    def wait_for(self, pattern: str, timeout_s: float = 20.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
         """The first match of `pattern` in the log. A process that ended well may have one that goes on in its place
         and writes there."""
         found = wait_until(lambda: re.search(pattern, self.log) or self.process.poll(), timeout_s)
@@ -206,7 +206,7 @@ class L4lb:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         return self.process.wait(timeout_s)
 
     def stop(self) -> None:

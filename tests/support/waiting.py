@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    """True as soon as `condition` holds, False when it did not within `timeout_s`."""
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
+    """True as soon as `condition` holds, False when it did not within `timeout_s`: long,
+    since it only counts when a test fails, and on a busy machine a program takes seconds to start."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
