@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,8 @@ def states(balancer: LoadBalancer) -> list[str]:
 @contextlib.contextmanager
 def waiting(state: str) -> Iterator[LoadBalancer]:
     """A balancer whose next client is long in `state`, with a time-out far away."""
+    backend: Any
+    pool: dict[str, Any]
     with contextlib.ExitStack() as stack:
         if state == "connecting":
             backend, pool = stack.enter_context(silent_address()), {"connect_timeout": "60s"}
