@@ -318,7 +318,7 @@ def test_udp_send_that_a_firewall_forbids_goes_to_another_backend(bench: Bench) 
     assert udp_is_as_before(bench)
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
 def test_udp_send_that_finds_no_room_loses_that_datagram_alone(bench: Bench, number: int) -> None:
     before = bench.failed("udp", bench.udp_meddled.address)
     with new_client(bench) as sock:
@@ -327,6 +327,19 @@ def test_udp_send_that_finds_no_room_loses_that_datagram_alone(bench: Bench, num
             assert wait_until(lambda: rule.hit == 1)
         sock.send(b"found")
         assert sock.recv(10) == b"found"
+    assert grown(before, bench.failed("udp", bench.udp_meddled.address)) == {}
+
+
+@pytest.mark.parametrize("number", [errno.EMSGSIZE, errno.EPROTO], ids=errno.errorcode.get)
+def test_udp_send_that_tells_of_an_earlier_datagram_is_made_again(bench: Bench, number: int) -> None:
+    before = bench.failed("udp", bench.udp_meddled.address)
+    with new_client(bench) as sock:
+        sock.send(b"earlier")
+        assert sock.recv(10) == b"earlier"
+        with bench.faults.injected("send", number, count=1, kinds=UDP, peer_port=bench.udp_meddled.port) as rule:
+            sock.send(b"this")
+            assert sock.recv(10) == b"this"
+            assert rule.hit == 1
     assert grown(before, bench.failed("udp", bench.udp_meddled.address)) == {}
 
 

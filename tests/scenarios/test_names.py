@@ -129,11 +129,11 @@ def test_the_first_address_that_takes_connections_is_used_and_kept(checked: bool
 
             assert wait_until(works, 20)
             assert at(balancer, key) == f"{ALIVE}:{running.port}"
-            asked_before = table.asked["db.example"]
+            asked_before, moves = table.asked["db.example"], sum(event.kind == "backend_resolved" for event in heard)
             assert wait_until(lambda: table.asked["db.example"] > asked_before + 1)
             assert works(), "the first is in the answer still, and this one works"
             assert at(balancer, key) == f"{ALIVE}:{running.port}"
-            assert sum(event.kind == "backend_resolved" for event in heard) == 1
+            assert sum(event.kind == "backend_resolved" for event in heard) == moves <= 1  # it may move before we hear
 
 
 def test_all_addresses_dead_is_down_and_the_first_that_comes_back_serves() -> None:
@@ -141,7 +141,9 @@ def test_all_addresses_dead_is_down_and_the_first_that_comes_back_serves() -> No
     port = free_port()
     with balancing(table, [f"db.example:{port}"], health=FAST) as (balancer, heard):
         key = f"db.example:{port}"
-        assert wait_until(lambda: len({event.fields.get("address") for event in heard}) > 3), "each was tried"
+        assert wait_until(lambda: len({e.fields["address"] for e in heard if e.kind == "backend_resolved"}) == 3), (
+            "each"
+        )
         assert backend(balancer, key)["health"] == "down"
         assert sum(event.kind == "backend_up" for event in heard) == 0
         with serving(one_answer(b"six"), "::1", port):

@@ -89,8 +89,9 @@ def _rights(status: str) -> Rights:
 
 
 def rights_of(pid: int) -> dict[str, Rights]:
-    """Of every thread, by its name and number."""
-    tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    return {
-        f"{(task / 'comm').read_text().strip()} {task.name}": _rights((task / "status").read_text()) for task in tasks
-    }
+    """Of every thread, by its name and number. One that ends meanwhile is left out."""
+    rights: dict[str, Rights] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            rights[f"{(task / 'comm').read_text().strip()} {task.name}"] = _rights((task / "status").read_text())
+    return rights
