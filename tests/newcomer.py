@@ -52,7 +52,11 @@ class Newcomer:
         """How long it took; ends this program when it failed."""
         began = time.monotonic()
         with self.log.open("a") as output:
-            code = self.start(command, output).wait()
+            process = self.start(command, output)
+            try:
+                code = process.wait()
+            finally:
+                process.kill()  # and all that it started, when this program was interrupted
         if code:
             self.give_up(f"`{command}` failed with {code}")
         return time.monotonic() - began
