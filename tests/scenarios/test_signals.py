@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.peers import connect, echo, serving
-from tests.support.programs import L4lb, l4lb, require
+from tests.support.programs import L4lb, l4lb, require, signal_to
 from tests.support.waiting import wait_until
 
 FILE = """
@@ -63,12 +63,10 @@ def command(*arguments: str, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "l4lb", *arguments], text=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
-def end_of_all(process: L4lb) -> str:
+def end_of_all(process: L4lb, file: Path) -> str:
     """Also of the processes that took over; what all of them logged."""
     for pid in map(int, re.findall(r"upgraded pid=(\d+)", process.log)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        assert wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)
+        assert wait_until(lambda pid=pid: not signal_to(pid, signal.SIGTERM, str(file)), 30)
     return process.log
 
 
@@ -126,7 +124,7 @@ def test_signals_at_random_moments(file: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.signal(chance.choice((*STOPPING, *OTHERS)))
             assert process.wait(30) == 0, (seed, process.log)
-            assert "Traceback" not in end_of_all(process), (seed, process.log)
+            assert "Traceback" not in end_of_all(process, file), (seed, process.log)
 
 
 def blocks_signals(pid: int) -> bool:

@@ -83,9 +83,22 @@ def pid_of(admin: str) -> int:
         return int(client.status()["pid"])
 
 
+_BEGAN: dict[int, str] = {}  # of processes that took over: when, since a number is another's some time after its end
+
+
+def _began(pid: int) -> str:
+    """proc(5), stat: starttime. Empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        return ""
+
+
 def end(pid: int) -> None:
+    """Kill a process that `upgraded` has told of, if it is there still."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        if _BEGAN.get(pid, _began(pid)) == _began(pid) != "":
+            os.kill(pid, signal.SIGKILL)
 
 
 def gone(pid: int) -> bool:
@@ -101,6 +114,7 @@ def upgraded(process: L4lb, old: int, admin: str) -> int:
     os.kill(old, signal.SIGUSR2)
     assert wait_until(lambda: pid_of(admin) != old, 30), process.log
     new = next(pid for pid in iter(lambda: pid_of(admin), -1) if pid != old)
+    _BEGAN[new] = _began(new)
     process.wait_for(rf"upgraded pid={new}\n(.*\n)*.*draining sessions=", 30)  # and the old one does not
     return new
 
