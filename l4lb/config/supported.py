@@ -6,8 +6,11 @@ One place, to be emptied key by key. Paths are patterns: ``*`` stands for any na
 from __future__ import annotations
 
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
+    (): ("hooks",),
+    ("global",): ("kernel_pin",),
     ("listeners", "*"): (
-        "allow", "deny", "deny_action", "per_source", "routes",
+        "allow", "deny", "deny_action", "per_source", "routes", "when_no_backend",
+        "engine", "mode", "attach", "devices",
     ),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip
