@@ -171,7 +171,7 @@ class World:
         draw = random.Random(self.number)
         full = ", max_sessions = 3"
         off = "passive = { failures = 0 }"
-        queue = f'queue_size = 100\nqueue_timeout = "40s"\n{off}'
+        queue = f'queue_size = 1000\nqueue_timeout = "40s"\n{off}'
         pools = {
             "web": (self._backends(STABLE, "tcp", draw), "tcp", off),
             "headed": (self._backends(STABLE, "headed", draw), "none", f'send_proxy = "v2"\n{off}'),
