@@ -20,8 +20,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, KEEPING.get("".join(sys.argv[1:2]), ()))
     _open_standard_files()
-    from l4lb.cli.main import main as command
-
+    try:
+        from l4lb.cli.main import main as command
+    except MemoryError:
+        os.write(2, b"l4lb: out of memory\n")
+        os._exit(1)  # without what Python does at its end, which needs memory too
     command()
 
 

@@ -160,7 +160,8 @@ def run() -> int:
     except L4lbError as error:
         click.echo(f"l4lb: {error}", err=True)
     except MemoryError:
-        click.echo("l4lb: out of memory", err=True)
+        os.write(2, b"l4lb: out of memory\n")
+        os._exit(1)  # without what Python does at its end, which needs memory too and says so
     except BrokenPipeError:
         return READER_LEFT
     except OSError as error:  # such as ENOSPC, of what the output goes to

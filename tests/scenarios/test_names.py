@@ -111,7 +111,7 @@ def test_a_name_server_that_is_silent_holds_neither_start_nor_reload_nor_loop() 
 @pytest.mark.parametrize("checked", [True, False])
 def test_the_first_address_that_takes_connections_is_used_and_kept(checked: bool, protocol: str) -> None:
     table = Table(hosts={"db.example": [DEAD, ALIVE]})
-    server: Any = serving(echo, ALIVE) if protocol == "tcp" else serving_udp(host=ALIVE)
+    server: Any = serving(echo, ALIVE) if protocol == "tcp" else serving_udp(host=ALIVE, port=free_port())
     with server as running, contextlib.ExitStack() as stack:
         if checked and protocol == "udp":  # something that a check can connect to
             stack.enter_context(serving(echo, ALIVE, running.port))
