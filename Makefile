@@ -28,9 +28,9 @@ lint: build      ## style, types, layers
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._snapshots l4lb._sweeps l4lb._moves l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 
-# Tests wait more than they work: twice as many at once as there are CPUs. Those marked `alone` measure: they come after
-# the others, one by one.
-TESTS_AT_ONCE ?= $(shell echo $$((2 * $$(nproc))))
+# Tests wait more than they work: one more at once than there are CPUs. Those marked `alone` measure: they come after the
+# others, one by one.
+TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 1)))
 SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal -m "not alone"
 ONE_BY_ONE := -m alone
 
