@@ -14,16 +14,16 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED,
-    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_NODELAY_DONE,
+    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED,
     SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND, connect_failure_t, shortage_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
 from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, ENOMEM, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
+    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
     IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR,
     SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect,
-    counter_add, errno_set, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
@@ -181,7 +181,6 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
     s.unix_sides &= <uint8_t>~(1 << <int>SIDE_BACKEND)
     if family == AF_UNIX:
         s.unix_sides |= 1 << <int>SIDE_BACKEND
-        s.flags |= SESSION_NODELAY_DONE
     elif client_speaks_first(w, s):
         # The ACK that ends the handshake then rides on the client's first bytes. tcp.pxd sends it when there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
@@ -254,7 +253,6 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     if pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
     if header_attach(w, s, pool) < 0:
-        errno_set(ENOMEM)
         return ATTEMPT_NO_RESOURCES
     if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
         s.flags |= SESSION_HEADER_HELD

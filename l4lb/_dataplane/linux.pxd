@@ -30,8 +30,6 @@ cdef extern from * nogil:
     #include <time.h>
     #include <unistd.h>
 
-    #define errno_set(error) (errno = (error))   /* in Cython an assignment to `errno` would make a local variable */
-
     #define l4lb_likely(x) __builtin_expect(!!(x), 1)
     #define l4lb_unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -183,7 +181,6 @@ cdef extern from * nogil:
     int EAFNOSUPPORT, EHOSTDOWN, ELOOP, ENONET, ENOPROTOOPT, ENOSPC, ENOTDIR, EOPNOTSUPP, EPROTONOSUPPORT
 
     int errno
-    void errno_set(int error)
     int accept4 "direct_accept4"(int fd, sockaddr *address, socklen_t *length, int flags)
     int socket(int family, int kind, int protocol)
     int bind(int fd, sockaddr *address, socklen_t length)

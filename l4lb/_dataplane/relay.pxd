@@ -20,7 +20,8 @@ from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
     HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
-    SESSION_RELAYING, SESSION_SPLICED, SESSION_URGENT_INLINE, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES, side_t,
+    SESSION_RELAYING, SESSION_SPLICED, SESSION_URGENT_INLINE, SIDE_BACKEND, SPLICE_ALWAYS, SPLICE_OFF,
+    TURN_BYTES, side_t,
 )
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
@@ -102,6 +103,8 @@ cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
     cdef bint sent = wire.half.bytes or wire.session.flags & SESSION_HEADER_SENT
     if wire.direction == 0 and sent and not wire.session.flags & SESSION_NODELAY_DONE:
         wire.session.flags |= SESSION_NODELAY_DONE
+        if wire.session.unix_sides & 1 << <int>SIDE_BACKEND:
+            return
         setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -191,3 +192,26 @@ def test_a_socket_inherited_from_the_service_manager(name: str) -> None:
             process.kill()
             process.wait()
             process.stderr.close()
+
+
+def _options_towards(address: str) -> list[int]:
+    """TCP_NODELAY of this process's sockets that are connected to `address`."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it is closed by now, or not connected
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.family == socket.AF_INET and "{}:{}".format(*sock.getpeername()) == address:
+                    found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    return found
+
+
+def test_nodelay_holds_for_the_backend_that_takes_over_from_a_unix_one(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        backends = [f"unix:{tmp_path}/nobody", {"address": server.address, "priority": 1}]
+        with balancing(backends, workers=1) as balancer, connect(address_of(balancer)) as sock:
+            for _ in range(2):  # with the first message there is nothing to hold back
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+            assert [bool(option) for option in _options_towards(server.address)] == [True]
