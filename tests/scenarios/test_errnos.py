@@ -90,6 +90,11 @@ class Bench:
         found = next(one for one in self.client.pool(pool)["backends"] if one["id"] == address)
         return {reason: count for reason, count in found["failed"].items() if count}
 
+    def paths(self, pool: str, address: str) -> dict[str, int]:
+        """What the network has said of datagrams."""
+        found = next(one for one in self.client.pool(pool)["backends"] if one["id"] == address)
+        return dict(found["path_errors"])
+
     def closed(self, listener: str) -> dict[str, int]:
         found = next(one for one in self.client.ask("GET", "/v1/listeners") if one["name"] == listener)
         return {reason: count for reason, count in found["closed"].items() if count}
@@ -311,9 +316,11 @@ def test_udp_without_memory_drops_the_datagram(bench: Bench, number: int) -> Non
 
 def test_udp_send_that_a_firewall_forbids_goes_to_another_backend(bench: Bench) -> None:
     before, ejected = bench.failed("udp", bench.udp_meddled.address), bench.events("backend ejected", "udp")
+    said = bench.paths("udp", bench.udp_meddled.address)
     with bench.faults.injected("send", errno.EPERM, kinds=UDP, peer_port=bench.udp_meddled.port):
         assert [heard(bench) for _ in range(3)] == ["live"] * 3
     assert set(grown(before, bench.failed("udp", bench.udp_meddled.address))) == {"resources"}
+    assert bench.paths("udp", bench.udp_meddled.address) == said, "a firewall of this host is not the network"
     assert bench.events("backend ejected", "udp") == ejected
     assert udp_is_as_before(bench)
 
