@@ -96,7 +96,7 @@ def _remove_new(path: Path) -> None:
 def _says(path: Path, text: str, *, empty: bool) -> bool:
     """Whether the file says so already. One that is not there says nothing."""
     try:
-        return path.read_text(encoding="utf-8") == text
+        return read_text(path) == text
     except FileNotFoundError:
         return empty
     except (OSError, ValueError):

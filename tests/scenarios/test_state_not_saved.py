@@ -183,3 +183,10 @@ def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "l4lb", *arguments], env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+def test_a_fifo_in_its_place_holds_no_change(stage: Stage) -> None:
+    """Nobody writes to it: whoever opens it to read, and waits, waits for ever."""
+    with stage.served() as (_, client):
+        os.mkfifo(stage.state)
+        works(stage, client)
