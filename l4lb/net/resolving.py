@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from l4lb.errors import EngineError
 from l4lb.net.files import read_text
-from l4lb.net.threads import name_this_thread
+from l4lb.net.threads import name_this_thread, started
 
 OTHERWISE_S = 30.0
 _REASON_WITHIN_S = 2.0
@@ -109,15 +110,24 @@ class Lookups:
         self._closed = False
 
     def begin(self, name: str, done: Done) -> None:
-        """`done` is called on another thread, unless this is closed before."""
+        """`done` is called on another thread, unless this is closed before; on this one when there can be no thread."""
+        task = (name, done)
         with self._lock:
             if self._closed:
                 return
-            self._waiting.append((name, done))
+            self._waiting.append(task)
             if self._threads == _THREADS_MAX:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="l4lb-names", daemon=True).start()
+        try:
+            started(threading.Thread(target=self._work, name="l4lb-names", daemon=True))
+        except EngineError as error:
+            with self._lock:
+                self._threads -= 1
+                if self._threads or task not in self._waiting:
+                    return  # a thread that runs sees to it
+                self._waiting.remove(task)
+            done(name, NotResolved(str(error)))
 
     def _work(self) -> None:
         name_this_thread("l4lb-names")

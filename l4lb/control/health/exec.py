@@ -21,8 +21,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from l4lb.control.health.checks import OUR_OWN, CheckFailed, NotChecked, Target, begin_step
+from l4lb.errors import EngineError
 from l4lb.model.states import Shortage
 from l4lb.model.verdicts import ADVICE
+from l4lb.net.threads import started
 
 MAX_LINE_BYTES = 200
 MAX_OUTPUT_BYTES = 1 << 20  # a program that prints more is no check
@@ -111,11 +113,13 @@ def _running(target: Target) -> Iterator[_Program]:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
-    """What was killed is gone within a millisecond, unless the kernel holds it: nobody here waits for that."""
+    """What was killed is gone within a millisecond, unless the kernel holds it: nobody here waits for that. Without a
+    thread for it, the next program that is started reaps it (`subprocess` does so)."""
     try:
         process.wait(REAP_S)
     except subprocess.TimeoutExpired:
-        threading.Thread(target=process.wait, name="l4lb-reap", daemon=True).start()
+        with contextlib.suppress(EngineError):
+            started(threading.Thread(target=process.wait, name="l4lb-reap", daemon=True))
 
 
 async def _output_until_exit(program: _Program) -> Output:
