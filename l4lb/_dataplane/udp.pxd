@@ -156,8 +156,8 @@ cdef inline void flow_heard_post(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
-    """ICMP said that nobody listens at the backend's port, or a firewall of this host lets nothing out to it (`denied`):
-    the client's next datagram begins a session elsewhere."""
+    """ICMP said that nobody listens at the backend's port, or a firewall of this host lets nothing out to it
+    (`denied`): the client's next datagram begins a session elsewhere."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
     cdef bint answered
     if not s.flow.denied:
