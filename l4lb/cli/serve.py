@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -159,8 +159,8 @@ def _ending_at_second_signal() -> Iterator[threading.Event]:
     over, told = threading.Event(), threading.Event()
 
     def listen() -> None:
-        while not over.is_set():
-            if signal.sigtimedwait(STOP_SIGNALS, _LOOK_AGAIN_S / 5) is not None:
+        while not over.wait(_LOOK_AGAIN_S / 5):
+            if _taken(STOP_SIGNALS) is not None:
                 if told.is_set():
                     os._exit(0)
                 told.set()
@@ -240,9 +240,17 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
         started(threading.Thread(target=drain, name="l4lb-drain", daemon=True))
     except EngineError:
         drain()  # without hearing a second signal
-    while not drained.is_set():
-        told = signal.sigtimedwait((*STOP_SIGNALS, signal.SIGUSR1), _LOOK_AGAIN_S)
-        if told is not None and told.si_signo == signal.SIGUSR1:
+    while not drained.wait(_LOOK_AGAIN_S):
+        number = _taken((*STOP_SIGNALS, signal.SIGUSR1))
+        if number == signal.SIGUSR1:
             reopen.run()
-        elif told is not None:
+        elif number is not None:
             return
+
+
+def _taken(numbers: Sequence[signal.Signals]) -> int | None:
+    """One of these signals, if it has come; all are blocked. Not by sigtimedwait(2): setresuid(2) of a process with
+    threads, or SIGSTOP and SIGCONT, interrupt it (EINTR), and Python 3.11 to 3.13 then make up a signal when the time
+    is over. sigwait(3) does not return for that, and what is pending cannot go: only one thread takes signals."""
+    pending = signal.sigpending().intersection(numbers)
+    return signal.sigwait(pending) if pending else None

@@ -134,6 +134,33 @@ def blocks_signals(pid: int) -> bool:
     return bool(int(blocked[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+BECOMING = """
+import os, signal, threading, time
+from l4lb.cli import serve
+signal.pthread_sigmask(signal.SIG_BLOCK, serve.SIGNALS)
+with serve._ending_at_second_signal() as told:
+    until = time.monotonic() + 2
+    while time.monotonic() < until and not told.is_set():
+        os.setresuid(-1, -1, -1)  # of all threads: glibc interrupts each of them
+    assert not told.is_set(), "told by nobody"
+    for _ in range(1 if {once} else 2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert told.wait(20)
+        while signal.SIGTERM in signal.sigpending():
+            time.sleep(0.001)
+    time.sleep(0 if {once} else 20)
+print("once")
+"""
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_while_it_becomes_another_user_only_a_signal_is_one(once: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BECOMING.format(once=once)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "once\n" if once else "")
+
+
 def test_many_reloads_at_once_are_few(file: Path) -> None:
     """Asked for while one is under way, it is done once more and not as often as it was asked for."""
     with served(file) as process:
