@@ -52,7 +52,11 @@ class Left(Exception):
 @contextlib.contextmanager
 def _leaving() -> Iterator[None]:
     """Only output raises BrokenPipeError here: an instance that is gone is an AdminError. SIGINT, which so far ends the
-    process on the spot, is an exception meanwhile."""
+    process on the spot, is an exception meanwhile.
+
+    When that exception leaves the exec() of a text, as dataclasses use it while modules are imported, Python remembers
+    it and kills the process by SIGINT at its end, whatever its exit code. The next exec() forgets it.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         if before == signal.SIG_DFL:
@@ -124,6 +128,7 @@ def main() -> None:
         code = READER_LEFT
     for stream in (sys.stdout, sys.stderr):
         _drop_what_is_left(stream)
+    exec("")  # see `_leaving`
     sys.exit(code)
 
 
