@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -336,6 +337,11 @@ def top(interval: float, admin: str | None, token_file: str | None) -> int:
     connected(admin, token_file).close()  # a wrong address or token file is an error before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("top needs a terminal; `l4lb status` prints the same once")
+    for name in (
+        "COLUMNS",
+        "LINES",
+    ):  # exported by somebody they would be its size for good, whatever the terminal's is
+        os.environ.pop(name, None)
     app = Top(lambda: connected(admin, token_file), interval)
     app.run()
     return app.return_code or 0

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from l4lb import Client
 from tests.support.peers import Server, connect, echo, serving
 from tests.support.programs import L4lb, free_port, l4lb
@@ -117,7 +119,9 @@ def test_without_its_extra_it_says_how_to_get_it() -> None:
     assert "l4lb[top]" in done.stdout
 
 
-def test_it_fits_terminals_of_every_size(tmp_path: Path) -> None:
+def test_it_fits_terminals_of_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # as some shells and programs export them
+    monkeypatch.setenv("LINES", "24")
     with stage(tmp_path) as set_up, set_up.served(), set_up.top() as screen:
         screen.wait_for("down/s", "second")
         screen.press("Down", "Down")
