@@ -62,8 +62,9 @@ class Asked:
         first, *lines = head.decode().strip().split("\r\n")
         headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
         body = b""
-        while not self.head_only and len(body) < int(headers.get("content-length", 0)):
-            body += self.sock.recv(65536)
+        length = 0 if self.head_only else int(headers.get("content-length", 0))
+        while len(body) < length:
+            body += self.sock.recv(length - len(body))  # what is behind it is the next answer's
         return int(first.split()[1]), headers, body
 
 

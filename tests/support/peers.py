@@ -79,10 +79,10 @@ class Server:
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port = 0 if listening else int(self._listening.getsockname()[1])
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        self.accepted = 0
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
-        self.accepted = 0
 
     def _accept(self) -> None:
         while True:
@@ -98,10 +98,11 @@ class Server:
             thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            self._handle(sock)
-        sock.close()
-        self._open.discard(sock)
+        try:
+            with sock, contextlib.suppress(OSError):
+                self._handle(sock)
+        finally:
+            self._open.discard(sock)
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import random
@@ -52,11 +53,16 @@ def share_of(ports: range) -> range:
     return ports[number * size : (number + 1) * size]
 
 
+_given: collections.deque[int] = collections.deque(maxlen=500)  # what they are for may not be bound yet
+
+
 def free_port() -> int:
     """Below the kernel's own range, so that no other test's connection takes it before the program binds it."""
-    for port in random.sample(share_of(range(10_000, 20_000)), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+    for port in random.sample(share_of(range(10_000, 20_000)), 1000):
+        if port not in _given:
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                _given.append(port)
+                return port
     raise AssertionError("no free port")
 
 
