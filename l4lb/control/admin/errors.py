@@ -23,20 +23,25 @@ CODES = {
 
 
 class Refusal(Exception):
-    """Raised by handlers: `status` is the HTTP one, `path` the part of the request that is wrong."""
+    """Raised by handlers: `status` is the HTTP one, `path` the part of the request that is wrong; with `closes` the
+    connection ends, for it is one of those that there are too many of."""
 
-    def __init__(self, status: int, message: str, path: str = "", code: str = "") -> None:
+    def __init__(self, status: int, message: str, path: str = "", code: str = "", closes: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.path = path
         self.code = code or CODES[status]
+        self.closes = closes
 
 
 def error_response(refusal: Refusal) -> web.Response:
     body: Error = {"error": {"code": refusal.code, "message": refusal.message, "path": refusal.path}}
     headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-    return web.json_response(body, status=refusal.status, headers=headers)
+    response = web.json_response(body, status=refusal.status, headers=headers)
+    if refusal.closes:
+        response.force_close()
+    return response
 
 
 def _of_verb(error: ChangeError | ConfigError | UpgradeError) -> Refusal:

@@ -95,7 +95,7 @@ async def _config(api: Api, call: Call) -> shapes.ConfigShape:
 
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
-        raise Refusal(409, f"{READERS_MAX} streams are open already")
+        raise Refusal(409, f"{READERS_MAX} streams are open already", closes=True)
     return await api.stream.serve(call.request, call.query.last)
 
 
