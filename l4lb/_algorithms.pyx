@@ -13,6 +13,7 @@ from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_end, crc32c_extend
 from l4lb._dataplane.enums cimport TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, table_kind_t
 from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
 from l4lb._dataplane.linux cimport ENOBUFS, htons, ntohs
+from l4lb._dataplane.parts cimport candidate_t
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, proxy_header_parse
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
@@ -23,7 +24,6 @@ from l4lb._dataplane.proxy_writer cimport (
     proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, source_address_map,
 )
 from l4lb._dataplane.tables cimport table_build
-from l4lb._dataplane.parts cimport candidate_t
 from l4lb._dataplane.types cimport source_address_t
 
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}

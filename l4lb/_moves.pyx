@@ -14,7 +14,6 @@ from l4lb._dataplane.linux cimport close
 from l4lb._dataplane.types cimport arrivals_t, arriving_t
 from l4lb._snapshots cimport BackendLive, ListenerLive, PoolLive
 
-
 @final
 cdef class Arrivals:
     """Sessions for one worker. Those that are not given to it are closed with this."""

@@ -15,11 +15,11 @@ from l4lb._convert cimport (
     proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION,
-    HASH_KEY_QUIC_CID, HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX,
-    PATH_ERROR_COUNT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
-    PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH,
-    SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PATH_ERROR_COUNT,
+    PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID, SELECT_CURSOR,
+    SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO,
+    SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.linux cimport (
     AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
@@ -30,11 +30,11 @@ from l4lb._dataplane.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
 )
 from l4lb._dataplane.stats cimport counters_free, counters_total
-from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
     pool_t, queue_t, tier_t,
 )
+from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
 
 SELECTIONS = {
     "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,

@@ -15,7 +15,7 @@ from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
     AF_UNIX, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, socklen_t, splice,
+    published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, socklen_t,
 )
 from l4lb._dataplane.opening cimport session_open
 from l4lb._dataplane.places cimport (

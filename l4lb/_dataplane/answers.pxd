@@ -16,7 +16,9 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_count_drops, flow_used
 from l4lb._dataplane.limits cimport bandwidth_pay, bandwidth_room
-from l4lb._dataplane.linux cimport AF_INET, AF_INET6, EAGAIN, counter_add, published_load_u64, sockaddr_in, sockaddr_in6
+from l4lb._dataplane.linux cimport (
+    AF_INET, AF_INET6, EAGAIN, counter_add, published_load_u64, sockaddr_in, sockaddr_in6,
+)
 from l4lb._dataplane.quic cimport quic_answered
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.types cimport limits_t, listener_live_t, session_t, worker_t

@@ -35,7 +35,6 @@ from l4lb._dataplane.types cimport accepting_t, arrival_t, listener_t, session_t
 from l4lb._dataplane.udp_connect cimport beginning_find_destination, beginning_link, beginning_resume, beginning_t
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t
 
-
 # ---- a session begins ----
 
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:

@@ -14,8 +14,8 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
     CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED,
-    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED,
-    SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND, connect_failure_t, shortage_t,
+    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE,
+    SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND, connect_failure_t, shortage_t,
 )
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
@@ -23,8 +23,8 @@ from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
     IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR,
     SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect,
-    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.notices cimport backend_answered, backend_failed
@@ -33,9 +33,7 @@ from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.relay cimport backend_inline
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, worker_t
-from l4lb._dataplane.verdicts cimport (
-    failure_of, shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind,
-)
+from l4lb._dataplane.verdicts cimport failure_of, shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells

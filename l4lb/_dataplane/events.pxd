@@ -14,16 +14,13 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.linux cimport AF_INET, EPOLLERR, EPOLLHUP
 from l4lb._dataplane.opening cimport session_event_reading, session_timeout_reading
-from l4lb._dataplane.progress cimport (
-    deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
-)
+from l4lb._dataplane.progress cimport deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled
 from l4lb._dataplane.tcp cimport (
     client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry,
     session_try_again, session_watch,
 )
 from l4lb._dataplane.types cimport session_t, worker_t
 from l4lb._dataplane.verdicts cimport failure_reported
-
 
 # ---- edges ----
 

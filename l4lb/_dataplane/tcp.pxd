@@ -38,7 +38,6 @@ from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm
 from l4lb._dataplane.types cimport backend_t, half_t, pool_t, queue_t, session_t, worker_t
 
-
 # ---- who speaks first ----
 
 cdef inline void session_learn(worker_t *w, session_t *s) noexcept nogil:

@@ -14,8 +14,8 @@ from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
-    CLOSE_SHUTDOWN, EPOLL_BATCH, EPOLL_BATCH_UDP, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK, SESSION_FLOW,
-    SESSION_FREE, side_t,
+    CLOSE_SHUTDOWN, EPOLL_BATCH, EPOLL_BATCH_UDP, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK,
+    SESSION_FLOW, SESSION_FREE, side_t,
 )
 from l4lb._dataplane.events cimport session_event, session_timeout, session_turn
 from l4lb._dataplane.evict cimport evictions

@@ -14,9 +14,7 @@ from l4lb._dataplane.proxy_types cimport (
     PROXY_RESULT_COUNT, PROXY_TRUNCATED, PROXY_UNIX, PROXY_UNSPEC, PROXY_V1, PROXY_V1_MAX_BYTES, PROXY_V2,
     proxy_header_t, proxy_mode_t, proxy_result_t, proxy_span_t, proxy_writer_t,
 )
-from l4lb._dataplane.proxy_writer cimport (
-    proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
-)
+from l4lb._dataplane.proxy_writer cimport proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received
 from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:

@@ -13,6 +13,7 @@ from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
+from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t, tried_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
 from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
@@ -29,7 +30,6 @@ from l4lb._dataplane.quic cimport (
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t, tried_t
 from l4lb._dataplane.types cimport (
     backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, sessions_t, source_address_t, tier_t,
 )
