@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.linux cimport counter_read, htons, ntohs, sockaddr_storage, socklen_t
-from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
+from l4lb._dataplane.parts cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
 from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, source_address_t, terms_t, worker_t

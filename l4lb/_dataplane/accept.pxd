@@ -2,35 +2,33 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end, socket_reset
-from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
-    INBOX_SIZE, SESSION_NODELAY_DONE, SIDE_CLIENT, close_reason_t,
+    INBOX_SIZE, close_reason_t,
 )
 from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
-    AF_UNIX, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
-    published_load_u64, published_store_u64, shared_add, shared_read, sockaddr, socklen_t,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
+    published_store_u64, shared_add, shared_read, sockaddr, socklen_t,
 )
 from l4lb._dataplane.opening cimport session_open
 from l4lb._dataplane.places cimport (
     PLACES_NONE_OF_PROCESS, PLACES_TAKEN, listener_place_give, listener_place_take, places_t, process_place_give,
 )
-from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener, worker_wake
 from l4lb._dataplane.preface cimport preface_name
 from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_UNTRUSTED
-from l4lb._dataplane.queue cimport worker_wake
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.records cimport record_arrival
 from l4lb._dataplane.room cimport room_elsewhere, room_take, room_take_in_process
 from l4lb._dataplane.sessions cimport sessions_take
+from l4lb._dataplane.setup cimport session_init, session_pool
 from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, half_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
+    accepting_t, arrival_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
 )
 
 cdef enum accepted_t:
@@ -58,35 +56,6 @@ cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t r
     """The client is reset at once, and counted as a session that ended for `reason`."""
     counter_add(&arrival.listener.counters[w.index].sessions_total, 1)
     arrival_end(w, arrival, reason)
-
-
-cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noexcept nogil:
-    memset(&s.up, 0, sizeof(half_t))
-    memset(&s.down, 0, sizeof(half_t))
-    s.client_fd = arrival.fd
-    s.backend_fd = -1
-    s.listener = arrival.listener
-    s.pool = arrival.pool
-    s.backend = NULL
-    s.tried = NULL
-    s.flow = NULL
-    s.preface = NULL
-    s.awaited = arrival.proxy_mode
-    s.unix_sides = 1 << <int>SIDE_CLIENT if arrival.address.ss_family == AF_UNIX else 0
-    s.idle_ms = arrival.terms.idle_ms
-    s.half_close_ms = arrival.terms.half_close_ms
-    s.half_close = arrival.terms.half_close
-    s.expires_ms = 0
-    if arrival.terms.duration_ms:
-        s.expires_ms = (<uint32_t>w.now_ms + arrival.terms.duration_ms) | 1    # 0 means none
-    s.splice = arrival.terms.splice
-    s.active_ms = <uint32_t>w.now_ms
-    s.started_ns = w.now_ns
-    s.connected_ns = 0
-    s.hash = 0
-    s.local_port = arrival.local_port
-    s.attempts = 0
-    s.flags = 0 if arrival.terms.nodelay else SESSION_NODELAY_DONE
 
 
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:

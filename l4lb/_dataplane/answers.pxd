@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport answer_watch
 from l4lb._dataplane.datagrams cimport (
     datagram_count, datagram_first_bytes, intake_bytes, intake_receive, post_add, post_add_train, post_flush,
     post_full,
@@ -15,6 +14,7 @@ from l4lb._dataplane.enums cimport (
     SESSION_ANSWERED,
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_count_drops, flow_used
+from l4lb._dataplane.latency cimport answer_watch
 from l4lb._dataplane.limits cimport bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, EAGAIN, counter_add, published_load_u64, sockaddr_in, sockaddr_in6,

@@ -4,7 +4,6 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.datagrams cimport datagram_count, intake_bytes, intake_datagram
@@ -30,6 +29,7 @@ from l4lb._dataplane.proxy_types cimport (
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.room cimport room_take
 from l4lb._dataplane.sessions cimport sessions_take
+from l4lb._dataplane.setup cimport session_init
 from l4lb._dataplane.timers cimport timers_arm
 from l4lb._dataplane.types cimport accepting_t, arrival_t, listener_t, session_t, worker_t
 from l4lb._dataplane.udp_connect cimport beginning_find_destination, beginning_link, beginning_resume, beginning_t

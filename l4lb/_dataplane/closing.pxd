@@ -10,6 +10,7 @@ from libc.stdlib cimport free
 
 from l4lb._dataplane.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
 from l4lb._dataplane.flows cimport flow_leave
+from l4lb._dataplane.half cimport half_drop
 from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
     setsockopt, shared_add, socklen_t,
@@ -19,7 +20,6 @@ from l4lb._dataplane.places cimport places_give
 from l4lb._dataplane.queue cimport queue_leave, queue_poke
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session
-from l4lb._dataplane.relay cimport half_drop
 from l4lb._dataplane.sessions cimport sessions_give
 from l4lb._dataplane.timers cimport timers_disarm
 from l4lb._dataplane.types cimport session_t, worker_t

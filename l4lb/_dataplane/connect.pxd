@@ -7,33 +7,32 @@
 # backend may do, since ports and firewall rules are those of a destination.
 
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
-from libc.string cimport memcpy, memset
 
+from l4lb._dataplane.backend_socket cimport backend_connect_to, client_bind, client_fits, source_bind
 from l4lb._dataplane.closing cimport session_forget_backend
 from l4lb._dataplane.enums cimport (
-    CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_ANSWERED,
-    SESSION_CLIENT_WATCHED, SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE,
-    SHORTAGE_MEMORY, SHORTAGE_NONE, SIDE_BACKEND, connect_failure_t, shortage_t,
+    CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CLIENT_WATCHED,
+    SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SIDE_BACKEND,
+    connect_failure_t, shortage_t,
 )
-from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.headers cimport header_attach, header_detach
+from l4lb._dataplane.latency cimport measure_failure
 from l4lb._dataplane.linux cimport (
-    AF_INET, AF_INET6, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT,
-    IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR,
-    SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, bind, close, connect,
-    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
-    socket, socklen_t,
+    AF_INET, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, close,
+    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, socket, socklen_t,
 )
 from l4lb._dataplane.lookup cimport pool_pick
-from l4lb._dataplane.notices cimport backend_answered, backend_failed
+from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.relay cimport backend_inline
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, source_address_t, worker_t
-from l4lb._dataplane.verdicts cimport failure_of, shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind
+from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, worker_t
+from l4lb._dataplane.verdicts cimport shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells
@@ -42,13 +41,6 @@ cdef enum attempt_t:
     ATTEMPT_MISFIT                # ... for no fault of its own: from this client's address it cannot be reached
     ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
     ATTEMPT_NO_SOURCE             # the pool's source address cannot be had: none of its backends would do
-
-
-cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:
-    """The session's pool in today's snapshot, or NULL when it was removed."""
-    if s.pool.slot >= w.snapshot.pool_slots:
-        return NULL
-    return w.snapshot.pools_by_slot[s.pool.slot]
 
 
 cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
@@ -105,55 +97,6 @@ cdef inline void backend_set_options(int fd, int family, backend_options_t *opti
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &options.keepalive_count, sizeof(int))
 
 
-cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
-    """bind(2) the pool's source_address: see verdicts.pxd.
-
-    IP_BIND_ADDRESS_NO_PORT leaves the port to connect(2), so that one source address serves 28,000 sessions to each
-    backend and not to all of them together.
-    """
-    cdef int on = 1
-    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
-    return bind(fd, <sockaddr *>&pool.source, pool.source_length)
-
-
-cdef inline int client_bind(int fd, const source_address_t *client) noexcept nogil:
-    """Connect from the client's own address, which is not this host's: ip(7), IP_TRANSPARENT.
-
-    setsockopt(2): EPERM, without the capability, which control has looked for. bind(2): as in `source_bind`.
-    """
-    cdef sockaddr_storage address
-    cdef bint v4 = client.length == 4
-    cdef int failed, on = 1
-    memset(&address, 0, sizeof(address))
-    if v4:
-        address.ss_family = AF_INET
-        memcpy(&(<sockaddr_in *>&address).sin_addr, client.bytes, 4)
-        failed = setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on))
-    else:
-        address.ss_family = AF_INET6
-        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, client.bytes, 16)
-        failed = setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof(on))
-    if failed < 0:
-        return -1
-    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
-    return bind(fd, <sockaddr *>&address, sizeof(sockaddr_in) if v4 else sizeof(sockaddr_in6))
-
-
-cdef inline bint client_fits(const source_address_t *client, int family) noexcept nogil:
-    """Whether a socket of `family` can have the client's address."""
-    return (family == AF_INET and client.length == 4) or (family == AF_INET6 and client.length == 16)
-
-
-cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:
-    """connect(2); `local_port`: where the client came in, in network order."""
-    cdef sockaddr_storage address
-    if not backend.same_port:
-        return connect(fd, <sockaddr *>&backend.address, backend.address_length)
-    address = backend.address
-    (<sockaddr_in *>&address).sin_port = local_port        # at the same place in sockaddr_in6
-    return connect(fd, <sockaddr *>&address, backend.address_length)
-
-
 cdef inline bint client_speaks_first(worker_t *w, session_t *s) noexcept nogil:
     """By what the last sessions of the listener did."""
     return s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2
@@ -202,35 +145,6 @@ cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
     header_detach(w, s)
 
 
-cdef inline void measure_failure(worker_t *w, session_t *s) noexcept nogil:
-    """A backend that refuses at once must not look fast: it counts as one that took all of connect_timeout."""
-    cdef uint32_t allowed_ms = s.state_deadline_ms - <uint32_t>(s.attempt_started_ns // 1000000)
-    if s.flags & SESSION_MEASURED:
-        ewma_add(&s.backend.connect_latency, allowed_ms * 1000.0, w.now_ms)
-
-
-cdef inline void measure_connect(worker_t *w, session_t *s) noexcept nogil:
-    s.asked_ns = 0
-    if s.flags & SESSION_MEASURED:
-        ewma_add(&s.backend.connect_latency, (w.now_ns - s.attempt_started_ns) / 1000.0, w.now_ms)
-
-
-cdef inline void measure_answer(worker_t *w, session_t *s) noexcept nogil:
-    cdef uint64_t since_ns = s.asked_ns if s.asked_ns else s.connected_ns
-    ewma_add(&s.backend.answer_latency, (w.now_ns - since_ns) / 1000.0, w.now_ms)
-
-
-cdef inline void answer_watch(worker_t *w, session_t *s) noexcept nogil:
-    """Until the backend's first bytes: notice them, and how long after the client's (or the connect) they come."""
-    if s.down.bytes:
-        s.flags |= SESSION_ANSWERED
-        backend_answered(s.backend)
-        if s.flags & SESSION_MEASURED:
-            measure_answer(w, s)
-    elif s.up.bytes and not s.asked_ns:
-        s.asked_ns = w.now_ns
-
-
 cdef inline uint32_t attempt_wait_ms(session_t *s, pool_t *pool) noexcept nogil:
     """When the timer of an attempt first looks: sooner than connect_timeout while the client is not watched, so that
     an attempt that is quick, as most are, need not watch it twice or wake up for it."""
@@ -258,14 +172,6 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
     if attempt == ATTEMPT_PENDING:
         timers_arm(&w.timers, &w.sessions, s, w.now_ms + attempt_wait_ms(s, pool))
     return attempt
-
-
-cdef inline connect_failure_t attempt_failure(worker_t *w, int error, int family) noexcept nogil:
-    """What a call of an attempt failed of; our own wants are counted."""
-    cdef shortage_t shortage = shortage_of(error, family)
-    if shortage != SHORTAGE_NONE:
-        shortage_count(w, shortage)
-    return failure_of(error, family)
 
 
 cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t failure) noexcept nogil:

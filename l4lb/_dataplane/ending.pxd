@@ -10,21 +10,21 @@ from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.closing cimport session_end, socket_has_unsent, socket_unsent
-from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, HALF_EOF,
     HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_BACKEND_RESET,
     SESSION_CLIENT_RESET, SESSION_CLOSING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t,
     side_t,
 )
+from l4lb._dataplane.half cimport half_drop, half_pending
 from l4lb._dataplane.linux cimport EAGAIN, EINTR, counter_add, recv
 from l4lb._dataplane.notices cimport backend_failed
 from l4lb._dataplane.progress cimport deadline_passed, session_poll, session_stalled
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.relay cimport (
-    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, half_drop, half_pending, pump_down,
-    pump_t, pump_up,
+    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, pump_down, pump_t, pump_up,
 )
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.types cimport half_t, session_t, worker_t
 
 cdef enum discarded_t:

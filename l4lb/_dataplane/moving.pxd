@@ -13,7 +13,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from l4lb._dataplane.accept cimport session_init
 from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.beginning cimport flow_arm
 from l4lb._dataplane.closing cimport session_end, session_leave
@@ -32,6 +31,7 @@ from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.places cimport places_bring, places_give
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
+from l4lb._dataplane.setup cimport session_init
 from l4lb._dataplane.types cimport arrivals_t, arriving_t, plane_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport flow_t, link_t, moved_t
 

@@ -5,7 +5,6 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
     HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_READING,
@@ -21,6 +20,7 @@ from l4lb._dataplane.preface cimport (
 )
 from l4lb._dataplane.progress cimport session_arm
 from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_TIMEOUT
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.tcp cimport session_connect, session_mark, session_watch
 from l4lb._dataplane.types cimport pool_t, session_t, source_address_t, worker_t
 

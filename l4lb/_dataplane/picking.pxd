@@ -3,12 +3,12 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from l4lb._dataplane.connect cimport session_pool
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.paths cimport refused_lately
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, session_t, worker_t
 
 cdef enum:

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from l4lb._dataplane.enums cimport ACCEPT_PAUSE_MS, side_t
 from l4lb._dataplane.linux cimport (
     EEXIST, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
-    EPOLL_CTL_MOD, counter_add, epoll_ctl, epoll_event,
+    EPOLL_CTL_MOD, counter_add, epoll_ctl, epoll_event, write,
 )
 from l4lb._dataplane.types cimport accepting_t, session_t, worker_t
 
@@ -76,3 +76,9 @@ cdef inline void poller_watch_missed(worker_t *w) noexcept nogil:
 
 cdef inline int poller_forget(worker_t *w, int fd) noexcept nogil:
     return poller_control(w, EPOLL_CTL_DEL, fd, 0, 0)
+
+
+cdef inline void worker_wake(worker_t *w) noexcept nogil:
+    """Any thread. write(2) to an eventfd: EAGAIN, it holds a wake-up already."""
+    cdef uint64_t one = 1
+    write(w.event_fd, &one, sizeof(one))

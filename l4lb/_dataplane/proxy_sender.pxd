@@ -12,7 +12,7 @@ from l4lb._dataplane.enums cimport (
     PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID,
 )
 from l4lb._dataplane.linux cimport ENOBUFS
-from l4lb._dataplane.proxy_terms cimport proxy_send_t
+from l4lb._dataplane.parts cimport proxy_send_t
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
     PROXY_COMPLETE, PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY, PROXY_TLV_CRC32C, PROXY_TLV_NOOP, PROXY_TLV_UNIQUE_ID,

@@ -4,18 +4,13 @@
 # Called on the worker's thread. No wake-up is lost: who queues looks for a place once more after it is counted in
 # `waiting`, and who frees a place looks at `waiting` after it has freed it; both are sequentially consistent.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from l4lb._dataplane.enums cimport NO_INDEX, SESSION_QUEUED
-from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if, write
+from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.poller cimport worker_wake
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.types cimport plane_t, pool_live_t, queue_t, session_t, worker_t
-
-
-cdef inline void worker_wake(worker_t *w) noexcept nogil:
-    """Any thread. write(2) to an eventfd: EAGAIN, it holds a wake-up already."""
-    cdef uint64_t one = 1
-    write(w.event_fd, &one, sizeof(one))
 
 
 cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noexcept nogil:

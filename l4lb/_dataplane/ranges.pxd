@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
-from l4lb._dataplane.proxy_terms cimport ranges_t
+from l4lb._dataplane.parts cimport ranges_t
 from l4lb._dataplane.types cimport source_address_t
 
 cdef enum:

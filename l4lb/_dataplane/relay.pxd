@@ -23,6 +23,7 @@ from l4lb._dataplane.enums cimport (
     SESSION_RELAYING, SESSION_SPLICED, SESSION_URGENT_INLINE, SIDE_BACKEND, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
     side_t,
 )
+from l4lb._dataplane.half cimport half_pending
 from l4lb._dataplane.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
 from l4lb._dataplane.linux cimport (
     EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_OOBINLINE,
@@ -49,10 +50,6 @@ cdef struct wire_t:               # one half with its two sockets, for the lengt
     int direction                 # 0 up, 1 down
     int64_t budget                # what is left of this turn
     int64_t room                  # what the bandwidth limits leave; -1: no limit
-
-
-cdef inline bint half_pending(half_t *h) noexcept nogil:
-    return h.chunk != NULL or (h.pipe != NULL and h.pipe.held_bytes != 0)
 
 
 cdef inline bint half_holds(wire_t *wire) noexcept nogil:
@@ -393,14 +390,3 @@ cdef inline pump_t pump_down(worker_t *w, session_t *s) noexcept nogil:
     wire.source_fd = s.backend_fd
     wire.sink_fd = s.client_fd
     return half_pump(w, &wire)
-
-
-cdef inline void half_drop(worker_t *w, half_t *h) noexcept nogil:
-    """Give up what is pending and read no more."""
-    h.flags |= HALF_DEAD
-    if h.chunk != NULL:
-        chunk_give(&w.chunks, h.chunk)
-        h.chunk = NULL
-    if h.pipe != NULL:
-        pipe_give(&w.pipes, h.pipe)
-        h.pipe = NULL

@@ -6,11 +6,11 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
+from l4lb._dataplane.backend_socket cimport attempt_failure
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.connect cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE, answer_watch,
-    attempt_begin, attempt_failed, attempt_failure, attempt_misfit, attempt_short, attempt_t, measure_connect,
-    session_pick, session_pool, session_was_short,
+    ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE, attempt_begin,
+    attempt_failed, attempt_misfit, attempt_short, attempt_t, session_pick, session_was_short,
 )
 from l4lb._dataplane.ending cimport session_close, session_reset
 from l4lb._dataplane.enums cimport (
@@ -20,6 +20,8 @@ from l4lb._dataplane.enums cimport (
     SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_PAUSING, SESSION_RELAYING, SESSION_SPOKEN, SESSION_THROTTLED,
     SESSION_URGENT_INLINE, SIDE_BACKEND, SIDE_CLIENT, close_reason_t, connect_failure_t, side_t,
 )
+from l4lb._dataplane.half cimport half_pending
+from l4lb._dataplane.latency cimport answer_watch, measure_connect
 from l4lb._dataplane.limits cimport bandwidth_wait_ms
 from l4lb._dataplane.linux cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, MSG_PEEK, SOL_SOCKET, SO_OOBINLINE,
@@ -31,10 +33,11 @@ from l4lb._dataplane.queue cimport queue_enter, queue_leave
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport histogram_add
 from l4lb._dataplane.relay cimport (
-    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, backend_inline, half_pending,
-    pump_down, pump_t, pump_up,
+    PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, backend_inline, pump_down, pump_t,
+    pump_up,
 )
 from l4lb._dataplane.sessions cimport sessions_at
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm
 from l4lb._dataplane.types cimport backend_t, half_t, pool_t, queue_t, session_t, worker_t
 

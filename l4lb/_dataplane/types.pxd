@@ -11,8 +11,9 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.enums cimport hash_key_t, selection_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
-from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timer_t, timers_t, tried_t
-from l4lb._dataplane.proxy_terms cimport proxy_accept_t, proxy_send_t
+from l4lb._dataplane.parts cimport (
+    chunk_t, chunks_t, pipe_t, pipes_t, proxy_accept_t, proxy_send_t, timer_t, timers_t, tried_t,
+)
 from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, quic_ids_t, udp_t
 
 cdef struct half_t:

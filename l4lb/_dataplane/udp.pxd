@@ -17,7 +17,6 @@ from l4lb._dataplane.answers cimport (
 )
 from l4lb._dataplane.beginning cimport flow_arm, flow_of
 from l4lb._dataplane.closing cimport session_end
-from l4lb._dataplane.connect cimport answer_watch, session_pool
 from l4lb._dataplane.datagrams cimport (
     datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive,
     post_add, post_add_train, post_begin, post_flush, post_full,
@@ -30,17 +29,19 @@ from l4lb._dataplane.enums cimport (
 )
 from l4lb._dataplane.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.hashing cimport random_next
+from l4lb._dataplane.latency cimport answer_watch
 from l4lb._dataplane.links cimport link_drain, links_at, links_free, links_init
 from l4lb._dataplane.linux cimport EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send
 from l4lb._dataplane.notices cimport backend_failed
+from l4lb._dataplane.parts cimport proxy_send_t
 from l4lb._dataplane.paths cimport path_error_of, path_is_closed, refused_lately, refused_note
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
-from l4lb._dataplane.proxy_terms cimport proxy_send_t
 from l4lb._dataplane.proxy_types cimport PROXY_DGRAM
 from l4lb._dataplane.quic cimport quic_called
 from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
+from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, session_t, source_address_t, worker_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
 from l4lb._dataplane.verdicts cimport shortage_count

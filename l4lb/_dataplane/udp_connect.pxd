@@ -6,7 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.addresses cimport source_address_set
-from l4lb._dataplane.connect cimport attempt_failure, backend_connect_to, client_bind, client_fits, source_bind
+from l4lb._dataplane.backend_socket cimport attempt_failure, backend_connect_to, client_bind, client_fits, source_bind
 from l4lb._dataplane.datagrams cimport datagram_count, datagram_first_bytes
 from l4lb._dataplane.enums cimport (
     DROP_NO_BACKEND, DROP_RESOURCES, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,

@@ -13,11 +13,10 @@ from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.linux cimport write
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
-from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, timers_t, tried_t
+from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, proxy_send_t, ranges_t, timers_t, tried_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.proxy_header cimport proxy_header_parse
 from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
-from l4lb._dataplane.proxy_terms cimport proxy_send_t, ranges_t
 from l4lb._dataplane.proxy_types cimport (
     PROXY_ANY, PROXY_COMPLETE, PROXY_RESULT_COUNT, PROXY_STREAM, proxy_header_t, proxy_writer_t,
 )

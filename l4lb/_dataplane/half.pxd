@@ -1,0 +1,22 @@
+# Half: one direction of a TCP session, as far as all its states know it. Moving its bytes is relay.pxd's. Called on the
+# worker's thread.
+
+from l4lb._dataplane.chunks cimport chunk_give
+from l4lb._dataplane.enums cimport HALF_DEAD
+from l4lb._dataplane.pipes cimport pipe_give
+from l4lb._dataplane.types cimport half_t, worker_t
+
+
+cdef inline bint half_pending(half_t *h) noexcept nogil:
+    return h.chunk != NULL or (h.pipe != NULL and h.pipe.held_bytes != 0)
+
+
+cdef inline void half_drop(worker_t *w, half_t *h) noexcept nogil:
+    """Give up what is pending and read no more."""
+    h.flags |= HALF_DEAD
+    if h.chunk != NULL:
+        chunk_give(&w.chunks, h.chunk)
+        h.chunk = NULL
+    if h.pipe != NULL:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL
