@@ -7,10 +7,10 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.enums cimport SHORTAGE_NONE, connect_failure_t, shortage_t
 from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPV6_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, bind,
-    connect, setsockopt,
+    connect, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from l4lb._dataplane.types cimport backend_t, pool_t, source_address_t, worker_t
-from l4lb._dataplane.verdicts cimport failure_of, shortage_count
+from l4lb._dataplane.verdicts cimport failure_of, shortage_count, shortage_of
 
 
 cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:

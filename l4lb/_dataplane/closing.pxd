@@ -9,7 +9,6 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
 from l4lb._dataplane.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
-from l4lb._dataplane.flows cimport flow_leave
 from l4lb._dataplane.half cimport half_drop
 from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
@@ -17,7 +16,7 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.places cimport places_give
-from l4lb._dataplane.queue cimport queue_leave, queue_poke
+from l4lb._dataplane.queue cimport queue_poke
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session
 from l4lb._dataplane.sessions cimport sessions_give
@@ -87,8 +86,7 @@ cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason)
     cdef bint datagrams = s.flow != NULL
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
-    queue_leave(w, s)
-    flow_leave(w, s, reason)
+    w.states[s.state].leave(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
     socket_end(s.backend_fd, reason != CLOSE_NORMAL)

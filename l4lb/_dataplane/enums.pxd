@@ -138,7 +138,7 @@ cdef enum path_error_t:
 #   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
 # A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp.pxd.
-# The order is that of l4lb.model.states.SessionState.
+# What happens to a session in each of them: states.pxd. The order is that of l4lb.model.states.SessionState.
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_READING
@@ -149,6 +149,7 @@ cdef enum session_state_t:
     SESSION_RESETTING
     SESSION_CLOSING
     SESSION_FLOW
+    SESSION_STATE_COUNT
 
 cdef enum side_t:
     SIDE_CLIENT = 0

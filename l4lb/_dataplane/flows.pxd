@@ -254,10 +254,7 @@ cdef inline void flow_leave(worker_t *w, session_t *s, close_reason_t reason) no
     """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers."""
     cdef flow_t *flow = s.flow
     cdef link_t *link
-    cdef bint done
-    if flow == NULL:
-        return
-    done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses
+    cdef bint done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses
     flow_unbind(w, s)
     flow_list_remove(w, s)
     counter_add(&w.flow_count, -1)

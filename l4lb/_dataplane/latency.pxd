@@ -1,9 +1,10 @@
 # Latency: how long a backend takes to accept a connection and to answer, for the policies that go by it. Called on the
 # worker's thread.
 
+from libc.stdint cimport uint32_t, uint64_t
+
 from l4lb._dataplane.enums cimport SESSION_ANSWERED, SESSION_MEASURED
 from l4lb._dataplane.ewma cimport ewma_add
-from l4lb._dataplane.linux cimport uint32_t, uint64_t
 from l4lb._dataplane.notices cimport backend_answered
 from l4lb._dataplane.types cimport session_t, worker_t
 

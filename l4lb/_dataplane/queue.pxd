@@ -36,10 +36,7 @@ cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noex
 
 cdef inline void queue_leave(worker_t *w, session_t *s) noexcept nogil:
     """Out of the queue, from wherever it stands in it."""
-    cdef queue_t *queue
-    if s.state != SESSION_QUEUED:
-        return
-    queue = &s.pool.queues[w.index]
+    cdef queue_t *queue = &s.pool.queues[w.index]
     if s.previous_ready == NO_INDEX:
         queue.head = s.next_ready
     else:

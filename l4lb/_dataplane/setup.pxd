@@ -1,9 +1,10 @@
 # Setup: a new session's first values, and the pool that it goes by. Called on the worker's thread.
 
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from l4lb._dataplane.enums cimport SESSION_NODELAY_DONE, SIDE_CLIENT
-from l4lb._dataplane.linux cimport AF_UNIX, uint32_t
+from l4lb._dataplane.linux cimport AF_UNIX
 from l4lb._dataplane.types cimport arrival_t, half_t, pool_t, session_t, worker_t
 
 

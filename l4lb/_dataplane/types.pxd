@@ -9,12 +9,15 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from l4lb._dataplane.enums cimport hash_key_t, selection_t
+from l4lb._dataplane.enums cimport SESSION_STATE_COUNT, close_reason_t, hash_key_t, selection_t, side_t
 from l4lb._dataplane.linux cimport epoll_event, sockaddr_storage, socklen_t
 from l4lb._dataplane.parts cimport (
     chunk_t, chunks_t, pipe_t, pipes_t, proxy_accept_t, proxy_send_t, timer_t, timers_t, tried_t,
 )
 from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, moved_t, quic_ids_t, udp_t
+
+cdef struct session_t
+cdef struct worker_t
 
 cdef struct half_t:
     uint64_t bytes                # handed to the sink's kernel
@@ -382,6 +385,16 @@ cdef struct eviction_t:           # of its worker
     uint32_t at                   # the next session to look at
     bint running
 
+ctypedef void (*session_edge_f)(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil
+ctypedef void (*session_step_f)(worker_t *w, session_t *s) noexcept nogil
+ctypedef void (*session_leave_f)(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil
+
+cdef struct state_t:              # what happens to a session in one of its states, see states.pxd
+    session_edge_f edge           # epoll reports one of its sockets
+    session_step_f timeout        # its timer fires
+    session_step_f turn           # its turn in the ready list has come
+    session_leave_f leave         # it ends: what is this state's alone is given back
+
 cdef struct worker_t:
     uint32_t index
     int epoll_fd
@@ -419,6 +432,7 @@ cdef struct worker_t:
     notices_t notices
     eviction_t eviction
     sweeping_t sweeping
+    state_t states[SESSION_STATE_COUNT]
     sessions_t sessions
     timers_t timers
     pipes_t pipes

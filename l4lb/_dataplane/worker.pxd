@@ -15,9 +15,8 @@ from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
     CLOSE_SHUTDOWN, EPOLL_BATCH, EPOLL_BATCH_UDP, INBOX_SIZE, NO_INDEX, SCRATCH_BYTES, SESSIONS_PER_BLOCK,
-    SESSION_FLOW, SESSION_FREE, side_t,
+    SESSION_FREE, side_t,
 )
-from l4lb._dataplane.events cimport session_event, session_timeout, session_turn
 from l4lb._dataplane.evict cimport evictions
 from l4lb._dataplane.links cimport links_sweep
 from l4lb._dataplane.linux cimport (
@@ -33,13 +32,14 @@ from l4lb._dataplane.poller cimport (
 )
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.states cimport states_fill
 from l4lb._dataplane.sweep cimport sweeps
 from l4lb._dataplane.tcp cimport queues_serve
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.types cimport (
     accepting_t, arrival_t, inbox_t, listening_list_t, listening_t, plane_t, session_t, snapshot_t, worker_t,
 )
-from l4lb._dataplane.udp cimport flow_timeout, flow_turn, flows_end_of, link_event, udp_close, udp_event, udp_open
+from l4lb._dataplane.udp cimport flows_end_of, link_event, udp_close, udp_event, udp_open
 
 # ---- birth and death (control's thread) ----
 
@@ -51,6 +51,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     w.random = clock_now_ns() ^ <uint64_t>index << 56
     w.epoll_fd = w.event_fd = -1
     w.ready_head = w.ready_tail = NO_INDEX
+    states_fill(w.states)
     sessions_init(&w.sessions)
     w.now_ns = clock_now_ns()
     w.now_ms = w.now_ns // 1000000
@@ -275,7 +276,7 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
     if tag >> 32:
         s = sessions_at(&w.sessions, <uint32_t>tag >> 1)
         if s.generation == <uint32_t>(tag >> 32) and s.state != SESSION_FREE:
-            session_event(w, s, <side_t>(tag & 1), event.events)
+            w.states[s.state].edge(w, s, <side_t>(tag & 1), event.events)
     elif tag == EVENT_TAG:
         w.queue_poked = True
         inboxes_take(w)
@@ -306,10 +307,7 @@ cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
     while count and w.ready_count:
         s = sessions_at(&w.sessions, w.ready_head)
         ready_remove(w, s)
-        if s.state == SESSION_FLOW:
-            flow_turn(w, s)
-        else:
-            session_turn(w, s)
+        w.states[s.state].turn(w, s)
         count -= 1
 
 
@@ -318,10 +316,7 @@ cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
     cdef session_t *s
     while index != NO_INDEX:
         s = sessions_at(&w.sessions, index)
-        if s.state == SESSION_FLOW:
-            flow_timeout(w, s)
-        else:
-            session_timeout(w, s)
+        w.states[s.state].timeout(w, s)
         index = timers_pop(&w.timers, &w.sessions, w.now_ms)
     if w.accept_paused and <int>(<uint32_t>w.now_ms - w.paused_until_ms) >= 0:
         accept_resume(w)
