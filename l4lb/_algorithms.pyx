@@ -10,15 +10,17 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_end, crc32c_extend
-from l4lb._dataplane.enums cimport TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, table_kind_t
+from l4lb._dataplane.enums cimport (
+    PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES, TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, proxy_result_t, table_kind_t,
+)
 from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
 from l4lb._dataplane.linux cimport ENOBUFS, htons, ntohs
 from l4lb._dataplane.parts cimport candidate_t
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, proxy_header_parse
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
-    PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES, PROXY_INET, PROXY_INET6, PROXY_TRANSPORT_UNSPEC, PROXY_UNIX,
-    PROXY_UNIX_BYTES, PROXY_UNSPEC, proxy_header_t, proxy_mode_t, proxy_result_t, proxy_tlvs_t, proxy_writer_t,
+    PROXY_INET, PROXY_INET6, PROXY_TRANSPORT_UNSPEC, PROXY_UNIX, PROXY_UNIX_BYTES, PROXY_UNSPEC, proxy_header_t,
+    proxy_mode_t, proxy_tlvs_t, proxy_writer_t,
 )
 from l4lb._dataplane.proxy_writer cimport (
     proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, source_address_map,

@@ -10,8 +10,9 @@ from l4lb._dataplane.linux cimport counter_read, htons, ntohs, sockaddr_storage,
 from l4lb._dataplane.parts cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.stats cimport counters_new
-from l4lb._dataplane.types cimport histogram_t, pool_t, record_t, source_address_t, terms_t, worker_t
+from l4lb._dataplane.types cimport histogram_t, pool_t, source_address_t, terms_t
 from l4lb._dataplane.udp_types cimport flow_t, moved_t
+from l4lb._dataplane.worker_types cimport record_t, worker_t
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:

@@ -21,8 +21,8 @@ from l4lb._dataplane.linux cimport (
     published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, write,
 )
 from l4lb._dataplane.moving cimport arrivals_reserve
-from l4lb._dataplane.types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
+from l4lb._dataplane.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._moves cimport Arrivals
 from l4lb._snapshots cimport BackendLive, NativeSnapshot
 from l4lb._sweeps cimport Sweep

@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from l4lb._convert cimport moved_fill, terms_fill, zeroed
 from l4lb._dataplane.linux cimport close
-from l4lb._dataplane.types cimport arrivals_t, arriving_t
+from l4lb._dataplane.worker_types cimport arrivals_t, arriving_t
 from l4lb._snapshots cimport BackendLive, ListenerLive, PoolLive
 
 @final

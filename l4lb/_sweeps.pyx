@@ -13,7 +13,7 @@ from l4lb._convert cimport address_bytes, indices_copy, zeroed
 from l4lb._dataplane.enums cimport NO_INDEX
 from l4lb._dataplane.linux cimport htons, ntohs, published_load_u32
 from l4lb._dataplane.sweep cimport sweep_publish
-from l4lb._dataplane.types cimport found_t, plane_t, sweep_part_t
+from l4lb._dataplane.worker_types cimport found_t, plane_t, sweep_part_t
 
 FoundFields = tuple                      # its fields: see `Sweep.take_found`
 

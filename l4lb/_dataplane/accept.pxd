@@ -7,7 +7,7 @@ from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.enums cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
-    INBOX_SIZE, close_reason_t,
+    INBOX_SIZE, PROXY_REFUSED_UNTRUSTED, close_reason_t,
 )
 from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport spares_close_one
@@ -21,15 +21,13 @@ from l4lb._dataplane.places cimport (
 )
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener, worker_wake
 from l4lb._dataplane.preface cimport preface_name
-from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_UNTRUSTED
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.records cimport record_arrival
 from l4lb._dataplane.room cimport room_elsewhere, room_take, room_take_in_process
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.setup cimport session_init, session_pool
-from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, inbox_t, listener_t, pool_t, session_t, source_address_t, worker_t,
-)
+from l4lb._dataplane.types cimport listener_t, pool_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, inbox_t, worker_t
 
 cdef enum accepted_t:
     ACCEPT_MORE = 0

@@ -21,8 +21,9 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.quic cimport quic_answered
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport limits_t, listener_live_t, session_t, worker_t
+from l4lb._dataplane.types cimport limits_t, listener_live_t, session_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline bint bandwidth_limited(session_t *s, int direction) noexcept nogil:

@@ -9,8 +9,9 @@ from l4lb._dataplane.linux cimport (
     AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPV6_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, bind,
     connect, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
-from l4lb._dataplane.types cimport backend_t, pool_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport backend_t, pool_t, source_address_t
 from l4lb._dataplane.verdicts cimport failure_of, shortage_count, shortage_of
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:

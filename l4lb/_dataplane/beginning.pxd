@@ -9,7 +9,8 @@ from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.datagrams cimport datagram_count, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED, DROP_RESOURCES,
-    DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED,
+    DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_REFUSED_UNTRUSTED,
+    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, proxy_result_t,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_key_fill, flow_key_name, flow_list_push, flow_take,
@@ -22,18 +23,16 @@ from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.picking cimport flow_may_leave
 from l4lb._dataplane.places cimport PLACES_TAKEN, places_give
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
-from l4lb._dataplane.proxy_types cimport (
-    PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_REFUSED_UNTRUSTED, proxy_header_t,
-    proxy_mode_t, proxy_result_t,
-)
+from l4lb._dataplane.proxy_types cimport PROXY_INET, PROXY_INET6, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.room cimport room_take
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.setup cimport session_init
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport accepting_t, arrival_t, listener_t, session_t, worker_t
+from l4lb._dataplane.types cimport listener_t, session_t
 from l4lb._dataplane.udp_connect cimport beginning_find_destination, beginning_link, beginning_resume, beginning_t
 from l4lb._dataplane.udp_types cimport datagram_t, flow_t, intake_t
+from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, worker_t
 
 # ---- a session begins ----
 

@@ -6,11 +6,11 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from l4lb._dataplane.enums cimport CHUNK_CLASSES
 from l4lb._dataplane.linux cimport gauge_add
 from l4lb._dataplane.parts cimport chunk_t, chunks_t
 
 cdef enum:
-    CHUNK_CLASSES = 3
     CHUNK_SMALLEST_BYTES = 4096   # then four times as much, then sixteen: SCRATCH_BYTES
     CHUNK_IDLE_MAX = 16           # kept a class
 

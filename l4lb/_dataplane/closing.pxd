@@ -21,7 +21,8 @@ from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session
 from l4lb._dataplane.sessions cimport sessions_give
 from l4lb._dataplane.timers cimport timers_disarm
-from l4lb._dataplane.types cimport session_t, worker_t
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void socket_reset(int fd) noexcept nogil:

@@ -31,8 +31,9 @@ from l4lb._dataplane.poller cimport poller_watch
 from l4lb._dataplane.relay cimport backend_inline
 from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t
 from l4lb._dataplane.verdicts cimport shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum attempt_t:
     ATTEMPT_PENDING = 0           # the backend's next edge tells

@@ -25,7 +25,8 @@ from l4lb._dataplane.relay cimport (
     PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, pump_down, pump_t, pump_up,
 )
 from l4lb._dataplane.setup cimport session_pool
-from l4lb._dataplane.types cimport half_t, session_t, worker_t
+from l4lb._dataplane.types cimport half_t, session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum discarded_t:
     DISCARD_EMPTY = 0             # or its FIN was read

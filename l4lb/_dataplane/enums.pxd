@@ -44,6 +44,11 @@ cdef enum:
     LINK_LATE_MAX = 1024          # so many late answers are thrown away at once; a socket that has more is closed
     REFUSED_MS = 1000             # a backend that refuses or cannot be reached gets no new session, while others do
     REFUSED_SLOTS = 256           # power of two
+    POST_CONTROL_BYTES = 128      # ... and of those with one that is sent
+    CHUNK_CLASSES = 3
+    TIER_CURSORS = 8              # further tiers share the last one
+    SNI_MAX_BYTES = 255
+    PROXY_HEADER_MAX_BYTES = 4096     # of either version, all TLVs included; what l4lb accepts, as nginx does
     NO_INDEX = 0xFFFFFFFF
 
 # The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
@@ -210,6 +215,36 @@ cdef enum hash_key_t:
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
     HASH_KEY_QUIC_CID             # of UDP: the connection id of a first packet, see quic.pxd
+
+# What came of parsing. From PROXY_BAD_SIGNATURE on: refused, each for one reason that a counter can tell.
+# l4lb.proxy_protocol.Reason names them in this order; tests/unit/test_proxy_protocol.py holds them together.
+cdef enum proxy_result_t:
+    PROXY_COMPLETE = 0
+    PROXY_NEED_MORE               # a header so far
+    PROXY_BAD_SIGNATURE           # begins no header of a version that is accepted here
+    PROXY_BAD_PROTOCOL            # v1: none of TCP4, TCP6, UNKNOWN
+    PROXY_BAD_ADDRESS             # v1
+    PROXY_BAD_PORT                # v1
+    PROXY_BAD_LINE_END            # v1: a CR or LF that is not part of the CRLF at the end
+    PROXY_LINE_TOO_LONG           # v1: no CRLF in the first 107 bytes
+    PROXY_BAD_VERSION             # v2 from here on
+    PROXY_BAD_COMMAND
+    PROXY_BAD_FAMILY
+    PROXY_BAD_TRANSPORT
+    PROXY_TOO_LARGE               # more than PROXY_HEADER_MAX_BYTES
+    PROXY_TOO_SHORT               # the length has no room for the family's addresses
+    PROXY_TLV_OVERRUN             # a TLV, or one within the SSL TLV, does not end where its surroundings do
+    PROXY_BAD_TLV                 # a length that its type cannot have, or a second CRC32C
+    PROXY_CRC_MISMATCH
+    PROXY_TRUNCATED               # the stream or datagram ended within the header
+    PROXY_RESULT_COUNT
+
+# Why a client's header was refused, as listeners count it: the refusals from PROXY_BAD_SIGNATURE on, in their order,
+# then these. l4lb.model.stats.PROXY_REFUSALS names them all; tests/unit/test_snapshots.py holds them together.
+cdef enum proxy_refusal_t:
+    PROXY_REFUSED_UNTRUSTED = PROXY_RESULT_COUNT - PROXY_BAD_SIGNATURE
+    PROXY_REFUSED_TIMEOUT
+    PROXY_REFUSAL_COUNT
 
 # What a pool's PROXY headers tell besides the endpoints.
 cdef enum proxy_send_tlv_t:

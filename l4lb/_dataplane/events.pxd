@@ -18,8 +18,9 @@ from l4lb._dataplane.tcp cimport (
     client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry,
     session_try_again, session_watch,
 )
-from l4lb._dataplane.types cimport session_t, worker_t
+from l4lb._dataplane.types cimport session_t
 from l4lb._dataplane.verdicts cimport failure_reported
+from l4lb._dataplane.worker_types cimport worker_t
 
 # ---- edges ----
 

@@ -8,7 +8,8 @@ from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport EVICT_ENDED_MAX, EVICT_LOOKED_MAX, SESSIONS_PER_BLOCK, SESSION_FREE, close_reason_t
 from l4lb._dataplane.linux cimport published_load_u32, published_load_u64
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport backend_live_t, eviction_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_live_t, session_t
+from l4lb._dataplane.worker_types cimport eviction_t, worker_t
 
 
 cdef inline void eviction_begin(worker_t *w) noexcept nogil:

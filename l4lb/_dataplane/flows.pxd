@@ -13,8 +13,9 @@ from l4lb._dataplane.hashing cimport xxh64
 from l4lb._dataplane.links cimport link_give, links_at, socket_drops
 from l4lb._dataplane.linux cimport counter_add
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport listener_live_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport listener_live_t, session_t, source_address_t
 from l4lb._dataplane.udp_types cimport flow_list_t, flow_t, flows_t, link_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum:
     FLOWS_MIN = 1024              # places at first; a power of two

@@ -4,7 +4,8 @@
 from l4lb._dataplane.chunks cimport chunk_give
 from l4lb._dataplane.enums cimport HALF_DEAD
 from l4lb._dataplane.pipes cimport pipe_give
-from l4lb._dataplane.types cimport half_t, worker_t
+from l4lb._dataplane.types cimport half_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline bint half_pending(half_t *h) noexcept nogil:

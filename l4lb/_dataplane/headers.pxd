@@ -7,14 +7,15 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
-from l4lb._dataplane.enums cimport SCRATCH_BYTES
+from l4lb._dataplane.enums cimport PROXY_HEADER_MAX_BYTES, SCRATCH_BYTES
 from l4lb._dataplane.linux cimport getsockname, sockaddr, sockaddr_storage, socklen_t
 from l4lb._dataplane.parts cimport chunk_t
 from l4lb._dataplane.preface cimport preface_bytes
 from l4lb._dataplane.proxy_sender cimport proxy_client_t, proxy_send_write
-from l4lb._dataplane.proxy_types cimport PROXY_HEADER_MAX_BYTES, PROXY_STREAM
+from l4lb._dataplane.proxy_types cimport PROXY_STREAM
 from l4lb._dataplane.records cimport session_id
-from l4lb._dataplane.types cimport half_t, pool_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport half_t, pool_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void session_destination(session_t *s, source_address_t *destination) noexcept nogil:

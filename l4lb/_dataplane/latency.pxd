@@ -6,7 +6,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from l4lb._dataplane.enums cimport SESSION_ANSWERED, SESSION_MEASURED
 from l4lb._dataplane.ewma cimport ewma_add
 from l4lb._dataplane.notices cimport backend_answered
-from l4lb._dataplane.types cimport session_t, worker_t
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void measure_failure(worker_t *w, session_t *s) noexcept nogil:

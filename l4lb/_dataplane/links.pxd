@@ -31,8 +31,8 @@ from l4lb._dataplane.linux cimport (
 )
 from l4lb._dataplane.paths cimport path_error_of, path_is_closed, refused_note
 from l4lb._dataplane.poller cimport LINK_TAG_BIT, poller_control, poller_forget
-from l4lb._dataplane.types cimport worker_t
 from l4lb._dataplane.udp_types cimport link_t, links_t, spares_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void links_init(links_t *self) noexcept nogil:

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from l4lb._dataplane.enums cimport (
     HASH_KEY_DESTINATION, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP_PORT, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS,
-    SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, selection_t,
+    SELECT_PEAK_EWMA, SELECT_TWO_CHOICES, TIER_CURSORS, selection_t,
 )
 from l4lb._dataplane.hashing cimport hash_again, xxh64
 from l4lb._dataplane.linux cimport likely, shared_add, shared_read, shared_swap_if
@@ -17,7 +17,6 @@ from l4lb._dataplane.types cimport backend_t, pick_t, pool_live_t, pool_t, sourc
 
 cdef enum:
     HASH_PROBES = 8               # tries by hash before the scan: enough for all but nearly full pools
-    TIER_CURSORS = 8
 
 
 cdef inline uint32_t key_add_source(pool_t *pool, uint8_t *key, source_address_t *source) noexcept nogil:

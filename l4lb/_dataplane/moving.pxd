@@ -32,8 +32,9 @@ from l4lb._dataplane.places cimport places_bring, places_give
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.setup cimport session_init
-from l4lb._dataplane.types cimport arrivals_t, arriving_t, plane_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport session_t, source_address_t
 from l4lb._dataplane.udp_types cimport flow_t, link_t, moved_t
+from l4lb._dataplane.worker_types cimport arrivals_t, arriving_t, plane_t, worker_t
 
 # ---- reading or not ----
 

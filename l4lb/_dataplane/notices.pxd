@@ -7,7 +7,8 @@ from l4lb._dataplane.enums cimport NOTICE_SLOTS
 from l4lb._dataplane.linux cimport (
     published_load_u64, published_store_u64, shared_add, shared_read, shared_store, write,
 )
-from l4lb._dataplane.types cimport backend_live_t, pool_t, worker_t
+from l4lb._dataplane.types cimport backend_live_t, pool_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void notice_send(worker_t *w, backend_live_t *backend) noexcept nogil:

@@ -7,8 +7,8 @@ from libc.string cimport memset
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_READING,
-    SIDE_CLIENT,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
+    SESSION_READING, SIDE_CLIENT,
 )
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.headers cimport session_destination
@@ -19,10 +19,10 @@ from l4lb._dataplane.preface cimport (
     preface_outcome_t, preface_read, preface_refuse,
 )
 from l4lb._dataplane.progress cimport session_arm
-from l4lb._dataplane.proxy_types cimport PROXY_REFUSED_TIMEOUT
 from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.tcp cimport session_connect, session_mark, session_watch
-from l4lb._dataplane.types cimport pool_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport pool_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
+from l4lb._dataplane.enums cimport CHUNK_CLASSES, TIMER_LEVELS, TIMER_SLOTS
+
 cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
     const uint8_t *id
     uint64_t id_length
@@ -34,8 +36,8 @@ cdef struct tried_t:              # backends that refused this session; only a s
 
 cdef struct timers_t:
     uint32_t tick                                      # the last one that was run
-    uint64_t occupied[4]                               # a bit a slot, by level
-    uint32_t heads[256]                                # session index, or NO_INDEX
+    uint64_t occupied[TIMER_LEVELS]  # a bit a slot, by level
+    uint32_t heads[TIMER_LEVELS * TIMER_SLOTS]  # session index, or NO_INDEX
 
 cdef struct pipes_t:
     pipe_t *idle
@@ -43,8 +45,8 @@ cdef struct pipes_t:
     uint32_t out_count
 
 cdef struct chunks_t:
-    chunk_t *idle[3]
-    uint32_t idle_count[3]
+    chunk_t *idle[CHUNK_CLASSES]
+    uint32_t idle_count[CHUNK_CLASSES]
     uint32_t out_count
 
 cdef struct ranges_t:             # of addresses, see ranges.pxd; owned by control, kept as long as the snapshot

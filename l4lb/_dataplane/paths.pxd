@@ -27,8 +27,8 @@ from l4lb._dataplane.linux cimport (
     EACCES, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EMSGSIZE, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
     EPROTO,
 )
-from l4lb._dataplane.types cimport worker_t
 from l4lb._dataplane.udp_types cimport refused_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline path_error_t path_error_of(int error) noexcept nogil:

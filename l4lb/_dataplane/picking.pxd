@@ -9,7 +9,8 @@ from l4lb._dataplane.lookup cimport pool_pick
 from l4lb._dataplane.parts cimport tried_t
 from l4lb._dataplane.paths cimport refused_lately
 from l4lb._dataplane.setup cimport session_pool
-from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_t, pick_t, pool_t, session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum:
     PASSED_OVER = 32              # backends that have refused lately, at most so many for one session

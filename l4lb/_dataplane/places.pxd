@@ -8,7 +8,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from l4lb._dataplane.linux cimport published_load_u64, shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.types cimport listener_live_t, listener_t, plane_t, pool_live_t, worker_t
+from l4lb._dataplane.types cimport listener_live_t, listener_t, pool_live_t
+from l4lb._dataplane.worker_types cimport plane_t, worker_t
 
 cdef enum:
     PLACES_KEPT_SHARE = 4             # one of so many parts is for the other protocol alone

@@ -12,7 +12,8 @@ from l4lb._dataplane.linux cimport (
     EEXIST, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
     EPOLL_CTL_MOD, counter_add, epoll_ctl, epoll_event, write,
 )
-from l4lb._dataplane.types cimport accepting_t, session_t, worker_t
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.worker_types cimport accepting_t, worker_t
 
 cdef enum:
     EVENT_TAG = 0

@@ -16,16 +16,17 @@ from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.client_hello cimport (
     HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, client_hello_parse, client_hello_t, hello_result_t,
 )
-from l4lb._dataplane.enums cimport HALF_EOF, HALF_READABLE, HALF_SOURCE_FIN, SIDE_CLIENT
+from l4lb._dataplane.enums cimport (
+    HALF_EOF, HALF_READABLE, HALF_SOURCE_FIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES,
+    PROXY_NEED_MORE, PROXY_TRUNCATED, SIDE_CLIENT, proxy_result_t,
+)
 from l4lb._dataplane.limits cimport bandwidth_pay
 from l4lb._dataplane.linux cimport EAGAIN, EINTR, counter_add, recv
 from l4lb._dataplane.proxy_header cimport proxy_header_parse, source_address_unmap
-from l4lb._dataplane.proxy_types cimport (
-    PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES, PROXY_NEED_MORE, PROXY_TRUNCATED, PROXY_UNSPEC,
-    proxy_header_t, proxy_mode_t, proxy_result_t,
-)
+from l4lb._dataplane.proxy_types cimport PROXY_UNSPEC, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.sessions cimport session_reads_short
-from l4lb._dataplane.types cimport half_t, preface_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport half_t, preface_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum:
     AWAIT_NOTHING = 0             # up to here: proxy_mode_t

@@ -13,7 +13,8 @@ from l4lb._dataplane.enums cimport (
     ENDING_POLL_MAX_MS, ENDING_POLL_MS, HALF_EOF, HALF_SOURCE_FIN, SESSION_RELAYING, TIMER_IDLE,
 )
 from l4lb._dataplane.timers cimport timers_arm
-from l4lb._dataplane.types cimport half_t, session_t, worker_t
+from l4lb._dataplane.types cimport half_t, session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum:
     HOUR_MS = 3600000             # a session without any deadline still looks now and then

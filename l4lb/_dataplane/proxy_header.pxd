@@ -9,10 +9,10 @@
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memset
 
-from l4lb._dataplane.proxy_types cimport (
-    PROXY_ANY, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_NEED_MORE, PROXY_OFF, PROXY_TRUNCATED, PROXY_V1, PROXY_V2,
-    proxy_header_t, proxy_mode_t, proxy_result_t,
+from l4lb._dataplane.enums cimport (
+    PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_NEED_MORE, PROXY_TRUNCATED, proxy_result_t,
 )
+from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.proxy_v1 cimport proxy_v1_parse
 from l4lb._dataplane.proxy_v2 cimport proxy_v2_parse
 from l4lb._dataplane.types cimport source_address_t

@@ -9,14 +9,15 @@ from libc.stdio cimport snprintf
 from libc.string cimport memset
 
 from l4lb._dataplane.enums cimport (
-    PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED, PROXY_SEND_UNIQUE_ID,
+    PROXY_COMPLETE, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED,
+    PROXY_SEND_UNIQUE_ID,
 )
 from l4lb._dataplane.linux cimport ENOBUFS
 from l4lb._dataplane.parts cimport proxy_send_t
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
-    PROXY_COMPLETE, PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY, PROXY_TLV_CRC32C, PROXY_TLV_NOOP, PROXY_TLV_UNIQUE_ID,
-    proxy_header_t, proxy_tlvs_t, proxy_writer_t,
+    PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY, PROXY_TLV_CRC32C, PROXY_TLV_NOOP, PROXY_TLV_UNIQUE_ID, proxy_header_t,
+    proxy_tlvs_t, proxy_writer_t,
 )
 from l4lb._dataplane.proxy_writer cimport (
     proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, writer_append,

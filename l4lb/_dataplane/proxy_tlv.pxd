@@ -3,10 +3,10 @@
 
 from libc.stdint cimport uint32_t, uint8_t
 
+from l4lb._dataplane.enums cimport PROXY_BAD_TLV, PROXY_COMPLETE, PROXY_NEED_MORE, PROXY_TLV_OVERRUN, proxy_result_t
 from l4lb._dataplane.proxy_types cimport (
-    PROXY_BAD_TLV, PROXY_COMPLETE, PROXY_NEED_MORE, PROXY_SSL_FIXED_BYTES, PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY,
-    PROXY_TLV_CRC32C, PROXY_TLV_NETNS, PROXY_TLV_OVERRUN, PROXY_TLV_SSL, PROXY_TLV_UNIQUE_ID,
-    PROXY_UNIQUE_ID_MAX_BYTES, proxy_header_t, proxy_result_t, proxy_span_t, proxy_tlvs_t,
+    PROXY_SSL_FIXED_BYTES, PROXY_TLV_ALPN, PROXY_TLV_AUTHORITY, PROXY_TLV_CRC32C, PROXY_TLV_NETNS, PROXY_TLV_SSL,
+    PROXY_TLV_UNIQUE_ID, PROXY_UNIQUE_ID_MAX_BYTES, proxy_header_t, proxy_span_t, proxy_tlvs_t,
 )
 
 cdef enum:

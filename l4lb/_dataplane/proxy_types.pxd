@@ -8,7 +8,6 @@ from l4lb._dataplane.types cimport source_address_t
 cdef enum:
     PROXY_V1_MAX_BYTES = 107      # with its CRLF, PROXY 2.1
     PROXY_V2_FIXED_BYTES = 16
-    PROXY_HEADER_MAX_BYTES = 4096     # of either version, all TLVs included; what l4lb accepts, as nginx does
     PROXY_UNIX_BYTES = 108
     PROXY_UNIQUE_ID_MAX_BYTES = 128   # PROXY 2.2.5
     PROXY_SSL_FIXED_BYTES = 5
@@ -19,36 +18,6 @@ cdef enum proxy_mode_t:
     PROXY_V1
     PROXY_V2
     PROXY_ANY
-
-# What came of parsing. From PROXY_BAD_SIGNATURE on: refused, each for one reason that a counter can tell.
-# l4lb.proxy_protocol.Reason names them in this order; tests/unit/test_proxy_protocol.py holds them together.
-cdef enum proxy_result_t:
-    PROXY_COMPLETE = 0
-    PROXY_NEED_MORE               # a header so far
-    PROXY_BAD_SIGNATURE           # begins no header of a version that is accepted here
-    PROXY_BAD_PROTOCOL            # v1: none of TCP4, TCP6, UNKNOWN
-    PROXY_BAD_ADDRESS             # v1
-    PROXY_BAD_PORT                # v1
-    PROXY_BAD_LINE_END            # v1: a CR or LF that is not part of the CRLF at the end
-    PROXY_LINE_TOO_LONG           # v1: no CRLF in the first 107 bytes
-    PROXY_BAD_VERSION             # v2 from here on
-    PROXY_BAD_COMMAND
-    PROXY_BAD_FAMILY
-    PROXY_BAD_TRANSPORT
-    PROXY_TOO_LARGE               # more than PROXY_HEADER_MAX_BYTES
-    PROXY_TOO_SHORT               # the length has no room for the family's addresses
-    PROXY_TLV_OVERRUN             # a TLV, or one within the SSL TLV, does not end where its surroundings do
-    PROXY_BAD_TLV                 # a length that its type cannot have, or a second CRC32C
-    PROXY_CRC_MISMATCH
-    PROXY_TRUNCATED               # the stream or datagram ended within the header
-    PROXY_RESULT_COUNT
-
-# Why a client's header was refused, as listeners count it: the refusals from PROXY_BAD_SIGNATURE on, in their order,
-# then these. l4lb.model.stats.PROXY_REFUSALS names them all; tests/unit/test_snapshots.py holds them together.
-cdef enum proxy_refusal_t:
-    PROXY_REFUSED_UNTRUSTED = PROXY_RESULT_COUNT - PROXY_BAD_SIGNATURE
-    PROXY_REFUSED_TIMEOUT
-    PROXY_REFUSAL_COUNT
 
 # As they are on the wire, PROXY 2.2.
 cdef enum proxy_command_t:

@@ -8,11 +8,13 @@
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memset
 
+from l4lb._dataplane.enums cimport (
+    PROXY_BAD_ADDRESS, PROXY_BAD_LINE_END, PROXY_BAD_PORT, PROXY_BAD_PROTOCOL, PROXY_BAD_SIGNATURE, PROXY_COMPLETE,
+    PROXY_LINE_TOO_LONG, PROXY_NEED_MORE, proxy_result_t,
+)
 from l4lb._dataplane.linux cimport htons
 from l4lb._dataplane.proxy_types cimport (
-    PROXY_BAD_ADDRESS, PROXY_BAD_LINE_END, PROXY_BAD_PORT, PROXY_BAD_PROTOCOL, PROXY_BAD_SIGNATURE,
-    PROXY_COMMAND_PROXY, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_LINE_TOO_LONG, PROXY_NEED_MORE, PROXY_STREAM,
-    PROXY_UNSPEC, PROXY_V1_MAX_BYTES, proxy_header_t, proxy_result_t,
+    PROXY_COMMAND_PROXY, PROXY_INET, PROXY_INET6, PROXY_STREAM, PROXY_UNSPEC, PROXY_V1_MAX_BYTES, proxy_header_t,
 )
 from l4lb._dataplane.types cimport source_address_t
 

@@ -10,14 +10,14 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
+from l4lb._dataplane.enums cimport PROXY_COMPLETE
 from l4lb._dataplane.linux cimport EINVAL, ENOBUFS, ntohs
 from l4lb._dataplane.proxy_header cimport source_address_unmap
 from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
 from l4lb._dataplane.proxy_types cimport (
-    PROXY_COMMAND_LOCAL, PROXY_COMMAND_PROXY, PROXY_COMPLETE, PROXY_INET, PROXY_INET6, PROXY_STREAM, PROXY_TLV_CRC32C,
-    PROXY_TLV_NOOP, PROXY_TLV_UNIQUE_ID, PROXY_TRANSPORT_UNSPEC, PROXY_UNIQUE_ID_MAX_BYTES, PROXY_UNIX,
-    PROXY_UNIX_BYTES, PROXY_UNSPEC, PROXY_V1_MAX_BYTES, PROXY_V2_FIXED_BYTES, proxy_header_t, proxy_tlvs_t,
-    proxy_writer_t,
+    PROXY_COMMAND_LOCAL, PROXY_COMMAND_PROXY, PROXY_INET, PROXY_INET6, PROXY_STREAM, PROXY_TLV_CRC32C, PROXY_TLV_NOOP,
+    PROXY_TLV_UNIQUE_ID, PROXY_TRANSPORT_UNSPEC, PROXY_UNIQUE_ID_MAX_BYTES, PROXY_UNIX, PROXY_UNIX_BYTES, PROXY_UNSPEC,
+    PROXY_V1_MAX_BYTES, PROXY_V2_FIXED_BYTES, proxy_header_t, proxy_tlvs_t, proxy_writer_t,
 )
 from l4lb._dataplane.proxy_v2 cimport proxy_address_bytes, proxy_crc32c, proxy_v2_signature
 from l4lb._dataplane.types cimport source_address_t

@@ -10,7 +10,8 @@ from l4lb._dataplane.enums cimport NO_INDEX, SESSION_QUEUED
 from l4lb._dataplane.linux cimport shared_add, shared_read, shared_swap_if
 from l4lb._dataplane.poller cimport worker_wake
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport plane_t, pool_live_t, queue_t, session_t, worker_t
+from l4lb._dataplane.types cimport pool_live_t, queue_t, session_t
+from l4lb._dataplane.worker_types cimport plane_t, worker_t
 
 
 cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noexcept nogil:

@@ -5,7 +5,8 @@ from libc.stdint cimport uint16_t
 
 from l4lb._dataplane.enums cimport NO_INDEX, SESSION_READY
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport session_t, worker_t
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline void ready_push(worker_t *w, session_t *s) noexcept nogil:

@@ -13,9 +13,8 @@ from l4lb._dataplane.linux cimport (
     count_leading_zeros, counter_add, getsockname, published_load_u32, published_load_u64, shared_read, shared_store,
     sockaddr, sockaddr_storage, socklen_t, write,
 )
-from l4lb._dataplane.types cimport (
-    arrival_t, histogram_t, preface_t, record_t, records_t, session_t, source_address_t, worker_t,
-)
+from l4lb._dataplane.types cimport histogram_t, preface_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport arrival_t, record_t, records_t, worker_t
 
 cdef enum:
     NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session

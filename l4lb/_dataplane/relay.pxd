@@ -32,7 +32,8 @@ from l4lb._dataplane.linux cimport (
 from l4lb._dataplane.parts cimport chunk_t
 from l4lb._dataplane.pipes cimport pipe_give, pipe_take
 from l4lb._dataplane.sessions cimport session_reads_short
-from l4lb._dataplane.types cimport backend_counters_t, half_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_counters_t, half_t, session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum pump_t:
     PUMP_IDLE = 0                 # nothing to do before the next event

@@ -10,8 +10,9 @@ from l4lb._dataplane.flows cimport flow_idlest
 from l4lb._dataplane.links cimport links_at, spares_close_one
 from l4lb._dataplane.linux cimport AF_INET, counter_read
 from l4lb._dataplane.places cimport PLACES_NONE_OF_LISTENER, PLACES_TAKEN, places_t, places_take, process_place_take
-from l4lb._dataplane.types cimport listener_live_t, listener_t, session_t, worker_t
+from l4lb._dataplane.types cimport listener_live_t, listener_t, session_t
 from l4lb._dataplane.verdicts cimport shortage_count, shortage_of
+from l4lb._dataplane.worker_types cimport worker_t
 
 cdef enum:
     ROOM_TRIES = 8                    # another worker may take the place that was made

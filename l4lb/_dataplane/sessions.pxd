@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free, realloc
 
 from l4lb._dataplane.enums cimport HALF_READ_ON, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE, side_t
 from l4lb._dataplane.linux cimport gauge_add
-from l4lb._dataplane.types cimport half_t, session_t, sessions_t
+from l4lb._dataplane.types cimport half_t, session_t
+from l4lb._dataplane.worker_types cimport sessions_t
 
 
 cdef inline session_t *sessions_at(sessions_t *self, uint32_t index) noexcept nogil:

@@ -5,7 +5,8 @@ from libc.string cimport memset
 
 from l4lb._dataplane.enums cimport SESSION_NODELAY_DONE, SIDE_CLIENT
 from l4lb._dataplane.linux cimport AF_UNIX
-from l4lb._dataplane.types cimport arrival_t, half_t, pool_t, session_t, worker_t
+from l4lb._dataplane.types cimport half_t, pool_t, session_t
+from l4lb._dataplane.worker_types cimport arrival_t, worker_t
 
 
 cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noexcept nogil:

@@ -14,10 +14,8 @@ from l4lb._dataplane.enums cimport (
 from l4lb._dataplane.linux cimport published_load_u64, published_store_u32, published_store_u64
 from l4lb._dataplane.records cimport session_id, session_local
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport (
-    backend_live_t, filter_t, found_t, listener_live_t, plane_t, pool_live_t, session_t, source_address_t,
-    sweep_part_t, sweep_t, sweeping_t, worker_t,
-)
+from l4lb._dataplane.types cimport backend_live_t, listener_live_t, pool_live_t, session_t, source_address_t
+from l4lb._dataplane.worker_types cimport filter_t, found_t, plane_t, sweep_part_t, sweep_t, sweeping_t, worker_t
 
 # ---- control's thread ----
 

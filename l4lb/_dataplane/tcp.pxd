@@ -39,7 +39,8 @@ from l4lb._dataplane.relay cimport (
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.setup cimport session_pool
 from l4lb._dataplane.timers cimport timers_arm, timers_disarm
-from l4lb._dataplane.types cimport backend_t, half_t, pool_t, queue_t, session_t, worker_t
+from l4lb._dataplane.types cimport backend_t, half_t, pool_t, queue_t, session_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 # ---- who speaks first ----
 

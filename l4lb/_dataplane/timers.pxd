@@ -10,7 +10,8 @@ from l4lb._dataplane.enums cimport NO_INDEX, TIMER_IDLE, TIMER_LEVELS, TIMER_SLO
 from l4lb._dataplane.linux cimport count_trailing_zeros
 from l4lb._dataplane.parts cimport timers_t
 from l4lb._dataplane.sessions cimport sessions_at
-from l4lb._dataplane.types cimport session_t, sessions_t
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.worker_types cimport sessions_t
 
 
 cdef inline void timers_init(timers_t *self, uint64_t now_ms) noexcept nogil:

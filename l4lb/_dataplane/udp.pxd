@@ -42,9 +42,10 @@ from l4lb._dataplane.ready cimport ready_push
 from l4lb._dataplane.records cimport session_id
 from l4lb._dataplane.sessions cimport sessions_at
 from l4lb._dataplane.setup cimport session_pool
-from l4lb._dataplane.types cimport accepting_t, listener_t, pool_t, session_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport listener_t, pool_t, session_t, source_address_t
 from l4lb._dataplane.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
 from l4lb._dataplane.verdicts cimport shortage_count
+from l4lb._dataplane.worker_types cimport accepting_t, worker_t
 
 # ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----
 

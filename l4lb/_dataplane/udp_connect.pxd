@@ -25,9 +25,10 @@ from l4lb._dataplane.paths cimport refused_lately, refused_note
 from l4lb._dataplane.picking cimport flow_pick
 from l4lb._dataplane.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.room cimport room_make
-from l4lb._dataplane.types cimport accepting_t, backend_t, listener_t, pick_t, pool_t, source_address_t, worker_t
+from l4lb._dataplane.types cimport backend_t, listener_t, pick_t, pool_t, source_address_t
 from l4lb._dataplane.udp_types cimport datagram_t, link_t, quic_header_t
 from l4lb._dataplane.verdicts cimport shortage_is_everywhere, shortage_of
+from l4lb._dataplane.worker_types cimport accepting_t, worker_t
 
 cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_

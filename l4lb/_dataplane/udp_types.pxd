@@ -8,6 +8,10 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
+from l4lb._dataplane.enums cimport (
+    CONTROL_BYTES, DATAGRAM_BATCH, LINK_BUCKETS, PATH_ERROR_COUNT, POST_CONTROL_BYTES, POST_VECTORS,
+    PROXY_HEADER_MAX_BYTES, REFUSED_SLOTS,
+)
 from l4lb._dataplane.linux cimport iovec, mmsghdr, sockaddr_storage, socklen_t
 
 cdef struct datagram_t:           # as received, its bytes apart
@@ -25,11 +29,11 @@ cdef struct datagram_t:           # as received, its bytes apart
     bint to_many                  # asked at a broadcast or multicast address: each socket of a port has a copy
 
 cdef struct intake_t:
-    mmsghdr headers[64]
-    iovec vectors[64]
-    sockaddr_storage names[64]
-    uint8_t control[64][192]
-    datagram_t datagrams[64]
+    mmsghdr headers[DATAGRAM_BATCH]
+    iovec vectors[DATAGRAM_BATCH]
+    sockaddr_storage names[DATAGRAM_BATCH]
+    uint8_t control[DATAGRAM_BATCH][CONTROL_BYTES]
+    datagram_t datagrams[DATAGRAM_BATCH]
     uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES
     uint32_t used                 # slots whose bytes are still needed
 
@@ -112,14 +116,14 @@ cdef struct post_t:
     int fd
     uint32_t count
     uint32_t vector_count
-    mmsghdr headers[64]
-    iovec vectors[256]
-    sockaddr_storage names[64]
-    uint8_t control[64][128]
-    message_t messages[64]
+    mmsghdr headers[DATAGRAM_BATCH]
+    iovec vectors[POST_VECTORS]
+    sockaddr_storage names[DATAGRAM_BATCH]
+    uint8_t control[DATAGRAM_BATCH][POST_CONTROL_BYTES]
+    message_t messages[DATAGRAM_BATCH]
     uint64_t sent_datagrams       # since it was last empty
     uint64_t sent_bytes
-    uint32_t path_errors[6]       # likewise; by path_error_t
+    uint32_t path_errors[PATH_ERROR_COUNT]  # likewise; by path_error_t
     bint heard                    # one of these, and the message at hand was sent again since
 
 cdef struct link_t:
@@ -151,8 +155,8 @@ cdef struct links_t:
     uint32_t open_count
     uint32_t spare_count
     uint32_t sweep_due_ms
-    spares_t ready[1024]          # by tag
-    spares_t resting[1024]
+    spares_t ready[LINK_BUCKETS]  # by tag
+    spares_t resting[LINK_BUCKETS]
 
 cdef struct refused_t:            # a backend of which the network said lately that it refuses or cannot be reached
     uint32_t backend_id
@@ -178,9 +182,9 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
     post_t post_down
     links_t links
     flows_t flows
-    refused_t refused[256]
+    refused_t refused[REFUSED_SLOTS]
     uint32_t denials              # of send(2) by a firewall, in this event
-    uint8_t prefix[4096]          # the PROXY header of the datagram that is being sent
+    uint8_t prefix[PROXY_HEADER_MAX_BYTES]  # the PROXY header of the datagram that is being sent
 
 cdef struct moved_t:              # a session that moves to another process: all that is to be known of it there
     int fd                        # of the listening socket

@@ -33,7 +33,7 @@ from l4lb._dataplane.linux cimport (
     EHOSTUNREACH, EINVAL, ELOOP, EMFILE, EMSGSIZE, ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOENT, ENOMEM, ENONET,
     ENOPROTOOPT, ENOSPC, ENOTDIR, EPERM, EPROTO, EPROTONOSUPPORT, ETIMEDOUT, counter_add,
 )
-from l4lb._dataplane.types cimport worker_t
+from l4lb._dataplane.worker_types cimport worker_t
 
 
 cdef inline shortage_t shortage_of(int error, int family) noexcept nogil:

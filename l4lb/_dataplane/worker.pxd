@@ -36,10 +36,9 @@ from l4lb._dataplane.states cimport states_fill
 from l4lb._dataplane.sweep cimport sweeps
 from l4lb._dataplane.tcp cimport queues_serve
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.types cimport (
-    accepting_t, arrival_t, inbox_t, listening_list_t, listening_t, plane_t, session_t, snapshot_t, worker_t,
-)
+from l4lb._dataplane.types cimport listening_list_t, listening_t, session_t, snapshot_t
 from l4lb._dataplane.udp cimport flows_end_of, link_event, udp_close, udp_event, udp_open
+from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, inbox_t, plane_t, worker_t
 
 # ---- birth and death (control's thread) ----
 
