@@ -4,26 +4,26 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from l4lb._dataplane.addresses cimport source_address_set
+from l4lb._dataplane.admission cimport (
+    ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, HELD_PROCESS, admit_to_listener, admitted_t,
+    hold_pool, hold_worker, release,
+)
 from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.enums cimport (
     ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
     INBOX_SIZE, PROXY_REFUSED_UNTRUSTED, close_reason_t,
 )
-from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
-    published_store_u64, shared_add, shared_read, sockaddr, socklen_t,
+    published_store_u64, shared_read, sockaddr, socklen_t,
 )
 from l4lb._dataplane.opening cimport session_open
-from l4lb._dataplane.places cimport (
-    PLACES_NONE_OF_PROCESS, PLACES_TAKEN, listener_place_give, listener_place_take, places_t, process_place_give,
-)
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener, worker_wake
 from l4lb._dataplane.preface cimport preface_name
 from l4lb._dataplane.ranges cimport ranges_hold
 from l4lb._dataplane.records cimport record_arrival
-from l4lb._dataplane.room cimport room_elsewhere, room_take, room_take_in_process
+from l4lb._dataplane.room cimport admit, room_elsewhere, room_in_process
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.setup cimport session_init, session_pool
 from l4lb._dataplane.types cimport listener_t, pool_t, session_t, source_address_t
@@ -35,19 +35,12 @@ cdef enum accepted_t:
     ACCEPT_PAUSE                  # no file descriptor or memory for another
 
 
-cdef inline void arrival_forget(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """Give back the places of a client that was meant for this worker."""
-    shared_add(&w.assigned, -1)
-    listener_place_give(arrival.listener, arrival.pool)
-    if not arrival.placeless:
-        process_place_give(w.plane, False)
-
-
 cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
     """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
     record_arrival(w, arrival, reason)
     socket_reset(arrival.fd)
     counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
+    release(w, arrival.listener, arrival.pool, &arrival.held)
 
 
 cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
@@ -57,18 +50,16 @@ cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t r
 
 
 cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """A session for a client whose places in listener and pool are taken already, and that in the process if it is not
-    to be made here."""
+    """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
     cdef session_t *s = NULL
     cdef pool_t *pool
-    if arrival.placeless and room_take_in_process(w, False):
-        arrival.placeless = False
-    if not arrival.placeless:
+    hold_worker(w, &arrival.held)
+    if arrival.held & HELD_PROCESS or room_in_process(w, False, &arrival.held):
         s = sessions_take(&w.sessions)
     if s == NULL:
         arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
-        arrival_forget(w, arrival)
         return
+    hold_pool(arrival.pool, &arrival.held)
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
     pool = session_pool(w, s)
@@ -101,7 +92,8 @@ cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexce
     cdef uint64_t written = inbox.written
     if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
         return False
-    shared_add(&to.assigned, 1)
+    hold_worker(to, &arrival.held)
+    hold_pool(arrival.pool, &arrival.held)
     inbox.arrivals[written % INBOX_SIZE] = arrival[0]
     published_store_u64(&inbox.written, written + 1)
     counter_add(&w.counters.handed_over, 1)
@@ -140,7 +132,6 @@ cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
         while inbox.read != inbox.written:
             arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
             arrival_end(w, arrival, CLOSE_SHUTDOWN)
-            arrival_forget(w, arrival)
             inbox.read += 1
 
 
@@ -157,12 +148,11 @@ cdef inline bint accept_elsewhere(worker_t *w, listener_t *listener, arrival_t *
     """Hand a client for whom this worker has no place to the one that can make room for it. False: there is none, or
     its inbox is full."""
     cdef worker_t *target = room_elsewhere(w)
-    if target == NULL or not listener_place_take(listener):
+    if target == NULL or not admit_to_listener(listener, &arrival.held):
         return False
-    arrival.placeless = True
     if hand_over(w, target, arrival):
         return True
-    listener_place_give(listener.live, listener.pool.live)
+    release(w, arrival.listener, arrival.pool, &arrival.held)
     return False
 
 
@@ -175,34 +165,30 @@ cdef inline void accept_describe(accepting_t *from_, arrival_t *arrival) noexcep
     arrival.local = from_.local
     arrival.proxy_mode = listener.accept.mode
     arrival.proxy_timeout_ms = listener.accept.timeout_ms
-    arrival.placeless = False
+    arrival.held = HELD_NOTHING
 
 
 cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) noexcept nogil:
     """A new client: refuse it at a limit, or count it and start its session on the right worker."""
     cdef listener_t *listener = from_.listener
     cdef worker_t *target = w
-    cdef places_t taken
+    cdef admitted_t admitted
     accept_describe(from_, arrival)
     if listener.accept.mode and not client_trusted(listener, arrival):
         counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
         accept_refuse(w, arrival, CLOSE_PROXY_HEADER_ERROR)
         return
-    if not session_rate_take(listener.live, w.now_ns):
-        accept_refuse(w, arrival, CLOSE_RATE_LIMITED)
-        return
-    taken = room_take(w, listener, False)
-    if taken == PLACES_NONE_OF_PROCESS and accept_elsewhere(w, listener, arrival):
+    admitted = admit(w, listener, False, &arrival.held)
+    if admitted == ADMIT_PROCESS_FULL and accept_elsewhere(w, listener, arrival):
         counter_add(&listener.live.counters[w.index].sessions_total, 1)
         return
-    if taken != PLACES_TAKEN:
-        accept_refuse(w, arrival, CLOSE_RESOURCE_LIMIT)
+    if admitted != ADMITTED:
+        accept_refuse(w, arrival, CLOSE_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else CLOSE_RESOURCE_LIMIT)
         return
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     if w.plane.balance_workers:
         target = worker_for_next(w)
     if target == w or not hand_over(w, target, arrival):
-        shared_add(&w.assigned, 1)
         session_start(w, arrival)
 
 

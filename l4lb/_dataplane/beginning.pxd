@@ -5,27 +5,28 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.addresses cimport source_address_set
+from l4lb._dataplane.admission cimport (
+    ADMITTED, ADMIT_RATE_LIMITED, HELD_NOTHING, admitted_t, hold_pool, hold_worker, release,
+)
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.datagrams cimport datagram_count, intake_bytes, intake_datagram
 from l4lb._dataplane.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED, DROP_RESOURCES,
     DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_REFUSED_UNTRUSTED,
-    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, proxy_result_t,
+    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, drop_reason_t, proxy_result_t,
 )
 from l4lb._dataplane.flows cimport (
     datagrams_dropped, flow_bind, flow_find, flow_hash, flow_key_fill, flow_key_name, flow_list_push, flow_take,
     flow_unbind,
 )
-from l4lb._dataplane.limits cimport session_rate_take
 from l4lb._dataplane.links cimport link_close
-from l4lb._dataplane.linux cimport counter_add, shared_add
+from l4lb._dataplane.linux cimport counter_add
 from l4lb._dataplane.load cimport backend_release
 from l4lb._dataplane.picking cimport flow_may_leave
-from l4lb._dataplane.places cimport PLACES_TAKEN, places_give
 from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_types cimport PROXY_INET, PROXY_INET6, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.ranges cimport ranges_hold
-from l4lb._dataplane.room cimport room_take
+from l4lb._dataplane.room cimport admit
 from l4lb._dataplane.sessions cimport sessions_take
 from l4lb._dataplane.setup cimport session_init
 from l4lb._dataplane.timers cimport timers_arm
@@ -100,7 +101,10 @@ cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nog
     arrival.listener = b.from_.listener.live
     arrival.pool = b.pool.live
     arrival.terms = b.from_.listener.terms
+    arrival.held = b.held
     session_init(w, s, &arrival)
+    hold_pool(s.pool, &s.held)
+    hold_worker(w, &s.held)
     s.flow = flow
     s.source = b.source
     s.backend = b.backend.live
@@ -117,30 +121,31 @@ cdef inline session_t *flow_begin(worker_t *w, beginning_t *b) noexcept nogil:
     """A new session for a datagram that belongs to none. NULL: dropped, and counted."""
     cdef listener_t *listener = b.from_.listener
     cdef uint32_t datagrams = datagram_count(b.datagram)
+    cdef admitted_t admitted
+    cdef drop_reason_t reason
     cdef session_t *s
     if listener.draining:
         datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
         return NULL
-    if not session_rate_take(listener.live, w.now_ns):
-        datagrams_dropped(w, listener.live, DROP_RATE_LIMITED, datagrams)
-        return NULL
-    if room_take(w, listener, True) != PLACES_TAKEN:
-        datagrams_dropped(w, listener.live, DROP_MAX_SESSIONS, datagrams)
+    b.held = HELD_NOTHING
+    admitted = admit(w, listener, True, &b.held)
+    if admitted != ADMITTED:
+        reason = DROP_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else DROP_MAX_SESSIONS
+        datagrams_dropped(w, listener.live, reason, datagrams)
         return NULL
     b.pool = listener.pool
     if not beginning_link(w, b):
-        places_give(w.plane, listener.live, listener.pool.live, True)
+        release(w, listener.live, NULL, &b.held)
         return NULL
     s = session_of_flow(w, b)
     if s == NULL:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
         link_close(&w.udp.links, b.link)
         backend_release(b.backend.live)
-        places_give(w.plane, listener.live, listener.pool.live, True)
+        release(w, listener.live, NULL, &b.held)
         return NULL
     flow_fill(w, s, b)
     flow_list_push(w, s)
-    shared_add(&w.assigned, 1)
     counter_add(&w.flow_count, 1)
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     counter_add(&s.backend.counters[w.index].sessions_total, 1)

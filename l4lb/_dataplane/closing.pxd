@@ -8,14 +8,14 @@
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
+from l4lb._dataplane.admission cimport release
 from l4lb._dataplane.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
 from l4lb._dataplane.half cimport half_drop
 from l4lb._dataplane.linux cimport (
     IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
-    setsockopt, shared_add, socklen_t,
+    setsockopt, socklen_t,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.places cimport places_give
 from l4lb._dataplane.queue cimport queue_poke
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.records cimport record_session
@@ -84,7 +84,6 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
 
 cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Untold: it goes on elsewhere, or `session_end` has told of it."""
-    cdef bint datagrams = s.flow != NULL
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
     w.states[s.state].leave(w, s, reason)
@@ -99,8 +98,7 @@ cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason)
         s.tried = NULL
     free(s.preface)
     s.preface = NULL
-    places_give(w.plane, s.listener, s.pool, datagrams)
-    shared_add(&w.assigned, -1)
+    release(w, s.listener, s.pool, &s.held)
     sessions_give(&w.sessions, s)
 
 

@@ -1,4 +1,4 @@
-# Limits: how many sessions a second, how many bytes a second (how many at once: places.pxd). Rates are token buckets,
+# Limits: how many sessions a second, how many bytes a second (how many at once: admission.pxd). Rates are token buckets,
 # as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
 # ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
 #

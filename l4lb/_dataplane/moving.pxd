@@ -13,6 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from l4lb._dataplane.admission cimport hold_as_before, hold_worker, release
 from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.beginning cimport flow_arm
 from l4lb._dataplane.closing cimport session_end, session_leave
@@ -28,7 +29,6 @@ from l4lb._dataplane.linux cimport (
     published_store_u64, shared_add,
 )
 from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.places cimport places_bring, places_give
 from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.setup cimport session_init
@@ -103,19 +103,18 @@ cdef inline void arrivals_reserve(plane_t *plane, arrivals_t *arrivals) noexcept
     cdef uint32_t i
     for i in range(arrivals.count):
         one = &arrivals.entries[i]
-        places_bring(plane, one.arrival.listener, one.arrival.pool, True)
+        hold_as_before(plane, one.arrival.listener, one.arrival.pool, True, &one.arrival.held)
         shared_add(&one.backend.sessions_active, 1)
 
 
 cdef inline void arriving_drop(worker_t *w, arriving_t *one) noexcept nogil:
     """Its client's next datagram begins a session."""
     close(one.moved.link_fd)
-    places_give(w.plane, one.arrival.listener, one.arrival.pool, True)
+    release(w, one.arrival.listener, one.arrival.pool, &one.arrival.held)
     backend_release(one.backend)
 
 
 cdef inline void arriving_count(worker_t *w, arriving_t *one) noexcept nogil:
-    shared_add(&w.assigned, 1)
     counter_add(&w.flow_count, 1)
     counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
     counter_add(&one.backend.counters[w.index].sessions_total, 1)
@@ -174,6 +173,7 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
         arriving_drop(w, one)
         return
     session_init(w, s, &one.arrival)
+    hold_worker(w, &s.held)
     arriving_count(w, one)
     arriving_fill(w, s, one)
     flow_restore(flow, &one.moved)

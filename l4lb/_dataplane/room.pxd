@@ -2,14 +2,16 @@
 # connection that would be cut. A worker can end its own sessions alone: a client of TCP for whom none of them can make
 # room goes to the worker that has the most of UDP (accept.pxd:accept_elsewhere). Called on the worker's thread.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 
+from l4lb._dataplane.admission cimport (
+    ADMITTED, ADMIT_LISTENER_FULL, ADMIT_RATE_LIMITED, admit_by_rate, admit_to_places, admit_to_process, admitted_t,
+)
 from l4lb._dataplane.closing cimport session_end
 from l4lb._dataplane.enums cimport CLOSE_RESOURCE_LIMIT, SHORTAGE_FILES, SHORTAGE_PORTS, shortage_t
 from l4lb._dataplane.flows cimport flow_idlest
 from l4lb._dataplane.links cimport links_at, spares_close_one
 from l4lb._dataplane.linux cimport AF_INET, counter_read
-from l4lb._dataplane.places cimport PLACES_NONE_OF_LISTENER, PLACES_TAKEN, places_t, places_take, process_place_take
 from l4lb._dataplane.types cimport listener_live_t, listener_t, session_t
 from l4lb._dataplane.verdicts cimport shortage_count, shortage_of
 from l4lb._dataplane.worker_types cimport worker_t
@@ -42,34 +44,37 @@ cdef inline void room_end(worker_t *w, session_t *s, bint datagrams) noexcept no
     session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
-cdef inline places_t room_take(worker_t *w, listener_t *listener, bint datagrams) noexcept nogil:
-    """All places that a session of the listener needs, or none."""
+cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, uint8_t *held) noexcept nogil:
+    """Let a new client of the listener in, at the cost of idle sessions of UDP if need be. Else it holds nothing."""
     cdef uint32_t _try
     cdef session_t *idlest
-    cdef places_t taken = places_take(w, listener, datagrams)
+    cdef admitted_t admitted
+    if not admit_by_rate(w, listener):
+        return ADMIT_RATE_LIMITED
+    admitted = admit_to_places(w, listener, datagrams, held)
     for _try in range(ROOM_TRIES):
-        if taken == PLACES_TAKEN:
+        if admitted == ADMITTED:
             break
-        idlest = flow_idlest(w, listener.live) if taken == PLACES_NONE_OF_LISTENER else room_idlest(w)
+        idlest = flow_idlest(w, listener.live) if admitted == ADMIT_LISTENER_FULL else room_idlest(w)
         if idlest == NULL:
             break
         room_end(w, idlest, datagrams)
-        taken = places_take(w, listener, datagrams)
-    return taken
+        admitted = admit_to_places(w, listener, datagrams, held)
+    return admitted
 
 
-cdef inline bint room_take_in_process(worker_t *w, bint datagrams) noexcept nogil:
-    """The process's place alone."""
+cdef inline bint room_in_process(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
+    """The same for a client that its listener has let in already."""
     cdef uint32_t _try
     cdef session_t *idlest
     for _try in range(ROOM_TRIES):
-        if process_place_take(w, datagrams):
+        if admit_to_process(w, datagrams, held):
             return True
         idlest = room_idlest(w)
         if idlest == NULL:
             return False
         room_end(w, idlest, datagrams)
-    return process_place_take(w, datagrams)
+    return admit_to_process(w, datagrams, held)
 
 
 cdef inline worker_t *room_elsewhere(worker_t *w) noexcept nogil:

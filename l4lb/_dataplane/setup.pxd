@@ -21,6 +21,7 @@ cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noe
     s.flow = NULL
     s.preface = NULL
     s.awaited = arrival.proxy_mode
+    s.held = arrival.held
     s.unix_sides = 1 << <int>SIDE_CLIENT if arrival.address.ss_family == AF_UNIX else 0
     s.idle_ms = arrival.terms.idle_ms
     s.half_close_ms = arrival.terms.half_close_ms

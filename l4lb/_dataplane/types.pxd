@@ -76,6 +76,7 @@ cdef struct session_t:
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t awaited               # of a READING one: what has to come first, see preface.pxd
+    uint8_t held                  # what it counts for, see admission.pxd
 
 # ---- what outlives snapshots ----
 

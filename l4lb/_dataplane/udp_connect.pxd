@@ -40,6 +40,7 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
     source_address_t source       # the client
     source_address_t destination  # where that one meant to go; length 0: not known yet
     quic_header_t quic            # with hash_key quic_cid
+    uint8_t held                  # what it counts for, see admission.pxd
     pool_t *pool
     backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend

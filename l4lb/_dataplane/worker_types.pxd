@@ -59,7 +59,7 @@ cdef struct arrival_t:            # a client that another worker accepted for th
     source_address_t local        # where it came to; length 0: getsockname(2) knows
     uint32_t proxy_timeout_ms
     uint8_t proxy_mode            # of the listener: proxy_mode_t
-    bint placeless                # it has no place in the process yet, see room.pxd
+    uint8_t held                  # what it counts for, see admission.pxd
     sockaddr_storage address
 
 cdef struct arriving_t:           # a session from another process, see moving.pxd
@@ -229,7 +229,7 @@ cdef struct plane_t:
     uint32_t udp_held             # control: listening sockets of UDP are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
-    int64_t sessions_of[2]        # shared; of TCP, of UDP, see places.pxd
+    int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission.pxd
     int64_t max_sessions          # control, at any time; 0: none
     uint32_t worker_count
     worker_t **workers

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from l4lb._dataplane.admission cimport release
 from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
 from l4lb._dataplane.client_hello cimport HELLO_FOUND, client_hello_parse, client_hello_t, hello_result_t
 from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
