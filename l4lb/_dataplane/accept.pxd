@@ -1,33 +1,27 @@
 # Accept: from a listening socket's edge to a session whose backend is being connected. Called on the worker's thread.
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.addresses cimport source_address_set
 from l4lb._dataplane.admission cimport (
-    ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, HELD_PROCESS, admit_to_listener, admitted_t,
-    hold_pool, hold_worker, release,
+    ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, admit_to_listener, admitted_t, release,
 )
-from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.enums cimport (
-    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT, CLOSE_SHUTDOWN,
-    INBOX_SIZE, PROXY_REFUSED_UNTRUSTED, close_reason_t,
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT,
+    PROXY_REFUSED_UNTRUSTED, close_reason_t,
 )
 from l4lb._dataplane.links cimport spares_close_one
 from l4lb._dataplane.linux cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, published_load_u64,
-    published_store_u64, shared_read, sockaddr, socklen_t,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, sockaddr, socklen_t,
 )
-from l4lb._dataplane.opening cimport session_open
-from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener, worker_wake
-from l4lb._dataplane.preface cimport preface_name
+from l4lb._dataplane.opening cimport arrival_end, session_start
+from l4lb._dataplane.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.ranges cimport ranges_hold
-from l4lb._dataplane.records cimport record_arrival
-from l4lb._dataplane.room cimport admit, room_elsewhere, room_in_process
-from l4lb._dataplane.sessions cimport sessions_take
-from l4lb._dataplane.setup cimport session_init, session_pool
-from l4lb._dataplane.types cimport listener_t, pool_t, session_t, source_address_t
-from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, inbox_t, worker_t
+from l4lb._dataplane.room cimport admit, room_elsewhere
+from l4lb._dataplane.transfer cimport hand_over, wake_receivers, worker_for_next
+from l4lb._dataplane.types cimport listener_t, source_address_t
+from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, worker_t
 
 cdef enum accepted_t:
     ACCEPT_MORE = 0
@@ -35,107 +29,11 @@ cdef enum accepted_t:
     ACCEPT_PAUSE                  # no file descriptor or memory for another
 
 
-cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
-    """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
-    record_arrival(w, arrival, reason)
-    socket_reset(arrival.fd)
-    counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
-    release(w, arrival.listener, arrival.pool, &arrival.held)
-
-
 cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
     """The client is reset at once, and counted as a session that ended for `reason`."""
     counter_add(&arrival.listener.counters[w.index].sessions_total, 1)
     arrival_end(w, arrival, reason)
 
-
-cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
-    """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
-    cdef session_t *s = NULL
-    cdef pool_t *pool
-    hold_worker(w, &arrival.held)
-    if arrival.held & HELD_PROCESS or room_in_process(w, False, &arrival.held):
-        s = sessions_take(&w.sessions)
-    if s == NULL:
-        arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
-        return
-    hold_pool(arrival.pool, &arrival.held)
-    session_init(w, s, arrival)
-    source_address_set(&s.source, &arrival.address)
-    pool = session_pool(w, s)
-    if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
-        session_end(w, s, CLOSE_RESOURCE_LIMIT)
-        return
-    session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)
-
-
-# ---- handing over ----
-
-cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
-    """The worker that should take the next client: this one, unless another has clearly less to do."""
-    cdef worker_t *least = w
-    cdef uint32_t i
-    cdef int64_t count
-    cdef int64_t own = shared_read(&w.assigned)
-    cdef int64_t fewest = own
-    for i in range(w.plane.worker_count):
-        count = shared_read(&w.plane.workers[i].assigned)
-        if count < fewest:
-            fewest = count
-            least = w.plane.workers[i]
-    return least if own > fewest + fewest // 8 else w
-
-
-cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexcept nogil:
-    """Put the client into the other worker's inbox; False when that is full. It is woken when the accepts end."""
-    cdef inbox_t *inbox = &to.inboxes[w.index]
-    cdef uint64_t written = inbox.written
-    if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
-        return False
-    hold_worker(to, &arrival.held)
-    hold_pool(arrival.pool, &arrival.held)
-    inbox.arrivals[written % INBOX_SIZE] = arrival[0]
-    published_store_u64(&inbox.written, written + 1)
-    counter_add(&w.counters.handed_over, 1)
-    w.wake_mask |= <uint64_t>1 << (to.index % 64)
-    return True
-
-
-cdef inline void wake_receivers(worker_t *w) noexcept nogil:
-    cdef uint32_t i
-    if w.wake_mask == 0:
-        return
-    for i in range(w.plane.worker_count):
-        if w.wake_mask >> (i % 64) & 1:
-            worker_wake(w.plane.workers[i])
-    w.wake_mask = 0
-
-
-cdef inline void inboxes_take(worker_t *w) noexcept nogil:
-    """Start the sessions that other workers accepted for this one."""
-    cdef inbox_t *inbox
-    cdef uint32_t i
-    for i in range(w.plane.worker_count):
-        inbox = &w.inboxes[i]
-        while inbox.read != published_load_u64(&inbox.written):
-            session_start(w, &inbox.arrivals[inbox.read % INBOX_SIZE])
-            published_store_u64(&inbox.read, inbox.read + 1)
-
-
-cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
-    """Control's thread, when all workers have stopped: clients that were handed over and never taken."""
-    cdef inbox_t *inbox
-    cdef arrival_t *arrival
-    cdef uint32_t i
-    for i in range(w.plane.worker_count):
-        inbox = &w.inboxes[i]
-        while inbox.read != inbox.written:
-            arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
-            arrival_end(w, arrival, CLOSE_SHUTDOWN)
-            inbox.read += 1
-
-
-# ---- accepting ----
 
 cdef inline bint client_trusted(listener_t *listener, arrival_t *arrival) noexcept nogil:
     """Whether what this client says in a PROXY header is believed. A unix socket's file says who may connect."""

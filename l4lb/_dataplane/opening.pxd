@@ -4,25 +4,30 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from l4lb._dataplane.closing cimport session_end
+from l4lb._dataplane.addresses cimport source_address_set
+from l4lb._dataplane.admission cimport HELD_PROCESS, hold_pool, hold_worker, release
+from l4lb._dataplane.closing cimport session_end, socket_reset
 from l4lb._dataplane.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
     HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
-    SESSION_READING, SIDE_CLIENT,
+    SESSION_READING, SIDE_CLIENT, close_reason_t,
 )
 from l4lb._dataplane.hashing cimport random_next
 from l4lb._dataplane.headers cimport session_destination
-from l4lb._dataplane.linux cimport IPPROTO_TCP
+from l4lb._dataplane.linux cimport IPPROTO_TCP, counter_add
 from l4lb._dataplane.lookup cimport client_hash, selection_hashes
 from l4lb._dataplane.preface cimport (
     AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
-    preface_outcome_t, preface_read, preface_refuse,
+    preface_name, preface_outcome_t, preface_read, preface_refuse,
 )
 from l4lb._dataplane.progress cimport session_arm
-from l4lb._dataplane.setup cimport session_pool
+from l4lb._dataplane.records cimport record_arrival
+from l4lb._dataplane.room cimport room_in_process
+from l4lb._dataplane.sessions cimport sessions_take
+from l4lb._dataplane.setup cimport session_init, session_pool
 from l4lb._dataplane.tcp cimport session_connect, session_mark, session_watch
 from l4lb._dataplane.types cimport pool_t, session_t, source_address_t
-from l4lb._dataplane.worker_types cimport worker_t
+from l4lb._dataplane.worker_types cimport arrival_t, worker_t
 
 
 cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
@@ -100,3 +105,33 @@ cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nog
     else:
         s.awaited = AWAIT_NOTHING
         session_route(w, s)
+
+
+# ---- from a client that was let in ----
+
+cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+    """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
+    record_arrival(w, arrival, reason)
+    socket_reset(arrival.fd)
+    counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
+    release(w, arrival.listener, arrival.pool, &arrival.held)
+
+
+cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
+    """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
+    cdef session_t *s = NULL
+    cdef pool_t *pool
+    hold_worker(w, &arrival.held)
+    if arrival.held & HELD_PROCESS or room_in_process(w, False, &arrival.held):
+        s = sessions_take(&w.sessions)
+    if s == NULL:
+        arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
+        return
+    hold_pool(arrival.pool, &arrival.held)
+    session_init(w, s, arrival)
+    source_address_set(&s.source, &arrival.address)
+    pool = session_pool(w, s)
+    if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)

@@ -7,9 +7,9 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 
-from l4lb._dataplane.accept cimport accept_all, accept_event, accept_resume, inboxes_drop, inboxes_take
+from l4lb._dataplane.accept cimport accept_event, accept_resume
 from l4lb._dataplane.answers cimport udp_flush
 from l4lb._dataplane.chunks cimport chunks_free
 from l4lb._dataplane.closing cimport session_end
@@ -21,24 +21,22 @@ from l4lb._dataplane.evict cimport evictions
 from l4lb._dataplane.links cimport links_sweep
 from l4lb._dataplane.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_now_ns, close, counter_add,
-    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_pointer, published_load_u32, published_store_u64,
-    read,
+    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_u32, read,
 )
+from l4lb._dataplane.listening cimport worker_adopt, worker_hear_again
 from l4lb._dataplane.moving cimport arrivals, departures, moving_drop
 from l4lb._dataplane.pipes cimport pipes_free
-from l4lb._dataplane.poller cimport (
-    EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control, poller_forget, poller_watch_listener,
-    poller_watch_missed, worker_missed,
-)
+from l4lb._dataplane.poller cimport EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control
 from l4lb._dataplane.ready cimport ready_remove
 from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.states cimport states_fill
 from l4lb._dataplane.sweep cimport sweeps
 from l4lb._dataplane.tcp cimport queues_serve
 from l4lb._dataplane.timers cimport timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.types cimport listening_list_t, listening_t, session_t, snapshot_t
-from l4lb._dataplane.udp cimport flows_end_of, link_event, udp_close, udp_event, udp_open
-from l4lb._dataplane.worker_types cimport accepting_t, arrival_t, inbox_t, plane_t, worker_t
+from l4lb._dataplane.transfer cimport inboxes_drop, inboxes_take
+from l4lb._dataplane.types cimport session_t
+from l4lb._dataplane.udp cimport link_event, udp_close, udp_event
+from l4lb._dataplane.worker_types cimport arrival_t, inbox_t, plane_t, worker_t
 
 # ---- birth and death (control's thread) ----
 
@@ -101,115 +99,6 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
     free(w.inboxes)
     free(w.scratch)
     free(w.events)
-
-
-# ---- snapshots ----
-
-cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint32_t hint) noexcept nogil:
-    """NULL when it is not among them. `hint` is where it probably is: lists change little from snapshot to snapshot."""
-    cdef uint32_t i, at
-    for i in range(sockets.count):
-        at = (hint + i) % sockets.count
-        if sockets.entries[at].fd == fd:
-            return &sockets.entries[at]
-    return NULL
-
-
-cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
-    """Whether a listening socket is in epoll now."""
-    return not w.udp_held if from_.datagrams else not w.accept_paused
-
-
-cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
-    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues (not that of
-    a held one: it waits for another process)."""
-    cdef uint32_t i = 0
-    while i < w.accepting_count:
-        if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
-            i += 1
-            continue
-        if worker_watches(w, &w.accepting[i]):
-            poller_forget(w, w.accepting[i].fd)
-        if w.accepting[i].datagrams:
-            if not w.udp_held:
-                udp_event(w, &w.accepting[i])
-            flows_end_of(w, w.accepting[i].fd)
-            udp_flush(w)
-        else:
-            accept_all(w, &w.accepting[i])
-        w.accepting_count -= 1
-        w.accepting[i] = w.accepting[w.accepting_count]
-        if i < w.accepting_count and worker_watches(w, &w.accepting[i]):       # it moved: its tag must follow
-            poller_forget(w, w.accepting[i].fd)
-            poller_watch_listener(w, &w.accepting[i], i)
-
-
-cdef inline bint worker_accepts_on(worker_t *w, int fd, uint32_t hint) noexcept nogil:
-    cdef uint32_t i
-    for i in range(w.accepting_count):
-        if w.accepting[(hint + i) % w.accepting_count].fd == fd:
-            return True
-    return False
-
-
-cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogil:
-    """0, or -1 when memory is short."""
-    cdef accepting_t *grown
-    cdef accepting_t *entry
-    if w.accepting_count == w.accepting_capacity:
-        grown = <accepting_t *>realloc(w.accepting, (w.accepting_capacity + 16) * sizeof(accepting_t))
-        if grown == NULL:
-            return -1
-        w.accepting = grown
-        w.accepting_capacity += 16
-    entry = &w.accepting[w.accepting_count]
-    entry.fd = socket.fd
-    entry.port = socket.port
-    entry.shared = socket.shared
-    entry.first = socket.first
-    entry.local = socket.local
-    entry.batch = 1
-    entry.datagrams = socket.datagrams
-    entry.deaf = False
-    entry.wide = socket.wide
-    entry.listener = socket.listener
-    if socket.datagrams and udp_open(w) < 0:
-        return -1
-    if worker_watches(w, entry):
-        poller_watch_listener(w, entry, w.accepting_count)
-    w.accepting_count += 1
-    return 0
-
-
-cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexcept nogil:
-    """Point what is accepted already at its new terms, and begin to accept on what is new."""
-    cdef listening_list_t *sockets = &snapshot.listening[w.index]
-    cdef uint32_t i
-    for i in range(w.accepting_count):
-        w.accepting[i].listener = listening_find(sockets, w.accepting[i].fd, i).listener
-    for i in range(sockets.count):
-        if not worker_accepts_on(w, sockets.entries[i].fd, i) and worker_accept_on(w, &sockets.entries[i]) < 0:
-            worker_missed(w)
-
-
-cdef inline void worker_hear_again(worker_t *w) noexcept nogil:
-    """Serve the listening sockets that could not be served before."""
-    w.deaf = False
-    poller_watch_missed(w)
-    worker_join_listeners(w, w.snapshot)
-
-
-cdef inline void worker_adopt(worker_t *w) noexcept nogil:
-    """Move to the published snapshot. Storing its version tells control that the old one is not read here any more."""
-    cdef snapshot_t *published = <snapshot_t *>published_load_pointer(&w.plane.snapshot)
-    if published == NULL or published == w.snapshot:
-        return
-    if w.snapshot != NULL:
-        worker_leave_listeners(w, published)
-    w.snapshot = published
-    worker_join_listeners(w, published)
-    w.queue_poked = True
-    published_store_u64(&w.seen_version, published.version)
 
 
 # ---- a turn ----
