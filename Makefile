@@ -24,7 +24,7 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*.pxd tests/native/*.pyx
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*/*.pxd tests/native/*.pyx
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._snapshots l4lb._sweeps l4lb._moves l4lb._algorithms
 	$(BIN)/lint-imports --no-cache
 

@@ -9,24 +9,24 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_end, crc32c_extend
-from l4lb._dataplane.enums cimport (
+from l4lb._dataplane.base.enums cimport (
     PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES, TABLE_MAGLEV, TABLE_RENDEZVOUS, TABLE_RING, proxy_result_t, table_kind_t,
 )
-from l4lb._dataplane.hashing cimport xxh64 as native_xxh64
-from l4lb._dataplane.linux cimport ENOBUFS, htons, ntohs
-from l4lb._dataplane.parts cimport candidate_t
-from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, proxy_header_parse
-from l4lb._dataplane.proxy_tlv cimport proxy_tlv_next
-from l4lb._dataplane.proxy_types cimport (
+from l4lb._dataplane.base.hashing cimport xxh64 as native_xxh64
+from l4lb._dataplane.base.linux cimport ENOBUFS, htons, ntohs
+from l4lb._dataplane.base.parts cimport candidate_t
+from l4lb._dataplane.base.types cimport source_address_t
+from l4lb._dataplane.proxy_protocol.crc32c cimport CRC32C_BEGIN, crc32c_end, crc32c_extend
+from l4lb._dataplane.proxy_protocol.header cimport proxy_datagram_parse, proxy_header_parse
+from l4lb._dataplane.proxy_protocol.tlv cimport proxy_tlv_next
+from l4lb._dataplane.proxy_protocol.types cimport (
     PROXY_INET, PROXY_INET6, PROXY_TRANSPORT_UNSPEC, PROXY_UNIX, PROXY_UNIX_BYTES, PROXY_UNSPEC, proxy_header_t,
     proxy_mode_t, proxy_tlvs_t, proxy_writer_t,
 )
-from l4lb._dataplane.proxy_writer cimport (
+from l4lb._dataplane.proxy_protocol.writer cimport (
     proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_tlv, source_address_map,
 )
-from l4lb._dataplane.tables cimport table_build
-from l4lb._dataplane.types cimport source_address_t
+from l4lb._dataplane.tables.tables cimport table_build
 
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 
@@ -117,7 +117,7 @@ cdef int header_name(proxy_header_t *header, tuple source, tuple destination) ex
 def proxy_parse(bytes data, int mode, bint datagram=False):
     """(result, length, version, command, family, transport, source, destination, TLVs) of what `data` begins with.
 
-    Numbers are those of `_dataplane/proxy_types.pxd`; all but the result count only when that is 0. An endpoint is
+    Numbers are those of `_dataplane/proxy_protocol/types.pxd`; all but the result count only when that is 0. An endpoint is
     (address, port), of a unix socket (108 bytes, 0).
     """
     cdef proxy_header_t header

@@ -5,14 +5,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from l4lb._dataplane.enums cimport HISTOGRAM_BUCKETS, hash_key_t
-from l4lb._dataplane.linux cimport counter_read, htons, ntohs, sockaddr_storage, socklen_t
-from l4lb._dataplane.parts cimport proxy_accept_t, proxy_send_t
-from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES
-from l4lb._dataplane.stats cimport counters_new
-from l4lb._dataplane.types cimport histogram_t, pool_t, source_address_t, terms_t
-from l4lb._dataplane.udp_types cimport flow_t, moved_t
-from l4lb._dataplane.worker_types cimport record_t, worker_t
+from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
+from l4lb._dataplane.base.linux cimport counter_read, htons, ntohs, sockaddr_storage, socklen_t
+from l4lb._dataplane.base.parts cimport proxy_accept_t, proxy_send_t
+from l4lb._dataplane.base.types cimport histogram_t, pool_t, source_address_t, terms_t
+from l4lb._dataplane.base.udp_types cimport flow_t, moved_t
+from l4lb._dataplane.base.worker_types cimport record_t, worker_t
+from l4lb._dataplane.proxy_protocol.ranges cimport RANGE_ADDRESS_BYTES
+from l4lb._dataplane.resources.stats cimport counters_new
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:

@@ -12,17 +12,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
-from l4lb._dataplane.enums cimport (
+from l4lb._dataplane.base.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
     RECORD_SLOTS, SHORTAGE_COUNT,
 )
-from l4lb._dataplane.linux cimport (
+from l4lb._dataplane.base.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer, published_load_u64,
     published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, write,
 )
-from l4lb._dataplane.moving cimport arrivals_reserve
-from l4lb._dataplane.worker cimport worker_close, worker_open, worker_release, worker_run
-from l4lb._dataplane.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
+from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
+from l4lb._dataplane.udp.migration cimport arrivals_reserve
+from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._moves cimport Arrivals
 from l4lb._snapshots cimport BackendLive, NativeSnapshot
 from l4lb._sweeps cimport Sweep

@@ -1,6 +1,6 @@
 # Sessions of UDP on their way between processes, as the workers' module sees them: see `_moves.pyx`.
 
-from l4lb._dataplane.worker_types cimport arrivals_t
+from l4lb._dataplane.base.worker_types cimport arrivals_t
 
 
 cdef class Arrivals:

@@ -1,5 +1,5 @@
 # Sessions of UDP on their way between processes, from plain values to the workers (`_convert.pxd` has the way there).
-# What workers do is in `_dataplane/moving.pxd`.
+# What workers do is in `_dataplane/udp/migration.pxd`.
 #
 # Used by `l4lb.engine` alone, on the control thread.
 """Native moves; see `l4lb.engine.moving` for the interface to use."""
@@ -10,8 +10,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from l4lb._convert cimport moved_fill, terms_fill, zeroed
-from l4lb._dataplane.linux cimport close
-from l4lb._dataplane.worker_types cimport arrivals_t, arriving_t
+from l4lb._dataplane.base.linux cimport close
+from l4lb._dataplane.base.worker_types cimport arrivals_t, arriving_t
 from l4lb._snapshots cimport BackendLive, ListenerLive, PoolLive
 
 @final

@@ -3,7 +3,7 @@
 from cpython.array cimport array
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.types cimport (
+from l4lb._dataplane.base.types cimport (
     backend_live_t, backend_options_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t, tier_t,
 )
 

@@ -14,27 +14,27 @@ from l4lb._convert cimport (
     buckets_list, counters, indices_copy, indices_of, local_fill, pool_settings_fill, proxy_accept_fill,
     proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
-from l4lb._dataplane.enums cimport (
+from l4lb._dataplane.balancing.lookup cimport tier_cursor
+from l4lb._dataplane.base.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID,
     HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PATH_ERROR_COUNT,
     PROXY_REFUSAL_COUNT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED,
     PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA,
     SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
-from l4lb._dataplane.linux cimport (
+from l4lb._dataplane.base.linux cimport (
     AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
 )
-from l4lb._dataplane.lookup cimport tier_cursor
-from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
-from l4lb._dataplane.quic cimport (
-    QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
-)
-from l4lb._dataplane.stats cimport counters_free, counters_total
-from l4lb._dataplane.types cimport (
+from l4lb._dataplane.base.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
     pool_t, queue_t, tier_t,
 )
-from l4lb._dataplane.udp_types cimport flow_list_t, quic_entry_t
+from l4lb._dataplane.base.udp_types cimport flow_list_t, quic_entry_t
+from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
+from l4lb._dataplane.resources.stats cimport counters_free, counters_total
+from l4lb._dataplane.udp.quic cimport (
+    QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
+)
 
 SELECTIONS = {
     "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,

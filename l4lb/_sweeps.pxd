@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.worker_types cimport plane_t, sweep_t
+from l4lb._dataplane.base.worker_types cimport plane_t, sweep_t
 
 
 cdef class Sweep:

@@ -1,5 +1,5 @@
 # Passes over the sessions for control: what is asked of the workers, and what they found. What they do is in
-# `_dataplane/sweep.pxd`.
+# `_dataplane/passes/sweep.pxd`.
 #
 # Used by `l4lb.engine` alone, on the control thread.
 """Native sweeps; see `l4lb.engine.sessions` for the interface to use."""
@@ -10,10 +10,10 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from l4lb._convert cimport address_bytes, indices_copy, zeroed
-from l4lb._dataplane.enums cimport NO_INDEX
-from l4lb._dataplane.linux cimport htons, ntohs, published_load_u32
-from l4lb._dataplane.sweep cimport sweep_publish
-from l4lb._dataplane.worker_types cimport found_t, plane_t, sweep_part_t
+from l4lb._dataplane.base.enums cimport NO_INDEX
+from l4lb._dataplane.base.linux cimport htons, ntohs, published_load_u32
+from l4lb._dataplane.base.worker_types cimport found_t, plane_t, sweep_part_t
+from l4lb._dataplane.passes.sweep cimport sweep_publish
 
 FoundFields = tuple                      # its fields: see `Sweep.take_found`
 

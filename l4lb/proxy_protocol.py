@@ -1,7 +1,7 @@
 """PROXY protocol headers, read and written as the load balancer itself does, for scripts and tests.
 
 Source: HAProxy's doc/proxy-protocol.txt, whose sections are cited as "PROXY 2.2". The work is done by the native codec
-(`_dataplane/proxy_header.pxd`, `_dataplane/proxy_writer.pxd`). Pure: nothing here reads or writes a socket.
+(`_dataplane/proxy_protocol/header.pxd`, `_dataplane/proxy_protocol/writer.pxd`). Pure: nothing here reads or writes a socket.
 
 >>> header = Header(source=SocketAddress(AF_INET, "192.0.2.1", 40000),
 ...                 destination=SocketAddress(AF_INET, "198.51.100.1", 443))
@@ -71,7 +71,7 @@ class Type(IntEnum):
 
 
 class Reason(StrEnum):
-    """Why a header is refused. The order is the native enum's (`_dataplane/proxy_types.pxd`)."""
+    """Why a header is refused. The order is the native enum's (`_dataplane/proxy_protocol/types.pxd`)."""
 
     BAD_SIGNATURE = "bad_signature"
     BAD_PROTOCOL = "bad_protocol"

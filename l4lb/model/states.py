@@ -33,7 +33,7 @@ class ProcessState(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a datagram was not passed on. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them
+    """Why a datagram was not passed on. The order is the native enum's (`_dataplane/base/enums.pxd`); a test holds them
     together."""
 
     TOO_LARGE = "too_large"
@@ -92,7 +92,7 @@ class PathError(StrEnum):
 
 
 class SessionState(StrEnum):
-    """Where a session is in its life. The order is the native enum's (`_dataplane/enums.pxd`), from 1 on."""
+    """Where a session is in its life. The order is the native enum's (`_dataplane/base/enums.pxd`), from 1 on."""
 
     READING = "reading"
     QUEUED = "queued"
@@ -104,7 +104,7 @@ class SessionState(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a session ended. The order is the native enum's (`_dataplane/enums.pxd`); a test holds them together."""
+    """Why a session ended. The order is the native enum's (`_dataplane/base/enums.pxd`); a test holds them together."""
 
     NORMAL = "normal"
     CLIENT_ABORT = "client_abort"

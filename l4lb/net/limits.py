@@ -11,7 +11,7 @@ have taken or that net.ipv4.ip_local_reserved_ports keeps, and clients that may 
 where a pool connects to unix sockets, to the port that the client asked, or from its clients' addresses.
 
 The smaller one holds. Where ports end earlier than the bound, for they are used by others, nobody is blamed and UDP
-makes room: see `_dataplane/verdicts.pxd`.
+makes room: see `_dataplane/base/verdicts.pxd`.
 """
 
 from __future__ import annotations

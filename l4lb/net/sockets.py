@@ -250,7 +250,7 @@ def _tell_local(sock: socket.socket) -> None:
 
 
 def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # see _dataplane/relay.pxd
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # see _dataplane/tcp/relay.pxd
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, spec.nodelay)
     _set_keepalive(sock, spec.keepalive)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(spec.user_timeout_s * 1000))

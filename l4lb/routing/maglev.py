@@ -1,4 +1,4 @@
-"""Maglev in Python: the oracle of the native builder (`_dataplane/maglev.pxd`), and how to read it.
+"""Maglev in Python: the oracle of the native builder (`_dataplane/tables/maglev.pxd`), and how to read it.
 
 Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4. Each backend has
 a permutation of the slots, given by an offset and a skip; backends take turns to claim their next free slot until the

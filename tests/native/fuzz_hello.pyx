@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from l4lb._dataplane.client_hello cimport (
+from l4lb._dataplane.tcp.client_hello cimport (
     HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, HELLO_NOT_TLS, client_hello_parse, client_hello_t, hello_result_t,
 )
 

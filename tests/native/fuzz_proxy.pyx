@@ -8,16 +8,18 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from l4lb._dataplane.enums cimport (
+from l4lb._dataplane.base.enums cimport (
     PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES, PROXY_NEED_MORE, PROXY_RESULT_COUNT, PROXY_TRUNCATED, proxy_result_t,
 )
-from l4lb._dataplane.proxy_header cimport proxy_datagram_parse, proxy_header_parse
-from l4lb._dataplane.proxy_types cimport (
+from l4lb._dataplane.base.types cimport source_address_t
+from l4lb._dataplane.proxy_protocol.header cimport proxy_datagram_parse, proxy_header_parse
+from l4lb._dataplane.proxy_protocol.types cimport (
     PROXY_ANY, PROXY_COMMAND_LOCAL, PROXY_INET, PROXY_UNIX, PROXY_UNSPEC, PROXY_V1, PROXY_V1_MAX_BYTES, PROXY_V2,
     proxy_header_t, proxy_mode_t, proxy_span_t, proxy_writer_t,
 )
-from l4lb._dataplane.proxy_writer cimport proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received
-from l4lb._dataplane.types cimport source_address_t
+from l4lb._dataplane.proxy_protocol.writer cimport (
+    proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
+)
 
 cdef enum:
     EVERY_PIECE_BYTES = 128       # of longer inputs one piece more is tried

@@ -5,37 +5,37 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.admission cimport release
-from l4lb._dataplane.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
-from l4lb._dataplane.client_hello cimport HELLO_FOUND, client_hello_parse, client_hello_t, hello_result_t
-from l4lb._dataplane.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
-from l4lb._dataplane.enums cimport NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, hash_key_t, selection_t
-from l4lb._dataplane.ewma cimport ewma_add, ewma_read_us
-from l4lb._dataplane.linux cimport write
-from l4lb._dataplane.load cimport backend_release
-from l4lb._dataplane.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
-from l4lb._dataplane.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, proxy_send_t, ranges_t, timers_t, tried_t
-from l4lb._dataplane.pipes cimport pipe_give, pipe_take, pipes_free
-from l4lb._dataplane.proxy_header cimport proxy_header_parse
-from l4lb._dataplane.proxy_sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
-from l4lb._dataplane.proxy_types cimport PROXY_ANY, PROXY_STREAM, proxy_header_t, proxy_writer_t
-from l4lb._dataplane.proxy_writer cimport (
-    proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
-)
-from l4lb._dataplane.quic cimport (
-    QUIC_BUCKETS, QUIC_WAYS, quic_header_read, quic_id_hash, quic_ids_find, quic_ids_free, quic_ids_init, quic_ids_put,
-)
-from l4lb._dataplane.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
-from l4lb._dataplane.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
-from l4lb._dataplane.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.types cimport (
+from l4lb._dataplane.admission.admission cimport release
+from l4lb._dataplane.balancing.load cimport backend_release
+from l4lb._dataplane.balancing.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
+from l4lb._dataplane.base.enums cimport NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, hash_key_t, selection_t
+from l4lb._dataplane.base.ewma cimport ewma_add, ewma_read_us
+from l4lb._dataplane.base.linux cimport write
+from l4lb._dataplane.base.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, proxy_send_t, ranges_t, timers_t, tried_t
+from l4lb._dataplane.base.types cimport (
     backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, source_address_t, tier_t,
 )
-from l4lb._dataplane.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
-from l4lb._dataplane.verdicts cimport (
+from l4lb._dataplane.base.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
+from l4lb._dataplane.base.verdicts cimport (
     failure_of, failure_reported, shortage_is_everywhere, shortage_of, shortage_of_bind,
 )
-from l4lb._dataplane.worker_types cimport sessions_t
+from l4lb._dataplane.base.worker_types cimport sessions_t
+from l4lb._dataplane.proxy_protocol.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
+from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse
+from l4lb._dataplane.proxy_protocol.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
+from l4lb._dataplane.proxy_protocol.sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
+from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_STREAM, proxy_header_t, proxy_writer_t
+from l4lb._dataplane.proxy_protocol.writer cimport (
+    proxy_header_name, proxy_write_begin, proxy_write_crc32c, proxy_write_end, proxy_write_received,
+)
+from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take, chunks_free
+from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take, pipes_free
+from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
+from l4lb._dataplane.resources.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.tcp.client_hello cimport HELLO_FOUND, client_hello_parse, client_hello_t, hello_result_t
+from l4lb._dataplane.udp.quic cimport (
+    QUIC_BUCKETS, QUIC_WAYS, quic_header_read, quic_id_hash, quic_ids_find, quic_ids_free, quic_ids_init, quic_ids_put,
+)
 
 SESSION_BYTES = sizeof(session_t)
 PROXY_RESULTS = <int>PROXY_RESULT_COUNT

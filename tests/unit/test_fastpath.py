@@ -7,7 +7,7 @@ from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
         lines = [line.split("=")[0].strip() for line in file if line.strip().startswith("CLOSE_")]
     native = [line.removeprefix("CLOSE_").lower() for line in lines]
     assert native == [*CloseReason, "reason_count"]
@@ -15,7 +15,7 @@ def test_close_reasons_are_the_native_enum_in_its_order() -> None:
 
 
 def test_drop_reasons_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
         lines = [line.split()[0] for line in file if line.strip().startswith("DROP_")]
     native = [line.removeprefix("DROP_").lower() for line in lines]
     assert native == [*DropReason, "reason_count"]
@@ -23,7 +23,7 @@ def test_drop_reasons_are_the_native_enum_in_its_order() -> None:
 
 
 def test_shortages_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
         lines = [line.split()[0] for line in file if line.strip().startswith("SHORTAGE_")]
     names = [
         "source_address" if line == "SHORTAGE_ADDRESS" else line.removeprefix("SHORTAGE_").lower() for line in lines
@@ -35,14 +35,14 @@ def test_shortages_are_the_native_enum_in_its_order() -> None:
 
 
 def test_connect_failures_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
         lines = [line.split()[0] for line in file if line.strip().startswith("FAILURE_")]
     assert [line.removeprefix("FAILURE_").lower() for line in lines] == [*ConnectFailure, "count"]
     assert len(ConnectFailure) == _fastpath.CONNECT_FAILURES
 
 
 def test_path_errors_are_the_native_enum_in_its_order() -> None:
-    with open("l4lb/_dataplane/enums.pxd", encoding="utf-8") as file:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
         lines = [line.split()[0] for line in file if line.strip().startswith("PATH_")]
     assert [line.removeprefix("PATH_").lower() for line in lines] == [*PathError, "error_count"]
     assert len(PathError) == _fastpath.PATH_ERRORS

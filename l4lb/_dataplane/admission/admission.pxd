@@ -1,0 +1,136 @@
+# Admission: what a client counts for, from the moment it is let in to the end of its session: its listener's
+# session_rate; one session of the process and of its protocol; one of its listener, its pool and its worker.
+# max_sessions bounds the process and the listener; pools and workers are only counted. Shared atomics, any worker, no
+# locks.
+#
+# `held` (bits of `held_t`) of a client, and later of its session, says what it counts for now. Only this file changes
+# it and the counts. A client may be let in by one worker and get its session on another; a session may come from another
+# process: both keep what they hold.
+#
+# TCP and UDP share the process's sessions. Where both have listeners a quarter is TCP's alone and a quarter UDP's alone,
+# so that neither starves the other: the source address of a datagram costs nobody anything. udp/room.pxd ends idle sessions
+# of UDP to let new clients of either in.
+
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+
+from l4lb._dataplane.admission.limits cimport session_rate_take
+from l4lb._dataplane.base.linux cimport published_load_u64, shared_add, shared_read, shared_swap_if
+from l4lb._dataplane.base.types cimport listener_live_t, listener_t, pool_live_t
+from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
+
+cdef enum:
+    KEPT_SHARE = 4                # one of so many parts is for the other protocol alone
+
+cdef enum admitted_t:
+    ADMITTED = 0
+    ADMIT_RATE_LIMITED
+    ADMIT_PROCESS_FULL
+    ADMIT_LISTENER_FULL
+
+cdef enum held_t:
+    HELD_NOTHING = 0
+    HELD_PROCESS = 1
+    HELD_DATAGRAMS = 2            # ... as one of UDP
+    HELD_LISTENER = 4
+    HELD_POOL = 8
+    HELD_WORKER = 16
+
+
+cdef inline bint count_below(int64_t *active, int64_t limit) noexcept nogil:
+    """Count one more, unless `limit` (0: none) is reached. Never exceeds it, not even for a moment."""
+    cdef int64_t count
+    if limit == 0:
+        shared_add(active, 1)
+        return True
+    count = shared_read(active)
+    while count < limit:
+        if shared_swap_if(active, &count, count + 1):
+            return True
+    return False
+
+
+cdef inline int64_t process_limit(plane_t *plane) noexcept nogil:
+    """Control changes it while sessions run."""
+    return <int64_t>published_load_u64(<uint64_t *>&plane.max_sessions)
+
+
+cdef inline int64_t protocol_limit(worker_t *w) noexcept nogil:
+    """How many sessions TCP may have, and how many UDP; 0: any number."""
+    cdef int64_t limit = process_limit(w.plane)
+    return limit - limit // KEPT_SHARE if w.snapshot.mixed else limit
+
+
+# ---- letting in ----
+
+cdef inline bint admit_to_process(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
+    if not count_below(&w.plane.sessions_of[datagrams], protocol_limit(w)):
+        return False
+    if not count_below(&w.plane.sessions_active, process_limit(w.plane)):
+        shared_add(&w.plane.sessions_of[datagrams], -1)
+        return False
+    held[0] |= HELD_PROCESS | (HELD_DATAGRAMS if datagrams else 0)
+    return True
+
+
+cdef inline bint admit_to_listener(listener_t *listener, uint8_t *held) noexcept nogil:
+    if not count_below(&listener.live.sessions_active, listener.max_sessions):
+        return False
+    held[0] |= HELD_LISTENER
+    return True
+
+
+cdef inline admitted_t admit_to_places(worker_t *w, listener_t *listener, bint datagrams, uint8_t *held) noexcept nogil:
+    """Process and listener, or neither."""
+    if not admit_to_process(w, datagrams, held):
+        return ADMIT_PROCESS_FULL
+    if not admit_to_listener(listener, held):
+        release(w, listener.live, NULL, held)
+        return ADMIT_LISTENER_FULL
+    return ADMITTED
+
+
+cdef inline bint admit_by_rate(worker_t *w, listener_t *listener) noexcept nogil:
+    return session_rate_take(listener.live, w.now_ns)
+
+
+# ---- once its pool and its worker are known ----
+
+cdef inline void hold_pool(pool_live_t *pool, uint8_t *held) noexcept nogil:
+    """The pool is not freed as long as a client or session holds it."""
+    if not held[0] & HELD_POOL:
+        held[0] |= HELD_POOL
+        shared_add(&pool.sessions_active, 1)
+
+
+cdef inline void hold_worker(worker_t *w, uint8_t *held) noexcept nogil:
+    """It is this worker's to do, also while it waits in an inbox."""
+    if not held[0] & HELD_WORKER:
+        held[0] |= HELD_WORKER
+        shared_add(&w.assigned, 1)
+
+
+# ---- moving, giving back ----
+
+cdef inline void hold_as_before(
+    plane_t *plane, listener_live_t *listener, pool_live_t *pool, bint datagrams, uint8_t *held
+) noexcept nogil:
+    """Of a session from another process: it was let in there, so no limit is asked."""
+    shared_add(&plane.sessions_of[datagrams], 1)
+    shared_add(&plane.sessions_active, 1)
+    shared_add(&listener.sessions_active, 1)
+    held[0] |= HELD_PROCESS | HELD_LISTENER | (HELD_DATAGRAMS if datagrams else 0)
+    hold_pool(pool, held)
+
+
+cdef inline void release(worker_t *w, listener_live_t *listener, pool_live_t *pool, uint8_t *held) noexcept nogil:
+    """All that it holds. `pool` may be NULL when none is held; `w` is the worker that is held, if one is."""
+    if held[0] & HELD_POOL:
+        shared_add(&pool.sessions_active, -1)
+    if held[0] & HELD_LISTENER:
+        shared_add(&listener.sessions_active, -1)
+    if held[0] & HELD_PROCESS:
+        shared_add(&w.plane.sessions_active, -1)
+        shared_add(&w.plane.sessions_of[(held[0] & HELD_DATAGRAMS) != 0], -1)
+    if held[0] & HELD_WORKER:
+        shared_add(&w.assigned, -1)
+    held[0] = HELD_NOTHING

@@ -1,0 +1,235 @@
+# Worker types: what one worker owns, what workers and control pass to each other, and what all workers share. No
+# functions.
+#
+# Who may write what: a worker's fields are its own thread's, except those marked "control"; those marked "shared" are
+# atomics that any worker changes.
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+
+from l4lb._dataplane.base.enums cimport (
+    NOTICE_SLOTS, SESSION_STATE_COUNT, SHORTAGE_COUNT, SNI_MAX_BYTES, close_reason_t, side_t,
+)
+from l4lb._dataplane.base.linux cimport epoll_event, sockaddr_storage
+from l4lb._dataplane.base.parts cimport chunks_t, pipes_t, timers_t
+from l4lb._dataplane.base.types cimport (
+    backend_live_t, histogram_t, listener_live_t, listener_t, pool_live_t, session_t, snapshot_t, source_address_t,
+    terms_t,
+)
+from l4lb._dataplane.base.udp_types cimport moved_t, udp_t
+
+cdef struct worker_t
+
+cdef struct sessions_t:
+    session_t **blocks
+    uint32_t block_count
+    uint32_t block_capacity
+    uint32_t free_head
+    uint32_t active
+
+cdef struct worker_counters_t:
+    uint64_t busy_ns
+    uint64_t turns
+    uint64_t spliced_bytes
+    uint64_t accept_pauses
+    uint64_t handed_over
+    uint64_t records_dropped
+    uint64_t late_answers         # datagrams for UDP sessions that had ended
+    uint64_t shortages[SHORTAGE_COUNT]         # by shortage_t
+    histogram_t connect_time
+
+cdef struct accepting_t:          # one listening socket of this worker
+    int fd
+    uint16_t port
+    bint paused
+    bint shared
+    bint first
+    bint datagrams
+    bint wide
+    bint deaf                     # not in epoll although it should be: see `poller_watch_listener`
+    source_address_t local
+    uint32_t batch                # how many accepts the next event is likely to yield
+    listener_t *listener          # in the worker's current snapshot
+
+cdef struct arrival_t:            # a client that another worker accepted for this one
+    int fd
+    uint16_t local_port
+    listener_live_t *listener
+    pool_live_t *pool
+    terms_t terms
+    source_address_t local        # where it came to; length 0: getsockname(2) knows
+    uint32_t proxy_timeout_ms
+    uint8_t proxy_mode            # of the listener: proxy_mode_t
+    uint8_t held                  # what it counts for, see admission/admission.pxd
+    sockaddr_storage address
+
+cdef struct arriving_t:           # a session from another process, see udp/migration.pxd
+    moved_t moved
+    arrival_t arrival
+    backend_live_t *backend
+    bint measured                 # see SESSION_MEASURED
+
+cdef struct arrivals_t:           # control makes it, the worker frees it
+    uint32_t count
+    arriving_t *entries
+
+cdef struct inbox_t:              # from one worker to another: one writes `written`, the other `read`
+    uint64_t written
+    uint64_t read
+    arrival_t *arrivals           # INBOX_SIZE of them
+
+cdef struct record_t:             # an ended session, for access log and hooks
+    uint64_t started_ns
+    uint64_t connect_ns           # of the attempt that succeeded; 0: none did
+    uint64_t duration_ns
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint64_t session_id
+    uint32_t listener_id
+    uint32_t pool_slot
+    uint32_t backend_id           # the last one that was tried; 0: none was
+    source_address_t source
+    source_address_t local        # where the client came in
+    uint16_t attempts
+    uint8_t close_reason
+    uint8_t spliced
+    uint8_t sni_length
+    uint8_t sni[SNI_MAX_BYTES]              # what the client's TLS asked for, if it was read
+
+cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
+    uint64_t written
+    uint64_t read
+    record_t *slots               # RECORD_SLOTS of them, once somebody has wanted records
+    uint32_t wanted               # control
+
+cdef struct notices_t:            # ring of backends that fail: its worker writes, control reads
+    uint64_t written
+    uint64_t read
+    uint32_t backend_ids[NOTICE_SLOTS]
+
+cdef struct filter_t:             # which sessions a sweep takes; all that is given must hold
+    uint64_t session_id           # 0: any; see session/records.pxd:session_id
+    uint32_t listener_id          # 0: any
+    uint32_t pool_slot            # NO_INDEX: any
+    uint32_t backend_count        # 0: any
+    uint32_t *backend_ids
+    uint8_t source[16]            # the first source_bits of the client's address, in network order
+    uint8_t source_length         # 4, 16, or 0: any client
+    uint8_t source_bits
+    uint16_t source_port          # in network order; 0: any
+    uint32_t source_scope         # the interface of a link-local one; 0: any
+
+cdef struct found_t:              # a session at one moment
+    uint64_t session_id
+    uint64_t started_ns
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint32_t listener_id
+    uint32_t pool_slot
+    uint32_t backend_id           # 0: it has none
+    uint32_t idle_ms
+    source_address_t source
+    source_address_t local        # where the client came in
+    uint8_t state
+
+cdef struct sweep_part_t:         # what one worker found; its own until `done`
+    uint64_t matched
+    uint32_t found_count
+    found_t *found                # room for `limit` of them; allocated by control
+    uint32_t done                 # published by the worker, which touches nothing of the sweep from then on
+
+cdef struct sweep_t:              # one pass over all sessions, see passes/sweep.pxd. Control's, immutable but for its parts
+    filter_t wanted
+    uint32_t limit                # so many are told of by each worker
+    bint ends                     # those that are taken end, for `reason`
+    uint8_t reason
+    sweep_part_t *parts           # by worker
+
+cdef struct sweeping_t:           # of its worker
+    uint64_t version
+    sweep_t *sweep                # NULL: no pass is under way
+    uint32_t at                   # the next session to look at
+    uint32_t end
+
+cdef struct eviction_t:           # of its worker
+    uint64_t version              # what the pass is for
+    uint64_t done                 # passes that are over
+    uint32_t at                   # the next session to look at
+    bint running
+
+ctypedef void (*session_edge_f)(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil
+ctypedef void (*session_step_f)(worker_t *w, session_t *s) noexcept nogil
+ctypedef void (*session_leave_f)(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil
+
+cdef struct state_t:              # what happens to a session in one of its states, see worker/states.pxd
+    session_edge_f edge           # epoll reports one of its sockets
+    session_step_f timeout        # its timer fires
+    session_step_f turn           # its turn in the ready list has come
+    session_leave_f leave         # it ends: what is this state's alone is given back
+
+cdef struct worker_t:
+    uint32_t index
+    int epoll_fd
+    int event_fd                  # control writes, the worker reads
+    uint32_t stopping             # control
+    uint64_t seen_version         # published by the worker at each turn's start
+    plane_t *plane
+    snapshot_t *snapshot
+    uint64_t now_ns
+    uint32_t now_ms
+    uint32_t poll_began_ms        # when the last epoll_wait was called
+    uint32_t handled_ms           # what had come by then is handled, see worker/loop.pxd:worker_handled
+    bint backlogged               # the last epoll_wait may not have told all
+    uint64_t random               # state of base/hashing.pxd:random_next
+    uint64_t busy_poll_ns
+    uint32_t ready_head
+    uint32_t ready_tail
+    uint32_t ready_count
+    uint32_t paused_until_ms
+    bint accept_paused
+    bint deaf                     # it does not serve all that it should; tried again then
+    uint32_t deaf_until_ms
+    bint resources_short          # a backend's socket could not be had: accept no more for a while
+    accepting_t *accepting
+    uint32_t accepting_count
+    uint32_t accepting_capacity
+    int64_t assigned              # shared; sessions it has and clients that wait in its inboxes
+    uint64_t flow_count           # of these, sessions of UDP; others read it
+    uint64_t wake_mask            # workers that were handed something in this turn, by index
+    bint queue_poked              # a place may be free for who waits in a queue of this worker
+    uint8_t *scratch
+    inbox_t *inboxes              # by sending worker
+    records_t records
+    uint32_t refused              # clients that it recorded without a session
+    notices_t notices
+    eviction_t eviction
+    sweeping_t sweeping
+    state_t states[SESSION_STATE_COUNT]
+    sessions_t sessions
+    timers_t timers
+    pipes_t pipes
+    chunks_t chunks
+    udp_t *udp                    # NULL until it serves a UDP listener
+    bint udp_held                 # it reads no listening socket of UDP
+    uint64_t moved_version        # published: the move that `moved` is of, which control then takes
+    moved_t *moved
+    uint32_t moved_count
+    arrivals_t *arriving          # control publishes it, the worker takes it
+    worker_counters_t counters
+    epoll_event *events
+
+cdef struct plane_t:
+    uint64_t instance             # drawn at random: tells this process from others in unique ids
+    void *snapshot                # snapshot_t *, published by control
+    int notice_fd                 # eventfd: workers write, control reads
+    int records_fd                # eventfd of who reads records, see session/records.pxd; set before they are wanted
+    uint64_t evict_version        # control
+    uint64_t sweep_version        # control
+    sweep_t *sweep                # of that version; read by workers that have just seen it
+    uint64_t move_version         # control: sessions of UDP are to be let go of, see udp/migration.pxd
+    uint32_t udp_held             # control: listening sockets of UDP are not read
+    bint balance_workers          # new clients go to the least loaded worker
+    int64_t sessions_active       # shared
+    int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd
+    int64_t max_sessions          # control, at any time; 0: none
+    uint32_t worker_count
+    worker_t **workers

@@ -1,0 +1,85 @@
+# Poller: edge-triggered epoll, and the tag by which an event finds its session.
+#
+# Called on the worker's own thread. A tag is generation << 32 | index << 1 | side. Generations start at 1, so tags
+# below 2**32 are free for what is no session: EVENT_TAG is the worker's eventfd, those with LINK_TAG_BIT the sockets of
+# UDP to backends, the rest its listening sockets.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t, uint64_t
+
+from l4lb._dataplane.base.enums cimport ACCEPT_PAUSE_MS, side_t
+from l4lb._dataplane.base.linux cimport (
+    EEXIST, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD, counter_add, epoll_ctl, epoll_event, write,
+)
+from l4lb._dataplane.base.types cimport session_t
+from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
+
+cdef enum:
+    EVENT_TAG = 0
+    LISTENER_TAG_BASE = 1
+    LINK_TAG_BIT = 0x80000000
+
+
+cdef inline uint64_t session_tag(session_t *s, side_t side) noexcept nogil:
+    return (<uint64_t>s.generation << 32) | (<uint64_t>s.index << 1) | <uint64_t>side
+
+
+cdef inline int poller_control(worker_t *w, int operation, int fd, uint32_t events, uint64_t tag) noexcept nogil:
+    """0 or -errno. ENOMEM and ENOSPC (user.max_epoll_watches) are the caller's to turn into a closed session."""
+    cdef epoll_event event
+    event.events = events
+    event.data.u64 = tag
+    if epoll_ctl(w.epoll_fd, operation, fd, &event) < 0:
+        return -errno
+    return 0
+
+
+cdef inline int poller_watch(worker_t *w, session_t *s, side_t side, int fd, uint32_t also) noexcept nogil:
+    """Watch one side of a session, both directions at once. Closing the fd ends it: no EPOLL_CTL_DEL."""
+    return poller_control(w, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET | also, session_tag(s, side))
+
+
+cdef inline int poller_watch_again(worker_t *w, session_t *s, side_t side, int fd) noexcept nogil:
+    """Ask for EPOLLOUT too, on a side that was watched without it. Reports at once what is ready already."""
+    return poller_control(
+        w, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, session_tag(s, side)
+    )
+
+
+cdef inline void worker_missed(worker_t *w) noexcept nogil:
+    """A listening socket is not served, for want of memory or watches: the worker looks again soon."""
+    counter_add(&w.counters.accept_pauses, 1)
+    w.deaf = True
+    w.deaf_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
+
+
+cdef inline void poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t position) noexcept nogil:
+    """Level-triggered: what one turn does not accept is reported again. A socket that all share wakes one of them.
+
+    epoll_ctl(2): ENOMEM, ENOSPC. The kernel goes on giving this socket its share of the clients, so it must not stay
+    so: `poller_watch_missed` tries again. EEXIST: it has done so already.
+    """
+    cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.shared else 0
+    cdef int error = poller_control(w, EPOLL_CTL_ADD, from_.fd, EPOLLIN | exclusive, LISTENER_TAG_BASE + position)
+    from_.deaf = error < 0 and error != -EEXIST
+    if from_.deaf:
+        worker_missed(w)
+
+
+cdef inline void poller_watch_missed(worker_t *w) noexcept nogil:
+    """But those that are not to be watched now: who resumes them watches them."""
+    cdef uint32_t i
+    for i in range(w.accepting_count):
+        if w.accepting[i].deaf and not (w.udp_held if w.accepting[i].datagrams else w.accept_paused):
+            poller_watch_listener(w, &w.accepting[i], i)
+
+
+cdef inline int poller_forget(worker_t *w, int fd) noexcept nogil:
+    return poller_control(w, EPOLL_CTL_DEL, fd, 0, 0)
+
+
+cdef inline void worker_wake(worker_t *w) noexcept nogil:
+    """Any thread. write(2) to an eventfd: EAGAIN, it holds a wake-up already."""
+    cdef uint64_t one = 1
+    write(w.event_fd, &one, sizeof(one))

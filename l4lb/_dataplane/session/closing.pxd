@@ -1,0 +1,108 @@
+# Closing: the one way out of every session, whatever state it is in.
+#
+# A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
+# reset on both sides, so that a cut stream never looks like a finished one. Only a client that has everything, with the
+# FIN, and does not close itself is spared: a reset might destroy what it has not read yet. Called on the worker's
+# thread.
+
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport free
+
+from l4lb._dataplane.admission.admission cimport release
+from l4lb._dataplane.balancing.load cimport backend_release
+from l4lb._dataplane.balancing.queue cimport queue_poke
+from l4lb._dataplane.base.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
+from l4lb._dataplane.base.linux cimport (
+    IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
+    setsockopt, socklen_t,
+)
+from l4lb._dataplane.base.types cimport session_t
+from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.resources.ready cimport ready_remove
+from l4lb._dataplane.resources.sessions cimport sessions_give
+from l4lb._dataplane.resources.timers cimport timers_disarm
+from l4lb._dataplane.session.half cimport half_drop
+from l4lb._dataplane.session.records cimport record_session
+
+
+cdef inline void socket_reset(int fd) noexcept nogil:
+    """close(2) with SO_LINGER 0: the peer gets a reset. setsockopt fails on no open socket; close: EINTR has closed."""
+    cdef linger at_once
+    at_once.l_onoff = 1
+    at_once.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
+    close(fd)
+
+
+cdef inline int socket_unsent(int fd) noexcept nogil:
+    """Bytes in a socket's send queue that its peer has not taken: of TCP, not acknowledged, where a FIN counts as one;
+    of a unix socket, not read by the peer, with the kernel's overhead. 0 when there is no socket.
+
+    ioctl(2), SIOCOUTQ: EBADF without a socket, EINVAL of one that listens; none of a connected one.
+    """
+    cdef int unsent = 0
+    if ioctl(fd, SIOCOUTQ, &unsent) < 0 or unsent < 0:
+        return 0
+    return unsent
+
+
+cdef inline bint socket_has_unsent(int fd) noexcept nogil:
+    """Bytes that the peer has not taken and still may: a reset now would destroy them.
+
+    SIOCOUTQ counts them on after the peer has reset the connection, so the state (first byte of tcp_info) is asked as
+    well; getsockopt fails on a unix socket, whose peer takes its bytes with it when it goes.
+    """
+    cdef uint8_t state = 0
+    cdef socklen_t length = sizeof(state)
+    if socket_unsent(fd) == 0:
+        return False
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &length) < 0 or state != TCP_CLOSE
+
+
+cdef inline void socket_end(int fd, bint reset) noexcept nogil:
+    if fd < 0:
+        return
+    if reset:
+        socket_reset(fd)
+    else:
+        close(fd)
+
+
+cdef inline bint client_is_reset(session_t *s, close_reason_t reason) noexcept nogil:
+    if reason == CLOSE_HALF_CLOSE_TIMEOUT and s.down.flags & HALF_FIN_SENT:
+        return socket_has_unsent(s.client_fd)
+    return reason != CLOSE_NORMAL
+
+
+cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogil:
+    """Give the reservation back, after the socket is closed or before another attempt."""
+    if s.backend != NULL:
+        backend_release(s.backend)
+        s.backend = NULL
+        queue_poke(w, s.pool)
+
+
+cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Untold: it goes on elsewhere, or `session_end` has told of it."""
+    timers_disarm(&w.timers, &w.sessions, s)
+    ready_remove(w, s)
+    w.states[s.state].leave(w, s, reason)
+    half_drop(w, &s.up)
+    half_drop(w, &s.down)
+    socket_end(s.backend_fd, reason != CLOSE_NORMAL)
+    socket_end(s.client_fd, client_is_reset(s, reason))
+    session_forget_backend(w, s)
+    if s.tried != NULL:
+        free(s.tried.backend_ids)
+        free(s.tried)
+        s.tried = NULL
+    free(s.preface)
+    s.preface = NULL
+    release(w, s.listener, s.pool, &s.held)
+    sessions_give(&w.sessions, s)
+
+
+cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    record_session(w, s, reason)
+    counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
+    session_leave(w, s, reason)

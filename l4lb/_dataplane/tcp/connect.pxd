@@ -1,0 +1,226 @@
+# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by tcp/transitions.pxd.
+#
+# An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
+# leaves it out while another is left; when all were tried, they are tried again, after retry_pause, until
+# connect_attempts are used up.
+# An attempt that failed of our own want (base/verdicts.pxd) is none of those, blames nobody, and is not made twice: another
+# backend may do, since ports and firewall rules are those of a destination.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdlib cimport calloc, realloc
+
+from l4lb._dataplane.balancing.lookup cimport pool_pick
+from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.base.enums cimport (
+    CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CLIENT_WATCHED,
+    SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SIDE_BACKEND,
+    connect_failure_t, shortage_t,
+)
+from l4lb._dataplane.base.linux cimport (
+    AF_INET, AF_UNIX, EINPROGRESS, EPOLLOUT, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    SO_ERROR, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_QUICKACK, TCP_USER_TIMEOUT, close,
+    counter_add, getsockopt, published_load_pointer, setsockopt, sockaddr, socket, socklen_t,
+)
+from l4lb._dataplane.base.parts cimport tried_t
+from l4lb._dataplane.base.types cimport backend_options_t, backend_t, pick_t, pool_t, session_t
+from l4lb._dataplane.base.verdicts cimport shortage_count, shortage_is_everywhere, shortage_of, shortage_of_bind
+from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.resources.poller cimport poller_watch
+from l4lb._dataplane.resources.timers cimport timers_arm
+from l4lb._dataplane.session.backend_socket cimport backend_connect_to, client_bind, client_fits, source_bind
+from l4lb._dataplane.session.closing cimport session_forget_backend
+from l4lb._dataplane.session.latency cimport measure_failure
+from l4lb._dataplane.session.setup cimport session_pool
+from l4lb._dataplane.tcp.headers cimport header_attach, header_detach
+from l4lb._dataplane.tcp.relay cimport backend_inline
+
+cdef enum attempt_t:
+    ATTEMPT_PENDING = 0           # the backend's next edge tells
+    ATTEMPT_CONNECTED
+    ATTEMPT_FAILED                # this backend: try another
+    ATTEMPT_MISFIT                # ... for no fault of its own: from this client's address it cannot be reached
+    ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
+    ATTEMPT_NO_SOURCE             # the pool's source address cannot be had: none of its backends would do
+
+
+cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
+    """Remember a backend that refused. 0, or -1 when memory is short."""
+    cdef tried_t *tried = s.tried
+    cdef uint32_t *ids
+    if tried == NULL:
+        tried = s.tried = <tried_t *>calloc(1, sizeof(tried_t))
+        if tried == NULL:
+            return -1
+    if tried.count == tried.capacity:
+        ids = <uint32_t *>realloc(tried.backend_ids, (tried.capacity + 8) * sizeof(uint32_t))
+        if ids == NULL:
+            return -1
+        tried.backend_ids = ids
+        tried.capacity += 8
+    tried.backend_ids[tried.count] = backend_id
+    tried.count += 1
+    return 0
+
+
+cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
+    """A reserved backend that has not refused this session, or one that has when there is no other; with retry_pause
+    that comes after a pause (tcp/transitions.pxd)."""
+    cdef pick_t pick
+    cdef backend_t *backend
+    pick.pool = pool
+    pick.tried = s.tried
+    pick.hash = s.hash
+    pick.now_ms = w.now_ms
+    backend = pool_pick(&pick)
+    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.own and not pool.retry_pause_ms:
+        s.tried.count = 0
+        backend = pool_pick(&pick)
+    return backend
+
+
+cdef inline attempt_t socket_refusal(int error, int family) noexcept nogil:
+    """socket(2), connect(2): whether another backend may do. errno stays, for `failure_of`."""
+    return ATTEMPT_NO_RESOURCES if shortage_is_everywhere(shortage_of(error, family)) else ATTEMPT_FAILED
+
+
+cdef inline void backend_set_options(int fd, int family, backend_options_t *options) noexcept nogil:
+    """What the listener asks for on both sides. setsockopt(2) refuses none of these on a fresh TCP socket."""
+    cdef int on = 1
+    if family == AF_UNIX:
+        return
+    if options.user_timeout_ms:
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &options.user_timeout_ms, sizeof(int))
+    if options.keepalive:
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &options.keepalive_idle_s, sizeof(int))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &options.keepalive_interval_s, sizeof(int))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &options.keepalive_count, sizeof(int))
+
+
+cdef inline bint client_speaks_first(worker_t *w, session_t *s) noexcept nogil:
+    """By what the last sessions of the listener did."""
+    return s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2
+
+
+cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
+    """Begin a non-blocking connect and watch it. connect(2): EINPROGRESS pending; all other errors, of this and of
+    socket(2) and bind(2), are in base/verdicts.pxd. errno tells which it was."""
+    cdef int off = 0
+    cdef int family = (<sockaddr *>&backend.address).sa_family
+    cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef bint connected
+    if fd < 0:
+        return socket_refusal(errno, family)
+    s.backend_fd = fd
+    backend_set_options(fd, family, <backend_options_t *>published_load_pointer(<void **>&s.listener.options))
+    if pool.transparent and not client_fits(&s.source, family):
+        return ATTEMPT_MISFIT
+    if pool.transparent and client_bind(fd, &s.source) < 0:
+        return ATTEMPT_NO_SOURCE
+    if pool.source_length and source_bind(fd, pool) < 0:
+        return ATTEMPT_NO_SOURCE
+    s.unix_sides &= <uint8_t>~(1 << <int>SIDE_BACKEND)
+    if family == AF_UNIX:
+        s.unix_sides |= 1 << <int>SIDE_BACKEND
+    elif client_speaks_first(w, s):
+        # The ACK that ends the handshake then rides on the client's first bytes. tcp/transitions.pxd sends it when there are none.
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
+        s.flags |= SESSION_ACK_HELD
+    else:
+        backend_inline(s)                  # it speaks first, and may do so with urgent data
+    connected = backend_connect_to(fd, backend, s.local_port) == 0
+    if not connected and errno != EINPROGRESS:
+        return socket_refusal(errno, family)
+    if poller_watch(w, s, SIDE_BACKEND, fd, EPOLLOUT) < 0:
+        return ATTEMPT_NO_RESOURCES
+    return ATTEMPT_CONNECTED if connected else ATTEMPT_PENDING
+
+
+cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
+    """Close the socket of an attempt and free the place that was reserved for it."""
+    if s.backend_fd >= 0:
+        close(s.backend_fd)
+        s.backend_fd = -1
+    session_forget_backend(w, s)
+    header_detach(w, s)
+
+
+cdef inline uint32_t attempt_wait_ms(session_t *s, pool_t *pool) noexcept nogil:
+    """When the timer of an attempt first looks: sooner than connect_timeout while the client is not watched, so that
+    an attempt that is quick, as most are, need not watch it twice or wake up for it."""
+    if s.flags & SESSION_CLIENT_WATCHED or pool.connect_timeout_ms < <uint32_t>CLIENT_WATCH_MS:
+        return pool.connect_timeout_ms
+    return CLIENT_WATCH_MS
+
+
+cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
+    """`backend` is reserved. On failure the reservation is given back and the backend is counted and remembered."""
+    cdef attempt_t attempt
+    s.backend = backend.live
+    s.state = SESSION_CONNECTING
+    s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD | SESSION_URGENT_INLINE)
+    s.attempts += 1
+    s.attempt_started_ns = w.now_ns
+    s.state_deadline_ms = <uint32_t>w.now_ms + pool.connect_timeout_ms
+    if pool.selection == SELECT_PEAK_EWMA:
+        s.flags |= SESSION_MEASURED
+    if header_attach(w, s, pool) < 0:
+        return ATTEMPT_NO_RESOURCES
+    if s.up.overhead_bytes and s.up.overhead_bytes == s.up.chunk.length and client_speaks_first(w, s):
+        s.flags |= SESSION_HEADER_HELD
+    attempt = backend_connect(w, s, pool, backend)
+    if attempt == ATTEMPT_PENDING:
+        timers_arm(&w.timers, &w.sessions, s, w.now_ms + attempt_wait_ms(s, pool))
+    return attempt
+
+
+cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t failure) noexcept nogil:
+    """Count and remember the failure. 0, or -1 when memory is short. One of our own want is no attempt at all."""
+    cdef uint32_t backend_id = s.backend.id
+    counter_add(&s.backend.counters[w.index].connect_failures[<int>failure], 1)
+    if failure == FAILURE_RESOURCES:
+        s.attempts -= 1
+    else:
+        measure_failure(w, s)
+        backend_failed(w, session_pool(w, s), s.backend)
+    attempt_abandon(w, s)
+    if tried_add(s, backend_id) < 0:
+        return -1
+    s.tried.own |= failure == FAILURE_RESOURCES
+    return 0
+
+
+cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int error) noexcept nogil:
+    """Count an attempt after which no backend is to be tried: see ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE."""
+    cdef shortage_t shortage
+    if attempt == ATTEMPT_NO_SOURCE:
+        shortage = shortage_of_bind(error, AF_INET)
+    else:
+        shortage = shortage_of(error, AF_INET)
+        if not shortage_is_everywhere(shortage):       # errno is of something else: a chunk could not be had
+            shortage = SHORTAGE_MEMORY
+        w.resources_short = True
+    shortage_count(w, shortage)
+    counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
+
+
+cdef inline int attempt_misfit(worker_t *w, session_t *s) noexcept nogil:
+    """The same for one that says nothing of the backend."""
+    cdef uint32_t backend_id = s.backend.id
+    counter_add(&s.backend.counters[w.index].source_misfits, 1)
+    attempt_abandon(w, s)
+    return tried_add(s, backend_id)
+
+
+cdef inline int attempt_error(session_t *s) noexcept nogil:
+    """The error that ended a pending connect. getsockopt(2) fails on no open socket."""
+    cdef int error = 0
+    cdef socklen_t length = sizeof(error)
+    getsockopt(s.backend_fd, SOL_SOCKET, SO_ERROR, &error, &length)
+    return error
+
+
+cdef inline bint session_was_short(session_t *s) noexcept nogil:
+    """Whether one of its attempts failed of our own want."""
+    return s.tried != NULL and s.tried.own

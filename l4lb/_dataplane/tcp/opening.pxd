@@ -1,0 +1,137 @@
+# Opening: from a client that is there to a session that looks for its backend, at once or after its first bytes were
+# read (READING, see tcp/preface.pxd). Called by tcp/accept.pxd and tcp/events.pxd, on the worker's thread.
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from l4lb._dataplane.admission.admission cimport HELD_PROCESS, hold_pool, hold_worker, release
+from l4lb._dataplane.balancing.lookup cimport client_hash, selection_hashes
+from l4lb._dataplane.base.addresses cimport source_address_set
+from l4lb._dataplane.base.enums cimport (
+    CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
+    SESSION_READING, SIDE_CLIENT, close_reason_t,
+)
+from l4lb._dataplane.base.hashing cimport random_next
+from l4lb._dataplane.base.linux cimport IPPROTO_TCP, counter_add
+from l4lb._dataplane.base.types cimport pool_t, session_t, source_address_t
+from l4lb._dataplane.base.worker_types cimport arrival_t, worker_t
+from l4lb._dataplane.resources.sessions cimport sessions_take
+from l4lb._dataplane.session.closing cimport session_end, socket_reset
+from l4lb._dataplane.session.records cimport record_arrival
+from l4lb._dataplane.session.setup cimport session_init, session_pool
+from l4lb._dataplane.tcp.headers cimport session_destination
+from l4lb._dataplane.tcp.preface cimport (
+    AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
+    preface_name, preface_outcome_t, preface_read, preface_refuse,
+)
+from l4lb._dataplane.tcp.progress cimport session_arm
+from l4lb._dataplane.tcp.transitions cimport session_connect, session_mark, session_watch
+from l4lb._dataplane.udp.room cimport room_in_process
+
+
+cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
+    """By the pool's key; the destination only where that is a part of it."""
+    cdef source_address_t destination
+    if pool.hash_key == HASH_KEY_RANDOM:
+        s.hash = random_next(&w.random)
+        return
+    memset(&destination, 0, sizeof(destination))
+    if pool.hash_key == HASH_KEY_DESTINATION or pool.hash_key == HASH_KEY_SESSION:
+        session_destination(s, &destination)
+    s.hash = client_hash(pool, &s.source, &destination, IPPROTO_TCP)
+
+
+cdef inline void session_route(worker_t *w, session_t *s) noexcept nogil:
+    """It is known who the client is and what it wants: to a backend."""
+    cdef pool_t *pool = session_pool(w, s)
+    if pool != NULL and selection_hashes(pool.selection):
+        session_hash(w, s, pool)
+    session_connect(w, s)
+
+
+cdef inline bint pool_asks_for_hello(pool_t *pool) noexcept nogil:
+    return pool != NULL and pool.send.tlvs & (PROXY_SEND_AUTHORITY | PROXY_SEND_ALPN)
+
+
+cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noexcept nogil:
+    s.state_deadline_ms = <uint32_t>w.now_ms + wait_ms
+    session_arm(w, s, s.state_deadline_ms)
+
+
+cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
+    """Read what is there: True when more is needed. Otherwise it goes on to a backend, or has ended."""
+    cdef preface_outcome_t outcome = preface_read(w, s)
+    if outcome == PREFACE_WAITS:
+        return True
+    if outcome == PREFACE_DONE:
+        session_route(w, s)
+    elif outcome == PREFACE_REFUSED:
+        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
+    else:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT if outcome == PREFACE_NO_MEMORY else CLOSE_CLIENT_ABORT)
+    return False
+
+
+cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms, bint deferred) noexcept nogil:
+    """A new session, whose `awaited` is the version of the header that its listener expects. Of a `deferred` client the
+    first bytes are here, mostly all that is awaited: then it need not be watched for them."""
+    if pool_asks_for_hello(session_pool(w, s)):
+        s.awaited |= AWAIT_HELLO
+    if s.awaited == AWAIT_NOTHING:
+        session_route(w, s)
+        return
+    s.state = SESSION_READING
+    if deferred:
+        s.up.flags |= HALF_READABLE
+        if not session_reads(w, s):
+            return
+    if session_watch(w, s):
+        session_await(w, s, proxy_timeout_ms if s.awaited & AWAIT_HEADER else <uint32_t>HELLO_WAIT_MS)
+
+
+cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+    cdef bint named = not s.awaited & AWAIT_HEADER
+    session_mark(s, SIDE_CLIENT, events)
+    if session_reads(w, s) and not named and not s.awaited & AWAIT_HEADER:
+        session_await(w, s, HELLO_WAIT_MS)
+
+
+cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:
+    """Without its header there is no session; without a ClientHello it goes on."""
+    if s.awaited & AWAIT_HEADER:
+        preface_refuse(w, s, PROXY_REFUSED_TIMEOUT)
+        session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
+    else:
+        s.awaited = AWAIT_NOTHING
+        session_route(w, s)
+
+
+# ---- from a client that was let in ----
+
+cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+    """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
+    record_arrival(w, arrival, reason)
+    socket_reset(arrival.fd)
+    counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
+    release(w, arrival.listener, arrival.pool, &arrival.held)
+
+
+cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
+    """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
+    cdef session_t *s = NULL
+    cdef pool_t *pool
+    hold_worker(w, &arrival.held)
+    if arrival.held & HELD_PROCESS or room_in_process(w, False, &arrival.held):
+        s = sessions_take(&w.sessions)
+    if s == NULL:
+        arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
+        return
+    hold_pool(arrival.pool, &arrival.held)
+    session_init(w, s, arrival)
+    source_address_set(&s.source, &arrival.address)
+    pool = session_pool(w, s)
+    if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)

@@ -1,0 +1,220 @@
+# Preface: a session's first bytes, read before there is a backend, because they say who the client is (a PROXY header)
+# or what it wants (a TLS ClientHello). The header is taken out; all else stays in the up half's chunk, to be relayed.
+# What they said is kept in a `preface_t` of the session's own, freed when it ends. Called on the worker's thread by
+# tcp/opening.pxd.
+#
+#   awaited: a header --complete--> AWAIT_HELLO, when the pool wants one --here, or no TLS--> AWAIT_NOTHING
+#
+# A header is waited for until a deadline that no byte moves. A ClientHello is not insisted on.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t, uint8_t
+from libc.stdlib cimport calloc, realloc
+from libc.string cimport memcpy
+
+from l4lb._dataplane.admission.limits cimport bandwidth_pay
+from l4lb._dataplane.base.enums cimport (
+    HALF_EOF, HALF_READABLE, HALF_SOURCE_FIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES,
+    PROXY_NEED_MORE, PROXY_TRUNCATED, SIDE_CLIENT, proxy_result_t,
+)
+from l4lb._dataplane.base.linux cimport EAGAIN, EINTR, counter_add, recv
+from l4lb._dataplane.base.types cimport half_t, preface_t, session_t, source_address_t
+from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse, source_address_unmap
+from l4lb._dataplane.proxy_protocol.types cimport PROXY_UNSPEC, proxy_header_t, proxy_mode_t
+from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
+from l4lb._dataplane.resources.sessions cimport session_reads_short
+from l4lb._dataplane.tcp.client_hello cimport (
+    HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, client_hello_parse, client_hello_t, hello_result_t,
+)
+
+cdef enum:
+    AWAIT_NOTHING = 0             # up to here: proxy_mode_t
+    AWAIT_HELLO = 0x10            # besides, or alone
+    AWAIT_HEADER = 0x0F           # mask of the mode
+    PREFACE_BYTES = PROXY_HEADER_MAX_BYTES + HELLO_MAX_BYTES      # more is never read before there is a backend
+
+cdef enum preface_outcome_t:
+    PREFACE_WAITS = 0             # its next edge, or its deadline
+    PREFACE_DONE
+    PREFACE_REFUSED               # and counted
+    PREFACE_ABANDONED             # the client is gone
+    PREFACE_NO_MEMORY
+
+
+cdef inline const uint8_t *preface_bytes(const preface_t *preface) noexcept nogil:
+    return <const uint8_t *>preface + sizeof(preface_t)
+
+
+cdef inline preface_t *preface_grow(session_t *s, uint32_t count) noexcept nogil:
+    """The session's preface with room for `count` bytes in all; NULL when memory is short."""
+    cdef preface_t *grown
+    if s.preface == NULL:
+        s.preface = <preface_t *>calloc(1, sizeof(preface_t) + count)
+        return s.preface
+    grown = <preface_t *>realloc(s.preface, sizeof(preface_t) + count)
+    if grown != NULL:
+        s.preface = grown
+    return grown
+
+
+cdef inline int preface_name(session_t *s, const source_address_t *destination) noexcept nogil:
+    """Remember where the client came to, when the listening socket knows. 0, or -1 when memory is short."""
+    if destination.length == 0:
+        return 0
+    if preface_grow(s, 0) == NULL:
+        return -1
+    s.preface.destination = destination[0]
+    return 0
+
+
+# ---- what came of it ----
+
+cdef inline void preface_refuse(worker_t *w, session_t *s, uint32_t refusal) noexcept nogil:
+    """Count it by proxy_refusal_t."""
+    counter_add(&s.listener.counters[w.index].proxy_refused[refusal], 1)
+
+
+cdef inline int preface_keep_header(session_t *s, proxy_header_t *header, const uint8_t *data) noexcept nogil:
+    """0, or -1 when memory is short. A header that names nobody leaves the socket's own addresses in force, and one of
+    a unix client makes it one: without an IP address."""
+    cdef preface_t *kept
+    if header.family != PROXY_UNSPEC:
+        source_address_unmap(&header.source)
+        source_address_unmap(&header.destination)
+        s.source = header.source
+    if header.family == PROXY_UNSPEC and header.tlvs.length == 0:
+        return 0
+    kept = preface_grow(s, header.tlvs.length)
+    if kept == NULL:
+        return -1
+    if header.family != PROXY_UNSPEC:
+        kept.destination = header.destination
+    kept.received_length = header.tlvs.length
+    memcpy(<uint8_t *>preface_bytes(kept), data + header.tlvs.offset, header.tlvs.length)
+    return 0
+
+
+cdef inline int preface_keep_hello(session_t *s, const client_hello_t *hello) noexcept nogil:
+    cdef uint32_t before = s.preface.received_length if s.preface != NULL else 0
+    cdef uint32_t added = <uint32_t>hello.server_name_length + hello.alpn_length
+    cdef uint8_t *out
+    if added == 0:
+        return 0
+    if preface_grow(s, before + added) == NULL:
+        return -1
+    out = <uint8_t *>preface_bytes(s.preface) + before
+    memcpy(out, &hello.server_name[0], hello.server_name_length)
+    memcpy(out + hello.server_name_length, &hello.alpn[0], hello.alpn_length)
+    s.preface.authority_length = hello.server_name_length
+    s.preface.alpn_length = hello.alpn_length
+    return 0
+
+
+cdef inline preface_outcome_t preface_header(
+    worker_t *w, session_t *s, const uint8_t *data, uint32_t length, uint32_t *skipped
+) noexcept nogil:
+    cdef proxy_header_t header
+    cdef proxy_result_t result
+    result = proxy_header_parse(&header, data, length, <proxy_mode_t>(s.awaited & AWAIT_HEADER))
+    if result == PROXY_NEED_MORE and not s.up.flags & HALF_EOF:
+        return PREFACE_WAITS
+    if result == PROXY_NEED_MORE and length == 0:
+        return PREFACE_ABANDONED               # connected and left, as somebody does who only looks
+    if result != PROXY_COMPLETE:
+        preface_refuse(w, s, (PROXY_TRUNCATED if result == PROXY_NEED_MORE else result) - PROXY_BAD_SIGNATURE)
+        return PREFACE_REFUSED
+    s.awaited &= AWAIT_HELLO
+    skipped[0] = header.length
+    return PREFACE_DONE if preface_keep_header(s, &header, data) == 0 else PREFACE_NO_MEMORY
+
+
+cdef inline preface_outcome_t preface_hello(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
+    """Anything but a ClientHello goes on at once without one."""
+    cdef client_hello_t hello
+    cdef hello_result_t result = client_hello_parse(&hello, data, length)
+    if result == HELLO_NEED_MORE and not s.up.flags & HALF_EOF:
+        return PREFACE_WAITS
+    s.awaited = AWAIT_NOTHING
+    if result == HELLO_FOUND and preface_keep_hello(s, &hello) < 0:
+        return PREFACE_NO_MEMORY
+    return PREFACE_DONE
+
+
+# ---- reading ----
+
+cdef inline ssize_t preface_recv(worker_t *w, session_t *s, uint32_t held) noexcept nogil:
+    """Read into the scratch buffer behind what is there. How many bytes came, with the half's flags as the relay has
+    them; -1 when the client is lost.
+
+    recv(2): EAGAIN empty; 0 the FIN; ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest lost.
+    """
+    cdef half_t *up = &s.up
+    cdef ssize_t wanted = PREFACE_BYTES - held
+    cdef ssize_t got = recv(s.client_fd, w.scratch + held, wanted, 0)
+    if got < 0:
+        if errno == EAGAIN:
+            up.flags &= <uint8_t>~HALF_READABLE
+        return 0 if errno == EAGAIN or errno == EINTR else -1
+    if got == 0:
+        up.flags |= HALF_EOF
+    elif got < wanted and not session_reads_short(s, SIDE_CLIENT, up):
+        up.flags &= <uint8_t>~HALF_READABLE
+        if up.flags & HALF_SOURCE_FIN:
+            up.flags |= HALF_EOF
+    return got
+
+
+cdef inline preface_outcome_t preface_judge(
+    worker_t *w, session_t *s, uint32_t length, uint32_t *skipped
+) noexcept nogil:
+    """All that is here, in the scratch buffer. `skipped` bytes of it are the header's."""
+    cdef preface_outcome_t outcome = PREFACE_DONE
+    if s.awaited & AWAIT_HEADER:
+        outcome = preface_header(w, s, w.scratch, length, skipped)
+    if outcome == PREFACE_DONE and s.awaited & AWAIT_HELLO:
+        outcome = preface_hello(s, w.scratch + skipped[0], length - skipped[0])
+    return outcome
+
+
+cdef inline int preface_store(worker_t *w, half_t *up, uint32_t length, uint32_t skipped) noexcept nogil:
+    """Keep what is to be relayed, with the place of what was taken out before it: our own header may go there."""
+    if up.chunk != NULL:
+        chunk_give(&w.chunks, up.chunk)
+        up.chunk = NULL
+    if length == skipped:
+        return 0
+    up.chunk = chunk_take(&w.chunks, w.scratch, length)
+    if up.chunk == NULL:
+        return -1
+    up.chunk.start = skipped
+    up.chunk.length = length - skipped
+    return 0
+
+
+cdef inline preface_outcome_t preface_step(worker_t *w, session_t *s) noexcept nogil:
+    """One read, and what it makes of all that is here."""
+    cdef uint32_t held = s.up.chunk.length if s.up.chunk != NULL else 0
+    cdef uint32_t skipped = 0
+    cdef preface_outcome_t outcome
+    cdef ssize_t got
+    if held:
+        memcpy(w.scratch, chunk_bytes(s.up.chunk) + s.up.chunk.start, held)
+    got = preface_recv(w, s, held)
+    if got < 0:
+        return PREFACE_ABANDONED
+    outcome = preface_judge(w, s, held + <uint32_t>got, &skipped)
+    if outcome == PREFACE_WAITS or outcome == PREFACE_DONE:
+        if preface_store(w, &s.up, held + <uint32_t>got, skipped) < 0:
+            return PREFACE_NO_MEMORY
+    return outcome
+
+
+cdef inline preface_outcome_t preface_read(worker_t *w, session_t *s) noexcept nogil:
+    """What the client has sent up to now."""
+    cdef preface_outcome_t outcome = PREFACE_WAITS
+    while outcome == PREFACE_WAITS and s.up.flags & HALF_READABLE:
+        outcome = preface_step(w, s)
+    if outcome == PREFACE_DONE and s.up.chunk != NULL:
+        bandwidth_pay(&s.listener.limits, &s.up.paid_until_ns, 0, w.now_ns, s.up.chunk.length)
+    return outcome

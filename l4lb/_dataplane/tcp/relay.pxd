@@ -1,0 +1,393 @@
+# Relay: one half of a session, from the bytes its source has to the sink that takes them.
+#
+# A half reads only when nothing is pending for its sink, so a slow reader holds up at most one chunk or one pipe and
+# the kernel's windows do the rest. Small messages are read into the worker's scratch buffer and sent at once; a half
+# that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. What is sent before a
+# client's own bytes (our PROXY header) begins as the chunk of its half, and counts nowhere. Called on the worker's
+# thread by tcp/transitions.pxd and tcp/ending.pxd, which turn the outcome into the session's next state.
+#
+# Urgent data travels in the stream, as ordinary bytes (RFC 6093, section 3.3). What the kernel makes of an urgent mark:
+# every read stops before it, a splice returns 0 there when a FIN is behind, and a recv that begins at it leaves the
+# urgent byte out, unless the socket has SO_OOBINLINE; without that the kernel even drops an unread urgent byte when
+# another comes. Clients' sockets inherit the option from the listening one; backends' are given it where it can matter,
+# see `source_inline`.
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from l4lb._dataplane.admission.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
+from l4lb._dataplane.base.enums cimport (
+    BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
+    HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
+    SESSION_RELAYING, SESSION_SPLICED, SESSION_URGENT_INLINE, SIDE_BACKEND, SPLICE_ALWAYS, SPLICE_OFF, TURN_BYTES,
+    side_t,
+)
+from l4lb._dataplane.base.linux cimport (
+    EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_OOBINLINE,
+    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
+)
+from l4lb._dataplane.base.parts cimport chunk_t
+from l4lb._dataplane.base.types cimport backend_counters_t, half_t, session_t
+from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
+from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take
+from l4lb._dataplane.resources.sessions cimport session_reads_short
+from l4lb._dataplane.session.half cimport half_pending
+
+cdef enum pump_t:
+    PUMP_IDLE = 0                 # nothing to do before the next event
+    PUMP_AGAIN                    # there is more, but others come first
+    PUMP_THROTTLED                # there is more, but the bandwidth is used up
+    PUMP_SOURCE_LOST              # the source was reset: nothing more will come
+    PUMP_SINK_LOST                # the sink was reset: nothing more can be delivered
+    PUMP_NO_MEMORY
+
+cdef struct wire_t:               # one half with its two sockets, for the length of one pump
+    session_t *session
+    half_t *half
+    int source_fd
+    int sink_fd
+    int direction                 # 0 up, 1 down
+    int64_t budget                # what is left of this turn
+    int64_t room                  # what the bandwidth limits leave; -1: no limit
+
+
+cdef inline bint half_holds(wire_t *wire) noexcept nogil:
+    """Our header waits for the client's first bytes. Those that never come end the wait, as the FIN does."""
+    cdef session_t *s = wire.session
+    if wire.direction or not s.flags & SESSION_HEADER_HELD:
+        return False
+    return s.state == SESSION_RELAYING and not wire.half.flags & HALF_EOF
+
+
+cdef inline uint64_t half_own(wire_t *wire, uint64_t count) noexcept nogil:
+    """How many of the next `count` bytes are the client's: those of our header come first, and are nobody's."""
+    cdef uint32_t header = wire.half.overhead_bytes
+    if count < header:
+        header = <uint32_t>count
+    wire.half.overhead_bytes -= header
+    wire.session.flags |= SESSION_HEADER_SENT
+    return count - header
+
+
+cdef inline void half_moved(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+    """`count` bytes were handed to the sink's kernel. None: no progress."""
+    cdef session_t *s = wire.session
+    cdef backend_counters_t *counters = s.backend.counters[w.index]
+    if count == 0:
+        return
+    wire.budget -= count
+    if unlikely(wire.half.overhead_bytes):
+        count = half_own(wire, count)
+    wire.half.bytes += count
+    s.active_ms = <uint32_t>w.now_ms
+    if wire.direction == 0:
+        counter_add(&counters.bytes_up, count)
+    else:
+        counter_add(&counters.bytes_down, count)
+
+
+cdef inline void half_read(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+    """`count` bytes were taken from the source."""
+    if wire.room >= 0:
+        wire.room -= count
+        bandwidth_pay(&wire.session.listener.limits, &wire.half.paid_until_ns, wire.direction, w.now_ns, count)
+
+
+cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
+    """TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the call."""
+    cdef int on = 1
+    cdef bint sent = wire.half.bytes or wire.session.flags & SESSION_HEADER_SENT
+    if wire.direction == 0 and sent and not wire.session.flags & SESSION_NODELAY_DONE:
+        wire.session.flags |= SESSION_NODELAY_DONE
+        if wire.session.unix_sides & 1 << <int>SIDE_BACKEND:
+            return
+        setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef inline void backend_inline(session_t *s) noexcept nogil:
+    """setsockopt(2): fails on no open TCP socket; a unix one of a kernel without MSG_OOB there needs no option."""
+    cdef int on = 1
+    s.flags |= SESSION_URGENT_INLINE
+    setsockopt(s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
+
+
+cdef inline void source_inline(wire_t *wire) noexcept nogil:
+    """Before a read that may begin at an urgent mark.
+
+    The option costs a call, which a session with one short answer is spared: each of its reads follows an edge, which
+    names the mark if there is one. What remains is a backend whose very first bytes are an answer that begins with two
+    urgent ones: the kernel may drop the first of them before any edge could be heeded.
+    """
+    if wire.direction and not wire.session.flags & SESSION_URGENT_INLINE:
+        backend_inline(wire.session)
+
+
+cdef inline bint half_ends_here(wire_t *wire) noexcept nogil:
+    """All has been read, and a FIN follows what is being sent now: hold it for one segment (MSG_MORE)."""
+    return wire.half.flags & HALF_EOF and wire.session.state == SESSION_RELAYING
+
+
+cdef inline ssize_t sink_send(wire_t *wire, const uint8_t *data, size_t length) noexcept nogil:
+    """Bytes taken (0 when the sink is full) or -1 when it is lost. Less than `length` means full: an edge will follow.
+
+    send(2): EAGAIN full; EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH lost; ENOBUFS, ENOMEM the kernel ends such a
+    connection itself soon, so lost too.
+    """
+    cdef int flags = MSG_NOSIGNAL | (MSG_MORE if half_ends_here(wire) else 0)
+    cdef ssize_t sent
+    backend_nodelay(wire)
+    while True:
+        sent = send(wire.sink_fd, data, length, flags)
+        if sent >= 0:
+            break
+        if errno == EAGAIN:
+            sent = 0
+            break
+        if errno != EINTR:
+            return -1
+    if <size_t>sent < length:
+        wire.half.flags &= <uint8_t>~HALF_WRITABLE
+    return sent
+
+
+cdef inline pump_t half_flush_chunk(worker_t *w, wire_t *wire) noexcept nogil:
+    cdef half_t *h = wire.half
+    cdef ssize_t sent = sink_send(wire, chunk_bytes(h.chunk) + h.chunk.start, h.chunk.length)
+    if sent < 0:
+        return PUMP_SINK_LOST
+    h.chunk.start += <uint32_t>sent
+    h.chunk.length -= <uint32_t>sent
+    half_moved(w, wire, sent)
+    if h.chunk.length == 0:
+        chunk_give(&w.chunks, h.chunk)
+        h.chunk = NULL
+    return PUMP_IDLE
+
+
+cdef inline pump_t half_flush_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+    """splice(2) to a socket: EAGAIN full; EPIPE, ECONNRESET and the rest lost. Never 0 while the pipe holds bytes."""
+    cdef half_t *h = wire.half
+    cdef ssize_t moved
+    backend_nodelay(wire)
+    while h.pipe.held_bytes:
+        moved = splice(
+            h.pipe.read_fd, NULL, wire.sink_fd, NULL, h.pipe.held_bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+        )
+        if moved <= 0:
+            if moved < 0 and errno == EINTR:
+                continue
+            if moved < 0 and errno == EAGAIN:
+                h.flags &= <uint8_t>~HALF_WRITABLE
+                return PUMP_IDLE
+            return PUMP_SINK_LOST
+        h.pipe.held_bytes -= <uint32_t>moved
+        half_moved(w, wire, moved)
+        counter_add(&w.counters.spliced_bytes, moved)
+    return PUMP_IDLE
+
+
+cdef inline ssize_t half_lead(worker_t *w, wire_t *wire) noexcept nogil:
+    """Put the header that is held into the scratch buffer, so that it leaves with what is read behind it."""
+    cdef chunk_t *chunk = wire.half.chunk
+    if chunk == NULL:
+        return 0
+    memcpy(w.scratch, chunk_bytes(chunk) + chunk.start, chunk.length)
+    return chunk.length
+
+
+cdef inline void half_lead_taken(worker_t *w, wire_t *wire) noexcept nogil:
+    chunk_give(&w.chunks, wire.half.chunk)
+    wire.half.chunk = NULL
+    wire.session.flags &= <uint16_t>~SESSION_HEADER_HELD
+
+
+cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
+    """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
+
+    recv(2): EAGAIN empty; 0 the FIN (at an urgent mark too, see above); ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the
+    rest lost.
+    """
+    cdef half_t *h = wire.half
+    cdef ssize_t got, sent
+    cdef ssize_t lead = half_lead(w, wire)
+    cdef ssize_t wanted = SCRATCH_BYTES - lead
+    if wire.room >= 0 and wire.room < wanted:
+        wanted = wire.room
+    got = recv(wire.source_fd, w.scratch + lead, wanted, 0)
+    if got < 0:
+        if errno == EINTR:
+            return PUMP_IDLE
+        if errno != EAGAIN:
+            return PUMP_SOURCE_LOST
+        h.flags &= <uint8_t>~(HALF_READABLE | HALF_READ_ON)      # every urgent mark is behind: a new one is an edge
+        h.full_reads = 0
+        return PUMP_IDLE
+    if got == 0:
+        h.flags |= HALF_EOF
+        return PUMP_IDLE
+    half_read(w, wire, got)
+    if got < wanted:
+        h.full_reads = 0
+        if not session_reads_short(wire.session, <side_t>wire.direction, h):
+            h.flags &= <uint8_t>~HALF_READABLE
+            if h.flags & HALF_SOURCE_FIN:
+                h.flags |= HALF_EOF
+            elif h.bytes:
+                source_inline(wire)            # it goes on after its first answer
+    elif h.full_reads < 255:
+        h.full_reads += 1
+        source_inline(wire)
+    if lead:
+        half_lead_taken(w, wire)
+        got += lead
+    sent = sink_send(wire, w.scratch, got)
+    if sent < 0:
+        return PUMP_SINK_LOST
+    half_moved(w, wire, sent)
+    if sent < got:
+        h.chunk = chunk_take(&w.chunks, w.scratch + sent, <uint32_t>(got - sent))
+        if h.chunk == NULL:
+            return PUMP_NO_MEMORY
+        source_inline(wire)
+    return PUMP_IDLE
+
+
+cdef inline void half_leave_bulk(worker_t *w, half_t *h) noexcept nogil:
+    """Back to copying; the pipe must be empty."""
+    h.flags &= <uint8_t>~HALF_BULK
+    h.full_reads = 0
+    if h.pipe != NULL:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL
+
+
+cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+    """True when this half reads through a pipe now; takes one if it should and can."""
+    cdef half_t *h = wire.half
+    if h.flags & HALF_READ_ON:
+        half_leave_bulk(w, h)
+        return False
+    if h.pipe != NULL:
+        return True
+    if wire.session.splice == SPLICE_OFF or h.chunk != NULL:
+        return False
+    if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
+        return False
+    h.pipe = pipe_take(&w.pipes)
+    if h.pipe == NULL:
+        return False
+    h.flags |= HALF_BULK
+    source_inline(wire)
+    return True
+
+
+cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
+    """One splice into the empty pipe and out of it.
+
+    splice(2) from a socket: 0 the FIN, or an urgent mark with the FIN behind it: the recv that follows tells; EAGAIN
+    socket empty (the pipe is, so it is not the pipe that is full) or at an urgent mark, of which an edge tells;
+    EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and its like lost, and reported only
+    once: a recv after it would see an orderly end.
+    """
+    cdef half_t *h = wire.half
+    cdef size_t wanted = h.pipe.capacity_bytes
+    cdef ssize_t got
+    if wire.room >= 0 and <size_t>wire.room < wanted:
+        wanted = wire.room
+    got = splice(wire.source_fd, NULL, h.pipe.write_fd, NULL, wanted, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+    if got > 0:
+        h.pipe.held_bytes = <uint32_t>got
+        wire.session.flags |= SESSION_SPLICED
+        half_read(w, wire, got)
+        return half_flush_pipe(w, wire)
+    if got == 0:
+        h.flags |= HALF_READ_ON
+        return PUMP_IDLE
+    if errno == EINTR:
+        return PUMP_IDLE
+    if errno == EAGAIN:
+        h.flags &= <uint8_t>~HALF_READABLE
+        return PUMP_IDLE
+    if errno != EINVAL and errno != ENOSYS and errno != ENOMEM:
+        return PUMP_SOURCE_LOST
+    half_leave_bulk(w, h)
+    wire.session.splice = SPLICE_OFF
+    return PUMP_IDLE
+
+
+cdef inline void half_finish(wire_t *wire) noexcept nogil:
+    """The source's FIN goes out after its last byte; a session's second FIN goes out with the close that follows.
+
+    shutdown(2): ENOTCONN when the sink is reset; its edge tells.
+    """
+    cdef session_t *s = wire.session
+    if s.state != SESSION_RELAYING or wire.half.flags & HALF_FIN_SENT:
+        return
+    if not (s.up.flags | s.down.flags) & HALF_FIN_SENT:
+        shutdown(wire.sink_fd, SHUT_WR)
+    wire.half.flags |= HALF_FIN_SENT
+
+
+cdef inline pump_t half_pass(worker_t *w, wire_t *wire) noexcept nogil:
+    """Move bytes until the source is empty, the sink full, or the budget used."""
+    cdef half_t *h = wire.half
+    cdef pump_t outcome
+    while True:
+        if half_pending(h) and not half_holds(wire):
+            if not h.flags & HALF_WRITABLE:
+                return PUMP_IDLE
+            outcome = half_flush_chunk(w, wire) if h.chunk != NULL else half_flush_pipe(w, wire)
+        elif h.flags & HALF_EOF:
+            half_finish(wire)
+            return PUMP_IDLE
+        elif not h.flags & HALF_READABLE:
+            return PUMP_IDLE
+        elif wire.budget <= 0:
+            return PUMP_AGAIN
+        elif wire.room >= 0 and wire.room < BANDWIDTH_MIN_BYTES:
+            return PUMP_THROTTLED
+        elif half_wants_pipe(w, wire):
+            outcome = half_splice(w, wire)
+        else:
+            outcome = half_copy(w, wire)
+        if outcome != PUMP_IDLE:
+            return outcome
+
+
+cdef inline pump_t half_pump(worker_t *w, wire_t *wire) noexcept nogil:
+    """One turn of a half. A pipe is kept only while it holds bytes or there is more to read."""
+    cdef half_t *h = wire.half
+    cdef pump_t outcome
+    if h.flags & HALF_DEAD:
+        return PUMP_IDLE
+    wire.budget = TURN_BYTES
+    wire.room = bandwidth_room(&wire.session.listener.limits, &h.paid_until_ns, wire.direction, w.now_ns)
+    outcome = half_pass(w, wire)
+    if h.pipe != NULL and h.pipe.held_bytes == 0 and outcome != PUMP_AGAIN:
+        pipe_give(&w.pipes, h.pipe)
+        h.pipe = NULL
+        if TURN_BYTES - wire.budget < BULK_MIN_BYTES:
+            half_leave_bulk(w, h)
+    return outcome
+
+
+cdef inline pump_t pump_up(worker_t *w, session_t *s) noexcept nogil:
+    cdef wire_t wire
+    wire.session = s
+    wire.half = &s.up
+    wire.direction = 0
+    wire.source_fd = s.client_fd
+    wire.sink_fd = s.backend_fd
+    return half_pump(w, &wire)
+
+
+cdef inline pump_t pump_down(worker_t *w, session_t *s) noexcept nogil:
+    cdef wire_t wire
+    wire.session = s
+    wire.half = &s.down
+    wire.direction = 1
+    wire.source_fd = s.backend_fd
+    wire.sink_fd = s.client_fd
+    return half_pump(w, &wire)

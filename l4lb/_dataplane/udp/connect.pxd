@@ -1,0 +1,184 @@
+# UDP connect: a backend for a datagram of nobody, and a link to it. Called on the worker's thread by udp/create.pxd, and
+# by udp/events.pxd when a backend turns out to be out of reach.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from l4lb._dataplane.balancing.load cimport backend_release
+from l4lb._dataplane.balancing.lookup cimport client_hash, connection_hash, pool_resume, selection_hashes
+from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.base.addresses cimport source_address_set
+from l4lb._dataplane.base.enums cimport (
+    DROP_NO_BACKEND, DROP_RESOURCES, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
+    HASH_KEY_SESSION, SHORTAGE_PORTS, connect_failure_t, shortage_t,
+)
+from l4lb._dataplane.base.hashing cimport random_next, xxh64
+from l4lb._dataplane.base.linux cimport (
+    AF_INET, AF_INET6, IPPROTO_UDP, counter_add, getsockname, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
+)
+from l4lb._dataplane.base.types cimport backend_t, listener_t, pick_t, pool_t, source_address_t
+from l4lb._dataplane.base.udp_types cimport datagram_t, link_t, quic_header_t
+from l4lb._dataplane.base.verdicts cimport shortage_is_everywhere, shortage_of
+from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
+from l4lb._dataplane.session.backend_socket cimport (
+    attempt_failure, backend_connect_to, client_bind, client_fits, source_bind,
+)
+from l4lb._dataplane.udp.datagrams cimport datagram_count, datagram_first_bytes
+from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_key_t
+from l4lb._dataplane.udp.links cimport link_close, link_open, link_reuse, link_watch
+from l4lb._dataplane.udp.paths cimport refused_lately, refused_note
+from l4lb._dataplane.udp.picking cimport flow_pick
+from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
+from l4lb._dataplane.udp.room cimport room_make
+
+cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
+    accepting_t *from_
+    datagram_t *datagram
+    const uint8_t *payload
+    flow_key_t key
+    uint32_t hash
+    source_address_t peer         # who sent it
+    source_address_t source       # the client
+    source_address_t destination  # where that one meant to go; length 0: not known yet
+    quic_header_t quic            # with hash_key quic_cid
+    uint8_t held                  # what it counts for, see admission/admission.pxd
+    pool_t *pool
+    backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
+    backend_t *backend
+    link_t *link
+
+
+# ---- a session begins ----
+
+cdef inline void beginning_find_destination(beginning_t *b) noexcept nogil:
+    """Of a client whose PROXY header did not say. getsockname(2), where the datagram did not: fails on no socket."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(address)
+    if b.destination.length:
+        return
+    if b.from_.local.length:
+        b.destination = b.from_.local
+        return
+    memset(&address, 0, sizeof(address))
+    getsockname(b.from_.fd, <sockaddr *>&address, &length)
+    if b.datagram.local_length:
+        address.ss_family = AF_INET6
+        (<sockaddr_in6 *>&address).sin6_port = b.from_.port
+        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
+    source_address_set(&b.destination, &address)
+
+
+cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
+    if not selection_hashes(b.pool.selection):
+        return 0
+    if b.pool.hash_key == HASH_KEY_RANDOM:
+        return random_next(&w.random)
+    if b.pool.hash_key == HASH_KEY_QUIC_CID and b.quic.long_form and b.quic.destination.length:
+        return connection_hash(b.pool, b.quic.destination.bytes, b.quic.destination.length)
+    if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
+        beginning_find_destination(b)
+    return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
+
+
+cdef inline int backend_family(backend_t *backend) noexcept nogil:
+    return (<sockaddr *>&backend.address).sa_family
+
+
+cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t but_not) noexcept nogil:
+    """The reserved backend that has the client's QUIC connection already; NULL when there is none, or it is the one
+    with the id `but_not`."""
+    cdef pick_t pick
+    cdef uint32_t backend_id
+    if b.pool.hash_key != HASH_KEY_QUIC_CID:
+        return NULL
+    if not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
+        return NULL
+    backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
+    if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):
+        return NULL
+    pick.pool = b.pool
+    return pool_resume(&pick, backend_id)
+
+
+cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, listener_t *listener, uint16_t port) noexcept nogil:
+    """Equal for links that may stand for each other. 0: it is one client's own."""
+    cdef uint64_t tag = <uint64_t>backend.live.id << 2 | <uint64_t>listener.one_way << 1 | <uint64_t>listener.trains
+    if pool.transparent:
+        return 0
+    tag = xxh64(<const uint8_t *>&pool.source, pool.source_length, tag)
+    tag = xxh64(<const uint8_t *>&backend.address, backend.address_length, tag)
+    return (tag + (port if backend.same_port else 0)) | 1
+
+
+cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+    """socket(2), bind(2), connect(2): see base/verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. NULL, and errno."""
+    cdef link_t *link = link_open(w, backend_family(b.backend), b.from_.listener.trains)
+    if link == NULL:
+        return NULL
+    link.tag = tag
+    if b.pool.source_length and source_bind(link.fd, b.pool) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    if b.pool.transparent and client_bind(link.fd, &b.source) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    if backend_connect_to(link.fd, b.backend, b.from_.port) < 0 or link_watch(w, link) < 0:
+        link_close(&w.udp.links, link)
+        return NULL
+    return link
+
+
+cdef inline link_t *beginning_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+    """A new link to the backend, for which room is made when ports or file descriptors ran out; NULL and errno."""
+    cdef link_t *link = link_connect(w, b, tag)
+    cdef uint32_t _try
+    for _try in range(2):                      # a spare may be of no use here: then a session
+        if link == NULL and room_make(w, b.from_.listener.live, errno):
+            link = link_connect(w, b, tag)
+    return link
+
+
+cdef inline bint beginning_failed(worker_t *w, beginning_t *b, int error) noexcept nogil:
+    """No link to the reserved backend: count it. Whether another backend may do. Blamed is who refused or cannot be
+    reached, and passed over for a while who could not be asked too, while another is left."""
+    cdef connect_failure_t failure = attempt_failure(w, error, AF_INET)
+    cdef shortage_t shortage = shortage_of(error, AF_INET)
+    counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure], 1)
+    backend_release(b.backend.live)
+    if shortage == SHORTAGE_PORTS or shortage_is_everywhere(shortage):
+        return False
+    if failure != FAILURE_RESOURCES:
+        backend_failed(w, b.pool, b.backend.live)
+    refused_note(w, b.backend.live.id)
+    return True
+
+
+cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
+    """A backend with a link to it. False, and the datagram counted, when that cannot be."""
+    cdef uint32_t _attempt
+    cdef uint64_t tag, hash
+    if b.resumed == NULL:
+        b.resumed = beginning_resume(w, b, 0)
+    hash = beginning_hash(w, b)
+    for _attempt in range(b.pool.connect_attempts):
+        b.backend = b.resumed if b.resumed != NULL else flow_pick(w, b.pool, hash)
+        b.resumed = NULL
+        if b.backend == NULL:
+            datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
+            return False
+        tag = link_tag(b.pool, b.backend, b.from_.listener, b.from_.port)
+        b.link = link_reuse(w, tag) if tag else NULL
+        if b.link == NULL and b.pool.transparent and not client_fits(&b.source, backend_family(b.backend)):
+            counter_add(&b.backend.live.counters[w.index].source_misfits, 1)
+            backend_release(b.backend.live)
+            refused_note(w, b.backend.live.id)
+            continue
+        if b.link == NULL:
+            b.link = beginning_connect(w, b, tag)
+        if b.link != NULL:
+            return True
+        if not beginning_failed(w, b, errno):
+            break
+    datagrams_dropped(w, b.from_.listener.live, DROP_RESOURCES, datagram_count(b.datagram))
+    return False

@@ -1,0 +1,404 @@
+# Datagrams: received and sent in batches, with what the kernel tells of them: where they were sent to (IP_PKTINFO), the
+# type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO, UDP_SEGMENT).
+#
+# A datagram is passed on whole or not at all. Called on the worker's thread by udp/links.pxd and udp/events.pxd; knows no session.
+
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from l4lb._dataplane.base.enums cimport (
+    CONTROL_BYTES, DATAGRAM_BATCH, DATAGRAM_BYTES, PATH_ERROR_COUNT, PATH_REFUSED, POST_VECTORS, TRAIN_BYTES,
+    TRAIN_MIN_BYTES, TRAIN_SEGMENTS, path_error_t,
+)
+from l4lb._dataplane.base.linux cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE, EPERM, IPPROTO_IP,
+    IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOL_SOCKET,
+    SOL_UDP, SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, cmsghdr, counter_add, in6_pktinfo, in_addr, in_pktinfo, iovec, mmsghdr,
+    msghdr, recvmmsg, sendmmsg, sendmsg, sockaddr_storage,
+)
+from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t, message_t, post_t, route_t
+from l4lb._dataplane.udp.paths cimport path_error_of
+
+# ---- received ----
+
+cdef inline int intake_init(intake_t *self) noexcept nogil:
+    """0, or -1 when memory is short. The kernel gives a page of it only once a datagram lies there."""
+    cdef uint32_t i
+    self.bytes = <uint8_t *>malloc(<size_t>DATAGRAM_BATCH * DATAGRAM_BYTES)
+    if self.bytes == NULL:
+        return -1
+    memset(self.headers, 0, sizeof(self.headers))
+    for i in range(DATAGRAM_BATCH):
+        self.vectors[i].iov_base = self.bytes + <size_t>i * DATAGRAM_BYTES
+        self.vectors[i].iov_len = DATAGRAM_BYTES
+        self.headers[i].msg_hdr.msg_iov = &self.vectors[i]
+        self.headers[i].msg_hdr.msg_iovlen = 1
+        self.headers[i].msg_hdr.msg_control = &self.control[i][0]
+    return 0
+
+
+cdef inline void intake_free(intake_t *self) noexcept nogil:
+    free(self.bytes)
+    self.bytes = NULL
+
+
+cdef inline uint8_t *intake_datagram(intake_t *self, uint32_t slot) noexcept nogil:
+    """With the PROXY header that it may begin with."""
+    return self.bytes + <size_t>slot * DATAGRAM_BYTES
+
+
+cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
+    """The payload."""
+    return intake_datagram(self, slot) + self.datagrams[slot].skip
+
+
+cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept nogil:
+    """ip(7): ipi_spec_dst is the address of this host that a datagram came to, also when it was asked at a broadcast or
+    multicast address (ipi_addr), from which nothing may be sent. IPv6 sockets tell it behind their own. It is 0 of what
+    came before the socket was asked to tell."""
+    cdef const in_addr *own = &info.ipi_spec_dst if info.ipi_spec_dst.s_addr else &info.ipi_addr
+    memset(d.local, 0, 10)
+    memset(&d.local[10], 0xFF, 2)
+    memcpy(&d.local[12], own, 4)
+    d.to_many = own.s_addr != info.ipi_addr.s_addr
+    d.local_length = 16
+    d.interface = <uint32_t>info.ipi_ifindex
+
+
+cdef inline void local_from_v6(datagram_t *d, const in6_pktinfo *info) noexcept nogil:
+    memcpy(d.local, &info.ipi6_addr, 16)
+    d.to_many = d.local[0] == 0xFF
+    d.local_length = 16
+    d.interface = info.ipi6_ifindex
+
+
+cdef inline void datagram_note(datagram_t *d, cmsghdr *told) noexcept nogil:
+    """One control message. Values may be unaligned and are of the sizes that ip(7), ipv6(7), udp(7), socket(7) give."""
+    cdef int number = 0
+    if told.cmsg_level == SOL_UDP and told.cmsg_type == UDP_GRO:
+        memcpy(&number, CMSG_DATA(told), sizeof(number))
+        d.segment_bytes = <uint32_t>number if <uint32_t>number < d.length else 0
+    elif told.cmsg_level == IPPROTO_IP and told.cmsg_type == IP_TOS:
+        d.tos = CMSG_DATA(told)[0]
+    elif told.cmsg_level == IPPROTO_IPV6 and told.cmsg_type == IPV6_TCLASS:
+        memcpy(&number, CMSG_DATA(told), sizeof(number))
+        d.tos = <uint8_t>number
+    elif told.cmsg_level == IPPROTO_IP and told.cmsg_type == IP_PKTINFO:
+        local_from_v4(d, <in_pktinfo *>CMSG_DATA(told))
+    elif told.cmsg_level == IPPROTO_IPV6 and told.cmsg_type == IPV6_PKTINFO:
+        local_from_v6(d, <in6_pktinfo *>CMSG_DATA(told))
+    elif told.cmsg_level == SOL_SOCKET and told.cmsg_type == SO_RXQ_OVFL:
+        memcpy(&d.kernel_drops, CMSG_DATA(told), sizeof(uint32_t))
+
+
+cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
+    cdef msghdr *header = &received.msg_hdr
+    cdef cmsghdr *told
+    d.length = received.msg_len
+    d.skip = 0
+    d.cut = header.msg_flags & MSG_TRUNC != 0
+    d.segment_bytes = d.kernel_drops = d.interface = 0
+    d.tos = d.local_length = 0
+    d.to_many = False
+    if header.msg_controllen == 0:
+        return
+    told = CMSG_FIRSTHDR(header)
+    while told != NULL:
+        datagram_note(d, told)
+        told = CMSG_NXTHDR(header, told)
+
+
+cdef inline int intake_receive(intake_t *self, int fd, uint32_t first, uint32_t count, bint named) noexcept nogil:
+    """Receive into `count` slots from `first` on; how many came, or -errno. `named`: keep who sent them.
+
+    recvmmsg(2): EAGAIN empty; ECONNREFUSED (connected: an ICMP message came), and the rest are the caller's.
+    """
+    cdef uint32_t i
+    cdef int got
+    cdef msghdr *header
+    for i in range(first, first + count):
+        header = &self.headers[i].msg_hdr
+        header.msg_name = &self.names[i] if named else NULL
+        header.msg_namelen = sizeof(sockaddr_storage) if named else 0
+        header.msg_controllen = CONTROL_BYTES
+    got = recvmmsg(fd, &self.headers[first], count, MSG_DONTWAIT)
+    if got < 0:
+        return -errno
+    for i in range(first, first + <uint32_t>got):
+        datagram_read(&self.datagrams[i], &self.headers[i])
+    return got
+
+
+cdef inline uint32_t datagram_count(datagram_t *d) noexcept nogil:
+    """Of a train, how many it has."""
+    return (d.length + d.segment_bytes - 1) // d.segment_bytes if d.segment_bytes else 1
+
+
+cdef inline uint32_t datagram_first_bytes(datagram_t *d) noexcept nogil:
+    """Of a train, the length of its first."""
+    return d.segment_bytes if d.segment_bytes else d.length
+
+
+# ---- sent ----
+
+cdef inline void control_add(msghdr *header, int level, int type, const void *value, size_t length) noexcept nogil:
+    """One more control message; there is room for all that are ever added."""
+    cdef cmsghdr *told = <cmsghdr *>(<uint8_t *>header.msg_control + header.msg_controllen)
+    told.cmsg_level = level
+    told.cmsg_type = type
+    told.cmsg_len = CMSG_LEN(length)
+    memcpy(CMSG_DATA(told), value, length)
+    header.msg_controllen += CMSG_SPACE(length)
+
+
+cdef inline void control_add_local(msghdr *header, const route_t *route) noexcept nogil:
+    """Answer from the address that was asked, whatever else this host has. Asked at a multicast address of IPv6: from
+    the one that it has on that interface."""
+    cdef in_pktinfo v4
+    cdef in6_pktinfo v6
+    if route.wide:
+        if route.local[0] == 0xFF:
+            memset(&v6.ipi6_addr, 0, 16)
+        else:
+            memcpy(&v6.ipi6_addr, route.local, 16)
+        v6.ipi6_ifindex = route.interface
+        control_add(header, IPPROTO_IPV6, IPV6_PKTINFO, &v6, sizeof(v6))
+        return
+    memset(&v4, 0, sizeof(v4))
+    memcpy(&v4.ipi_spec_dst, route.local + 12, 4)
+    control_add(header, IPPROTO_IP, IP_PKTINFO, &v4, sizeof(v4))
+
+
+cdef inline bint route_is_v4(const route_t *route) noexcept nogil:
+    """Whether IPv4 packets leave by it, also from an IPv6 socket."""
+    return not route.wide or (route.local != NULL and route.local[10] == 0xFF and route.local[0] == 0)
+
+
+cdef inline void control_add_tos(msghdr *header, const route_t *route) noexcept nogil:
+    cdef int tos = route.tos
+    if route_is_v4(route):
+        control_add(header, IPPROTO_IP, IP_TOS, &tos, sizeof(tos))
+    else:
+        control_add(header, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos))
+
+
+cdef inline bint message_takes(post_t *self, const route_t *route, uint32_t length) noexcept nogil:
+    """Whether a datagram of `length` bytes may travel with the last message, as one train."""
+    cdef message_t *m
+    if self.count == 0 or route.flow.no_trains or length == 0:
+        return False
+    m = &self.messages[self.count - 1]
+    return (
+        not m.closed and m.flow == route.flow and m.tos == route.tos and length <= m.segment_bytes
+        and m.datagrams < TRAIN_SEGMENTS and m.bytes + length <= TRAIN_BYTES
+    )
+
+
+cdef inline void message_begin(post_t *self, const route_t *route, uint32_t length, uint32_t slot) noexcept nogil:
+    cdef message_t *m = &self.messages[self.count]
+    cdef msghdr *header = &self.headers[self.count].msg_hdr
+    header.msg_iov = &self.vectors[self.vector_count]
+    header.msg_iovlen = 0
+    header.msg_control = &self.control[self.count][0]
+    header.msg_controllen = 0
+    header.msg_flags = 0
+    header.msg_name = NULL
+    header.msg_namelen = route.to_length
+    if route.to_length:
+        self.names[self.count] = route.to
+        header.msg_name = &self.names[self.count]
+    if route.local != NULL:
+        control_add_local(header, route)
+    if route.tos:
+        control_add_tos(header, route)
+    m.flow = route.flow
+    m.lost = route.lost
+    m.tos = route.tos
+    m.bytes = m.datagrams = 0
+    m.segment_bytes = length
+    m.slot = slot
+    m.closed = length < TRAIN_MIN_BYTES
+    self.fd = route.fd
+    self.count += 1
+
+
+cdef inline void message_vector(post_t *self, const void *data, uint32_t length) noexcept nogil:
+    cdef iovec *vector = &self.vectors[self.vector_count]
+    vector.iov_base = <void *>data
+    vector.iov_len = length
+    self.vector_count += 1
+    self.headers[self.count - 1].msg_hdr.msg_iovlen += 1
+
+
+cdef inline bint post_full(post_t *self) noexcept nogil:
+    return self.count == DATAGRAM_BATCH or self.vector_count + 2 > POST_VECTORS
+
+
+cdef inline void post_add(
+    post_t *self, const route_t *route, const uint8_t *data, uint32_t length, const uint8_t *prefix,
+    uint32_t prefix_length, uint32_t slot
+) noexcept nogil:
+    """One datagram, `prefix` before it; there must be room. Bytes are not copied: they stay where they are until
+    `post_flush`. All messages of a post leave by one socket."""
+    cdef uint32_t whole = prefix_length + length
+    cdef message_t *m
+    if not message_takes(self, route, whole):
+        message_begin(self, route, whole, slot)
+    m = &self.messages[self.count - 1]
+    if prefix_length:
+        message_vector(self, prefix, prefix_length)
+    message_vector(self, data, length)
+    m.bytes += whole
+    m.datagrams += 1
+    m.closed = m.closed or whole < m.segment_bytes
+
+
+cdef inline void post_add_train(
+    post_t *self, const route_t *route, const uint8_t *data, uint32_t length, uint32_t segment_bytes, uint32_t slot
+) noexcept nogil:
+    """A train as it was received."""
+    cdef message_t *m
+    message_begin(self, route, segment_bytes, slot)
+    m = &self.messages[self.count - 1]
+    message_vector(self, data, length)
+    m.bytes = length
+    m.datagrams = (length + segment_bytes - 1) // segment_bytes
+    m.closed = True
+
+
+cdef inline void message_lost(message_t *m, uint32_t datagrams) noexcept nogil:
+    counter_add(m.lost, datagrams)
+
+
+cdef inline void post_sent(post_t *self, uint64_t datagrams, uint64_t size) noexcept nogil:
+    self.sent_datagrams += datagrams
+    self.sent_bytes += size
+
+
+cdef inline void post_begin(post_t *self) noexcept nogil:
+    """Forget what became of those before."""
+    self.sent_datagrams = self.sent_bytes = 0
+    memset(self.path_errors, 0, sizeof(self.path_errors))
+
+
+cdef inline bint post_heard(post_t *self, int error) noexcept nogil:
+    """Whether a connected socket has told of an earlier datagram instead of sending this one (see udp/paths.pxd), which is
+    sent again, once: if that fails too it is the reason."""
+    cdef path_error_t said = path_error_of(error)
+    if said == PATH_ERROR_COUNT:
+        return False
+    self.path_errors[<int>said] += 1
+    self.heard = not self.heard
+    return self.heard
+
+
+cdef inline void vectors_skip(iovec **at, size_t *offset, size_t count) noexcept nogil:
+    """Go on by `count` bytes."""
+    while count:
+        if at[0].iov_len - offset[0] > count:
+            offset[0] += count
+            return
+        count -= at[0].iov_len - offset[0]
+        at[0] += 1
+        offset[0] = 0
+
+
+cdef inline uint32_t vectors_cut(iovec *into, iovec *at, size_t offset, size_t count) noexcept nogil:
+    """The next `count` bytes as vectors of their own, at most three; how many."""
+    cdef uint32_t made = 0
+    cdef size_t here
+    while count:
+        here = at.iov_len - offset
+        if here > count:
+            here = count
+        into[made].iov_base = <uint8_t *>at.iov_base + offset
+        into[made].iov_len = here
+        made += here != 0
+        count -= here
+        at += 1
+        offset = 0
+    return made
+
+
+cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogil:
+    """Its way takes no trains (no checksum offload, a segment above the MTU, an old kernel): one by one.
+
+    sendmsg(2): what fails is lost and counted, but see `post_heard`.
+    """
+    cdef message_t *m = &self.messages[index]
+    cdef msghdr whole = self.headers[index].msg_hdr
+    cdef msghdr one = whole
+    cdef iovec cut[3]
+    cdef iovec *at = whole.msg_iov
+    cdef size_t offset = 0
+    cdef uint32_t left = m.bytes
+    cdef uint32_t length
+    m.flow.no_trains = True
+    one.msg_iov = cut
+    while left:
+        length = m.segment_bytes if m.segment_bytes < left else left
+        one.msg_iovlen = vectors_cut(cut, at, offset, length)
+        if sendmsg(self.fd, &one, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if errno == EINTR or (whole.msg_namelen == 0 and post_heard(self, errno)):
+                continue
+            message_lost(m, 1)
+        else:
+            post_sent(self, 1, length)
+        self.heard = False
+        vectors_skip(&at, &offset, length)
+        left -= length
+
+
+cdef inline void message_refused(post_t *self, uint32_t index, int error) noexcept nogil:
+    cdef message_t *m = &self.messages[index]
+    if error == EPERM and self.headers[index].msg_hdr.msg_namelen == 0:
+        m.flow.denied = True                   # on its way to the backend
+    if m.datagrams > 1 and (error == EINVAL or error == EIO or error == EMSGSIZE):
+        self.headers[index].msg_hdr.msg_controllen -= CMSG_SPACE(sizeof(uint16_t))
+        message_send_singly(self, index)
+    else:
+        message_lost(m, m.datagrams)
+
+
+cdef inline void post_seal(post_t *self) noexcept nogil:
+    """What is a train says so."""
+    cdef uint32_t i
+    cdef uint16_t size
+    for i in range(self.count):
+        if self.messages[i].datagrams > 1:
+            size = <uint16_t>self.messages[i].segment_bytes
+            control_add(&self.headers[i].msg_hdr, SOL_UDP, UDP_SEGMENT, &size, sizeof(size))
+
+
+cdef inline int post_flush(post_t *self) noexcept nogil:
+    """Send all. The slot that the first message not sent began at, when the connected socket reports that nobody
+    listens at its other end (nothing of that message was sent then); otherwise -1.
+
+    sendmmsg(2): EAGAIN, ENOBUFS, ENOMEM no room; EINVAL, ENETUNREACH, EACCES, EPERM no way; EMSGSIZE too large: lost,
+    but see `post_heard`. What befalls a message behind others that were sent is not told.
+    """
+    cdef uint32_t done = 0
+    cdef int sent, refused = -1
+    cdef uint32_t i
+    cdef bint connected
+    post_seal(self)
+    self.heard = False
+    while done < self.count and refused < 0:
+        sent = sendmmsg(self.fd, &self.headers[done], self.count - done, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent > 0:
+            for i in range(done, done + <uint32_t>sent):
+                post_sent(self, self.messages[i].datagrams, self.messages[i].bytes)
+            done += <uint32_t>sent
+            self.heard = False
+            continue
+        connected = self.headers[done].msg_hdr.msg_namelen == 0
+        if connected and path_error_of(errno) == PATH_REFUSED:
+            refused = <int>self.messages[done].slot
+        elif errno != EINTR and not (connected and post_heard(self, errno)):
+            message_refused(self, done, errno)
+            self.heard = False
+            done += 1
+    self.count = self.vector_count = 0
+    return refused

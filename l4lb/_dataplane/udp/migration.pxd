@@ -1,0 +1,241 @@
+# Moving: at an upgrade the sessions of UDP go to the new process, with their sockets to backends, since they have none
+# of their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's
+# thread by worker/loop.pxd, once a turn.
+#
+#   the process that leaves: control asks (udp_held, move_version) --> workers read no listening socket of UDP any more,
+#                            let go of their sessions and write down what they were (moved) --> control takes that
+#   the one that comes:      reads none (udp_held) until control has given workers what came (arriving)
+#
+# What comes meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those are
+# there: no other process needs to know of them.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from l4lb._dataplane.admission.admission cimport hold_as_before, hold_worker, release
+from l4lb._dataplane.balancing.load cimport backend_release
+from l4lb._dataplane.base.enums cimport (
+    CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_MEASURED,
+)
+from l4lb._dataplane.base.linux cimport (
+    close, counter_add, published_load_pointer, published_load_u32, published_load_u64, published_store_pointer,
+    published_store_u64, shared_add,
+)
+from l4lb._dataplane.base.types cimport session_t, source_address_t
+from l4lb._dataplane.base.udp_types cimport flow_t, link_t, moved_t
+from l4lb._dataplane.base.worker_types cimport arrivals_t, arriving_t, plane_t, worker_t
+from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
+from l4lb._dataplane.session.closing cimport session_end, session_leave
+from l4lb._dataplane.session.setup cimport session_init
+from l4lb._dataplane.udp.answers cimport udp_flush
+from l4lb._dataplane.udp.create cimport flow_arm
+from l4lb._dataplane.udp.flows cimport (
+    flow_bind, flow_hash, flow_key_fill, flow_key_name, flow_key_t, flow_list_push, flow_take,
+)
+from l4lb._dataplane.udp.links cimport link_adopt, link_let_go, links_at
+
+# ---- reading or not ----
+
+cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
+    """Watch the listening sockets of UDP, or not."""
+    cdef uint32_t i
+    if w.udp_held == held:
+        return
+    w.udp_held = held
+    for i in range(w.accepting_count):
+        if w.accepting[i].datagrams and held:
+            poller_forget(w, w.accepting[i].fd)
+        elif w.accepting[i].datagrams:
+            poller_watch_listener(w, &w.accepting[i], i)
+
+
+# ---- leaving ----
+
+cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcept nogil:
+    """Write it down and let go of it; its socket to the backend is control's from now on. Where it ends it counts."""
+    cdef link_t *link = links_at(&w.udp.links, s.flow.link)
+    moved.fd = s.flow.fd
+    moved.link_fd = link.fd
+    moved.link_wide = link.wide
+    moved.backend_id = s.backend.id
+    moved.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
+    moved.idle_ms = <uint32_t>w.now_ms - s.active_ms
+    moved.bytes_up = s.up.bytes
+    moved.bytes_down = s.down.bytes
+    moved.source_length = s.source.length
+    moved.source_port = s.source.port
+    moved.local_port = s.local_port
+    memcpy(moved.source, s.source.bytes, 16)
+    moved.flow = s.flow[0]
+    link_let_go(w, link)
+    s.flow.link = NO_INDEX
+    counter_add(&s.listener.counters[w.index].sessions_total, -1)
+    counter_add(&s.backend.counters[w.index].sessions_total, -1)
+    session_leave(w, s, CLOSE_DRAIN)
+
+
+cdef inline void sessions_move(worker_t *w) noexcept nogil:
+    """All of UDP that still have their key. When memory is short (calloc: ENOMEM) they end."""
+    cdef uint32_t i
+    cdef session_t *s
+    if w.udp == NULL:
+        return
+    udp_flush(w)
+    w.moved = <moved_t *>calloc(w.udp.flows.count + 1, sizeof(moved_t))
+    for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
+        s = sessions_at(&w.sessions, i)
+        if s.state != SESSION_FLOW or not s.flow.bound:
+            continue
+        if w.moved == NULL:
+            session_end(w, s, CLOSE_RESOURCE_LIMIT)
+            continue
+        session_move(w, s, &w.moved[w.moved_count])
+        w.moved_count += 1
+
+
+# ---- arriving ----
+
+cdef inline void arrivals_reserve(plane_t *plane, arrivals_t *arrivals) noexcept nogil:
+    """On control's thread, before a worker gets them: what they belong to is not freed meanwhile."""
+    cdef arriving_t *one
+    cdef uint32_t i
+    for i in range(arrivals.count):
+        one = &arrivals.entries[i]
+        hold_as_before(plane, one.arrival.listener, one.arrival.pool, True, &one.arrival.held)
+        shared_add(&one.backend.sessions_active, 1)
+
+
+cdef inline void arriving_drop(worker_t *w, arriving_t *one) noexcept nogil:
+    """Its client's next datagram begins a session."""
+    close(one.moved.link_fd)
+    release(w, one.arrival.listener, one.arrival.pool, &one.arrival.held)
+    backend_release(one.backend)
+
+
+cdef inline void arriving_count(worker_t *w, arriving_t *one) noexcept nogil:
+    counter_add(&w.flow_count, 1)
+    counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
+    counter_add(&one.backend.counters[w.index].sessions_total, 1)
+
+
+cdef inline void arriving_fill(worker_t *w, session_t *s, arriving_t *one) noexcept nogil:
+    cdef moved_t *moved = &one.moved
+    s.source.length = moved.source_length
+    s.source.port = moved.source_port
+    s.source.scope_id = 0 if moved.flow.named else moved.flow.scope_id
+    memcpy(s.source.bytes, moved.source, 16)
+    s.backend = one.backend
+    s.attempts = 1
+    s.started_ns = w.now_ns - <uint64_t>moved.age_ms * 1000000
+    s.attempt_started_ns = s.connected_ns = s.started_ns
+    s.asked_ns = 0
+    s.active_ms = <uint32_t>w.now_ms - moved.idle_ms
+    if s.expires_ms:
+        s.expires_ms = (s.expires_ms - moved.age_ms) | 1
+    if one.measured:
+        s.flags |= SESSION_MEASURED
+    s.up.bytes = moved.bytes_up
+    s.down.bytes = moved.bytes_down
+    s.state = SESSION_FLOW
+
+
+cdef inline void flow_restore(flow_t *flow, const moved_t *moved) noexcept nogil:
+    """As it was, but for what is of the tables that it stands in."""
+    flow[0] = moved.flow
+    flow.link = NO_INDEX
+    flow.bound = False
+
+
+cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
+    cdef flow_key_t key
+    cdef source_address_t peer
+    peer.length = s.flow.peer_length
+    peer.port = s.flow.peer_port
+    peer.scope_id = s.flow.scope_id
+    memcpy(peer.bytes, s.flow.peer, 16)
+    flow_key_fill(&key, &peer, s.flow.fd, s.flow.local, s.flow.local_length)
+    if s.flow.named:
+        flow_key_name(&key, &s.source)
+    return flow_hash(&w.udp.flows, &key)
+
+
+cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
+    """When memory is short it is dropped, or ends."""
+    cdef flow_t *flow = flow_take(&w.udp.flows)
+    cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
+    cdef link_t *link
+    if s == NULL:
+        if flow != NULL:
+            flow.next_free = w.udp.flows.free
+            w.udp.flows.free = flow
+        arriving_drop(w, one)
+        return
+    session_init(w, s, &one.arrival)
+    hold_worker(w, &s.held)
+    arriving_count(w, one)
+    arriving_fill(w, s, one)
+    flow_restore(flow, &one.moved)
+    s.flow = flow
+    flow_list_push(w, s)
+    flow_arm(w, s)
+    link = link_adopt(w, one.moved.link_fd, one.moved.link_wide)
+    if link != NULL:
+        flow.link = link.index
+        link.session = s.index
+        link.backend_id = s.backend.id
+    if link == NULL or flow_bind(w, s, arriving_hash(w, s)) < 0:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+
+
+cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
+    cdef arrivals_t *arrivals = <arrivals_t *>published_load_pointer(<void **>&w.arriving)
+    cdef uint32_t i
+    if arrivals == NULL:
+        return
+    for i in range(arrivals.count):
+        if w.udp != NULL:
+            session_arrive(w, &arrivals.entries[i])
+        else:
+            arriving_drop(w, &arrivals.entries[i])
+    free(arrivals.entries)
+    free(arrivals)
+    published_store_pointer(<void **>&w.arriving, NULL)
+
+
+cdef inline void moving_drop(worker_t *w) noexcept nogil:
+    """After the worker has stopped: what nobody has taken."""
+    cdef uint32_t i
+    for i in range(w.moved_count):
+        close(w.moved[i].link_fd)
+    free(w.moved)
+    w.moved = NULL
+    w.moved_count = 0
+    if w.arriving == NULL:
+        return
+    for i in range(w.arriving.count):
+        arriving_drop(w, &w.arriving.entries[i])
+    free(w.arriving.entries)
+    free(w.arriving)
+    w.arriving = NULL
+
+
+# ---- each turn ----
+
+cdef inline void departures(worker_t *w) noexcept nogil:
+    """Before a snapshot is adopted: whose sockets are not to be read is not read even once."""
+    cdef uint64_t asked = published_load_u64(&w.plane.move_version)
+    if published_load_u32(&w.plane.udp_held):
+        udp_hold(w, True)
+    if asked != w.moved_version and w.moved == NULL:
+        sessions_move(w)
+        published_store_u64(&w.moved_version, asked)
+
+
+cdef inline void arrivals(worker_t *w) noexcept nogil:
+    """After it: sessions that come find what they belong to, and are there before the first datagram is read."""
+    cdef bint held = published_load_u32(&w.plane.udp_held) != 0
+    sessions_arrive(w)
+    if not held:
+        udp_hold(w, False)
