@@ -53,7 +53,7 @@ BUILDS: dict[str, tuple[list[str], list[str]]] = {
     "coverage": (["-O0", "-g3", "-UNDEBUG", "--coverage"], ["--coverage"]),
 }
 
-NATIVE = ("_fastpath", "_snapshots", "_sweeps", "_moves", "_algorithms")
+NATIVE = ("_fastpath", "_native.snapshots", "_native.sweeps", "_native.moves", "_native.algorithms")
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": False,
@@ -69,7 +69,7 @@ def native_modules(build: str, jobs: int) -> list[Extension]:
     from Cython.Build import cythonize
 
     compile_args, link_args = BUILDS[build]
-    sources = {f"l4lb.{name}": f"l4lb/{name}.pyx" for name in NATIVE}
+    sources = {f"l4lb.{name}": f"l4lb/{name.replace('.', '/')}.pyx" for name in NATIVE}
     if os.environ.get("L4LB_PROBE") == "1":
         sources["_l4lb_probe"] = "tests/native/probe.pyx"
     extensions = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from l4lb.control.access_format import Formatter
+from l4lb.control.reporting.access_format import Formatter
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import SessionRecord
-from l4lb.net.line_writer import LineWriter
-from l4lb.net.sinks import FileSink
+from l4lb.net.output.line_writer import LineWriter
+from l4lb.net.output.sinks import FileSink
 
 RECORDS = 30_000
 BATCH = 300  # what waits after a hundredth of a second

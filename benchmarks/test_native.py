@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from l4lb._snapshots import SELECTIONS
+from l4lb._native.snapshots import SELECTIONS
 from l4lb.engine.native import NativeForwarder
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Selection, Snapshot, TableKind

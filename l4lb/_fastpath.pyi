@@ -1,8 +1,8 @@
 from typing import Any, Self, TypeAlias, final
 
-from l4lb._moves import Arrivals
-from l4lb._snapshots import BackendLive, NativeSnapshot
-from l4lb._sweeps import Sweep
+from l4lb._native.moves import Arrivals
+from l4lb._native.snapshots import BackendLive, NativeSnapshot
+from l4lb._native.sweeps import Sweep
 
 RecordFields: TypeAlias = tuple[
     int, int, int, int, bytes, int, bytes, int, int, int, int, int, int, int, int, bool, bytes

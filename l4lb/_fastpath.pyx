@@ -1,5 +1,5 @@
 # The Python face of the workers: errno to exception, and the one place where a thread leaves the GIL for good
-# (`DataPlane.run`). What happens there is in `_dataplane/*.pxd`; what workers go by is made in `_snapshots.pyx`.
+# (`DataPlane.run`). What happens there is in `_dataplane/*.pxd`; what workers go by is made in `_native/snapshots.pyx`.
 #
 # Imported by `l4lb.engine` alone. Methods are called on the control thread, except `run` and `take_records`.
 """Native data plane; see `l4lb.engine.native` for the interface to use."""
@@ -11,7 +11,6 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
-from l4lb._convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._dataplane.base.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
     RECORD_SLOTS, SHORTAGE_COUNT,
@@ -23,11 +22,12 @@ from l4lb._dataplane.base.linux cimport (
 from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.udp.migration cimport arrivals_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
-from l4lb._moves cimport Arrivals
-from l4lb._snapshots cimport BackendLive, NativeSnapshot
-from l4lb._sweeps cimport Sweep
+from l4lb._native.convert cimport buckets_list, moved_list, record_tuple, zeroed
+from l4lb._native.moves cimport Arrivals
+from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
+from l4lb._native.sweeps cimport Sweep
 
-RecordFields = tuple                     # its fields: see `record_tuple` in `_convert.pxd`
+RecordFields = tuple                     # its fields: see `record_tuple` in `_native/convert.pxd`
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT

@@ -16,12 +16,12 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from l4lb.config import Config
-from l4lb.control import shapes
-from l4lb.control.host import Host
-from l4lb.control.inheritance import Inheritance
 from l4lb.control.plane import ControlPlane
-from l4lb.control.sessions import SessionQuery
-from l4lb.control.state_file import read_state
+from l4lb.control.process.host import Host
+from l4lb.control.process.inheritance import Inheritance
+from l4lb.control.reporting import shapes
+from l4lb.control.sessions.sessions import SessionQuery
+from l4lb.control.state.state_file import read_state
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes

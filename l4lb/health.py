@@ -8,8 +8,8 @@ time-out is reported with. Options of its own come in ``target.settings.options`
 it takes, ``("options",)`` when there is none.
 """
 
-from l4lb.control.health.checks import CheckFailed, Target, begin_step, shown
-from l4lb.control.health.datagram import open_datagrams
-from l4lb.control.health.stream import open_stream, open_tls
+from l4lb.control.checks.checks import CheckFailed, Target, begin_step, shown
+from l4lb.control.checks.datagram import open_datagrams
+from l4lb.control.checks.stream import open_stream, open_tls
 
 __all__ = ["CheckFailed", "Target", "begin_step", "open_datagrams", "open_stream", "open_tls", "shown"]

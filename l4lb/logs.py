@@ -12,9 +12,9 @@ from typing import Any
 
 from l4lb.config import GlobalConfig
 from l4lb.model.logfmt import quoted
-from l4lb.net.line_writer import LineWriter, Losing
-from l4lb.net.log_targets import open_sink
-from l4lb.net.sinks import Sink
+from l4lb.net.output.line_writer import LineWriter, Losing
+from l4lb.net.output.log_targets import open_sink
+from l4lb.net.output.sinks import Sink
 
 logger = logging.getLogger("l4lb")
 _AGAIN_S = 0.25

@@ -1,7 +1,7 @@
 """PROXY protocol headers, read and written as the load balancer itself does, for scripts and tests.
 
 Source: HAProxy's doc/proxy-protocol.txt, whose sections are cited as "PROXY 2.2". The work is done by the native codec
-(`_dataplane/proxy_protocol/header.pxd`, `_dataplane/proxy_protocol/writer.pxd`). Pure: nothing here reads or writes a socket.
+(`_dataplane/proxy_protocol/header.pxd`, `writer.pxd`). Pure: nothing here reads or writes a socket.
 
 >>> header = Header(source=SocketAddress(AF_INET, "192.0.2.1", 40000),
 ...                 destination=SocketAddress(AF_INET, "198.51.100.1", 443))
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from socket import AF_INET, AF_INET6, AF_UNIX, AddressFamily
 
-from l4lb import _algorithms
+from l4lb._native import algorithms
 from l4lb.errors import L4lbError
 from l4lb.model.address import SocketAddress
 
@@ -71,7 +71,7 @@ class Type(IntEnum):
 
 
 class Reason(StrEnum):
-    """Why a header is refused. The order is the native enum's (`_dataplane/proxy_protocol/types.pxd`)."""
+    """Why a header is refused. The order is the native enum's (`_dataplane/base/enums.pxd`)."""
 
     BAD_SIGNATURE = "bad_signature"
     BAD_PROTOCOL = "bad_protocol"
@@ -200,7 +200,7 @@ def parse(data: bytes, accept: Accept | str = Accept.ANY, *, datagram: bool = Fa
     NeedMore when the header is not complete, never for a datagram; ProxyHeaderError when it must be refused.
     """
     mode = list(Accept).index(Accept(accept))
-    result, length, version, command, family, transport, source, destination, tlvs = _algorithms.proxy_parse(
+    result, length, version, command, family, transport, source, destination, tlvs = algorithms.proxy_parse(
         data, mode, datagram
     )
     if result == 1:
@@ -239,7 +239,7 @@ def build(header: Header, *, max_bytes: int = HEADER_MAX_BYTES) -> bytes:
             _ssl(value)
     family, source, destination = _endpoints(header)
     kind = (header.version, int(header.command), family, int(header.transport))
-    return _algorithms.proxy_build(kind, source, destination, list(header.tlvs), header.crc32c, max_bytes)
+    return algorithms.proxy_build(kind, source, destination, list(header.tlvs), header.crc32c, max_bytes)
 
 
 # The families on the wire, PROXY 2.2.

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from l4lb.control import shapes
 from l4lb.control.plane import ControlPlane
-from l4lb.control.state import BackendState, ListenerState, PoolState
+from l4lb.control.reporting import shapes
+from l4lb.control.state.state import BackendState, ListenerState, PoolState
 from l4lb.model.states import AdminState, Health
 from l4lb.model.stats import BackendStats, PoolStats, Stats
 

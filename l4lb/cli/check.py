@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from l4lb.config import Config
-from l4lb.control.environment import source_problems
+from l4lb.control.changes.environment import source_problems
 from l4lb.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def check(file: str) -> None:
     """Check a configuration and print every error in it, and what `l4lb serve` would meet here now as warnings: names
     that do not resolve, places where this user cannot write."""
     config = Config.load(file)
-    from l4lb.control.foresight import look_ahead  # what a broken file does not need
+    from l4lb.control.changes.foresight import look_ahead  # what a broken file does not need
 
     errors, warnings = look_ahead(config)
     for problem in warnings:

@@ -13,7 +13,7 @@ import click
 
 from l4lb.client import Client
 from l4lb.errors import L4lbError
-from l4lb.net.admin_socket import default_admin_address
+from l4lb.net.listen.admin_socket import default_admin_address
 
 _WITHIN_S = 1.0
 

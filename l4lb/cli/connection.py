@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from l4lb.client import Client
-from l4lb.net.admin_socket import default_admin_address
+from l4lb.net.listen.admin_socket import default_admin_address
 
 F = TypeVar("F", bound=Callable[..., Any])
 PIPED_WIDTH = 200  # where no terminal has a width: nothing is cut off

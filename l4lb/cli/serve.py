@@ -17,10 +17,10 @@ import click
 from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
-from l4lb.control.events import Event
-from l4lb.control.host import Host
-from l4lb.control.inheritance import Inheritance, take_over
-from l4lb.control.upgrade import TAKEOVER_FD
+from l4lb.control.process.host import Host
+from l4lb.control.process.inheritance import Inheritance, take_over
+from l4lb.control.process.upgrade import TAKEOVER_FD
+from l4lb.control.state.events import Event
 from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
 from l4lb.net.privileges import lent_to_programs

@@ -23,7 +23,7 @@ from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Protocol
 from l4lb.net.address import parse_address
-from l4lb.net.syslog import Facility
+from l4lb.net.output.syslog import Facility
 
 
 def _one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:

@@ -15,34 +15,34 @@ from typing import Any
 
 from l4lb.config import Config
 from l4lb.config.loops import loop_conflicts
-from l4lb.control import shapes
 from l4lb.control.admin.server import AdminServer
-from l4lb.control.aftermath import Aftermath
-from l4lb.control.applying import Applying, Followers
-from l4lb.control.desired import Desired
-from l4lb.control.draining import Draining
-from l4lb.control.environment import environment_problems
-from l4lb.control.events import Events
+from l4lb.control.changes.applying import Applying, Followers
+from l4lb.control.changes.environment import environment_problems
+from l4lb.control.changes.names import Names
+from l4lb.control.changes.resolution import LEARN_WITHIN_S, Adapting, NamesIn, Resolution
+from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.host import Host
-from l4lb.control.inheritance import Inheritance, apply_health, apply_names, received_sessions
-from l4lb.control.listeners import listener_spec, prepare_listeners
-from l4lb.control.metrics.exposition import Metrics
-from l4lb.control.metrics.gathered import Sources
-from l4lb.control.names import Names
-from l4lb.control.outlets import Outlets
-from l4lb.control.reconciler import Reconciler
-from l4lb.control.refusals import Refusals
-from l4lb.control.resolution import LEARN_WITHIN_S, Adapting, NamesIn, Resolution
-from l4lb.control.sessions import Sessions
-from l4lb.control.shortages import Shortages
-from l4lb.control.state import BackendState, CheckResult, PoolState, State, initial_state
-from l4lb.control.state_file import StateFile
-from l4lb.control.status import Status
-from l4lb.control.supervision import Supervision
-from l4lb.control.upgrade import Upgrade
+from l4lb.control.process.host import Host
+from l4lb.control.process.inheritance import Inheritance, apply_health, apply_names, received_sessions
+from l4lb.control.process.status import Status
+from l4lb.control.process.supervision import Supervision
+from l4lb.control.process.upgrade import Upgrade
+from l4lb.control.publishing.listeners import listener_spec, prepare_listeners
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.reporting import shapes
+from l4lb.control.reporting.exposition import Metrics
+from l4lb.control.reporting.gathered import Sources
+from l4lb.control.reporting.outputs import Outputs
+from l4lb.control.reporting.refusals import Refusals
+from l4lb.control.reporting.shortages import Shortages
+from l4lb.control.sessions.draining import Draining
+from l4lb.control.sessions.sessions import Sessions
+from l4lb.control.state.desired import Desired
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import BackendState, CheckResult, PoolState, State, initial_state
+from l4lb.control.state.state_file import StateFile
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
@@ -90,15 +90,15 @@ class ControlPlane:
         self.state.drained = frozenset(desired.drained)
         apply_names(self.state, self.inheritance.places)
         apply_health(self.state, self.inheritance.health)
-        self.aftermath = Aftermath(self.state, self.events, forwarder)
-        self.reconciler = Reconciler(self.state, forwarder, self.events, self.aftermath.removed)
+        self.cleanup = SessionCleanup(self.state, self.events, forwarder)
+        self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self._checked)
         self.agents = Agents(self.state, self.events, self._observed)
         self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
-        self.outlets = Outlets(forwarder, self.sources, self.events)
-        self.sources.access_log = lambda: self.outlets.access_log.counts
-        followers = Followers(self.monitor, self.agents, self.passive, self.aftermath, self.outlets)
+        self.outputs = Outputs(forwarder, self.sources, self.events)
+        self.sources.access_log = lambda: self.outputs.access_log.counts
+        followers = Followers(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
         self.state_file = StateFile(self.events)
         self.applying = Applying(
             desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.begin, self.names
@@ -146,13 +146,13 @@ class ControlPlane:
             if problems := list(environment_problems(self.state.config)):
                 raise ConfigError(problems)
             self.forwarder.take_over(self.inheritance.sockets)
-            outlets = self.outlets.prepare(self.state.config)  # on no other thread: see `_bind`
+            outputs = self.outputs.prepare(self.state.config)  # on no other thread: see `_bind`
             try:
                 self._bind()
             except BaseException:
-                outlets.discard()
+                outputs.discard()
                 raise
-            await self.outlets.commit(outlets)
+            await self.outputs.commit(outputs)
             await self._resolve()
             self.forwarder.start()
             self.reconciler.reconcile()
@@ -230,7 +230,7 @@ class ControlPlane:
 
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
-        self.reconciler.request(lambda: self.aftermath.health_changed(pool, backend), (pool.name,))
+        self.reconciler.request(lambda: self.cleanup.health_changed(pool, backend), (pool.name,))
 
     def _checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
         self.passive.checked(pool, backend, result)
@@ -282,7 +282,7 @@ class ControlPlane:
 
     def reopen_logs(self) -> None:
         """Open the access log's file again: it may have been renamed. Events say what came of it."""
-        self.outlets.reopen()
+        self.outputs.reopen()
 
     async def put_backend(self, pool: str, backend: str, settings: Mapping[str, Any]) -> tuple[shapes.Backend, bool]:
         """See `Applying.put_backend`. Returns what the status says of it, and whether it was added."""
@@ -354,11 +354,11 @@ class ControlPlane:
         await self.monitor.stop()
         await self.agents.stop()
         self.passive.stop()
-        self.aftermath.stop()
+        self.cleanup.stop()
         await self.reconciler.stop()
         await self.admin.stop()
         self.forwarder.close()
-        await self.outlets.stop()
+        await self.outputs.stop()
 
     async def _watch_forwarder(self) -> None:
         """Say in the log what workers can only count, and let the forwarder free what is no longer used."""

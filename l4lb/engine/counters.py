@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from l4lb import _fastpath, _snapshots
+from l4lb import _fastpath
+from l4lb._native import snapshots
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
 from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
@@ -29,7 +30,7 @@ def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
     return Histogram(tuple(_fastpath.HISTOGRAM_BOUNDS_S), tuple(counts), sum_us / 1e6)
 
 
-def backend_stats(live: _snapshots.BackendLive) -> BackendStats:
+def backend_stats(live: snapshots.BackendLive) -> BackendStats:
     active, total, up, down, early_resets, failures, sent, answered, misfits, said = live.stats()
     failed, path_errors = _named(_CONNECT_FAILURES, failures), _named(_PATH_ERRORS, said)
     return BackendStats(active, total, up, down, early_resets, failed, sent, answered, misfits, path_errors)
@@ -40,7 +41,7 @@ def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:
     return WorkerStats(*stats[:10], _histogram(stats[10], stats[11]))
 
 
-def listener_stats(live: _snapshots.ListenerLive, addresses: tuple[str, ...], kernel_drops: int) -> ListenerStats:
+def listener_stats(live: snapshots.ListenerLive, addresses: tuple[str, ...], kernel_drops: int) -> ListenerStats:
     """`kernel_drops`: of its sockets, which the workers have not counted."""
     active, total, closed, buckets, sum_us, refused, drops = live.stats()
     dropped = _named(_DROP_REASONS, drops)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from l4lb import _snapshots
+from l4lb._native import snapshots
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend
+from l4lb.net.listen.sockets import sockaddr_bytes
 from l4lb.net.ranges import packed_ranges
-from l4lb.net.sockets import sockaddr_bytes
 
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
 
@@ -48,7 +48,7 @@ def listener_settings(spec: ListenerSpec) -> dict[str, object]:
         "half_close": spec.half_close,
         "duration_ms": milliseconds(spec.max_session_duration_s),
         "max_sessions": spec.max_sessions,
-        "splice": _snapshots.SPLICE_MODES[spec.splice],
+        "splice": snapshots.SPLICE_MODES[spec.splice],
         "nodelay": spec.nodelay,
         "deferred": spec.defer_accept_s > 0,
         "requests": spec.udp_requests,
@@ -62,7 +62,7 @@ def listener_settings(spec: ListenerSpec) -> dict[str, object]:
 def pool_settings(spec: PoolSpec) -> dict[str, object]:
     """What `NativePool` takes of a pool, but for what is alive."""
     return {
-        "selection": _snapshots.SELECTIONS[spec.selection],
+        "selection": snapshots.SELECTIONS[spec.selection],
         "usable": array("I", spec.usable),
         "slots": _slots(spec.slots),
         "further": [(array("I", one.usable), _slots(one.slots)) for one in spec.further],
@@ -76,7 +76,7 @@ def pool_settings(spec: PoolSpec) -> dict[str, object]:
         "source": sockaddr_bytes(spec.source) if spec.source else b"",
         "transparent": spec.transparent,
         "hash_seed": spec.hash_seed,
-        "hash_key": _snapshots.HASH_KEYS[spec.hash_key],
+        "hash_key": snapshots.HASH_KEYS[spec.hash_key],
         "hash_prefix_v4": spec.hash_prefix_v4,
         "hash_prefix_v6": spec.hash_prefix_v6,
         "proxy_send": _proxy_send(spec.send),
@@ -89,7 +89,7 @@ def _slots(slots: Sequence[int]) -> array[int]:
 
 
 def _proxy_accept(spec: ProxyAccept | None) -> tuple[int, int, bytes]:
-    modes = _snapshots.PROXY_MODES
+    modes = snapshots.PROXY_MODES
     if spec is None:
         return modes["off"], 0, b""
     mode = modes[f"v{spec.version}" if spec.version else "any"]
@@ -99,5 +99,5 @@ def _proxy_accept(spec: ProxyAccept | None) -> tuple[int, int, bytes]:
 def _proxy_send(spec: ProxySend | None) -> tuple[int, int, bytes]:
     if spec is None:
         return 0, 0, b""
-    tlvs = sum(bit for name, bit in _snapshots.PROXY_SEND_TLVS.items() if getattr(spec, name))
+    tlvs = sum(bit for name, bit in snapshots.PROXY_SEND_TLVS.items() if getattr(spec, name))
     return spec.version, tlvs, spec.own

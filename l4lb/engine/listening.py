@@ -20,7 +20,8 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed
 from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
 from l4lb.model.states import Protocol
-from l4lb.net.sockets import Assigned, ListeningSockets, open_address, set_options
+from l4lb.net.listen.options import set_options
+from l4lb.net.listen.sockets import Assigned, ListeningSockets, open_address
 
 
 def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | InheritedSocket]]:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from l4lb import _fastpath, _moves, _snapshots
+from l4lb import _fastpath
+from l4lb._native import moves, snapshots
 from l4lb.engine.fields import listener_settings
 from l4lb.engine.listening import Listening
 from l4lb.engine.records import Records
@@ -19,10 +20,10 @@ from l4lb.model.snapshot import ListenerSpec
 class Belongings(NamedTuple):
     """What a session that arrives belongs to. `measured`: its pool goes by how fast backends answer."""
 
-    listener: _snapshots.ListenerLive
+    listener: snapshots.ListenerLive
     spec: ListenerSpec
-    pool: _snapshots.PoolLive
-    backend: _snapshots.BackendLive
+    pool: snapshots.PoolLive
+    backend: snapshots.BackendLive
     measured: bool
 
 
@@ -50,7 +51,7 @@ class Moving:
             found.append(MovingSession(link_fd, *place, *self._records.backends[backend_id], fields))
         return found
 
-    def quic_ids(self, pools: Mapping[str, _snapshots.PoolLive]) -> list[QuicIds]:
+    def quic_ids(self, pools: Mapping[str, snapshots.PoolLive]) -> list[QuicIds]:
         numbered = self._records.backends.items()
         return [
             QuicIds(name, *known, {number: id_ for number, (pool, id_) in numbered if pool == name})
@@ -58,7 +59,7 @@ class Moving:
             if (known := live.quic_ids()) is not None
         ]
 
-    def know(self, ids: QuicIds, pool: _snapshots.PoolLive, backends: Iterable[str]) -> None:
+    def know(self, ids: QuicIds, pool: snapshots.PoolLive, backends: Iterable[str]) -> None:
         """Ids of another process, before `arrive`."""
         there = set(backends)
         here = {id_: number for number, (name, id_) in self._records.backends.items() if name == ids.pool}
@@ -70,7 +71,7 @@ class Moving:
         self, sessions: Sequence[MovingSession], belongings: Callable[[MovingSession], Belongings | None]
     ) -> int:
         workers = self._listening.workers_by_place()
-        arrivals: dict[int, _moves.Arrivals] = {}
+        arrivals: dict[int, moves.Arrivals] = {}
         counts: Counter[int] = Counter()
         for session in sessions:
             place = workers.get((session.place, session.position))
@@ -86,13 +87,13 @@ class Moving:
 
 
 def _add(
-    arrivals: dict[int, _moves.Arrivals], worker: int, fd: int, session: MovingSession, owners: Belongings | None
+    arrivals: dict[int, moves.Arrivals], worker: int, fd: int, session: MovingSession, owners: Belongings | None
 ) -> bool:
     """False for what cannot go on: its owners are not there, or it is told of in a way that is not known here."""
     if owners is None:
         return False
     terms = {**listener_settings(owners.spec), "measured": owners.measured}
-    arriving = arrivals.setdefault(worker, _moves.Arrivals())
+    arriving = arrivals.setdefault(worker, moves.Arrivals())
     try:
         arriving.add(owners.listener, owners.pool, owners.backend, terms, fd, session.fd, dict(session.about))
     except (KeyError, TypeError, ValueError, OverflowError):

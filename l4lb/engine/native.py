@@ -13,7 +13,8 @@ import threading
 from array import array
 from collections.abc import Mapping, Sequence
 
-from l4lb import _algorithms, _fastpath, _snapshots, _sweeps
+from l4lb import _fastpath
+from l4lb._native import algorithms, snapshots, sweeps
 from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import backend_stats, listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
@@ -28,7 +29,7 @@ from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
-from l4lb.net.sockets import sockaddr_bytes
+from l4lb.net.listen.sockets import sockaddr_bytes
 from l4lb.net.threads import name_this_thread, started
 
 _CLOSE_REASONS = tuple(CloseReason)
@@ -67,11 +68,11 @@ class NativeForwarder:
         self._listeners: dict[str, OwnedListener] = {}
         self._left: dict[str, OwnedListener] = {}  # no longer named, but their sessions go on
         self._draining: list[OwnedListener] = []  # ... for which workers still have sockets
-        self._pools_published: list[_snapshots.NativePool] = []
+        self._pools_published: list[snapshots.NativePool] = []
         self._listening = Listening(workers, self._affinity)
-        self._snapshots: list[_snapshots.NativeSnapshot] = []
-        self._retired: list[_snapshots.BackendLive | _snapshots.PoolLive] = []
-        self._removed: dict[tuple[str, str], _snapshots.BackendLive] = {}  # of the retired ones, by pool and id
+        self._snapshots: list[snapshots.NativeSnapshot] = []
+        self._retired: list[snapshots.BackendLive | snapshots.PoolLive] = []
+        self._removed: dict[tuple[str, str], snapshots.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
         self._next_id = 1
         self._records = Records(self._plane)
@@ -184,7 +185,7 @@ class NativeForwarder:
         self._retire_pools(before, {spec.name: spec for spec in snapshot.pools})
         self.reap()
 
-    def _publish(self, pools: list[_snapshots.NativePool]) -> None:
+    def _publish(self, pools: list[snapshots.NativePool]) -> None:
         """`pools`, the listeners, and those that are left or drained but still needed by sessions of UDP, which have no
         socket of their own for the client."""
         version = self._version + 1
@@ -201,7 +202,7 @@ class NativeForwarder:
         self._listening.commit(specs, version)
         fields = [self._listener_fields(one, one.spec, draining=False) for one in accepting]
         fields += [self._listener_fields(one, one.served, draining=True) for one in self._draining]
-        native = _snapshots.NativeSnapshot(version, self._plane.worker_count, pools, fields)
+        native = snapshots.NativeSnapshot(version, self._plane.worker_count, pools, fields)
         self._plane.publish(native)
         self._version = version
         self._pools_published = pools
@@ -217,15 +218,15 @@ class NativeForwarder:
         self._slots_used.add(slot)
         return slot
 
-    def _native_pool(self, spec: PoolSpec) -> _snapshots.NativePool:
+    def _native_pool(self, spec: PoolSpec) -> snapshots.NativePool:
         """The one that workers have already, when the pool is the same."""
         pool = self._pools.get(spec.name)
         if pool is None:
             slot = self._free_slot()
             self._records.pools[slot] = spec.name
-            pool = self._pools[spec.name] = OwnedPool(spec.name, _snapshots.PoolLive(self._plane.worker_count, slot))
+            pool = self._pools[spec.name] = OwnedPool(spec.name, snapshots.PoolLive(self._plane.worker_count, slot))
         if pool.native is None or pool.spec is not spec:
-            pool.native = _snapshots.NativePool(self._pool_fields(pool, spec))
+            pool.native = snapshots.NativePool(self._pool_fields(pool, spec))
             pool.spec = spec
         return pool.native
 
@@ -238,28 +239,28 @@ class NativeForwarder:
 
     def _native_backend(
         self, pool: OwnedPool, spec: BackendSpec
-    ) -> tuple[_snapshots.BackendLive, bytes, float, int, bool]:
+    ) -> tuple[snapshots.BackendLive, bytes, float, int, bool]:
         live = pool.backends.get(spec.id)
         if live is None and (live := self._returned(pool.name, spec.id)) is not None:
             pool.backends[spec.id] = live
         if live is None:
             id_ = self._new_id()
-            live = pool.backends[spec.id] = _snapshots.BackendLive(self._plane.worker_count, id_)
+            live = pool.backends[spec.id] = snapshots.BackendLive(self._plane.worker_count, id_)
             self._records.backends[id_] = (pool.name, spec.id)
         return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions, spec.resumes
 
-    def _returned(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
+    def _returned(self, pool: str, backend: str) -> snapshots.BackendLive | None:
         """One that was removed and still has sessions: its counts and limits go on."""
         live = self._removed.pop((pool, backend), None)
         if live is not None:
             self._retired.remove(live)
         return live
 
-    def _take_listener(self, spec: ListenerSpec, pool: _snapshots.NativePool) -> None:
+    def _take_listener(self, spec: ListenerSpec, pool: snapshots.NativePool) -> None:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
             id_ = self._new_id()
-            listener = OwnedListener(id_, _snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
+            listener = OwnedListener(id_, snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
         listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
         listener.spec, listener.pool = spec, pool
@@ -311,11 +312,11 @@ class NativeForwarder:
             kept = set(map(id, self._retired))
             self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
 
-    def _let_go(self, live: _snapshots.BackendLive | _snapshots.PoolLive) -> bool:
+    def _let_go(self, live: snapshots.BackendLive | snapshots.PoolLive) -> bool:
         """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
         if live.sessions_active() > 0:
             return False
-        if isinstance(live, _snapshots.PoolLive):
+        if isinstance(live, snapshots.PoolLive):
             self._slots_used.discard(live.slot)
         return True
 
@@ -323,7 +324,7 @@ class NativeForwarder:
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
     ) -> array[int]:
         names = [id_.encode() for id_ in ids]
-        return _algorithms.build_table(_algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)
+        return algorithms.build_table(algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)
 
     # ---- what becomes of backends ----
 
@@ -358,11 +359,11 @@ class NativeForwarder:
     def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
         names = Names(self._records, {name: pool.live.slot for name, pool in self._pools.items()})
         reason = -1 if end is None else _CLOSE_REASONS.index(end)
-        native = _sweeps.Sweep(self._plane.worker_count, names.fields(wanted), limit, reason)
+        native = sweeps.Sweep(self._plane.worker_count, names.fields(wanted), limit, reason)
         self._plane.begin_sweep(native)
         return SessionSweep(native, names, limit)
 
-    def _backend(self, pool: str, backend: str) -> _snapshots.BackendLive | None:
+    def _backend(self, pool: str, backend: str) -> snapshots.BackendLive | None:
         """The one of the newest snapshot, or else one that was removed and still has sessions."""
         if pool in self._pools and backend in self._pools[pool].backends:
             return self._pools[pool].backends[backend]

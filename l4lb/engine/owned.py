@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from l4lb import _snapshots
+from l4lb._native import snapshots
 from l4lb.model.snapshot import ListenerSpec, PoolSpec
 
 
@@ -14,10 +14,10 @@ class OwnedPool:
     """`spec` is the published one, and `native` what workers have of it."""
 
     name: str
-    live: _snapshots.PoolLive
-    backends: dict[str, _snapshots.BackendLive] = field(default_factory=dict)
+    live: snapshots.PoolLive
+    backends: dict[str, snapshots.BackendLive] = field(default_factory=dict)
     spec: PoolSpec | None = None
-    native: _snapshots.NativePool | None = None
+    native: snapshots.NativePool | None = None
 
 
 @dataclass(slots=True)
@@ -26,9 +26,9 @@ class OwnedListener:
     sessions still need."""
 
     id: int
-    live: _snapshots.ListenerLive
+    live: snapshots.ListenerLive
     spec: ListenerSpec
-    pool: _snapshots.NativePool
+    pool: snapshots.NativePool
     addresses: tuple[str, ...] = ()
     held: ListenerSpec | None = None
 

@@ -6,7 +6,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 
-from l4lb import _sweeps
+from l4lb._native import sweeps
 from l4lb.engine.records import Records, endpoint_text
 from l4lb.errors import ChangeError
 from l4lb.model.sessions import Session, SessionFilter
@@ -57,7 +57,7 @@ class Names:
         return array("I", found)
 
     def fields(self, wanted: SessionFilter) -> dict[str, object]:
-        """As `_sweeps.Sweep` takes it. ChangeError for a name that nothing has."""
+        """As `sweeps.Sweep` takes it. ChangeError for a name that nothing has."""
         fields: dict[str, object] = {"session_id": wanted.id}
         if wanted.listener:
             fields["listener_id"] = self._listener(wanted.listener)
@@ -75,7 +75,7 @@ class Names:
 class SessionSweep:
     """`l4lb.model.sessions.Sweep`."""
 
-    def __init__(self, native: _sweeps.Sweep, names: Names, limit: int) -> None:
+    def __init__(self, native: sweeps.Sweep, names: Names, limit: int) -> None:
         self._native = native
         self._names = names
         self._limit = limit
@@ -91,7 +91,7 @@ class SessionSweep:
         found = sorted(self._native.take_found(), key=lambda fields: fields[9])
         return [self._session(fields, now_ns) for fields in found[: self._limit]]
 
-    def _session(self, fields: _sweeps.FoundFields, now_ns: int) -> Session:
+    def _session(self, fields: sweeps.FoundFields, now_ns: int) -> Session:
         id_, listener, pool, backend, client, client_port, local, local_port, state, started_ns, *rest = fields
         idle_ms, bytes_up, bytes_down = rest
         return Session(

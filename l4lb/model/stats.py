@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
 
-# Why a PROXY header was refused, in the order of `_dataplane/proxy_protocol/types.pxd:proxy_refusal_t`: what is wrong with it,
-# in the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
+# Why a PROXY header was refused, in the order of `_dataplane/base/enums.pxd:proxy_refusal_t`: what is wrong with it, in
+# the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
 PROXY_REFUSALS = (
     "bad_signature", "bad_protocol", "bad_address", "bad_port", "bad_line_end", "line_too_long", "bad_version",
     "bad_command", "bad_family", "bad_transport", "too_large", "too_short", "tlv_overrun", "bad_tlv", "crc_mismatch",

@@ -1,7 +1,7 @@
 """What an errno of a call to a backend means, and for whom: of the peer, of the path to it, or of this host's own.
 
-The same table as the data plane's (`_dataplane/base/verdicts.pxd`, where what is true of each call is written down); a test
-holds them together. Health checks go by this one.
+The same table as the data plane's (`_dataplane/base/verdicts.pxd`, where what is true of each call is written down); a
+test holds them together. Health checks go by this one.
 """
 
 from __future__ import annotations

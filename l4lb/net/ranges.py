@@ -43,7 +43,10 @@ def _packed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def packed_ranges(networks: tuple[str, ...]) -> bytes:
-    """As `_dataplane/proxy_protocol/ranges.pxd` searches them: 32 bytes each, sorted and disjoint. ValueError as `parse_network`."""
+    """As `_dataplane/proxy_protocol/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
+
+    ValueError as `parse_network`.
+    """
     plain = [one for text in networks for one in _plain(parse_network(text))]
     v4 = ipaddress.collapse_addresses(one for one in plain if isinstance(one, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(one for one in plain if isinstance(one, ipaddress.IPv6Network))

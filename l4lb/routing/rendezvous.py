@@ -1,4 +1,4 @@
-"""Rendezvous hashing in Python: the oracle of the native builder (`_dataplane/tables/rendezvous.pxd`), and how to read it.
+"""Rendezvous hashing in Python: the oracle of `_dataplane/tables/rendezvous.pxd`, and how to read it.
 
 Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998; weights by logarithm as in
 Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005. Every slot goes to the backend with the least

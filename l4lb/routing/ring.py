@@ -1,4 +1,4 @@
-"""A consistent-hashing ring in Python: the oracle of the native builder (`_dataplane/tables/ring.pxd`), and how to read it.
+"""A consistent-hashing ring in Python: the oracle of `_dataplane/tables/ring.pxd`, and how to read it.
 
 Karger et al., "Consistent Hashing and Random Trees", STOC 1997. Each backend has 160 points a unit of its weight,
 as in ketama; a slot of the table belongs to the first point at or after its place on the ring.

@@ -5,7 +5,6 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.admission.admission cimport release
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.balancing.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
 from l4lb._dataplane.base.enums cimport NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, hash_key_t, selection_t

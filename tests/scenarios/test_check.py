@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from l4lb import ChangeError, Config, ConfigError
-from l4lb.control.foresight import look_ahead
+from l4lb.control.changes.foresight import look_ahead
 from tests.scenarios.test_names import balancing
 from tests.support.balancing import make_config
 from tests.support.names import Table

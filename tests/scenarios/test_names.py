@@ -19,7 +19,7 @@ import pytest
 from l4lb import LoadBalancer
 from l4lb.balancer import explain_offline
 from l4lb.config import HealthConfig
-from l4lb.control.events import Event
+from l4lb.control.state.events import Event
 from tests.support.balancing import address_of, make_config
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.names import Table, dns_answering, resolving_by

@@ -16,7 +16,7 @@ import pytest
 
 from l4lb import Backend, LoadBalancer
 from l4lb.config import AgentConfig, HealthConfig, PassiveConfig
-from l4lb.control.events import Event
+from l4lb.control.state.events import Event
 from l4lb.model.states import AdminState, CloseReason, Health
 from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed
 from tests.support.peers import TCP_CLOSE, Server, connect, hold, read_until_end, reset, running, serving, tcp_state
@@ -253,10 +253,10 @@ def test_a_drained_backend_that_is_up_again_in_time_keeps_its_sessions() -> None
         events = events_of(balancer)
         looked_at.stop()
         assert wait_until(lambda: "backend_down" in kinds(events))
-        assert wait_until(lambda: len(balancer.plane.aftermath._drains) == 1)
+        assert wait_until(lambda: len(balancer.plane.cleanup._drains) == 1)
         stack.enter_context(running(Server(hold, port=looked_at.port)))
         assert wait_until(lambda: "backend_up" in kinds(events))
-        assert wait_until(lambda: balancer.plane.aftermath._drains == {})
+        assert wait_until(lambda: balancer.plane.cleanup._drains == {})
         assert tcp_state(client) != TCP_CLOSE
         assert closed(balancer) == {}
 

@@ -13,8 +13,8 @@ import pytest
 
 from l4lb import Backend, Config, ConfigError, LoadBalancer
 from l4lb.config import GlobalConfig, HealthConfig
-from l4lb.control.health.checks import NotChecked
-from l4lb.control.health.registry import check_of
+from l4lb.control.checks.checks import NotChecked
+from l4lb.control.checks.registry import check_of
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, Health, Shortage
 from l4lb.model.stats import BackendStats
 from tests.support.balancing import address_of, closed, make_config, wait_closed, wait_idle

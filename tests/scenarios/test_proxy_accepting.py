@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from l4lb import Listener, LoadBalancer
-from l4lb.control.events import Event
+from l4lb.control.state.events import Event
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import CloseReason
 from l4lb.proxy_protocol import Command, Header, build

@@ -12,7 +12,7 @@ import pytest
 
 from l4lb import ChangeError, Config, ConfigError, Listener, LoadBalancer, Pool
 from l4lb.config import AdminConfig, AgentConfig, GlobalConfig, HealthConfig
-from l4lb.control.events import Event
+from l4lb.control.state.events import Event
 from l4lb.model.states import AdminState, CloseReason, Health
 from tests.support.balancing import NO_CHECKS, address_of, balancing, make_config, wait_closed
 from tests.support.peers import connect, echo, hold, one_answer, serving

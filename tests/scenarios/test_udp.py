@@ -21,7 +21,7 @@ from l4lb import Config, Listener, LoadBalancer, Pool
 from l4lb.config import AdminConfig, GlobalConfig, PassiveConfig
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import CloseReason, DropReason
-from l4lb.net.sockets import ListeningSockets
+from l4lb.net.listen.sockets import ListeningSockets
 from l4lb.proxy_protocol import Command, Header, Transport, build, parse
 from tests.support.balancing import NO_CHECKS, address_of, balancing, closed, wait_closed
 from tests.support.datagrams import UDP_GRO, UDP_SEGMENT, UdpClient, UdpServer, serving_udp, silent

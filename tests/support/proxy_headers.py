@@ -8,7 +8,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from l4lb import _algorithms
+from l4lb._native import algorithms
 from l4lb.proxy_protocol import Accept, Reason
 from tests.support import proxy_twin
 from tests.support.proxy_twin import SIGNATURE, Seen
@@ -19,7 +19,7 @@ NAMED_TYPES = [0x01, 0x02, 0x04, 0x05, 0x30, 0xE0, 0xEA, 0xEE, 0xEF, 0xF0, 0xFF,
 
 def native(data: bytes, accept: str = "any", *, datagram: bool = False) -> Seen | str:
     """As `proxy_twin.judge`."""
-    result, length, version, command, family, transport, source, destination, tlvs = _algorithms.proxy_parse(
+    result, length, version, command, family, transport, source, destination, tlvs = algorithms.proxy_parse(
         data, list(Accept).index(Accept(accept)), datagram
     )
     if result:

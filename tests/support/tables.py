@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from l4lb import _algorithms
+from l4lb._native import algorithms
 from l4lb.model.snapshot import TableKind
 from l4lb.routing.maglev import maglev_slots
 from l4lb.routing.rendezvous import rendezvous_slots
@@ -37,5 +37,5 @@ def chi_square_limit(degrees: int, deviations: float = 6.0) -> float:
 
 
 def native_table(kind: TableKind, ids: Sequence[str], weights: Sequence[float], size: int, seed: int) -> array[int]:
-    kinds = _algorithms.TABLE_KINDS
-    return _algorithms.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)
+    kinds = algorithms.TABLE_KINDS
+    return algorithms.build_table(kinds[kind], [id_.encode() for id_ in ids], list(weights), size, seed)

@@ -13,8 +13,8 @@ import pytest
 
 from l4lb import logs
 from l4lb.config import GlobalConfig
-from l4lb.net.line_writer import PENDING_BYTES, RECOVERED_AFTER_S
-from l4lb.net.sinks import StandardSink
+from l4lb.net.output.line_writer import PENDING_BYTES, RECOVERED_AFTER_S
+from l4lb.net.output.sinks import StandardSink
 from tests.support.checking import address_of, loopback_socket
 from tests.support.waiting import wait_until
 

@@ -4,12 +4,12 @@
 # locks.
 #
 # `held` (bits of `held_t`) of a client, and later of its session, says what it counts for now. Only this file changes
-# it and the counts. A client may be let in by one worker and get its session on another; a session may come from another
-# process: both keep what they hold.
+# it and the counts. A client may be let in by one worker and get its session on another; a session may come from
+# another process: both keep what they hold.
 #
-# TCP and UDP share the process's sessions. Where both have listeners a quarter is TCP's alone and a quarter UDP's alone,
-# so that neither starves the other: the source address of a datagram costs nobody anything. udp/room.pxd ends idle sessions
-# of UDP to let new clients of either in.
+# TCP and UDP share the process's sessions. Where both have listeners a quarter is TCP's alone and a quarter UDP's
+# alone, so that neither starves the other: the source address of a datagram costs nobody anything. udp/room.pxd ends
+# idle sessions of UDP to let new clients of either in.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 

@@ -1,5 +1,5 @@
-# Limits: how many sessions a second, how many bytes a second (how many at once: admission/admission.pxd). Rates are token buckets,
-# as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
+# Limits: how many sessions a second, how many bytes a second (how many at once: admission/admission.pxd). Rates are
+# token buckets, as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
 # ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
 #
 # Called by workers. Rates are written by control at any time; 0 means no limit.

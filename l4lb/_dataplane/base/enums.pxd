@@ -8,7 +8,7 @@ cdef enum:
     BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
     BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
     EPOLL_BATCH = 256             # events that one call tells
-    EPOLL_BATCH_UDP = 1024        # ... of a worker with UDP: when it tells all, no link has to be asked, see udp/links.pxd
+    EPOLL_BATCH_UDP = 1024        # ... of a worker with UDP; why so many: udp/links.pxd
     ACCEPT_BATCH = 64
     ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
     CLIENT_FIRST_MAX = 3
@@ -125,8 +125,8 @@ cdef enum path_error_t:
     PATH_PROTOCOL
     PATH_ERROR_COUNT
 
-# A session's life; READING is left by l4lb/_dataplane/tcp/opening.pxd, RESETTING and CLOSING by tcp/ending.pxd, every other
-# transition is made by tcp/transitions.pxd:
+# A session's life; READING is left by l4lb/_dataplane/tcp/opening.pxd, RESETTING and CLOSING by tcp/ending.pxd, every
+# other transition is made by tcp/transitions.pxd:
 #
 #          +--its first bytes count--> READING
 #          |                             | they are here
@@ -142,8 +142,9 @@ cdef enum path_error_t:
 #                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
 #   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
-# A UDP session is a FLOW from its first datagram to its end; every transition is made by l4lb/_dataplane/udp/events.pxd.
-# What happens to a session in each of them: worker/states.pxd. The order is that of l4lb.model.states.SessionState.
+# A UDP session is a FLOW from its first datagram to its end; every transition is made by
+# l4lb/_dataplane/udp/events.pxd. What happens to a session in each of them: worker/states.pxd. The order is that of
+# l4lb.model.states.SessionState.
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_READING

@@ -49,7 +49,7 @@ cdef struct chunks_t:
     uint32_t idle_count[CHUNK_CLASSES]
     uint32_t out_count
 
-cdef struct ranges_t:             # of addresses, see proxy_protocol/ranges.pxd; owned by control, kept as long as the snapshot
+cdef struct ranges_t:             # of addresses, see proxy_protocol/ranges.pxd; owned by control
     uint32_t count
     const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
 

@@ -1,5 +1,5 @@
-# Types: sessions, what outlives snapshots, and snapshots. Workers are in base/worker_types.pxd, UDP in base/udp_types.pxd, the
-# PROXY protocol in proxy_protocol/types.pxd. No functions.
+# Types: sessions, what outlives snapshots, and snapshots. Workers are in base/worker_types.pxd, UDP in
+# base/udp_types.pxd, the PROXY protocol in proxy_protocol/types.pxd. No functions.
 #
 # Who may write what:
 #   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by

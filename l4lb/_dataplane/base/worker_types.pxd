@@ -137,7 +137,7 @@ cdef struct sweep_part_t:         # what one worker found; its own until `done`
     found_t *found                # room for `limit` of them; allocated by control
     uint32_t done                 # published by the worker, which touches nothing of the sweep from then on
 
-cdef struct sweep_t:              # one pass over all sessions, see passes/sweep.pxd. Control's, immutable but for its parts
+cdef struct sweep_t:              # a pass over all sessions, see passes/sweep.pxd. Control's; its parts alone change
     filter_t wanted
     uint32_t limit                # so many are told of by each worker
     bint ends                     # those that are taken end, for `reason`

@@ -1,5 +1,6 @@
 # PROXY protocol, TLVs: walked one after the other, also before all of them have arrived (PROXY 2.2, 2.2.1 to 2.2.8).
-# Called by `proxy_protocol/v2.pxd` (parse), `proxy_protocol/writer.pxd` (pass on) and `_algorithms.pyx`. Pure: no state, any thread.
+# Called by `proxy_protocol/v2.pxd` (parse), `proxy_protocol/writer.pxd` (pass on) and `_native/algorithms.pyx`. Pure:
+# no state, any thread.
 
 from libc.stdint cimport uint32_t, uint8_t
 

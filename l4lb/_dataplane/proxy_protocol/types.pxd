@@ -1,5 +1,6 @@
 # PROXY protocol: its structs and enums (doc/proxy-protocol.txt of HAProxy, whose sections are cited as "PROXY 2.2").
-# No functions. A header is parsed by `proxy_protocol/header.pxd` and written by `proxy_protocol/writer.pxd`; both own nothing.
+# No functions. A header is parsed by `proxy_protocol/header.pxd` and written by `proxy_protocol/writer.pxd`; both own
+# nothing.
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 

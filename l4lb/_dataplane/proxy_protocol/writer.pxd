@@ -1,6 +1,6 @@
 # PROXY protocol, sent: builds a header of either version into a buffer of the caller's. Called by a worker for the
-# first bytes to a backend and for each datagram, by `_algorithms.pyx` for health checks and scripts. No system call, no
-# allocation, no state but the struct; any thread. The first failure sticks, so only the end needs a look:
+# first bytes to a backend and for each datagram, by `_native/algorithms.pyx` for health checks and scripts. No system
+# call, no allocation, no state but the struct; any thread. The first failure sticks, so only the end needs a look:
 #
 #   proxy_write_begin -> proxy_write_tlv, proxy_write_received, proxy_write_crc32c in any order -> proxy_write_end
 #

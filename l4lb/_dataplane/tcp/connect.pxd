@@ -1,10 +1,11 @@
-# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by tcp/transitions.pxd.
+# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by
+# tcp/transitions.pxd.
 #
 # An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
 # leaves it out while another is left; when all were tried, they are tried again, after retry_pause, until
 # connect_attempts are used up.
-# An attempt that failed of our own want (base/verdicts.pxd) is none of those, blames nobody, and is not made twice: another
-# backend may do, since ports and firewall rules are those of a destination.
+# An attempt that failed of our own want (base/verdicts.pxd) is none of those, blames nobody, and is not made twice:
+# another backend may do, since ports and firewall rules are those of a destination.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -124,7 +125,8 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
     if family == AF_UNIX:
         s.unix_sides |= 1 << <int>SIDE_BACKEND
     elif client_speaks_first(w, s):
-        # The ACK that ends the handshake then rides on the client's first bytes. tcp/transitions.pxd sends it when there are none.
+        # The ACK that ends the handshake then rides on the client's first bytes. tcp/transitions.pxd sends it when
+        # there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
         s.flags |= SESSION_ACK_HELD
     else:

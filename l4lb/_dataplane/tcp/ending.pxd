@@ -2,9 +2,9 @@
 # reset, and the other is reset too. CLOSING: it sent its FIN on a listener with half_close = false, and the other is
 # closed. Called by tcp/transitions.pxd and tcp/events.pxd, on the worker's thread.
 #
-# The session's timer looks whether the sink's queue is empty (tcp/progress.pxd). Meanwhile what the sink sends is read and
-# thrown away: nobody is there for it, but a peer that must send before it reads on would otherwise never take the rest,
-# and close(2) with unread bytes would reset a peer that is to see a FIN.
+# The session's timer looks whether the sink's queue is empty (tcp/progress.pxd). Meanwhile what the sink sends is read
+# and thrown away: nobody is there for it, but a peer that must send before it reads on would otherwise never take the
+# rest, and close(2) with unread bytes would reset a peer that is to see a FIN.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t

@@ -1,5 +1,6 @@
 # TCP: the transitions of a session's life from the choice of a backend on. Called by tcp/events.pxd, which brings them
-# about, by tcp/opening.pxd and worker/loop.pxd, on the worker's thread. The state diagram is at session_state_t in base/enums.pxd.
+# about, by tcp/opening.pxd and worker/loop.pxd, on the worker's thread. The state diagram is at session_state_t in
+# base/enums.pxd.
 #
 # Every function that may end the session is the last thing its caller does with it.
 

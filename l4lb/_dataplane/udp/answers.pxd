@@ -171,7 +171,8 @@ cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noex
 
 
 cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
-    """The answers that came before the error that its socket reported: on to EAGAIN, over other errors (udp/paths.pxd)."""
+    """The answers that came before the error that its socket reported: on to EAGAIN, over other errors
+    (udp/paths.pxd)."""
     cdef uint32_t _batch
     cdef int got
     link.batch = DATAGRAM_BATCH

@@ -1,5 +1,5 @@
-# UDP connect: a backend for a datagram of nobody, and a link to it. Called on the worker's thread by udp/create.pxd, and
-# by udp/events.pxd when a backend turns out to be out of reach.
+# UDP connect: a backend for a datagram of nobody, and a link to it. Called on the worker's thread by udp/create.pxd,
+# and by udp/events.pxd when a backend turns out to be out of reach.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t

@@ -1,7 +1,8 @@
 # Datagrams: received and sent in batches, with what the kernel tells of them: where they were sent to (IP_PKTINFO), the
 # type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO, UDP_SEGMENT).
 #
-# A datagram is passed on whole or not at all. Called on the worker's thread by udp/links.pxd and udp/events.pxd; knows no session.
+# A datagram is passed on whole or not at all. Called on the worker's thread by udp/links.pxd and udp/events.pxd; knows
+# no session.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -284,8 +285,8 @@ cdef inline void post_begin(post_t *self) noexcept nogil:
 
 
 cdef inline bint post_heard(post_t *self, int error) noexcept nogil:
-    """Whether a connected socket has told of an earlier datagram instead of sending this one (see udp/paths.pxd), which is
-    sent again, once: if that fails too it is the reason."""
+    """Whether a connected socket has told of an earlier datagram instead of sending this one (see udp/paths.pxd), which
+    is sent again, once: if that fails too it is the reason."""
     cdef path_error_t said = path_error_of(error)
     if said == PATH_ERROR_COUNT:
         return False

@@ -1,5 +1,5 @@
-# UDP: the life of a session from its first datagram to its end. Called by worker/loop.pxd with events, due timers, ready
-# sessions, and at the end of each turn; on the worker's thread.
+# UDP: the life of a session from its first datagram to its end. Called by worker/loop.pxd with events, due timers,
+# ready sessions, and at the end of each turn; on the worker's thread.
 #
 #   a client's datagram --> the session of its key, or a new one: places, pick, link --> the link, as many at once as
 #                           follow each other for the same session
@@ -184,8 +184,8 @@ cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline bint flow_denied(worker_t *w, session_t *s) noexcept nogil:
-    """send(2): EPERM, a local firewall (base/verdicts.pxd). Whether its first datagram should try another backend: not when
-    this one was passed over already, so that all were tried, nor without end."""
+    """send(2): EPERM, a local firewall (base/verdicts.pxd). Whether its first datagram should try another backend: not
+    when this one was passed over already, so that all were tried, nor without end."""
     s.flow.denied = True
     if s.flow.datagrams_up or refused_lately(w, s.backend.id) or w.udp.denials >= DATAGRAM_BATCH:
         return False

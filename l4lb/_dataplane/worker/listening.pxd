@@ -1,5 +1,5 @@
-# Listening: moves a worker from one snapshot to the next: it stops accepting where the new one names no socket any more,
-# and begins where it names another. Called by loop.pxd, on the worker's thread.
+# Listening: moves a worker from one snapshot to the next: it stops accepting where the new one names no socket any
+# more, and begins where it names another. Called by loop.pxd, on the worker's thread.
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport realloc

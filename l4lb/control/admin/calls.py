@@ -9,12 +9,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-from l4lb.control import shapes
 from l4lb.control.admin.stream import EventStream
-from l4lb.control.draining import Draining
-from l4lb.control.metrics.exposition import Metrics
-from l4lb.control.sessions import Sessions
-from l4lb.control.status import Status
+from l4lb.control.process.status import Status
+from l4lb.control.reporting import shapes
+from l4lb.control.reporting.exposition import Metrics
+from l4lb.control.sessions.draining import Draining
+from l4lb.control.sessions.sessions import Sessions
 from l4lb.model.changes import Changes
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from l4lb.config import Backend
 from l4lb.config.units import DurationOrZero
-from l4lb.control import shapes
 from l4lb.control.admin.calls import Answer, Api, Call, Query
+from l4lb.control.reporting import shapes
 
 
 class BackendSettings(Backend):

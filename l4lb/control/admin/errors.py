@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from l4lb.control.events import logger
-from l4lb.control.shapes import Error
+from l4lb.control.reporting.shapes import Error
+from l4lb.control.state.events import logger
 from l4lb.errors import ChangeError, ConfigError, UpgradeError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from l4lb.control.admin.routes import PATH_PARAMETERS, Route
-from l4lb.control.shapes import Error
+from l4lb.control.reporting.shapes import Error
 
 _REF = "#/components/schemas/{model}"
 _ERROR = {"$ref": _REF.format(model="Error")}

@@ -14,13 +14,13 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from l4lb.control import shapes
 from l4lb.control.admin import changes, sessions
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
-from l4lb.control.events import RECENT
+from l4lb.control.reporting import shapes
+from l4lb.control.state.events import RECENT
 
 
 @dataclass(frozen=True, slots=True)

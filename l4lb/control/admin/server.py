@@ -19,13 +19,13 @@ from l4lb.control.admin.openapi import document
 from l4lb.control.admin.page import FILES, serve_file
 from l4lb.control.admin.routes import ROUTES
 from l4lb.control.admin.stream import EventStream
-from l4lb.control.events import Events
-from l4lb.control.metrics.exposition import Metrics
-from l4lb.control.status import Status
+from l4lb.control.process.status import Status
+from l4lb.control.reporting.exposition import Metrics
+from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address
-from l4lb.net.admin_socket import AdminSocket, default_admin_address, open_admin_socket
 from l4lb.net.files import read_text
+from l4lb.net.listen.admin_socket import AdminSocket, default_admin_address, open_admin_socket
 from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 

@@ -7,10 +7,10 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import AfterValidator, Field
 
-from l4lb.control import shapes
 from l4lb.control.admin.calls import Api, Call, Query
 from l4lb.control.admin.errors import Refusal
-from l4lb.control.sessions import SessionQuery
+from l4lb.control.reporting import shapes
+from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.model.sessions import LIMIT_DEFAULT, LIMIT_MAX
 from l4lb.net.address import parse_source
 

@@ -13,7 +13,7 @@ import logging
 
 from aiohttp import web
 
-from l4lb.control.events import Event, Events
+from l4lb.control.state.events import Event, Events
 
 QUEUE_LENGTH = 1000
 READERS_MAX = 64  # at once

@@ -1,1 +1,1 @@
-"""Health checks: when to check, what a check is, and when its results change a backend's health."""
+"""Health: when to check whom, and what follows from it. How a check asks is in `l4lb.control.checks`."""

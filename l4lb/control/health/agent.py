@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig
-from l4lb.control.events import Events
-from l4lb.control.health.checks import CheckFailed, NotChecked, Target
-from l4lb.control.health.stream import open_stream
-from l4lb.control.state import AgentState, BackendState, PoolState, State
+from l4lb.control.checks.checks import CheckFailed, NotChecked, Target
+from l4lb.control.checks.stream import open_stream
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import AgentState, BackendState, PoolState, State
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import AdminState, Health
 

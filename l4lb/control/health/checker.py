@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from l4lb.control.health.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
-from l4lb.control.state import CheckResult
+from l4lb.control.checks.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
+from l4lb.control.state.state import CheckResult
 from l4lb.model.states import Health
 from l4lb.model.stats import Durations
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig, Pool
-from l4lb.control.events import Events, logger
+from l4lb.control.checks.checks import NotChecked, Target
+from l4lb.control.checks.registry import check_of, is_datagram, needs_port, tells_the_pool
 from l4lb.control.health.checker import Checker, Listener, Streak
-from l4lb.control.health.checks import NotChecked, Target
-from l4lb.control.health.registry import check_of, is_datagram, needs_port, tells_the_pool
-from l4lb.control.state import BackendState, CheckResult, PoolState, State
+from l4lb.control.state.events import Events, logger
+from l4lb.control.state.state import BackendState, CheckResult, PoolState, State
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health

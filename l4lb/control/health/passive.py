@@ -12,8 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from l4lb.control.events import Events
-from l4lb.control.state import BackendState, CheckResult, Ejection, PoolState, State
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import BackendState, CheckResult, Ejection, PoolState, State
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import AdminState
 from l4lb.routing.ejection import duration_s, ejections_left, refusal

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from l4lb.control.access_format import Formatter
+from l4lb.control.reporting.access_format import Formatter
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import SessionRecord
 from tests.support.lines import KEYS, parse_text

@@ -14,7 +14,7 @@ import pytest
 
 from l4lb import Config, LoadBalancer
 from l4lb.config import AdminConfig, GlobalConfig
-from l4lb.control.access_log import Counts, Reader
+from l4lb.control.reporting.access_log import Counts, Reader
 from l4lb.engine.native import NativeForwarder
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.lines import read_text
@@ -38,7 +38,7 @@ def ask(balancer: LoadBalancer, times: int) -> None:
 
 
 def counts(balancer: LoadBalancer) -> Counts:
-    return balancer.plane.outlets.access_log.counts
+    return balancer.plane.outputs.access_log.counts
 
 
 def test_it_sleeps_while_no_session_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_all_that_end_with_the_process_are_told(tmp_path: Path) -> None:
         with LoadBalancer(logging_to(tmp_path / "log", server.address)) as balancer:
             clients = [connect(address_of(balancer)) for _ in range(1500)]
             assert wait_until(lambda: balancer.stats().pools["web"].sessions_active == len(clients))
-            access_log = balancer.plane.outlets.access_log
+            access_log = balancer.plane.outputs.access_log
             balancer.close()
             for sock in clients:
                 sock.close()

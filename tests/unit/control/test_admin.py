@@ -16,7 +16,7 @@ import pytest
 from l4lb import AdminError, Client, ConfigError, LoadBalancer
 from l4lb.config import AdminConfig, HealthConfig
 from l4lb.control.admin.stream import READERS_MAX
-from l4lb.control.events import RECENT
+from l4lb.control.state.events import RECENT
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.peers import connect, echo, serving
 from tests.support.waiting import wait_until

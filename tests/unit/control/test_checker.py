@@ -11,11 +11,11 @@ import pytest
 
 from l4lb.config import HealthConfig
 from l4lb.config.health import OPTIONS
+from l4lb.control.checks.checks import CheckFailed, Target
+from l4lb.control.checks.registry import CHECKS
+from l4lb.control.checks.tcp import check_tcp
 from l4lb.control.health.checker import Checker, Streak
-from l4lb.control.health.checks import CheckFailed, Target
-from l4lb.control.health.registry import CHECKS
-from l4lb.control.health.tcp import check_tcp
-from l4lb.control.state import CheckResult
+from l4lb.control.state.state import CheckResult
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health
 

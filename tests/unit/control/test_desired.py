@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4lb import ChangeError, Config, ConfigError
-from l4lb.control.desired import Desired, Override
+from l4lb.control.state.desired import Desired, Override
 from tests.support.balancing import make_config
 
 A, B, C = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from l4lb import LoadBalancer
 from l4lb.config import AdminConfig
-from l4lb.control.access_log import Counts
-from l4lb.control.metrics.exposition import exposition
-from l4lb.control.metrics.gathered import BackendGathered, Busy, Gathered
-from l4lb.control.metrics.usage import Usage
+from l4lb.control.reporting.access_log import Counts
+from l4lb.control.reporting.exposition import exposition
+from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
+from l4lb.control.reporting.usage import Usage
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, WorkerStats
 from tests.support.balancing import address_of, make_config, wait_idle

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from l4lb import Config, Listener, Pool
-from l4lb.control.events import Events
-from l4lb.control.health.checks import Target
+from l4lb.control.checks.checks import Target
 from l4lb.control.health.monitor import Monitor
-from l4lb.control.state import initial_state
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import initial_state
 from l4lb.errors import ConfigError
 
 EXEC = {"type": "exec", "command": ["/bin/true"]}

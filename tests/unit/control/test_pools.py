@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l4lb import Backend, plugins
-from l4lb._snapshots import SELECTIONS
-from l4lb.control.pools import Table, build_tables, note_published, pool_spec, view
-from l4lb.control.state import PoolState, initial_state
+from l4lb._native.snapshots import SELECTIONS
+from l4lb.control.publishing.pools import Table, build_tables, note_published, pool_spec, view
+from l4lb.control.state.state import PoolState, initial_state
 from l4lb.errors import ConfigError
 from l4lb.model.snapshot import BackendSpec, PoolSpec, Selection
 from l4lb.model.states import AdminState, Health

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from l4lb.config import HealthConfig, Pool
-from l4lb.control.events import Events
-from l4lb.control.reconciler import Reconciler
-from l4lb.control.state import State, initial_state
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import State, initial_state
 from l4lb.model.forwarder import Handed, MovingSession, QuicIds
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState

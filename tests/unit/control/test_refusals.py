@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from l4lb.control.events import Event, Events
-from l4lb.control.refusals import QUIET_LOOKS, Refusals
+from l4lb.control.reporting.refusals import QUIET_LOOKS, Refusals
+from l4lb.control.state.events import Event, Events
 from l4lb.model.stats import ListenerStats, Stats
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from l4lb.control.events import Event, Events
-from l4lb.control.shortages import QUIET_LOOKS, Shortages
+from l4lb.control.reporting.shortages import QUIET_LOOKS, Shortages
+from l4lb.control.state.events import Event, Events
 from l4lb.model.states import Shortage
 from l4lb.model.stats import Stats
 

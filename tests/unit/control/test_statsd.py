@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from l4lb import ConfigError, LoadBalancer
 from l4lb.config import GlobalConfig
-from l4lb.control.metrics.statsd import DATAGRAM_BYTES, Key, Lines, StatsdSettings, datagrams
+from l4lb.control.reporting.statsd import DATAGRAM_BYTES, Key, Lines, StatsdSettings, datagrams
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.checking import address_of as address_of_socket
 from tests.support.checking import loopback_socket

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from l4lb import LoadBalancer
-from l4lb.control.inheritance import Inheritance
+from l4lb.control.process.inheritance import Inheritance
 from l4lb.errors import UpgradeError
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import Handed

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from l4lb.control.metrics import usage as module
-from l4lb.control.metrics.usage import ProcessUsage
+from l4lb.control.reporting import usage as module
+from l4lb.control.reporting.usage import ProcessUsage
 
 
 def test_it_is_what_the_kernel_says() -> None:

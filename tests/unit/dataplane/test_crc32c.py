@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb import _algorithms
+from l4lb._native import algorithms
 from tests.support import proxy_twin
 
 probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
@@ -24,7 +24,7 @@ VECTORS = [
 
 @pytest.mark.parametrize(("data", "expected"), VECTORS)
 def test_published_vectors(data: bytes, expected: int) -> None:
-    assert _algorithms.crc32c(data) == expected
+    assert algorithms.crc32c(data) == expected
     assert probe.crc32c_without_instruction(data) == expected
     assert proxy_twin.crc32c(data) == expected
 
@@ -32,5 +32,5 @@ def test_published_vectors(data: bytes, expected: int) -> None:
 @given(st.binary(max_size=300))
 def test_with_the_instruction_and_without(data: bytes) -> None:
     expected = proxy_twin.crc32c(data)
-    assert _algorithms.crc32c(data) == expected
+    assert algorithms.crc32c(data) == expected
     assert probe.crc32c_without_instruction(data) == expected

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb._snapshots import SELECTIONS
+from l4lb._native.snapshots import SELECTIONS
 from l4lb.model.snapshot import TableKind
 from l4lb.routing.explain import load_limit
 from l4lb.routing.ring import points_of

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb._snapshots import HASH_KEYS, SELECTIONS
+from l4lb._native.snapshots import HASH_KEYS, SELECTIONS
 from l4lb.model.snapshot import HashKey
 from l4lb.routing.hashing import TCP, UDP, client_hash
 

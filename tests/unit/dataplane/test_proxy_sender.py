@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb import _snapshots
+from l4lb._native import snapshots
 from l4lb.proxy_protocol import Command, Header, Type, parse
 from tests.support import proxy_headers
 from tests.support.proxy_headers import tlv
 
 probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built (L4LB_PROBE=1)")
 
-BITS = _snapshots.PROXY_SEND_TLVS
+BITS = snapshots.PROXY_SEND_TLVS
 CLIENT = (socket.inet_aton("192.0.2.1"), struct.pack("!H", 40000))
 SERVER = (socket.inet_aton("198.51.100.7"), struct.pack("!H", 443))
 SERVER_V6 = (socket.inet_pton(socket.AF_INET6, "2001:db8::7"), struct.pack("!H", 443))

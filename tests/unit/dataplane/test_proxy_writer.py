@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb import _algorithms
+from l4lb._native import algorithms
 from tests.support import proxy_twin
 from tests.support.proxy_headers import V4, native, ports, seen, tlv, tlvs, v2, v6_addresses
 from tests.support.proxy_twin import Seen
@@ -22,7 +22,7 @@ NOBODY = (b"", 0)
 
 
 def line(source: tuple[bytes, int], destination: tuple[bytes, int], kind: tuple[int, int, int] = (1, 1, 1)) -> bytes:
-    return _algorithms.proxy_build((1, *kind), source, destination, [], False, 107)
+    return algorithms.proxy_build((1, *kind), source, destination, [], False, 107)
 
 
 @given(ips, ips, ports, ports)
@@ -77,7 +77,7 @@ def test_headers_of_version_2(
     """2.2; the checksum is that of the finished header, 2.2.3."""
     family, source, destination = endpoints
     kind = (1, family, transport if family else 0)
-    built = _algorithms.proxy_build((2, *kind), source, destination, given_tlvs, with_crc32c, 4096)
+    built = algorithms.proxy_build((2, *kind), source, destination, given_tlvs, with_crc32c, 4096)
     assert built == proxy_twin.v2_header(kind, source, destination, given_tlvs, with_crc32c)
     found = seen(built + b"payload")
     checksum = [(0x03, built[-4:])] if with_crc32c else []
@@ -85,46 +85,46 @@ def test_headers_of_version_2(
 
 
 def test_a_unix_path_is_padded_with_zeros() -> None:
-    built = _algorithms.proxy_build((2, 1, 3, 1), (b"/a", 0), (b"\0abstract", 0), [], False, 536)
+    built = algorithms.proxy_build((2, 1, 3, 1), (b"/a", 0), (b"\0abstract", 0), [], False, 536)
     assert built == v2(0x31, b"/a".ljust(108, b"\0") + b"\0abstract".ljust(108, b"\0"))
     with pytest.raises(ValueError, match="108"):
-        _algorithms.proxy_build((2, 1, 3, 1), (b"/" * 109, 0), (b"", 0), [], False, 536)
+        algorithms.proxy_build((2, 1, 3, 1), (b"/" * 109, 0), (b"", 0), [], False, 536)
 
 
 def test_local_has_no_block() -> None:
     """2.2: the sender SHOULD set the length to 0, and the family to UNSPEC."""
-    assert _algorithms.proxy_build((2, 0, 0, 0), NOBODY, NOBODY, [], False, 16) == v2(0, version_command=0x20)
-    assert _algorithms.proxy_build((2, 0, 0, 0), NOBODY, NOBODY, [(5, b"id")], True, 16) == v2(0, version_command=0x20)
+    assert algorithms.proxy_build((2, 0, 0, 0), NOBODY, NOBODY, [], False, 16) == v2(0, version_command=0x20)
+    assert algorithms.proxy_build((2, 0, 0, 0), NOBODY, NOBODY, [(5, b"id")], True, 16) == v2(0, version_command=0x20)
 
 
 def test_what_tlvs_cannot_be() -> None:
     four = (V4[:4], 1)
     for version, given_tlvs in [(2, [(0x05, bytes(129))]), (2, [(0x03, bytes(4))]), (1, [(0x02, b"a")])]:
         with pytest.raises(ValueError, match="128 bytes"):
-            _algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, False, 4096)
+            algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, False, 4096)
     with pytest.raises(ValueError, match="TLVs need"):
-        _algorithms.proxy_build((1, 1, 1, 1), four, four, [], True, 107)
+        algorithms.proxy_build((1, 1, 1, 1), four, four, [], True, 107)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_buffer_that_is_too_small_by_any_amount(version: int) -> None:
     four = (V4[:4], 1)
     given_tlvs = [(0x02, b"a.example"), (0xE4, b"x" * 20)] if version == 2 else []
-    whole = _algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, 536)
+    whole = algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, 536)
     for capacity in range(len(whole)):
         with pytest.raises(BufferError, match=f"more than {capacity} bytes"):
-            _algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, capacity)
-    fits = _algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, len(whole))
+            algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, capacity)
+    fits = algorithms.proxy_build((version, 1, 1, 1), four, four, given_tlvs, version == 2, len(whole))
     assert fits == whole
 
 
 def test_the_length_field_bounds_what_any_buffer_takes() -> None:
     four = (V4[:4], 1)
     largest = [(0xE0, bytes(65535 - 12 - 3))]
-    assert len(_algorithms.proxy_build((2, 1, 1, 1), four, four, largest, False, 200_000)) == 65551
+    assert len(algorithms.proxy_build((2, 1, 1, 1), four, four, largest, False, 200_000)) == 65551
     for more in ([(0xE0, bytes(65536 - 12 - 3))], [(0xE0, bytes(65536))], [*largest, (0xE0, b"")]):
         with pytest.raises(BufferError):
-            _algorithms.proxy_build((2, 1, 1, 1), four, four, more, False, 200_000)
+            algorithms.proxy_build((2, 1, 1, 1), four, four, more, False, 200_000)
 
 
 @given(tlvs, st.booleans(), st.booleans())

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from io import FileIO
 
-from l4lb.net.line_writer import PENDING_BYTES, RECOVERED_AFTER_S, LineWriter, Losing
-from l4lb.net.sinks import StandardSink
+from l4lb.net.output.line_writer import PENDING_BYTES, RECOVERED_AFTER_S, LineWriter, Losing
+from l4lb.net.output.sinks import StandardSink
 
 
 class Slow:

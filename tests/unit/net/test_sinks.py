@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from l4lb.net.sinks import BLOCK_BYTES, FileSink, StandardSink, StreamSink
+from l4lb.net.output.sinks import BLOCK_BYTES, FileSink, StandardSink, StreamSink
 from tests.support.programs import require
 
 INFO = logging.INFO

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from l4lb.model.address import SocketAddress
-from l4lb.net.syslog import FACILITIES, SyslogSink, severity
+from l4lb.net.output.syslog import FACILITIES, SyslogSink, severity
 from tests.support.checking import loopback_socket
 
 MESSAGE = re.compile(

@@ -13,7 +13,7 @@ import pytest
 from l4lb.engine.listening import Listening
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import ListenerSpec
-from l4lb.net.sockets import ListeningSockets, open_address
+from l4lb.net.listen.sockets import ListeningSockets, open_address
 from tests.support.peers import connect
 from tests.support.waiting import wait_until
 

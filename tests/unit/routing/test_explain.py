@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb._snapshots import SELECTIONS
+from l4lb._native.snapshots import SELECTIONS
 from l4lb.model.snapshot import HashKey, Selection
 from l4lb.routing.candidates import Tier
 from l4lb.routing.explain import (

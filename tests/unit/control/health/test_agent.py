@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4lb.control.health.agent import parse_agent
-from l4lb.control.state import AgentState
+from l4lb.control.state.state import AgentState
 from l4lb.model.states import AdminState, Health
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from l4lb.control.health.checks import NotChecked
-from l4lb.control.health.exec import check_exec
-from l4lb.control.state import CheckResult
+from l4lb.control.checks.checks import NotChecked
+from l4lb.control.checks.exec import check_exec
+from l4lb.control.state.state import CheckResult
 from tests.support.checking import check, target_of
 from tests.support.waiting import wait_until
 

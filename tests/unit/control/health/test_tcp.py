@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from l4lb.control.health.checks import NotChecked
-from l4lb.control.health.stream import PROXY_V2_LOCAL
-from l4lb.control.health.tcp import check_tcp
+from l4lb.control.checks.checks import NotChecked
+from l4lb.control.checks.stream import PROXY_V2_LOCAL
+from l4lb.control.checks.tcp import check_tcp
 from tests.support.checking import check, check_target, target_of
 from tests.support.peers import TIMEOUT_S, read_until_end, reset, serving
 from tests.support.waiting import wait_until

@@ -1,0 +1,405 @@
+# What workers go by, as Python objects that own its memory: the records that outlive snapshots (`*Live`), the pools and
+# the snapshot itself. Made by `l4lb.engine` on the control thread; a worker only ever sees the structs within.
+"""Native snapshots; see `l4lb.engine.native` for the interface to use."""
+
+import os
+
+from cpython.array cimport array
+from cython cimport final
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp
+
+from l4lb._dataplane.balancing.lookup cimport tier_cursor
+from l4lb._dataplane.base.enums cimport (
+    CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PATH_ERROR_COUNT,
+    PROXY_REFUSAL_COUNT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED,
+    PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA,
+    SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
+)
+from l4lb._dataplane.base.linux cimport (
+    AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
+)
+from l4lb._dataplane.base.types cimport (
+    backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
+    pool_t, queue_t, tier_t,
+)
+from l4lb._dataplane.base.udp_types cimport flow_list_t, quic_entry_t
+from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
+from l4lb._dataplane.resources.stats cimport counters_free, counters_total
+from l4lb._dataplane.udp.quic cimport (
+    QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
+)
+from l4lb._native.convert cimport (
+    buckets_list, counters, indices_copy, indices_of, local_fill, pool_settings_fill, proxy_accept_fill,
+    proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
+)
+
+SELECTIONS = {
+    "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
+    "two_choices": <int>SELECT_TWO_CHOICES, "first": <int>SELECT_FIRST,
+    "peak_ewma": <int>SELECT_PEAK_EWMA,
+}
+HASH_KEYS = {
+    "source_ip": <int>HASH_KEY_SOURCE_IP, "source_ip_port": <int>HASH_KEY_SOURCE_IP_PORT,
+    "destination": <int>HASH_KEY_DESTINATION, "session": <int>HASH_KEY_SESSION, "random": <int>HASH_KEY_RANDOM,
+    "quic_cid": <int>HASH_KEY_QUIC_CID,
+}
+SPLICE_MODES = {"auto": <int>SPLICE_AUTO, "always": <int>SPLICE_ALWAYS, "off": <int>SPLICE_OFF}
+PROXY_MODES = {"off": <int>PROXY_OFF, "v1": <int>PROXY_V1, "v2": <int>PROXY_V2, "any": <int>PROXY_ANY}
+PROXY_SEND_TLVS = {
+    "crc32c": <int>PROXY_SEND_CRC32C, "unique_id": <int>PROXY_SEND_UNIQUE_ID,
+    "authority": <int>PROXY_SEND_AUTHORITY, "alpn": <int>PROXY_SEND_ALPN, "received": <int>PROXY_SEND_RECEIVED,
+}
+PROXY_REFUSALS = <int>PROXY_REFUSAL_COUNT
+
+
+@final
+cdef class BackendLive:
+    """A backend's counts, which outlive snapshots. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t id):
+        self.worker_count = worker_count
+        self.live.id = id
+        self.live.counters = <backend_counters_t **>counters(self.worker_count, sizeof(backend_counters_t))
+
+    def __dealloc__(self):
+        counters_free(<void **>self.live.counters, self.worker_count)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def failures(self):
+        """In a row, up to now."""
+        return shared_read(&self.live.failures)
+
+    def forgive(self):
+        """Count its failures anew."""
+        shared_store(&self.live.failures, 0)
+
+    def stats(self):
+        """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason],
+        datagrams_up, datagrams_down, source_misfits, [path errors by kind])."""
+        cdef backend_counters_t total
+        cdef int reason, kind
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            total.bytes_up,
+            total.bytes_down,
+            total.early_resets,
+            [total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
+            total.datagrams_up,
+            total.datagrams_down,
+            total.source_misfits,
+            [total.path_errors[kind] for kind in range(<int>PATH_ERROR_COUNT)],
+        )
+
+
+@final
+cdef class PoolLive:
+    """What a pool's workers share. `slot`: its place in every snapshot. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t slot):
+        cdef int i
+        self.live.slot = slot
+        self.live.queues = <queue_t *>zeroed(worker_count, sizeof(queue_t))
+        for i in range(worker_count):
+            self.live.queues[i].head = self.live.queues[i].tail = NO_INDEX
+
+    def __dealloc__(self):
+        free(self.live.queues)
+        quic_ids_free(&self.live.quic_ids)
+
+    cdef int keep_quic_ids(self) except -1:
+        """Before workers see a pool that goes by them."""
+        cdef uint64_t seed = int.from_bytes(os.urandom(8), "little")
+        if self.live.quic_ids.words == NULL and quic_ids_init(&self.live.quic_ids, seed) < 0:
+            raise MemoryError()
+        return 0
+
+    def quic_ids(self):
+        """(seed, lengths, entries) of the connection ids that are known, as `restore_quic_ids` takes them. None: none
+        are wanted."""
+        cdef uint32_t count = quic_ids_count(&self.live.quic_ids)
+        cdef bytes entries = bytes(count * sizeof(quic_entry_t))
+        if self.live.quic_ids.words == NULL:
+            return None
+        count = quic_ids_copy(&self.live.quic_ids, <quic_entry_t *><char *>entries, count)
+        entries = entries[: count * sizeof(quic_entry_t)]
+        return self.live.quic_ids.seed, shared_read(&self.live.quic_ids.lengths), entries
+
+    def restore_quic_ids(self, uint64_t seed, int64_t lengths, bytes entries, dict backends):
+        """Those of another process. `backends`: what it called them, and their ids here; others are left out.
+
+        Before workers read a datagram for this pool. ValueError for entries that are none."""
+        cdef const quic_entry_t *entry = <const quic_entry_t *><const char *>entries
+        cdef uint32_t i
+        if self.live.quic_ids.words == NULL:
+            return
+        if len(entries) % sizeof(quic_entry_t):
+            raise ValueError("no table of connection ids")
+        self.live.quic_ids.seed = seed
+        shared_store(&self.live.quic_ids.lengths, lengths & QUIC_LENGTHS)
+        for i in range(len(entries) // sizeof(quic_entry_t)):
+            backend_id = backends.get(entry[i].backend_id)
+            if backend_id is not None and not quic_ids_restore(&self.live.quic_ids, &entry[i], backend_id):
+                raise ValueError("no table of connection ids")
+
+    @property
+    def slot(self):
+        return self.live.slot
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def waiting(self):
+        return shared_read(&self.live.waiting)
+
+
+@final
+cdef class ListenerLive:
+    """A listener's counts and limits, which outlive snapshots. Keep it while `sessions_active` is above 0."""
+
+    def __cinit__(self, uint32_t worker_count, uint32_t id):
+        cdef uint32_t i
+        self.worker_count = worker_count
+        self.live.counters = <listener_counters_t **>counters(self.worker_count, sizeof(listener_counters_t))
+        self.live.id = id
+        for i in range(worker_count):
+            self.live.counters[i].client_first = CLIENT_FIRST_MAX
+        self.live.flows = <flow_list_t *>zeroed(worker_count, sizeof(flow_list_t))
+        for i in range(worker_count):
+            self.live.flows[i].head = self.live.flows[i].tail = NO_INDEX
+        self.keep_options(1)
+
+    cdef int keep_options(self, uint32_t count) except -1:
+        """Room for so many sets of options. Those that there are stay where they are: a worker may be reading one."""
+        cdef backend_options_t **grown = <backend_options_t **>zeroed(count, sizeof(backend_options_t *))
+        cdef uint32_t i
+        for i in range(self.options_count):
+            grown[i] = self.options[i]
+        free(self.options)
+        self.options = grown
+        for i in range(self.options_count, count):
+            grown[i] = <backend_options_t *>zeroed(1, sizeof(backend_options_t))
+            self.options_count += 1
+        if self.live.options == NULL:
+            self.live.options = grown[0]
+        return 0
+
+    def set_options(self, dict options):
+        """What `backend_options_t` names; for connects from now on, and never a part of it."""
+        cdef backend_options_t wanted = options
+        cdef uint32_t i
+        for i in range(self.options_count):
+            if memcmp(self.options[i], &wanted, sizeof(wanted)) == 0:
+                break
+        else:
+            self.keep_options(self.options_count + 1)
+            i = self.options_count - 1
+            self.options[i][0] = wanted
+        published_store_pointer(<void **>&self.live.options, self.options[i])
+
+    def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
+        """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
+        cdef int direction
+        for direction in range(2):
+            published_store_u64(&self.live.limits.bandwidth[direction], bandwidth[direction])
+            published_store_u64(&self.live.limits.total_bandwidth[direction], total_bandwidth[direction])
+        published_store_u64(&self.live.limits.session_burst_ns, session_burst_ns)
+        published_store_u64(&self.live.limits.session_rate, session_rate)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        counters_free(<void **>self.live.counters, self.worker_count)
+        free(self.live.flows)
+        for i in range(self.options_count):
+            free(self.options[i])
+        free(self.options)
+
+    def sessions_active(self):
+        return shared_read(&self.live.sessions_active)
+
+    def stats(self):
+        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us, [refused PROXY
+        headers by reason], [datagrams dropped by reason])."""
+        cdef listener_counters_t total
+        cdef int reason
+        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        return (
+            shared_read(&self.live.sessions_active),
+            total.sessions_total,
+            [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
+            buckets_list(&total.session_time),
+            total.session_time.sum_us,
+            [total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
+            [total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
+        )
+
+
+@final
+cdef class NativePool:
+    """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
+
+    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions,
+    resumes)], usable (array "I", indices into backends) and slots (array "I", indices into usable; not to be changed)
+    of the first tier, further [(usable, slots)] of those after it, bounded_load, connect_timeout_ms, connect_attempts,
+    passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent, hash_seed, hash_key,
+    hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with port 0 means the port
+    that the client came to.
+    """
+
+    def __cinit__(self, dict spec):
+        self.kept = []
+        self.fill(&self.pool, spec)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        free(self.pool.first.usable)
+        for i in range(self.pool.further_count):
+            free(self.pool.further[i].usable)
+        free(self.pool.further)
+        free(self.pool.backends)
+
+    cdef int fill_slots(self, tier_t *tier, array slots) except -1:
+        """Tables are large and shared by all the pools that have them: this one keeps it and points into it."""
+        tier.slots = indices_of(slots)
+        tier.slot_count = len(slots)
+        self.kept.append(slots)
+        return 0
+
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, array usable, array slots) except -1:
+        """After the backends."""
+        cdef uint32_t i
+        tier.usable = indices_copy(usable)
+        tier.usable_count = len(usable)
+        for i in range(tier.usable_count):
+            tier.usable_weight += self.pool.backends[tier.usable[i]].weight
+        tier.cursor = tier_cursor(self.pool.live, number)
+        return self.fill_slots(tier, slots)
+
+    cdef int fill_further(self, pool_t *pool, list tiers) except -1:
+        """Counted one by one, so that what is there is freed when memory is short for the rest."""
+        if tiers:
+            pool.further = <tier_t *>zeroed(len(tiers), sizeof(tier_t))
+        for usable, slots in tiers:
+            pool.further_count += 1
+            self.fill_tier(&pool.further[pool.further_count - 1], pool.further_count, usable, slots)
+        return 0
+
+    cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
+        cdef BackendLive live
+        cdef bytes address
+        live, address, backend.weight, backend.max_sessions, backend.resumes = spec
+        backend.live = &live.live
+        backend.address_length = sockaddr_copy(&backend.address, address)
+        backend.same_port = backend.address.ss_family != AF_UNIX and (<sockaddr_in *>&backend.address).sin_port == 0
+        self.kept.append(live)
+        return 0
+
+    cdef int fill(self, pool_t *pool, dict spec) except -1:
+        cdef PoolLive live = spec["live"]
+        cdef list backends = spec["backends"]
+        cdef uint32_t i
+        self.kept.append(live)
+        pool.live = &live.live
+        pool.selection = <selection_t><int>spec["selection"]
+        pool.backends = <backend_t *>zeroed(len(backends), sizeof(backend_t))
+        pool.backend_count = len(backends)
+        for i in range(pool.backend_count):
+            self.fill_backend(&pool.backends[i], backends[i])
+        self.fill_tier(&pool.first, 0, spec["usable"], spec["slots"])
+        self.fill_further(pool, spec["further"])
+        pool_settings_fill(pool, spec)
+        if pool.hash_key == HASH_KEY_QUIC_CID:
+            live.keep_quic_ids()
+        proxy_send_fill(&pool.send, spec["proxy_send"])
+        self.kept.append(spec["proxy_send"])
+        return 0
+
+
+@final
+cdef class NativeSnapshot:
+    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
+
+    `listeners`: dicts of live, pool (one of `pools`), sockets (`l4lb.net.listen.sockets.Assigned`), max_sessions,
+    idle_ms, half_close_ms, duration_ms, half_close, splice, nodelay, requests, responses, one_way, trains, draining,
+    proxy_accept (mode, time-out in ms, trusted ranges). """
+
+    def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
+        cdef uint32_t i
+        cdef NativePool pool
+        self.kept = [pools]
+        self.worker_count = worker_count
+        self.snapshot.version = version
+        self.snapshot.pool_slots = max([(<NativePool>pool).pool.live.slot + 1 for pool in pools], default=0)
+        self.snapshot.pools_by_slot = <pool_t **>zeroed(self.snapshot.pool_slots, sizeof(pool_t *))
+        self.snapshot.pools = <pool_t **>zeroed(len(pools), sizeof(pool_t *))
+        for pool in pools:
+            self.snapshot.pools[self.snapshot.pool_count] = &pool.pool
+            self.snapshot.pools_by_slot[pool.pool.live.slot] = &pool.pool
+            self.snapshot.pool_count += 1
+        self.snapshot.listeners = <listener_t *>zeroed(len(listeners), sizeof(listener_t))
+        self.snapshot.listener_count = len(listeners)
+        self.snapshot.listening = <listening_list_t *>zeroed(worker_count, sizeof(listening_list_t))
+        for i in range(self.snapshot.listener_count):
+            self.fill_listener(&self.snapshot.listeners[i], listeners[i])
+        for i in range(worker_count):
+            self.fill_listening(i, listeners)
+        self.snapshot.mixed = len({one[4] for listener in listeners for one in listener["sockets"]}) == 2
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.snapshot.listening != NULL:
+            for i in range(self.worker_count):
+                free(self.snapshot.listening[i].entries)
+        free(self.snapshot.listening)
+        free(self.snapshot.pools)
+        free(self.snapshot.pools_by_slot)
+        free(self.snapshot.listeners)
+
+    @property
+    def version(self):
+        return self.snapshot.version
+
+    cdef int fill_listening(self, uint32_t worker, list listeners) except -1:
+        """The sockets of one worker, of all listeners."""
+        cdef listening_list_t *sockets = &self.snapshot.listening[worker]
+        cdef listening_t *entry
+        cdef uint32_t i
+        mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
+        sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
+        for i in range(self.snapshot.listener_count):
+            for _, fd, port, shared, datagrams, wide, host, first in mine[i]:
+                entry = &sockets.entries[sockets.count]
+                entry.fd = fd
+                entry.port = htons(port)
+                entry.shared = shared
+                entry.first = first
+                entry.datagrams = datagrams
+                entry.wide = wide
+                local_fill(&entry.local, host, entry.port)
+                entry.listener = &self.snapshot.listeners[i]
+                sockets.count += 1
+        return 0
+
+    cdef int fill_listener(self, listener_t *listener, dict spec) except -1:
+        cdef ListenerLive live = spec["live"]
+        cdef NativePool pool = spec["pool"]
+        self.kept.append(live)
+        self.kept.append(pool)
+        listener.live = &live.live
+        listener.pool = &pool.pool
+        listener.max_sessions = spec["max_sessions"]
+        terms_fill(&listener.terms, spec)
+        listener.requests = spec["requests"]
+        listener.responses = spec["responses"]
+        listener.one_way = spec["one_way"]
+        listener.trains = spec["trains"]
+        listener.draining = spec["draining"]
+        proxy_accept_fill(&listener.accept, spec["proxy_accept"])
+        self.kept.append(spec["proxy_accept"])
+        return 0

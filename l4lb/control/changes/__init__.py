@@ -1,0 +1,1 @@
+"""Changes of what is wanted: planned, checked, saved, applied."""

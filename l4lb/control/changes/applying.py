@@ -1,0 +1,282 @@
+"""Makes the running state what is wanted: a reload, a change of one backend. Control loop only, one at a time.
+
+Everything that can fail comes first: the configuration's own rules, names, checks, listening sockets. Then the state is
+changed in one step without waiting, checks, agents and ejections follow it, and one snapshot is published. Backends,
+pools and listeners that stay keep their counters, health and sessions; listeners keep their sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from l4lb.config import Backend, Config
+from l4lb.control.changes.names import Names
+from l4lb.control.changes.planning import Plan, PoolPlan, needs_restart, plan_changes
+from l4lb.control.changes.resolution import LEARN_WITHIN_S, NamesIn
+from l4lb.control.changes.session_cleanup import SessionCleanup
+from l4lb.control.health.agent import Agents
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.health.passive import Passive
+from l4lb.control.publishing.listeners import listener_spec, prepare_listeners, turn_away_others
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.reporting.outputs import Outputs, Prepared
+from l4lb.control.state.desired import Desired
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
+from l4lb.control.state.state_file import Saving
+from l4lb.errors import ChangeError, ConfigError
+from l4lb.model.changes import Changes
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.snapshot import ListenerSpec
+from l4lb.model.states import ProcessState
+
+_ADOPTED_WITHIN_S = 1.0
+_POLL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Those that adapt to a change."""
+
+    monitor: Monitor
+    agents: Agents
+    passive: Passive
+    cleanup: SessionCleanup
+    outputs: Outputs
+
+
+class Applying:
+    """Owns what is wanted (`desired`). `save` writes down what is to be wanted before each change, and raises when that
+    cannot be. Who holds `one_at_a_time` knows that it does not change."""
+
+    def __init__(
+        self,
+        desired: Desired,
+        state: State,
+        forwarder: Forwarder,
+        reconciler: Reconciler,
+        events: Events,
+        followers: Followers,
+        save: Callable[[Desired], Awaitable[Saving]],
+        names: Names,
+    ) -> None:
+        self.desired = desired
+        self._save = save
+        self._started = state.config
+        self._state = state
+        self._forwarder = forwarder
+        self._reconciler = reconciler
+        self._events = events
+        self._followers = followers
+        self._names = names
+        self._names_in = NamesIn()
+        self.one_at_a_time = asyncio.Lock()
+
+    async def reload(self, file: Config) -> Changes:
+        """Make `file`, and the runtime changes that it does not contradict, what is wanted; return when workers go by
+        it. ConfigError, with every problem, when that cannot be; nothing has changed then."""
+        async with self.one_at_a_time:
+            self._expect_running()
+            desired = await asyncio.to_thread(self.desired.reloaded, file)
+            changes = await self._make(desired, everything=True)
+            self._names.refresh()
+        self._events.emit("reloaded", dict(changes.counts()))
+        if changes.needs_restart:
+            keys = ", ".join(changes.needs_restart)
+            reason = "these keys hold from the next upgrade or restart on"
+            self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
+        return changes
+
+    async def put_backend(
+        self, pool: str, backend: str, settings: Mapping[str, Any], *, add: bool = True
+    ) -> tuple[str, bool]:
+        """Set keys of a backend, found by id or address, or (with `add`) add one at that address; return when workers
+        go by it.
+
+        Its id, and whether it was added. ChangeError when that cannot be; nothing has changed then.
+        """
+        async with self.one_at_a_time:
+            self._expect_running()
+            known = set(self._state.pools[pool].backends) if pool in self._state.pools else set()
+            there = self.desired.find(pool, backend)
+            if there is None and not add:
+                raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
+            await self._change(self.desired.with_backend(pool, backend, settings))
+            key = there.key if there else next(key for key in self._state.pools[pool].backends if key not in known)
+        told: dict[str, object] = {name: str(value) for name, value in settings.items()}
+        self._events.emit("backend_set", {**told, "pool": pool, "backend": backend})
+        return key, there is None
+
+    async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
+        """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
+        pool's on_backend_removed says. What was removed; ChangeError when it is not there."""
+        async with self.one_at_a_time:
+            self._expect_running()
+            desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
+            assert removed is not None
+            await self._change(desired, lambda: self._followers.cleanup.grant(pool, removed.key, drain_s))
+        self._events.emit("backend_removed", {"pool": pool, "backend": backend})
+        return removed
+
+    async def drain_listener(self, listener: str) -> None:
+        """It accepts nothing from now on; its sessions go on. ChangeError when it is not there."""
+        await self._set_drained(listener, drained=True)
+
+    async def resume_listener(self, listener: str) -> None:
+        """It accepts again. ChangeError when it is not there, or its addresses cannot be had."""
+        await self._set_drained(listener, drained=False)
+
+    async def _set_drained(self, listener: str, *, drained: bool) -> None:
+        async with self.one_at_a_time:
+            self._expect_running()
+            await self._change(self.desired.with_drained(listener, drained=drained))
+
+    def _expect_running(self) -> None:
+        if self._state.process is not ProcessState.RUNNING:
+            raise ChangeError("conflict", f"the process is {self._state.process}: nothing can be changed")
+
+    async def _change(self, desired: Desired, first: Callable[[], None] = lambda: None) -> None:
+        try:
+            await self._make(desired, everything=False, first=first)
+        except ConfigError as error:
+            raise ChangeError("invalid", error.problems[0].message, error.problems[0].path) from error
+
+    async def _make(self, desired: Desired, *, everything: bool, first: Callable[[], None] = lambda: None) -> Changes:
+        """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
+        names = self._names_in(desired.config)
+        await self._names.learn(names, LEARN_WITHIN_S)
+        plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
+        listeners = _specs(plan.listeners, desired)
+        outputs = await self._prepare_outlets(plan)
+        try:
+            await self._have(desired, plan, listeners)
+        except BaseException:
+            outputs.discard() if outputs else None
+            raise
+        await turn_away_others(self._forwarder, listeners)
+        seed_before = self._state.config.global_.hash_seed
+        first()
+        changes = self._apply(plan)
+        self._names.keep(names)
+        self._state.drained = frozenset(desired.drained)
+        self.desired = desired
+        everything = plan.config.global_.hash_seed != seed_before
+        await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
+        if outputs is not None:
+            await self._followers.outputs.commit(outputs)
+        await adopted(self._forwarder)
+        return changes
+
+    async def _have(self, desired: Desired, plan: Plan, listeners: Sequence[ListenerSpec]) -> None:
+        """The sockets of `listeners`, and what is wanted on disk; or neither."""
+        saving = await self._save(desired)
+        try:
+            prepare_listeners(self._forwarder, plan.config, listeners)
+        except BaseException:
+            await saving.discard()
+            raise
+        try:
+            await saving.commit()
+        except ChangeError:
+            self._forwarder.forget_prepared()
+            with contextlib.suppress(ConfigError):  # the options that they had
+                prepare_listeners(self._forwarder, self._state.config, _specs(self._state.listeners, self.desired))
+            raise
+
+    async def _prepare_outlets(self, plan: Plan) -> Prepared | None:
+        """None when nothing changes for them."""
+        if plan.config.global_ == self._state.config.global_:
+            return None
+        return await asyncio.to_thread(self._followers.outputs.prepare, plan.config)
+
+    # ---- in one step: nothing here waits or fails ----
+
+    def _apply(self, plan: Plan) -> Changes:
+        state = self._state
+        gone = [pool for name, pool in state.pools.items() if name not in plan.config.pools]
+        new = [one for one in plan.pools if one.name not in state.pools]
+        counts = _Counts()
+        changed = {one.name: self._apply_pool(one, counts) for one in plan.pools}
+        counts.removed += sum(len(pool.backends) for pool in gone)
+        listeners = _compare(state.listeners, plan.listeners)
+        state.pools = {name: changed.get(name) or state.pools[name] for name in plan.config.pools}
+        state.listeners = dict(plan.listeners)
+        state.config = plan.config
+        self._follow(plan.pools, gone)
+        pools = (len(new), len(gone), len(plan.pools) - len(new))
+        restart = tuple(needs_restart(self._started, plan.config))
+        return Changes(pools, (counts.added, counts.removed, counts.changed), listeners, restart)
+
+    def _apply_pool(self, plan: PoolPlan, counts: _Counts) -> PoolState:
+        pool = self._state.pools.get(plan.name)
+        if pool is None:
+            pool = PoolState(plan.name, plan.config, plan.source, {})
+        backends = {key: self._backend(pool, plan, key, counts) for key in plan.backends}
+        counts.removed += sum(key not in backends for key in pool.backends)
+        if (pool.config.health.type == "none") != (plan.config.health.type == "none"):
+            for backend in backends.values():  # nobody looked, or nobody will
+                if not backend.unresolved:
+                    backend.set_health(first_health(plan.config))
+        pool.backends, pool.config, pool.source = backends, plan.config, plan.source
+        return pool
+
+    def _backend(self, pool: PoolState, plan: PoolPlan, key: str, counts: _Counts) -> BackendState:
+        wanted, known = plan.backends[key], pool.backends.get(key)
+        if known is not None and known.address == wanted.place.address:
+            counts.changed += known.config != wanted.config
+            known.config, known.admin_state, known.position = wanted.config, wanted.config.admin_state, wanted.position
+            return known
+        backend = new_backend(wanted.config, wanted.place, first_health(plan.config), wanted.position)
+        if known is None:
+            counts.added += 1
+            if backend.unresolved:
+                fields: dict[str, object] = {"pool": pool.name, "backend": key, "reason": backend.unresolved}
+                self._events.emit("backend_down", fields, logging.WARNING)
+            self._followers.cleanup.returned(pool.name, key)
+        else:  # the same id at another address: what was seen is of the other
+            counts.changed += 1
+        return backend
+
+    def _follow(self, changed: Iterable[PoolPlan], gone: Iterable[PoolState]) -> None:
+        followers = self._followers
+        for plan in changed:
+            pool = self._state.pools[plan.name]
+            followers.monitor.adapt(pool, plan.targets)
+            followers.agents.adapt(pool)
+            followers.passive.adapt(pool)
+        for pool in gone:
+            followers.monitor.forget(pool.name)
+            followers.agents.forget(pool.name)
+            followers.passive.forget(pool.name)
+
+
+def _specs(listeners: Mapping[str, ListenerState], desired: Desired) -> list[ListenerSpec]:
+    return [listener_spec(one, drained=name in desired.drained) for name, one in listeners.items()]
+
+
+async def adopted(forwarder: Forwarder) -> None:
+    """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
+    deadline = time.monotonic() + _ADOPTED_WITHIN_S
+    while not forwarder.adopted() and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Of backends."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+
+
+def _compare(before: Mapping[str, ListenerState], after: Mapping[str, ListenerState]) -> tuple[int, int, int]:
+    """How many were added, removed and changed."""
+    changed = sum(name in before and before[name] is not one for name, one in after.items())
+    return len(after.keys() - before.keys()), len(before.keys() - after.keys()), changed

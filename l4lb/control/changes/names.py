@@ -1,0 +1,128 @@
+"""What is known of the names that backends are given by: looked up aside, again when the TTL ends. Control loop only.
+
+A look-up that fails takes nothing away: the last answer stays, stale, and is asked for again, less and less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from l4lb.control.state.state import NOT_YET, Location, located_at, location_of, unresolved_at
+from l4lb.net.address import name_of
+from l4lb.net.resolving import Answer, Host, Lookup, Lookups, NotResolved, look_up
+
+TTL_MIN_S = 1.0  # a TTL of 0 is no reason to ask all the time
+TTL_MAX_S = 3600.0
+AGAIN_MIN_S = 1.0
+AGAIN_MAX_S = 30.0
+
+
+@dataclass(slots=True)
+class Name:
+    """`hosts` of the last answer; `error` of the last look-up, with which they are stale. `heard` is set once any
+    look-up has ended."""
+
+    hosts: tuple[Host, ...] = ()
+    error: str = NOT_YET
+    failures: int = 0
+    due: asyncio.TimerHandle | None = None
+    under_way: bool = False
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Names:
+    """`changed` is called with a name after its answer, or the reason for having none, is another one."""
+
+    def __init__(self, changed: Callable[[str], None], lookup: Lookup = look_up) -> None:
+        self._changed = changed
+        self._lookups = Lookups(lookup)
+        self._names: dict[str, Name] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def known(self, name: str) -> Name:
+        return self._names.get(name) or Name()
+
+    def hosts(self, name: str) -> tuple[Host, ...]:
+        return self.known(name).hosts
+
+    def location(self, address: str) -> Location:
+        """Where a backend of that configured address is that has been nowhere yet."""
+        name = name_of(address)
+        if not name:
+            return location_of(address)
+        known = self.known(name)
+        return located_at(address, known.hosts[0]) if known.hosts else unresolved_at(address, known.error)
+
+    def prime(self, known: Mapping[str, Iterable[Host]]) -> None:
+        """What the process before this one knew: stale until it is looked up here."""
+        for name, hosts in known.items():
+            self._names[name] = Name(tuple(hosts))
+
+    def answers(self) -> dict[str, tuple[Host, ...]]:
+        """Of all names that have one, for the next process."""
+        return {name: one.hosts for name, one in self._names.items() if one.hosts}
+
+    async def learn(self, names: Iterable[str], within_s: float) -> None:
+        """Look up those of which nothing is known, and wait for them all, but not longer than that."""
+        self._loop = asyncio.get_running_loop()
+        wanted = {name: self._names.setdefault(name, Name()) for name in names}
+        for name, one in wanted.items():
+            if not one.heard.is_set():
+                self._begin(name)
+        waiting = [one.heard.wait() for one in wanted.values() if not one.hosts]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*waiting), within_s)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all others."""
+        names = set(names)
+        for name in self._names.keys() - names:
+            if (due := self._names.pop(name).due) is not None:
+                due.cancel()
+
+    def refresh(self) -> None:
+        """Look all up now, whatever their TTL says."""
+        for name in self._names:
+            self._begin(name)
+
+    def stop(self) -> None:
+        self._lookups.close()
+        self.keep(())
+
+    def _begin(self, name: str) -> None:
+        one = self._names.get(name)
+        if one is None or one.under_way or self._loop is None:
+            return
+        one.under_way = True
+        if one.due is not None:
+            one.due.cancel()
+            one.due = None
+        self._lookups.begin(name, self._done)
+
+    def _done(self, name: str, found: Answer | NotResolved) -> None:
+        """On a thread of the look-ups."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(self._heard, name, found)
+
+    def _heard(self, name: str, found: Answer | NotResolved) -> None:
+        one = self._names.get(name)
+        if one is None or self._loop is None:
+            return
+        before = (one.hosts, one.error)
+        if isinstance(found, Answer):
+            one.hosts, one.error, one.failures = found.hosts, "", 0
+            wait_s = min(max(found.ttl_s, TTL_MIN_S), TTL_MAX_S)
+        else:
+            one.error = str(found)
+            wait_s = min(AGAIN_MIN_S * 2**one.failures, AGAIN_MAX_S)
+            one.failures = min(one.failures + 1, 10)
+        one.under_way = False
+        one.heard.set()
+        one.due = self._loop.call_later(wait_s, self._begin, name)
+        if (one.hosts, one.error) != before:
+            self._changed(name)

@@ -1,0 +1,1 @@
+"""Health checks: how each type of check asks a backend."""

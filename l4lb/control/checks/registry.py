@@ -1,0 +1,50 @@
+"""The checks by type. A new one is one module and one line here; other packages add theirs by entry point."""
+
+from __future__ import annotations
+
+from l4lb.config.callables import load_health_check
+from l4lb.control.checks.checks import Check
+from l4lb.control.checks.dns import check_dns
+from l4lb.control.checks.exec import check_exec
+from l4lb.control.checks.http import check_http, check_https
+from l4lb.control.checks.postgres import check_postgres
+from l4lb.control.checks.python import check_python
+from l4lb.control.checks.redis import check_redis
+from l4lb.control.checks.send_expect import check_send_expect
+from l4lb.control.checks.tcp import check_tcp
+from l4lb.control.checks.tls import check_tls
+from l4lb.control.checks.udp import check_udp
+
+CHECKS: dict[str, Check] = {
+    "tcp": check_tcp,
+    "send_expect": check_send_expect,
+    "tls": check_tls,
+    "http": check_http,
+    "https": check_https,
+    "udp": check_udp,
+    "dns": check_dns,
+    "redis": check_redis,
+    "postgres": check_postgres,
+    "exec": check_exec,
+    "python": check_python,
+}
+_SHARED = frozenset(CHECKS) - {"exec", "python"}  # by pools: the others tell the pool's name to somebody
+_NO_PORT_NEEDED = frozenset({"exec", "python"})
+_DATAGRAMS = frozenset({"udp", "dns"})
+
+
+def check_of(type_: str) -> Check:
+    """ValueError when another package's cannot be loaded."""
+    return CHECKS.get(type_) or load_health_check(type_)
+
+
+def tells_the_pool(type_: str) -> bool:
+    return type_ not in _SHARED
+
+
+def needs_port(type_: str) -> bool:
+    return type_ not in _NO_PORT_NEEDED
+
+
+def is_datagram(type_: str) -> bool:
+    return type_ in _DATAGRAMS

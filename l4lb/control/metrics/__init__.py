@@ -1,1 +1,0 @@
-"""What is counted, for monitoring systems: gathered at the moment of asking, counted nowhere twice."""

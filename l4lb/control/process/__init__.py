@@ -1,0 +1,1 @@
+"""The process around the control plane: its user, its service manager, its successor."""

@@ -1,0 +1,211 @@
+"""What a process starts with besides its configuration: from the one that it replaces, or from a state file.
+
+Everything is optional: a first start has nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
+from l4lb.control.state.state import BackendState, State, first_health, located_at
+from l4lb.model.address import SocketAddress
+from l4lb.model.forwarder import Handed, MovingSession, QuicIds
+from l4lb.model.snapshot import InheritedSocket, Place
+from l4lb.model.states import Health, Protocol
+from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
+from l4lb.net.listen.admin_socket import AdminSocket
+from l4lb.net.resolving import Host
+
+NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
+PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends were that are given by name, by pool and backend
+HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
+
+
+@dataclass(slots=True)
+class Inheritance:
+    """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`), the health of backends,
+    and the `channel` to the process that all that is from."""
+
+    overlay: Overlay = field(default_factory=dict)
+    drained: Drained = field(default_factory=dict)
+    health: HealthSeen = field(default_factory=dict)
+    names: NamesKnown = field(default_factory=dict)
+    places: PlacesSeen = field(default_factory=dict)
+    sockets: list[Handed] = field(default_factory=list)
+    admin: AdminSocket | None = None
+    channel: Channel | None = None
+
+
+def _place_said(place: Place) -> dict[str, Any]:
+    address = place.address
+    said = {"fd": address.name} if isinstance(address, InheritedSocket) else {"at": list(_plain(address))}
+    return {"protocol": str(place.protocol), "listener": place.listener, "position": place.position, **said}
+
+
+def _plain(address: SocketAddress) -> tuple[int, str, int]:
+    return int(address.family), address.host, address.port
+
+
+def _place(said: Mapping[str, Any]) -> Place:
+    address = InheritedSocket(said["fd"]) if "fd" in said else SocketAddress(*said["at"])
+    return Place(Protocol(said["protocol"]), address, said["listener"], said["position"])
+
+
+def health_of(state: State) -> HealthSeen:
+    return {
+        name: {id_: (str(one.health), str(one.address)) for id_, one in pool.backends.items()}
+        for name, pool in state.pools.items()
+        if pool.config.health.type != "none"
+    }
+
+
+def places_of(state: State) -> PlacesSeen:
+    return {
+        name: {one.id: (int(one.address.family), one.address.host) for one in pool.backends.values() if _is_placed(one)}
+        for name, pool in state.pools.items()
+    }
+
+
+def _is_placed(backend: BackendState) -> bool:
+    return bool(backend.name) and not backend.unresolved
+
+
+def apply_names(state: State, seen: PlacesSeen) -> None:
+    """Backends that are given by name are where the process before this one had them, until their names are looked up
+    here: a name server that is away at an upgrade takes nothing away."""
+    for name, pool in state.pools.items():
+        for id_, host in seen.get(name, {}).items():
+            backend = pool.backends.get(id_)
+            if backend is not None and backend.name:
+                backend.address, backend.unresolved = located_at(backend.config.address, host)
+                backend.set_health(first_health(pool.config))
+
+
+def apply_health(state: State, seen: HealthSeen) -> None:
+    """Backends that are still at their address have the health that the process before this one saw."""
+    for name, pool in state.pools.items():
+        for id_, backend in pool.backends.items() if pool.config.health.type != "none" else ():
+            health, address = seen.get(name, {}).get(id_, ("", ""))
+            if address == str(backend.address) and health != backend.health:
+                backend.set_health(Health(health))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a process has found out of the world."""
+
+    health: HealthSeen
+    names: NamesKnown
+    places: PlacesSeen
+
+
+def seen_by(state: State, names: NamesKnown) -> Seen:
+    return Seen(health_of(state), names, places_of(state))
+
+
+def hand_down(channel: Channel, sockets: list[Handed], admin: AdminSocket | None, desired: Desired, seen: Seen) -> None:
+    """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
+    for one in sockets:
+        channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
+    if admin is not None:
+        channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
+    changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
+    told = {"health": seen.health, "names": seen.names, "places": seen.places}
+    channel.send({"kind": "start", **changes, **told})
+
+
+def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
+    """Tell the process at the other end of these sessions of UDP and connection ids, and that they are all. Blocks;
+    OSError when that process is gone."""
+    for ids in quic_ids:
+        entries = base64.b64encode(ids.entries).decode()
+        known = {"pool": ids.pool, "seed": ids.seed, "lengths": ids.lengths, "backends": list(ids.backends.items())}
+        channel.send({"kind": "quic_ids", "entries": entries, **known})
+    for start in range(0, len(sessions), FDS_MAX):
+        some = sessions[start : start + FDS_MAX]
+        said = [
+            {"place": _place_said(one.place), "position": one.position, "pool": one.pool, "backend": one.backend}
+            | {"about": dict(one.about)}
+            for one in some
+        ]
+        channel.send({"kind": "sessions", "sessions": said}, [one.fd for one in some])
+    channel.send({"kind": "moved"})
+
+
+@dataclass(slots=True)
+class Received:
+    """`over`: nothing more is to be heard from that process."""
+
+    sessions: list[MovingSession] = field(default_factory=list)
+    quic_ids: list[QuicIds] = field(default_factory=list)
+    over: bool = False
+
+    def take(self, message: Message, fds: list[int]) -> bool:
+        """False for a message that is none of them. What is told in another way than ours is left out."""
+        try:
+            match message.get("kind"):
+                case "sessions":
+                    self.sessions += [_session(one, fd) for one, fd in zip(message["sessions"], fds, strict=True)]
+                case "quic_ids":
+                    self.quic_ids.append(_quic_ids(message))
+                case _:
+                    return False
+        except (KeyError, TypeError, ValueError):
+            close_all(fds)
+        return True
+
+
+async def received_sessions(channel: Channel) -> Received:
+    """The other end of `hand_down_sessions`: all that it tells of, up to its end, or that of its process."""
+    found = Received()
+    while (heard := await channel.heard()) is not None:
+        if not found.take(*heard):
+            return found
+    found.over = True
+    return found
+
+
+def _session(said: Mapping[str, Any], fd: int) -> MovingSession:
+    place = _place(said["place"])
+    return MovingSession(fd, place, said["position"], said["pool"], said["backend"], said["about"])
+
+
+def _quic_ids(said: Mapping[str, Any]) -> QuicIds:
+    entries = base64.b64decode(said["entries"])
+    return QuicIds(said["pool"], said["seed"], said["lengths"], entries, dict(said["backends"]))
+
+
+def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
+    """The other end of `hand_down`. Blocks; OSError when that process is gone, ValueError for what is not ours."""
+    found = Inheritance(channel=channel)
+    while True:
+        message, fds = channel.receive(timeout_s)
+        _take(found, message, fds)
+        if message["kind"] == "start":
+            return found
+
+
+def _host(said: Sequence[Any]) -> Host:
+    family, host = said
+    return int(family), str(host)
+
+
+def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
+    match message["kind"]:
+        case "sockets":
+            found.sockets.append(Handed(_place(message["place"]), fds, message["about"]))
+        case "admin":
+            found.admin = AdminSocket.taken_over(fds, message["about"])
+        case "start":
+            found.overlay = restored(message["overlay"])
+            found.drained = restored_drained(message.get("drained", {}))
+            found.health = message["health"]
+            names, places = message.get("names", {}), message.get("places", {})
+            found.names = {name: [_host(host) for host in hosts] for name, hosts in names.items()}
+            found.places = {pool: {id_: _host(at) for id_, at in one.items()} for pool, one in places.items()}
+        case kind:
+            raise ValueError(f'a process of another version? It says "{kind}"')

@@ -1,0 +1,276 @@
+"""What the outside sees, as plain dicts ready for JSON, in the shapes of `shapes.py`. Control thread only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from l4lb.config.secrets import masked
+from l4lb.control.changes.names import Names
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.reporting import shapes
+from l4lb.control.reporting.usage import ProcessUsage, Usage
+from l4lb.control.sessions.draining import Draining
+from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
+from l4lb.net.address import parse_endpoint
+from l4lb.version import __version__
+
+
+def _check(result: CheckResult) -> shapes.Check:
+    return {
+        "ok": result.ok,
+        "step": result.step,
+        "reason": result.reason,
+        "latency_ms": round(result.latency_s * 1000, 3),
+        "at": result.at,
+    }
+
+
+def _agent(agent: AgentState) -> shapes.Agent:
+    return {
+        "health": agent.health,
+        "admin_state": agent.admin_state,
+        "percent": agent.percent,
+        "max_sessions": agent.max_sessions,
+        "remark": agent.remark,
+    }
+
+
+def _resolved(state: BackendState, names: Names) -> shapes.Resolved | None:
+    if not state.name:
+        return None
+    known = names.known(state.name)
+    return {
+        "address": "" if state.unresolved else str(state.address),
+        "answer": [host for _, host in known.hosts],
+        "error": known.error,
+    }
+
+
+def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool, names: Names) -> shapes.Backend:
+    """With `detail` the latest checks too."""
+    passed_over = pool.passed_over.get(state.id, "")
+    backend: shapes.Backend = {
+        "id": state.id,
+        "address": state.config.address,
+        "resolved": _resolved(state, names),
+        "weight": state.config.weight,
+        "effective_weight": state.effective_weight,
+        "max_sessions": state.max_sessions,
+        "priority": state.config.priority,
+        "zone": state.config.zone,
+        "tags": state.config.tags,
+        "admin_state": state.admin_state,
+        "usable": not passed_over,
+        "passed_over": passed_over,
+        "standby": pool.standby.get(state.id, ""),
+        "health": state.health,
+        "health_since": state.since,
+        "last_check": None if state.last_check is None else _check(state.last_check),
+        "history": [{"at": at, "health": health} for at, health in state.history],
+        "ejected": state.ejected,
+        "ejections": state.ejection.number if state.ejection else 0,
+        "agent": _agent(state.agent),
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "bytes_up": stats.bytes_up,
+        "bytes_down": stats.bytes_down,
+        "datagrams_up": stats.datagrams_up,
+        "datagrams_down": stats.datagrams_down,
+        "connect_failures": stats.connect_failures,
+        "failed": stats.failed,
+        "early_resets": stats.early_resets,
+        "source_misfits": stats.source_misfits,
+        "path_errors": dict(stats.path_errors),
+    }
+    if detail:
+        backend["checks"] = [_check(result) for result in state.checks]
+    return backend
+
+
+def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False) -> shapes.Pool:
+    return {
+        "name": state.name,
+        "policy": state.config.policy,
+        "table_digest": state.table_digest,
+        "policy_error": state.policy_error,
+        "usable": len(state.usable),
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "waiting": stats.waiting,
+        "bytes_up": stats.bytes_up,
+        "bytes_down": stats.bytes_down,
+        "datagrams_up": stats.datagrams_up,
+        "datagrams_down": stats.datagrams_down,
+        "backends": [
+            _backend(state, backend, stats.backends.get(id_, BackendStats()), detail, names)
+            for id_, backend in state.backends.items()
+        ],
+    }
+
+
+def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None) -> shapes.Listener:
+    return {
+        "name": state.name,
+        "protocol": state.config.protocol,
+        "pool": state.config.pool,
+        "addresses": list(stats.addresses),
+        "drain": drain,
+        "max_sessions": state.config.max_sessions,
+        "sessions_active": stats.sessions_active,
+        "sessions_total": stats.sessions_total,
+        "closed": dict(stats.closed),
+        "proxy_refused": dict(stats.proxy_refused),
+        "dropped": dict(stats.dropped),
+    }
+
+
+def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
+    return {
+        "worker": index,
+        "sessions_active": stats.sessions_active,
+        "busy_s": stats.busy_ns / 1e9,
+        "spliced_bytes": stats.spliced_bytes,
+        "accept_pauses": stats.accept_pauses,
+        "handed_over": stats.handed_over,
+        "late_answers": stats.late_answers,
+    }
+
+
+def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
+    """Of all workers together: they share their bounds."""
+    histograms = [worker.connect_time for worker in workers]
+    return {
+        "bounds_s": list(histograms[0].bounds_s) if histograms else [],
+        "counts": [sum(counts) for counts in zip(*(one.counts for one in histograms), strict=True)],
+        "sum_s": sum(one.sum_s for one in histograms),
+    }
+
+
+def _usage(usage: Usage | None) -> shapes.Usage | None:
+    if usage is None:
+        return None
+    return {
+        "cpu_s": round(usage.cpu_s, 3),
+        "cpu_ratio": round(usage.cpu_ratio, 4),
+        "memory_bytes": usage.memory_bytes,
+        "threads": usage.threads,
+    }
+
+
+class Status:
+    """Builds every answer from the state and the forwarder's counters of this moment."""
+
+    def __init__(
+        self,
+        state: State,
+        reconciler: Reconciler,
+        monitor: Monitor,
+        forwarder: Forwarder,
+        draining: Draining,
+        usage: ProcessUsage,
+        names: Names,
+    ) -> None:
+        self._state = state
+        self._reconciler = reconciler
+        self._monitor = monitor
+        self._forwarder = forwarder
+        self._draining = draining
+        self._usage = usage
+        self._names = names
+        self.predecessor: shapes.Predecessor | None = None  # while it drains
+
+    def stats(self) -> Stats:
+        return self._forwarder.stats()
+
+    def status(self) -> shapes.Status:
+        stats = self.stats()
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "state": self._state.process,
+            "drain": self._draining.of_process(),
+            "predecessor": self.predecessor,
+            "snapshot_version": self._reconciler.version,
+            "uptime_s": round(time.monotonic() - self._state.started_at, 3),
+            "sessions_active": stats.sessions_left,
+            "usage": _usage(self._usage.read()),
+            "connect_time": _connect_time(stats.workers),
+            "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
+            "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
+            "listeners": self.listeners(stats),
+            "pools": self.pools(stats),
+            "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
+        }
+
+    def listeners(self, stats: Stats | None = None) -> list[shapes.Listener]:
+        counted = (stats or self.stats()).listeners
+        found = []
+        for name, one in self._state.listeners.items():
+            stats_ = counted.get(name, ListenerStats())
+            found.append(_listener(one, stats_, self._draining.of_listener(name, stats_.sessions_active)))
+        return found
+
+    def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
+        counted = (stats or self.stats()).pools
+        return [_pool(one, counted.get(name, PoolStats()), self._names) for name, one in self._state.pools.items()]
+
+    def pool(self, name: str) -> shapes.Pool | None:
+        """One pool with all that is known of its backends; None when there is no such."""
+        state = self._state.pools.get(name)
+        return None if state is None else _pool(state, self._forwarder.pool_stats(name), self._names, detail=True)
+
+    def backend(self, pool: str, backend: str) -> shapes.Backend:
+        """One backend with all that is known of it. KeyError when it is not there."""
+        state = self._state.pools[pool]
+        counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
+        return _backend(state, state.backends[backend], counted, True, self._names)
+
+    def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
+        """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
+
+        KeyError for a pool that is not there, ValueError for an address that is none.
+        """
+        pool = self._state.pools[name]
+        stats = self._forwarder.pool_stats(name)
+        said = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
+        choice = said.choice
+        return {
+            "pool": name,
+            "policy": pool.config.policy,
+            "source": source,
+            "chosen": choice.chosen or None,
+            "tier": None if said.tier is None else str(said.tier),
+            "why": said.why,
+            "how": choice.how,
+            "hash": None if choice.hash is None else f"{choice.hash:016x}",
+            "slot": choice.slot,
+            "candidates": [{"id": one.id, "full": one.full, "tier": str(tier)} for tier, one in said.order],
+            "passed_over": dict(pool.passed_over),
+            "table_digest": pool.table_digest,
+        }
+
+    def config(self) -> shapes.ConfigShape:
+        return masked(self._state.config)
+
+    def line(self) -> str:
+        """All of it in one line."""
+        if self._state.process is ProcessState.DRAINING:
+            return f"draining, {self.stats().sessions_left} sessions left"
+        pools = self._state.pools.values()
+        usable, backends = sum(len(pool.usable) for pool in pools), sum(len(pool.backends) for pool in pools)
+        counts = f"{len(self._state.listeners)} listeners, {usable} of {backends} backends usable"
+        return "; ".join([f"{self._state.process}, {counts}", *self.readiness()[:3]])
+
+    def readiness(self) -> list[str]:
+        """Why this process is not ready for traffic; empty when it is."""
+        if self._state.process is not ProcessState.RUNNING:
+            return [f"the process is {self._state.process}"]
+        drained = [f'listener "{name}" drains' for name in self._state.listeners if name in self._state.drained]
+        pools = [f'pool "{pool.name}" has no usable backend' for pool in self._state.pools.values() if not pool.usable]
+        return drained + pools

@@ -1,0 +1,110 @@
+"""What the service manager hears of this process: ready, reloading, stopping, a line for people, and signs of life.
+Control loop only.
+
+A sign of life says that the control loop turns and that every worker has finished a turn since the last one: workers
+are woken at every look, so one that is idle turns too, and one that hangs does not. Without a sign the manager ends the
+process.
+
+| when | told |
+|---|---|
+| everything is up | READY, STATUS |
+| a reload begins, ends | RELOADING with MONOTONIC_USEC, READY |
+| the drain begins | STOPPING; EXTEND_TIMEOUT_USEC, as it may take longer than the manager would wait |
+| another process takes over | MAINPID, by the old one while it is the main one; then that one speaks |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from l4lb.control.process.status import Status
+from l4lb.control.state.events import Events
+from l4lb.model.forwarder import Forwarder
+from l4lb.net.sd_notify import Notifier, monotonic_us
+
+_LOOK_EVERY_S = 1.0
+_AFTER_THE_DRAIN_S = 10.0  # for what is left to do then
+
+
+class Supervision:
+    """Tells `notifier`; silent before `speak` and after `leave`."""
+
+    def __init__(self, notifier: Notifier, status: Status, events: Events, forwarder: Forwarder) -> None:
+        self._notifier = notifier
+        self._status = status
+        self._events = events
+        self._forwarder = forwarder
+        self._speaks = False
+        self._reloads = 0
+        self._said = ""
+        self._due = 0.0
+        self._stuck: list[int] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    def speak(self) -> None:
+        """Everything is up, and this is the process that the manager is to watch."""
+        if self._notifier and not self._speaks:
+            self._speaks = True
+            self._said = self._line()
+            self._notifier.tell(READY=1, MAINPID=os.getpid(), STATUS=self._said)
+            self._looking = asyncio.create_task(self._look_again_and_again())
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Around a reload, whether it holds or not."""
+        self._tell(RELOADING=1, MONOTONIC_USEC=monotonic_us())
+        self._reloads += 1
+        try:
+            yield
+        finally:
+            self._reloads -= 1
+            if not self._reloads:
+                self._tell(READY=1)
+
+    def stopping(self, timeout_s: float) -> None:
+        """It drains, for at most `timeout_s`."""
+        self._tell(STOPPING=1, EXTEND_TIMEOUT_USEC=round((timeout_s + _AFTER_THE_DRAIN_S) * 1e6))
+
+    def leave(self, pid: int) -> None:
+        """Process `pid` is to be watched from now on, and not this one."""
+        self._tell(MAINPID=pid)
+        self._speaks = False
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+            self._looking = None
+
+    def _tell(self, **fields: object) -> None:
+        if self._speaks:
+            self._notifier.tell(**fields)
+
+    async def _look_again_and_again(self) -> None:
+        watchdog_s = self._notifier.watchdog_s
+        while self._speaks:
+            if watchdog_s and time.monotonic() >= self._due:
+                self._give_sign(watchdog_s)
+            if (line := self._line()) != self._said:
+                self._said = line
+                self._tell(STATUS=line)
+            await asyncio.sleep(min(_LOOK_EVERY_S, watchdog_s / 4) if watchdog_s else _LOOK_EVERY_S)
+
+    def _give_sign(self, watchdog_s: float) -> None:
+        """Every half of the time; when something hangs, as soon as it no longer does."""
+        silent = self._forwarder.silent_workers()
+        if not silent:
+            self._tell(WATCHDOG=1)
+            self._due = time.monotonic() + watchdog_s / 2
+        elif not self._stuck:
+            reason = f"no turn finished; without one the service manager ends this process after {watchdog_s:g} s"
+            self._events.emit("workers_stuck", {"workers": " ".join(map(str, silent)), "reason": reason}, logging.ERROR)
+        self._stuck = silent
+
+    def _line(self) -> str:
+        return self._status.line()

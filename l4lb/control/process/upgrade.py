@@ -1,0 +1,181 @@
+"""A new process takes the place of this one: started, given the listening sockets, heard to be ready; then this one
+drains. Control loop only.
+
+| this process | the new one |
+|---|---|
+| starts it, hands it sockets, runtime changes, health | takes them over, starts, accepts |
+| goes on as before | says ``ready``, or ``failed`` and why, or ends, or says nothing for too long |
+| at ``ready``: lets go of the sessions of UDP, hands them over | reads no UDP socket before it has them all |
+| no longer owns the files of sockets, says ``yours`` | owns them, tells the service manager |
+| drains, and says how far it is | shows that in its status |
+
+The sockets themselves are handed over, so what waits in their accept queues is served by either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from l4lb.control.process.host import Successor
+from l4lb.control.process.inheritance import NamesKnown, hand_down, hand_down_sessions, seen_by
+from l4lb.control.state.desired import Desired
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import State
+from l4lb.errors import UpgradeError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import ProcessState
+from l4lb.net.handover import Channel, close_all
+from l4lb.net.listen.admin_socket import AdminSocket
+
+TAKEOVER_FD = "L4LB_TAKEOVER_FD"  # environment: the new process's end
+_TELL_EVERY_S = 0.5
+_MOVED_WITHIN_S = 5.0  # workers do it in their next turn
+_MOVED_POLL_S = 0.001
+
+
+class Upgrade:
+    """`admin` gives the admin API's socket, `desired` what is wanted at this moment, `names` what is known of names.
+    One `upgrade` at a time: the caller sees to that."""
+
+    def __init__(
+        self,
+        state: State,
+        forwarder: Forwarder,
+        events: Events,
+        admin: Callable[[], AdminSocket | None],
+        desired: Callable[[], Desired],
+        names: Callable[[], NamesKnown],
+        successor: Successor,
+    ) -> None:
+        self.successor = successor
+        self._state = state
+        self._forwarder = forwarder
+        self._events = events
+        self._admin = admin
+        self._names = names
+        self._desired = desired
+        self._channel: Channel | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    async def upgrade(self) -> int:
+        """Let a new process take over; its pid. This one then has to be drained and stopped.
+
+        UpgradeError, and this one goes on as before, when the new one does not start.
+        """
+        try:
+            pid = await self._upgrade(self.successor)
+        except UpgradeError as error:
+            self._events.emit("upgrade_failed", {"reason": str(error)}, logging.ERROR)
+            raise
+        self._events.emit("upgraded", {"pid": pid})
+        return pid
+
+    async def _upgrade(self, successor: Successor) -> int:
+        if successor.command is None:
+            raise UpgradeError(successor.reason)
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}")
+        return await self._replace(successor, successor.command)
+
+    async def _replace(self, successor: Successor, command: Sequence[str]) -> int:
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        process = None
+        try:
+            with theirs:
+                environment = {**successor.environment(), TAKEOVER_FD: str(theirs.fileno())}
+                process = await asyncio.to_thread(_start, successor, command, environment, theirs.fileno())
+            await self._hand_down(channel, process, successor.ready_within_s)
+        except BaseException as error:
+            if process is not None:
+                await asyncio.to_thread(_end, process)  # first: it would take the end of the channel for ours
+            channel.close()
+            if isinstance(error, OSError):
+                raise UpgradeError(f"{command[0]}: cannot be started: {error.strerror or error}") from error
+            raise
+        self._channel = channel
+        return process.pid
+
+    async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        sockets, admin, desired = self._forwarder.hand_over(), self._admin(), self._desired()
+        seen = seen_by(self._state, self._names())
+        try:
+            await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
+            said, _ = await asyncio.to_thread(channel.receive, timeout_s)
+        except TimeoutError:
+            raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None
+        except OSError:
+            code = await asyncio.to_thread(_exit_code, process)
+            raise UpgradeError(f"the new process (pid {process.pid}) ended with exit code {code}") from None
+        if said["kind"] != "ready":
+            raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
+        if self._state.process is not ProcessState.RUNNING:
+            raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
+        await self._move_sessions(channel, process)
+        self._forwarder.disown()
+        if admin is not None:
+            admin.disown()
+
+    async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
+        """Those of UDP: they are with their sockets to backends there, or here as before. A worker that does not let go
+        of them keeps them."""
+        self._forwarder.begin_move()
+        deadline = time.monotonic() + _MOVED_WITHIN_S
+        while (sessions := self._forwarder.moved(anyway=time.monotonic() > deadline)) is None:
+            await asyncio.sleep(_MOVED_POLL_S)
+        try:
+            await asyncio.to_thread(hand_down_sessions, channel, sessions, self._forwarder.quic_ids())
+        except BaseException as error:
+            self._forwarder.arrive(sessions)
+            if isinstance(error, OSError):
+                raise UpgradeError(f"the new process (pid {process.pid}) did not take over: {error}") from error
+            raise
+        close_all([one.fd for one in sessions])
+
+    def leave(self, pid: int) -> None:
+        """After `upgrade`: the new process is told that it is alone, and from now on how far this one's drain is."""
+        if self._channel is not None:
+            self._telling = asyncio.create_task(self._tell(self._channel))
+        self.successor.replaced(pid)
+
+    async def _tell(self, channel: Channel) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(channel.send, {"kind": "yours"})
+            while True:
+                left = self._forwarder.stats().sessions_left
+                said = {"kind": "draining", "pid": os.getpid(), "sessions_active": left}
+                await asyncio.to_thread(channel.send, said)
+                await asyncio.sleep(_TELL_EVERY_S)
+
+    async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+        if self._channel is not None:
+            self._channel.close()
+
+
+def _start(
+    successor: Successor, command: Sequence[str], environment: dict[str, str], fd: int
+) -> subprocess.Popen[bytes]:
+    with successor.lending():
+        return subprocess.Popen(command, env=environment, pass_fds=[fd])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(5)
+    except subprocess.TimeoutExpired:
+        return None

@@ -1,0 +1,80 @@
+"""From a listener's configuration to what a snapshot says of it, and to its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from l4lb.config import Config, Listener
+from l4lb.control.state.state import ListenerState
+from l4lb.errors import ConfigError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
+
+_HANDSHAKE_S = 0.2  # a long way round the world; who comes meanwhile asks again after 1 s (RFC 6298) and is refused
+
+
+def _keepalive(config: Listener) -> Keepalive | None:
+    keepalive = config.keepalive
+    return Keepalive(keepalive.idle, keepalive.interval, keepalive.count) if keepalive else None
+
+
+def _accept(config: Listener) -> ProxyAccept | None:
+    versions = {"v1": 1, "v2": 2, "any": 0}
+    if config.accept_proxy == "off":
+        return None
+    return ProxyAccept(versions[config.accept_proxy], tuple(config.proxy_trusted), config.proxy_timeout)
+
+
+def _burst(config: Listener) -> int:
+    return config.session_burst or max(1, round(config.session_rate / 10))
+
+
+def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpec:
+    """One that is `drained` listens nowhere; it keeps its sessions and counters."""
+    config = state.config
+    return ListenerSpec(
+        name=state.name,
+        bind=() if drained else state.bind,
+        pool=config.pool,
+        protocol=config.protocol,
+        backlog=config.backlog,
+        nodelay=config.nodelay,
+        idle_timeout_s=config.idle_timeout,
+        half_close=config.half_close,
+        half_close_timeout_s=config.half_close_timeout,
+        max_session_duration_s=config.max_session_duration,
+        keepalive=_keepalive(config),
+        user_timeout_s=config.user_timeout,
+        fast_open=config.fast_open,
+        defer_accept_s=config.defer_accept,
+        transparent=config.transparent,
+        accept=_accept(config),
+        splice=config.splice,
+        max_sessions=config.max_sessions,
+        session_rate=config.session_rate,
+        session_burst=_burst(config),
+        bandwidth_up=config.bandwidth_up,
+        bandwidth_down=config.bandwidth_down,
+        total_bandwidth_up=config.total_bandwidth_up,
+        total_bandwidth_down=config.total_bandwidth_down,
+        udp_requests=config.udp_requests,
+        udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
+        udp_one_way=config.udp_responses == "none",
+        udp_gro=config.udp_gro,
+    )
+
+
+def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarder.prepare`; the problems are placed in `config`, which the listeners are from."""
+    try:
+        forwarder.prepare(listeners)
+    except ConfigError as error:
+        placed = (config.problem(tuple(problem.path.split(".")), problem.message) for problem in error.problems)
+        raise ConfigError(list(placed)) from error
+
+
+async def turn_away_others(forwarder: Forwarder, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarder.turn_away`. Returns when a handshake that was under way then has had its time."""
+    if forwarder.turn_away(listeners):
+        await asyncio.sleep(_HANDSHAKE_S)

@@ -1,0 +1,248 @@
+"""From a pool's state to what a snapshot says of it, in three steps: who is usable, their table, the whole.
+
+The first and the last run on the control loop. Tables are built from plain data alone, on any thread: they may take
+long, and the loop has other things to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l4lb.config import Pool
+from l4lb.config.policies import find_policy
+from l4lb.config.proxy import OwnTlv
+from l4lb.control.state.state import BackendState, PoolState
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection, TierSpec
+from l4lb.model.states import AdminState, Health
+from l4lb.net.environment import namespace_name
+from l4lb.routing.candidates import EJECTED, Rules, Standing, Tier, candidacy, standby
+from l4lb.routing.policies import POLICIES, SMALLEST_TABLE, Candidate, Candidates, Policy, TableBuilder
+from l4lb.routing.slow_start import share, wait_s
+
+_NETNS = 0x30  # the type of its TLV, PROXY 2.2.7
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The table of a tier, to be built: equal orders have equal tables. `candidates` may be none."""
+
+    policy: str
+    candidates: Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`slots` index the candidates. `error`: why the policy could not lay out these or those of another tier of the
+    pool, so that all serve in turn."""
+
+    order: Order
+    policy: Policy
+    slots: array[int]
+    digest: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `orders`
+    are those of the `tiers`, of which there is at least one.
+
+    What it names may change meanwhile in `pool`; the view does not.
+    """
+
+    pool: PoolState
+    config: Pool
+    source: SocketAddress | None
+    backends: tuple[BackendState, ...]
+    specs: tuple[BackendSpec, ...]
+    tiers: tuple[Tier, ...]
+    passed_over: dict[str, str]
+    orders: tuple[Order, ...]
+
+
+def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
+    """What holds at `now` (monotonic): the configured weight, or a part of it by the agent's word and slow_start."""
+    weight = backend.config.weight * backend.agent.percent / 100
+    duration_s = pool.config.slow_start
+    if not duration_s or backend.returned_at is None:
+        return weight
+    return weight * share(now - backend.returned_at, duration_s)
+
+
+def next_step_s(pool: PoolState, now: float) -> float:
+    """How long until a weight grows again; 0 when none does."""
+    duration_s = pool.config.slow_start
+    if not duration_s:
+        return 0.0
+    returned = [one.returned_at for one in pool.backends.values() if one.returned_at is not None]
+    return min((wait for at in returned if (wait := wait_s(now - at, duration_s)) > 0), default=0.0)
+
+
+def _told(backend: BackendState, reason: str, now: float) -> str:
+    """Why it is passed over, with what is known of it."""
+    if reason == EJECTED and backend.ejection is not None:
+        return f"{reason} for {max(0, round(backend.ejection.until - now))} s more, by failures of real traffic"
+    said = backend.agent
+    if reason.startswith("health") and said.health is Health.DOWN and backend.health is not Health.DOWN:
+        return "agent: down" + (f" ({said.remark})" if said.remark else "")
+    if reason.startswith("admin state") and backend.admin_state is AdminState.READY:
+        return f"agent: {said.admin_state}" + (f" ({said.remark})" if said.remark else "")
+    if reason == "weight 0" and backend.config.weight:
+        return "agent: 0%"
+    return reason
+
+
+def _resumes(backend: BackendState) -> bool:
+    """Whether what it has begun may go on there in a new session, though new ones of others go elsewhere."""
+    return backend.wanted is not AdminState.MAINT and backend.observed is not Health.DOWN
+
+
+def _order(
+    config: Pool,
+    hash_seed: int,
+    backends: Sequence[BackendState],
+    weights: Sequence[float],
+    tiers: Sequence[Tier],
+    tier: Tier,
+) -> Order:
+    """One backend of several tiers needs no large table: of whatever size, it has every slot."""
+    candidates = []
+    for index in tier.members:
+        one = backends[index]
+        candidates.append(
+            Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
+        )
+    size = SMALLEST_TABLE if len(tiers) > 1 and len(candidates) == 1 else config.table_size
+    return Order(config.policy, Candidates(tuple(candidates), size, hash_seed))
+
+
+def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
+    """`pool` as it is now."""
+    config, backends = pool.config, list(pool.backends.values())
+    weights = tuple(_weight(pool, one, now) for one in backends)
+    standings = [
+        Standing(weight, one.wanted, one.observed, one.config.priority, one.config.zone, one.ejected, one.unresolved)
+        for one, weight in zip(backends, weights, strict=True)
+    ]
+    found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
+    orders = tuple(_order(config, hash_seed, backends, weights, found.tiers, tier) for tier in found.tiers)
+    passed_over = {
+        backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
+    }
+    specs = tuple(
+        BackendSpec(one.id, one.address, weight, one.max_sessions, index not in found.passed_over or _resumes(one))
+        for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
+    )
+    return PoolView(pool, config, pool.source, tuple(backends), specs, found.tiers, passed_over, orders)
+
+
+def _digest(order: Order, slots: array[int]) -> str:
+    """Equal on every node with equal input: SHA-256 of policy, seed, ids, weights and table."""
+    candidates = order.candidates
+    text = repr((order.policy, candidates.hash_seed, candidates.ids, candidates.weights))
+    return hashlib.sha256(text.encode() + slots.tobytes()).hexdigest()
+
+
+def _in_turn(order: Order, error: str, builder: TableBuilder) -> Table:
+    policy = POLICIES["round_robin"]
+    slots = policy.build(order.candidates, builder)
+    return Table(order, policy, slots, _digest(order, slots), error)
+
+
+def build_table(order: Order, builder: TableBuilder) -> Table:
+    """On any thread. What the policy raises becomes the table's `error`."""
+    policy, slots = find_policy(order.policy), array("I")
+    if order.candidates.backends:
+        try:
+            slots = policy.build(order.candidates, builder)
+        except Exception as raised:  # of another package's policy
+            return _in_turn(order, f"{type(raised).__name__}: {raised}", builder)
+    return Table(order, policy, slots, _digest(order, slots))
+
+
+def build_tables(orders: Sequence[Order], known: Sequence[Table], builder: TableBuilder) -> tuple[Table, ...]:
+    """Those of a pool's tiers, on any thread; of `known` ones those that are of an equal order.
+
+    A pool has one selection, so that a policy which fails for one tier fails for all.
+    """
+    sound = [one for one in known if not one.error]
+    tables = tuple(
+        next((one for one in sound if one.order == order), None) or build_table(order, builder) for order in orders
+    )
+    error = next((one.error for one in tables if one.error), "")
+    return tuple(_in_turn(order, error, builder) for order in orders) if error else tables
+
+
+def are_of(tables: Sequence[Table], orders: Sequence[Order]) -> bool:
+    return len(tables) == len(orders) and all(one.order == order for one, order in zip(tables, orders, strict=True))
+
+
+def pool_digest(tables: Sequence[Table]) -> str:
+    """Of several tiers: SHA-256 of their digests, in order."""
+    if len(tables) == 1:
+        return tables[0].digest
+    return hashlib.sha256("".join(one.digest for one in tables).encode()).hexdigest()
+
+
+def _send(config: Pool) -> ProxySend | None:
+    if config.send_proxy == "off":
+        return None
+    named = {tlv: True for tlv in config.send_proxy_tlvs if isinstance(tlv, str) and tlv != "netns"}
+    own = b"".join(tlv.packed for tlv in config.send_proxy_tlvs if isinstance(tlv, OwnTlv))
+    if "netns" in config.send_proxy_tlvs:
+        name = namespace_name().encode()
+        own += bytes([_NETNS]) + len(name).to_bytes(2, "big") + name
+    return ProxySend(1 if config.send_proxy == "v1" else 2, own=own, **named)
+
+
+def _tier_spec(tier: Tier, table: Table) -> TierSpec:
+    if table.policy.selection is Selection.FIRST:
+        return TierSpec(tuple(tier.members[index] for index in table.slots), array("I"))
+    return TierSpec(tier.members, table.slots)
+
+
+def pool_spec(seen: PoolView, tables: Sequence[Table]) -> PoolSpec:
+    config, policy = seen.config, tables[0].policy
+    first, *further = (_tier_spec(tier, table) for tier, table in zip(seen.tiers, tables, strict=True))
+    return PoolSpec(
+        name=seen.pool.name,
+        selection=policy.selection,
+        backends=seen.specs,
+        usable=first.usable,
+        slots=first.slots,
+        further=tuple(further),
+        bounded_load=config.bounded_load if policy.hashes else 0.0,
+        connect_timeout_s=config.connect_timeout,
+        connect_attempts=config.connect_attempts,
+        retry_pause_s=config.retry_pause,
+        passive_failures=config.passive.failures,
+        queue_size=config.queue_size,
+        queue_timeout_s=config.queue_timeout,
+        source=seen.source,
+        transparent=config.source_address == "client",
+        send=_send(config),
+        hash_seed=seen.orders[0].candidates.hash_seed,
+        hash_key=HashKey(config.hash_key) if policy.hashes else HashKey.RANDOM,
+        hash_prefix_v4=config.hash_prefix_v4,
+        hash_prefix_v6=config.hash_prefix_v6,
+    )
+
+
+def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> None:
+    """Write into the state what workers now go by, for whoever asks."""
+    pool, specs = seen.pool, seen.specs
+    pool.usable = tuple(specs[index].id for tier in spec.tiers for index in tier.usable)
+    pool.passed_over = dict(seen.passed_over)
+    pool.standby = {}
+    for tier, served in zip(seen.tiers, spec.tiers, strict=True):
+        for index in set(tier.members) - set(served.usable):
+            pool.passed_over[specs[index].id] = f"policy {seen.config.policy}: left out of its ranking"
+        if reason := standby(tier, seen.tiers[0]):
+            pool.standby.update((specs[index].id, reason) for index in served.usable)
+    pool.table_digest, pool.policy_error = pool_digest(tables), tables[0].error
+    for backend, one in zip(seen.backends, specs, strict=True):
+        backend.effective_weight = one.weight

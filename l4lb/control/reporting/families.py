@@ -1,0 +1,274 @@
+"""What each metric is called, what it means and where its values stand. Pure: any thread.
+
+The names are the public contract's; those that it does not name are marked. A new metric is one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from l4lb.control.reporting.gathered import Gathered
+from l4lb.control.reporting.usage import Usage
+from l4lb.model.states import CloseReason, ConnectFailure, PathError, Shortage
+from l4lb.model.stats import Histogram
+from l4lb.version import __version__
+
+Rows = Iterable[tuple[tuple[str, ...], float]]
+_LISTENER = ("listener",)
+_POOL = ("pool",)
+_BACKEND = ("pool", "backend")
+
+
+def _counter(name: str, meaning: str, labels: tuple[str, ...], rows: Rows) -> Metric:
+    """`name` without its ``_total``."""
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for values, count in rows:
+        family.add_metric(values, count)
+    return family
+
+
+def _gauge(name: str, meaning: str, labels: tuple[str, ...], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Cumulative, as the format wants them."""
+    bounds = [*map(floatToGoString, histogram.bounds_s), "+Inf"]
+    below, buckets = 0, []
+    for bound, count in zip(bounds, histogram.counts, strict=True):
+        below += count
+        buckets.append((bound, float(below)))
+    return buckets
+
+
+def _histogram(
+    name: str, meaning: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Histogram]]
+) -> Metric:
+    family = HistogramMetricFamily(name, meaning, labels=labels)
+    for values, histogram in rows:
+        family.add_metric(values, _buckets(histogram), histogram.sum_s)
+    return family
+
+
+def _sum(histograms: list[Histogram]) -> Histogram:
+    if not histograms:
+        return Histogram()
+    counts = tuple(map(sum, zip(*(one.counts for one in histograms), strict=True)))
+    return Histogram(histograms[0].bounds_s, counts, sum(one.sum_s for one in histograms))
+
+
+def families(gathered: Gathered) -> Iterator[Metric]:
+    yield from _of_listeners(gathered)
+    yield from _of_backends(gathered)
+    yield from _of_traffic(gathered)
+    yield from _of_checks(gathered)
+    yield from _of_process(gathered)
+    if gathered.usage is not None:
+        yield from _of_usage(gathered.usage)
+
+
+def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
+    listeners = gathered.listeners.items()
+    yield _gauge(
+        "l4lb_sessions_active", "Sessions now", _LISTENER, (((name,), one.sessions_active) for name, one in listeners)
+    )
+    yield _counter(
+        "l4lb_sessions",
+        "Sessions begun, and clients refused",
+        _LISTENER,
+        (((name,), one.sessions_total) for name, one in listeners),
+    )
+    yield _counter(
+        "l4lb_session_closed",
+        "Sessions ended and clients refused, by why",
+        ("listener", "reason"),
+        (((name, reason), one.closed.get(reason, 0)) for name, one in listeners for reason in CloseReason),
+    )
+    yield _histogram(
+        "l4lb_session_seconds",
+        "Time from accept to end, without clients that were refused at once",
+        _LISTENER,
+        (((name,), one.session_time) for name, one in listeners),
+    )
+    yield _counter(
+        "l4lb_dropped",
+        "Datagrams that went nowhere, by why",
+        ("listener", "reason"),
+        (((name, reason), count) for name, one in listeners for reason, count in one.dropped.items()),
+    )
+    yield _counter(
+        "l4lb_proxy_headers_refused",
+        "PROXY headers that were refused, by why",
+        ("listener", "reason"),
+        (((name, reason), count) for name, one in listeners for reason, count in one.proxy_refused.items()),
+    )
+    yield _gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
+                 (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
+
+
+def _of_backends(gathered: Gathered) -> Iterator[Metric]:
+    backends = [((one.pool, one.backend), one) for one in gathered.backends]
+    yield _gauge(
+        "l4lb_backend_sessions_active",
+        "Sessions now, those that are being connected included",
+        _BACKEND,
+        ((place, one.stats.sessions_active) for place, one in backends),
+    )
+    yield _counter(
+        "l4lb_backend_sessions",
+        "Sessions connected",
+        _BACKEND,
+        ((place, one.stats.sessions_total) for place, one in backends),
+    )
+    yield _gauge(
+        "l4lb_backend_up",
+        "1 while its health, and what its agent says, is up",
+        _BACKEND,
+        ((place, one.up) for place, one in backends),
+    )
+    yield _gauge(
+        "l4lb_backend_weight",
+        "Its weight as it holds now: a part of its own during slow_start",
+        _BACKEND,
+        ((place, one.weight) for place, one in backends),
+    )
+    # Not in the contract: up, ready, not ejected; also while others go first, by priority or zone. The status says why.
+    yield _gauge(
+        "l4lb_backend_usable",
+        "1 while it may get new sessions",
+        _BACKEND,
+        ((place, one.usable) for place, one in backends),
+    )
+    yield _counter(
+        "l4lb_backend_connect_failures",
+        "Connects that failed, by why",
+        (*_BACKEND, "reason"),
+        (((*place, reason), one.stats.failed.get(reason, 0)) for place, one in backends for reason in ConnectFailure),
+    )
+    # Not in the contract: of UDP.
+    yield _counter(
+        "l4lb_backend_path_errors",
+        "What ICMP or this host's routes said of datagrams to it, by kind",
+        (*_BACKEND, "reason"),
+        (((*place, kind), one.stats.path_errors.get(kind, 0)) for place, one in backends for kind in PathError),
+    )
+    yield _counter("l4lb_backend_early_resets", "Sessions that it reset before its first byte", _BACKEND,
+                   ((place, one.stats.early_resets) for place, one in backends))  # fmt: skip
+
+
+def _of_traffic(gathered: Gathered) -> Iterator[Metric]:
+    workers = gathered.stats.workers
+    directions = (*_BACKEND, "direction")
+    yield _counter(
+        "l4lb_bytes",
+        "Payload of sessions; up is client to backend",
+        directions,
+        _both(gathered, "bytes_up", "bytes_down"),
+    )
+    yield _counter(
+        "l4lb_datagrams",
+        "Datagrams of UDP sessions; up is client to backend",
+        directions,
+        _both(gathered, "datagrams_up", "datagrams_down"),
+    )
+    yield _counter(
+        "l4lb_spliced_bytes",
+        "Payload that was moved within the kernel",
+        (),
+        [((), sum(worker.spliced_bytes for worker in workers))],
+    )
+    yield _histogram("l4lb_backend_connect_seconds", "Time until a backend accepted a connect", (),
+                     [((), _sum([worker.connect_time for worker in workers]))])  # fmt: skip
+
+
+def _both(gathered: Gathered, up: str, down: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    for one in gathered.backends:
+        yield (one.pool, one.backend, "up"), getattr(one.stats, up)
+        yield (one.pool, one.backend, "down"), getattr(one.stats, down)
+
+
+def _of_checks(gathered: Gathered) -> Iterator[Metric]:
+    yield _counter(
+        "l4lb_health_checks",
+        "Health checks of a backend, by result",
+        (*_BACKEND, "result"),
+        (
+            ((one.pool, one.backend, result), count)
+            for one in gathered.backends
+            for result, count in zip(("success", "failure"), one.checks, strict=True)
+        ),
+    )
+    yield _histogram("l4lb_health_check_seconds", "Time that a health check took", (), [((), gathered.check_time)])
+    yield _gauge(
+        "l4lb_health_lag_seconds",
+        "How late this process is with its latest checks, at worst",
+        (),
+        [((), gathered.health_lag_s)],
+    )
+    # Not in the contract.
+    yield _counter("l4lb_health_checks_skipped", "Checks not made for want of file descriptors or memory", (),
+                   [((), gathered.checks_skipped)])  # fmt: skip
+
+
+def _of_process(gathered: Gathered) -> Iterator[Metric]:
+    workers = [((str(index),), worker) for index, worker in enumerate(gathered.stats.workers)]
+    yield _gauge(
+        "l4lb_worker_busy_ratio",
+        "Part of the last 10 s that a worker was busy",
+        ("worker",),
+        (((str(index),), ratio) for index, ratio in enumerate(gathered.busy)),
+    )
+    yield _gauge("l4lb_snapshot_version", "Version of the routing state in use", (), [((), gathered.snapshot_version)])
+    yield _counter(
+        "l4lb_config_reloads",
+        "Reloads of the configuration, by result",
+        ("result",),
+        [(("success",), gathered.reloads[0]), (("failure",), gathered.reloads[1])],
+    )
+    # Not in the contract, from here on.
+    yield _counter(
+        "l4lb_worker_busy_seconds",
+        "Time that a worker was busy",
+        ("worker",),
+        ((label, worker.busy_ns / 1e9) for label, worker in workers),
+    )
+    yield _counter(
+        "l4lb_accept_pauses",
+        "Times that no client was accepted for want of descriptors or memory",
+        ("worker",),
+        ((label, worker.accept_pauses) for label, worker in workers),
+    )
+    yield _counter(
+        "l4lb_shortages",
+        "Times that a backend could not be asked for want of something of this host's own",
+        ("kind",),
+        (((kind,), gathered.stats.shortages.get(kind, 0)) for kind in Shortage),
+    )
+    lost = (gathered.access_log.unwritten, gathered.access_log.untaken)
+    yield _counter("l4lb_access_log_lines", "Lines written to the access log", (), [((), gathered.access_log.lines)])
+    yield _counter(
+        "l4lb_access_log_dropped",
+        "Lines lost: nobody took them, or too many sessions ended at once",
+        ("reason",),
+        [(("write",), lost[0]), (("ring",), lost[1])],
+    )
+    yield _gauge("l4lb_draining", "1 while the process drains", (), [((), gathered.draining)])
+    yield _gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])  # fmt: skip
+
+
+def _of_usage(usage: Usage) -> Iterator[Metric]:
+    """By the names that Prometheus' client libraries have for every process; the threads are not in the contract."""
+    for name, meaning, value in (
+        ("process_virtual_memory_bytes", "Virtual memory size", usage.virtual_bytes),
+        ("process_resident_memory_bytes", "Resident memory size", usage.memory_bytes),
+        ("process_start_time_seconds", "Start of the process, in seconds since 1970", usage.started_at),
+        ("process_threads", "Threads of the process, workers included", usage.threads),
+    ):
+        yield _gauge(name, meaning, (), [((), value)])
+    yield _counter("process_cpu_seconds", "Processor time, of user and system", (), [((), usage.cpu_s)])

@@ -1,0 +1,126 @@
+"""What is told to monitoring systems, read at one moment from where it is counted. Control thread only, but what is
+gathered is plain data, of which any thread may make text."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from l4lb.control.health.monitor import Monitor
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.reporting.access_log import Counts
+from l4lb.control.reporting.usage import ProcessUsage, Usage
+from l4lb.control.state.state import BackendState, State
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import Health, ProcessState
+from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, Stats, WorkerStats
+
+BUSY_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendGathered:
+    """`checks` are (passed, failed)."""
+
+    pool: str
+    backend: str
+    stats: BackendStats
+    up: bool
+    usable: bool
+    weight: float
+    checks: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """`busy` is what part of its time each worker was busy lately; `reloads` are (applied, refused)."""
+
+    stats: Stats
+    listeners: dict[str, ListenerStats]
+    backends: tuple[BackendGathered, ...]
+    queues: dict[str, int]
+    busy: tuple[float, ...]
+    health_lag_s: float
+    check_time: Histogram
+    checks_skipped: int
+    reloads: tuple[int, int]
+    snapshot_version: int
+    draining: bool
+    access_log: Counts
+    usage: Usage | None = None
+
+
+class Busy:
+    """How busy workers were over the last `BUSY_WINDOW_S`, from samples of what they count."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, tuple[int, ...]]] = deque()
+
+    def sample(self, workers: Sequence[WorkerStats], now: float) -> None:
+        """Called about once a second; `now` in seconds, monotonic."""
+        self._samples.append((now, tuple(worker.busy_ns for worker in workers)))
+        while now - self._samples[0][0] > BUSY_WINDOW_S:
+            self._samples.popleft()
+
+    def ratios(self, workers: Sequence[WorkerStats], now: float) -> tuple[float, ...]:
+        """Between 0 and 1, of each worker; 0 before there is a sample to compare with."""
+        if not self._samples or now <= self._samples[0][0]:
+            return (0.0,) * len(workers)
+        since, before = self._samples[0]
+        spent = (worker.busy_ns - busy_ns for worker, busy_ns in zip(workers, before, strict=True))
+        return tuple(min(max(ns / 1e9 / (now - since), 0.0), 1.0) for ns in spent)
+
+
+@dataclass(slots=True)
+class Sources:
+    """Where everything is counted."""
+
+    state: State
+    reconciler: Reconciler
+    monitor: Monitor
+    forwarder: Forwarder
+    busy: Busy = field(default_factory=Busy)
+    usage: ProcessUsage = field(default_factory=ProcessUsage)
+    access_log: Callable[[], Counts] = Counts
+    reloads_applied: int = 0
+    reloads_refused: int = 0
+
+    def sample(self, stats: Stats) -> None:
+        self.busy.sample(stats.workers, time.monotonic())
+        self.usage.sample()
+
+    def gather(self) -> Gathered:
+        stats, state = self.forwarder.stats(), self.state
+        counted = {name: stats.listeners.get(name, ListenerStats()) for name in state.listeners}
+        checkers = self.monitor.checkers
+        return Gathered(
+            stats,
+            {**counted, **stats.listeners},
+            tuple(self._backends(stats)),
+            {name: stats.pools.get(name, PoolStats()).waiting for name in state.pools},
+            self.busy.ratios(stats.workers, time.monotonic()),
+            max((checker.lag_s for checker in checkers), default=0.0),
+            self.monitor.check_time.histogram,
+            sum(checker.skipped for checker in checkers),
+            (self.reloads_applied, self.reloads_refused),
+            self.reconciler.version,
+            state.process is ProcessState.DRAINING,
+            self.access_log(),
+            self.usage.read(),
+        )
+
+    def _backends(self, stats: Stats) -> list[BackendGathered]:
+        found = []
+        for name, pool in self.state.pools.items():
+            counted = stats.pools.get(name, PoolStats()).backends
+            usable = set(pool.usable)
+            for id_, backend in pool.backends.items():
+                found.append(_backend(name, backend, counted.get(id_, BackendStats()), id_ in usable))
+        return found
+
+
+def _backend(pool: str, state: BackendState, stats: BackendStats, usable: bool) -> BackendGathered:
+    checks = (state.checks_passed, state.checks_failed)
+    return BackendGathered(pool, state.id, stats, state.observed is Health.UP, usable, state.effective_weight, checks)

@@ -1,0 +1,113 @@
+"""Where this process reports to besides its log: access log and StatsD, as the configuration says at the moment.
+
+What may fail is in `prepare`: a reload that cannot have its access log changes nothing. Control loop, but `prepare`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from l4lb.config import Config
+from l4lb.config.models import GlobalConfig
+from l4lb.control.reporting.access_log import AccessLog
+from l4lb.control.reporting.gathered import Sources
+from l4lb.control.reporting.statsd import Statsd, StatsdSettings
+from l4lb.control.state.events import Events
+from l4lb.errors import ConfigError
+from l4lb.model.forwarder import Forwarder
+from l4lb.net.address import parse_address, resolve_backend
+from l4lb.net.output.log_targets import open_sink
+from l4lb.net.output.sinks import Sink
+
+
+@dataclass(slots=True)
+class Prepared:
+    """`sink` is None when the access log is off or stays where it is."""
+
+    settings: GlobalConfig
+    sink: Sink | None
+    statsd: StatsdSettings
+
+    def discard(self) -> None:
+        if self.sink is not None:
+            self.sink.close()
+
+
+def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
+    if settings.access_log == "syslog":
+        return (settings.access_log, settings.syslog, settings.syslog_facility)
+    return (settings.access_log,)
+
+
+class Outputs:
+    def __init__(self, forwarder: Forwarder, sources: Sources, events: Events) -> None:
+        self._sources = sources
+        self._events = events
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.access_log = AccessLog(forwarder, self._tell)
+        self._access_log_of: tuple[str, ...] = ("off",)
+        self._log_format = ""
+        self._statsd: Statsd | None = None
+        self._statsd_settings = StatsdSettings()
+
+    def prepare(self, config: Config) -> Prepared:
+        """Open and look up what `config` names. Any thread. ConfigError when that cannot be had."""
+        settings, sink = config.global_, None
+        statsd = self._statsd_of(config)
+        if settings.access_log != "off" and _access_log_of(settings) != self._access_log_of:
+            try:
+                sink = open_sink(settings.access_log, settings.syslog, settings.syslog_facility, "session")
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                message = f'"{settings.access_log}": cannot be opened: {reason}'
+                raise ConfigError([config.problem(("global", "access_log"), message)]) from error
+        return Prepared(settings, sink, statsd)
+
+    def _statsd_of(self, config: Config) -> StatsdSettings:
+        settings = config.global_
+        if settings.statsd == "off":
+            return StatsdSettings()
+        try:
+            address = resolve_backend(parse_address(settings.statsd))
+        except ValueError as error:
+            raise ConfigError([config.problem(("global", "statsd"), str(error))]) from error
+        datadog = settings.statsd_format == "datadog"
+        return StatsdSettings(address, datadog, settings.statsd_interval, settings.statsd_prefix, settings.statsd_tags)
+
+    async def commit(self, prepared: Prepared) -> None:
+        """Nothing here fails."""
+        self._loop = asyncio.get_running_loop()
+        settings = prepared.settings
+        if settings.access_log == "off":
+            await asyncio.to_thread(self.access_log.off)
+        elif prepared.sink is not None or settings.log_format != self._log_format:
+            await asyncio.to_thread(self.access_log.use, prepared.sink, settings.log_format)
+        self._access_log_of, self._log_format = _access_log_of(settings), settings.log_format
+        if prepared.statsd != self._statsd_settings:
+            await self._stop_statsd()
+            self._statsd_settings = prepared.statsd
+            self._statsd = Statsd(prepared.statsd, self._sources, self._events)
+            self._statsd.start()
+
+    def reopen(self) -> None:
+        """What goes by a name is opened again; what comes of it is an event."""
+        self.access_log.reopen()
+
+    async def stop(self) -> None:
+        """After the forwarder has closed. Idempotent."""
+        await self._stop_statsd()
+        await asyncio.to_thread(self.access_log.stop)
+
+    async def _stop_statsd(self) -> None:
+        statsd, self._statsd = self._statsd, None
+        if statsd is not None:
+            await statsd.stop()
+
+    def _tell(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
+        """From any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._events.emit, kind, fields, level)

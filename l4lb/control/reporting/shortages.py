@@ -1,0 +1,33 @@
+"""Says in the log and to `/v1/events` of what this host was short, so that backends could not be asked, and what to do
+about it. Workers only count; here the counts are looked at now and then, so that a flood is one line a kind each time.
+Control loop only."""
+
+from __future__ import annotations
+
+import logging
+
+from l4lb.control.state.events import Events
+from l4lb.model.states import Shortage
+from l4lb.model.stats import Stats
+from l4lb.model.verdicts import ADVICE
+
+QUIET_LOOKS = 60  # after a line, as many looks as until the next one of its kind
+
+
+class Shortages:
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._told: dict[Shortage, int] = {}  # the counts up to the last line
+        self._quiet: dict[Shortage, int] = {}
+
+    def look(self, stats: Stats) -> None:
+        """Tell what was short since the last line. Called at regular intervals."""
+        for kind, count in stats.shortages.items():
+            quiet = self._quiet.get(kind, 0)
+            if quiet:
+                self._quiet[kind] = quiet - 1
+            elif times := count - self._told.get(kind, 0):
+                self._told[kind] = count
+                self._quiet[kind] = QUIET_LOOKS - 1
+                fields: dict[str, object] = {"kind": kind, "times": times, "reason": ADVICE[kind]}
+                self._events.emit("backends_not_asked", fields, logging.WARNING)

@@ -1,0 +1,186 @@
+"""The same metrics pushed as StatsD datagrams: counters as what they grew by, gauges as they are.
+
+A flush sends a bounded number of datagrams at a time and never waits for anybody. What could not be sent is in the next
+flush, since only what was sent counts as told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
+
+from l4lb.control.reporting.families import families
+from l4lb.control.reporting.gathered import Gathered, Sources
+from l4lb.control.state.events import Events
+from l4lb.model.address import SocketAddress
+
+DATAGRAM_BYTES = 1432  # what fits into an Ethernet frame
+BURST = 64  # datagrams at once: the receiver's buffer holds some hundred
+_BURST_WAIT_S = 0.01
+Key = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class StatsdSettings:
+    """`address` is None while it is off. `tags` are of the datadog format alone."""
+
+    address: SocketAddress | None = None
+    datadog: bool = False
+    interval_s: float = 10.0
+    prefix: str = "l4lb"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """`told`: the counters that are told when it is sent, and their values."""
+
+    data: bytes
+    told: dict[Key, float]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text)
+
+
+def _tag(text: str) -> str:
+    return re.sub(r"[\s,|#]", "_", text)
+
+
+class Lines:
+    """From families to lines. Pure."""
+
+    def __init__(self, settings: StatsdSettings) -> None:
+        self._settings = settings
+        self._tags = [f"{_tag(name)}:{_tag(value)}" for name, value in settings.tags.items()]
+
+    def _line(self, sample: Sample, value: float, kind: str) -> bytes:
+        settings = self._settings
+        name = f"{settings.prefix}.{sample.name.removeprefix('l4lb_').removesuffix('_total')}"
+        if not settings.datadog:
+            name = ".".join([name, *(_plain(label) for label in sample.labels.values())])
+            return f"{name}:{value:.15g}|{kind}".encode()
+        tags = [f"{label}:{_tag(text)}" for label, text in sample.labels.items()] + self._tags
+        return f"{name}:{value:.15g}|{kind}{'|#' if tags else ''}{','.join(tags)}".encode()
+
+    def of(self, metrics: Iterable[Metric], told: Mapping[Key, float]) -> Iterator[tuple[bytes, Key | None, float]]:
+        """(line, key, value), with a key for counters, which are left out when they have not grown."""
+        for family in metrics:
+            for sample in family.samples:
+                key, value = _key(sample), float(sample.value)
+                if family.type == "gauge":
+                    yield self._line(sample, value, "g"), None, value
+                elif not sample.name.endswith("_bucket"):
+                    before = told.get(key, 0.0)
+                    grown = value - before if value >= before else value
+                    if grown:
+                        yield self._line(sample, grown, "c"), key, value
+
+
+def _key(sample: Sample) -> Key:
+    return sample.name, tuple(sample.labels.values())
+
+
+def datagrams(lines: Iterable[tuple[bytes, Key | None, float]]) -> list[Datagram]:
+    """As many lines in each as fit; a longer one is alone."""
+    found: list[Datagram] = []
+    parts: list[bytes] = []
+    told: dict[Key, float] = {}
+    for line, key, value in lines:
+        if parts and sum(map(len, parts)) + len(parts) + len(line) > DATAGRAM_BYTES:
+            found.append(Datagram(b"\n".join(parts), told))
+            parts, told = [], {}
+        parts.append(line)
+        if key is not None:
+            told[key] = value
+    if parts:
+        found.append(Datagram(b"\n".join(parts), told))
+    return found
+
+
+class Statsd:
+    """Sends every `interval_s` while it runs. What was counted before `start` is not sent. Control loop only."""
+
+    def __init__(self, settings: StatsdSettings, sources: Sources, events: Events) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._events = events
+        self._lines = Lines(settings)
+        self._told: dict[Key, float] = {}
+        self._based = False  # what was counted before is known
+        self._failing = False
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._settings.address is not None:
+            self._task = asyncio.create_task(self._run(self._settings.address))
+
+    async def stop(self) -> None:
+        """With what was counted since the last time."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            if self._based:
+                await self._flush(self._sources.gather())
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def _run(self, address: SocketAddress) -> None:
+        self._socket = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        first = self._sources.gather()
+        self._told = await asyncio.to_thread(_values, first)
+        self._based = True
+        while True:
+            await asyncio.sleep(self._settings.interval_s)
+            await self._flush(self._sources.gather())
+
+    async def _flush(self, gathered: Gathered) -> None:
+        for number, datagram in enumerate(await asyncio.to_thread(self._datagrams, gathered), 1):
+            if not self._send(datagram.data):
+                return
+            self._told.update(datagram.told)
+            if number % BURST == 0:
+                await asyncio.sleep(_BURST_WAIT_S)
+
+    def _datagrams(self, gathered: Gathered) -> list[Datagram]:
+        """On any thread, while nothing else uses `_told`."""
+        return datagrams(self._lines.of(families(gathered), self._told))
+
+    def _send(self, data: bytes) -> bool:
+        """sendto(2): EAGAIN, the buffer is full; ENOENT, ECONNREFUSED, nobody listens at a unix socket. An ICMP error
+        would come to a connected socket only: by UDP nobody knows who hears it."""
+        address = self._settings.address
+        if self._socket is None or address is None:
+            return False
+        try:
+            self._socket.sendto(data, address.endpoint)
+        except OSError as error:
+            self._tell(error.strerror or str(error))
+            return False
+        self._tell("")
+        return True
+
+    def _tell(self, reason: str) -> None:
+        """Once when it begins to fail, and once when it works again."""
+        if bool(reason) == self._failing:
+            return
+        self._failing = bool(reason)
+        fields: dict[str, object] = {"to": str(self._settings.address)}
+        if reason:
+            self._events.emit("statsd_failing", {**fields, "reason": reason}, logging.WARNING)
+        else:
+            self._events.emit("statsd_recovered", fields)
+
+
+def _values(gathered: Gathered) -> dict[Key, float]:
+    return {_key(sample): float(sample.value) for family in families(gathered) for sample in family.samples}

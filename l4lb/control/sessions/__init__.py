@@ -1,0 +1,1 @@
+"""Sessions that are there now: listed, ended, drained."""

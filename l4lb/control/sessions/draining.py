@@ -1,0 +1,218 @@
+"""Drains: of the whole process and of single listeners. Both stop accepting, let sessions go on until a deadline, and
+say how far they are. Control loop only.
+
+| | ends with | taken back |
+|---|---|---|
+| the process | its exit, which resets the sessions that are left: that is the owner's, see `asked` | never |
+| a listener | a reset of the sessions that are left at the deadline, close reason ``drain`` | by `resume`, a reload |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from l4lb.control.changes.applying import Applying, adopted
+from l4lb.control.publishing.listeners import turn_away_others
+from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.reporting import shapes
+from l4lb.control.sessions.sessions import SessionQuery, Sessions
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import State
+from l4lb.errors import ChangeError, EngineError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.states import CloseReason, ProcessState
+
+_POLL_S = 0.02
+
+
+@dataclass(slots=True)
+class _Drain:
+    """`deadline` is of the monotonic clock; `left` counts sessions, once it is `over` those that the deadline cut."""
+
+    timeout_s: float
+    deadline: float
+    left: int = 0
+    over: bool = False
+
+    def move(self, timeout_s: float) -> None:
+        self.timeout_s, self.deadline, self.over = timeout_s, time.monotonic() + timeout_s, False
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def shape(self, sessions_active: int) -> shapes.Drain:
+        return {
+            "timeout_s": self.timeout_s,
+            "remaining_s": 0.0 if self.over else round(max(0.0, self.deadline - time.monotonic()), 3),
+            "sessions_active": sessions_active,
+            "sessions_cut": self.left if self.over else 0,
+            "over": self.over,
+        }
+
+
+def _new(timeout_s: float) -> _Drain:
+    return _Drain(timeout_s, time.monotonic() + timeout_s)
+
+
+class Draining:
+    """`asked` is called when the admin API has begun to drain the process, whose owner then has to end it; `stopping`
+    with the time that it has, when the process begins to drain."""
+
+    def __init__(
+        self,
+        state: State,
+        forwarder: Forwarder,
+        reconciler: Reconciler,
+        applying: Applying,
+        sessions: Sessions,
+        events: Events,
+    ) -> None:
+        self.asked: Callable[[], None] = lambda: None
+        self.stopping: Callable[[float], None] = lambda timeout_s: None
+        self._state = state
+        self._forwarder = forwarder
+        self._reconciler = reconciler
+        self._applying = applying
+        self._sessions = sessions
+        self._events = events
+        self._process: _Drain | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._until_over: asyncio.Task[None] | None = None
+        self._listeners: dict[str, tuple[_Drain, asyncio.Task[None]]] = {}
+        self._stopped = False
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        return self._state.config.global_.drain_timeout if timeout_s is None else timeout_s
+
+    # ---- the process ----
+
+    async def begin(self, timeout_s: float | None = None) -> bool:
+        """Stop accepting, for good; None: drain_timeout. False when that was begun before: then `timeout_s`, from now
+        on, is its deadline, or it keeps its own. EngineError once the process is at its end."""
+        if self._stopped:
+            raise EngineError("not started")
+        if self._process is not None:
+            await self._until_closed()
+            if timeout_s is not None:
+                self._process.move(timeout_s)
+                self._watch(self._process)
+            return False
+        self._process = _new(self._timeout(timeout_s))
+        self._state.process = ProcessState.DRAINING
+        self.stopping(self._process.timeout_s)
+        self._closing = asyncio.create_task(self._close(self._process))
+        await self._until_closed()
+        return True
+
+    async def _until_closed(self) -> None:
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
+
+    async def _close(self, drain: _Drain) -> None:
+        """Nobody who is in a handshake is reset, and who comes after is refused."""
+        await turn_away_others(self._forwarder, ())
+        self._reconciler.reconcile()
+        await adopted(self._forwarder)
+        drain.left = self._forwarder.stats().sessions_left
+        self._events.emit("draining", {"sessions": drain.left, "timeout_s": drain.timeout_s})
+        self._watch(drain)
+
+    def _watch(self, drain: _Drain) -> None:
+        """Also when it was over: sessions that the owner did not end may go on until the new deadline."""
+        if self._until_over is None or self._until_over.done():
+            self._until_over = asyncio.create_task(self._run_process(drain))
+
+    async def _run_process(self, drain: _Drain) -> None:
+        while drain.left > 0 and not drain.late and not self._stopped:
+            await asyncio.sleep(_POLL_S)
+            drain.left = self._forwarder.stats().sessions_left
+        drain.over = True
+        level = logging.WARNING if drain.left else logging.INFO
+        self._events.emit("drained", {"sessions_left": drain.left}, level)
+
+    async def wait(self) -> int:
+        """After `begin`, until no session is left or the deadline: how many are left."""
+        assert self._process is not None
+        assert self._until_over is not None
+        await asyncio.wait([self._until_over])
+        return self._process.left
+
+    def progress(self, listener: str = "") -> shapes.Drain:
+        """Of a drain that was begun."""
+        known = self._listeners.get(listener)
+        if known is not None:
+            return known[0].shape(self._forwarder.sessions_on(listener))
+        assert self._process is not None
+        return self._process.shape(self._forwarder.stats().sessions_left)
+
+    def of_process(self) -> shapes.Drain | None:
+        drain = self._process
+        return None if drain is None else drain.shape(self._forwarder.stats().sessions_left)
+
+    # ---- a listener ----
+
+    async def begin_listener(self, listener: str, timeout_s: float | None = None) -> None:
+        """It accepts nothing from now on; None: drain_timeout. Of one that drains already `timeout_s`, from now on, is
+        the deadline, or it keeps its own. ChangeError when it is not there."""
+        await self._applying.drain_listener(listener)
+        drain, task = self._listeners.get(listener, (None, None))
+        if drain is not None and task is not None and not task.done():
+            if timeout_s is not None:
+                drain.move(timeout_s)
+            return
+        drain = _new(self._timeout(timeout_s))
+        fields: dict[str, object] = {"listener": listener, "sessions": self._forwarder.sessions_on(listener)}
+        self._events.emit("listener_draining", {**fields, "timeout_s": drain.timeout_s})
+        self._listeners[listener] = (drain, asyncio.create_task(self._run(listener, drain)))
+
+    async def wait_listener(self, listener: str) -> int:
+        """After `begin_listener`: how many sessions the deadline cut. ChangeError when it accepts again before that."""
+        drain, task = self._listeners[listener]
+        await asyncio.wait([task])
+        if not drain.over:
+            raise ChangeError("conflict", f'the drain of listener "{listener}" was taken back', "listener")
+        return drain.left
+
+    async def resume(self, listener: str) -> None:
+        """It accepts again. ChangeError when that cannot be, or it does not drain."""
+        if listener in self._state.listeners and listener not in self._state.drained:
+            raise ChangeError("conflict", f'listener "{listener}" does not drain', "listener")
+        await self._applying.resume_listener(listener)
+        self._events.emit("listener_resumed", {"listener": listener})
+        if (known := self._listeners.pop(listener, None)) is not None:
+            known[1].cancel()
+
+    async def _run(self, listener: str, drain: _Drain) -> None:
+        while (left := self._forwarder.sessions_on(listener)) > 0 and not drain.late:
+            await asyncio.sleep(_POLL_S)
+            if listener not in self._state.drained:  # a reload has it accept again
+                return
+        if left > 0:
+            left = await self._sessions.end_all(SessionQuery(listener=listener), CloseReason.DRAIN)
+        drain.left, drain.over = left, True
+        fields: dict[str, object] = {"listener": listener, "sessions_left": left}
+        self._events.emit("listener_drained", fields, logging.WARNING if left else logging.INFO)
+
+    def of_listener(self, listener: str, sessions_active: int) -> shapes.Drain | None:
+        """None while it accepts. One that was drained in the process before this one is over."""
+        if listener not in self._state.drained:
+            return None
+        drain, _ = self._listeners.get(listener, (_Drain(0.0, 0.0, over=True), None))
+        return drain.shape(sessions_active)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        tasks = [task for _, task in self._listeners.values()]
+        for task in tasks:
+            task.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
+            tasks.append(self._closing)
+        if self._until_over is not None:
+            tasks.append(self._until_over)
+        await asyncio.gather(*tasks, return_exceptions=True)

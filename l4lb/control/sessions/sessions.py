@@ -1,0 +1,118 @@
+"""Sessions that are there now: listed and ended. Workers own them, so control asks and waits for what they answer.
+
+Control loop only. One sweep at a time; one that nobody waits for any more is over before the next begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from l4lb.control.reporting import shapes
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import State
+from l4lb.errors import ChangeError
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.sessions import LIMIT_MAX, Session, SessionFilter, Sweep, parse_session_id, session_id_text
+from l4lb.model.states import CloseReason
+from l4lb.net.address import parse_source, source_interface
+
+_POLL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """Which sessions, as operators say it: all that is given must hold. `backend`: an id or address; `source`: an
+    address, address:port or network of clients."""
+
+    pool: str = ""
+    backend: str = ""
+    source: str = ""
+    listener: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.pool or self.backend or self.source or self.listener)
+
+
+class Sessions:
+    def __init__(self, state: State, forwarder: Forwarder, events: Events) -> None:
+        self._state = state
+        self._forwarder = forwarder
+        self._events = events
+        self._one_at_a_time = asyncio.Lock()
+        self._last: Sweep | None = None
+        self._stopped = False
+
+    async def list(self, query: SessionQuery, limit: int) -> tuple[list[shapes.Session], int]:
+        """At most `limit` of the sessions that are meant, and how many those are. ChangeError for unknown names."""
+        limit = max(0, min(limit, LIMIT_MAX))
+        sweep = await self._sweep(self._filter(query), limit)
+        return [self._shape(one) for one in sweep.take_found()], sweep.matched()
+
+    async def end(self, id_: str) -> shapes.Session:
+        """Reset the session of that id, close reason ``admin``: as it was. ChangeError when there is none."""
+        number = parse_session_id(id_)
+        found = (await self._sweep(SessionFilter(id=number), 1, CloseReason.ADMIN)).take_found() if number else []
+        if not found:
+            raise ChangeError("not_found", f'no session "{id_}"', "id")
+        ended = self._shape(found[0])
+        self._events.emit("session_ended", {"id": id_, "client": ended["client"], "reason": str(CloseReason.ADMIN)})
+        return ended
+
+    async def end_all(self, query: SessionQuery, reason: CloseReason = CloseReason.ADMIN) -> int:
+        """Reset those that are meant, and say how many they were."""
+        count = (await self._sweep(self._filter(query), 0, reason)).matched()
+        given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
+        self._events.emit("sessions_ended", {**given, "sessions": count, "reason": str(reason)})
+        return count
+
+    def stop(self) -> None:
+        """Whoever waits here is told that nothing comes any more."""
+        self._stopped = True
+
+    async def _sweep(self, wanted: SessionFilter, limit: int, end: CloseReason | None = None) -> Sweep:
+        async with self._one_at_a_time:
+            if self._last is not None:
+                await self._over(self._last)
+            self._last = self._forwarder.begin_sweep(wanted, limit, end)
+            await self._over(self._last)
+            return self._last
+
+    async def _over(self, sweep: Sweep) -> None:
+        while not sweep.over():
+            if self._stopped:
+                raise ChangeError("conflict", "the process is about to end")
+            await asyncio.sleep(_POLL_S)
+
+    def _filter(self, query: SessionQuery) -> SessionFilter:
+        try:
+            source, port = parse_source(query.source) if query.source else (None, 0)
+            scope = source_interface(query.source)
+        except ValueError as error:
+            raise ChangeError("invalid", str(error), "source") from None
+        backends = tuple(self._backends(query.pool, query.backend)) if query.backend else ()
+        return SessionFilter(query.listener, query.pool, backends, source, port, scope)
+
+    def _backends(self, pool: str, backend: str) -> Iterator[tuple[str, str]]:
+        """By address too; one that was removed may still have sessions, and is known by its id alone."""
+        yield pool, backend
+        for name, known in self._state.pools.items():
+            if pool in ("", name):
+                yield from ((name, one.id) for one in known.backends.values() if one.config.address == backend)
+
+    def _shape(self, session: Session) -> shapes.Session:
+        return {
+            "id": session_id_text(session.id),
+            "listener": session.listener,
+            "protocol": session.protocol,
+            "pool": session.pool,
+            "backend": session.backend,
+            "client": session.client,
+            "local": session.local,
+            "state": session.state,
+            "age_s": round(session.age_s, 3),
+            "idle_s": round(session.idle_s, 3),
+            "bytes_up": session.bytes_up,
+            "bytes_down": session.bytes_down,
+        }

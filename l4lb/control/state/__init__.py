@@ -1,0 +1,1 @@
+"""What is wanted, what was observed, and the events that say so."""

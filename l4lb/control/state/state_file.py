@@ -1,0 +1,152 @@
+"""The state file: runtime changes that are to survive a restart, as JSON. Read before the start, replaced whole with
+each change, so that it is never half of one. A change that cannot be saved is not made: what an operator was told to be
+done is still so after a restart.
+
+What it says holds by the rule of `desired.py`, as at a reload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l4lb.config import Config
+from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
+from l4lb.control.state.events import Events
+from l4lb.errors import ChangeError, ConfigError
+from l4lb.net.files import read_text
+
+FORMAT = 1
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC  # ENXIO for a FIFO that nobody reads
+
+
+def read_state(config: Config) -> tuple[Overlay, Drained]:
+    """What the state file of `config` says; nothing when there is none. ConfigError, with its place, when it cannot be
+    read or is broken, and when it could not be written either."""
+    path = config.global_.state_file
+    if not path:
+        return {}, {}
+    try:
+        directory = Path(path).resolve().parent
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ValueError(f"cannot be written: {directory} is no directory that this user may write to")
+        return _parse(read_text(path))
+    except FileNotFoundError:
+        return {}, {}
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise ConfigError([config.problem(("global", "state_file"), f'"{path}": {reason}')]) from error
+
+
+def _parse(text: str) -> tuple[Overlay, Drained]:
+    try:
+        said = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("not JSON of this program: too many levels within each other") from None
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise ValueError(f'expected an object with "format": {FORMAT}')
+    if unknown := said.keys() - {"format", "pools", "drained"}:
+        raise ValueError(f'"{min(unknown)}": unknown')
+    return restored(said.get("pools", {})), restored_drained(said.get("drained", {}))
+
+
+def _text(desired: Desired) -> str:
+    said: dict[str, Any] = {"format": FORMAT, "pools": saved(desired.overlay), "drained": desired.drained}
+    return json.dumps(said, indent=1) + "\n"
+
+
+def _new_of(path: Path) -> Path:
+    real = path.resolve()
+    return real.with_name(real.name + ".new")
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside it, on disk. All that a full or broken disk refuses, it refuses here."""
+    with open(os.open(_new_of(path), _NEW, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path) -> None:
+    """By what was written. Whoever reads it, also after a power failure, finds the old text or the new one."""
+    real = path.resolve()
+    _new_of(path).replace(real)
+    with contextlib.suppress(OSError):  # EINVAL, where a directory has no fsync; EIO: see above
+        directory = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _remove_new(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        _new_of(path).unlink()
+
+
+def _says(path: Path, text: str, *, empty: bool) -> bool:
+    """Whether the file says so already. One that is not there says nothing."""
+    try:
+        return read_text(path) == text
+    except FileNotFoundError:
+        return empty
+    except (OSError, ValueError):
+        return False
+
+
+class StateFile:
+    """Where a configuration says; nowhere when it does not. Control loop only, one change at a time."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._failing = False
+
+    async def begin(self, desired: Desired) -> Saving:
+        """Write down what is to be wanted. ChangeError when that cannot be: nothing has changed."""
+        path, text = desired.config.global_.state_file, _text(desired)
+        empty = not desired.overlay and not desired.drained
+        if not path or await asyncio.to_thread(_says, Path(path), text, empty=empty):
+            return Saving(self, None)
+        await self.attempt(_write, Path(path), text)
+        return Saving(self, Path(path))
+
+    async def attempt(self, call: Callable[..., None], path: Path, *arguments: str) -> None:
+        """The log tells of the first failure, each is told to who asked."""
+        try:
+            await asyncio.to_thread(call, path, *arguments)
+        except OSError as error:
+            await asyncio.to_thread(_remove_new, path)
+            reason = f"{error.strerror}: changes are refused, since they would not survive a restart"
+            if not self._failing:
+                self._events.emit("state_file_failed", {"path": str(path), "reason": reason}, logging.ERROR)
+            self._failing = True
+            message = f'not done: it cannot be saved in "{path}": {error.strerror}'
+            raise ChangeError("state_not_saved", message, "global.state_file") from error
+        self._failing = False
+
+
+class Saving:
+    """What `begin` wrote: `commit` it when nothing else can fail any more, or `discard` it."""
+
+    def __init__(self, file: StateFile, path: Path | None) -> None:
+        self._file = file
+        self._path = path
+
+    async def commit(self) -> None:
+        """Return once it is what a restart finds. ChangeError when that cannot be."""
+        path, self._path = self._path, None
+        if path is not None:
+            await self._file.attempt(_replace, path)
+
+    async def discard(self) -> None:
+        if self._path is not None:
+            await asyncio.to_thread(_remove_new, self._path)

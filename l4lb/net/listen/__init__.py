@@ -1,0 +1,1 @@
+"""Listening sockets: opened, shared, handed on; the files of unix sockets."""

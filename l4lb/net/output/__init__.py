@@ -1,0 +1,1 @@
+"""Where lines go without anybody waiting for it: files, pipes, syslog."""

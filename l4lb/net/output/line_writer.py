@@ -1,0 +1,124 @@
+"""Lines on their way to a sink that may be slow, stuck or gone: a bounded number waits, the others are dropped and
+counted, and both are told once. Used by one thread at a time; it never waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from l4lb.net.output.sinks import Sink
+
+PENDING_BYTES = 1024 * 1024
+RECOVERED_AFTER_S = 1.0
+_BATCH = 512
+_FULL = "its reader is slow or stuck"
+
+
+@dataclass(frozen=True, slots=True)
+class Losing:
+    """Lines are dropped from now on, or (`reason` empty) no more: `dropped` were."""
+
+    to: str
+    reason: str
+    dropped: int
+
+
+class LineWriter:
+    """`told` is called when it begins to lose lines, and when it has lost none for a while and all are written."""
+
+    def __init__(self, sink: Sink, told: Callable[[Losing], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.sink = sink
+        self.lines = 0
+        self.dropped = 0
+        self.blocked = False  # its sink will say when it is writable
+        self._told = told
+        self._clock = clock
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._error = _FULL
+        self._losing_since: int | None = None  # how many were dropped before
+        self._last_loss = 0.0
+
+    @property
+    def pending(self) -> bool:
+        """Something waits to be written."""
+        return bool(self._pending) or self.sink.torn
+
+    @property
+    def losing(self) -> bool:
+        return self._losing_since is not None
+
+    def add(self, lines: Iterable[str], level: int = logging.INFO) -> None:
+        """Take lines, and drop those for which there is no room even after a flush."""
+        stuck, dropped = False, 0
+        for line in lines:
+            if self._pending_bytes >= PENDING_BYTES and not stuck:
+                stuck = not self.flush()
+            if stuck and self._pending_bytes >= PENDING_BYTES:
+                dropped += 1
+                continue
+            framed = self.sink.frame(line, level)
+            self._pending.append(framed)
+            self._pending_bytes += len(framed)
+        if dropped:
+            self.lose(dropped, self._error)
+
+    def flush(self) -> bool:
+        """Write what the sink takes now. True when nothing waits any more."""
+        self.blocked = False
+        while self.pending:
+            try:
+                taken = self.sink.send(list(islice(self._pending, _BATCH)))
+            except BlockingIOError:
+                self.blocked, self._error = True, _FULL
+                return False
+            except OSError as error:
+                self._error = error.strerror or str(error)
+                if self.sink.refusals_are_losses and isinstance(error, ConnectionRefusedError):
+                    self.lines -= 1
+                    self.lose(1, self._error)
+                return False
+            self._forget(taken)
+            self.lines += taken
+        self._recover()
+        return True
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._pending_bytes -= len(self._pending.popleft())
+
+    def lose(self, count: int, reason: str) -> None:
+        """Account for lines that are lost."""
+        if self._losing_since is None:
+            self._losing_since = self.dropped
+            self._told(Losing(self.sink.name, reason, count))
+        self.dropped += count
+        self._last_loss = self._clock()
+
+    def _recover(self) -> None:
+        if self._losing_since is not None and self._clock() - self._last_loss >= RECOVERED_AFTER_S:
+            dropped, self._losing_since = self.dropped - self._losing_since, None
+            self._told(Losing(self.sink.name, "", dropped))
+
+    def use(self, sink: Sink) -> None:
+        """Write to `sink` from now on. What waits for the old one is written there if it can be, or lost."""
+        self._finish()
+        self.sink.close()
+        self.sink = sink
+
+    def _finish(self) -> None:
+        """Write what waits or count it as lost."""
+        if self.flush():
+            return
+        self.lines -= self.sink.torn
+        self.lose(len(self._pending) + self.sink.torn, self._error)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def close(self) -> None:
+        self._finish()
+        self.sink.close()
