@@ -133,7 +133,7 @@ $(VENV)/native: $(VENV)/created $(NATIVE)
 	@L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
-$(VENV)/probe: $(VENV)/native tests/native/probe.pyx
+$(VENV)/probe: $(VENV)/native tests/native/probe.pyx tests/native/probe_worker.pyx
 	@L4LB_PROBE=1 L4LB_BUILD=$(L4LB_BUILD) $(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 

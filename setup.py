@@ -9,7 +9,7 @@
 * ``coverage``: gcov counters
 * ``none``: nothing native. The Makefile installs what is Python so, while it builds in place beside it.
 
-``L4LB_PROBE=1`` also builds the tests' probe module, which cimports the same headers as the product. Modules are built
+``L4LB_PROBE=1`` also builds the tests' probe modules, which cimport the same headers as the product. Modules are built
 side by side, as many as this process may use CPUs.
 """
 
@@ -72,6 +72,7 @@ def native_modules(build: str, jobs: int) -> list[Extension]:
     sources = {f"l4lb.{name}": f"l4lb/{name.replace('.', '/')}.pyx" for name in NATIVE}
     if os.environ.get("L4LB_PROBE") == "1":
         sources["_l4lb_probe"] = "tests/native/probe.pyx"
+        sources["_l4lb_probe_worker"] = "tests/native/probe_worker.pyx"
     extensions = [
         Extension(name, [source], extra_compile_args=COMMON + compile_args, extra_link_args=link_args)
         for name, source in sources.items()
