@@ -158,13 +158,13 @@ cdef struct eviction_t:           # of its worker
 
 ctypedef void (*session_edge_f)(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil
 ctypedef void (*session_step_f)(worker_t *w, session_t *s) noexcept nogil
-ctypedef void (*session_leave_f)(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil
+ctypedef void (*session_cleanup_f)(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil
 
 cdef struct state_t:              # what happens to a session in one of its states, see worker/states.pxd
     session_edge_f edge           # epoll reports one of its sockets
     session_step_f timeout        # its timer fires
     session_step_f turn           # its turn in the ready list has come
-    session_leave_f leave         # it ends: what is this state's alone is given back
+    session_cleanup_f cleanup         # it ends: what is this state's alone is given back
 
 cdef struct worker_t:
     uint32_t index

@@ -82,11 +82,12 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
         queue_poke(w, s.pool)
 
 
-cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Untold: it goes on elsewhere, or `session_end` has told of it."""
+cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Free all that the session holds, without a record: `session_end` has written one, or the session goes on in
+    another process."""
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
-    w.states[s.state].leave(w, s, reason)
+    w.states[s.state].cleanup(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
     socket_end(s.backend_fd, reason != CLOSE_NORMAL)
@@ -105,4 +106,4 @@ cdef inline void session_leave(worker_t *w, session_t *s, close_reason_t reason)
 cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     record_session(w, s, reason)
     counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
-    session_leave(w, s, reason)
+    session_dispose(w, s, reason)

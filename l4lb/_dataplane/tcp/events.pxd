@@ -20,8 +20,8 @@ from l4lb._dataplane.tcp.progress cimport (
     deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
 )
 from l4lb._dataplane.tcp.transitions cimport (
-    client_is_gone, session_connected, session_mark, session_outlives, session_pump, session_release, session_retry,
-    session_try_again, session_watch,
+    client_is_gone, session_connected, session_expect_urgent, session_mark, session_pump, session_retry,
+    session_stop_holding, session_try_again, session_watch,
 )
 
 # ---- edges ----
@@ -108,11 +108,11 @@ cdef inline void timeout_relaying(worker_t *w, session_t *s) noexcept nogil:
         if s.flags & SESSION_THROTTLED:
             s.active_ms = <uint32_t>w.now_ms       # it is we who wait
         s.flags &= <uint16_t>~SESSION_THROTTLED
-        session_release(s)
+        session_stop_holding(s)
         session_rearm(w, s)
         session_pump(w, s)
     elif not session_stalled(w, s):
-        session_outlives(s)
+        session_expect_urgent(s)
         session_rearm(w, s)
     elif s.half_close_ms and session_is_ending(s) and deadline_passed(w, s.active_ms + s.half_close_ms):
         session_end(w, s, CLOSE_HALF_CLOSE_TIMEOUT)

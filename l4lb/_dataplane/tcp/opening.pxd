@@ -23,7 +23,7 @@ from l4lb._dataplane.session.setup cimport session_init, session_pool
 from l4lb._dataplane.tcp.headers cimport session_destination
 from l4lb._dataplane.tcp.preface cimport (
     AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
-    preface_name, preface_outcome_t, preface_read, preface_refuse,
+    preface_note_destination, preface_outcome_t, preface_read, preface_refuse,
 )
 from l4lb._dataplane.tcp.progress cimport session_arm
 from l4lb._dataplane.tcp.transitions cimport session_connect, session_mark, session_watch
@@ -131,7 +131,7 @@ cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
     session_init(w, s, arrival)
     source_address_set(&s.source, &arrival.address)
     pool = session_pool(w, s)
-    if pool != NULL and pool.send.version and preface_name(s, &arrival.local) < 0:
+    if pool != NULL and pool.send.version and preface_note_destination(s, &arrival.local) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return
     session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)

@@ -58,7 +58,7 @@ cdef inline preface_t *preface_grow(session_t *s, uint32_t count) noexcept nogil
     return grown
 
 
-cdef inline int preface_name(session_t *s, const source_address_t *destination) noexcept nogil:
+cdef inline int preface_note_destination(session_t *s, const source_address_t *destination) noexcept nogil:
     """Remember where the client came to, when the listening socket knows. 0, or -1 when memory is short."""
     if destination.length == 0:
         return 0

@@ -45,7 +45,7 @@ from l4lb._dataplane.tcp.relay cimport (
 
 # ---- who speaks first ----
 
-cdef inline void session_learn(worker_t *w, session_t *s) noexcept nogil:
+cdef inline void session_note_first_speaker(worker_t *w, session_t *s) noexcept nogil:
     """The first bytes of a session tell what to expect of the next ones on this listener."""
     cdef uint64_t *client_first = &s.listener.counters[w.index].client_first
     s.flags |= SESSION_SPOKEN
@@ -55,24 +55,24 @@ cdef inline void session_learn(worker_t *w, session_t *s) noexcept nogil:
         client_first[0] -= 1
 
 
-cdef inline void session_outlives(session_t *s) noexcept nogil:
+cdef inline void session_expect_urgent(session_t *s) noexcept nogil:
     """Its backend speaks first, or goes on after the first answer, or it lives for long: urgent data may come from its
     backend, see tcp/relay.pxd."""
     if not s.flags & SESSION_URGENT_INLINE and not s.down.flags & HALF_EOF:
         backend_inline(s)
 
 
-cdef inline void session_release(session_t *s) noexcept nogil:
+cdef inline void session_stop_holding(session_t *s) noexcept nogil:
     """Nobody has spoken for a while: complete the backend's handshake, in case it is the one to begin. A header that
     was held does so by itself when the caller pumps."""
     cdef int on = 1
     cdef bint acknowledge = s.flags & SESSION_ACK_HELD and not half_pending(&s.up)
     s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD)
     if acknowledge and s.up.bytes == 0 and not s.flags & SESSION_HEADER_SENT:
-        session_outlives(s)                    # before it can send anything
+        session_expect_urgent(s)                    # before it can send anything
         setsockopt(s.backend_fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))
     if s.down.bytes:
-        session_outlives(s)
+        session_expect_urgent(s)
 
 
 # ---- relaying ----
@@ -113,7 +113,7 @@ cdef inline void session_want_client_out(worker_t *w, session_t *s) noexcept nog
 cdef inline void session_settle(worker_t *w, session_t *s) noexcept nogil:
     """After both halves had their turn: ended, half-closed, or on with it."""
     if not s.flags & SESSION_SPOKEN and s.up.bytes | s.down.bytes:
-        session_learn(w, s)
+        session_note_first_speaker(w, s)
     if not s.flags & SESSION_ANSWERED:
         answer_watch(w, s)
     if s.up.flags & s.down.flags & HALF_FIN_SENT:

@@ -433,7 +433,7 @@ cdef inline void flow_timeout(worker_t *w, session_t *s) noexcept nogil:
         flow_arm(w, s)
 
 
-cdef inline void flows_end_of(worker_t *w, int fd) noexcept nogil:
+cdef inline void flows_end_on_socket(worker_t *w, int fd) noexcept nogil:
     """A listening socket is about to close: nobody could answer its clients any more."""
     cdef uint32_t i
     cdef session_t *s

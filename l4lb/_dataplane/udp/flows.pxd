@@ -251,7 +251,7 @@ cdef inline void flow_count_drops(worker_t *w, session_t *s, link_t *link, uint3
         link.kernel_drops = drops
 
 
-cdef inline void flow_leave(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+cdef inline void flow_cleanup(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers."""
     cdef flow_t *flow = s.flow
     cdef link_t *link

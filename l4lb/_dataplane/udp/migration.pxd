@@ -27,7 +27,7 @@ from l4lb._dataplane.base.udp_types cimport flow_t, link_t, moved_t
 from l4lb._dataplane.base.worker_types cimport arrivals_t, arriving_t, plane_t, worker_t
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
-from l4lb._dataplane.session.closing cimport session_end, session_leave
+from l4lb._dataplane.session.closing cimport session_dispose, session_end
 from l4lb._dataplane.session.setup cimport session_init
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.create cimport flow_arm
@@ -73,7 +73,7 @@ cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcep
     s.flow.link = NO_INDEX
     counter_add(&s.listener.counters[w.index].sessions_total, -1)
     counter_add(&s.backend.counters[w.index].sessions_total, -1)
-    session_leave(w, s, CLOSE_DRAIN)
+    session_dispose(w, s, CLOSE_DRAIN)
 
 
 cdef inline void sessions_move(worker_t *w) noexcept nogil:

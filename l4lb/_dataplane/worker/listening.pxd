@@ -10,7 +10,7 @@ from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener, poller_watch_missed, worker_missed
 from l4lb._dataplane.tcp.accept cimport accept_all
 from l4lb._dataplane.udp.answers cimport udp_flush
-from l4lb._dataplane.udp.events cimport flows_end_of, udp_event, udp_open
+from l4lb._dataplane.udp.events cimport flows_end_on_socket, udp_event, udp_open
 
 
 cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint32_t hint) noexcept nogil:
@@ -41,7 +41,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
         if w.accepting[i].datagrams:
             if not w.udp_held:
                 udp_event(w, &w.accepting[i])
-            flows_end_of(w, w.accepting[i].fd)
+            flows_end_on_socket(w, w.accepting[i].fd)
             udp_flush(w)
         else:
             accept_all(w, &w.accepting[i])

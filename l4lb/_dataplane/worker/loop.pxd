@@ -129,7 +129,7 @@ cdef inline int worker_spin(worker_t *w, int capacity, uint64_t since_ns) noexce
     return count
 
 
-cdef inline void worker_awake(worker_t *w, int count) noexcept nogil:
+cdef inline void worker_clear_wakeups(worker_t *w, int count) noexcept nogil:
     """Before anything is looked at for which somebody may have woken it: who changes that later wakes it again."""
     cdef uint64_t ignored
     cdef int i
@@ -153,7 +153,7 @@ cdef inline int worker_wait(worker_t *w) noexcept nogil:
         count = epoll_wait(w.epoll_fd, w.events, capacity, timeout_ms)
     w.backlogged = count == capacity
     worker_read_clock(w)
-    worker_awake(w, count)
+    worker_clear_wakeups(w, count)
     return count
 
 
