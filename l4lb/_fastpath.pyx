@@ -20,7 +20,7 @@ from l4lb._dataplane.base.linux cimport (
     published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, write,
 )
 from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
-from l4lb._dataplane.udp.migration cimport arrivals_reserve
+from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._native.convert cimport buckets_list, moved_list, record_tuple, zeroed
 from l4lb._native.moves cimport Arrivals
@@ -147,11 +147,11 @@ cdef class DataPlane:
     def begin_move(self):
         """Have every worker let go of its sessions of UDP, for `take_moved`, while their listening sockets are held.
         Those of the move before must be taken."""
-        published_store_u64(&self.plane.move_version, self.plane.move_version + 1)
+        published_store_u64(&self.plane.export_version, self.plane.export_version + 1)
         self.wake()
 
     cdef bint has_moved(self, int index):
-        return published_load_u64(&self.plane.workers[index].moved_version) == self.plane.move_version
+        return published_load_u64(&self.plane.workers[index].exported_version) == self.plane.export_version
 
     def move_over(self):
         """Whether all have."""
@@ -170,10 +170,10 @@ cdef class DataPlane:
     def arrive(self, int index, Arrivals arrivals):
         """Give worker `index` these sessions, once. False when it has not yet taken those before."""
         cdef worker_t *w = self.plane.workers[index]
-        if published_load_pointer(<void **>&w.arriving) != NULL:
+        if published_load_pointer(<void **>&w.importing) != NULL:
             return False
-        arrivals_reserve(&self.plane, arrivals.arrivals)
-        published_store_pointer(<void **>&w.arriving, arrivals.give())
+        import_batch_reserve(&self.plane, arrivals.batch)
+        published_store_pointer(<void **>&w.importing, arrivals.give())
         self.wake()
         return True
 
@@ -231,7 +231,7 @@ cdef class DataPlane:
         return totals
 
     def worker_stats(self, int index):
-        """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, handed_over, records_dropped,
+        """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, transferred, records_dropped,
         late_answers, connect time buckets, their sum in us) of one worker."""
         cdef worker_t *w = self.plane.workers[index]
         return (
@@ -242,7 +242,7 @@ cdef class DataPlane:
             counter_read(&w.counters.turns),
             counter_read(&w.counters.spliced_bytes),
             counter_read(&w.counters.accept_pauses),
-            counter_read(&w.counters.handed_over),
+            counter_read(&w.counters.transferred),
             counter_read(&w.counters.records_dropped),
             counter_read(&w.counters.late_answers),
             buckets_list(&w.counters.connect_time),

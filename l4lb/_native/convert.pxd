@@ -9,7 +9,7 @@ from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.base.linux cimport counter_read, htons, ntohs, sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport proxy_accept_t, proxy_send_t
 from l4lb._dataplane.base.types cimport histogram_t, pool_t, source_address_t, terms_t
-from l4lb._dataplane.base.udp_types cimport flow_t, moved_t
+from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t
 from l4lb._dataplane.base.worker_types cimport record_t, worker_t
 from l4lb._dataplane.proxy_protocol.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.resources.stats cimport counters_new
@@ -160,32 +160,32 @@ cdef inline uint8_t address_fill(uint8_t *place, str text) except 0xFF:
     return <uint8_t>len(address)
 
 
-cdef inline dict moved_fields(const moved_t *moved):
+cdef inline dict moved_fields(const exported_flow_t *exported):
     """What is to be known of it, but for its sockets and its backend."""
-    cdef const flow_t *flow = &moved.flow
+    cdef const flow_t *flow = &exported.flow
     return {
-        "age_ms": moved.age_ms,
-        "idle_ms": moved.idle_ms,
-        "bytes_up": moved.bytes_up,
-        "bytes_down": moved.bytes_down,
+        "age_ms": exported.age_ms,
+        "idle_ms": exported.idle_ms,
+        "bytes_up": exported.bytes_up,
+        "bytes_down": exported.bytes_down,
         "datagrams_up": flow.datagrams_up,
         "datagrams_down": flow.datagrams_down,
         "requests_left": flow.requests_left,
         "responses": flow.responses,
         "one_way": bool(flow.one_way),
-        "source": address_text(moved.source, moved.source_length),
-        "source_port": ntohs(moved.source_port),
+        "source": address_text(exported.source, exported.source_length),
+        "source_port": ntohs(exported.source_port),
         "peer": address_text(flow.peer, flow.peer_length),
         "peer_port": ntohs(flow.peer_port),
         "scope_id": flow.scope_id,
         "local": address_text(flow.local, flow.local_length),
-        "local_port": ntohs(moved.local_port),
+        "local_port": ntohs(exported.local_port),
         "interface": flow.interface,
         "destination": address_text(flow.destination, flow.destination_length),
         "destination_port": ntohs(flow.destination_port),
         "named": bool(flow.named),
         "wide": bool(flow.wide),
-        "link_wide": bool(moved.link_wide),
+        "link_wide": bool(exported.link_wide),
         "no_trains": bool(flow.no_trains),
         "quic": bool(flow.quic),
         "quic_given": flow.quic_given,
@@ -193,31 +193,31 @@ cdef inline dict moved_fields(const moved_t *moved):
     }
 
 
-cdef inline int moved_fill(moved_t *moved, dict fields) except -1:
+cdef inline int moved_fill(exported_flow_t *exported, dict fields) except -1:
     """The other way round. KeyError, ValueError, OverflowError for what is not as `moved_fields` makes it."""
-    cdef flow_t *flow = &moved.flow
-    moved.age_ms = fields["age_ms"]
-    moved.idle_ms = fields["idle_ms"]
-    moved.bytes_up = fields["bytes_up"]
-    moved.bytes_down = fields["bytes_down"]
+    cdef flow_t *flow = &exported.flow
+    exported.age_ms = fields["age_ms"]
+    exported.idle_ms = fields["idle_ms"]
+    exported.bytes_up = fields["bytes_up"]
+    exported.bytes_down = fields["bytes_down"]
     flow.datagrams_up = fields["datagrams_up"]
     flow.datagrams_down = fields["datagrams_down"]
     flow.requests_left = fields["requests_left"]
     flow.responses = fields["responses"]
     flow.one_way = fields["one_way"]
-    moved.source_length = address_fill(moved.source, fields["source"])
-    moved.source_port = htons(fields["source_port"])
+    exported.source_length = address_fill(exported.source, fields["source"])
+    exported.source_port = htons(fields["source_port"])
     flow.peer_length = address_fill(flow.peer, fields["peer"])
     flow.peer_port = htons(fields["peer_port"])
     flow.scope_id = fields["scope_id"]
     flow.local_length = address_fill(flow.local, fields["local"])
-    moved.local_port = htons(fields["local_port"])
+    exported.local_port = htons(fields["local_port"])
     flow.interface = fields["interface"]
     flow.destination_length = address_fill(flow.destination, fields["destination"])
     flow.destination_port = htons(fields["destination_port"])
     flow.named = fields["named"]
     flow.wide = fields["wide"]
-    moved.link_wide = fields["link_wide"]
+    exported.link_wide = fields["link_wide"]
     flow.no_trains = fields["no_trains"]
     flow.quic = fields["quic"]
     flow.quic_given = fields["quic_given"]
@@ -228,13 +228,13 @@ cdef inline int moved_fill(moved_t *moved, dict fields) except -1:
 cdef inline list moved_list(worker_t *w):
     """(listening socket, socket to the backend, id of the backend, fields) of each session that `w` has let go of; the
     caller owns the socket to the backend."""
-    cdef moved_t *moved
+    cdef exported_flow_t *exported
     cdef uint32_t i
     found = []
-    for i in range(w.moved_count):
-        moved = &w.moved[i]
-        found.append((moved.flow.fd, moved.link_fd, moved.backend_id, moved_fields(moved)))
-    free(w.moved)
-    w.moved = NULL
-    w.moved_count = 0
+    for i in range(w.exported_count):
+        exported = &w.exported[i]
+        found.append((exported.flow.fd, exported.link_fd, exported.backend_id, moved_fields(exported)))
+    free(w.exported)
+    w.exported = NULL
+    w.exported_count = 0
     return found

@@ -1,9 +1,9 @@
 # Sessions of UDP on their way between processes, as the workers' module sees them: see `_native/moves.pyx`.
 
-from l4lb._dataplane.base.worker_types cimport arrivals_t
+from l4lb._dataplane.base.worker_types cimport import_batch_t
 
 
 cdef class Arrivals:
-    cdef arrivals_t *arrivals
+    cdef import_batch_t *batch
 
-    cdef arrivals_t *give(self)
+    cdef import_batch_t *give(self)

@@ -186,7 +186,7 @@ cdef struct udp_t:                # of a worker; it has one once it serves a UDP
     uint32_t denials              # of send(2) by a firewall, in this event
     uint8_t prefix[PROXY_HEADER_MAX_BYTES]  # the PROXY header of the datagram that is being sent
 
-cdef struct moved_t:              # a session that moves to another process: all that is to be known of it there
+cdef struct exported_flow_t:      # a session that moves to another process: all that is to be known of it there
     int fd                        # of the listening socket
     int link_fd                   # goes along
     uint32_t backend_id

@@ -15,7 +15,7 @@ from l4lb._dataplane.base.types cimport (
     backend_live_t, histogram_t, listener_live_t, listener_t, pool_live_t, session_t, snapshot_t, source_address_t,
     terms_t,
 )
-from l4lb._dataplane.base.udp_types cimport moved_t, udp_t
+from l4lb._dataplane.base.udp_types cimport exported_flow_t, udp_t
 
 cdef struct worker_t
 
@@ -31,7 +31,7 @@ cdef struct worker_counters_t:
     uint64_t turns
     uint64_t spliced_bytes
     uint64_t accept_pauses
-    uint64_t handed_over
+    uint64_t transferred
     uint64_t records_dropped
     uint64_t late_answers         # datagrams for UDP sessions that had ended
     uint64_t shortages[SHORTAGE_COUNT]         # by shortage_t
@@ -50,7 +50,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
 
-cdef struct arrival_t:            # a client that another worker accepted for this one
+cdef struct accepted_client_t:    # a client that another worker accepted for this one
     int fd
     uint16_t local_port
     listener_live_t *listener
@@ -62,20 +62,20 @@ cdef struct arrival_t:            # a client that another worker accepted for th
     uint8_t held                  # what it counts for, see admission/admission.pxd
     sockaddr_storage address
 
-cdef struct arriving_t:           # a session from another process, see udp/migration.pxd
-    moved_t moved
-    arrival_t arrival
+cdef struct imported_flow_t:      # a session from another process, see udp/migration.pxd
+    exported_flow_t exported
+    accepted_client_t client
     backend_live_t *backend
     bint measured                 # see SESSION_MEASURED
 
-cdef struct arrivals_t:           # control makes it, the worker frees it
+cdef struct import_batch_t:       # control makes it, the worker frees it
     uint32_t count
-    arriving_t *entries
+    imported_flow_t *entries
 
 cdef struct inbox_t:              # from one worker to another: one writes `written`, the other `read`
     uint64_t written
     uint64_t read
-    arrival_t *arrivals           # INBOX_SIZE of them
+    accepted_client_t *clients    # INBOX_SIZE of them
 
 cdef struct record_t:             # an ended session, for access log and hooks
     uint64_t started_ns
@@ -93,7 +93,7 @@ cdef struct record_t:             # an ended session, for access log and hooks
     uint8_t close_reason
     uint8_t spliced
     uint8_t sni_length
-    uint8_t sni[SNI_MAX_BYTES]              # what the client's TLS asked for, if it was read
+    uint8_t sni[SNI_MAX_BYTES]    # what the client's TLS asked for, if it was read
 
 cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
     uint64_t written
@@ -164,7 +164,7 @@ cdef struct state_t:              # what happens to a session in one of its stat
     session_edge_f edge           # epoll reports one of its sockets
     session_step_f timeout        # its timer fires
     session_step_f turn           # its turn in the ready list has come
-    session_cleanup_f cleanup         # it ends: what is this state's alone is given back
+    session_cleanup_f cleanup     # it ends: what is this state's alone is given back
 
 cdef struct worker_t:
     uint32_t index
@@ -210,10 +210,10 @@ cdef struct worker_t:
     chunks_t chunks
     udp_t *udp                    # NULL until it serves a UDP listener
     bint udp_held                 # it reads no listening socket of UDP
-    uint64_t moved_version        # published: the move that `moved` is of, which control then takes
-    moved_t *moved
-    uint32_t moved_count
-    arrivals_t *arriving          # control publishes it, the worker takes it
+    uint64_t exported_version     # published: of the export that `exported` is from, which control then takes
+    exported_flow_t *exported
+    uint32_t exported_count
+    import_batch_t *importing     # control publishes it, the worker takes it
     worker_counters_t counters
     epoll_event *events
 
@@ -225,7 +225,7 @@ cdef struct plane_t:
     uint64_t evict_version        # control
     uint64_t sweep_version        # control
     sweep_t *sweep                # of that version; read by workers that have just seen it
-    uint64_t move_version         # control: sessions of UDP are to be let go of, see udp/migration.pxd
+    uint64_t export_version       # control: sessions of UDP are to be let go of, see udp/migration.pxd
     uint32_t udp_held             # control: listening sockets of UDP are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared

@@ -14,7 +14,7 @@ from l4lb._dataplane.base.linux cimport (
     sockaddr, sockaddr_storage, socklen_t, write,
 )
 from l4lb._dataplane.base.types cimport histogram_t, preface_t, session_t, source_address_t
-from l4lb._dataplane.base.worker_types cimport arrival_t, record_t, records_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, record_t, records_t, worker_t
 
 cdef enum:
     NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session
@@ -132,7 +132,7 @@ cdef inline void record_session(worker_t *w, session_t *s, close_reason_t reason
         record_done(w)
 
 
-cdef inline void record_arrival(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+cdef inline void record_client(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
     """The same for a client that gets no session, while its socket is open."""
     cdef record_t *record = record_begin(w)
     if record == NULL:
@@ -140,9 +140,9 @@ cdef inline void record_arrival(worker_t *w, arrival_t *arrival, close_reason_t 
     memset(record, 0, sizeof(record_t))
     record.started_ns = w.now_ns
     record.session_id = refused_id(w)
-    record.listener_id = arrival.listener.id
-    record.pool_slot = arrival.pool.slot
+    record.listener_id = client.listener.id
+    record.pool_slot = client.pool.slot
     record.close_reason = <int>reason
-    source_address_set(&record.source, &arrival.address)
-    socket_local(&record.local, arrival.fd, arrival.local_port)
+    source_address_set(&record.source, &client.address)
+    socket_local(&record.local, client.fd, client.local_port)
     record_done(w)

@@ -6,37 +6,37 @@ from libc.string cimport memset
 from l4lb._dataplane.base.enums cimport SESSION_NODELAY_DONE, SIDE_CLIENT
 from l4lb._dataplane.base.linux cimport AF_UNIX
 from l4lb._dataplane.base.types cimport half_t, pool_t, session_t
-from l4lb._dataplane.base.worker_types cimport arrival_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
 
 
-cdef inline void session_init(worker_t *w, session_t *s, arrival_t *arrival) noexcept nogil:
+cdef inline void session_init(worker_t *w, session_t *s, accepted_client_t *client) noexcept nogil:
     memset(&s.up, 0, sizeof(half_t))
     memset(&s.down, 0, sizeof(half_t))
-    s.client_fd = arrival.fd
+    s.client_fd = client.fd
     s.backend_fd = -1
-    s.listener = arrival.listener
-    s.pool = arrival.pool
+    s.listener = client.listener
+    s.pool = client.pool
     s.backend = NULL
     s.tried = NULL
     s.flow = NULL
     s.preface = NULL
-    s.awaited = arrival.proxy_mode
-    s.held = arrival.held
-    s.unix_sides = 1 << <int>SIDE_CLIENT if arrival.address.ss_family == AF_UNIX else 0
-    s.idle_ms = arrival.terms.idle_ms
-    s.half_close_ms = arrival.terms.half_close_ms
-    s.half_close = arrival.terms.half_close
+    s.awaited = client.proxy_mode
+    s.held = client.held
+    s.unix_sides = 1 << <int>SIDE_CLIENT if client.address.ss_family == AF_UNIX else 0
+    s.idle_ms = client.terms.idle_ms
+    s.half_close_ms = client.terms.half_close_ms
+    s.half_close = client.terms.half_close
     s.expires_ms = 0
-    if arrival.terms.duration_ms:
-        s.expires_ms = (<uint32_t>w.now_ms + arrival.terms.duration_ms) | 1    # 0 means none
-    s.splice = arrival.terms.splice
+    if client.terms.duration_ms:
+        s.expires_ms = (<uint32_t>w.now_ms + client.terms.duration_ms) | 1    # 0 means none
+    s.splice = client.terms.splice
     s.active_ms = <uint32_t>w.now_ms
     s.started_ns = w.now_ns
     s.connected_ns = 0
     s.hash = 0
-    s.local_port = arrival.local_port
+    s.local_port = client.local_port
     s.attempts = 0
-    s.flags = 0 if arrival.terms.nodelay else SESSION_NODELAY_DONE
+    s.flags = 0 if client.terms.nodelay else SESSION_NODELAY_DONE
 
 
 cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:

@@ -15,90 +15,90 @@ from l4lb._dataplane.base.linux cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, sockaddr, socklen_t,
 )
 from l4lb._dataplane.base.types cimport listener_t, source_address_t
-from l4lb._dataplane.base.worker_types cimport accepting_t, arrival_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
 from l4lb._dataplane.proxy_protocol.ranges cimport ranges_hold
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
-from l4lb._dataplane.tcp.opening cimport arrival_end, session_start
-from l4lb._dataplane.tcp.transfer cimport hand_over, wake_receivers, worker_for_next
+from l4lb._dataplane.tcp.opening cimport client_end, session_start
+from l4lb._dataplane.tcp.transfer cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.udp.links cimport spares_close_one
 from l4lb._dataplane.udp.room cimport admit, room_elsewhere
 
-cdef enum accepted_t:
+cdef enum accept_result_t:
     ACCEPT_MORE = 0
     ACCEPT_EMPTY                  # the queue is empty
     ACCEPT_PAUSE                  # no file descriptor or memory for another
 
 
-cdef inline void accept_refuse(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+cdef inline void client_refuse(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
     """The client is reset at once, and counted as a session that ended for `reason`."""
-    counter_add(&arrival.listener.counters[w.index].sessions_total, 1)
-    arrival_end(w, arrival, reason)
+    counter_add(&client.listener.counters[w.index].sessions_total, 1)
+    client_end(w, client, reason)
 
 
-cdef inline bint client_trusted(listener_t *listener, arrival_t *arrival) noexcept nogil:
+cdef inline bint client_trusted(listener_t *listener, accepted_client_t *client) noexcept nogil:
     """Whether what this client says in a PROXY header is believed. A unix socket's file says who may connect."""
     cdef source_address_t source
-    source_address_set(&source, &arrival.address)
+    source_address_set(&source, &client.address)
     return source.length == 0 or ranges_hold(&listener.accept.trusted, &source)
 
 
-cdef inline bint accept_elsewhere(worker_t *w, listener_t *listener, arrival_t *arrival) noexcept nogil:
+cdef inline bint client_transfer_for_room(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
     """Hand a client for whom this worker has no place to the one that can make room for it. False: there is none, or
     its inbox is full."""
     cdef worker_t *target = room_elsewhere(w)
-    if target == NULL or not admit_to_listener(listener, &arrival.held):
+    if target == NULL or not admit_to_listener(listener, &client.held):
         return False
-    if hand_over(w, target, arrival):
+    if client_transfer(w, target, client):
         return True
-    release(w, arrival.listener, arrival.pool, &arrival.held)
+    release(w, client.listener, client.pool, &client.held)
     return False
 
 
-cdef inline void accept_describe(accepting_t *from_, arrival_t *arrival) noexcept nogil:
+cdef inline void client_describe(accepting_t *from_, accepted_client_t *client) noexcept nogil:
     cdef listener_t *listener = from_.listener
-    arrival.local_port = from_.port
-    arrival.listener = listener.live
-    arrival.pool = listener.pool.live
-    arrival.terms = listener.terms
-    arrival.local = from_.local
-    arrival.proxy_mode = listener.accept.mode
-    arrival.proxy_timeout_ms = listener.accept.timeout_ms
-    arrival.held = HELD_NOTHING
+    client.local_port = from_.port
+    client.listener = listener.live
+    client.pool = listener.pool.live
+    client.terms = listener.terms
+    client.local = from_.local
+    client.proxy_mode = listener.accept.mode
+    client.proxy_timeout_ms = listener.accept.timeout_ms
+    client.held = HELD_NOTHING
 
 
-cdef inline void accepted(worker_t *w, accepting_t *from_, arrival_t *arrival) noexcept nogil:
+cdef inline void accept_client(worker_t *w, accepting_t *from_, accepted_client_t *client) noexcept nogil:
     """A new client: refuse it at a limit, or count it and start its session on the right worker."""
     cdef listener_t *listener = from_.listener
     cdef worker_t *target = w
     cdef admitted_t admitted
-    accept_describe(from_, arrival)
-    if listener.accept.mode and not client_trusted(listener, arrival):
+    client_describe(from_, client)
+    if listener.accept.mode and not client_trusted(listener, client):
         counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
-        accept_refuse(w, arrival, CLOSE_PROXY_HEADER_ERROR)
+        client_refuse(w, client, CLOSE_PROXY_HEADER_ERROR)
         return
-    admitted = admit(w, listener, False, &arrival.held)
-    if admitted == ADMIT_PROCESS_FULL and accept_elsewhere(w, listener, arrival):
+    admitted = admit(w, listener, False, &client.held)
+    if admitted == ADMIT_PROCESS_FULL and client_transfer_for_room(w, listener, client):
         counter_add(&listener.live.counters[w.index].sessions_total, 1)
         return
     if admitted != ADMITTED:
-        accept_refuse(w, arrival, CLOSE_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else CLOSE_RESOURCE_LIMIT)
+        client_refuse(w, client, CLOSE_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else CLOSE_RESOURCE_LIMIT)
         return
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     if w.plane.balance_workers:
         target = worker_for_next(w)
-    if target == w or not hand_over(w, target, arrival):
-        session_start(w, arrival)
+    if target == w or not client_transfer(w, target, client):
+        session_start(w, client)
 
 
-cdef inline accepted_t accept_one(worker_t *w, accepting_t *from_) noexcept nogil:
+cdef inline accept_result_t accept_one(worker_t *w, accepting_t *from_) noexcept nogil:
     """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause, unless a spare of UDP can be given up;
     ECONNABORTED, EINTR, EPERM (firewall), EPROTO and the network errors of the one connection (it is gone): go on with
     the next."""
-    cdef arrival_t arrival
-    cdef socklen_t length = sizeof(arrival.address)
-    arrival.fd = accept4(from_.fd, <sockaddr *>&arrival.address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
-    if arrival.fd >= 0:
-        accepted(w, from_, &arrival)
+    cdef accepted_client_t client
+    cdef socklen_t length = sizeof(client.address)
+    client.fd = accept4(from_.fd, <sockaddr *>&client.address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if client.fd >= 0:
+        accept_client(w, from_, &client)
         return ACCEPT_PAUSE if w.resources_short else ACCEPT_MORE
     if errno == EAGAIN:
         return ACCEPT_EMPTY
@@ -135,7 +135,7 @@ cdef inline void accept_resume(worker_t *w) noexcept nogil:
 cdef inline void accept_event(worker_t *w, accepting_t *from_) noexcept nogil:
     """Accept as many as lately came at once, so that few calls find the queue empty; more come with the next turn."""
     cdef uint32_t done = 0
-    cdef accepted_t outcome = ACCEPT_MORE
+    cdef accept_result_t outcome = ACCEPT_MORE
     while done < from_.batch:
         outcome = accept_one(w, from_)
         if outcome != ACCEPT_MORE:

@@ -15,10 +15,10 @@ from l4lb._dataplane.base.enums cimport (
 from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport IPPROTO_TCP, counter_add
 from l4lb._dataplane.base.types cimport pool_t, session_t, source_address_t
-from l4lb._dataplane.base.worker_types cimport arrival_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
 from l4lb._dataplane.resources.sessions cimport sessions_take
 from l4lb._dataplane.session.closing cimport session_end, socket_reset
-from l4lb._dataplane.session.records cimport record_arrival
+from l4lb._dataplane.session.records cimport record_client
 from l4lb._dataplane.session.setup cimport session_init, session_pool
 from l4lb._dataplane.tcp.headers cimport session_destination
 from l4lb._dataplane.tcp.preface cimport (
@@ -109,29 +109,29 @@ cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nog
 
 # ---- from a client that was let in ----
 
-cdef inline void arrival_end(worker_t *w, arrival_t *arrival, close_reason_t reason) noexcept nogil:
+cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
     """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
-    record_arrival(w, arrival, reason)
-    socket_reset(arrival.fd)
-    counter_add(&arrival.listener.counters[w.index].closed[<int>reason], 1)
-    release(w, arrival.listener, arrival.pool, &arrival.held)
+    record_client(w, client, reason)
+    socket_reset(client.fd)
+    counter_add(&client.listener.counters[w.index].closed[<int>reason], 1)
+    release(w, client.listener, client.pool, &client.held)
 
 
-cdef inline void session_start(worker_t *w, arrival_t *arrival) noexcept nogil:
+cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept nogil:
     """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
     cdef session_t *s = NULL
     cdef pool_t *pool
-    hold_worker(w, &arrival.held)
-    if arrival.held & HELD_PROCESS or room_in_process(w, False, &arrival.held):
+    hold_worker(w, &client.held)
+    if client.held & HELD_PROCESS or room_in_process(w, False, &client.held):
         s = sessions_take(&w.sessions)
     if s == NULL:
-        arrival_end(w, arrival, CLOSE_RESOURCE_LIMIT)
+        client_end(w, client, CLOSE_RESOURCE_LIMIT)
         return
-    hold_pool(arrival.pool, &arrival.held)
-    session_init(w, s, arrival)
-    source_address_set(&s.source, &arrival.address)
+    hold_pool(client.pool, &client.held)
+    session_init(w, s, client)
+    source_address_set(&s.source, &client.address)
     pool = session_pool(w, s)
-    if pool != NULL and pool.send.version and preface_note_destination(s, &arrival.local) < 0:
+    if pool != NULL and pool.send.version and preface_note_destination(s, &client.local) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return
-    session_open(w, s, arrival.proxy_timeout_ms, arrival.terms.deferred)
+    session_open(w, s, client.proxy_timeout_ms, client.terms.deferred)

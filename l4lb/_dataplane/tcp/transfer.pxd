@@ -6,9 +6,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from l4lb._dataplane.admission.admission cimport hold_pool, hold_worker
 from l4lb._dataplane.base.enums cimport CLOSE_SHUTDOWN, INBOX_SIZE
 from l4lb._dataplane.base.linux cimport counter_add, published_load_u64, published_store_u64, shared_read
-from l4lb._dataplane.base.worker_types cimport arrival_t, inbox_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, inbox_t, worker_t
 from l4lb._dataplane.resources.poller cimport worker_wake
-from l4lb._dataplane.tcp.opening cimport arrival_end, session_start
+from l4lb._dataplane.tcp.opening cimport client_end, session_start
 
 
 cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
@@ -26,17 +26,17 @@ cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
     return least if own > fewest + fewest // 8 else w
 
 
-cdef inline bint hand_over(worker_t *w, worker_t *to, arrival_t *arrival) noexcept nogil:
+cdef inline bint client_transfer(worker_t *w, worker_t *to, accepted_client_t *client) noexcept nogil:
     """Put the client into the other worker's inbox; False when that is full. It is woken when the accepts end."""
     cdef inbox_t *inbox = &to.inboxes[w.index]
     cdef uint64_t written = inbox.written
     if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
         return False
-    hold_worker(to, &arrival.held)
-    hold_pool(arrival.pool, &arrival.held)
-    inbox.arrivals[written % INBOX_SIZE] = arrival[0]
+    hold_worker(to, &client.held)
+    hold_pool(client.pool, &client.held)
+    inbox.clients[written % INBOX_SIZE] = client[0]
     published_store_u64(&inbox.written, written + 1)
-    counter_add(&w.counters.handed_over, 1)
+    counter_add(&w.counters.transferred, 1)
     w.wake_mask |= <uint64_t>1 << (to.index % 64)
     return True
 
@@ -58,18 +58,18 @@ cdef inline void inboxes_take(worker_t *w) noexcept nogil:
     for i in range(w.plane.worker_count):
         inbox = &w.inboxes[i]
         while inbox.read != published_load_u64(&inbox.written):
-            session_start(w, &inbox.arrivals[inbox.read % INBOX_SIZE])
+            session_start(w, &inbox.clients[inbox.read % INBOX_SIZE])
             published_store_u64(&inbox.read, inbox.read + 1)
 
 
 cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
     """Control's thread, when all workers have stopped: clients that were handed over and never taken."""
     cdef inbox_t *inbox
-    cdef arrival_t *arrival
+    cdef accepted_client_t *client
     cdef uint32_t i
     for i in range(w.plane.worker_count):
         inbox = &w.inboxes[i]
         while inbox.read != inbox.written:
-            arrival = &inbox.arrivals[inbox.read % INBOX_SIZE]
-            arrival_end(w, arrival, CLOSE_SHUTDOWN)
+            client = &inbox.clients[inbox.read % INBOX_SIZE]
+            client_end(w, client, CLOSE_SHUTDOWN)
             inbox.read += 1

@@ -17,7 +17,7 @@ from l4lb._dataplane.base.enums cimport (
 from l4lb._dataplane.base.linux cimport counter_add
 from l4lb._dataplane.base.types cimport listener_t, session_t
 from l4lb._dataplane.base.udp_types cimport datagram_t, flow_t, intake_t
-from l4lb._dataplane.base.worker_types cimport accepting_t, arrival_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
 from l4lb._dataplane.proxy_protocol.header cimport proxy_datagram_parse, source_address_unmap
 from l4lb._dataplane.proxy_protocol.ranges cimport ranges_hold
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_INET, PROXY_INET6, proxy_header_t, proxy_mode_t
@@ -87,7 +87,7 @@ cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept n
 
 cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nogil:
     """The session; NULL when memory is short."""
-    cdef arrival_t arrival
+    cdef accepted_client_t client
     cdef flow_t *flow = flow_take(&w.udp.flows)
     cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
     if s == NULL:
@@ -95,14 +95,14 @@ cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nog
             flow.next_free = w.udp.flows.free
             w.udp.flows.free = flow
         return NULL
-    memset(&arrival, 0, sizeof(arrival))
-    arrival.fd = -1
-    arrival.local_port = b.from_.port
-    arrival.listener = b.from_.listener.live
-    arrival.pool = b.pool.live
-    arrival.terms = b.from_.listener.terms
-    arrival.held = b.held
-    session_init(w, s, &arrival)
+    memset(&client, 0, sizeof(client))
+    client.fd = -1
+    client.local_port = b.from_.port
+    client.listener = b.from_.listener.live
+    client.pool = b.pool.live
+    client.terms = b.from_.listener.terms
+    client.held = b.held
+    session_init(w, s, &client)
     hold_pool(s.pool, &s.held)
     hold_worker(w, &s.held)
     s.flow = flow

@@ -2,7 +2,7 @@
 # of their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's
 # thread by worker/loop.pxd, once a turn.
 #
-#   the process that leaves: control asks (udp_held, move_version) --> workers read no listening socket of UDP any more,
+#   the process that leaves: control asks (udp_held, export_version) --> workers read no listening socket of UDP any more,
 #                            let go of their sessions and write down what they were (moved) --> control takes that
 #   the one that comes:      reads none (udp_held) until control has given workers what came (arriving)
 #
@@ -23,8 +23,8 @@ from l4lb._dataplane.base.linux cimport (
     published_store_u64, shared_add,
 )
 from l4lb._dataplane.base.types cimport session_t, source_address_t
-from l4lb._dataplane.base.udp_types cimport flow_t, link_t, moved_t
-from l4lb._dataplane.base.worker_types cimport arrivals_t, arriving_t, plane_t, worker_t
+from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t, link_t
+from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, plane_t, worker_t
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.session.closing cimport session_dispose, session_end
@@ -53,22 +53,22 @@ cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
 
 # ---- leaving ----
 
-cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcept nogil:
+cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exported) noexcept nogil:
     """Write it down and let go of it; its socket to the backend is control's from now on. Where it ends it counts."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
-    moved.fd = s.flow.fd
-    moved.link_fd = link.fd
-    moved.link_wide = link.wide
-    moved.backend_id = s.backend.id
-    moved.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
-    moved.idle_ms = <uint32_t>w.now_ms - s.active_ms
-    moved.bytes_up = s.up.bytes
-    moved.bytes_down = s.down.bytes
-    moved.source_length = s.source.length
-    moved.source_port = s.source.port
-    moved.local_port = s.local_port
-    memcpy(moved.source, s.source.bytes, 16)
-    moved.flow = s.flow[0]
+    exported.fd = s.flow.fd
+    exported.link_fd = link.fd
+    exported.link_wide = link.wide
+    exported.backend_id = s.backend.id
+    exported.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
+    exported.idle_ms = <uint32_t>w.now_ms - s.active_ms
+    exported.bytes_up = s.up.bytes
+    exported.bytes_down = s.down.bytes
+    exported.source_length = s.source.length
+    exported.source_port = s.source.port
+    exported.local_port = s.local_port
+    memcpy(exported.source, s.source.bytes, 16)
+    exported.flow = s.flow[0]
     link_let_go(w, link)
     s.flow.link = NO_INDEX
     counter_add(&s.listener.counters[w.index].sessions_total, -1)
@@ -76,79 +76,79 @@ cdef inline void session_move(worker_t *w, session_t *s, moved_t *moved) noexcep
     session_dispose(w, s, CLOSE_DRAIN)
 
 
-cdef inline void sessions_move(worker_t *w) noexcept nogil:
+cdef inline void flows_export_all(worker_t *w) noexcept nogil:
     """All of UDP that still have their key. When memory is short (calloc: ENOMEM) they end."""
     cdef uint32_t i
     cdef session_t *s
     if w.udp == NULL:
         return
     udp_flush(w)
-    w.moved = <moved_t *>calloc(w.udp.flows.count + 1, sizeof(moved_t))
+    w.exported = <exported_flow_t *>calloc(w.udp.flows.count + 1, sizeof(exported_flow_t))
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
         s = sessions_at(&w.sessions, i)
         if s.state != SESSION_FLOW or not s.flow.bound:
             continue
-        if w.moved == NULL:
+        if w.exported == NULL:
             session_end(w, s, CLOSE_RESOURCE_LIMIT)
             continue
-        session_move(w, s, &w.moved[w.moved_count])
-        w.moved_count += 1
+        flow_export(w, s, &w.exported[w.exported_count])
+        w.exported_count += 1
 
 
 # ---- arriving ----
 
-cdef inline void arrivals_reserve(plane_t *plane, arrivals_t *arrivals) noexcept nogil:
+cdef inline void import_batch_reserve(plane_t *plane, import_batch_t *batch) noexcept nogil:
     """On control's thread, before a worker gets them: what they belong to is not freed meanwhile."""
-    cdef arriving_t *one
+    cdef imported_flow_t *one
     cdef uint32_t i
-    for i in range(arrivals.count):
-        one = &arrivals.entries[i]
-        hold_as_before(plane, one.arrival.listener, one.arrival.pool, True, &one.arrival.held)
+    for i in range(batch.count):
+        one = &batch.entries[i]
+        hold_as_before(plane, one.client.listener, one.client.pool, True, &one.client.held)
         shared_add(&one.backend.sessions_active, 1)
 
 
-cdef inline void arriving_drop(worker_t *w, arriving_t *one) noexcept nogil:
+cdef inline void imported_flow_drop(worker_t *w, imported_flow_t *one) noexcept nogil:
     """Its client's next datagram begins a session."""
-    close(one.moved.link_fd)
-    release(w, one.arrival.listener, one.arrival.pool, &one.arrival.held)
+    close(one.exported.link_fd)
+    release(w, one.client.listener, one.client.pool, &one.client.held)
     backend_release(one.backend)
 
 
-cdef inline void arriving_count(worker_t *w, arriving_t *one) noexcept nogil:
+cdef inline void imported_flow_count(worker_t *w, imported_flow_t *one) noexcept nogil:
     counter_add(&w.flow_count, 1)
-    counter_add(&one.arrival.listener.counters[w.index].sessions_total, 1)
+    counter_add(&one.client.listener.counters[w.index].sessions_total, 1)
     counter_add(&one.backend.counters[w.index].sessions_total, 1)
 
 
-cdef inline void arriving_fill(worker_t *w, session_t *s, arriving_t *one) noexcept nogil:
-    cdef moved_t *moved = &one.moved
-    s.source.length = moved.source_length
-    s.source.port = moved.source_port
-    s.source.scope_id = 0 if moved.flow.named else moved.flow.scope_id
-    memcpy(s.source.bytes, moved.source, 16)
+cdef inline void imported_flow_fill(worker_t *w, session_t *s, imported_flow_t *one) noexcept nogil:
+    cdef exported_flow_t *exported = &one.exported
+    s.source.length = exported.source_length
+    s.source.port = exported.source_port
+    s.source.scope_id = 0 if exported.flow.named else exported.flow.scope_id
+    memcpy(s.source.bytes, exported.source, 16)
     s.backend = one.backend
     s.attempts = 1
-    s.started_ns = w.now_ns - <uint64_t>moved.age_ms * 1000000
+    s.started_ns = w.now_ns - <uint64_t>exported.age_ms * 1000000
     s.attempt_started_ns = s.connected_ns = s.started_ns
     s.asked_ns = 0
-    s.active_ms = <uint32_t>w.now_ms - moved.idle_ms
+    s.active_ms = <uint32_t>w.now_ms - exported.idle_ms
     if s.expires_ms:
-        s.expires_ms = (s.expires_ms - moved.age_ms) | 1
+        s.expires_ms = (s.expires_ms - exported.age_ms) | 1
     if one.measured:
         s.flags |= SESSION_MEASURED
-    s.up.bytes = moved.bytes_up
-    s.down.bytes = moved.bytes_down
+    s.up.bytes = exported.bytes_up
+    s.down.bytes = exported.bytes_down
     s.state = SESSION_FLOW
 
 
-cdef inline void flow_restore(flow_t *flow, const moved_t *moved) noexcept nogil:
+cdef inline void flow_restore(flow_t *flow, const exported_flow_t *exported) noexcept nogil:
     """As it was, but for what is of the tables that it stands in."""
-    flow[0] = moved.flow
+    flow[0] = exported.flow
     flow.link = NO_INDEX
     flow.bound = False
 
 
-cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
+cdef inline uint32_t imported_flow_hash(worker_t *w, session_t *s) noexcept nogil:
     cdef flow_key_t key
     cdef source_address_t peer
     peer.length = s.flow.peer_length
@@ -161,7 +161,7 @@ cdef inline uint32_t arriving_hash(worker_t *w, session_t *s) noexcept nogil:
     return flow_hash(&w.udp.flows, &key)
 
 
-cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
+cdef inline void flow_import(worker_t *w, imported_flow_t *one) noexcept nogil:
     """When memory is short it is dropped, or ends."""
     cdef flow_t *flow = flow_take(&w.udp.flows)
     cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
@@ -170,72 +170,72 @@ cdef inline void session_arrive(worker_t *w, arriving_t *one) noexcept nogil:
         if flow != NULL:
             flow.next_free = w.udp.flows.free
             w.udp.flows.free = flow
-        arriving_drop(w, one)
+        imported_flow_drop(w, one)
         return
-    session_init(w, s, &one.arrival)
+    session_init(w, s, &one.client)
     hold_worker(w, &s.held)
-    arriving_count(w, one)
-    arriving_fill(w, s, one)
-    flow_restore(flow, &one.moved)
+    imported_flow_count(w, one)
+    imported_flow_fill(w, s, one)
+    flow_restore(flow, &one.exported)
     s.flow = flow
     flow_list_push(w, s)
     flow_arm(w, s)
-    link = link_adopt(w, one.moved.link_fd, one.moved.link_wide)
+    link = link_adopt(w, one.exported.link_fd, one.exported.link_wide)
     if link != NULL:
         flow.link = link.index
         link.session = s.index
         link.backend_id = s.backend.id
-    if link == NULL or flow_bind(w, s, arriving_hash(w, s)) < 0:
+    if link == NULL or flow_bind(w, s, imported_flow_hash(w, s)) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
-cdef inline void sessions_arrive(worker_t *w) noexcept nogil:
-    cdef arrivals_t *arrivals = <arrivals_t *>published_load_pointer(<void **>&w.arriving)
+cdef inline void flows_import_batch(worker_t *w) noexcept nogil:
+    cdef import_batch_t *batch = <import_batch_t *>published_load_pointer(<void **>&w.importing)
     cdef uint32_t i
-    if arrivals == NULL:
+    if batch == NULL:
         return
-    for i in range(arrivals.count):
+    for i in range(batch.count):
         if w.udp != NULL:
-            session_arrive(w, &arrivals.entries[i])
+            flow_import(w, &batch.entries[i])
         else:
-            arriving_drop(w, &arrivals.entries[i])
-    free(arrivals.entries)
-    free(arrivals)
-    published_store_pointer(<void **>&w.arriving, NULL)
+            imported_flow_drop(w, &batch.entries[i])
+    free(batch.entries)
+    free(batch)
+    published_store_pointer(<void **>&w.importing, NULL)
 
 
-cdef inline void moving_drop(worker_t *w) noexcept nogil:
+cdef inline void migration_drop(worker_t *w) noexcept nogil:
     """After the worker has stopped: what nobody has taken."""
     cdef uint32_t i
-    for i in range(w.moved_count):
-        close(w.moved[i].link_fd)
-    free(w.moved)
-    w.moved = NULL
-    w.moved_count = 0
-    if w.arriving == NULL:
+    for i in range(w.exported_count):
+        close(w.exported[i].link_fd)
+    free(w.exported)
+    w.exported = NULL
+    w.exported_count = 0
+    if w.importing == NULL:
         return
-    for i in range(w.arriving.count):
-        arriving_drop(w, &w.arriving.entries[i])
-    free(w.arriving.entries)
-    free(w.arriving)
-    w.arriving = NULL
+    for i in range(w.importing.count):
+        imported_flow_drop(w, &w.importing.entries[i])
+    free(w.importing.entries)
+    free(w.importing)
+    w.importing = NULL
 
 
 # ---- each turn ----
 
-cdef inline void departures(worker_t *w) noexcept nogil:
+cdef inline void flows_export(worker_t *w) noexcept nogil:
     """Before a snapshot is adopted: whose sockets are not to be read is not read even once."""
-    cdef uint64_t asked = published_load_u64(&w.plane.move_version)
+    cdef uint64_t asked = published_load_u64(&w.plane.export_version)
     if published_load_u32(&w.plane.udp_held):
         udp_hold(w, True)
-    if asked != w.moved_version and w.moved == NULL:
-        sessions_move(w)
-        published_store_u64(&w.moved_version, asked)
+    if asked != w.exported_version and w.exported == NULL:
+        flows_export_all(w)
+        published_store_u64(&w.exported_version, asked)
 
 
-cdef inline void arrivals(worker_t *w) noexcept nogil:
+cdef inline void flows_import(worker_t *w) noexcept nogil:
     """After it: sessions that come find what they belong to, and are there before the first datagram is read."""
     cdef bint held = published_load_u32(&w.plane.udp_held) != 0
-    sessions_arrive(w)
+    flows_import_batch(w)
     if not held:
         udp_hold(w, False)

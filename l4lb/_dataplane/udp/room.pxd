@@ -1,6 +1,6 @@
 # Room: places for new clients, at the cost of sessions of UDP that were idle for the longest, since those have no
 # connection that would be cut. A worker can end its own sessions alone: a client of TCP for whom none of them can make
-# room goes to the worker that has the most of UDP (tcp/accept.pxd:accept_elsewhere). Called on the worker's thread.
+# room goes to the worker that has the most of UDP (tcp/accept.pxd:client_transfer_for_room). Called on the worker's thread.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 
@@ -17,7 +17,7 @@ from l4lb._dataplane.udp.flows cimport flow_idlest
 from l4lb._dataplane.udp.links cimport links_at, spares_close_one
 
 cdef enum:
-    ROOM_TRIES = 8                    # another worker may take the place that was made
+    ROOM_TRIES = 8                # another worker may take the place that was made
 
 
 cdef inline session_t *room_idlest(worker_t *w) noexcept nogil:

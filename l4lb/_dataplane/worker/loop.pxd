@@ -18,7 +18,7 @@ from l4lb._dataplane.base.linux cimport (
     epoll_create1, epoll_event, epoll_wait, eventfd, published_load_u32, read,
 )
 from l4lb._dataplane.base.types cimport session_t
-from l4lb._dataplane.base.worker_types cimport arrival_t, inbox_t, plane_t, worker_t
+from l4lb._dataplane.base.worker_types cimport accepted_client_t, inbox_t, plane_t, worker_t
 from l4lb._dataplane.passes.evict cimport evictions
 from l4lb._dataplane.passes.sweep cimport sweeps
 from l4lb._dataplane.resources.chunks cimport chunks_free
@@ -34,7 +34,7 @@ from l4lb._dataplane.tcp.transitions cimport queues_serve
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.events cimport link_event, udp_close, udp_event
 from l4lb._dataplane.udp.links cimport links_sweep
-from l4lb._dataplane.udp.migration cimport arrivals, departures, moving_drop
+from l4lb._dataplane.udp.migration cimport flows_export, flows_import, migration_drop
 from l4lb._dataplane.worker.listening cimport worker_adopt, worker_hear_again
 from l4lb._dataplane.worker.states cimport states_fill
 
@@ -59,8 +59,8 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     if w.scratch == NULL or w.events == NULL or w.inboxes == NULL:
         return -ENOMEM
     for i in range(plane.worker_count):
-        w.inboxes[i].arrivals = <arrival_t *>calloc(INBOX_SIZE, sizeof(arrival_t))
-        if w.inboxes[i].arrivals == NULL:
+        w.inboxes[i].clients = <accepted_client_t *>calloc(INBOX_SIZE, sizeof(accepted_client_t))
+        if w.inboxes[i].clients == NULL:
             return -ENOMEM
     w.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
     if w.epoll_fd < 0:
@@ -74,7 +74,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
 cdef inline void worker_release(worker_t *w) noexcept nogil:
     """Give all file descriptors back, after every worker has stopped. Counters can still be read."""
     inboxes_drop(w)
-    moving_drop(w)
+    migration_drop(w)
     udp_close(w)
     pipes_free(&w.pipes)
     chunks_free(&w.chunks)
@@ -95,7 +95,7 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
     free(w.records.slots)
     if w.inboxes != NULL:
         for i in range(w.plane.worker_count):
-            free(w.inboxes[i].arrivals)
+            free(w.inboxes[i].clients)
     free(w.inboxes)
     free(w.scratch)
     free(w.events)
@@ -227,9 +227,9 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
     cdef int count, i
     while not published_load_u32(&w.stopping):
         count = worker_wait(w)
-        departures(w)
+        flows_export(w)
         worker_adopt(w)
-        arrivals(w)
+        flows_import(w)
         for i in range(count):
             worker_event(w, &w.events[i])
         worker_handled(w, count)
