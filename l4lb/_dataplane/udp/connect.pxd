@@ -32,7 +32,7 @@ from l4lb._dataplane.udp.picking cimport flow_pick
 from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.udp.room cimport room_make
 
-cdef struct beginning_t:          # a datagram of nobody, on its way to become a session's first
+cdef struct new_flow_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
     datagram_t *datagram
     const uint8_t *payload
@@ -51,53 +51,53 @@ cdef struct beginning_t:          # a datagram of nobody, on its way to become a
 
 # ---- a session begins ----
 
-cdef inline void beginning_find_destination(beginning_t *b) noexcept nogil:
+cdef inline void new_flow_find_destination(new_flow_t *n) noexcept nogil:
     """Of a client whose PROXY header did not say. getsockname(2), where the datagram did not: fails on no socket."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
-    if b.destination.length:
+    if n.destination.length:
         return
-    if b.from_.local.length:
-        b.destination = b.from_.local
+    if n.from_.local.length:
+        n.destination = n.from_.local
         return
     memset(&address, 0, sizeof(address))
-    getsockname(b.from_.fd, <sockaddr *>&address, &length)
-    if b.datagram.local_length:
+    getsockname(n.from_.fd, <sockaddr *>&address, &length)
+    if n.datagram.local_length:
         address.ss_family = AF_INET6
-        (<sockaddr_in6 *>&address).sin6_port = b.from_.port
-        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, b.datagram.local, 16)
-    source_address_set(&b.destination, &address)
+        (<sockaddr_in6 *>&address).sin6_port = n.from_.port
+        memcpy(&(<sockaddr_in6 *>&address).sin6_addr, n.datagram.local, 16)
+    source_address_set(&n.destination, &address)
 
 
-cdef inline uint64_t beginning_hash(worker_t *w, beginning_t *b) noexcept nogil:
-    if not selection_hashes(b.pool.selection):
+cdef inline uint64_t new_flow_hash(worker_t *w, new_flow_t *n) noexcept nogil:
+    if not selection_hashes(n.pool.selection):
         return 0
-    if b.pool.hash_key == HASH_KEY_RANDOM:
+    if n.pool.hash_key == HASH_KEY_RANDOM:
         return random_next(&w.random)
-    if b.pool.hash_key == HASH_KEY_QUIC_CID and b.quic.long_form and b.quic.destination.length:
-        return connection_hash(b.pool, b.quic.destination.bytes, b.quic.destination.length)
-    if b.pool.hash_key == HASH_KEY_DESTINATION or b.pool.hash_key == HASH_KEY_SESSION:
-        beginning_find_destination(b)
-    return client_hash(b.pool, &b.source, &b.destination, IPPROTO_UDP)
+    if n.pool.hash_key == HASH_KEY_QUIC_CID and n.quic.long_form and n.quic.destination.length:
+        return connection_hash(n.pool, n.quic.destination.bytes, n.quic.destination.length)
+    if n.pool.hash_key == HASH_KEY_DESTINATION or n.pool.hash_key == HASH_KEY_SESSION:
+        new_flow_find_destination(n)
+    return client_hash(n.pool, &n.source, &n.destination, IPPROTO_UDP)
 
 
 cdef inline int backend_family(backend_t *backend) noexcept nogil:
     return (<sockaddr *>&backend.address).sa_family
 
 
-cdef inline backend_t *beginning_resume(worker_t *w, beginning_t *b, uint32_t but_not) noexcept nogil:
+cdef inline backend_t *new_flow_resume(worker_t *w, new_flow_t *n, uint32_t but_not) noexcept nogil:
     """The reserved backend that has the client's QUIC connection already; NULL when there is none, or it is the one
     with the id `but_not`."""
     cdef pick_t pick
     cdef uint32_t backend_id
-    if b.pool.hash_key != HASH_KEY_QUIC_CID:
+    if n.pool.hash_key != HASH_KEY_QUIC_CID:
         return NULL
-    if not quic_header_read(&b.quic, b.payload, datagram_first_bytes(b.datagram)):
+    if not quic_header_read(&n.quic, n.payload, datagram_first_bytes(n.datagram)):
         return NULL
-    backend_id = quic_ids_find(&b.pool.live.quic_ids, &b.quic)
+    backend_id = quic_ids_find(&n.pool.live.quic_ids, &n.quic)
     if backend_id == 0 or backend_id == but_not or refused_lately(w, backend_id):
         return NULL
-    pick.pool = b.pool
+    pick.pool = n.pool
     return pool_resume(&pick, backend_id)
 
 
@@ -111,74 +111,74 @@ cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, listener_t *list
     return (tag + (port if backend.same_port else 0)) | 1
 
 
-cdef inline link_t *link_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+cdef inline link_t *link_connect(worker_t *w, new_flow_t *n, uint64_t tag) noexcept nogil:
     """socket(2), bind(2), connect(2): see base/verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. NULL, and errno."""
-    cdef link_t *link = link_open(w, backend_family(b.backend), b.from_.listener.trains)
+    cdef link_t *link = link_open(w, backend_family(n.backend), n.from_.listener.trains)
     if link == NULL:
         return NULL
     link.tag = tag
-    if b.pool.source_length and source_bind(link.fd, b.pool) < 0:
+    if n.pool.source_length and source_bind(link.fd, n.pool) < 0:
         link_close(&w.udp.links, link)
         return NULL
-    if b.pool.transparent and client_bind(link.fd, &b.source) < 0:
+    if n.pool.transparent and client_bind(link.fd, &n.source) < 0:
         link_close(&w.udp.links, link)
         return NULL
-    if backend_connect_to(link.fd, b.backend, b.from_.port) < 0 or link_watch(w, link) < 0:
+    if backend_connect_to(link.fd, n.backend, n.from_.port) < 0 or link_watch(w, link) < 0:
         link_close(&w.udp.links, link)
         return NULL
     return link
 
 
-cdef inline link_t *beginning_connect(worker_t *w, beginning_t *b, uint64_t tag) noexcept nogil:
+cdef inline link_t *new_flow_connect(worker_t *w, new_flow_t *n, uint64_t tag) noexcept nogil:
     """A new link to the backend, for which room is made when ports or file descriptors ran out; NULL and errno."""
-    cdef link_t *link = link_connect(w, b, tag)
+    cdef link_t *link = link_connect(w, n, tag)
     cdef uint32_t _try
     for _try in range(2):                      # a spare may be of no use here: then a session
-        if link == NULL and room_make(w, b.from_.listener.live, errno):
-            link = link_connect(w, b, tag)
+        if link == NULL and room_make(w, n.from_.listener.live, errno):
+            link = link_connect(w, n, tag)
     return link
 
 
-cdef inline bint beginning_failed(worker_t *w, beginning_t *b, int error) noexcept nogil:
+cdef inline bint new_flow_connect_failed(worker_t *w, new_flow_t *n, int error) noexcept nogil:
     """No link to the reserved backend: count it. Whether another backend may do. Blamed is who refused or cannot be
     reached, and passed over for a while who could not be asked too, while another is left."""
     cdef connect_failure_t failure = attempt_failure(w, error, AF_INET)
     cdef shortage_t shortage = shortage_of(error, AF_INET)
-    counter_add(&b.backend.live.counters[w.index].connect_failures[<int>failure], 1)
-    backend_release(b.backend.live)
+    counter_add(&n.backend.live.counters[w.index].connect_failures[<int>failure], 1)
+    backend_release(n.backend.live)
     if shortage == SHORTAGE_PORTS or shortage_is_everywhere(shortage):
         return False
     if failure != FAILURE_RESOURCES:
-        backend_failed(w, b.pool, b.backend.live)
-    refused_note(w, b.backend.live.id)
+        backend_failed(w, n.pool, n.backend.live)
+    refused_note(w, n.backend.live.id)
     return True
 
 
-cdef inline bint beginning_link(worker_t *w, beginning_t *b) noexcept nogil:
+cdef inline bint new_flow_link(worker_t *w, new_flow_t *n) noexcept nogil:
     """A backend with a link to it. False, and the datagram counted, when that cannot be."""
     cdef uint32_t _attempt
     cdef uint64_t tag, hash
-    if b.resumed == NULL:
-        b.resumed = beginning_resume(w, b, 0)
-    hash = beginning_hash(w, b)
-    for _attempt in range(b.pool.connect_attempts):
-        b.backend = b.resumed if b.resumed != NULL else flow_pick(w, b.pool, hash)
-        b.resumed = NULL
-        if b.backend == NULL:
-            datagrams_dropped(w, b.from_.listener.live, DROP_NO_BACKEND, datagram_count(b.datagram))
+    if n.resumed == NULL:
+        n.resumed = new_flow_resume(w, n, 0)
+    hash = new_flow_hash(w, n)
+    for _attempt in range(n.pool.connect_attempts):
+        n.backend = n.resumed if n.resumed != NULL else flow_pick(w, n.pool, hash)
+        n.resumed = NULL
+        if n.backend == NULL:
+            datagrams_dropped(w, n.from_.listener.live, DROP_NO_BACKEND, datagram_count(n.datagram))
             return False
-        tag = link_tag(b.pool, b.backend, b.from_.listener, b.from_.port)
-        b.link = link_reuse(w, tag) if tag else NULL
-        if b.link == NULL and b.pool.transparent and not client_fits(&b.source, backend_family(b.backend)):
-            counter_add(&b.backend.live.counters[w.index].source_misfits, 1)
-            backend_release(b.backend.live)
-            refused_note(w, b.backend.live.id)
+        tag = link_tag(n.pool, n.backend, n.from_.listener, n.from_.port)
+        n.link = link_reuse(w, tag) if tag else NULL
+        if n.link == NULL and n.pool.transparent and not client_fits(&n.source, backend_family(n.backend)):
+            counter_add(&n.backend.live.counters[w.index].source_misfits, 1)
+            backend_release(n.backend.live)
+            refused_note(w, n.backend.live.id)
             continue
-        if b.link == NULL:
-            b.link = beginning_connect(w, b, tag)
-        if b.link != NULL:
+        if n.link == NULL:
+            n.link = new_flow_connect(w, n, tag)
+        if n.link != NULL:
             return True
-        if not beginning_failed(w, b, errno):
+        if not new_flow_connect_failed(w, n, errno):
             break
-    datagrams_dropped(w, b.from_.listener.live, DROP_RESOURCES, datagram_count(b.datagram))
+    datagrams_dropped(w, n.from_.listener.live, DROP_RESOURCES, datagram_count(n.datagram))
     return False

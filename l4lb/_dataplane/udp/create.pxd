@@ -25,14 +25,14 @@ from l4lb._dataplane.resources.sessions cimport sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.setup cimport session_init
-from l4lb._dataplane.udp.connect cimport beginning_find_destination, beginning_link, beginning_resume, beginning_t
+from l4lb._dataplane.udp.connect cimport new_flow_find_destination, new_flow_link, new_flow_resume, new_flow_t
 from l4lb._dataplane.udp.datagrams cimport datagram_count, intake_bytes, intake_datagram
 from l4lb._dataplane.udp.flows cimport (
-    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_key_fill, flow_key_name, flow_list_push, flow_take,
+    datagrams_dropped, flow_bind, flow_find, flow_hash, flow_key_add_client, flow_key_fill, flow_list_push, flow_take,
     flow_unbind,
 )
 from l4lb._dataplane.udp.links cimport link_close
-from l4lb._dataplane.udp.picking cimport flow_may_leave
+from l4lb._dataplane.udp.picking cimport flow_has_other_backend
 from l4lb._dataplane.udp.room cimport admit
 
 # ---- a session begins ----
@@ -50,42 +50,42 @@ cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
     timers_arm(&w.timers, &w.sessions, s, due_ms)
 
 
-cdef inline bint address_is_of_interface(const uint8_t *address) noexcept nogil:
+cdef inline bint address_needs_interface(const uint8_t *address) noexcept nogil:
     """Link-local, or multicast: an answer must leave by the interface that was asked."""
     return address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
 
 
-cdef inline void flow_fill(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
+cdef inline void flow_fill(worker_t *w, session_t *s, new_flow_t *n) noexcept nogil:
     cdef flow_t *flow = s.flow
-    cdef listener_t *listener = b.from_.listener
-    flow.fd = b.from_.fd
-    flow.wide = b.from_.wide
-    flow.scope_id = b.peer.scope_id
-    if address_is_of_interface(b.datagram.local):
-        flow.interface = b.datagram.interface
-    flow.local_length = b.datagram.local_length
-    memcpy(flow.local, b.datagram.local, b.datagram.local_length)
-    flow.peer_length = b.peer.length
-    flow.peer_port = b.peer.port
-    flow.named = b.key.named
-    memcpy(flow.peer, b.peer.bytes, b.peer.length)
-    if b.pool.send.version:
-        beginning_find_destination(b)
-        flow.destination_length = b.destination.length
-        flow.destination_port = b.destination.port
-        memcpy(flow.destination, b.destination.bytes, b.destination.length)
-    flow.quic = b.pool.hash_key == HASH_KEY_QUIC_CID
+    cdef listener_t *listener = n.from_.listener
+    flow.fd = n.from_.fd
+    flow.wide = n.from_.wide
+    flow.scope_id = n.peer.scope_id
+    if address_needs_interface(n.datagram.local):
+        flow.interface = n.datagram.interface
+    flow.local_length = n.datagram.local_length
+    memcpy(flow.local, n.datagram.local, n.datagram.local_length)
+    flow.peer_length = n.peer.length
+    flow.peer_port = n.peer.port
+    flow.named = n.key.named
+    memcpy(flow.peer, n.peer.bytes, n.peer.length)
+    if n.pool.send.version:
+        new_flow_find_destination(n)
+        flow.destination_length = n.destination.length
+        flow.destination_port = n.destination.port
+        memcpy(flow.destination, n.destination.bytes, n.destination.length)
+    flow.quic = n.pool.hash_key == HASH_KEY_QUIC_CID
     flow.requests_left = listener.requests
     flow.responses = listener.responses
     flow.one_way = listener.one_way
-    flow.link = b.link.index
-    b.link.session = s.index
-    b.link.backend_id = s.backend.id
-    b.link.one_way = listener.one_way
-    b.link.batch = LINK_BATCH_MIN
+    flow.link = n.link.index
+    n.link.session = s.index
+    n.link.backend_id = s.backend.id
+    n.link.one_way = listener.one_way
+    n.link.batch = LINK_BATCH_MIN
 
 
-cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nogil:
+cdef inline session_t *flow_session_take(worker_t *w, new_flow_t *n) noexcept nogil:
     """The session; NULL when memory is short."""
     cdef accepted_client_t client
     cdef flow_t *flow = flow_take(&w.udp.flows)
@@ -97,60 +97,60 @@ cdef inline session_t *session_of_flow(worker_t *w, beginning_t *b) noexcept nog
         return NULL
     memset(&client, 0, sizeof(client))
     client.fd = -1
-    client.local_port = b.from_.port
-    client.listener = b.from_.listener.live
-    client.pool = b.pool.live
-    client.terms = b.from_.listener.terms
-    client.held = b.held
+    client.local_port = n.from_.port
+    client.listener = n.from_.listener.live
+    client.pool = n.pool.live
+    client.terms = n.from_.listener.terms
+    client.held = n.held
     session_init(w, s, &client)
     hold_pool(s.pool, &s.held)
     hold_worker(w, &s.held)
     s.flow = flow
-    s.source = b.source
-    s.backend = b.backend.live
+    s.source = n.source
+    s.backend = n.backend.live
     s.attempts = 1
     s.attempt_started_ns = s.connected_ns = w.now_ns
     s.asked_ns = 0
-    if b.pool.selection == SELECT_PEAK_EWMA:
+    if n.pool.selection == SELECT_PEAK_EWMA:
         s.flags |= SESSION_MEASURED
     s.state = SESSION_FLOW
     return s
 
 
-cdef inline session_t *flow_begin(worker_t *w, beginning_t *b) noexcept nogil:
+cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     """A new session for a datagram that belongs to none. NULL: dropped, and counted."""
-    cdef listener_t *listener = b.from_.listener
-    cdef uint32_t datagrams = datagram_count(b.datagram)
+    cdef listener_t *listener = n.from_.listener
+    cdef uint32_t datagrams = datagram_count(n.datagram)
     cdef admitted_t admitted
     cdef drop_reason_t reason
     cdef session_t *s
     if listener.draining:
         datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
         return NULL
-    b.held = HELD_NOTHING
-    admitted = admit(w, listener, True, &b.held)
+    n.held = HELD_NOTHING
+    admitted = admit(w, listener, True, &n.held)
     if admitted != ADMITTED:
         reason = DROP_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else DROP_MAX_SESSIONS
         datagrams_dropped(w, listener.live, reason, datagrams)
         return NULL
-    b.pool = listener.pool
-    if not beginning_link(w, b):
-        release(w, listener.live, NULL, &b.held)
+    n.pool = listener.pool
+    if not new_flow_link(w, n):
+        release(w, listener.live, NULL, &n.held)
         return NULL
-    s = session_of_flow(w, b)
+    s = flow_session_take(w, n)
     if s == NULL:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
-        link_close(&w.udp.links, b.link)
-        backend_release(b.backend.live)
-        release(w, listener.live, NULL, &b.held)
+        link_close(&w.udp.links, n.link)
+        backend_release(n.backend.live)
+        release(w, listener.live, NULL, &n.held)
         return NULL
-    flow_fill(w, s, b)
+    flow_fill(w, s, n)
     flow_list_push(w, s)
     counter_add(&w.flow_count, 1)
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     counter_add(&s.backend.counters[w.index].sessions_total, 1)
     flow_arm(w, s)
-    if flow_bind(w, s, b.hash) < 0:
+    if flow_bind(w, s, n.hash) < 0:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return NULL
@@ -163,16 +163,16 @@ cdef inline void header_refused(worker_t *w, listener_t *listener, uint32_t reas
     datagrams_dropped(w, listener.live, DROP_PROXY_HEADER, 1)
 
 
-cdef inline bint header_take(worker_t *w, beginning_t *b, const uint8_t *data) noexcept nogil:
+cdef inline bint header_take(worker_t *w, new_flow_t *n, const uint8_t *data) noexcept nogil:
     """The PROXY header that each datagram of this listener begins with (PROXY 2, the revision of 2026): who the client
     is. False: refused, and counted."""
-    cdef listener_t *listener = b.from_.listener
-    cdef datagram_t *d = b.datagram
+    cdef listener_t *listener = n.from_.listener
+    cdef datagram_t *d = n.datagram
     cdef proxy_header_t header
     cdef proxy_result_t result
     d.length += d.skip                         # it was looked at before, for a session that its backend has ended
     d.skip = 0
-    if not ranges_hold(&listener.accept.trusted, &b.peer):
+    if not ranges_hold(&listener.accept.trusted, &n.peer):
         header_refused(w, listener, PROXY_REFUSED_UNTRUSTED)
         return False
     result = proxy_datagram_parse(&header, data, d.length, <proxy_mode_t>listener.accept.mode)
@@ -184,62 +184,62 @@ cdef inline bint header_take(worker_t *w, beginning_t *b, const uint8_t *data) n
     d.tlvs_at = header.tlvs.offset
     d.tlvs_length = header.tlvs.length
     if header.family == PROXY_INET or header.family == PROXY_INET6:
-        b.source = header.source
-        b.destination = header.destination
-        source_address_unmap(&b.source)
-        source_address_unmap(&b.destination)
-        flow_key_name(&b.key, &b.source)
+        n.source = header.source
+        n.destination = header.destination
+        source_address_unmap(&n.source)
+        source_address_unmap(&n.destination)
+        flow_key_add_client(&n.key, &n.source)
     return True
 
 
-cdef inline bint flow_is_anothers(worker_t *w, session_t *s, beginning_t *b) noexcept nogil:
+cdef inline bint flow_address_reused(worker_t *w, session_t *s, new_flow_t *n) noexcept nogil:
     """Whether a datagram at the address of `s` is of a client that has a QUIC connection with another backend: a NAT
     has given it an address that it had given before. The backend is reserved then."""
-    b.pool = b.from_.listener.pool
-    if b.pool.live == s.pool:
-        b.resumed = beginning_resume(w, b, s.backend.id)
-    return b.resumed != NULL
+    n.pool = n.from_.listener.pool
+    if n.pool.live == s.pool:
+        n.resumed = new_flow_resume(w, n, s.backend.id)
+    return n.resumed != NULL
 
 
-cdef inline bint flow_left(worker_t *w, session_t *s) noexcept nogil:
+cdef inline bint flow_fail_over(worker_t *w, session_t *s) noexcept nogil:
     """Whether the client of a session whose backend cannot be reached goes elsewhere from now on; the session may still
     get answers."""
     s.flow.unreachable = False
-    if not flow_may_leave(w, s):
+    if not flow_has_other_backend(w, s):
         return False
     flow_unbind(w, s)
     return True
 
 
-cdef inline session_t *flow_of(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
+cdef inline session_t *session_for_datagram(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
     """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted, or a mere copy."""
     cdef intake_t *up = &w.udp.up
-    cdef beginning_t b
+    cdef new_flow_t n
     cdef session_t *s
-    b.from_ = from_
-    b.datagram = &up.datagrams[slot]
-    if b.datagram.cut:
+    n.from_ = from_
+    n.datagram = &up.datagrams[slot]
+    if n.datagram.cut:
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL
-    if b.datagram.to_many and not from_.first:
+    if n.datagram.to_many and not from_.first:
         return NULL                            # another worker has it too
-    source_address_set(&b.peer, &up.names[slot])
-    b.source = b.peer
-    b.destination.length = 0
-    flow_key_fill(&b.key, &b.peer, from_.fd, b.datagram.local, b.datagram.local_length)
-    if from_.listener.accept.mode and not header_take(w, &b, intake_datagram(up, slot)):
+    source_address_set(&n.peer, &up.names[slot])
+    n.source = n.peer
+    n.destination.length = 0
+    flow_key_fill(&n.key, &n.peer, from_.fd, n.datagram.local, n.datagram.local_length)
+    if from_.listener.accept.mode and not header_take(w, &n, intake_datagram(up, slot)):
         return NULL
-    b.payload = intake_bytes(up, slot)
-    b.hash = flow_hash(&w.udp.flows, &b.key)
-    b.resumed = NULL
-    s = flow_find(w, &b.key, b.hash)
-    if s != NULL and s.flow.unreachable and flow_left(w, s):
+    n.payload = intake_bytes(up, slot)
+    n.hash = flow_hash(&w.udp.flows, &n.key)
+    n.resumed = NULL
+    s = flow_find(w, &n.key, n.hash)
+    if s != NULL and s.flow.unreachable and flow_fail_over(w, s):
         s = NULL
-    if s != NULL and not (s.flow.quic and flow_is_anothers(w, s, &b)):
+    if s != NULL and not (s.flow.quic and flow_address_reused(w, s, &n)):
         return s
     if s != NULL:
         flow_unbind(w, s)                      # whoever had the address may still get answers
-    s = flow_begin(w, &b)
-    if b.resumed != NULL:
-        backend_release(b.resumed.live)
+    s = flow_create(w, &n)
+    if n.resumed != NULL:
+        backend_release(n.resumed.live)
     return s

@@ -39,7 +39,7 @@ from l4lb._dataplane.session.setup cimport session_pool
 from l4lb._dataplane.udp.answers cimport (
     answers_forward, answers_receive, bandwidth_allows, bandwidth_limited, link_read_rest,
 )
-from l4lb._dataplane.udp.create cimport flow_arm, flow_of
+from l4lb._dataplane.udp.create cimport flow_arm, session_for_datagram
 from l4lb._dataplane.udp.datagrams cimport (
     datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive,
     post_add, post_add_train, post_begin, post_flush, post_full,
@@ -361,7 +361,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
         got = intake_receive(up, from_.fd, 0, DATAGRAM_BATCH, True)
         slot = 0
         while got > 0 and slot < <uint32_t>got:
-            s = flow_of(w, from_, slot)
+            s = session_for_datagram(w, from_, slot)
             if s == NULL:
                 slot += 1
                 continue

@@ -48,7 +48,7 @@ cdef inline void flow_key_fill(
     key.scope_id = peer.scope_id
 
 
-cdef inline void flow_key_name(flow_key_t *key, const source_address_t *client) noexcept nogil:
+cdef inline void flow_key_add_client(flow_key_t *key, const source_address_t *client) noexcept nogil:
     """One peer speaks for many clients: each has sessions of its own."""
     memcpy(key.client, client.bytes, client.length)
     key.client_port = client.port

@@ -32,7 +32,7 @@ from l4lb._dataplane.session.setup cimport session_init
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.create cimport flow_arm
 from l4lb._dataplane.udp.flows cimport (
-    flow_bind, flow_hash, flow_key_fill, flow_key_name, flow_key_t, flow_list_push, flow_take,
+    flow_bind, flow_hash, flow_key_add_client, flow_key_fill, flow_key_t, flow_list_push, flow_take,
 )
 from l4lb._dataplane.udp.links cimport link_adopt, link_let_go, links_at
 
@@ -157,7 +157,7 @@ cdef inline uint32_t imported_flow_hash(worker_t *w, session_t *s) noexcept nogi
     memcpy(peer.bytes, s.flow.peer, 16)
     flow_key_fill(&key, &peer, s.flow.fd, s.flow.local, s.flow.local_length)
     if s.flow.named:
-        flow_key_name(&key, &s.source)
+        flow_key_add_client(&key, &s.source)
     return flow_hash(&w.udp.flows, &key)
 
 

@@ -22,7 +22,7 @@ cdef inline void pick_begin(worker_t *w, pick_t *pick, pool_t *pool, uint64_t ha
     pick.now_ms = <uint32_t>w.now_ms
 
 
-cdef inline backend_t *pick_welcoming(worker_t *w, pick_t *pick) noexcept nogil:
+cdef inline backend_t *pick_unrefused(worker_t *w, pick_t *pick) noexcept nogil:
     """A reserved backend of which the network has said nothing bad lately, if there is one; `pick.tried`, with room for
     more, are left out."""
     cdef tried_t *tried = pick.tried
@@ -50,14 +50,14 @@ cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexc
     tried.backend_ids = ids
     pick.tried = &tried
     pick_begin(w, &pick, pool, hash)
-    backend = pick_welcoming(w, &pick)
+    backend = pick_unrefused(w, &pick)
     if backend == NULL and tried.count:
         tried.count = 0
         backend = pool_pick(&pick)
     return backend
 
 
-cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
+cdef inline bint flow_has_other_backend(worker_t *w, session_t *s) noexcept nogil:
     """Whether the client of a session whose backend cannot be reached would find another."""
     cdef uint32_t ids[PASSED_OVER]
     cdef tried_t tried
@@ -72,7 +72,7 @@ cdef inline bint flow_may_leave(worker_t *w, session_t *s) noexcept nogil:
     tried.backend_ids = ids
     pick.tried = &tried
     pick_begin(w, &pick, pool, random_next(&w.random))
-    backend = pick_welcoming(w, &pick)
+    backend = pick_unrefused(w, &pick)
     if backend == NULL:
         return False
     backend_release(backend.live)
