@@ -43,7 +43,7 @@ cdef enum pump_t:
     PUMP_SINK_LOST                # the sink was reset: nothing more can be delivered
     PUMP_NO_MEMORY
 
-cdef struct wire_t:               # one half with its two sockets, for the length of one pump
+cdef struct half_io_t:            # one half with its two sockets, for the length of one pump
     session_t *session
     half_t *half
     int source_fd
@@ -53,57 +53,57 @@ cdef struct wire_t:               # one half with its two sockets, for the lengt
     int64_t room                  # what the bandwidth limits leave; -1: no limit
 
 
-cdef inline bint half_holds(wire_t *wire) noexcept nogil:
+cdef inline bint half_holds_header(half_io_t *io) noexcept nogil:
     """Our header waits for the client's first bytes. Those that never come end the wait, as the FIN does."""
-    cdef session_t *s = wire.session
-    if wire.direction or not s.flags & SESSION_HEADER_HELD:
+    cdef session_t *s = io.session
+    if io.direction or not s.flags & SESSION_HEADER_HELD:
         return False
-    return s.state == SESSION_RELAYING and not wire.half.flags & HALF_EOF
+    return s.state == SESSION_RELAYING and not io.half.flags & HALF_EOF
 
 
-cdef inline uint64_t half_own(wire_t *wire, uint64_t count) noexcept nogil:
+cdef inline uint64_t half_count_payload(half_io_t *io, uint64_t count) noexcept nogil:
     """How many of the next `count` bytes are the client's: those of our header come first, and are nobody's."""
-    cdef uint32_t header = wire.half.overhead_bytes
+    cdef uint32_t header = io.half.overhead_bytes
     if count < header:
         header = <uint32_t>count
-    wire.half.overhead_bytes -= header
-    wire.session.flags |= SESSION_HEADER_SENT
+    io.half.overhead_bytes -= header
+    io.session.flags |= SESSION_HEADER_SENT
     return count - header
 
 
-cdef inline void half_moved(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+cdef inline void half_moved(worker_t *w, half_io_t *io, uint64_t count) noexcept nogil:
     """`count` bytes were handed to the sink's kernel. None: no progress."""
-    cdef session_t *s = wire.session
+    cdef session_t *s = io.session
     cdef backend_counters_t *counters = s.backend.counters[w.index]
     if count == 0:
         return
-    wire.budget -= count
-    if unlikely(wire.half.overhead_bytes):
-        count = half_own(wire, count)
-    wire.half.bytes += count
+    io.budget -= count
+    if unlikely(io.half.overhead_bytes):
+        count = half_count_payload(io, count)
+    io.half.bytes += count
     s.active_ms = <uint32_t>w.now_ms
-    if wire.direction == 0:
+    if io.direction == 0:
         counter_add(&counters.bytes_up, count)
     else:
         counter_add(&counters.bytes_down, count)
 
 
-cdef inline void half_read(worker_t *w, wire_t *wire, uint64_t count) noexcept nogil:
+cdef inline void half_read(worker_t *w, half_io_t *io, uint64_t count) noexcept nogil:
     """`count` bytes were taken from the source."""
-    if wire.room >= 0:
-        wire.room -= count
-        bandwidth_pay(&wire.session.listener.limits, &wire.half.paid_until_ns, wire.direction, w.now_ns, count)
+    if io.room >= 0:
+        io.room -= count
+        bandwidth_pay(&io.session.listener.limits, &io.half.paid_until_ns, io.direction, w.now_ns, count)
 
 
-cdef inline void backend_nodelay(wire_t *wire) noexcept nogil:
+cdef inline void backend_nodelay(half_io_t *io) noexcept nogil:
     """TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the call."""
     cdef int on = 1
-    cdef bint sent = wire.half.bytes or wire.session.flags & SESSION_HEADER_SENT
-    if wire.direction == 0 and sent and not wire.session.flags & SESSION_NODELAY_DONE:
-        wire.session.flags |= SESSION_NODELAY_DONE
-        if wire.session.unix_sides & 1 << <int>SIDE_BACKEND:
+    cdef bint sent = io.half.bytes or io.session.flags & SESSION_HEADER_SENT
+    if io.direction == 0 and sent and not io.session.flags & SESSION_NODELAY_DONE:
+        io.session.flags |= SESSION_NODELAY_DONE
+        if io.session.unix_sides & 1 << <int>SIDE_BACKEND:
             return
-        setsockopt(wire.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+        setsockopt(io.sink_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
 
 
 cdef inline void backend_inline(session_t *s) noexcept nogil:
@@ -113,33 +113,33 @@ cdef inline void backend_inline(session_t *s) noexcept nogil:
     setsockopt(s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
 
 
-cdef inline void source_inline(wire_t *wire) noexcept nogil:
+cdef inline void source_inline(half_io_t *io) noexcept nogil:
     """Before a read that may begin at an urgent mark.
 
     The option costs a call, which a session with one short answer is spared: each of its reads follows an edge, which
     names the mark if there is one. What remains is a backend whose very first bytes are an answer that begins with two
     urgent ones: the kernel may drop the first of them before any edge could be heeded.
     """
-    if wire.direction and not wire.session.flags & SESSION_URGENT_INLINE:
-        backend_inline(wire.session)
+    if io.direction and not io.session.flags & SESSION_URGENT_INLINE:
+        backend_inline(io.session)
 
 
-cdef inline bint half_ends_here(wire_t *wire) noexcept nogil:
+cdef inline bint half_ends_here(half_io_t *io) noexcept nogil:
     """All has been read, and a FIN follows what is being sent now: hold it for one segment (MSG_MORE)."""
-    return wire.half.flags & HALF_EOF and wire.session.state == SESSION_RELAYING
+    return io.half.flags & HALF_EOF and io.session.state == SESSION_RELAYING
 
 
-cdef inline ssize_t sink_send(wire_t *wire, const uint8_t *data, size_t length) noexcept nogil:
+cdef inline ssize_t sink_send(half_io_t *io, const uint8_t *data, size_t length) noexcept nogil:
     """Bytes taken (0 when the sink is full) or -1 when it is lost. Less than `length` means full: an edge will follow.
 
     send(2): EAGAIN full; EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH lost; ENOBUFS, ENOMEM the kernel ends such a
     connection itself soon, so lost too.
     """
-    cdef int flags = MSG_NOSIGNAL | (MSG_MORE if half_ends_here(wire) else 0)
+    cdef int flags = MSG_NOSIGNAL | (MSG_MORE if half_ends_here(io) else 0)
     cdef ssize_t sent
-    backend_nodelay(wire)
+    backend_nodelay(io)
     while True:
-        sent = send(wire.sink_fd, data, length, flags)
+        sent = send(io.sink_fd, data, length, flags)
         if sent >= 0:
             break
         if errno == EAGAIN:
@@ -148,32 +148,32 @@ cdef inline ssize_t sink_send(wire_t *wire, const uint8_t *data, size_t length) 
         if errno != EINTR:
             return -1
     if <size_t>sent < length:
-        wire.half.flags &= <uint8_t>~HALF_WRITABLE
+        io.half.flags &= <uint8_t>~HALF_WRITABLE
     return sent
 
 
-cdef inline pump_t half_flush_chunk(worker_t *w, wire_t *wire) noexcept nogil:
-    cdef half_t *h = wire.half
-    cdef ssize_t sent = sink_send(wire, chunk_bytes(h.chunk) + h.chunk.start, h.chunk.length)
+cdef inline pump_t half_flush_chunk(worker_t *w, half_io_t *io) noexcept nogil:
+    cdef half_t *h = io.half
+    cdef ssize_t sent = sink_send(io, chunk_bytes(h.chunk) + h.chunk.start, h.chunk.length)
     if sent < 0:
         return PUMP_SINK_LOST
     h.chunk.start += <uint32_t>sent
     h.chunk.length -= <uint32_t>sent
-    half_moved(w, wire, sent)
+    half_moved(w, io, sent)
     if h.chunk.length == 0:
         chunk_give(&w.chunks, h.chunk)
         h.chunk = NULL
     return PUMP_IDLE
 
 
-cdef inline pump_t half_flush_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline pump_t half_flush_pipe(worker_t *w, half_io_t *io) noexcept nogil:
     """splice(2) to a socket: EAGAIN full; EPIPE, ECONNRESET and the rest lost. Never 0 while the pipe holds bytes."""
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     cdef ssize_t moved
-    backend_nodelay(wire)
+    backend_nodelay(io)
     while h.pipe.held_bytes:
         moved = splice(
-            h.pipe.read_fd, NULL, wire.sink_fd, NULL, h.pipe.held_bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+            h.pipe.read_fd, NULL, io.sink_fd, NULL, h.pipe.held_bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
         )
         if moved <= 0:
             if moved < 0 and errno == EINTR:
@@ -183,39 +183,39 @@ cdef inline pump_t half_flush_pipe(worker_t *w, wire_t *wire) noexcept nogil:
                 return PUMP_IDLE
             return PUMP_SINK_LOST
         h.pipe.held_bytes -= <uint32_t>moved
-        half_moved(w, wire, moved)
+        half_moved(w, io, moved)
         counter_add(&w.counters.spliced_bytes, moved)
     return PUMP_IDLE
 
 
-cdef inline ssize_t half_lead(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline ssize_t half_stage_header(worker_t *w, half_io_t *io) noexcept nogil:
     """Put the header that is held into the scratch buffer, so that it leaves with what is read behind it."""
-    cdef chunk_t *chunk = wire.half.chunk
+    cdef chunk_t *chunk = io.half.chunk
     if chunk == NULL:
         return 0
     memcpy(w.scratch, chunk_bytes(chunk) + chunk.start, chunk.length)
     return chunk.length
 
 
-cdef inline void half_lead_taken(worker_t *w, wire_t *wire) noexcept nogil:
-    chunk_give(&w.chunks, wire.half.chunk)
-    wire.half.chunk = NULL
-    wire.session.flags &= <uint16_t>~SESSION_HEADER_HELD
+cdef inline void half_header_staged(worker_t *w, half_io_t *io) noexcept nogil:
+    chunk_give(&w.chunks, io.half.chunk)
+    io.half.chunk = NULL
+    io.session.flags &= <uint16_t>~SESSION_HEADER_HELD
 
 
-cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline pump_t half_copy(worker_t *w, half_io_t *io) noexcept nogil:
     """One read into the scratch buffer, sent at once; what the sink does not take goes into a chunk.
 
     recv(2): EAGAIN empty; 0 the FIN (at an urgent mark too, see above); ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the
     rest lost.
     """
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     cdef ssize_t got, sent
-    cdef ssize_t lead = half_lead(w, wire)
-    cdef ssize_t wanted = SCRATCH_BYTES - lead
-    if wire.room >= 0 and wire.room < wanted:
-        wanted = wire.room
-    got = recv(wire.source_fd, w.scratch + lead, wanted, 0)
+    cdef ssize_t staged = half_stage_header(w, io)
+    cdef ssize_t wanted = SCRATCH_BYTES - staged
+    if io.room >= 0 and io.room < wanted:
+        wanted = io.room
+    got = recv(io.source_fd, w.scratch + staged, wanted, 0)
     if got < 0:
         if errno == EINTR:
             return PUMP_IDLE
@@ -227,30 +227,30 @@ cdef inline pump_t half_copy(worker_t *w, wire_t *wire) noexcept nogil:
     if got == 0:
         h.flags |= HALF_EOF
         return PUMP_IDLE
-    half_read(w, wire, got)
+    half_read(w, io, got)
     if got < wanted:
         h.full_reads = 0
-        if not session_reads_short(wire.session, <side_t>wire.direction, h):
+        if not session_reads_short(io.session, <side_t>io.direction, h):
             h.flags &= <uint8_t>~HALF_READABLE
             if h.flags & HALF_SOURCE_FIN:
                 h.flags |= HALF_EOF
             elif h.bytes:
-                source_inline(wire)            # it goes on after its first answer
+                source_inline(io)            # it goes on after its first answer
     elif h.full_reads < 255:
         h.full_reads += 1
-        source_inline(wire)
-    if lead:
-        half_lead_taken(w, wire)
-        got += lead
-    sent = sink_send(wire, w.scratch, got)
+        source_inline(io)
+    if staged:
+        half_header_staged(w, io)
+        got += staged
+    sent = sink_send(io, w.scratch, got)
     if sent < 0:
         return PUMP_SINK_LOST
-    half_moved(w, wire, sent)
+    half_moved(w, io, sent)
     if sent < got:
         h.chunk = chunk_take(&w.chunks, w.scratch + sent, <uint32_t>(got - sent))
         if h.chunk == NULL:
             return PUMP_NO_MEMORY
-        source_inline(wire)
+        source_inline(io)
     return PUMP_IDLE
 
 
@@ -263,27 +263,27 @@ cdef inline void half_leave_bulk(worker_t *w, half_t *h) noexcept nogil:
         h.pipe = NULL
 
 
-cdef inline bint half_wants_pipe(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline bint half_wants_pipe(worker_t *w, half_io_t *io) noexcept nogil:
     """True when this half reads through a pipe now; takes one if it should and can."""
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     if h.flags & HALF_READ_ON:
         half_leave_bulk(w, h)
         return False
     if h.pipe != NULL:
         return True
-    if wire.session.splice == SPLICE_OFF or h.chunk != NULL:
+    if io.session.splice == SPLICE_OFF or h.chunk != NULL:
         return False
-    if not h.flags & HALF_BULK and wire.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
+    if not h.flags & HALF_BULK and io.session.splice != SPLICE_ALWAYS and h.full_reads < BULK_READS:
         return False
     h.pipe = pipe_take(&w.pipes)
     if h.pipe == NULL:
         return False
     h.flags |= HALF_BULK
-    source_inline(wire)
+    source_inline(io)
     return True
 
 
-cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline pump_t half_splice(worker_t *w, half_io_t *io) noexcept nogil:
     """One splice into the empty pipe and out of it.
 
     splice(2) from a socket: 0 the FIN, or an urgent mark with the FIN behind it: the recv that follows tells; EAGAIN
@@ -291,17 +291,17 @@ cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
     EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and its like lost, and reported only
     once: a recv after it would see an orderly end.
     """
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     cdef size_t wanted = h.pipe.capacity_bytes
     cdef ssize_t got
-    if wire.room >= 0 and <size_t>wire.room < wanted:
-        wanted = wire.room
-    got = splice(wire.source_fd, NULL, h.pipe.write_fd, NULL, wanted, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+    if io.room >= 0 and <size_t>io.room < wanted:
+        wanted = io.room
+    got = splice(io.source_fd, NULL, h.pipe.write_fd, NULL, wanted, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
     if got > 0:
         h.pipe.held_bytes = <uint32_t>got
-        wire.session.flags |= SESSION_SPLICED
-        half_read(w, wire, got)
-        return half_flush_pipe(w, wire)
+        io.session.flags |= SESSION_SPLICED
+        half_read(w, io, got)
+        return half_flush_pipe(w, io)
     if got == 0:
         h.flags |= HALF_READ_ON
         return PUMP_IDLE
@@ -313,81 +313,81 @@ cdef inline pump_t half_splice(worker_t *w, wire_t *wire) noexcept nogil:
     if errno != EINVAL and errno != ENOSYS and errno != ENOMEM:
         return PUMP_SOURCE_LOST
     half_leave_bulk(w, h)
-    wire.session.splice = SPLICE_OFF
+    io.session.splice = SPLICE_OFF
     return PUMP_IDLE
 
 
-cdef inline void half_finish(wire_t *wire) noexcept nogil:
+cdef inline void half_finish(half_io_t *io) noexcept nogil:
     """The source's FIN goes out after its last byte; a session's second FIN goes out with the close that follows.
 
     shutdown(2): ENOTCONN when the sink is reset; its edge tells.
     """
-    cdef session_t *s = wire.session
-    if s.state != SESSION_RELAYING or wire.half.flags & HALF_FIN_SENT:
+    cdef session_t *s = io.session
+    if s.state != SESSION_RELAYING or io.half.flags & HALF_FIN_SENT:
         return
     if not (s.up.flags | s.down.flags) & HALF_FIN_SENT:
-        shutdown(wire.sink_fd, SHUT_WR)
-    wire.half.flags |= HALF_FIN_SENT
+        shutdown(io.sink_fd, SHUT_WR)
+    io.half.flags |= HALF_FIN_SENT
 
 
-cdef inline pump_t half_pass(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline pump_t half_pass(worker_t *w, half_io_t *io) noexcept nogil:
     """Move bytes until the source is empty, the sink full, or the budget used."""
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     cdef pump_t outcome
     while True:
-        if half_pending(h) and not half_holds(wire):
+        if half_pending(h) and not half_holds_header(io):
             if not h.flags & HALF_WRITABLE:
                 return PUMP_IDLE
-            outcome = half_flush_chunk(w, wire) if h.chunk != NULL else half_flush_pipe(w, wire)
+            outcome = half_flush_chunk(w, io) if h.chunk != NULL else half_flush_pipe(w, io)
         elif h.flags & HALF_EOF:
-            half_finish(wire)
+            half_finish(io)
             return PUMP_IDLE
         elif not h.flags & HALF_READABLE:
             return PUMP_IDLE
-        elif wire.budget <= 0:
+        elif io.budget <= 0:
             return PUMP_AGAIN
-        elif wire.room >= 0 and wire.room < BANDWIDTH_MIN_BYTES:
+        elif io.room >= 0 and io.room < BANDWIDTH_MIN_BYTES:
             return PUMP_THROTTLED
-        elif half_wants_pipe(w, wire):
-            outcome = half_splice(w, wire)
+        elif half_wants_pipe(w, io):
+            outcome = half_splice(w, io)
         else:
-            outcome = half_copy(w, wire)
+            outcome = half_copy(w, io)
         if outcome != PUMP_IDLE:
             return outcome
 
 
-cdef inline pump_t half_pump(worker_t *w, wire_t *wire) noexcept nogil:
+cdef inline pump_t half_pump(worker_t *w, half_io_t *io) noexcept nogil:
     """One turn of a half. A pipe is kept only while it holds bytes or there is more to read."""
-    cdef half_t *h = wire.half
+    cdef half_t *h = io.half
     cdef pump_t outcome
     if h.flags & HALF_DEAD:
         return PUMP_IDLE
-    wire.budget = TURN_BYTES
-    wire.room = bandwidth_room(&wire.session.listener.limits, &h.paid_until_ns, wire.direction, w.now_ns)
-    outcome = half_pass(w, wire)
+    io.budget = TURN_BYTES
+    io.room = bandwidth_room(&io.session.listener.limits, &h.paid_until_ns, io.direction, w.now_ns)
+    outcome = half_pass(w, io)
     if h.pipe != NULL and h.pipe.held_bytes == 0 and outcome != PUMP_AGAIN:
         pipe_give(&w.pipes, h.pipe)
         h.pipe = NULL
-        if TURN_BYTES - wire.budget < BULK_MIN_BYTES:
+        if TURN_BYTES - io.budget < BULK_MIN_BYTES:
             half_leave_bulk(w, h)
     return outcome
 
 
 cdef inline pump_t pump_up(worker_t *w, session_t *s) noexcept nogil:
-    cdef wire_t wire
-    wire.session = s
-    wire.half = &s.up
-    wire.direction = 0
-    wire.source_fd = s.client_fd
-    wire.sink_fd = s.backend_fd
-    return half_pump(w, &wire)
+    cdef half_io_t io
+    io.session = s
+    io.half = &s.up
+    io.direction = 0
+    io.source_fd = s.client_fd
+    io.sink_fd = s.backend_fd
+    return half_pump(w, &io)
 
 
 cdef inline pump_t pump_down(worker_t *w, session_t *s) noexcept nogil:
-    cdef wire_t wire
-    wire.session = s
-    wire.half = &s.down
-    wire.direction = 1
-    wire.source_fd = s.backend_fd
-    wire.sink_fd = s.client_fd
-    return half_pump(w, &wire)
+    cdef half_io_t io
+    io.session = s
+    io.half = &s.down
+    io.direction = 1
+    io.source_fd = s.backend_fd
+    io.sink_fd = s.client_fd
+    return half_pump(w, &io)
