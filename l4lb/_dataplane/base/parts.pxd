@@ -32,7 +32,7 @@ cdef struct tried_t:              # backends that refused this session; only a s
     uint32_t count
     uint32_t capacity
     uint32_t *backend_ids
-    bint own                      # for one of them this host was short of something: none is tried twice then
+    bint was_short                # for one of them this host was short of something: none is tried twice then
 
 cdef struct timers_t:
     uint32_t tick                                      # the last one that was run

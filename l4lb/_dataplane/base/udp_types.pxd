@@ -124,7 +124,7 @@ cdef struct post_t:
     uint64_t sent_datagrams       # since it was last empty
     uint64_t sent_bytes
     uint32_t path_errors[PATH_ERROR_COUNT]  # likewise; by path_error_t
-    bint heard                    # one of these, and the message at hand was sent again since
+    bint resent                   # one of these, and the message at hand was sent again since
 
 cdef struct link_t:
     uint32_t index

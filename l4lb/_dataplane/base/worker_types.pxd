@@ -45,7 +45,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     bint first
     bint datagrams
     bint wide
-    bint deaf                     # not in epoll although it should be: see `poller_watch_listener`
+    bint unwatched                # not in epoll although it should be: see `poller_watch_listener`
     source_address_t local
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
@@ -186,8 +186,8 @@ cdef struct worker_t:
     uint32_t ready_count
     uint32_t paused_until_ms
     bint accept_paused
-    bint deaf                     # it does not serve all that it should; tried again then
-    uint32_t deaf_until_ms
+    bint listening_short          # it does not serve all that it should; tried again then
+    uint32_t retry_at_ms
     bint resources_short          # a backend's socket could not be had: accept no more for a while
     accepting_t *accepting
     uint32_t accepting_count

@@ -47,31 +47,31 @@ cdef inline int poller_watch_again(worker_t *w, session_t *s, side_t side, int f
     )
 
 
-cdef inline void worker_missed(worker_t *w) noexcept nogil:
+cdef inline void worker_retry_later(worker_t *w) noexcept nogil:
     """A listening socket is not served, for want of memory or watches: the worker looks again soon."""
     counter_add(&w.counters.accept_pauses, 1)
-    w.deaf = True
-    w.deaf_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
+    w.listening_short = True
+    w.retry_at_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
 
 
 cdef inline void poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t position) noexcept nogil:
     """Level-triggered: what one turn does not accept is reported again. A socket that all share wakes one of them.
 
     epoll_ctl(2): ENOMEM, ENOSPC. The kernel goes on giving this socket its share of the clients, so it must not stay
-    so: `poller_watch_missed` tries again. EEXIST: it has done so already.
+    so: `poller_watch_unwatched` tries again. EEXIST: it has done so already.
     """
     cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.shared else 0
     cdef int error = poller_control(w, EPOLL_CTL_ADD, from_.fd, EPOLLIN | exclusive, LISTENER_TAG_BASE + position)
-    from_.deaf = error < 0 and error != -EEXIST
-    if from_.deaf:
-        worker_missed(w)
+    from_.unwatched = error < 0 and error != -EEXIST
+    if from_.unwatched:
+        worker_retry_later(w)
 
 
-cdef inline void poller_watch_missed(worker_t *w) noexcept nogil:
+cdef inline void poller_watch_unwatched(worker_t *w) noexcept nogil:
     """But those that are not to be watched now: who resumes them watches them."""
     cdef uint32_t i
     for i in range(w.accepting_count):
-        if w.accepting[i].deaf and not (w.udp_held if w.accepting[i].datagrams else w.accept_paused):
+        if w.accepting[i].unwatched and not (w.udp_held if w.accepting[i].datagrams else w.accept_paused):
             poller_watch_listener(w, &w.accepting[i], i)
 
 

@@ -21,7 +21,7 @@ from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listen
 from l4lb._dataplane.tcp.opening cimport client_end, session_start
 from l4lb._dataplane.tcp.transfer cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.udp.links cimport spares_close_one
-from l4lb._dataplane.udp.room cimport admit, room_elsewhere
+from l4lb._dataplane.udp.room cimport admit, worker_with_most_flows
 
 cdef enum accept_result_t:
     ACCEPT_MORE = 0
@@ -45,7 +45,7 @@ cdef inline bint client_trusted(listener_t *listener, accepted_client_t *client)
 cdef inline bint client_transfer_for_room(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
     """Hand a client for whom this worker has no place to the one that can make room for it. False: there is none, or
     its inbox is full."""
-    cdef worker_t *target = room_elsewhere(w)
+    cdef worker_t *target = worker_with_most_flows(w)
     if target == NULL or not admit_to_listener(listener, &client.held):
         return False
     if client_transfer(w, target, client):

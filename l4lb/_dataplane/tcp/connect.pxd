@@ -74,7 +74,7 @@ cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noe
     pick.hash = s.hash
     pick.now_ms = w.now_ms
     backend = pool_pick(&pick)
-    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.own and not pool.retry_pause_ms:
+    if backend == NULL and s.tried != NULL and s.tried.count and not s.tried.was_short and not pool.retry_pause_ms:
         s.tried.count = 0
         backend = pool_pick(&pick)
     return backend
@@ -189,7 +189,7 @@ cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t fail
     attempt_abandon(w, s)
     if tried_add(s, backend_id) < 0:
         return -1
-    s.tried.own |= failure == FAILURE_RESOURCES
+    s.tried.was_short |= failure == FAILURE_RESOURCES
     return 0
 
 
@@ -225,4 +225,4 @@ cdef inline int attempt_error(session_t *s) noexcept nogil:
 
 cdef inline bint session_was_short(session_t *s) noexcept nogil:
     """Whether one of its attempts failed of our own want."""
-    return s.tried != NULL and s.tried.own
+    return s.tried != NULL and s.tried.was_short

@@ -27,7 +27,7 @@ from l4lb._dataplane.tcp.preface cimport (
 )
 from l4lb._dataplane.tcp.progress cimport session_arm
 from l4lb._dataplane.tcp.transitions cimport session_connect, session_mark, session_watch
-from l4lb._dataplane.udp.room cimport room_in_process
+from l4lb._dataplane.udp.room cimport admit_to_process_with_room
 
 
 cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
@@ -122,7 +122,7 @@ cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept 
     cdef session_t *s = NULL
     cdef pool_t *pool
     hold_worker(w, &client.held)
-    if client.held & HELD_PROCESS or room_in_process(w, False, &client.held):
+    if client.held & HELD_PROCESS or admit_to_process_with_room(w, False, &client.held):
         s = sessions_take(&w.sessions)
     if s == NULL:
         client_end(w, client, CLOSE_RESOURCE_LIMIT)

@@ -46,7 +46,7 @@ cdef inline bint session_is_ending(session_t *s) noexcept nogil:
     return s.state != SESSION_RELAYING or (s.up.flags | s.down.flags) & (HALF_SOURCE_FIN | HALF_EOF)
 
 
-cdef inline uint32_t session_patience_ms(session_t *s) noexcept nogil:
+cdef inline uint32_t session_stall_timeout_ms(session_t *s) noexcept nogil:
     """How long a session with a backend may stand still now; 0: for ever."""
     if s.half_close_ms and session_is_ending(s) and (s.idle_ms == 0 or s.half_close_ms < s.idle_ms):
         return s.half_close_ms
@@ -56,10 +56,10 @@ cdef inline uint32_t session_patience_ms(session_t *s) noexcept nogil:
 cdef inline void session_rearm(worker_t *w, session_t *s) noexcept nogil:
     """Arm for the earliest of the deadlines that hold for a relaying session, or for its next look."""
     cdef uint32_t due = <uint32_t>w.now_ms + HOUR_MS
-    cdef uint32_t patience_ms = session_patience_ms(s)
-    if patience_ms:
-        due = earlier_ms(due, s.active_ms + patience_ms)
-        due = earlier_ms(due, <uint32_t>w.now_ms + patience_ms // 4)
+    cdef uint32_t timeout_ms = session_stall_timeout_ms(s)
+    if timeout_ms:
+        due = earlier_ms(due, s.active_ms + timeout_ms)
+        due = earlier_ms(due, <uint32_t>w.now_ms + timeout_ms // 4)
     if s.expires_ms:
         due = earlier_ms(due, s.expires_ms)
     session_arm(w, s, due)
@@ -68,19 +68,19 @@ cdef inline void session_rearm(worker_t *w, session_t *s) noexcept nogil:
 cdef inline void session_poll(worker_t *w, session_t *s, int sink_fd) noexcept nogil:
     """Look again whether a sink has taken what was left for it: no edge tells. The more is left, the later."""
     cdef uint32_t wait_ms = <uint32_t>socket_unsent(sink_fd) // POLL_BYTES_A_MS
-    cdef uint32_t patience_ms = session_patience_ms(s)
+    cdef uint32_t timeout_ms = session_stall_timeout_ms(s)
     if wait_ms < ENDING_POLL_MS:
         wait_ms = ENDING_POLL_MS
     if wait_ms > ENDING_POLL_MAX_MS:
         wait_ms = ENDING_POLL_MAX_MS
-    if patience_ms and wait_ms > patience_ms // 4:
-        wait_ms = patience_ms // 4
+    if timeout_ms and wait_ms > timeout_ms // 4:
+        wait_ms = timeout_ms // 4
     session_arm(w, s, <uint32_t>w.now_ms + wait_ms)
 
 
 # ---- looking ----
 
-cdef inline bint half_look(half_t *h, int sink_fd) noexcept nogil:
+cdef inline bint half_check_progress(half_t *h, int sink_fd) noexcept nogil:
     """Whether the peer has taken something since the last look.
 
     What it has taken is what was handed to its kernel less what is unsent. Of TCP that never falls but by one, for a
@@ -93,17 +93,17 @@ cdef inline bint half_look(half_t *h, int sink_fd) noexcept nogil:
     return more
 
 
-cdef inline void session_look(worker_t *w, session_t *s) noexcept nogil:
-    cdef bint up = half_look(&s.up, s.backend_fd)
-    cdef bint down = half_look(&s.down, s.client_fd)
+cdef inline void session_check_progress(worker_t *w, session_t *s) noexcept nogil:
+    cdef bint up = half_check_progress(&s.up, s.backend_fd)
+    cdef bint down = half_check_progress(&s.down, s.client_fd)
     if up or down:
         s.active_ms = <uint32_t>w.now_ms
 
 
 cdef inline bint session_stalled(worker_t *w, session_t *s) noexcept nogil:
     """Whether the session has stood still for as long as it may."""
-    cdef uint32_t patience_ms = session_patience_ms(s)
-    if patience_ms == 0:
+    cdef uint32_t timeout_ms = session_stall_timeout_ms(s)
+    if timeout_ms == 0:
         return False
-    session_look(w, s)
-    return deadline_passed(w, s.active_ms + patience_ms)
+    session_check_progress(w, s)
+    return deadline_passed(w, s.active_ms + timeout_ms)

@@ -23,7 +23,7 @@ from l4lb._dataplane.udp.datagrams cimport (
     post_full,
 )
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_count_drops, flow_used
-from l4lb._dataplane.udp.quic cimport quic_answered
+from l4lb._dataplane.udp.quic cimport quic_note_given_id
 
 
 cdef inline bint bandwidth_limited(session_t *s, int direction) noexcept nogil:
@@ -133,7 +133,7 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
         return
     flow_answered(w, s, d, datagrams)
     if s.flow.quic:
-        quic_answered(s, intake_bytes(&w.udp.down, slot), datagram_first_bytes(d))
+        quic_note_given_id(s, intake_bytes(&w.udp.down, slot), datagram_first_bytes(d))
     answer_post(w, s, slot)
     if s.flow.responses and s.flow.datagrams_down >= s.flow.responses * s.flow.datagrams_up:
         session_end(w, s, CLOSE_NORMAL)

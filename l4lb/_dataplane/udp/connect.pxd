@@ -30,7 +30,7 @@ from l4lb._dataplane.udp.links cimport link_close, link_open, link_reuse, link_w
 from l4lb._dataplane.udp.paths cimport refused_lately, refused_note
 from l4lb._dataplane.udp.picking cimport flow_pick
 from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
-from l4lb._dataplane.udp.room cimport room_make
+from l4lb._dataplane.udp.room cimport room_make_for_link
 
 cdef struct new_flow_t:          # a datagram of nobody, on its way to become a session's first
     accepting_t *from_
@@ -134,7 +134,7 @@ cdef inline link_t *new_flow_connect(worker_t *w, new_flow_t *n, uint64_t tag) n
     cdef link_t *link = link_connect(w, n, tag)
     cdef uint32_t _try
     for _try in range(2):                      # a spare may be of no use here: then a session
-        if link == NULL and room_make(w, n.from_.listener.live, errno):
+        if link == NULL and room_make_for_link(w, n.from_.listener.live, errno):
             link = link_connect(w, n, tag)
     return link
 

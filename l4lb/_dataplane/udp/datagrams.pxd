@@ -75,28 +75,28 @@ cdef inline void local_from_v6(datagram_t *d, const in6_pktinfo *info) noexcept 
     d.interface = info.ipi6_ifindex
 
 
-cdef inline void datagram_note(datagram_t *d, cmsghdr *told) noexcept nogil:
+cdef inline void datagram_read_control(datagram_t *d, cmsghdr *control) noexcept nogil:
     """One control message. Values may be unaligned and are of the sizes that ip(7), ipv6(7), udp(7), socket(7) give."""
     cdef int number = 0
-    if told.cmsg_level == SOL_UDP and told.cmsg_type == UDP_GRO:
-        memcpy(&number, CMSG_DATA(told), sizeof(number))
+    if control.cmsg_level == SOL_UDP and control.cmsg_type == UDP_GRO:
+        memcpy(&number, CMSG_DATA(control), sizeof(number))
         d.segment_bytes = <uint32_t>number if <uint32_t>number < d.length else 0
-    elif told.cmsg_level == IPPROTO_IP and told.cmsg_type == IP_TOS:
-        d.tos = CMSG_DATA(told)[0]
-    elif told.cmsg_level == IPPROTO_IPV6 and told.cmsg_type == IPV6_TCLASS:
-        memcpy(&number, CMSG_DATA(told), sizeof(number))
+    elif control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_TOS:
+        d.tos = CMSG_DATA(control)[0]
+    elif control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_TCLASS:
+        memcpy(&number, CMSG_DATA(control), sizeof(number))
         d.tos = <uint8_t>number
-    elif told.cmsg_level == IPPROTO_IP and told.cmsg_type == IP_PKTINFO:
-        local_from_v4(d, <in_pktinfo *>CMSG_DATA(told))
-    elif told.cmsg_level == IPPROTO_IPV6 and told.cmsg_type == IPV6_PKTINFO:
-        local_from_v6(d, <in6_pktinfo *>CMSG_DATA(told))
-    elif told.cmsg_level == SOL_SOCKET and told.cmsg_type == SO_RXQ_OVFL:
-        memcpy(&d.kernel_drops, CMSG_DATA(told), sizeof(uint32_t))
+    elif control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_PKTINFO:
+        local_from_v4(d, <in_pktinfo *>CMSG_DATA(control))
+    elif control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_PKTINFO:
+        local_from_v6(d, <in6_pktinfo *>CMSG_DATA(control))
+    elif control.cmsg_level == SOL_SOCKET and control.cmsg_type == SO_RXQ_OVFL:
+        memcpy(&d.kernel_drops, CMSG_DATA(control), sizeof(uint32_t))
 
 
 cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
     cdef msghdr *header = &received.msg_hdr
-    cdef cmsghdr *told
+    cdef cmsghdr *control
     d.length = received.msg_len
     d.skip = 0
     d.cut = header.msg_flags & MSG_TRUNC != 0
@@ -105,10 +105,10 @@ cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
     d.to_many = False
     if header.msg_controllen == 0:
         return
-    told = CMSG_FIRSTHDR(header)
-    while told != NULL:
-        datagram_note(d, told)
-        told = CMSG_NXTHDR(header, told)
+    control = CMSG_FIRSTHDR(header)
+    while control != NULL:
+        datagram_read_control(d, control)
+        control = CMSG_NXTHDR(header, control)
 
 
 cdef inline int intake_receive(intake_t *self, int fd, uint32_t first, uint32_t count, bint named) noexcept nogil:
@@ -146,11 +146,11 @@ cdef inline uint32_t datagram_first_bytes(datagram_t *d) noexcept nogil:
 
 cdef inline void control_add(msghdr *header, int level, int type, const void *value, size_t length) noexcept nogil:
     """One more control message; there is room for all that are ever added."""
-    cdef cmsghdr *told = <cmsghdr *>(<uint8_t *>header.msg_control + header.msg_controllen)
-    told.cmsg_level = level
-    told.cmsg_type = type
-    told.cmsg_len = CMSG_LEN(length)
-    memcpy(CMSG_DATA(told), value, length)
+    cdef cmsghdr *control = <cmsghdr *>(<uint8_t *>header.msg_control + header.msg_controllen)
+    control.cmsg_level = level
+    control.cmsg_type = type
+    control.cmsg_len = CMSG_LEN(length)
+    memcpy(CMSG_DATA(control), value, length)
     header.msg_controllen += CMSG_SPACE(length)
 
 
@@ -284,15 +284,15 @@ cdef inline void post_begin(post_t *self) noexcept nogil:
     memset(self.path_errors, 0, sizeof(self.path_errors))
 
 
-cdef inline bint post_heard(post_t *self, int error) noexcept nogil:
+cdef inline bint post_note_path_error(post_t *self, int error) noexcept nogil:
     """Whether a connected socket has told of an earlier datagram instead of sending this one (see udp/paths.pxd), which
     is sent again, once: if that fails too it is the reason."""
-    cdef path_error_t said = path_error_of(error)
-    if said == PATH_ERROR_COUNT:
+    cdef path_error_t kind = path_error_of(error)
+    if kind == PATH_ERROR_COUNT:
         return False
-    self.path_errors[<int>said] += 1
-    self.heard = not self.heard
-    return self.heard
+    self.path_errors[<int>kind] += 1
+    self.resent = not self.resent
+    return self.resent
 
 
 cdef inline void vectors_skip(iovec **at, size_t *offset, size_t count) noexcept nogil:
@@ -326,7 +326,7 @@ cdef inline uint32_t vectors_cut(iovec *into, iovec *at, size_t offset, size_t c
 cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogil:
     """Its way takes no trains (no checksum offload, a segment above the MTU, an old kernel): one by one.
 
-    sendmsg(2): what fails is lost and counted, but see `post_heard`.
+    sendmsg(2): what fails is lost and counted, but see `post_note_path_error`.
     """
     cdef message_t *m = &self.messages[index]
     cdef msghdr whole = self.headers[index].msg_hdr
@@ -342,12 +342,12 @@ cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogi
         length = m.segment_bytes if m.segment_bytes < left else left
         one.msg_iovlen = vectors_cut(cut, at, offset, length)
         if sendmsg(self.fd, &one, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
-            if errno == EINTR or (whole.msg_namelen == 0 and post_heard(self, errno)):
+            if errno == EINTR or (whole.msg_namelen == 0 and post_note_path_error(self, errno)):
                 continue
             message_lost(m, 1)
         else:
             post_sent(self, 1, length)
-        self.heard = False
+        self.resent = False
         vectors_skip(&at, &offset, length)
         left -= length
 
@@ -378,28 +378,28 @@ cdef inline int post_flush(post_t *self) noexcept nogil:
     listens at its other end (nothing of that message was sent then); otherwise -1.
 
     sendmmsg(2): EAGAIN, ENOBUFS, ENOMEM no room; EINVAL, ENETUNREACH, EACCES, EPERM no way; EMSGSIZE too large: lost,
-    but see `post_heard`. What befalls a message behind others that were sent is not told.
+    but see `post_note_path_error`. What befalls a message behind others that were sent is not told.
     """
     cdef uint32_t done = 0
     cdef int sent, refused = -1
     cdef uint32_t i
     cdef bint connected
     post_seal(self)
-    self.heard = False
+    self.resent = False
     while done < self.count and refused < 0:
         sent = sendmmsg(self.fd, &self.headers[done], self.count - done, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent > 0:
             for i in range(done, done + <uint32_t>sent):
                 post_sent(self, self.messages[i].datagrams, self.messages[i].bytes)
             done += <uint32_t>sent
-            self.heard = False
+            self.resent = False
             continue
         connected = self.headers[done].msg_hdr.msg_namelen == 0
         if connected and path_error_of(errno) == PATH_REFUSED:
             refused = <int>self.messages[done].slot
-        elif errno != EINTR and not (connected and post_heard(self, errno)):
+        elif errno != EINTR and not (connected and post_note_path_error(self, errno)):
             message_refused(self, done, errno)
-            self.heard = False
+            self.resent = False
             done += 1
     self.count = self.vector_count = 0
     return refused

@@ -47,7 +47,7 @@ from l4lb._dataplane.udp.datagrams cimport (
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
 from l4lb._dataplane.udp.links cimport link_drain, links_at, links_free, links_init
 from l4lb._dataplane.udp.paths cimport path_error_of, path_is_closed, refused_lately, refused_note
-from l4lb._dataplane.udp.quic cimport quic_called
+from l4lb._dataplane.udp.quic cimport quic_confirm_id
 
 # ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----
 
@@ -137,24 +137,24 @@ cdef inline void flow_unreachable(worker_t *w, session_t *s) noexcept nogil:
         backend_failed(w, session_pool(w, s), s.backend)
 
 
-cdef inline bint flow_heard(worker_t *w, session_t *s, int error) noexcept nogil:
+cdef inline bint flow_note_path_error(worker_t *w, session_t *s, int error) noexcept nogil:
     """Count what the network said of the session's datagrams, and heed it. False: it said nothing."""
-    cdef path_error_t said = path_error_of(error)
-    if said == PATH_ERROR_COUNT:
+    cdef path_error_t kind = path_error_of(error)
+    if kind == PATH_ERROR_COUNT:
         return False
-    counter_add(&s.backend.counters[w.index].path_errors[<int>said], 1)
-    if path_is_closed(said):
+    counter_add(&s.backend.counters[w.index].path_errors[<int>kind], 1)
+    if path_is_closed(kind):
         flow_unreachable(w, s)
     return True
 
 
-cdef inline void flow_heard_post(worker_t *w, session_t *s) noexcept nogil:
+cdef inline void flow_note_post_errors(worker_t *w, session_t *s) noexcept nogil:
     """The same for what a post was told."""
-    cdef uint32_t *heard = w.udp.post_up.path_errors
+    cdef uint32_t *errors = w.udp.post_up.path_errors
     cdef int i
     for i in range(<int>PATH_ERROR_COUNT):
-        if heard[i]:
-            counter_add(&s.backend.counters[w.index].path_errors[i], heard[i])
+        if errors[i]:
+            counter_add(&s.backend.counters[w.index].path_errors[i], errors[i])
             if path_is_closed(<path_error_t>i):
                 flow_unreachable(w, s)
 
@@ -207,7 +207,7 @@ cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogi
             continue
         if errno == ECONNREFUSED or (errno == EPERM and flow_denied(w, s)):
             return <int>slot
-        if flow_heard(w, s, errno) and again:
+        if flow_note_path_error(w, s, errno) and again:
             again = False
             continue
         datagrams_dropped(w, s.listener, DROP_NOT_SENT, 1)
@@ -234,7 +234,7 @@ cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t co
             post_add(post, &route, intake_bytes(up, slot), d.length, NULL, 0, slot)
     refused = post_flush(post)
     flow_sent_up(w, s, post.sent_datagrams, post.sent_bytes)
-    flow_heard_post(w, s)
+    flow_note_post_errors(w, s)
     return refused
 
 
@@ -285,7 +285,7 @@ cdef inline int send_with_header(worker_t *w, session_t *s, const proxy_send_t *
     if post.count:
         refused = post_flush(post)
     flow_sent_up(w, s, post.sent_datagrams, post.sent_bytes - post.sent_datagrams * <uint32_t>length)
-    flow_heard_post(w, s)
+    flow_note_post_errors(w, s)
     if refused >= 0 and post.sent_datagrams:
         datagrams_dropped(w, s.listener, DROP_NOT_SENT, datagram_count(d) - post.sent_datagrams)
         return <int>slot + 1
@@ -306,13 +306,13 @@ cdef inline void flow_spend(worker_t *w, session_t *s, uint32_t count) noexcept 
             flow_unbind(w, s)
 
 
-cdef inline void flow_learn(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
-    """See `quic_called`."""
+cdef inline void flow_confirm_quic_ids(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
+    """See `quic_confirm_id`."""
     cdef intake_t *up = &w.udp.up
     cdef uint32_t slot
     for slot in range(first, first + count):
         if s.flow.quic_given_length:
-            quic_called(s, intake_bytes(up, slot), datagram_first_bytes(&up.datagrams[slot]))
+            quic_confirm_id(s, intake_bytes(up, slot), datagram_first_bytes(&up.datagrams[slot]))
 
 
 cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
@@ -328,7 +328,7 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
         if not bandwidth_allows(w, s, 0, d):
             return 1
     if s.flow.quic_given_length:
-        flow_learn(w, s, first, count)
+        flow_confirm_quic_ids(w, s, first, count)
     pool = session_pool(w, s)
     if pool != NULL and pool.send.version:
         count = 1
@@ -377,7 +377,7 @@ cdef inline void link_failed(worker_t *w, link_t *link, int error) noexcept nogi
     if error == ECONNREFUSED:
         flow_refused(w, s)
     else:
-        flow_heard(w, s, error)
+        flow_note_path_error(w, s, error)
 
 
 cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:

@@ -266,7 +266,7 @@ cdef inline link_t *link_adopt(worker_t *w, int fd, bint wide) noexcept nogil:
     return link
 
 
-cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
+cdef inline void link_detach(worker_t *w, link_t *link) noexcept nogil:
     """Its socket stays open, for another process: epoll would go on reporting it after a mere close."""
     cdef links_t *self = &w.udp.links
     poller_forget(w, link.fd)
@@ -277,7 +277,7 @@ cdef inline void link_let_go(worker_t *w, link_t *link) noexcept nogil:
     self.open_count -= 1
 
 
-cdef inline bint link_empty(worker_t *w, link_t *link) noexcept nogil:
+cdef inline bint link_discard_answers(worker_t *w, link_t *link) noexcept nogil:
     """Throw away what nobody waits for any more. False: it is not to serve again, since its backend is gone, or sends
     faster than can be thrown away.
 
@@ -285,7 +285,7 @@ cdef inline bint link_empty(worker_t *w, link_t *link) noexcept nogil:
     """
     cdef uint32_t _i
     cdef char byte
-    cdef path_error_t said
+    cdef path_error_t kind
     for _i in range(LINK_LATE_MAX):
         if recv(link.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) >= 0:
             counter_add(&w.counters.late_answers, 1)
@@ -293,17 +293,17 @@ cdef inline bint link_empty(worker_t *w, link_t *link) noexcept nogil:
         if errno == EAGAIN:
             link.unread = False
             return True
-        said = path_error_of(errno)
-        if said == PATH_REFUSED or path_is_closed(said):
+        kind = path_error_of(errno)
+        if kind == PATH_REFUSED or path_is_closed(kind):
             refused_note(w, link.backend_id)
-        if said == PATH_REFUSED:
+        if kind == PATH_REFUSED:
             return False
     return False
 
 
 cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
     """A spare has something to read."""
-    if not link_empty(w, link):
+    if not link_discard_answers(w, link):
         spare_remove(&w.udp.links, link)
         link_close(&w.udp.links, link)
 
@@ -312,7 +312,7 @@ cdef inline bint link_rested(worker_t *w, link_t *link) noexcept nogil:
     """Whether a spare may serve again: nothing that could still come is another client's."""
     if link.one_way or <int32_t>(link.rests_until_ms - w.handled_ms) <= 0:
         return True
-    return w.backlogged and <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) <= 0 and link_empty(w, link)
+    return w.backlogged and <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) <= 0 and link_discard_answers(w, link)
 
 
 cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
@@ -345,9 +345,9 @@ cdef inline void link_give(worker_t *w, link_t *link, bint done, uint32_t used_m
         link.rests_until_ms = link.since_ms
     link.resting = <int32_t>(link.rests_until_ms - link.since_ms) > LINK_PAUSE_MS and not link.one_way
     if reusable and link.unread:
-        reusable = link_empty(w, link)
+        reusable = link_discard_answers(w, link)
     if not reusable or self.spare_count >= spares_max(w):
-        link_empty(w, link)
+        link_discard_answers(w, link)
         link_close(self, link)
     else:
         spare_append(self, link)

@@ -34,7 +34,7 @@ from l4lb._dataplane.udp.create cimport flow_arm
 from l4lb._dataplane.udp.flows cimport (
     flow_bind, flow_hash, flow_key_add_client, flow_key_fill, flow_key_t, flow_list_push, flow_take,
 )
-from l4lb._dataplane.udp.links cimport link_adopt, link_let_go, links_at
+from l4lb._dataplane.udp.links cimport link_adopt, link_detach, links_at
 
 # ---- reading or not ----
 
@@ -69,7 +69,7 @@ cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exporte
     exported.local_port = s.local_port
     memcpy(exported.source, s.source.bytes, 16)
     exported.flow = s.flow[0]
-    link_let_go(w, link)
+    link_detach(w, link)
     s.flow.link = NO_INDEX
     counter_add(&s.listener.counters[w.index].sessions_total, -1)
     counter_add(&s.backend.counters[w.index].sessions_total, -1)

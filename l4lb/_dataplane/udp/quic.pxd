@@ -186,7 +186,7 @@ cdef inline bint quic_ids_restore(quic_ids_t *self, const quic_entry_t *entry, u
 
 # ---- what a session's datagrams teach (its worker's thread) ----
 
-cdef inline void quic_answered(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
+cdef inline void quic_note_given_id(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
     """Of the backend's answers: notes the id that it gives.
 
     Version Negotiation gives none: its ids are the client's own (RFC 8999 section 6).
@@ -204,7 +204,7 @@ cdef inline void quic_answered(session_t *s, const uint8_t *data, uint32_t lengt
         s.flow.quic_given_length = <uint8_t>header.source.length
 
 
-cdef inline void quic_called(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
+cdef inline void quic_confirm_id(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
     """Of the client's datagrams, after such an answer: when it has heard the id, the id holds."""
     cdef quic_ids_t *ids = &s.pool.quic_ids
     cdef uint32_t given = s.flow.quic_given_length

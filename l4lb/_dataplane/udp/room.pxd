@@ -20,7 +20,7 @@ cdef enum:
     ROOM_TRIES = 8                # another worker may take the place that was made
 
 
-cdef inline session_t *room_idlest(worker_t *w) noexcept nogil:
+cdef inline session_t *idlest_session(worker_t *w) noexcept nogil:
     """Of all listeners; NULL when this worker has no session of UDP. One that drains is among the snapshot's as long as
     it has sessions."""
     cdef session_t *idlest = NULL
@@ -35,7 +35,7 @@ cdef inline session_t *room_idlest(worker_t *w) noexcept nogil:
     return idlest
 
 
-cdef inline void room_end(worker_t *w, session_t *s, bint datagrams) noexcept nogil:
+cdef inline void idle_session_end(worker_t *w, session_t *s, bint datagrams) noexcept nogil:
     """End a session of UDP. Its place is worth two file descriptors, of which a client of TCP needs both: the other one
     is a spare's."""
     if not datagrams:
@@ -55,29 +55,29 @@ cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, 
     for _try in range(ROOM_TRIES):
         if admitted == ADMITTED:
             break
-        idlest = flow_idlest(w, listener.live) if admitted == ADMIT_LISTENER_FULL else room_idlest(w)
+        idlest = flow_idlest(w, listener.live) if admitted == ADMIT_LISTENER_FULL else idlest_session(w)
         if idlest == NULL:
             break
-        room_end(w, idlest, datagrams)
+        idle_session_end(w, idlest, datagrams)
         admitted = admit_to_places(w, listener, datagrams, held)
     return admitted
 
 
-cdef inline bint room_in_process(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
+cdef inline bint admit_to_process_with_room(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
     """The same for a client that its listener has let in already."""
     cdef uint32_t _try
     cdef session_t *idlest
     for _try in range(ROOM_TRIES):
         if admit_to_process(w, datagrams, held):
             return True
-        idlest = room_idlest(w)
+        idlest = idlest_session(w)
         if idlest == NULL:
             return False
-        room_end(w, idlest, datagrams)
+        idle_session_end(w, idlest, datagrams)
     return admit_to_process(w, datagrams, held)
 
 
-cdef inline worker_t *room_elsewhere(worker_t *w) noexcept nogil:
+cdef inline worker_t *worker_with_most_flows(worker_t *w) noexcept nogil:
     """The other worker with the most sessions of UDP; NULL when none has any."""
     cdef worker_t *most = NULL
     cdef uint64_t count, highest = 0
@@ -90,7 +90,7 @@ cdef inline worker_t *room_elsewhere(worker_t *w) noexcept nogil:
     return most
 
 
-cdef inline bint room_make(worker_t *w, listener_live_t *listener, int error) noexcept nogil:
+cdef inline bint room_make_for_link(worker_t *w, listener_live_t *listener, int error) noexcept nogil:
     """After a link failed of `error`: whether another try is worth it. A spare link goes first, then the session of
     this listener that was idle for the longest. False leaves errno as it is."""
     cdef shortage_t shortage = shortage_of(error, AF_INET)

@@ -7,7 +7,9 @@ from libc.stdlib cimport realloc
 from l4lb._dataplane.base.linux cimport published_load_pointer, published_store_u64
 from l4lb._dataplane.base.types cimport listening_list_t, listening_t, snapshot_t
 from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
-from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener, poller_watch_missed, worker_missed
+from l4lb._dataplane.resources.poller cimport (
+    poller_forget, poller_watch_listener, poller_watch_unwatched, worker_retry_later,
+)
 from l4lb._dataplane.tcp.accept cimport accept_all
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.events cimport flows_end_on_socket, udp_event, udp_open
@@ -78,7 +80,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
-    entry.deaf = False
+    entry.unwatched = False
     entry.wide = socket.wide
     entry.listener = socket.listener
     if socket.datagrams and udp_open(w) < 0:
@@ -97,13 +99,13 @@ cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexce
         w.accepting[i].listener = listening_find(sockets, w.accepting[i].fd, i).listener
     for i in range(sockets.count):
         if not worker_accepts_on(w, sockets.entries[i].fd, i) and worker_accept_on(w, &sockets.entries[i]) < 0:
-            worker_missed(w)
+            worker_retry_later(w)
 
 
-cdef inline void worker_hear_again(worker_t *w) noexcept nogil:
+cdef inline void worker_retry_listening(worker_t *w) noexcept nogil:
     """Serve the listening sockets that could not be served before."""
-    w.deaf = False
-    poller_watch_missed(w)
+    w.listening_short = False
+    poller_watch_unwatched(w)
     worker_join_listeners(w, w.snapshot)
 
 

@@ -35,7 +35,7 @@ from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.events cimport link_event, udp_close, udp_event
 from l4lb._dataplane.udp.links cimport links_sweep
 from l4lb._dataplane.udp.migration cimport flows_export, flows_import, migration_drop
-from l4lb._dataplane.worker.listening cimport worker_adopt, worker_hear_again
+from l4lb._dataplane.worker.listening cimport worker_adopt, worker_retry_listening
 from l4lb._dataplane.worker.states cimport states_fill
 
 # ---- birth and death (control's thread) ----
@@ -114,7 +114,7 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     if w.ready_count or w.eviction.running or w.sweeping.sweep != NULL:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
-    if (w.accept_paused or w.deaf) and (due < 0 or due > 10):
+    if (w.accept_paused or w.listening_short) and (due < 0 or due > 10):
         due = 10
     if w.udp != NULL and w.udp.links.spare_count and (due < 0 or due > 1000):
         due = 1000
@@ -208,8 +208,8 @@ cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
         index = timers_pop(&w.timers, &w.sessions, w.now_ms)
     if w.accept_paused and <int>(<uint32_t>w.now_ms - w.paused_until_ms) >= 0:
         accept_resume(w)
-    if w.deaf and <int>(<uint32_t>w.now_ms - w.deaf_until_ms) >= 0:
-        worker_hear_again(w)
+    if w.listening_short and <int>(<uint32_t>w.now_ms - w.retry_at_ms) >= 0:
+        worker_retry_listening(w)
     if w.udp != NULL:
         links_sweep(w)
 
