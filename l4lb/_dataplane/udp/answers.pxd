@@ -18,11 +18,9 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.sessions cimport sessions_at
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.latency cimport answer_watch
-from l4lb._dataplane.udp.datagrams cimport (
-    datagram_count, datagram_first_bytes, intake_bytes, intake_receive, post_add, post_add_train, post_flush,
-    post_full,
-)
+from l4lb._dataplane.udp.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_receive
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_count_drops, flow_used
+from l4lb._dataplane.udp.post cimport post_add, post_add_train, post_flush, post_full
 from l4lb._dataplane.udp.quic cimport quic_note_given_id
 
 

@@ -9,24 +9,19 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from l4lb._dataplane.balancing.notices cimport backend_failed
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL,
-    CLOSE_RESOURCE_LIMIT, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX, DROP_NOT_SENT, DROP_TOO_LARGE, FAILURE_REFUSED,
-    FAILURE_RESOURCES, FAILURE_UNREACHABLE, LINK_BATCH_MIN, NO_INDEX, PATH_ERROR_COUNT, PATH_REFUSED,
-    SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW, SHORTAGE_DENIED, UDP_TURN_BATCHES, path_error_t,
+    CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX,
+    DROP_NOT_SENT, DROP_TOO_LARGE, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
+    UDP_TURN_BATCHES,
 )
-from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport (
     EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send,
 )
 from l4lb._dataplane.base.parts cimport proxy_send_t
 from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_address_t
-from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t, udp_t
-from l4lb._dataplane.base.verdicts cimport shortage_count
+from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t
 from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
 from l4lb._dataplane.proxy_protocol.sender cimport proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_DGRAM
@@ -36,49 +31,16 @@ from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.latency cimport answer_watch
 from l4lb._dataplane.session.records cimport session_id
 from l4lb._dataplane.session.setup cimport session_pool
-from l4lb._dataplane.udp.answers cimport (
-    answers_forward, answers_receive, bandwidth_allows, bandwidth_limited, link_read_rest,
-)
+from l4lb._dataplane.udp.answers cimport answers_forward, answers_receive, bandwidth_allows, bandwidth_limited
 from l4lb._dataplane.udp.create cimport flow_arm, session_for_datagram
 from l4lb._dataplane.udp.datagrams cimport (
-    datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_free, intake_init, intake_receive,
-    post_add, post_add_train, post_begin, post_flush, post_full,
+    datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_receive,
 )
-from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_unbind, flow_used, flows_free, flows_init
-from l4lb._dataplane.udp.links cimport link_drain, links_at, links_free, links_init
-from l4lb._dataplane.udp.paths cimport path_error_of, path_is_closed, refused_lately, refused_note
+from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_unbind, flow_used
+from l4lb._dataplane.udp.links cimport link_drain, links_at
+from l4lb._dataplane.udp.post cimport post_add, post_add_train, post_begin, post_flush, post_full
 from l4lb._dataplane.udp.quic cimport quic_confirm_id
-
-# ---- birth and death of the plane (the worker's thread; udp_close when it has stopped) ----
-
-cdef inline int udp_open(worker_t *w) noexcept nogil:
-    """For the first UDP socket of a worker. 0, or -1 when memory is short."""
-    cdef udp_t *udp
-    if w.udp != NULL:
-        return 0
-    udp = <udp_t *>calloc(1, sizeof(udp_t))
-    if udp == NULL:
-        return -1
-    links_init(&udp.links)
-    if intake_init(&udp.up) < 0 or intake_init(&udp.down) < 0 or flows_init(&udp.flows, random_next(&w.random)) < 0:
-        intake_free(&udp.up)
-        intake_free(&udp.down)
-        free(udp)
-        return -1
-    w.udp = udp
-    return 0
-
-
-cdef inline void udp_close(worker_t *w) noexcept nogil:
-    if w.udp == NULL:
-        return
-    links_free(&w.udp.links)
-    flows_free(&w.udp.flows)
-    intake_free(&w.udp.up)
-    intake_free(&w.udp.down)
-    free(w.udp)
-    w.udp = NULL
-
+from l4lb._dataplane.udp.reports cimport flow_denied, flow_note_path_error, flow_note_post_errors, flow_refused
 
 # ---- up ----
 
@@ -121,76 +83,6 @@ cdef inline void flow_sent_up(worker_t *w, session_t *s, uint64_t datagrams, uin
     counter_add(&s.backend.counters[w.index].bytes_up, size)
     if not s.flags & SESSION_ANSWERED:
         answer_watch(w, s)
-
-
-# ---- what the network says, see udp/paths.pxd ----
-
-cdef inline void flow_unreachable(worker_t *w, session_t *s) noexcept nogil:
-    """Its backend cannot be reached: the client's next datagram begins a session elsewhere, if another backend can be
-    had. The session waits for what is under way."""
-    refused_note(w, s.backend.id)
-    if s.flow.unreachable:
-        return
-    s.flow.unreachable = True
-    if s.flow.datagrams_down == 0:
-        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_UNREACHABLE], 1)
-        backend_failed(w, session_pool(w, s), s.backend)
-
-
-cdef inline bint flow_note_path_error(worker_t *w, session_t *s, int error) noexcept nogil:
-    """Count what the network said of the session's datagrams, and heed it. False: it said nothing."""
-    cdef path_error_t kind = path_error_of(error)
-    if kind == PATH_ERROR_COUNT:
-        return False
-    counter_add(&s.backend.counters[w.index].path_errors[<int>kind], 1)
-    if path_is_closed(kind):
-        flow_unreachable(w, s)
-    return True
-
-
-cdef inline void flow_note_post_errors(worker_t *w, session_t *s) noexcept nogil:
-    """The same for what a post was told."""
-    cdef uint32_t *errors = w.udp.post_up.path_errors
-    cdef int i
-    for i in range(<int>PATH_ERROR_COUNT):
-        if errors[i]:
-            counter_add(&s.backend.counters[w.index].path_errors[i], errors[i])
-            if path_is_closed(<path_error_t>i):
-                flow_unreachable(w, s)
-
-
-cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
-    """ICMP said that nobody listens at the backend's port, or a firewall of this host lets nothing out to it
-    (`denied`): the client's next datagram begins a session elsewhere."""
-    cdef link_t *link = links_at(&w.udp.links, s.flow.link)
-    cdef bint answered
-    if not s.flow.denied:
-        counter_add(&s.backend.counters[w.index].path_errors[<int>PATH_REFUSED], 1)
-    refused_note(w, s.backend.id)
-    link_read_rest(w, link)
-    if link.session != s.index:
-        return
-    answered = s.flow.datagrams_down != 0
-    link.tag = 0                              # it is not to serve again
-    if not answered and s.flow.denied:
-        shortage_count(w, SHORTAGE_DENIED)
-        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)
-        session_end(w, s, CLOSE_RESOURCE_LIMIT)
-        return
-    if not answered:
-        counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_REFUSED], 1)
-        backend_failed(w, session_pool(w, s), s.backend)
-    session_end(w, s, CLOSE_BACKEND_ABORT if answered else CLOSE_CONNECT_FAILED)
-
-
-cdef inline bint flow_denied(worker_t *w, session_t *s) noexcept nogil:
-    """send(2): EPERM, a local firewall (base/verdicts.pxd). Whether its first datagram should try another backend: not
-    when this one was passed over already, so that all were tried, nor without end."""
-    s.flow.denied = True
-    if s.flow.datagrams_up or refused_lately(w, s.backend.id) or w.udp.denials >= DATAGRAM_BATCH:
-        return False
-    w.udp.denials += 1
-    return True
 
 
 cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:

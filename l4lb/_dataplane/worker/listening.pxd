@@ -12,7 +12,8 @@ from l4lb._dataplane.resources.poller cimport (
 )
 from l4lb._dataplane.tcp.accept cimport accept_all
 from l4lb._dataplane.udp.answers cimport udp_flush
-from l4lb._dataplane.udp.events cimport flows_end_on_socket, udp_event, udp_open
+from l4lb._dataplane.udp.events cimport flows_end_on_socket, udp_event
+from l4lb._dataplane.udp.plane cimport udp_open
 
 
 cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint32_t hint) noexcept nogil:

@@ -32,9 +32,10 @@ from l4lb._dataplane.tcp.accept cimport accept_event, accept_resume
 from l4lb._dataplane.tcp.transfer cimport inboxes_drop, inboxes_take
 from l4lb._dataplane.tcp.transitions cimport queues_serve
 from l4lb._dataplane.udp.answers cimport udp_flush
-from l4lb._dataplane.udp.events cimport link_event, udp_close, udp_event
+from l4lb._dataplane.udp.events cimport link_event, udp_event
 from l4lb._dataplane.udp.links cimport links_sweep
 from l4lb._dataplane.udp.migration cimport flows_export, flows_import, migration_drop
+from l4lb._dataplane.udp.plane cimport udp_close
 from l4lb._dataplane.worker.listening cimport worker_adopt, worker_retry_listening
 from l4lb._dataplane.worker.states cimport states_fill
 
