@@ -8,7 +8,7 @@ from l4lb._dataplane.base.types cimport source_address_t
 
 
 cdef inline void source_address_from(source_address_t *address, const uint8_t *bytes, uint8_t length) noexcept nogil:
-    """IPv6, v4-mapped or not; the port stays."""
+    """Set the address from `bytes`: IPv4, or IPv6 that may be v4-mapped. The port stays."""
     if bytes[10] == 0xFF and bytes[11] == 0xFF and bytes[0] == 0 and bytes[8] == 0:
         memcpy(address.bytes, bytes + 12, 4)
         address.length = 4
@@ -18,8 +18,8 @@ cdef inline void source_address_from(source_address_t *address, const uint8_t *b
 
 
 cdef inline void source_address_set(source_address_t *source, sockaddr_storage *address) noexcept nogil:
-    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. Of others the kernel
-    tells the interface if they are link-local."""
+    """Keep a v4-mapped IPv6 address (RFC 4291, section 2.5.5.2) as the IPv4 address that it is. The kernel names the
+    interface of a link-local address."""
     cdef sockaddr_in *v4 = <sockaddr_in *>address
     cdef sockaddr_in6 *v6 = <sockaddr_in6 *>address
     cdef uint8_t *bytes = <uint8_t *>&v6.sin6_addr

@@ -1,22 +1,22 @@
-# Enums: every number with a name that more than one file of the data plane uses. No structs, no functions.
+# Enums: the named numbers that the files of the data plane share. No structs, no functions.
 
 cdef enum:
     CACHE_LINE_BYTES = 64
-    SCRATCH_BYTES = 65536         # one recv; a half that keeps filling it is a bulk flow
-    PIPE_BYTES = 1048576          # asked of the kernel, which may give less
+    SCRATCH_BYTES = 65536         # what one recv reads; a half that keeps filling it is a bulk flow
+    PIPE_BYTES = 1048576          # requested from the kernel, which may give less
     TURN_BYTES = 1048576          # a half moves at most about this much before others get their turn
     BULK_READS = 2                # full scratch reads in a row before a half takes a pipe
     BULK_MIN_BYTES = 32768        # a wake-up that splices less than this ends bulk mode
-    EPOLL_BATCH = 256             # events that one call tells
-    EPOLL_BATCH_UDP = 1024        # ... of a worker with UDP; why so many: udp/links.pxd
+    EPOLL_BATCH = 256             # events that one epoll_wait returns
+    EPOLL_BATCH_UDP = 1024        # ... on a worker with UDP; udp/links.pxd says why so many
     ACCEPT_BATCH = 64
     ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
     CLIENT_FIRST_MAX = 3
-    HELLO_WAIT_MS = 3000          # how long a ClientHello is waited for: time for one segment to be sent again
-    ACCEPT_PAUSE_MS = 100         # after EMFILE and its like
-    ENDING_POLL_MS = 16           # how often a session that ends looks whether its last bytes were taken, at the most
-    ENDING_POLL_MAX_MS = 128      # ... and at the least
-    CLIENT_WATCH_MS = 32          # a connect that takes longer has its client watched: it may leave meanwhile
+    HELLO_WAIT_MS = 3000          # how long to wait for a ClientHello: time for one retransmission
+    ACCEPT_PAUSE_MS = 100         # after EMFILE and similar errors
+    ENDING_POLL_MS = 16           # shortest interval between checks whether an ending session's last bytes were taken
+    ENDING_POLL_MAX_MS = 128      # ... and the longest
+    CLIENT_WATCH_MS = 32          # when a connect takes longer, its client is watched: it may leave meanwhile
     INBOX_SIZE = 64               # power of two
     RECORD_SLOTS = 4096           # power of two
     NOTICE_SLOTS = 64             # power of two
@@ -25,30 +25,30 @@ cdef enum:
     SESSIONS_PER_BLOCK = 256
     PIPE_CACHE_MAX = 64
     DATAGRAM_BATCH = 64           # datagrams, or trains of them, that one call receives or sends
-    DATAGRAM_PAYLOAD_MAX = 65507  # of IPv4: 65,535 less the headers of IP and UDP
+    DATAGRAM_PAYLOAD_MAX = 65507  # over IPv4: 65,535 less the headers of IP and UDP
     DATAGRAM_BYTES = 65536        # room for the largest datagram or train
-    TRAIN_BYTES = 65487           # what a train may have: 65,535 less the headers of IPv6 and UDP
-    TRAIN_SEGMENTS = 64           # ... and of how many datagrams (UDP_MAX_SEGMENTS of older kernels)
+    TRAIN_BYTES = 65487           # the most that a train may hold: 65,535 less the headers of IPv6 and UDP
+    TRAIN_SEGMENTS = 64           # ... in so many datagrams (UDP_MAX_SEGMENTS in older kernels)
     TRAIN_MIN_BYTES = 128         # smaller datagrams travel alone: cutting a train apart would cost more
-    CONTROL_BYTES = 192           # of control messages with a datagram: all that are asked for fit
+    CONTROL_BYTES = 192           # control messages received with a datagram: all that are requested fit
     POST_VECTORS = 256
-    UDP_TURN_BATCHES = 4          # what a socket is read for before others get their turn
-    UDP_BUFFER_BYTES = 4194304    # asked of the kernel for each socket
+    UDP_TURN_BATCHES = 4          # batches read from a socket before others get their turn
+    UDP_BUFFER_BYTES = 4194304    # requested from the kernel for each socket
     LINKS_PER_BLOCK = 256
     LINK_BUCKETS = 1024           # power of two
-    LINK_SPARES_MAX = 8192        # idle backend sockets that a worker keeps, if there may be so many sessions
-    LINK_BATCH_MIN = 16           # datagrams that a link is asked for at once, at least: asking for more costs nothing
-    LINK_PAUSE_MS = 4             # an answer that comes twice comes before that
-    LINK_REST_MS = 5000           # no answer is expected when nothing has come or gone for so long
-    LINK_KEEP_MS = 10000          # an idle backend socket is closed after that
-    LINK_LATE_MAX = 1024          # so many late answers are thrown away at once; a socket that has more is closed
-    REFUSED_MS = 1000             # a backend that refuses or cannot be reached gets no new session, while others do
+    LINK_SPARES_MAX = 8192        # idle backend sockets that a worker keeps, if max_sessions allows as many
+    LINK_BATCH_MIN = 16           # the fewest datagrams that a receive on a link has room for: more room costs nothing
+    LINK_PAUSE_MS = 4             # a duplicate of an answer comes within this time
+    LINK_REST_MS = 5000           # no answer is expected after so long without traffic
+    LINK_KEEP_MS = 10000          # an idle backend socket is closed after this
+    LINK_LATE_MAX = 1024          # late answers that are discarded at once; a socket with more is closed
+    REFUSED_MS = 1000             # after a refusal a backend gets no new session for so long, while others do
     REFUSED_SLOTS = 256           # power of two
-    POST_CONTROL_BYTES = 128      # ... and of those with one that is sent
+    POST_CONTROL_BYTES = 128      # control messages sent with a datagram
     CHUNK_CLASSES = 3
     TIER_CURSORS = 8              # further tiers share the last one
     SNI_MAX_BYTES = 255
-    PROXY_HEADER_MAX_BYTES = 4096     # of either version, all TLVs included; what l4lb accepts, as nginx does
+    PROXY_HEADER_MAX_BYTES = 4096     # either version, all TLVs included; l4lb accepts as much as nginx
     NO_INDEX = 0xFFFFFFFF
 
 # The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
@@ -78,12 +78,12 @@ cdef enum close_reason_t:
 # Why a datagram is not passed on. The order is that of l4lb.model.states.DropReason; tests/unit/test_fastpath.py holds
 # them together.
 cdef enum drop_reason_t:
-    DROP_TOO_LARGE = 0            # it was cut on its way in, or has no room for the PROXY header
+    DROP_TOO_LARGE = 0            # it was truncated on receipt, or leaves no room for the PROXY header
     DROP_NO_BACKEND
     DROP_RATE_LIMITED             # session_rate
-    DROP_MAX_SESSIONS             # and no idler session of this worker to end for it
+    DROP_MAX_SESSIONS             # ... and this worker has no idle session to end for it
     DROP_RESOURCES                # out of file descriptors or memory
-    DROP_DRAINING                 # of a new client, while the listener only serves those that it has
+    DROP_DRAINING                 # from a new client, while the listener serves only the clients that it has
     DROP_BANDWIDTH
     DROP_NOT_SENT                 # the kernel did not take it on its way to a backend
     DROP_ANSWER_NOT_SENT          # ... or to a client
@@ -99,23 +99,23 @@ cdef enum connect_failure_t:
     FAILURE_TIMEOUT
     FAILURE_UNREACHABLE
     FAILURE_RESET
-    FAILURE_RESOURCES             # this host's own want, see base/verdicts.pxd: no failure of the backend
+    FAILURE_RESOURCES             # this host was short of something (verdicts.pxd): the backend did not fail
     FAILURE_OTHER
     FAILURE_COUNT
 
-# What of this host's own was short for an attempt. The order is that of l4lb.model.states.Shortage, whose first is 1.
+# What this host was short of for an attempt. The order is that of l4lb.model.states.Shortage, which begins at 1.
 cdef enum shortage_t:
     SHORTAGE_NONE = 0
     SHORTAGE_PORTS
     SHORTAGE_ADDRESS              # the source address is not of this host
     SHORTAGE_FILES
     SHORTAGE_MEMORY
-    SHORTAGE_DENIED               # a firewall, a route that prohibits, permissions of a socket's file
+    SHORTAGE_DENIED               # a firewall, a prohibit route, permissions of a socket's file
     SHORTAGE_FAMILY               # no IPv6 here
     SHORTAGE_COUNT
 
-# What the network says of datagrams to a backend, see udp/paths.pxd. The order is that of l4lb.model.states.PathError;
-# tests/unit/test_fastpath.py holds them together.
+# What the network reports about datagrams to a backend, see udp/paths.pxd. The order is that of
+# l4lb.model.states.PathError; tests/unit/test_fastpath.py holds them together.
 cdef enum path_error_t:
     PATH_REFUSED = 0
     PATH_HOST_UNREACHABLE
@@ -125,8 +125,8 @@ cdef enum path_error_t:
     PATH_PROTOCOL
     PATH_ERROR_COUNT
 
-# A session's life; READING is left by l4lb/_dataplane/tcp/opening.pxd, RESETTING and CLOSING by tcp/ending.pxd, every
-# other transition is made by tcp/transitions.pxd:
+# A session's life. tcp/opening.pxd makes the transitions out of READING, tcp/ending.pxd those out of RESETTING and
+# CLOSING, tcp/transitions.pxd all others:
 #
 #          +--its first bytes count--> READING
 #          |                             | they are here
@@ -142,9 +142,8 @@ cdef enum path_error_t:
 #                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
 #   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
-# A UDP session is a FLOW from its first datagram to its end; every transition is made by
-# l4lb/_dataplane/udp/events.pxd. What happens to a session in each of them: worker/states.pxd. The order is that of
-# l4lb.model.states.SessionState.
+# A UDP session is a FLOW from its first datagram to its end (udp/events.pxd). worker/states.pxd says what happens to a
+# session in each state. The order is that of l4lb.model.states.SessionState.
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_READING
@@ -166,7 +165,7 @@ cdef enum:
     HALF_READABLE = 1             # the source may have bytes: no EAGAIN or short read since its last edge
     HALF_WRITABLE = 2             # the sink took everything since its last edge
     HALF_SOURCE_FIN = 4           # EPOLLRDHUP was seen: without READ_ON, a short read is the last one
-    HALF_READ_ON = 8              # copy until a read finds nothing: an urgent mark stops reads, or a reset is behind
+    HALF_READ_ON = 8              # copy until a read finds nothing: an urgent mark stops reads, or a reset follows
     HALF_EOF = 16                 # all that the source will ever give has been read
     HALF_FIN_SENT = 32            # ... and forwarded, with the FIN after it
     HALF_BULK = 64                # reads through a pipe
@@ -179,14 +178,14 @@ cdef enum:
     SESSION_READY = 8             # in the ready list
     SESSION_NODELAY_DONE = 16     # the backend's TCP_NODELAY is as it should be
     SESSION_ACK_HELD = 32         # the handshake's last ACK waits for the client's first bytes
-    SESSION_SPOKEN = 64           # somebody has sent something
+    SESSION_SPOKEN = 64           # one side has sent something
     SESSION_CLIENT_WATCHED = 128  # the client is in epoll
     SESSION_THROTTLED = 256       # a half waits for its bandwidth
     SESSION_SPLICED = 512         # some of its bytes went through a pipe
     SESSION_ANSWERED = 2048       # the backend has sent something
-    SESSION_MEASURED = 1024       # its pool wants to know how long connect and answer take
-    SESSION_HEADER_HELD = 4096    # our PROXY header waits for the client's first bytes, to leave with them
-    SESSION_HEADER_SENT = 8192    # ... or some of it has left, before any of the client's
+    SESSION_MEASURED = 1024       # its pool needs to know how long connect and answer take
+    SESSION_HEADER_HELD = 4096    # our PROXY header waits for the client's first bytes, to be sent with them
+    SESSION_HEADER_SENT = 8192    # ... or some of it was sent, before any of the client's bytes
     SESSION_ENDING = 32768        # one side has ended, and the timer is armed for it
     SESSION_URGENT_INLINE = 16384  # the backend's socket leaves urgent bytes in the stream
 
@@ -208,21 +207,21 @@ cdef enum selection_t:
     SELECT_FIRST
     SELECT_PEAK_EWMA
 
-# What a session hashes to, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
+# What a session is hashed by, for SELECT_HASH and SELECT_TWO_CHOICES. l4lb.routing.hashing computes the same.
 cdef enum hash_key_t:
     HASH_KEY_SOURCE_IP = 0
     HASH_KEY_SOURCE_IP_PORT
     HASH_KEY_DESTINATION
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
-    HASH_KEY_QUIC_CID             # of UDP: the connection id of a first packet, see udp/quic.pxd
+    HASH_KEY_QUIC_CID             # UDP only: the connection id in a first packet, see udp/quic.pxd
 
-# What came of parsing. From PROXY_BAD_SIGNATURE on: refused, each for one reason that a counter can tell.
+# The result of parsing. From PROXY_BAD_SIGNATURE on it is a refusal, and each reason has a counter.
 # l4lb.proxy_protocol.Reason names them in this order; tests/unit/test_proxy_protocol.py holds them together.
 cdef enum proxy_result_t:
     PROXY_COMPLETE = 0
-    PROXY_NEED_MORE               # a header so far
-    PROXY_BAD_SIGNATURE           # begins no header of a version that is accepted here
+    PROXY_NEED_MORE               # valid so far, but not complete
+    PROXY_BAD_SIGNATURE           # not the beginning of a header of an accepted version
     PROXY_BAD_PROTOCOL            # v1: none of TCP4, TCP6, UNKNOWN
     PROXY_BAD_ADDRESS             # v1
     PROXY_BAD_PORT                # v1
@@ -234,7 +233,7 @@ cdef enum proxy_result_t:
     PROXY_BAD_TRANSPORT
     PROXY_TOO_LARGE               # more than PROXY_HEADER_MAX_BYTES
     PROXY_TOO_SHORT               # the length has no room for the family's addresses
-    PROXY_TLV_OVERRUN             # a TLV, or one within the SSL TLV, does not end where its surroundings do
+    PROXY_TLV_OVERRUN             # a TLV, or one within the SSL TLV, does not end where what encloses it does
     PROXY_BAD_TLV                 # a length that its type cannot have, or a second CRC32C
     PROXY_CRC_MISMATCH
     PROXY_TRUNCATED               # the stream or datagram ended within the header
@@ -247,11 +246,11 @@ cdef enum proxy_refusal_t:
     PROXY_REFUSED_TIMEOUT
     PROXY_REFUSAL_COUNT
 
-# What a pool's PROXY headers tell besides the endpoints.
+# What a pool's PROXY headers carry besides the endpoints.
 cdef enum proxy_send_tlv_t:
     PROXY_SEND_CRC32C = 1
     PROXY_SEND_UNIQUE_ID = 2
-    PROXY_SEND_AUTHORITY = 4      # from here on: of the client's TLS, or of the header that came with it
+    PROXY_SEND_AUTHORITY = 4      # from here on: taken from the client's TLS, or from the header that came with it
     PROXY_SEND_ALPN = 8
     PROXY_SEND_RECEIVED = 16      # all TLVs of the header that came with the client
 

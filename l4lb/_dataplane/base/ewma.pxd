@@ -26,7 +26,7 @@ cdef inline double ewma_value_us(int64_t packed) noexcept nogil:
 
 
 cdef inline double ewma_left(int64_t packed, uint32_t now_ms) noexcept nogil:
-    """What part of the value is left at `now_ms`. Another worker's clock may be a little ahead of ours."""
+    """The fraction of the value that is left at `now_ms`. Another worker's clock may be a little ahead of ours."""
     cdef uint32_t elapsed_ms = now_ms - <uint32_t>(<uint64_t>packed >> 32)
     return 1.0 if elapsed_ms >> 31 else exp(-<double>elapsed_ms / EWMA_DECAY_MS)
 

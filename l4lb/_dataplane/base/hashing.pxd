@@ -1,4 +1,4 @@
-# Hashing: XXH64 (Yann Collet's xxHash specification, section "XXH64 algorithm"), which names the slot of a client and
+# Hashing: XXH64 (Yann Collet's xxHash specification, section "XXH64 algorithm"), which chooses a client's slot and
 # spreads backends over tables. The xxhash package on the control side is its twin. Pure: no state, any thread.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -93,7 +93,7 @@ cdef inline uint64_t xxh64(const uint8_t *data, uint64_t length, uint64_t seed) 
 
 
 cdef inline uint64_t random_draw(uint64_t seed, uint64_t number) noexcept nogil:
-    """The draw of that `number` (from 1) of SplitMix64 (Steele, Lea, Flood 2014): fast and even; not for secrets."""
+    """Draw number `number`, from 1, of SplitMix64 (Steele, Lea, Flood 2014): fast and even; not for secrets."""
     cdef uint64_t mixed = seed + number * <uint64_t>0x9E3779B97F4A7C15
     mixed = (mixed ^ (mixed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     mixed = (mixed ^ (mixed >> 27)) * <uint64_t>0x94D049BB133111EB

@@ -1,7 +1,7 @@
 # Linux: the system calls, constants and atomics that the data plane uses, as C declares them.
 #
-# Bottom of the native layers: cimports nothing of ours. Each function here is called at few places, and its errors are
-# handled beside the call, by the names of its man page.
+# The bottom of the native layers: it cimports nothing of ours. Each function is called in few places, and its errors
+# are handled beside the call, by the names in its man page.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport off_t
@@ -37,7 +37,7 @@ cdef extern from * nogil:
     #define counter_add(p, n) __atomic_store_n((p), *(p) + (uint64_t)(n), __ATOMIC_RELAXED)
     #define counter_read(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 
-    /* The same, of how much is in use: it goes up and down. */
+    /* The same for how much is in use: it goes up and down. */
     #define gauge_add(p, n) __atomic_store_n((p), *(p) + (uint32_t)(n), __ATOMIC_RELAXED)
     #define gauge_read(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 
@@ -52,8 +52,8 @@ cdef extern from * nogil:
     #define published_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define published_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
-    /* The calls of every session, without libc's cancellation points: in a process with threads those cost two atomic
-     * operations a call, and no thread here is ever cancelled. Same results, same errno. */
+    /* The calls that every session makes, without libc's cancellation points: in a process with threads those cost two
+     * atomic operations per call, and no thread here is ever cancelled. Same results, same errno. */
     #define direct_accept4(...) ((int)syscall(SYS_accept4, __VA_ARGS__))
     #define direct_connect(...) ((int)syscall(SYS_connect, __VA_ARGS__))
     #define direct_close(fd) ((int)syscall(SYS_close, (fd)))

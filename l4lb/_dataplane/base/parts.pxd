@@ -1,13 +1,13 @@
-# Parts: structs that stand in others and refer to nothing but themselves. No functions.
+# Parts: structs that are embedded in others and refer to nothing but themselves. No functions.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport CHUNK_CLASSES, TIMER_LEVELS, TIMER_SLOTS
 
-cdef struct candidate_t:          # of a table, while it is built; in the order that every node agrees on
+cdef struct candidate_t:          # a backend while a table is built; in the order that all nodes agree on
     const uint8_t *id
     uint64_t id_length
-    double weight                 # above 0; of a ring: its points
+    double weight                 # above 0; for a ring: its number of points
 
 cdef struct chunk_t:              # bytes that a sink did not take yet; owned by one half
     chunk_t *next
@@ -32,11 +32,11 @@ cdef struct tried_t:              # backends that refused this session; only a s
     uint32_t count
     uint32_t capacity
     uint32_t *backend_ids
-    bint was_short                # for one of them this host was short of something: none is tried twice then
+    bint was_short                # an attempt failed because this host was short of something: none is tried twice then
 
 cdef struct timers_t:
     uint32_t tick                                      # the last one that was run
-    uint64_t occupied[TIMER_LEVELS]  # a bit a slot, by level
+    uint64_t occupied[TIMER_LEVELS]  # one bit per slot, by level
     uint32_t heads[TIMER_LEVELS * TIMER_SLOTS]  # session index, or NO_INDEX
 
 cdef struct pipes_t:
@@ -49,17 +49,17 @@ cdef struct chunks_t:
     uint32_t idle_count[CHUNK_CLASSES]
     uint32_t out_count
 
-cdef struct ranges_t:             # of addresses, see proxy_protocol/ranges.pxd; owned by control
+cdef struct ranges_t:             # address ranges, see proxy_protocol/ranges.pxd; owned by control
     uint32_t count
     const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
 
-cdef struct proxy_accept_t:       # of a listener: which PROXY header comes before the bytes of a client
-    ranges_t trusted              # from whom; unix clients are trusted as they are
-    uint32_t timeout_ms           # of TCP: from accept to the end of the header
+cdef struct proxy_accept_t:       # a listener's: which PROXY header precedes a client's bytes
+    ranges_t trusted              # whose headers are believed; unix clients always are
+    uint32_t timeout_ms           # TCP: from accept to the end of the header
     uint8_t mode                  # proxy_mode_t
 
-cdef struct proxy_send_t:         # of a pool: which PROXY header goes before the bytes to a backend
-    const uint8_t *custom         # TLVs as they go out, netns among them; owned as above
+cdef struct proxy_send_t:         # a pool's: which PROXY header precedes the bytes to a backend
+    const uint8_t *custom         # TLVs as they are sent, netns among them; owned by control
     uint32_t custom_length
     uint8_t version               # 0: none
-    uint8_t tlvs                  # of proxy_send_tlv_t: those that differ from session to session
+    uint8_t tlvs                  # proxy_send_tlv_t bits: those that differ from session to session

@@ -1,5 +1,5 @@
-# Types: sessions, what outlives snapshots, and snapshots. Workers are in base/worker_types.pxd, UDP in
-# base/udp_types.pxd, the PROXY protocol in proxy_protocol/types.pxd. No functions.
+# Types: sessions, what outlives snapshots, and snapshots. Workers are in worker_types.pxd, UDP in
+# udp_types.pxd, the PROXY protocol in proxy_protocol/types.pxd. No functions.
 #
 # Who may write what:
 #   *_live_t    outlive snapshots. Shared counts are atomics that any worker changes; per-worker counters are written by
@@ -19,25 +19,25 @@ from l4lb._dataplane.base.udp_types cimport flow_list_t, flow_t, quic_ids_t
 
 cdef struct half_t:
     uint64_t bytes                # handed to the sink's kernel
-    int64_t taken                 # ... less what was unsent at the last look, see tcp/progress.pxd
+    int64_t taken                 # ... less what was unsent at the last check, see tcp/progress.pxd
     uint64_t paid_until_ns        # token bucket of this session and direction, see admission/limits.pxd
     chunk_t *chunk
     pipe_t *pipe
-    uint32_t overhead_bytes       # of our PROXY header, still to be sent: they are in front of the chunk's bytes
+    uint32_t overhead_bytes       # bytes of our PROXY header still to be sent, at the start of the chunk
     uint8_t flags
     uint8_t full_reads
 
 cdef struct source_address_t:     # the client, in network order; v4-mapped addresses are kept as v4
     uint8_t bytes[16]
-    uint32_t scope_id             # of a link-local one: the interface that it means something on; else 0
+    uint32_t scope_id             # of a link-local address: its interface; else 0
     uint16_t port
     uint8_t length                # 4, 16, or 0 for a unix client
 
 cdef struct preface_t:            # what is known before a session connects; only a session that needs it has one
-    source_address_t destination  # where the client came to, by its PROXY header or else here; length 0: not known
-    uint16_t received_length      # TLVs of its header, the first of the bytes behind this struct
-    uint8_t authority_length      # of its ClientHello, the next
-    uint8_t alpn_length           # ... the last
+    source_address_t destination  # where the client connected to, by its PROXY header or else here; length 0: not known
+    uint16_t received_length      # TLVs of its header: the first bytes after this struct
+    uint8_t authority_length      # the server name in its ClientHello: the next bytes
+    uint8_t alpn_length           # ... and the protocol that it prefers: the last
 
 cdef struct session_t:
     uint32_t generation           # changes when the slot is freed: a stale epoll tag does not match
@@ -53,12 +53,12 @@ cdef struct session_t:
     uint32_t idle_ms
     uint32_t half_close_ms
     uint32_t active_ms            # worker clock of the last progress, see tcp/progress.pxd, or state change
-    uint32_t state_deadline_ms    # of a state before RELAYING
+    uint32_t state_deadline_ms    # for a state before RELAYING
     uint32_t expires_ms           # max_session_duration, 0: none
     uint64_t started_ns
     uint64_t attempt_started_ns
     uint64_t connected_ns
-    uint64_t asked_ns             # of a MEASURED session: when its first bytes went up; 0: not yet
+    uint64_t asked_ns             # in a MEASURED session: when its first bytes were sent up; 0: not yet
     uint64_t hash
     listener_live_t *listener
     pool_live_t *pool
@@ -66,16 +66,16 @@ cdef struct session_t:
     tried_t *tried
     flow_t *flow                  # of a UDP session; NULL for TCP
     preface_t *preface
-    source_address_t source       # of the client, by its PROXY header if it sent one
+    source_address_t source       # the client, by its PROXY header if it sent one
     uint16_t attempts
     uint16_t flags
-    uint16_t local_port           # where the client came in, in network order
+    uint16_t local_port           # that the client connected to, in network order
     uint8_t state
     uint8_t splice
-    uint8_t close_reason          # of a RESETTING or CLOSING session that is ended
+    uint8_t close_reason          # for a RESETTING or CLOSING session
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
-    uint8_t awaited               # of a READING one: what has to come first, see tcp/preface.pxd
+    uint8_t awaited               # in READING: what must come first, see tcp/preface.pxd
     uint8_t held                  # what it counts for, see admission/admission.pxd
 
 # ---- what outlives snapshots ----
@@ -85,7 +85,7 @@ cdef struct backend_counters_t:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t connect_failures[FAILURE_COUNT]  # by connect_failure_t
-    uint64_t source_misfits       # attempts from a client's address that is of another family
+    uint64_t source_misfits       # attempts from a client's address of another family
     uint64_t early_resets         # sessions that it reset before its first byte
     uint64_t datagrams_up
     uint64_t datagrams_down
@@ -93,9 +93,9 @@ cdef struct backend_counters_t:
 
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
-    int64_t connect_latency       # shared, see base/ewma.pxd; of pools that measure
+    int64_t connect_latency       # shared, see ewma.pxd; for pools that measure
     int64_t answer_latency        # ... from the client's first bytes to the backend's
-    int64_t failures              # shared; in a row: connects, and resets before the first byte
+    int64_t failures              # shared; failed connects, and resets before the first byte, in a row
     uint64_t evict_version        # control: its sessions end in the pass of that version, see passes/evict.pxd
     uint32_t evict_reason         # control
     uint32_t id                   # unique within the data plane
@@ -126,14 +126,14 @@ cdef struct listener_counters_t:
     uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
 
 cdef struct limits_t:             # of one listener, for all workers. Control writes the rates, also while sessions run
-    uint64_t bandwidth[2]         # bytes a second for each session, by direction (up, down); 0: no limit
+    uint64_t bandwidth[2]         # bytes per second for each session, by direction (up, down); 0: no limit
     uint64_t total_bandwidth[2]   # ... for all sessions together
-    uint64_t session_rate         # new sessions a second
+    uint64_t session_rate         # new sessions per second
     uint64_t session_burst_ns     # how far ahead of the rate new sessions may get
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
 
-cdef struct backend_options_t:    # of every backend socket; the client's inherit them. Immutable once published
+cdef struct backend_options_t:    # of every backend socket; clients' sockets inherit them. Immutable once published
     bint keepalive
     int keepalive_idle_s
     int keepalive_interval_s
@@ -155,7 +155,7 @@ cdef struct backend_t:
     sockaddr_storage address
     socklen_t address_length
     bint same_port                # port 0: connect to the port that the client came in on
-    bint resumes                  # usable or not: what it knows already may go on there, see pool_resume
+    bint resumes                  # usable or not, a client that it knows already may go on there, see pool_resume
     double weight                 # above 0 when it is usable
     int64_t max_sessions          # 0: none
 
@@ -164,7 +164,7 @@ cdef struct tier_t:               # backends of one priority, or of a part of it
     uint32_t *usable              # indices into the pool's backends
     uint32_t slot_count
     const uint32_t *slots         # indices into usable; belongs to the control side, which keeps it for the snapshot
-    double usable_weight          # of all usable ones together
+    double usable_weight          # of all usable backends together
     int64_t *cursor               # shared; outlives the snapshot
 
 cdef struct pool_t:
@@ -172,19 +172,19 @@ cdef struct pool_t:
     selection_t selection
     uint32_t backend_count
     backend_t *backends
-    tier_t first                  # of its own memory, since most pools have no other. Empty: no backend is usable
+    tier_t first                  # in place, since most pools have no other. Empty: no backend is usable
     uint32_t further_count
     tier_t *further               # asked in this order when those before can take no session; none is empty
-    double bounded_load           # of SELECT_HASH; 0: off
+    double bounded_load           # for SELECT_HASH; 0: off
     uint32_t connect_timeout_ms
     uint32_t connect_attempts
     uint32_t retry_pause_ms       # before an attempt when no other backend is left to try; 0: none
-    uint32_t passive_failures     # so many in a row are told to control; 0: none are
+    uint32_t passive_failures     # so many in a row are reported to control; 0: none
     int64_t queue_size
     uint32_t queue_timeout_ms
     sockaddr_storage source       # bound before the connect, when source_length is not 0
     socklen_t source_length
-    bint transparent              # the client's own address is, instead
+    bint transparent              # the client's own address is bound instead
     uint64_t hash_seed
     hash_key_t hash_key
     uint8_t hash_prefix_v4
@@ -199,7 +199,7 @@ cdef struct pick_t:               # one choice, see balancing/lookup.pxd:pool_pi
     double bound                  # set by pool_pick, as is the tier
     tier_t *tier
 
-cdef struct terms_t:              # what a new session takes along from its listener
+cdef struct terms_t:              # what a new session takes from its listener
     uint32_t idle_ms
     uint32_t half_close_ms
     uint32_t duration_ms
@@ -213,21 +213,21 @@ cdef struct listener_t:
     pool_t *pool
     int64_t max_sessions          # 0: none of its own
     terms_t terms
-    uint32_t requests             # of UDP: udp_requests, udp_responses; 0: no limit
+    uint32_t requests             # UDP: udp_requests, udp_responses; 0: no limit
     uint32_t responses
-    bint one_way                  # of UDP: udp_responses is "none"
-    bint trains                   # of UDP: many datagrams as one, see udp/datagrams.pxd
-    bint draining                 # of UDP: no new sessions
+    bint one_way                  # UDP: udp_responses is "none"
+    bint trains                   # UDP: many datagrams as one, see udp/datagrams.pxd
+    bint draining                 # UDP: no new sessions
     proxy_accept_t accept
 
 cdef struct listening_t:          # a socket that one worker accepts from; control opens and closes it
-    int fd                        # open as long as a worker may read a snapshot that names it: no other has its number
+    int fd                        # open while a worker may read a snapshot that names it: its number is not reused
     uint16_t port                 # in network order; 0 for unix
     bint shared                   # another worker has it too
-    bint first                    # of those of its address
-    bint datagrams                # it is of UDP
-    bint wide                     # it is of IPv6
-    source_address_t local        # its address; length 0: clients may come to several
+    bint first                    # the first of the sockets with its address
+    bint datagrams                # a UDP socket
+    bint wide                     # an IPv6 socket
+    source_address_t local        # its address; length 0: clients may connect to several
     listener_t *listener
 
 cdef struct listening_list_t:
@@ -243,4 +243,4 @@ cdef struct snapshot_t:
     uint32_t listener_count
     listener_t *listeners
     listening_list_t *listening   # by worker
-    bint mixed                    # sockets of TCP and of UDP are among them
+    bint mixed                    # both TCP and UDP sockets are among them

@@ -50,15 +50,15 @@ cdef struct accepting_t:          # one listening socket of this worker
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot
 
-cdef struct accepted_client_t:    # a client that another worker accepted for this one
+cdef struct accepted_client_t:    # a client that was accepted, until it has a session
     int fd
     uint16_t local_port
     listener_live_t *listener
     pool_live_t *pool
     terms_t terms
-    source_address_t local        # where it came to; length 0: getsockname(2) knows
+    source_address_t local        # where it connected to; length 0: ask getsockname(2)
     uint32_t proxy_timeout_ms
-    uint8_t proxy_mode            # of the listener: proxy_mode_t
+    uint8_t proxy_mode            # the listener's: proxy_mode_t
     uint8_t held                  # what it counts for, see admission/admission.pxd
     sockaddr_storage address
 
@@ -86,9 +86,9 @@ cdef struct record_t:             # an ended session, for access log and hooks
     uint64_t session_id
     uint32_t listener_id
     uint32_t pool_slot
-    uint32_t backend_id           # the last one that was tried; 0: none was
+    uint32_t backend_id           # the last one that was tried; 0: none
     source_address_t source
-    source_address_t local        # where the client came in
+    source_address_t local        # where the client connected to
     uint16_t attempts
     uint8_t close_reason
     uint8_t spliced
@@ -98,7 +98,7 @@ cdef struct record_t:             # an ended session, for access log and hooks
 cdef struct records_t:            # ring: its worker writes, control reads. Full: dropped and counted
     uint64_t written
     uint64_t read
-    record_t *slots               # RECORD_SLOTS of them, once somebody has wanted records
+    record_t *slots               # RECORD_SLOTS of them, once records were wanted
     uint32_t wanted               # control
 
 cdef struct notices_t:            # ring of backends that fail: its worker writes, control reads
@@ -106,7 +106,7 @@ cdef struct notices_t:            # ring of backends that fail: its worker write
     uint64_t read
     uint32_t backend_ids[NOTICE_SLOTS]
 
-cdef struct filter_t:             # which sessions a sweep takes; all that is given must hold
+cdef struct filter_t:             # which sessions a sweep selects; every condition that is set must hold
     uint64_t session_id           # 0: any; see session/records.pxd:session_id
     uint32_t listener_id          # 0: any
     uint32_t pool_slot            # NO_INDEX: any
@@ -128,7 +128,7 @@ cdef struct found_t:              # a session at one moment
     uint32_t backend_id           # 0: it has none
     uint32_t idle_ms
     source_address_t source
-    source_address_t local        # where the client came in
+    source_address_t local        # where the client connected to
     uint8_t state
 
 cdef struct sweep_part_t:         # what one worker found; its own until `done`
@@ -137,22 +137,22 @@ cdef struct sweep_part_t:         # what one worker found; its own until `done`
     found_t *found                # room for `limit` of them; allocated by control
     uint32_t done                 # published by the worker, which touches nothing of the sweep from then on
 
-cdef struct sweep_t:              # a pass over all sessions, see passes/sweep.pxd. Control's; its parts alone change
+cdef struct sweep_t:              # a pass over all sessions, see passes/sweep.pxd. Control's; only its parts change
     filter_t wanted
-    uint32_t limit                # so many are told of by each worker
-    bint ends                     # those that are taken end, for `reason`
+    uint32_t limit                # how many sessions each worker lists at most
+    bint ends                     # the selected sessions are ended, for `reason`
     uint8_t reason
     sweep_part_t *parts           # by worker
 
-cdef struct sweeping_t:           # of its worker
+cdef struct sweeping_t:           # a worker's progress in a sweep
     uint64_t version
     sweep_t *sweep                # NULL: no pass is under way
     uint32_t at                   # the next session to look at
     uint32_t end
 
-cdef struct eviction_t:           # of its worker
+cdef struct eviction_t:           # a worker's progress in an eviction
     uint64_t version              # what the pass is for
-    uint64_t done                 # passes that are over
+    uint64_t done                 # the last pass that is over
     uint32_t at                   # the next session to look at
     bint running
 
@@ -164,7 +164,7 @@ cdef struct state_t:              # what happens to a session in one of its stat
     session_edge_f edge           # epoll reports one of its sockets
     session_step_f timeout        # its timer fires
     session_step_f turn           # its turn in the ready list has come
-    session_cleanup_f cleanup     # it ends: what is this state's alone is given back
+    session_cleanup_f cleanup     # it ends: free what belongs to this state alone
 
 cdef struct worker_t:
     uint32_t index
@@ -177,8 +177,8 @@ cdef struct worker_t:
     uint64_t now_ns
     uint32_t now_ms
     uint32_t poll_began_ms        # when the last epoll_wait was called
-    uint32_t handled_ms           # what had come by then is handled, see worker/loop.pxd:worker_handled
-    bint backlogged               # the last epoll_wait may not have told all
+    uint32_t handled_ms           # all that had come by then is handled, see worker/loop.pxd:worker_handled
+    bint backlogged               # the last epoll_wait may not have returned all events
     uint64_t random               # state of base/hashing.pxd:random_next
     uint64_t busy_poll_ns
     uint32_t ready_head
@@ -186,16 +186,16 @@ cdef struct worker_t:
     uint32_t ready_count
     uint32_t paused_until_ms
     bint accept_paused
-    bint listening_short          # it does not serve all that it should; tried again then
+    bint listening_short          # some listening socket is not served; try again at:
     uint32_t retry_at_ms
-    bint resources_short          # a backend's socket could not be had: accept no more for a while
+    bint resources_short          # no socket for a backend could be made: accept no more for a while
     accepting_t *accepting
     uint32_t accepting_count
     uint32_t accepting_capacity
-    int64_t assigned              # shared; sessions it has and clients that wait in its inboxes
-    uint64_t flow_count           # of these, sessions of UDP; others read it
-    uint64_t wake_mask            # workers that were handed something in this turn, by index
-    bint queue_poked              # a place may be free for who waits in a queue of this worker
+    int64_t assigned              # shared; its sessions, and the clients in its inboxes
+    uint64_t flow_count           # the UDP sessions among them; other workers read it
+    uint64_t wake_mask            # workers that were sent clients in this turn, by index
+    bint queue_poked              # there may be a place for a session in a queue of this worker
     uint8_t *scratch
     inbox_t *inboxes              # by sending worker
     records_t records
@@ -209,8 +209,8 @@ cdef struct worker_t:
     pipes_t pipes
     chunks_t chunks
     udp_t *udp                    # NULL until it serves a UDP listener
-    bint udp_held                 # it reads no listening socket of UDP
-    uint64_t exported_version     # published: of the export that `exported` is from, which control then takes
+    bint udp_held                 # it reads no UDP listening socket
+    uint64_t exported_version     # published: the export that `exported` belongs to; control then takes it
     exported_flow_t *exported
     uint32_t exported_count
     import_batch_t *importing     # control publishes it, the worker takes it
@@ -218,15 +218,15 @@ cdef struct worker_t:
     epoll_event *events
 
 cdef struct plane_t:
-    uint64_t instance             # drawn at random: tells this process from others in unique ids
+    uint64_t instance             # random: distinguishes this process from others in unique ids
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
-    int records_fd                # eventfd of who reads records, see session/records.pxd; set before they are wanted
+    int records_fd                # eventfd of the reader of records, see session/records.pxd; set before any are wanted
     uint64_t evict_version        # control
     uint64_t sweep_version        # control
     sweep_t *sweep                # of that version; read by workers that have just seen it
-    uint64_t export_version       # control: sessions of UDP are to be let go of, see udp/migration.pxd
-    uint32_t udp_held             # control: listening sockets of UDP are not read
+    uint64_t export_version       # control: UDP sessions are to be exported, see udp/migration.pxd
+    uint32_t udp_held             # control: UDP listening sockets are not read
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd

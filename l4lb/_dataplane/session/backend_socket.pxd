@@ -1,5 +1,5 @@
-# Backend socket: what TCP and UDP share on the way to a backend: from which address to connect, where to, and what a
-# call failed of. Called on the worker's thread.
+# Backend socket: what TCP and UDP share on the way to a backend: the address to connect from, the address to connect
+# to, and why a call failed. Called on the worker's thread.
 
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
@@ -15,7 +15,7 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 
 
 cdef inline int backend_connect_to(int fd, backend_t *backend, uint16_t local_port) noexcept nogil:
-    """connect(2); `local_port`: where the client came in, in network order."""
+    """connect(2); `local_port` is the port that the client connected to, in network order."""
     cdef sockaddr_storage address
     if not backend.same_port:
         return connect(fd, <sockaddr *>&backend.address, backend.address_length)
@@ -28,7 +28,7 @@ cdef inline int source_bind(int fd, pool_t *pool) noexcept nogil:
     """bind(2) the pool's source_address: see base/verdicts.pxd.
 
     IP_BIND_ADDRESS_NO_PORT leaves the port to connect(2), so that one source address serves 28,000 sessions to each
-    backend and not to all of them together.
+    backend, not to all of them together.
     """
     cdef int on = 1
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
@@ -41,9 +41,9 @@ cdef inline bint client_fits(const source_address_t *client, int family) noexcep
 
 
 cdef inline int client_bind(int fd, const source_address_t *client) noexcept nogil:
-    """Connect from the client's own address, which is not this host's: ip(7), IP_TRANSPARENT.
+    """Connect from the client's own address, which this host does not have: ip(7), IP_TRANSPARENT.
 
-    setsockopt(2): EPERM, without the capability, which control has looked for. bind(2): as in `source_bind`.
+    setsockopt(2): EPERM without the capability, which control has checked. bind(2): as in `source_bind`.
     """
     cdef sockaddr_storage address
     cdef bint v4 = client.length == 4
@@ -64,7 +64,7 @@ cdef inline int client_bind(int fd, const source_address_t *client) noexcept nog
 
 
 cdef inline connect_failure_t attempt_failure(worker_t *w, int error, int family) noexcept nogil:
-    """What a call of an attempt failed of; our own wants are counted."""
+    """Why a call of an attempt failed; our own shortages are counted."""
     cdef shortage_t shortage = shortage_of(error, family)
     if shortage != SHORTAGE_NONE:
         shortage_count(w, shortage)

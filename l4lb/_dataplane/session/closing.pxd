@@ -1,9 +1,9 @@
-# Closing: the one way out of every session, whatever state it is in.
+# Closing: the one way out of every session, whatever its state.
 #
 # A session that ends as it should closes its sockets, and the kernel sends what is still queued. Every other end is a
-# reset on both sides, so that a cut stream never looks like a finished one. Only a client that has everything, with the
-# FIN, and does not close itself is spared: a reset might destroy what it has not read yet. Called on the worker's
-# thread.
+# reset on both sides, so that a cut stream never looks like a finished one. Only a client that has received everything,
+# with the FIN, and does not close itself is spared the reset, which might destroy what it has not read yet. Called on
+# the worker's thread.
 
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
@@ -26,7 +26,8 @@ from l4lb._dataplane.session.records cimport record_session
 
 
 cdef inline void socket_reset(int fd) noexcept nogil:
-    """close(2) with SO_LINGER 0: the peer gets a reset. setsockopt fails on no open socket; close: EINTR has closed."""
+    """close(2) with SO_LINGER 0: the peer gets a reset. setsockopt(2) does not fail on an open socket; close(2): EINTR,
+    it is closed."""
     cdef linger at_once
     at_once.l_onoff = 1
     at_once.l_linger = 0
@@ -35,10 +36,10 @@ cdef inline void socket_reset(int fd) noexcept nogil:
 
 
 cdef inline int socket_unsent(int fd) noexcept nogil:
-    """Bytes in a socket's send queue that its peer has not taken: of TCP, not acknowledged, where a FIN counts as one;
-    of a unix socket, not read by the peer, with the kernel's overhead. 0 when there is no socket.
+    """Bytes in a socket's send queue that its peer has not taken. TCP: not acknowledged, a FIN counts as one. Unix: not
+    read by the peer, with the kernel's overhead. 0 when there is no socket.
 
-    ioctl(2), SIOCOUTQ: EBADF without a socket, EINVAL of one that listens; none of a connected one.
+    ioctl(2), SIOCOUTQ: EBADF without a socket, EINVAL on one that listens; none on a connected one.
     """
     cdef int unsent = 0
     if ioctl(fd, SIOCOUTQ, &unsent) < 0 or unsent < 0:
@@ -47,10 +48,10 @@ cdef inline int socket_unsent(int fd) noexcept nogil:
 
 
 cdef inline bint socket_has_unsent(int fd) noexcept nogil:
-    """Bytes that the peer has not taken and still may: a reset now would destroy them.
+    """Whether there are bytes that the peer has not taken and still may: a reset now would destroy them.
 
-    SIOCOUTQ counts them on after the peer has reset the connection, so the state (first byte of tcp_info) is asked as
-    well; getsockopt fails on a unix socket, whose peer takes its bytes with it when it goes.
+    SIOCOUTQ goes on counting them after the peer has reset the connection, so the state (first byte of tcp_info) is
+    checked as well; getsockopt(2) fails on a unix socket, whose peer takes its bytes with it when it goes.
     """
     cdef uint8_t state = 0
     cdef socklen_t length = sizeof(state)
@@ -104,6 +105,7 @@ cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reaso
 
 
 cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Record and count the session, then free all that it holds."""
     record_session(w, s, reason)
     counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
     session_dispose(w, s, reason)

@@ -1,5 +1,5 @@
-# Half: one direction of a TCP session, as far as all its states know it. Moving its bytes is tcp/relay.pxd's. Called on
-# the worker's thread.
+# Half: one direction of a TCP session, as far as all states need it. tcp/relay.pxd moves its bytes. Called on the
+# worker's thread.
 
 from l4lb._dataplane.base.enums cimport HALF_DEAD
 from l4lb._dataplane.base.types cimport half_t

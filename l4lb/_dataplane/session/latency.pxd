@@ -1,5 +1,5 @@
-# Latency: how long a backend takes to accept a connection and to answer, for the policies that go by it. Called on the
-# worker's thread.
+# Latency: how long a backend takes to accept a connection and to answer, for the policies that choose by it. Called on
+# the worker's thread.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -29,7 +29,8 @@ cdef inline void measure_answer(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void answer_watch(worker_t *w, session_t *s) noexcept nogil:
-    """Until the backend's first bytes: notice them, and how long after the client's (or the connect) they come."""
+    """Until the backend's first bytes: notice them, and how long they took after the client's (or after the
+    connect)."""
     if s.down.bytes:
         s.flags |= SESSION_ANSWERED
         backend_answered(s.backend)

@@ -1,8 +1,8 @@
-# Records: what is kept of an ended session. Histograms in the counters of its worker, and, when control asked for them,
-# a record in the worker's ring. A ring that is not emptied in time drops and counts; it never blocks.
+# Records: what is kept about an ended session: histograms in its worker's counters, and, when control asked for it, a
+# record in the worker's ring. A ring that is not emptied in time drops records and counts them; it never blocks.
 #
-# The reader sleeps on `plane_t.records_fd` while all rings are empty. No wake-up is lost: a worker looks at `read`
-# after it has stored `written`, the reader at `written` after it has stored `read`; both are sequentially consistent.
+# The reader sleeps on `plane_t.records_fd` while all rings are empty. No wake-up is lost: a worker reads `read` after
+# it has stored `written`, the reader reads `written` after it has stored `read`; both are sequentially consistent.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -17,7 +17,7 @@ from l4lb._dataplane.base.types cimport histogram_t, preface_t, session_t, sourc
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, record_t, records_t, worker_t
 
 cdef enum:
-    NO_SLOT = 0xFFFFFF            # of a session id: the client was refused before there was a session
+    NO_SLOT = 0xFFFFFF            # in a session id: the client was refused before there was a session
 
 
 cdef inline void histogram_add(histogram_t *self, uint64_t duration_ns) noexcept nogil:
@@ -36,13 +36,14 @@ cdef inline uint64_t session_id(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline uint64_t refused_id(worker_t *w) noexcept nogil:
-    """An id for a client without a session, which no session has."""
+    """An id for a client without a session; no session has it."""
     w.refused += 1
     return (<uint64_t>w.refused << 32) | (<uint64_t>w.index << 24) | NO_SLOT
 
 
 cdef inline void socket_local(source_address_t *local, int fd, uint16_t port) noexcept nogil:
-    """Where a client came in: `port`, or what the socket says. getsockname(2) fails on no open socket."""
+    """The address and port that a client connected to: `port`, or what the socket says. getsockname(2) does not fail on
+    an open socket."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     address.ss_family = 0
@@ -53,7 +54,7 @@ cdef inline void socket_local(source_address_t *local, int fd, uint16_t port) no
 
 
 cdef inline void session_local(session_t *s, source_address_t *local) noexcept nogil:
-    """Where its client came in, of UDP by what the kernel told with its datagrams."""
+    """Where its client connected to; for UDP, what the kernel reported with its datagrams."""
     socket_local(local, s.client_fd if s.flow == NULL else s.flow.fd, s.local_port)
     if s.flow != NULL and s.flow.local_length:
         source_address_from(local, s.flow.local, s.flow.local_length)
@@ -61,7 +62,7 @@ cdef inline void session_local(session_t *s, source_address_t *local) noexcept n
 
 
 cdef inline uint32_t record_backend(session_t *s) noexcept nogil:
-    """The one that it has, or the last one that refused it."""
+    """The backend that it has, or the last one that refused it."""
     if s.backend != NULL:
         return s.backend.id
     if s.tried != NULL and s.tried.count:
@@ -70,14 +71,14 @@ cdef inline uint32_t record_backend(session_t *s) noexcept nogil:
 
 
 cdef inline uint64_t record_connect_ns(session_t *s) noexcept nogil:
-    """At least 1 when it was connected, also within one turn of the worker's clock."""
+    """At least 1 once it was connected, even within one turn of the worker's clock."""
     if not s.connected_ns:
         return 0
     return s.connected_ns - s.attempt_started_ns if s.connected_ns > s.attempt_started_ns else 1
 
 
 cdef inline void record_sni(record_t *record, const preface_t *preface) noexcept nogil:
-    """Of the preface's bytes it comes after the TLVs that were received."""
+    """In the preface's bytes it follows the TLVs that were received."""
     record.sni_length = 0
     if preface != NULL:
         record.sni_length = preface.authority_length
@@ -103,7 +104,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
 
 
 cdef inline record_t *record_begin(worker_t *w) noexcept nogil:
-    """A place for a record, which `record_done` hands over; NULL when nobody wants records or the ring is full."""
+    """A place for a record, which `record_done` publishes; NULL when no records are wanted or the ring is full."""
     cdef records_t *ring = &w.records
     if not published_load_u32(&ring.wanted):
         return NULL
@@ -114,7 +115,7 @@ cdef inline record_t *record_begin(worker_t *w) noexcept nogil:
 
 
 cdef inline void record_done(worker_t *w) noexcept nogil:
-    """Hand it over, and wake the reader when it has taken all before this one. write(2): EAGAIN, it is awake."""
+    """Publish it, and wake the reader if it has taken all before this one. write(2): EAGAIN, it is awake."""
     cdef records_t *ring = &w.records
     cdef uint64_t one = 1
     shared_store(<int64_t *>&ring.written, <int64_t>(ring.written + 1))
@@ -123,7 +124,7 @@ cdef inline void record_done(worker_t *w) noexcept nogil:
 
 
 cdef inline void record_session(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Called once for each session, when it ends and before it gives its backend back."""
+    """Called once for each session, when it ends and before its backend is released."""
     cdef record_t *record
     histogram_add(&s.listener.counters[w.index].session_time, w.now_ns - s.started_ns)
     record = record_begin(w)

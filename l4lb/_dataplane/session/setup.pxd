@@ -1,4 +1,4 @@
-# Setup: a new session's first values, and the pool that it goes by. Called on the worker's thread.
+# Setup: a new session's first values, and its pool. Called on the worker's thread.
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
@@ -40,7 +40,7 @@ cdef inline void session_init(worker_t *w, session_t *s, accepted_client_t *clie
 
 
 cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:
-    """The session's pool in today's snapshot, or NULL when it was removed."""
+    """The session's pool in the current snapshot; NULL when it was removed."""
     if s.pool.slot >= w.snapshot.pool_slots:
         return NULL
     return w.snapshot.pools_by_slot[s.pool.slot]

@@ -1,4 +1,5 @@
-# Accept: from a listening socket's edge to a session whose backend is being connected. Called on the worker's thread.
+# Accept: from an event on a listening socket to a session whose backend is being connected. Called on the worker's
+# thread.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
@@ -30,21 +31,21 @@ cdef enum accept_result_t:
 
 
 cdef inline void client_refuse(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
-    """The client is reset at once, and counted as a session that ended for `reason`."""
+    """Reset the client at once, and count it as a session that ended for `reason`."""
     counter_add(&client.listener.counters[w.index].sessions_total, 1)
     client_end(w, client, reason)
 
 
 cdef inline bint client_trusted(listener_t *listener, accepted_client_t *client) noexcept nogil:
-    """Whether what this client says in a PROXY header is believed. A unix socket's file says who may connect."""
+    """Whether this client's PROXY header is believed. For a unix socket, its file decides who may connect."""
     cdef source_address_t source
     source_address_set(&source, &client.address)
     return source.length == 0 or ranges_hold(&listener.accept.trusted, &source)
 
 
 cdef inline bint client_transfer_for_room(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
-    """Hand a client for whom this worker has no place to the one that can make room for it. False: there is none, or
-    its inbox is full."""
+    """Transfer a client for whom this worker has no place to the worker that can make room for it. False: there is
+    none, or its inbox is full."""
     cdef worker_t *target = worker_with_most_flows(w)
     if target == NULL or not admit_to_listener(listener, &client.held):
         return False
@@ -91,7 +92,7 @@ cdef inline void accept_client(worker_t *w, accepting_t *from_, accepted_client_
 
 
 cdef inline accept_result_t accept_one(worker_t *w, accepting_t *from_) noexcept nogil:
-    """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause, unless a spare of UDP can be given up;
+    """accept4(2): EAGAIN empty; EMFILE, ENFILE, ENOBUFS, ENOMEM pause, unless a spare UDP socket can be closed;
     ECONNABORTED, EINTR, EPERM (firewall), EPROTO and the network errors of the one connection (it is gone): go on with
     the next."""
     cdef accepted_client_t client
@@ -110,8 +111,8 @@ cdef inline accept_result_t accept_one(worker_t *w, accepting_t *from_) noexcept
 
 
 cdef inline void accept_pause(worker_t *w) noexcept nogil:
-    """Stop watching all listening sockets of TCP for a while; what waits in their queues keeps waiting. Those of UDP go
-    on: the clients of sessions that are there come by them."""
+    """Stop watching all TCP listening sockets for a while; what waits in their queues goes on waiting. UDP listening
+    sockets stay watched: existing sessions receive through them."""
     cdef uint32_t i
     if w.accept_paused:
         return
@@ -133,7 +134,7 @@ cdef inline void accept_resume(worker_t *w) noexcept nogil:
 
 
 cdef inline void accept_event(worker_t *w, accepting_t *from_) noexcept nogil:
-    """Accept as many as lately came at once, so that few calls find the queue empty; more come with the next turn."""
+    """Accept as many as came together lately, so that few calls find the queue empty; the next turn accepts more."""
     cdef uint32_t done = 0
     cdef accept_result_t outcome = ACCEPT_MORE
     while done < from_.batch:

@@ -1,6 +1,6 @@
-# ClientHello: which name a TLS client asks for and which protocol it would like best (RFC 8446 4.1.2, RFC 6066 3,
-# RFC 7301 3.1), read from its first bytes and never changed. Strict, without a system call, an allocation or a state of
-# its own. Called by a worker, again with all bytes whenever more have come. Any thread.
+# ClientHello: which name a TLS client asks for and which protocol it prefers (RFC 8446 4.1.2, RFC 6066 3, RFC 7301
+# 3.1), read from its first bytes, which it never changes. Strict; no system call, no allocation, no state of its own.
+# Called by a worker, again with all bytes whenever more have come. Any thread.
 #
 #   record:     0x16, version 3.x, length | a part of the message; the message may go on in the next record
 #   message:    1, length | version, random, session id, cipher suites, compression methods, extensions
@@ -13,8 +13,8 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memset
 
 cdef enum:
-    HELLO_MAX_BYTES = 16384       # of the message and the heads of its records; the largest in use have 4 KiB
-    HELLO_NAME_MAX_BYTES = 255    # a host name has no more
+    HELLO_MAX_BYTES = 16384       # of the message and its record headers; the largest in use have 4 KiB
+    HELLO_NAME_MAX_BYTES = 255    # a host name is never longer
     RECORD_HEAD_BYTES = 5
     RECORD_HANDSHAKE = 22
     RECORD_MAX_BYTES = 16384      # RFC 8446 5.1
@@ -29,12 +29,12 @@ cdef enum hello_result_t:
 
 cdef struct client_hello_t:
     uint8_t server_name[HELLO_NAME_MAX_BYTES]
-    uint8_t server_name_length    # 0: it named none
+    uint8_t server_name_length    # 0: no name
     uint8_t alpn[HELLO_NAME_MAX_BYTES]
-    uint8_t alpn_length           # of the first protocol that it offers; 0: it offered none
+    uint8_t alpn_length           # of the first protocol that it offers; 0: it offers none
     uint8_t seen                  # extensions that may be there only once
 
-cdef struct hello_reader_t:       # the message, without the heads of the records that it comes in
+cdef struct hello_reader_t:       # the message, without the headers of the records that carry it
     const uint8_t *data
     uint32_t available
     uint32_t at
@@ -49,7 +49,8 @@ cdef inline void hello_fail(hello_reader_t *reader, hello_result_t result) noexc
 
 
 cdef inline void hello_record(hello_reader_t *reader) noexcept nogil:
-    """Read the head of the next record, which holds a part of the message. Empty ones are forbidden (RFC 8446 5.1)."""
+    """Read the header of the next record, which holds a part of the message. Empty ones are forbidden (RFC 8446
+    5.1)."""
     cdef const uint8_t *head = reader.data + reader.at
     cdef uint32_t here = reader.available - reader.at
     cdef uint32_t length
@@ -66,7 +67,7 @@ cdef inline void hello_record(hello_reader_t *reader) noexcept nogil:
 
 
 cdef inline uint32_t hello_take(hello_reader_t *reader, uint32_t wanted) noexcept nogil:
-    """Go on by up to `wanted` bytes that lie together, at least one; the caller finds them before `at`. 0: failed."""
+    """Advance by up to `wanted` bytes that lie together, at least one; the caller finds them before `at`. 0: failed."""
     if wanted > reader.left:
         hello_fail(reader, HELLO_NOT_TLS)
     if reader.result == HELLO_FOUND and reader.record_left == 0:
@@ -111,7 +112,7 @@ cdef inline void hello_copy(hello_reader_t *reader, uint8_t *out, uint32_t lengt
 
 
 cdef inline uint32_t hello_length(hello_reader_t *reader, int size, uint32_t least, uint32_t most) noexcept nogil:
-    """The length of what follows: within its own bounds, and no more than is left. 0 after a failure."""
+    """The length of what follows: within the given bounds, and no more than is left. 0 after a failure."""
     cdef uint32_t length = hello_number(reader, size)
     if reader.result == HELLO_FOUND and not (least <= length <= most and length <= reader.left):
         hello_fail(reader, HELLO_NOT_TLS)
@@ -119,7 +120,7 @@ cdef inline uint32_t hello_length(hello_reader_t *reader, int size, uint32_t lea
 
 
 cdef inline bint name_is_sound(const uint8_t *name, uint32_t length) noexcept nogil:
-    """Printable ASCII without blanks: no more is asked of a host name, since it is passed on and not looked up."""
+    """Printable ASCII without blanks: nothing more is required of a host name, since it is passed on, not looked up."""
     cdef uint32_t i
     for i in range(length):
         if name[i] <= 0x20 or name[i] >= 0x7F:
@@ -128,7 +129,7 @@ cdef inline bint name_is_sound(const uint8_t *name, uint32_t length) noexcept no
 
 
 cdef inline void hello_server_name(hello_reader_t *reader, client_hello_t *hello, uint32_t length) noexcept nogil:
-    """A list of names, of which the one kind that there is (host_name) may come once (RFC 6066 3)."""
+    """A list of names, in which the only kind that exists (host_name) may come once (RFC 6066 3)."""
     cdef uint32_t rest
     if length < 2 or hello_length(reader, 2, 1, 65535) != length - 2:
         hello_fail(reader, HELLO_NOT_TLS)
@@ -145,7 +146,7 @@ cdef inline void hello_server_name(hello_reader_t *reader, client_hello_t *hello
 
 
 cdef inline bint alpn_is_grease(const uint8_t *name, uint32_t length) noexcept nogil:
-    """RFC 8701 2: such as 0x0A0A, which means nothing."""
+    """RFC 8701 2: a value such as 0x0A0A, which means nothing."""
     return length == 2 and name[0] == name[1] and name[0] & 15 == 10
 
 
@@ -212,7 +213,7 @@ cdef inline void hello_message(hello_reader_t *reader, client_hello_t *hello) no
 cdef inline hello_result_t client_hello_parse(
     client_hello_t *hello, const uint8_t *data, uint32_t length
 ) noexcept nogil:
-    """`hello` is meaningful when found."""
+    """`hello` is meaningful only when found."""
     cdef hello_reader_t reader
     hello.server_name_length = hello.alpn_length = hello.seen = 0
     memset(&reader, 0, sizeof(reader))

@@ -1,11 +1,11 @@
-# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by
-# tcp/transitions.pxd.
+# Connect: from a chosen backend to a connected one, or to the next. Called on the worker's thread by transitions.pxd.
 #
-# An attempt that fails marks its backend as tried for this session, gives the reservation back, and the next pick
-# leaves it out while another is left; when all were tried, they are tried again, after retry_pause, until
+# An attempt that fails marks its backend as tried for this session and gives the reservation back; the next pick leaves
+# that backend out while another is left. When all were tried, they are tried again, after retry_pause, until
 # connect_attempts are used up.
-# An attempt that failed of our own want (base/verdicts.pxd) is none of those, blames nobody, and is not made twice:
-# another backend may do, since ports and firewall rules are those of a destination.
+#
+# An attempt that failed for a shortage of our own (base/verdicts.pxd) does not count as an attempt, blames no backend,
+# and is not repeated: another backend may do, since ports and firewall rules depend on the destination.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -37,12 +37,12 @@ from l4lb._dataplane.tcp.headers cimport header_attach, header_detach
 from l4lb._dataplane.tcp.relay cimport backend_inline
 
 cdef enum attempt_t:
-    ATTEMPT_PENDING = 0           # the backend's next edge tells
+    ATTEMPT_PENDING = 0           # the backend's next edge decides
     ATTEMPT_CONNECTED
-    ATTEMPT_FAILED                # this backend: try another
-    ATTEMPT_MISFIT                # ... for no fault of its own: from this client's address it cannot be reached
-    ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: no backend would do
-    ATTEMPT_NO_SOURCE             # the pool's source address cannot be had: none of its backends would do
+    ATTEMPT_FAILED                # with this backend: try another
+    ATTEMPT_MISFIT                # ... which is not to blame: it cannot be reached from this client's address
+    ATTEMPT_NO_RESOURCES          # out of file descriptors or memory: every backend would fail
+    ATTEMPT_NO_SOURCE             # the pool's source address cannot be used: all its backends would fail
 
 
 cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
@@ -66,7 +66,7 @@ cdef inline int tried_add(session_t *s, uint32_t backend_id) noexcept nogil:
 
 cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
     """A reserved backend that has not refused this session, or one that has when there is no other; with retry_pause
-    that comes after a pause (tcp/transitions.pxd)."""
+    that one comes after a pause (transitions.pxd)."""
     cdef pick_t pick
     cdef backend_t *backend
     pick.pool = pool
@@ -81,12 +81,12 @@ cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noe
 
 
 cdef inline attempt_t socket_refusal(int error, int family) noexcept nogil:
-    """socket(2), connect(2): whether another backend may do. errno stays, for `failure_of`."""
+    """socket(2), connect(2): whether another backend may do. errno is left for `failure_of`."""
     return ATTEMPT_NO_RESOURCES if shortage_is_everywhere(shortage_of(error, family)) else ATTEMPT_FAILED
 
 
 cdef inline void backend_set_options(int fd, int family, backend_options_t *options) noexcept nogil:
-    """What the listener asks for on both sides. setsockopt(2) refuses none of these on a fresh TCP socket."""
+    """What the listener asks for on both sides. setsockopt(2) refuses none of these on a new TCP socket."""
     cdef int on = 1
     if family == AF_UNIX:
         return
@@ -100,13 +100,13 @@ cdef inline void backend_set_options(int fd, int family, backend_options_t *opti
 
 
 cdef inline bint client_speaks_first(worker_t *w, session_t *s) noexcept nogil:
-    """By what the last sessions of the listener did."""
+    """Judged by the last sessions of the listener."""
     return s.listener.counters[w.index].client_first > CLIENT_FIRST_MAX // 2
 
 
 cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, backend_t *backend) noexcept nogil:
-    """Begin a non-blocking connect and watch it. connect(2): EINPROGRESS pending; all other errors, of this and of
-    socket(2) and bind(2), are in base/verdicts.pxd. errno tells which it was."""
+    """Begin a non-blocking connect and watch it. connect(2): EINPROGRESS pending; base/verdicts.pxd has all other
+    errors, of this call, socket(2) and bind(2). errno is left as it was."""
     cdef int off = 0
     cdef int family = (<sockaddr *>&backend.address).sa_family
     cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -125,7 +125,7 @@ cdef inline attempt_t backend_connect(worker_t *w, session_t *s, pool_t *pool, b
     if family == AF_UNIX:
         s.unix_sides |= 1 << <int>SIDE_BACKEND
     elif client_speaks_first(w, s):
-        # The ACK that ends the handshake then rides on the client's first bytes. tcp/transitions.pxd sends it when
+        # The ACK that ends the handshake is then sent with the client's first bytes. transitions.pxd sends it when
         # there are none.
         setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))
         s.flags |= SESSION_ACK_HELD
@@ -149,8 +149,8 @@ cdef inline void attempt_abandon(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline uint32_t attempt_wait_ms(session_t *s, pool_t *pool) noexcept nogil:
-    """When the timer of an attempt first looks: sooner than connect_timeout while the client is not watched, so that
-    an attempt that is quick, as most are, need not watch it twice or wake up for it."""
+    """When the timer of an attempt first fires: sooner than connect_timeout while the client is not watched, so that a
+    quick attempt, as most are, need not watch it twice or wake up for it."""
     if s.flags & SESSION_CLIENT_WATCHED or pool.connect_timeout_ms < <uint32_t>CLIENT_WATCH_MS:
         return pool.connect_timeout_ms
     return CLIENT_WATCH_MS
@@ -178,7 +178,8 @@ cdef inline attempt_t attempt_begin(worker_t *w, session_t *s, pool_t *pool, bac
 
 
 cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t failure) noexcept nogil:
-    """Count and remember the failure. 0, or -1 when memory is short. One of our own want is no attempt at all."""
+    """Count and remember the failure. 0, or -1 when memory is short. A shortage of our own does not use up an
+    attempt."""
     cdef uint32_t backend_id = s.backend.id
     counter_add(&s.backend.counters[w.index].connect_failures[<int>failure], 1)
     if failure == FAILURE_RESOURCES:
@@ -194,13 +195,13 @@ cdef inline int attempt_failed(worker_t *w, session_t *s, connect_failure_t fail
 
 
 cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int error) noexcept nogil:
-    """Count an attempt after which no backend is to be tried: see ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE."""
+    """Count an attempt after which no backend is tried: see ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE."""
     cdef shortage_t shortage
     if attempt == ATTEMPT_NO_SOURCE:
         shortage = shortage_of_bind(error, AF_INET)
     else:
         shortage = shortage_of(error, AF_INET)
-        if not shortage_is_everywhere(shortage):       # errno is of something else: a chunk could not be had
+        if not shortage_is_everywhere(shortage):       # errno has another cause: no chunk could be allocated
             shortage = SHORTAGE_MEMORY
         w.resources_short = True
     shortage_count(w, shortage)
@@ -208,7 +209,7 @@ cdef inline void attempt_short(worker_t *w, session_t *s, attempt_t attempt, int
 
 
 cdef inline int attempt_misfit(worker_t *w, session_t *s) noexcept nogil:
-    """The same for one that says nothing of the backend."""
+    """Count an attempt from an address of the wrong family: nothing was learnt about the backend."""
     cdef uint32_t backend_id = s.backend.id
     counter_add(&s.backend.counters[w.index].source_misfits, 1)
     attempt_abandon(w, s)
@@ -216,7 +217,7 @@ cdef inline int attempt_misfit(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline int attempt_error(session_t *s) noexcept nogil:
-    """The error that ended a pending connect. getsockopt(2) fails on no open socket."""
+    """The error that ended a pending connect. getsockopt(2) does not fail on an open socket."""
     cdef int error = 0
     cdef socklen_t length = sizeof(error)
     getsockopt(s.backend_fd, SOL_SOCKET, SO_ERROR, &error, &length)
@@ -224,5 +225,5 @@ cdef inline int attempt_error(session_t *s) noexcept nogil:
 
 
 cdef inline bint session_was_short(session_t *s) noexcept nogil:
-    """Whether one of its attempts failed of our own want."""
+    """Whether an attempt failed for a shortage of our own."""
     return s.tried != NULL and s.tried.was_short

@@ -1,10 +1,10 @@
 # Ending: a session of which one side is over, until the other has taken what that side left for it. RESETTING: it was
 # reset, and the other is reset too. CLOSING: it sent its FIN on a listener with half_close = false, and the other is
-# closed. Called by tcp/transitions.pxd and tcp/events.pxd, on the worker's thread.
+# closed. Called by transitions.pxd and events.pxd, on the worker's thread.
 #
-# The session's timer looks whether the sink's queue is empty (tcp/progress.pxd). Meanwhile what the sink sends is read
-# and thrown away: nobody is there for it, but a peer that must send before it reads on would otherwise never take the
-# rest, and close(2) with unread bytes would reset a peer that is to see a FIN.
+# The session's timer checks whether the sink's queue is empty (progress.pxd). Meanwhile what the sink sends is read and
+# discarded: it has no receiver, but a peer that must send before it reads on would otherwise never take the rest, and
+# close(2) with unread bytes would reset a peer that is to see a FIN.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
@@ -35,7 +35,7 @@ cdef enum discarded_t:
 
 
 cdef inline discarded_t socket_discard(worker_t *w, int fd) noexcept nogil:
-    """Read and throw away what is there, one turn's worth at the most.
+    """Read and discard what is there, at most one turn's worth.
 
     recv(2): EAGAIN empty; 0 the FIN; ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest lost.
     """
@@ -54,7 +54,7 @@ cdef inline discarded_t socket_discard(worker_t *w, int fd) noexcept nogil:
 # ---- RESETTING ----
 
 cdef inline void session_reset_progress(worker_t *w, session_t *s) noexcept nogil:
-    """Bring the lost side's last bytes to the other, then end. The other lost too: end at once."""
+    """Bring the lost side's last bytes to the other side, then end. If the other is lost too: end at once."""
     cdef bint client_lost = s.flags & SESSION_CLIENT_RESET
     cdef half_t *carrying = &s.up if client_lost else &s.down
     cdef int sink_fd = s.backend_fd if client_lost else s.client_fd
@@ -70,7 +70,7 @@ cdef inline void session_reset_progress(worker_t *w, session_t *s) noexcept nogi
     if outcome == PUMP_SOURCE_LOST:
         carrying.flags |= HALF_EOF
     if outcome == PUMP_THROTTLED:
-        s.active_ms = <uint32_t>w.now_ms           # it is we who wait
+        s.active_ms = <uint32_t>w.now_ms           # the wait is ours
     if outcome == PUMP_THROTTLED or half_pending(carrying) or socket_has_unsent(sink_fd):
         session_poll(w, s, sink_fd)
     else:
@@ -78,9 +78,9 @@ cdef inline void session_reset_progress(worker_t *w, session_t *s) noexcept nogi
 
 
 cdef inline void session_reset(worker_t *w, session_t *s, side_t lost) noexcept nogil:
-    """One side was reset. What it sent before still goes to the other side, and the reset after it.
+    """One side was reset. What it sent before still goes to the other side, followed by the reset.
 
-    It is read until a read tells that nothing is left: a short one may have stopped at an urgent mark.
+    Reading goes on until a read shows that nothing is left: a short one may have stopped at an urgent mark.
     """
     cdef half_t *carrying = &s.up if lost == SIDE_CLIENT else &s.down
     half_drop(w, &s.down if lost == SIDE_CLIENT else &s.up)
@@ -99,7 +99,8 @@ cdef inline void session_reset(worker_t *w, session_t *s, side_t lost) noexcept 
 # ---- CLOSING ----
 
 cdef inline void session_close_progress(worker_t *w, session_t *s) noexcept nogil:
-    """End when the FIN and all before it were taken, and what was read for its sender before is with its kernel."""
+    """End when the FIN and all bytes before it were taken, and what was read for its sender before is with its
+    kernel."""
     cdef bint client_first = s.up.flags & HALF_FIN_SENT
     cdef half_t *other = &s.down if client_first else &s.up
     cdef int sink_fd = s.backend_fd if client_first else s.client_fd
@@ -107,7 +108,7 @@ cdef inline void session_close_progress(worker_t *w, session_t *s) noexcept nogi
     cdef bint taken = socket_unsent(sink_fd) == 0
     cdef discarded_t discarded = socket_discard(w, sink_fd)
     if outcome == PUMP_SINK_LOST or outcome == PUMP_NO_MEMORY:
-        half_drop(w, other)                        # who sent the FIN is gone, and needs nothing more
+        half_drop(w, other)                        # the sender of the FIN is gone, and needs nothing more
     if taken and not half_pending(other):
         session_end(w, s, CLOSE_NORMAL)
     elif discarded == DISCARD_LOST or not (taken or socket_has_unsent(sink_fd)):
@@ -138,12 +139,12 @@ cdef inline void session_ending_progress(worker_t *w, session_t *s) noexcept nog
 
 
 cdef inline void session_timeout_ending(worker_t *w, session_t *s) noexcept nogil:
-    """No deadline of its own holds with half_close_timeout off: the kernel gives up a peer that is dead."""
+    """With half_close_timeout off it has no deadline of its own: the kernel gives up a peer that is dead."""
     if s.expires_ms and deadline_passed(w, s.expires_ms):
         session_end(w, s, CLOSE_MAX_DURATION)
     elif session_stalled(w, s):
         session_end(w, s, <close_reason_t>s.close_reason)
     else:
-        s.up.flags |= HALF_WRITABLE                # the client may not be watched for EPOLLOUT: look
+        s.up.flags |= HALF_WRITABLE                # the client may not be watched for EPOLLOUT: try
         s.down.flags |= HALF_WRITABLE
         session_ending_progress(w, s)

@@ -1,5 +1,5 @@
-# Events: what an edge of one of its sockets, its timer or its turn in the ready list means to a session of TCP in each
-# of its states: one function each, named by worker/states.pxd. Called on the worker's thread.
+# Events: what an edge of one of its sockets, its timer or its turn in the ready list means to a TCP session in each of
+# its states: one function for each, named in worker/states.pxd. Called on the worker's thread.
 
 from libc.stdint cimport uint16_t, uint32_t
 
@@ -27,8 +27,8 @@ from l4lb._dataplane.tcp.transitions cimport (
 # ---- edges ----
 
 cdef inline bint client_left(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
-    """An edge of the client before there is a backend. One that is gone ends its session, which frees its places; one
-    that only sent its FIN goes on: bytes and FIN are relayed later."""
+    """An edge of the client before there is a backend. A client that is gone ends its session, which frees its places;
+    one that only sent its FIN goes on: bytes and FIN are relayed later."""
     if not client_is_gone(s, events):
         return False
     session_end(w, s, CLOSE_CLIENT_ABORT)
@@ -41,7 +41,7 @@ cdef inline void edge_reading(worker_t *w, session_t *s, side_t side, uint32_t e
 
 
 cdef inline void edge_waiting(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
-    """QUEUED, PAUSING. Of the backend: one of an attempt that is over."""
+    """QUEUED, PAUSING. An edge of the backend belongs to an attempt that is over."""
     if side == SIDE_CLIENT and not client_left(w, s, events):
         session_mark(s, SIDE_CLIENT, events)
 
@@ -94,7 +94,7 @@ cdef inline void timeout_pausing(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void timeout_connecting(worker_t *w, session_t *s) noexcept nogil:
-    """An attempt that takes its time: from the first time on the client is watched."""
+    """An attempt that takes its time: from the first timeout on the client is watched."""
     if deadline_passed(w, s.state_deadline_ms):
         session_retry(w, s, FAILURE_TIMEOUT, CLOSE_CONNECT_TIMEOUT)
     elif session_watch(w, s):
@@ -106,7 +106,7 @@ cdef inline void timeout_relaying(worker_t *w, session_t *s) noexcept nogil:
         session_end(w, s, CLOSE_MAX_DURATION)
     elif s.flags & (SESSION_THROTTLED | SESSION_HEADER_HELD | SESSION_ACK_HELD):
         if s.flags & SESSION_THROTTLED:
-            s.active_ms = <uint32_t>w.now_ms       # it is we who wait
+            s.active_ms = <uint32_t>w.now_ms       # the wait is ours
         s.flags &= <uint16_t>~SESSION_THROTTLED
         session_stop_holding(s)
         session_rearm(w, s)

@@ -1,6 +1,6 @@
 # Headers: the PROXY header in front of a TCP session's bytes to its backend. It is made anew for each attempt to
 # connect, as the beginning of what the up half has pending, and taken back when the attempt fails: once a backend has
-# any of it, no other is tried. Called on the worker's thread by tcp/connect.pxd.
+# received any of it, no other is tried. Called on the worker's thread by connect.pxd.
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -19,7 +19,8 @@ from l4lb._dataplane.tcp.preface cimport preface_bytes
 
 
 cdef inline void session_destination(session_t *s, source_address_t *destination) noexcept nogil:
-    """Where the client came to, by its own header if it sent one. getsockname(2) fails on no open socket."""
+    """Where the client connected to, by its own header if it sent one. getsockname(2) does not fail on an open
+    socket."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     if s.preface != NULL and s.preface.destination.length:
@@ -31,7 +32,7 @@ cdef inline void session_destination(session_t *s, source_address_t *destination
 
 
 cdef inline int header_build(worker_t *w, session_t *s, pool_t *pool, uint8_t *bytes) noexcept nogil:
-    """Its length; `bytes` have room for PROXY_HEADER_MAX_BYTES, which all that a pool can ask for needs less than."""
+    """Returns its length. `bytes` has room for PROXY_HEADER_MAX_BYTES, more than any pool can ask for."""
     cdef source_address_t destination
     cdef proxy_client_t client
     memset(&client, 0, sizeof(client))
@@ -53,7 +54,7 @@ cdef inline int header_build(worker_t *w, session_t *s, pool_t *pool, uint8_t *b
 
 cdef inline int header_prepend(worker_t *w, half_t *up, uint32_t length) noexcept nogil:
     """Put the `length` bytes at the scratch buffer's start in front of what is pending. 0, or -1 when memory is short
-    or there is no room. Where a header was received and stripped, there mostly is room in the chunk itself."""
+    or there is no room. Where a header was received and stripped, the chunk itself mostly has room."""
     cdef chunk_t *chunk = up.chunk
     cdef uint32_t pending = chunk.length if chunk != NULL else 0
     if chunk != NULL and chunk.start >= length:
@@ -83,7 +84,7 @@ cdef inline int header_attach(worker_t *w, session_t *s, pool_t *pool) noexcept 
 
 
 cdef inline void header_detach(worker_t *w, session_t *s) noexcept nogil:
-    """After an attempt that failed, when none of it has left."""
+    """After an attempt that failed, when none of it was sent."""
     cdef chunk_t *chunk = s.up.chunk
     cdef uint32_t length = s.up.overhead_bytes
     if length == 0:

@@ -1,5 +1,5 @@
-# Opening: from a client that is there to a session that looks for its backend, at once or after its first bytes were
-# read (READING, see tcp/preface.pxd). Called by tcp/accept.pxd and tcp/events.pxd, on the worker's thread.
+# Opening: from an accepted client to a session that looks for its backend, at once or after its first bytes were read
+# (READING, see preface.pxd). Called by accept.pxd and events.pxd, on the worker's thread.
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
@@ -31,7 +31,7 @@ from l4lb._dataplane.udp.room cimport admit_to_process_with_room
 
 
 cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
-    """By the pool's key; the destination only where that is a part of it."""
+    """By the pool's key; the destination only where the key includes it."""
     cdef source_address_t destination
     if pool.hash_key == HASH_KEY_RANDOM:
         s.hash = random_next(&w.random)
@@ -43,7 +43,7 @@ cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept 
 
 
 cdef inline void session_route(worker_t *w, session_t *s) noexcept nogil:
-    """It is known who the client is and what it wants: to a backend."""
+    """The client and what it wants are known: on to a backend."""
     cdef pool_t *pool = session_pool(w, s)
     if pool != NULL and selection_hashes(pool.selection):
         session_hash(w, s, pool)
@@ -60,7 +60,7 @@ cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noex
 
 
 cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
-    """Read what is there: True when more is needed. Otherwise it goes on to a backend, or has ended."""
+    """Read what is there. True: more is needed. False: the session has gone on to a backend, or has ended."""
     cdef preface_outcome_t outcome = preface_read(w, s)
     if outcome == PREFACE_WAITS:
         return True
@@ -74,8 +74,8 @@ cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms, bint deferred) noexcept nogil:
-    """A new session, whose `awaited` is the version of the header that its listener expects. Of a `deferred` client the
-    first bytes are here, mostly all that is awaited: then it need not be watched for them."""
+    """A new session, whose `awaited` is the version of the header that its listener expects. If the client was
+    `deferred`, its first bytes are here, mostly all that is awaited: then it need not be watched for them."""
     if pool_asks_for_hello(session_pool(w, s)):
         s.awaited |= AWAIT_HELLO
     if s.awaited == AWAIT_NOTHING:
@@ -107,10 +107,10 @@ cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nog
         session_route(w, s)
 
 
-# ---- from a client that was let in ----
+# ---- from a client that was admitted ----
 
 cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
-    """A client that was counted and gets no session: recorded, reset at once and counted as ended for `reason`."""
+    """A client that was counted and gets no session: record it, reset it, and count it as ended for `reason`."""
     record_client(w, client, reason)
     socket_reset(client.fd)
     counter_add(&client.listener.counters[w.index].closed[<int>reason], 1)
@@ -118,7 +118,7 @@ cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason
 
 
 cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept nogil:
-    """A session for a client that was let in, if need be into the process here: another worker had no room for it."""
+    """A session for an admitted client. One that another worker had no room for is admitted to the process here."""
     cdef session_t *s = NULL
     cdef pool_t *pool
     hold_worker(w, &client.held)

@@ -1,11 +1,11 @@
 # Preface: a session's first bytes, read before there is a backend, because they say who the client is (a PROXY header)
 # or what it wants (a TLS ClientHello). The header is taken out; all else stays in the up half's chunk, to be relayed.
-# What they said is kept in a `preface_t` of the session's own, freed when it ends. Called on the worker's thread by
-# tcp/opening.pxd.
+# The session keeps what they said in a `preface_t` of its own, freed when it ends. Called on the worker's thread by
+# opening.pxd.
 #
 #   awaited: a header --complete--> AWAIT_HELLO, when the pool wants one --here, or no TLS--> AWAIT_NOTHING
 #
-# A header is waited for until a deadline that no byte moves. A ClientHello is not insisted on.
+# A header is waited for until a deadline that no byte moves. A ClientHello is optional.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint8_t
@@ -30,12 +30,12 @@ from l4lb._dataplane.tcp.client_hello cimport (
 
 cdef enum:
     AWAIT_NOTHING = 0             # up to here: proxy_mode_t
-    AWAIT_HELLO = 0x10            # besides, or alone
+    AWAIT_HELLO = 0x10            # in addition, or alone
     AWAIT_HEADER = 0x0F           # mask of the mode
     PREFACE_BYTES = PROXY_HEADER_MAX_BYTES + HELLO_MAX_BYTES      # more is never read before there is a backend
 
 cdef enum preface_outcome_t:
-    PREFACE_WAITS = 0             # its next edge, or its deadline
+    PREFACE_WAITS = 0             # for its next edge, or its deadline
     PREFACE_DONE
     PREFACE_REFUSED               # and counted
     PREFACE_ABANDONED             # the client is gone
@@ -59,7 +59,7 @@ cdef inline preface_t *preface_grow(session_t *s, uint32_t count) noexcept nogil
 
 
 cdef inline int preface_note_destination(session_t *s, const source_address_t *destination) noexcept nogil:
-    """Remember where the client came to, when the listening socket knows. 0, or -1 when memory is short."""
+    """Remember where the client connected to, if the listening socket knows. 0, or -1 when memory is short."""
     if destination.length == 0:
         return 0
     if preface_grow(s, 0) == NULL:
@@ -68,7 +68,7 @@ cdef inline int preface_note_destination(session_t *s, const source_address_t *d
     return 0
 
 
-# ---- what came of it ----
+# ---- the result ----
 
 cdef inline void preface_refuse(worker_t *w, session_t *s, uint32_t refusal) noexcept nogil:
     """Count it by proxy_refusal_t."""
@@ -76,8 +76,8 @@ cdef inline void preface_refuse(worker_t *w, session_t *s, uint32_t refusal) noe
 
 
 cdef inline int preface_keep_header(session_t *s, proxy_header_t *header, const uint8_t *data) noexcept nogil:
-    """0, or -1 when memory is short. A header that names nobody leaves the socket's own addresses in force, and one of
-    a unix client makes it one: without an IP address."""
+    """0, or -1 when memory is short. A header that names no client leaves the socket's own addresses in force; one of a
+    unix client makes the session a unix client's, without an IP address."""
     cdef preface_t *kept
     if header.family != PROXY_UNSPEC:
         source_address_unmap(&header.source)
@@ -120,7 +120,7 @@ cdef inline preface_outcome_t preface_header(
     if result == PROXY_NEED_MORE and not s.up.flags & HALF_EOF:
         return PREFACE_WAITS
     if result == PROXY_NEED_MORE and length == 0:
-        return PREFACE_ABANDONED               # connected and left, as somebody does who only looks
+        return PREFACE_ABANDONED               # connected and left, as a port check does
     if result != PROXY_COMPLETE:
         preface_refuse(w, s, (PROXY_TRUNCATED if result == PROXY_NEED_MORE else result) - PROXY_BAD_SIGNATURE)
         return PREFACE_REFUSED
@@ -144,8 +144,8 @@ cdef inline preface_outcome_t preface_hello(session_t *s, const uint8_t *data, u
 # ---- reading ----
 
 cdef inline ssize_t preface_recv(worker_t *w, session_t *s, uint32_t held) noexcept nogil:
-    """Read into the scratch buffer behind what is there. How many bytes came, with the half's flags as the relay has
-    them; -1 when the client is lost.
+    """Read into the scratch buffer behind what is there, and set the half's flags as the relay does. Returns how many
+    bytes came; -1 when the client is lost.
 
     recv(2): EAGAIN empty; 0 the FIN; ECONNRESET, ETIMEDOUT, EHOSTUNREACH and the rest lost.
     """
@@ -168,7 +168,7 @@ cdef inline ssize_t preface_recv(worker_t *w, session_t *s, uint32_t held) noexc
 cdef inline preface_outcome_t preface_judge(
     worker_t *w, session_t *s, uint32_t length, uint32_t *skipped
 ) noexcept nogil:
-    """All that is here, in the scratch buffer. `skipped` bytes of it are the header's."""
+    """Judge all that is in the scratch buffer. Its first `skipped` bytes are the header."""
     cdef preface_outcome_t outcome = PREFACE_DONE
     if s.awaited & AWAIT_HEADER:
         outcome = preface_header(w, s, w.scratch, length, skipped)
@@ -178,7 +178,7 @@ cdef inline preface_outcome_t preface_judge(
 
 
 cdef inline int preface_store(worker_t *w, half_t *up, uint32_t length, uint32_t skipped) noexcept nogil:
-    """Keep what is to be relayed, with the place of what was taken out before it: our own header may go there."""
+    """Keep what is to be relayed, with the space of what was taken out before it: our own header may go there."""
     if up.chunk != NULL:
         chunk_give(&w.chunks, up.chunk)
         up.chunk = NULL
@@ -193,7 +193,7 @@ cdef inline int preface_store(worker_t *w, half_t *up, uint32_t length, uint32_t
 
 
 cdef inline preface_outcome_t preface_step(worker_t *w, session_t *s) noexcept nogil:
-    """One read, and what it makes of all that is here."""
+    """One read, and the judgement of all that is here."""
     cdef uint32_t held = s.up.chunk.length if s.up.chunk != NULL else 0
     cdef uint32_t skipped = 0
     cdef preface_outcome_t outcome
@@ -211,7 +211,7 @@ cdef inline preface_outcome_t preface_step(worker_t *w, session_t *s) noexcept n
 
 
 cdef inline preface_outcome_t preface_read(worker_t *w, session_t *s) noexcept nogil:
-    """What the client has sent up to now."""
+    """Read what the client has sent so far."""
     cdef preface_outcome_t outcome = PREFACE_WAITS
     while outcome == PREFACE_WAITS and s.up.flags & HALF_READABLE:
         outcome = preface_step(w, s)

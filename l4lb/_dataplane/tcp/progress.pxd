@@ -1,10 +1,10 @@
 # Progress: how long a session may stand still, and how to tell that it does not.
 #
-# Bytes that a sink's kernel took are not yet with the peer: they wait in its send queue for as long as the peer reads
-# slowly, and no edge tells of them. So a session makes progress when bytes are handed to a kernel (tcp/relay.pxd notes
-# that) or when a queue has got shorter since the last look. Looks cost nothing on the path of bytes: they come with the
-# session's timer, four times in each time-out, so that a session is ended no later than 1.25 time-outs after its last
-# byte was taken, and never while some are. Called on the worker's thread.
+# Bytes that a sink's kernel took are not yet with the peer: they wait in its send queue while the peer reads slowly,
+# and no edge reports when they leave it. So a session makes progress when bytes are handed to a kernel (relay.pxd notes
+# that) or when a queue has got shorter since the last check. Checks cost nothing on the path of bytes: they come with
+# the session's timer, four times in each time-out. So a session ends no later than 1.25 time-outs after its last byte
+# was taken, and never while bytes are taken. Called on the worker's thread.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
@@ -17,8 +17,8 @@ from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport socket_unsent
 
 cdef enum:
-    HOUR_MS = 3600000             # a session without any deadline still looks now and then
-    POLL_BYTES_A_MS = 4096        # of what is unsent; a guess that only sets how often to look
+    HOUR_MS = 3600000             # a session without any deadline still checks now and then
+    POLL_BYTES_PER_MS = 4096        # of unsent bytes; a guess that only sets how often to check
 
 
 # ---- deadlines ----
@@ -32,7 +32,8 @@ cdef inline bint deadline_passed(worker_t *w, uint32_t deadline_ms) noexcept nog
 
 
 cdef inline void session_arm(worker_t *w, session_t *s, uint32_t due_ms) noexcept nogil:
-    """Fire no later than `due_ms` (the worker's clock, low 32 bits). An earlier timer is left: it will look again."""
+    """Fire no later than `due_ms` (the worker's clock, low 32 bits). An earlier timer is left alone: it will arm
+    again."""
     cdef int32_t ahead_ms = <int32_t>(due_ms - <uint32_t>w.now_ms)
     cdef uint64_t due = w.now_ms + (<uint64_t>ahead_ms if ahead_ms > 0 else 0)
     if s.timer.slot != TIMER_IDLE and <int32_t>(s.timer.due_tick - <uint32_t>(due // 8)) <= 0:
@@ -41,8 +42,7 @@ cdef inline void session_arm(worker_t *w, session_t *s, uint32_t due_ms) noexcep
 
 
 cdef inline bint session_is_ending(session_t *s) noexcept nogil:
-    """One of its sides has sent its FIN, whether or not that could be forwarded yet, or was reset: half_close_timeout
-    holds."""
+    """One of its sides was reset, or has sent its FIN, forwarded or not: half_close_timeout applies."""
     return s.state != SESSION_RELAYING or (s.up.flags | s.down.flags) & (HALF_SOURCE_FIN | HALF_EOF)
 
 
@@ -54,7 +54,7 @@ cdef inline uint32_t session_stall_timeout_ms(session_t *s) noexcept nogil:
 
 
 cdef inline void session_rearm(worker_t *w, session_t *s) noexcept nogil:
-    """Arm for the earliest of the deadlines that hold for a relaying session, or for its next look."""
+    """Arm for the earliest deadline of a relaying session, or for its next check."""
     cdef uint32_t due = <uint32_t>w.now_ms + HOUR_MS
     cdef uint32_t timeout_ms = session_stall_timeout_ms(s)
     if timeout_ms:
@@ -66,8 +66,9 @@ cdef inline void session_rearm(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_poll(worker_t *w, session_t *s, int sink_fd) noexcept nogil:
-    """Look again whether a sink has taken what was left for it: no edge tells. The more is left, the later."""
-    cdef uint32_t wait_ms = <uint32_t>socket_unsent(sink_fd) // POLL_BYTES_A_MS
+    """Check later whether a sink has taken what was left for it, since no edge reports it. The more is left, the
+    later."""
+    cdef uint32_t wait_ms = <uint32_t>socket_unsent(sink_fd) // POLL_BYTES_PER_MS
     cdef uint32_t timeout_ms = session_stall_timeout_ms(s)
     if wait_ms < ENDING_POLL_MS:
         wait_ms = ENDING_POLL_MS
@@ -78,13 +79,13 @@ cdef inline void session_poll(worker_t *w, session_t *s, int sink_fd) noexcept n
     session_arm(w, s, <uint32_t>w.now_ms + wait_ms)
 
 
-# ---- looking ----
+# ---- checking ----
 
 cdef inline bint half_check_progress(half_t *h, int sink_fd) noexcept nogil:
-    """Whether the peer has taken something since the last look.
+    """Whether the peer has taken something since the last check.
 
-    What it has taken is what was handed to its kernel less what is unsent. Of TCP that never falls but by one, for a
-    FIN that was queued; of a unix socket, whose queue counts the kernel's own overhead, it falls with each send.
+    What it has taken is what was handed to its kernel less what is unsent. Over TCP that never falls except by one, for
+    a FIN that was queued; on a unix socket, whose queue counts the kernel's own overhead, it falls with each send.
     Neither rises unless the peer took something: a reset leaves the queue as it was.
     """
     cdef int64_t taken = <int64_t>h.bytes - socket_unsent(sink_fd)

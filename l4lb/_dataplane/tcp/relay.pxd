@@ -1,16 +1,16 @@
-# Relay: one half of a session, from the bytes its source has to the sink that takes them.
+# Relay: one half of a session, from the bytes of its source to the sink that takes them.
 #
-# A half reads only when nothing is pending for its sink, so a slow reader holds up at most one chunk or one pipe and
+# A half reads only when nothing is pending for its sink, so a slow reader holds up at most one chunk or one pipe, and
 # the kernel's windows do the rest. Small messages are read into the worker's scratch buffer and sent at once; a half
 # that keeps filling the scratch buffer is a bulk flow and splices through a pipe instead. What is sent before a
-# client's own bytes (our PROXY header) begins as the chunk of its half, and counts nowhere. Called on the worker's
-# thread by tcp/transitions.pxd and tcp/ending.pxd, which turn the outcome into the session's next state.
+# client's own bytes (our PROXY header) begins as the chunk of its half, and is counted nowhere. Called on the worker's
+# thread by transitions.pxd and ending.pxd, which turn the outcome into the session's next state.
 #
 # Urgent data travels in the stream, as ordinary bytes (RFC 6093, section 3.3). What the kernel makes of an urgent mark:
-# every read stops before it, a splice returns 0 there when a FIN is behind, and a recv that begins at it leaves the
+# every read stops before it, a splice returns 0 there when a FIN follows, and a recv that begins at it leaves the
 # urgent byte out, unless the socket has SO_OOBINLINE; without that the kernel even drops an unread urgent byte when
-# another comes. Clients' sockets inherit the option from the listening one; backends' are given it where it can matter,
-# see `source_inline`.
+# another comes. Clients' sockets inherit the option from the listening one; backends' sockets get it where it can
+# matter, see `source_inline`.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -37,7 +37,7 @@ from l4lb._dataplane.session.half cimport half_pending
 
 cdef enum pump_t:
     PUMP_IDLE = 0                 # nothing to do before the next event
-    PUMP_AGAIN                    # there is more, but others come first
+    PUMP_AGAIN                    # there is more, but others get their turn first
     PUMP_THROTTLED                # there is more, but the bandwidth is used up
     PUMP_SOURCE_LOST              # the source was reset: nothing more will come
     PUMP_SINK_LOST                # the sink was reset: nothing more can be delivered
@@ -50,11 +50,11 @@ cdef struct half_io_t:            # one half with its two sockets, for the lengt
     int sink_fd
     int direction                 # 0 up, 1 down
     int64_t budget                # what is left of this turn
-    int64_t room                  # what the bandwidth limits leave; -1: no limit
+    int64_t room                  # what the bandwidth limits still allow; -1: no limit
 
 
 cdef inline bint half_holds_header(half_io_t *io) noexcept nogil:
-    """Our header waits for the client's first bytes. Those that never come end the wait, as the FIN does."""
+    """Our header waits for the client's first bytes. The FIN ends the wait, since then none come."""
     cdef session_t *s = io.session
     if io.direction or not s.flags & SESSION_HEADER_HELD:
         return False
@@ -62,7 +62,7 @@ cdef inline bint half_holds_header(half_io_t *io) noexcept nogil:
 
 
 cdef inline uint64_t half_count_payload(half_io_t *io, uint64_t count) noexcept nogil:
-    """How many of the next `count` bytes are the client's: those of our header come first, and are nobody's."""
+    """How many of the next `count` bytes are the client's: our header comes first, and does not count."""
     cdef uint32_t header = io.half.overhead_bytes
     if count < header:
         header = <uint32_t>count
@@ -72,7 +72,7 @@ cdef inline uint64_t half_count_payload(half_io_t *io, uint64_t count) noexcept 
 
 
 cdef inline void half_moved(worker_t *w, half_io_t *io, uint64_t count) noexcept nogil:
-    """`count` bytes were handed to the sink's kernel. None: no progress."""
+    """`count` bytes were handed to the sink's kernel. 0 is no progress."""
     cdef session_t *s = io.session
     cdef backend_counters_t *counters = s.backend.counters[w.index]
     if count == 0:
@@ -96,7 +96,8 @@ cdef inline void half_read(worker_t *w, half_io_t *io, uint64_t count) noexcept 
 
 
 cdef inline void backend_nodelay(half_io_t *io) noexcept nogil:
-    """TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the call."""
+    """Set TCP_NODELAY before the second send: the first leaves at once anyway, so a one-request session saves the
+    call."""
     cdef int on = 1
     cdef bint sent = io.half.bytes or io.session.flags & SESSION_HEADER_SENT
     if io.direction == 0 and sent and not io.session.flags & SESSION_NODELAY_DONE:
@@ -107,18 +108,18 @@ cdef inline void backend_nodelay(half_io_t *io) noexcept nogil:
 
 
 cdef inline void backend_inline(session_t *s) noexcept nogil:
-    """setsockopt(2): fails on no open TCP socket; a unix one of a kernel without MSG_OOB there needs no option."""
+    """setsockopt(2): does not fail on an open TCP socket; a unix one on a kernel without MSG_OOB needs no option."""
     cdef int on = 1
     s.flags |= SESSION_URGENT_INLINE
     setsockopt(s.backend_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
 
 
 cdef inline void source_inline(half_io_t *io) noexcept nogil:
-    """Before a read that may begin at an urgent mark.
+    """Called before a read that may begin at an urgent mark.
 
     The option costs a call, which a session with one short answer is spared: each of its reads follows an edge, which
-    names the mark if there is one. What remains is a backend whose very first bytes are an answer that begins with two
-    urgent ones: the kernel may drop the first of them before any edge could be heeded.
+    reports the mark if there is one. One case remains: a backend whose very first bytes are an answer that begins with
+    two urgent ones. The kernel may drop the first of them before any edge could be heeded.
     """
     if io.direction and not io.session.flags & SESSION_URGENT_INLINE:
         backend_inline(io.session)
@@ -132,8 +133,8 @@ cdef inline bint half_ends_here(half_io_t *io) noexcept nogil:
 cdef inline ssize_t sink_send(half_io_t *io, const uint8_t *data, size_t length) noexcept nogil:
     """Bytes taken (0 when the sink is full) or -1 when it is lost. Less than `length` means full: an edge will follow.
 
-    send(2): EAGAIN full; EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH lost; ENOBUFS, ENOMEM the kernel ends such a
-    connection itself soon, so lost too.
+    send(2): EAGAIN full; EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH lost; ENOBUFS, ENOMEM: the kernel soon ends such a
+    connection itself, so lost too.
     """
     cdef int flags = MSG_NOSIGNAL | (MSG_MORE if half_ends_here(io) else 0)
     cdef ssize_t sent
@@ -189,7 +190,7 @@ cdef inline pump_t half_flush_pipe(worker_t *w, half_io_t *io) noexcept nogil:
 
 
 cdef inline ssize_t half_stage_header(worker_t *w, half_io_t *io) noexcept nogil:
-    """Put the header that is held into the scratch buffer, so that it leaves with what is read behind it."""
+    """Put the header that is held into the scratch buffer, so that it is sent with what is read behind it."""
     cdef chunk_t *chunk = io.half.chunk
     if chunk == NULL:
         return 0
@@ -221,7 +222,7 @@ cdef inline pump_t half_copy(worker_t *w, half_io_t *io) noexcept nogil:
             return PUMP_IDLE
         if errno != EAGAIN:
             return PUMP_SOURCE_LOST
-        h.flags &= <uint8_t>~(HALF_READABLE | HALF_READ_ON)      # every urgent mark is behind: a new one is an edge
+        h.flags &= <uint8_t>~(HALF_READABLE | HALF_READ_ON)      # past every urgent mark: a new one is an edge
         h.full_reads = 0
         return PUMP_IDLE
     if got == 0:
@@ -286,10 +287,10 @@ cdef inline bint half_wants_pipe(worker_t *w, half_io_t *io) noexcept nogil:
 cdef inline pump_t half_splice(worker_t *w, half_io_t *io) noexcept nogil:
     """One splice into the empty pipe and out of it.
 
-    splice(2) from a socket: 0 the FIN, or an urgent mark with the FIN behind it: the recv that follows tells; EAGAIN
-    socket empty (the pipe is, so it is not the pipe that is full) or at an urgent mark, of which an edge tells;
-    EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and its like lost, and reported only
-    once: a recv after it would see an orderly end.
+    splice(2) from a socket: 0 the FIN, or an urgent mark with the FIN behind it: the recv that follows finds out;
+    EAGAIN the socket is empty (the pipe is empty, so it cannot be full) or at an urgent mark, which an edge reports;
+    EINVAL, ENOSYS, ENOMEM: this socket does not splice now, so copy; ECONNRESET and similar errors: lost, and reported
+    only once: a recv after it would see an orderly end.
     """
     cdef half_t *h = io.half
     cdef size_t wanted = h.pipe.capacity_bytes
@@ -318,9 +319,9 @@ cdef inline pump_t half_splice(worker_t *w, half_io_t *io) noexcept nogil:
 
 
 cdef inline void half_finish(half_io_t *io) noexcept nogil:
-    """The source's FIN goes out after its last byte; a session's second FIN goes out with the close that follows.
+    """The source's FIN is sent after its last byte; a session's second FIN is sent by the close that follows.
 
-    shutdown(2): ENOTCONN when the sink is reset; its edge tells.
+    shutdown(2): ENOTCONN when the sink is reset; its edge reports that.
     """
     cdef session_t *s = io.session
     if s.state != SESSION_RELAYING or io.half.flags & HALF_FIN_SENT:

@@ -27,7 +27,8 @@ cdef inline worker_t *worker_for_next(worker_t *w) noexcept nogil:
 
 
 cdef inline bint client_transfer(worker_t *w, worker_t *to, accepted_client_t *client) noexcept nogil:
-    """Put the client into the other worker's inbox; False when that is full. It is woken when the accepts end."""
+    """Put the client into the other worker's inbox; False when that is full. `wake_receivers` wakes it after the
+    accepts."""
     cdef inbox_t *inbox = &to.inboxes[w.index]
     cdef uint64_t written = inbox.written
     if written - published_load_u64(&inbox.read) >= INBOX_SIZE:
@@ -63,7 +64,7 @@ cdef inline void inboxes_take(worker_t *w) noexcept nogil:
 
 
 cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
-    """Control's thread, when all workers have stopped: clients that were handed over and never taken."""
+    """Control's thread, when all workers have stopped: clients that were transferred and never taken."""
     cdef inbox_t *inbox
     cdef accepted_client_t *client
     cdef uint32_t i

@@ -1,6 +1,5 @@
-# TCP: the transitions of a session's life from the choice of a backend on. Called by tcp/events.pxd, which brings them
-# about, by tcp/opening.pxd and worker/loop.pxd, on the worker's thread. The state diagram is at session_state_t in
-# base/enums.pxd.
+# TCP: the transitions of a session's life from the choice of a backend on. Called by events.pxd, opening.pxd and
+# worker/loop.pxd, on the worker's thread. The state diagram is at session_state_t in base/enums.pxd.
 #
 # Every function that may end the session is the last thing its caller does with it.
 
@@ -46,7 +45,7 @@ from l4lb._dataplane.tcp.relay cimport (
 # ---- who speaks first ----
 
 cdef inline void session_note_first_speaker(worker_t *w, session_t *s) noexcept nogil:
-    """The first bytes of a session tell what to expect of the next ones on this listener."""
+    """The first bytes of a session predict who speaks first in the next ones on this listener."""
     cdef uint64_t *client_first = &s.listener.counters[w.index].client_first
     s.flags |= SESSION_SPOKEN
     if s.up.bytes and client_first[0] < CLIENT_FIRST_MAX:
@@ -56,15 +55,15 @@ cdef inline void session_note_first_speaker(worker_t *w, session_t *s) noexcept 
 
 
 cdef inline void session_expect_urgent(session_t *s) noexcept nogil:
-    """Its backend speaks first, or goes on after the first answer, or it lives for long: urgent data may come from its
-    backend, see tcp/relay.pxd."""
+    """Its backend speaks first, or goes on after the first answer, or the session lives for long: urgent data may come
+    from the backend, see relay.pxd."""
     if not s.flags & SESSION_URGENT_INLINE and not s.down.flags & HALF_EOF:
         backend_inline(s)
 
 
 cdef inline void session_stop_holding(session_t *s) noexcept nogil:
-    """Nobody has spoken for a while: complete the backend's handshake, in case it is the one to begin. A header that
-    was held does so by itself when the caller pumps."""
+    """Neither side has spoken for a while: complete the backend's handshake, in case the backend is to speak first. A
+    header that was held is sent when the caller pumps."""
     cdef int on = 1
     cdef bint acknowledge = s.flags & SESSION_ACK_HELD and not half_pending(&s.up)
     s.flags &= <uint16_t>~(SESSION_ACK_HELD | SESSION_HEADER_HELD)
@@ -86,7 +85,7 @@ cdef inline void session_throttle(worker_t *w, session_t *s, side_t source) noex
 
 
 cdef inline bint session_handle(worker_t *w, session_t *s, pump_t outcome, side_t source) noexcept nogil:
-    """What one half's pump means for the session. False when the session is gone or being reset."""
+    """Act on the outcome of one half's pump. False when the session is gone or being reset."""
     if outcome == PUMP_AGAIN:
         ready_push(w, s)
     elif outcome == PUMP_THROTTLED:
@@ -104,14 +103,14 @@ cdef inline bint session_handle(worker_t *w, session_t *s, pump_t outcome, side_
 
 
 cdef inline void session_want_client_out(worker_t *w, session_t *s) noexcept nogil:
-    """The client did not take all: from now on its edges for writing are asked for too (once a session)."""
+    """The client did not take all: from now on watch it for EPOLLOUT too (once per session)."""
     s.flags |= SESSION_CLIENT_WANTS_OUT
     if poller_watch_again(w, s, SIDE_CLIENT, s.client_fd) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
 cdef inline void session_settle(worker_t *w, session_t *s) noexcept nogil:
-    """After both halves had their turn: ended, half-closed, or on with it."""
+    """After both halves had their turn: end the session, half-close it, or go on."""
     if not s.flags & SESSION_SPOKEN and s.up.bytes | s.down.bytes:
         session_note_first_speaker(w, s)
     if not s.flags & SESSION_ANSWERED:
@@ -140,13 +139,13 @@ cdef inline void session_pump(worker_t *w, session_t *s) noexcept nogil:
 # ---- edges ----
 
 cdef inline void session_mark_urgent(session_t *s, side_t side) noexcept nogil:
-    """An urgent byte is among those that are there, see tcp/relay.pxd: read past it."""
+    """An urgent byte is among those that have come, see relay.pxd: read past it."""
     cdef int on = 1
     cdef half_t *reads = &s.up if side == SIDE_CLIENT else &s.down
     if side == SIDE_BACKEND:
         backend_inline(s)
     else:
-        setsockopt(s.client_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))      # only a unix client's is without it
+        setsockopt(s.client_fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))      # only a unix client's lacks it
     reads.flags |= HALF_READ_ON | HALF_READABLE
 
 
@@ -157,7 +156,7 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         reads.flags |= HALF_READABLE
     if events & EPOLLERR:
-        reads.flags |= HALF_READ_ON            # the last bytes first, then the read that tells a reset from a FIN
+        reads.flags |= HALF_READ_ON            # the last bytes, then the read that distinguishes a reset from a FIN
     if events & EPOLLRDHUP:                    # of both
         reads.flags |= HALF_SOURCE_FIN
     if unlikely(events & EPOLLPRI):
@@ -167,10 +166,11 @@ cdef inline void session_mark(session_t *s, side_t side, uint32_t events) noexce
 
 
 cdef inline bint client_is_gone(session_t *s, uint32_t events) noexcept nogil:
-    """Whether a client that has no backend yet can neither get an answer nor has left anything to be delivered.
+    """Whether a client without a backend can neither receive an answer nor has left anything to be delivered.
 
-    EPOLLERR: it was reset. EPOLLHUP alone: a unix client has closed, perhaps after it sent something, as one of TCP
-    does by a FIN. EPOLLRDHUP alone is a FIN: it may still read.
+    EPOLLERR: it was reset. EPOLLHUP alone: a unix client has closed, perhaps after it sent something, as a TCP client
+    does with a FIN. EPOLLRDHUP alone is a FIN: it may still read.
+
     recv(2) with MSG_PEEK: 0 nothing more; EAGAIN cannot be after a hang-up; errors lost.
     """
     cdef uint8_t byte
@@ -184,7 +184,7 @@ cdef inline bint client_is_gone(session_t *s, uint32_t events) noexcept nogil:
 # ---- connecting ----
 
 cdef inline bint session_watch(worker_t *w, session_t *s) noexcept nogil:
-    """Watch the client from now on; what it sent already, and whether it is gone, is reported at once. False when the
+    """Watch the client from now on; epoll reports at once what it sent already, and whether it is gone. False when the
     session had to end."""
     if s.flags & SESSION_CLIENT_WATCHED:
         return True
@@ -196,15 +196,15 @@ cdef inline bint session_watch(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
-    """Start to relay. `events` are the edge that told, which may bring the backend's first bytes with it.
+    """Start to relay. `events` is the edge that reported it, which may bring the backend's first bytes with it.
 
-    A client that was not waited for before is watched only from here on.
+    A client that was not watched before is watched only from here on.
     """
     s.state = SESSION_RELAYING
     s.connected_ns = w.now_ns
     s.active_ms = <uint32_t>w.now_ms
     counter_add(&s.backend.counters[w.index].sessions_total, 1)
-    s.up.flags |= HALF_WRITABLE                # what the client's edges have said meanwhile holds
+    s.up.flags |= HALF_WRITABLE                # what the client's edges reported meanwhile holds
     s.down.flags = HALF_WRITABLE
     session_mark(s, SIDE_BACKEND, events)
     histogram_add(&w.counters.connect_time, w.now_ns - s.attempt_started_ns)
@@ -235,7 +235,7 @@ cdef inline void session_wait(worker_t *w, session_t *s, pool_t *pool) noexcept 
 
 
 cdef inline void session_pause(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:
-    """Every backend that can be had was tried: before they are tried again, give them time, and watch the client."""
+    """Every usable backend was tried: give them time before they are tried again, and watch the client."""
     s.state = SESSION_PAUSING
     s.state_deadline_ms = <uint32_t>w.now_ms + pool.retry_pause_ms
     timers_arm(&w.timers, &w.sessions, s, w.now_ms + pool.retry_pause_ms)
@@ -266,7 +266,7 @@ cdef inline void session_connect(worker_t *w, session_t *s) noexcept nogil:
     cdef pool_t *pool = session_pool(w, s)
     cdef backend_t *backend
     while pool != NULL and s.attempts < pool.connect_attempts:
-        # Who waits already goes first, unless this session has waited its turn before.
+        # Sessions that wait already go first, unless this one has waited its turn before.
         backend = NULL if s.tried == NULL and shared_read(&s.pool.waiting) else session_pick(w, s, pool)
         if backend == NULL and session_was_short(s):
             session_end(w, s, CLOSE_RESOURCE_LIMIT)
@@ -283,7 +283,7 @@ cdef inline void session_connect(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void session_try_again(worker_t *w, session_t *s) noexcept nogil:
-    """The pause is over: all backends are as good as untried."""
+    """The pause is over: all backends count as untried."""
     s.tried.count = 0
     session_connect(w, s)
 
