@@ -1,5 +1,5 @@
 # Answers: datagrams of backends on their way to clients, gathered over a turn and sent together. Called on the worker's
-# thread by udp/events.pxd.
+# thread by events.pxd and reports.pxd.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -32,7 +32,7 @@ cdef inline bint bandwidth_limited(session_t *s, int direction) noexcept nogil:
 
 
 cdef inline bint bandwidth_allows(worker_t *w, session_t *s, int direction, datagram_t *d) noexcept nogil:
-    """Above the limit datagrams are dropped: UDP has nobody to hold back."""
+    """Datagrams above the limit are dropped: over UDP there is no sender to hold back."""
     cdef uint64_t *paid = &s.up.paid_until_ns if direction == 0 else &s.down.paid_until_ns
     cdef int64_t room = bandwidth_room(&s.listener.limits, paid, direction, w.now_ns)
     if room < 0:
@@ -56,7 +56,7 @@ cdef inline void udp_flush(worker_t *w) noexcept nogil:
 
 
 cdef inline void route_to(route_t *route, session_t *s) noexcept nogil:
-    """Who sends the datagrams, in the family of the socket that they come in by."""
+    """The address of the datagrams' sender, in the family of the socket that they come in by."""
     cdef sockaddr_in *v4 = <sockaddr_in *>&route.to
     cdef sockaddr_in6 *v6 = <sockaddr_in6 *>&route.to
     if not s.flow.wide:
@@ -90,7 +90,7 @@ cdef inline void route_down(worker_t *w, session_t *s, route_t *route, datagram_
 
 
 cdef inline void answer_post(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
-    """All answers of a post leave by one socket: another one flushes it."""
+    """All answers of a post are sent by one socket: for another socket it is flushed first."""
     cdef post_t *post = &w.udp.post_down
     cdef datagram_t *d = &w.udp.down.datagrams[slot]
     cdef uint8_t *data = intake_bytes(&w.udp.down, slot)
@@ -116,7 +116,7 @@ cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_
 
 
 cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_t slot) noexcept nogil:
-    """One datagram, or train, of a backend."""
+    """Forward one datagram, or train, of a backend."""
     cdef datagram_t *d = &w.udp.down.datagrams[slot]
     cdef uint32_t datagrams = datagram_count(d)
     if d.kernel_drops:
@@ -138,9 +138,9 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
 
 
 cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:
-    """As many as are likely, behind the answers that wait for the end of the turn. See `intake_receive`.
+    """Receive as many as are likely, behind the answers that wait for the end of the turn. See `intake_receive`.
 
-    Fewer than could come: the queue was empty, or ICMP has said something meanwhile, which is an event of its own.
+    Fewer than could come: the queue was empty, or ICMP has reported an error meanwhile, which is an event of its own.
     """
     cdef intake_t *down = &w.udp.down
     cdef uint32_t count = link.batch
@@ -153,7 +153,7 @@ cdef inline int answers_receive(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noexcept nogil:
-    """Those that were received last. Those behind the last one that the session may have are dropped."""
+    """Forward the answers that were received last. Those after the last one that the session may have are dropped."""
     cdef session_t *s = sessions_at(&w.sessions, link.session)
     cdef listener_live_t *listener = s.listener
     cdef uint32_t first = w.udp.down.used
@@ -169,8 +169,8 @@ cdef inline void answers_forward(worker_t *w, link_t *link, uint32_t count) noex
 
 
 cdef inline void link_read_rest(worker_t *w, link_t *link) noexcept nogil:
-    """The answers that came before the error that its socket reported: on to EAGAIN, over other errors
-    (udp/paths.pxd)."""
+    """Read the answers that came before the error that the socket reported: on to EAGAIN, past other errors
+    (paths.pxd)."""
     cdef uint32_t _batch
     cdef int got
     link.batch = DATAGRAM_BATCH

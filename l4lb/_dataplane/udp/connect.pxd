@@ -1,5 +1,5 @@
-# UDP connect: a backend for a datagram of nobody, and a link to it. Called on the worker's thread by udp/create.pxd,
-# and by udp/events.pxd when a backend turns out to be out of reach.
+# UDP connect: a backend for a datagram without a session, and a link to it. Called on the worker's thread by
+# create.pxd.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -32,7 +32,7 @@ from l4lb._dataplane.udp.picking cimport flow_pick
 from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
 from l4lb._dataplane.udp.room cimport room_make_for_link
 
-cdef struct new_flow_t:          # a datagram of nobody, on its way to become a session's first
+cdef struct new_flow_t:          # a datagram without a session, on its way to become the first of one
     accepting_t *from_
     datagram_t *datagram
     const uint8_t *payload
@@ -40,19 +40,18 @@ cdef struct new_flow_t:          # a datagram of nobody, on its way to become a 
     uint32_t hash
     source_address_t peer         # who sent it
     source_address_t source       # the client
-    source_address_t destination  # where that one meant to go; length 0: not known yet
+    source_address_t destination  # where the client meant to go; length 0: not known yet
     quic_header_t quic            # with hash_key quic_cid
     uint8_t held                  # what it counts for, see admission/admission.pxd
     pool_t *pool
-    backend_t *resumed            # has the client's connection already; reserved until it is taken for `backend`
+    backend_t *resumed            # it has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link
 
 
-# ---- a session begins ----
-
 cdef inline void new_flow_find_destination(new_flow_t *n) noexcept nogil:
-    """Of a client whose PROXY header did not say. getsockname(2), where the datagram did not: fails on no socket."""
+    """For a client whose PROXY header did not name it: the datagram's own, or what getsockname(2) says, which does not
+    fail on an open socket."""
     cdef sockaddr_storage address
     cdef socklen_t length = sizeof(address)
     if n.destination.length:
@@ -102,7 +101,7 @@ cdef inline backend_t *new_flow_resume(worker_t *w, new_flow_t *n, uint32_t but_
 
 
 cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, listener_t *listener, uint16_t port) noexcept nogil:
-    """Equal for links that may stand for each other. 0: it is one client's own."""
+    """Equal for links that can replace each other. 0: the link belongs to one client."""
     cdef uint64_t tag = <uint64_t>backend.live.id << 2 | <uint64_t>listener.one_way << 1 | <uint64_t>listener.trains
     if pool.transparent:
         return 0
@@ -112,7 +111,8 @@ cdef inline uint64_t link_tag(pool_t *pool, backend_t *backend, listener_t *list
 
 
 cdef inline link_t *link_connect(worker_t *w, new_flow_t *n, uint64_t tag) noexcept nogil:
-    """socket(2), bind(2), connect(2): see base/verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. NULL, and errno."""
+    """socket(2), bind(2), connect(2): see base/verdicts.pxd; epoll_ctl(2): ENOMEM, ENOSPC. On failure NULL, with
+    errno."""
     cdef link_t *link = link_open(w, backend_family(n.backend), n.from_.listener.trains)
     if link == NULL:
         return NULL
@@ -130,18 +130,19 @@ cdef inline link_t *link_connect(worker_t *w, new_flow_t *n, uint64_t tag) noexc
 
 
 cdef inline link_t *new_flow_connect(worker_t *w, new_flow_t *n, uint64_t tag) noexcept nogil:
-    """A new link to the backend, for which room is made when ports or file descriptors ran out; NULL and errno."""
+    """A new link to the backend, for which room is made when ports or file descriptors run out; NULL with errno."""
     cdef link_t *link = link_connect(w, n, tag)
     cdef uint32_t _try
-    for _try in range(2):                      # a spare may be of no use here: then a session
+    for _try in range(2):                      # closing a spare may not help: then a session
         if link == NULL and room_make_for_link(w, n.from_.listener.live, errno):
             link = link_connect(w, n, tag)
     return link
 
 
 cdef inline bint new_flow_connect_failed(worker_t *w, new_flow_t *n, int error) noexcept nogil:
-    """No link to the reserved backend: count it. Whether another backend may do. Blamed is who refused or cannot be
-    reached, and passed over for a while who could not be asked too, while another is left."""
+    """No link to the reserved backend: count it. Returns whether another backend may do. A backend that refused or
+    cannot be reached is blamed; it is passed over for a while, as is one that could not be asked, while another is
+    left."""
     cdef connect_failure_t failure = attempt_failure(w, error, AF_INET)
     cdef shortage_t shortage = shortage_of(error, AF_INET)
     counter_add(&n.backend.live.counters[w.index].connect_failures[<int>failure], 1)
@@ -155,7 +156,7 @@ cdef inline bint new_flow_connect_failed(worker_t *w, new_flow_t *n, int error) 
 
 
 cdef inline bint new_flow_link(worker_t *w, new_flow_t *n) noexcept nogil:
-    """A backend with a link to it. False, and the datagram counted, when that cannot be."""
+    """Find a backend and a link to it. False when that fails; the datagram is counted then."""
     cdef uint32_t _attempt
     cdef uint64_t tag, hash
     if n.resumed == NULL:

@@ -1,5 +1,5 @@
-# Beginning: from a datagram that belongs to no session to one that does. Limits, a backend, a link to it, and only then
-# the session, so that what cannot be has left nothing behind. Called on the worker's thread by udp/events.pxd.
+# Create: from a datagram that belongs to no session to one that does. Limits, a backend, a link to it, and only then
+# the session, so that a failure leaves nothing behind. Called on the worker's thread by events.pxd.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -35,10 +35,8 @@ from l4lb._dataplane.udp.links cimport link_close
 from l4lb._dataplane.udp.picking cimport flow_has_other_backend
 from l4lb._dataplane.udp.room cimport admit
 
-# ---- a session begins ----
-
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
-    """Look again when it may have been idle for long enough, or has lived for as long as it may."""
+    """Check again when it may have been idle for long enough, or has lived for as long as it may."""
     cdef uint64_t due_ms = w.now_ms + 3600000
     cdef int32_t ahead_ms
     if s.idle_ms:
@@ -51,7 +49,7 @@ cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline bint address_needs_interface(const uint8_t *address) noexcept nogil:
-    """Link-local, or multicast: an answer must leave by the interface that was asked."""
+    """Link-local or multicast: an answer must be sent by the interface that the datagram came in by."""
     return address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
 
 
@@ -118,7 +116,7 @@ cdef inline session_t *flow_session_take(worker_t *w, new_flow_t *n) noexcept no
 
 
 cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
-    """A new session for a datagram that belongs to none. NULL: dropped, and counted."""
+    """A new session for a datagram that belongs to none. NULL: dropped and counted."""
     cdef listener_t *listener = n.from_.listener
     cdef uint32_t datagrams = datagram_count(n.datagram)
     cdef admitted_t admitted
@@ -158,19 +156,19 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
 
 
 cdef inline void header_refused(worker_t *w, listener_t *listener, uint32_t reason) noexcept nogil:
-    """`reason`: of `proxy_refusal_t`."""
+    """`reason` is a `proxy_refusal_t`."""
     counter_add(&listener.live.counters[w.index].proxy_refused[reason], 1)
     datagrams_dropped(w, listener.live, DROP_PROXY_HEADER, 1)
 
 
 cdef inline bint header_take(worker_t *w, new_flow_t *n, const uint8_t *data) noexcept nogil:
-    """The PROXY header that each datagram of this listener begins with (PROXY 2, the revision of 2026): who the client
-    is. False: refused, and counted."""
+    """Read the PROXY header that each datagram of this listener begins with (PROXY 2, the revision of 2026): it names
+    the client. False: refused and counted."""
     cdef listener_t *listener = n.from_.listener
     cdef datagram_t *d = n.datagram
     cdef proxy_header_t header
     cdef proxy_result_t result
-    d.length += d.skip                         # it was looked at before, for a session that its backend has ended
+    d.length += d.skip                         # it was read before, for a session that its backend has ended
     d.skip = 0
     if not ranges_hold(&listener.accept.trusted, &n.peer):
         header_refused(w, listener, PROXY_REFUSED_UNTRUSTED)
@@ -193,8 +191,8 @@ cdef inline bint header_take(worker_t *w, new_flow_t *n, const uint8_t *data) no
 
 
 cdef inline bint flow_address_reused(worker_t *w, session_t *s, new_flow_t *n) noexcept nogil:
-    """Whether a datagram at the address of `s` is of a client that has a QUIC connection with another backend: a NAT
-    has given it an address that it had given before. The backend is reserved then."""
+    """Whether a datagram from the address of `s` comes from a client that has a QUIC connection with another backend: a
+    NAT gave it an address that another client had before. That backend is reserved then."""
     n.pool = n.from_.listener.pool
     if n.pool.live == s.pool:
         n.resumed = new_flow_resume(w, n, s.backend.id)
@@ -212,7 +210,7 @@ cdef inline bint flow_fail_over(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline session_t *session_for_datagram(worker_t *w, accepting_t *from_, uint32_t slot) noexcept nogil:
-    """The session of a datagram in the intake, a new one if need be. NULL: dropped, and counted, or a mere copy."""
+    """The session of a datagram in the intake, if need be a new one. NULL: dropped and counted, or a mere copy."""
     cdef intake_t *up = &w.udp.up
     cdef new_flow_t n
     cdef session_t *s
@@ -222,7 +220,7 @@ cdef inline session_t *session_for_datagram(worker_t *w, accepting_t *from_, uin
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL
     if n.datagram.to_many and not from_.first:
-        return NULL                            # another worker has it too
+        return NULL                            # another worker received it too
     source_address_set(&n.peer, &up.names[slot])
     n.source = n.peer
     n.destination.length = 0
@@ -238,7 +236,7 @@ cdef inline session_t *session_for_datagram(worker_t *w, accepting_t *from_, uin
     if s != NULL and not (s.flow.quic and flow_address_reused(w, s, &n)):
         return s
     if s != NULL:
-        flow_unbind(w, s)                      # whoever had the address may still get answers
+        flow_unbind(w, s)                      # the client that had the address may still get answers
     s = flow_create(w, &n)
     if n.resumed != NULL:
         backend_release(n.resumed.live)

@@ -1,8 +1,9 @@
-# Datagrams: received and sent in batches, with what the kernel tells of them: where they were sent to (IP_PKTINFO), the
-# type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO, UDP_SEGMENT).
+# Datagrams: received in batches, with what the kernel reports about them: the address that they were sent to
+# (IP_PKTINFO), the type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO). post.pxd
+# sends them.
 #
-# A datagram is passed on whole or not at all. Called on the worker's thread by udp/links.pxd and udp/events.pxd; knows
-# no session.
+# A datagram is passed on whole or not at all. Called on the worker's thread by answers.pxd and events.pxd; knows no
+# session.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint8_t
@@ -19,7 +20,7 @@ from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t
 
 
 cdef inline int intake_init(intake_t *self) noexcept nogil:
-    """0, or -1 when memory is short. The kernel gives a page of it only once a datagram lies there."""
+    """0, or -1 when memory is short. The kernel backs a page only once a datagram lies there."""
     cdef uint32_t i
     self.bytes = <uint8_t *>malloc(<size_t>DATAGRAM_BATCH * DATAGRAM_BYTES)
     if self.bytes == NULL:
@@ -50,9 +51,9 @@ cdef inline uint8_t *intake_bytes(intake_t *self, uint32_t slot) noexcept nogil:
 
 
 cdef inline void local_from_v4(datagram_t *d, const in_pktinfo *info) noexcept nogil:
-    """ip(7): ipi_spec_dst is the address of this host that a datagram came to, also when it was asked at a broadcast or
-    multicast address (ipi_addr), from which nothing may be sent. IPv6 sockets tell it behind their own. It is 0 of what
-    came before the socket was asked to tell."""
+    """ip(7): ipi_spec_dst is the address of this host that a datagram came to, even if it was sent to a broadcast or
+    multicast address (ipi_addr), which cannot be a source. IPv6 sockets report it after their own message. It is 0 for
+    what came before the socket was asked to report it."""
     cdef const in_addr *own = &info.ipi_spec_dst if info.ipi_spec_dst.s_addr else &info.ipi_addr
     memset(d.local, 0, 10)
     memset(&d.local[10], 0xFF, 2)
@@ -70,7 +71,7 @@ cdef inline void local_from_v6(datagram_t *d, const in6_pktinfo *info) noexcept 
 
 
 cdef inline void datagram_read_control(datagram_t *d, cmsghdr *control) noexcept nogil:
-    """One control message. Values may be unaligned and are of the sizes that ip(7), ipv6(7), udp(7), socket(7) give."""
+    """Read one control message. Values may be unaligned; ip(7), ipv6(7), udp(7) and socket(7) give their sizes."""
     cdef int number = 0
     if control.cmsg_level == SOL_UDP and control.cmsg_type == UDP_GRO:
         memcpy(&number, CMSG_DATA(control), sizeof(number))
@@ -106,9 +107,10 @@ cdef inline void datagram_read(datagram_t *d, mmsghdr *received) noexcept nogil:
 
 
 cdef inline int intake_receive(intake_t *self, int fd, uint32_t first, uint32_t count, bint named) noexcept nogil:
-    """Receive into `count` slots from `first` on; how many came, or -errno. `named`: keep who sent them.
+    """Receive into `count` slots from `first` on. Returns how many came, or -errno. `named`: keep the senders'
+    addresses.
 
-    recvmmsg(2): EAGAIN empty; ECONNREFUSED (connected: an ICMP message came), and the rest are the caller's.
+    recvmmsg(2): EAGAIN empty; ECONNREFUSED (connected: an ICMP message came) and the rest are the caller's.
     """
     cdef uint32_t i
     cdef int got
@@ -127,10 +129,10 @@ cdef inline int intake_receive(intake_t *self, int fd, uint32_t first, uint32_t 
 
 
 cdef inline uint32_t datagram_count(datagram_t *d) noexcept nogil:
-    """Of a train, how many it has."""
+    """How many datagrams a train has."""
     return (d.length + d.segment_bytes - 1) // d.segment_bytes if d.segment_bytes else 1
 
 
 cdef inline uint32_t datagram_first_bytes(datagram_t *d) noexcept nogil:
-    """Of a train, the length of its first."""
+    """The length of a train's first datagram."""
     return d.segment_bytes if d.segment_bytes else d.length

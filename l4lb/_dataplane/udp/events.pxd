@@ -1,9 +1,9 @@
-# UDP: the life of a session from its first datagram to its end. Called by worker/loop.pxd with events, due timers,
-# ready sessions, and at the end of each turn; on the worker's thread.
+# UDP: the life of a session from its first datagram to its end. Called by worker/loop.pxd with events, due timers and
+# ready sessions, on the worker's thread.
 #
 #   a client's datagram --> the session of its key, or a new one: places, pick, link --> the link, as many at once as
 #                           follow each other for the same session
-#   a link's datagram   --> the answers of all sessions of this turn, batched, by the socket that the client asked
+#   a link's datagram   --> the answers of all sessions of this turn, batched, by the socket that the client sent to
 #
 # Every function that may end the session is the last thing its caller does with it.
 
@@ -56,7 +56,7 @@ cdef inline bint slots_match(intake_t *up, uint32_t a, uint32_t b) noexcept nogi
 
 
 cdef inline uint32_t slots_alike(listener_t *listener, intake_t *up, uint32_t first, uint32_t end) noexcept nogil:
-    """How many datagrams from `first` on belong to one session. With PROXY headers each has to be looked at."""
+    """How many datagrams from `first` on belong to one session. With PROXY headers each one must be parsed."""
     cdef uint32_t next_one = first + 1
     while not listener.accept.mode and next_one < end and slots_match(up, first, next_one):
         next_one += 1
@@ -86,10 +86,10 @@ cdef inline void flow_sent_up(worker_t *w, session_t *s, uint64_t datagrams, uin
 
 
 cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
-    """The common case: a datagram with nothing to tell. As `post_flush`.
+    """The common case: a datagram without control messages. Returns as `post_flush`.
 
-    send(2): ECONNREFUSED, EPERM, see `flow_refused`; what else the network says, mostly of an earlier datagram: this
-    one is sent once more. EAGAIN, ENOBUFS, ENOMEM, and what it says again: lost.
+    send(2): ECONNREFUSED, EPERM, see `flow_refused`; other errors of the network, mostly for an earlier datagram: this
+    one is sent once more. EAGAIN, ENOBUFS, ENOMEM, and a second error of the network: lost.
     """
     cdef datagram_t *d = &w.udp.up.datagrams[slot]
     cdef int fd = links_at(&w.udp.links, s.flow.link).fd
@@ -109,7 +109,7 @@ cdef inline int send_one(worker_t *w, session_t *s, uint32_t slot) noexcept nogi
 
 
 cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
-    """As `post_flush`."""
+    """Returns as `post_flush`."""
     cdef intake_t *up = &w.udp.up
     cdef post_t *post = &w.udp.post_up
     cdef datagram_t *d
@@ -131,7 +131,7 @@ cdef inline int send_many(worker_t *w, session_t *s, uint32_t first, uint32_t co
 
 
 cdef inline int header_write(worker_t *w, session_t *s, const proxy_send_t *wanted, uint32_t slot) noexcept nogil:
-    """The PROXY header that goes before the datagrams of a slot, in `udp.prefix`: its length, or -ENOBUFS."""
+    """Write the PROXY header of a slot's datagrams to `udp.prefix`. Returns its length, or -ENOBUFS."""
     cdef datagram_t *d = &w.udp.up.datagrams[slot]
     cdef source_address_t destination
     cdef proxy_client_t client
@@ -151,8 +151,8 @@ cdef inline int header_write(worker_t *w, session_t *s, const proxy_send_t *want
 
 
 cdef inline int send_with_header(worker_t *w, session_t *s, const proxy_send_t *wanted, uint32_t slot) noexcept nogil:
-    """Each datagram of a slot, the header before each (PROXY 2). As `post_flush`; of a train that was sent in part the
-    rest is lost, so that nothing is sent twice."""
+    """Send each datagram of a slot with the header before it (PROXY 2). Returns as `post_flush`; the rest of a train
+    that was sent in part is lost, so that nothing is sent twice."""
     cdef post_t *post = &w.udp.post_up
     cdef datagram_t *d = &w.udp.up.datagrams[slot]
     cdef const uint8_t *data = intake_bytes(&w.udp.up, slot)
@@ -190,7 +190,7 @@ cdef inline uint32_t flow_allowance(session_t *s, uint32_t count) noexcept nogil
 
 
 cdef inline void flow_spend(worker_t *w, session_t *s, uint32_t count) noexcept nogil:
-    """After the last of udp_requests the client's next datagram begins a new session; this one lives on for its
+    """After the last of udp_requests, the client's next datagram begins a new session; this one waits for its
     answers."""
     if s.flow.requests_left:
         s.flow.requests_left -= count
@@ -208,8 +208,8 @@ cdef inline void flow_confirm_quic_ids(worker_t *w, session_t *s, uint32_t first
 
 
 cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uint32_t count) noexcept nogil:
-    """Send datagrams of one session to its backend. How many are dealt with: fewer when the session ended, or is not
-    to have the others."""
+    """Send datagrams of one session to its backend. Returns how many are dealt with: fewer when the session ended, or
+    may not have the others."""
     cdef intake_t *up = &w.udp.up
     cdef datagram_t *d = &up.datagrams[first]
     cdef pool_t *pool
@@ -240,9 +240,9 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
 
 
 cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
-    """Datagrams of clients. Level-triggered: what is left after some batches comes with the next turn.
+    """Datagrams of clients. Level-triggered: what is left after some batches is reported again next turn.
 
-    recvmmsg(2): EAGAIN empty, EINTR and what concerns one datagram alone (a bad checksum): the next event tells.
+    recvmmsg(2): EAGAIN empty; EINTR, and errors of a single datagram (a bad checksum): the next event reports the rest.
     """
     cdef intake_t *up = &w.udp.up
     cdef session_t *s
@@ -263,7 +263,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
 
 
 cdef inline void link_failed(worker_t *w, link_t *link, int error) noexcept nogil:
-    """recvmmsg(2) on a connected socket: ECONNREFUSED nobody listens there; what else the network says (udp/paths.pxd);
+    """recvmmsg(2) on a connected socket: ECONNREFUSED nobody listens there; other errors of the network (paths.pxd);
     EINTR nothing."""
     cdef session_t *s = sessions_at(&w.sessions, link.session)
     if error == ECONNREFUSED:
@@ -273,8 +273,8 @@ cdef inline void link_failed(worker_t *w, link_t *link, int error) noexcept nogi
 
 
 cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
-    """Edge-triggered: read until a call brings less than it could, since no event tells of what stays; after some calls
-    the others come first. An error is nothing's end: answers may be queued behind it."""
+    """Edge-triggered: read until a call returns less than it could, since no event reports what stays; after some calls
+    the others get their turn. An error does not end it: answers may be queued behind it."""
     cdef uint32_t _batch
     cdef int got
     for _batch in range(UDP_TURN_BATCHES):
@@ -286,7 +286,7 @@ cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
         else:
             link_failed(w, link, -got)
         if link.session == NO_INDEX:
-            return                             # `link_give` has seen to what is left
+            return                             # `link_give` has dealt with what is left
         if got < 0:
             continue
         if not link.unread:
@@ -297,7 +297,7 @@ cdef inline void link_read(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline void link_event(worker_t *w, uint32_t index) noexcept nogil:
-    """Answers of a backend, or an error that tells that there will be none."""
+    """Answers of a backend, or an error instead of them."""
     cdef link_t *link = links_at(&w.udp.links, index)
     if link.fd < 0:
         return                                 # it was closed earlier in this turn
@@ -307,7 +307,7 @@ cdef inline void link_event(worker_t *w, uint32_t index) noexcept nogil:
         link_drain(w, link)
 
 
-# ---- what worker/loop.pxd calls besides ----
+# ---- turn, timer and the end of a listening socket ----
 
 cdef inline void flow_turn(worker_t *w, session_t *s) noexcept nogil:
     """Its turn in the ready list has come."""
@@ -326,7 +326,7 @@ cdef inline void flow_timeout(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void flows_end_on_socket(worker_t *w, int fd) noexcept nogil:
-    """A listening socket is about to close: nobody could answer its clients any more."""
+    """A listening socket is about to close: its clients could not be answered any more."""
     cdef uint32_t i
     cdef session_t *s
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):

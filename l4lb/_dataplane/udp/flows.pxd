@@ -1,6 +1,6 @@
-# Flows: which session a datagram belongs to, and which session of a listener was idle for the longest. A table a
-# worker, keyed by the client's address, the socket and the address that it came in by, seeded so that nobody can aim at
-# one place of it; it grows by doubling. Called on the worker's thread.
+# Flows: which session a datagram belongs to, and which session of a listener was idle for the longest. One table per
+# worker, keyed by the client's address, the socket and the local address, seeded so that no client can aim at one place
+# of it; it grows by doubling. Called on the worker's thread.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, realloc
@@ -32,7 +32,7 @@ cdef struct flow_key_t:           # without padding: it is hashed as it is, up t
     uint8_t client[16]
     uint16_t client_port
     uint8_t client_length
-    uint8_t named                 # the client is another than the peer: a PROXY header named it
+    uint8_t named                 # the client is not the peer: a PROXY header named it
 
 
 cdef inline void flow_key_fill(
@@ -82,7 +82,7 @@ cdef inline void datagrams_dropped(
     counter_add(&listener.counters[w.index].dropped[<int>reason], count)
 
 
-# ---- what a session has besides ----
+# ---- the part of a session that only UDP has ----
 
 cdef inline flow_t *flow_take(flows_t *self) noexcept nogil:
     """Zeroed; NULL when memory is short."""
@@ -167,7 +167,7 @@ cdef inline int flows_grow(flows_t *self) noexcept nogil:
 
 
 cdef inline int flow_bind(worker_t *w, session_t *s, uint32_t hash) noexcept nogil:
-    """From now on its key's datagrams are this session's. 0, or -1 when memory is short."""
+    """From now on datagrams with its key are this session's. 0, or -1 when memory is short."""
     cdef flows_t *self = &w.udp.flows
     if self.count * 2 > self.mask and flows_grow(self) < 0 and self.count == self.mask:
         return -1
@@ -179,7 +179,7 @@ cdef inline int flow_bind(worker_t *w, session_t *s, uint32_t hash) noexcept nog
 
 
 cdef inline void flow_unbind(worker_t *w, session_t *s) noexcept nogil:
-    """Its key is free for another session. What stands behind it in its run moves up (Knuth 6.4, algorithm R)."""
+    """Free its key for another session. What stands behind it in its run moves up (Knuth 6.4, algorithm R)."""
     cdef flows_t *self = &w.udp.flows
     cdef uint32_t at = s.flow.hash & self.mask
     cdef uint32_t next_one, home
@@ -229,7 +229,7 @@ cdef inline void flow_list_push(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void flow_used(worker_t *w, session_t *s) noexcept nogil:
-    """A datagram passed. The list is in order to the millisecond, which is all that the clock tells."""
+    """A datagram passed. The list is ordered to the millisecond, the resolution of the clock."""
     s.active_ms = <uint32_t>w.now_ms
     if s.flow.used_ms != s.active_ms:
         flow_list_remove(w, s)
@@ -245,14 +245,14 @@ cdef inline session_t *flow_idlest(worker_t *w, listener_live_t *listener) noexc
 # ---- the end ----
 
 cdef inline void flow_count_drops(worker_t *w, session_t *s, link_t *link, uint32_t drops) noexcept nogil:
-    """What the kernel had no room for, since it was last looked at."""
+    """Count what the kernel had no room for since the last check."""
     if drops != link.kernel_drops:
         datagrams_dropped(w, s.listener, DROP_KERNEL, drops - link.kernel_drops)
         link.kernel_drops = drops
 
 
 cdef inline void flow_cleanup(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Called once for each UDP session, when it ends. CLOSE_NORMAL: by its count of answers."""
+    """Called once for each UDP session, when it ends. CLOSE_NORMAL: it got all its answers."""
     cdef flow_t *flow = s.flow
     cdef link_t *link
     cdef bint done = reason == CLOSE_NORMAL and flow.datagrams_down >= flow.datagrams_up * flow.responses

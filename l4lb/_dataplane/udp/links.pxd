@@ -1,18 +1,19 @@
 # Links: sockets connected to backends, one for each UDP session, and the spares that wait for the next one.
 #
 # A session that ended gives its link back. When each of its datagrams got udp_responses answers, the link may serve
-# again after a short pause, and otherwise when nothing has come or gone for long. (Without udp_responses, as many
-# answers as datagrams prove nothing: they may all be the first's.) What comes for it meanwhile is thrown away: it must
-# never reach another client. That reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and
-# close for each. A link stays in epoll for its whole life, by its own index, which is how late answers find nobody.
+# again after a short pause, and otherwise after a long time without traffic. (Without udp_responses, as many answers as
+# datagrams prove nothing: they may all answer the first.) What it receives meanwhile is discarded: it must never reach
+# another client. This reuse is what makes sessions of one question cheap: no socket, connect, epoll_ctl and close for
+# each. A link stays in epoll for its whole life, by its own index, so that late answers find no session.
 #
-# A link that serves again is empty, without being asked. Sockets are edge-triggered, so what is left unread is told by
-# no event: `unread` knows of it, and `link_give` throws it away. What comes later is told by the next epoll_wait, whose
-# events may be long in coming: the process is stopped, or more is ready than one call tells. So a rest is over when an
-# epoll_wait that was called after it has told all, and what it told is handled (`worker_t.handled_ms`).
+# A link that serves again is empty, although nothing checks that. Sockets are edge-triggered, so no event reports what
+# is left unread: `unread` records that there may be something, and `link_give` discards it. What comes later is
+# reported by the next epoll_wait, whose events may be late: the process is stopped, or more is ready than one call
+# returns. So a rest is over when an epoll_wait that was called after it has returned all events, and these are handled
+# (`worker_t.handled_ms`).
 #
-# Links of one-way sessions need no rest: they serve such sessions alone, which pass no answer on.
-# Called on the worker's thread.
+# Links of one-way sessions need no rest: they serve only such sessions, which pass no answer on. Called on the worker's
+# thread.
 
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -106,7 +107,7 @@ cdef inline void spare_append(links_t *self, link_t *link) noexcept nogil:
 
 
 cdef inline link_t *spare_find(links_t *self, spares_t *spares, uint64_t tag) noexcept nogil:
-    """The oldest of that tag. A list nearly always has one tag only."""
+    """The oldest with that tag. A list nearly always has one tag only."""
     cdef uint32_t index = spares.head
     cdef link_t *link
     while index != NO_INDEX:
@@ -129,7 +130,7 @@ cdef inline uint32_t socket_drops(int fd) noexcept nogil:
 
 
 cdef inline void link_close(links_t *self, link_t *link) noexcept nogil:
-    """It is no spare. What comes for it from now on is refused by the kernel."""
+    """Not for a spare in a list. The kernel refuses what comes for it from now on."""
     close(link.fd)
     link.fd = -1
     link.session = NO_INDEX
@@ -139,7 +140,7 @@ cdef inline void link_close(links_t *self, link_t *link) noexcept nogil:
 
 
 cdef inline link_t *spare_oldest(links_t *self, spares_t *lists) noexcept nogil:
-    """That of some tag, or NULL."""
+    """The oldest spare of some tag, or NULL."""
     cdef uint32_t bucket
     for bucket in range(LINK_BUCKETS):
         if lists[bucket].head != NO_INDEX:
@@ -148,7 +149,7 @@ cdef inline link_t *spare_oldest(links_t *self, spares_t *lists) noexcept nogil:
 
 
 cdef inline bint spares_close_one(links_t *self) noexcept nogil:
-    """Free a file descriptor, if possible of one to which no answer may come. False when there is no spare."""
+    """Free a file descriptor, if possible one that no answer may come to. False when there is no spare."""
     cdef link_t *link = spare_oldest(self, self.ready)
     if link == NULL:
         link = spare_oldest(self, self.resting)
@@ -160,7 +161,7 @@ cdef inline bint spares_close_one(links_t *self) noexcept nogil:
 
 
 cdef inline void links_sweep(worker_t *w) noexcept nogil:
-    """Every second: close the spares that nobody needed for a while."""
+    """Every second: close the spares that were not needed for a while."""
     cdef links_t *self = &w.udp.links
     cdef uint32_t now_ms = <uint32_t>w.now_ms
     cdef uint32_t i
@@ -190,7 +191,8 @@ cdef inline void links_free(links_t *self) noexcept nogil:
 # ---- opening ----
 
 cdef inline void socket_buffers(int fd) noexcept nogil:
-    """Room for bursts. The FORCE forms need CAP_NET_ADMIN; the others give what net.core.rmem_max, wmem_max allow."""
+    """Room for bursts. The FORCE options need CAP_NET_ADMIN; the others give what net.core.rmem_max and wmem_max
+    allow."""
     cdef int size = UDP_BUFFER_BYTES
     if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
@@ -199,7 +201,7 @@ cdef inline void socket_buffers(int fd) noexcept nogil:
 
 
 cdef inline void link_options(int fd, int family, bint trains) noexcept nogil:
-    """setsockopt(2) refuses none of these, but for UDP_GRO on kernels before 5.0: then there are no trains."""
+    """setsockopt(2) refuses none of these, except UDP_GRO on kernels before 5.0: then there are no trains."""
     cdef int on = 1
     socket_buffers(fd)
     setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof(on))
@@ -211,7 +213,7 @@ cdef inline void link_options(int fd, int family, bint trains) noexcept nogil:
 
 
 cdef inline link_t *link_open(worker_t *w, int family, bint trains) noexcept nogil:
-    """A new one, not connected; NULL and errno. socket(2): EMFILE and ENFILE although a spare was given up for it,
+    """A new link, not connected; NULL with errno. socket(2): EMFILE and ENFILE although a spare was closed for it,
     ENOBUFS, ENOMEM, EAFNOSUPPORT."""
     cdef links_t *self = &w.udp.links
     cdef link_t *link
@@ -243,8 +245,8 @@ cdef inline int link_watch(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline link_t *link_adopt(worker_t *w, int fd, bint wide) noexcept nogil:
-    """A socket that is connected already, watched; NULL when memory is short: it is closed then. It is not to serve
-    another session: what it is connected from and to is not known here."""
+    """A link of a socket that is connected already, watched; NULL when memory is short, and the socket is closed. It
+    does not serve another session: what it connects is not known here."""
     cdef links_t *self = &w.udp.links
     cdef link_t *link
     if self.free_head == NO_INDEX and links_grow(self) < 0:
@@ -278,10 +280,10 @@ cdef inline void link_detach(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline bint link_discard_answers(worker_t *w, link_t *link) noexcept nogil:
-    """Throw away what nobody waits for any more. False: it is not to serve again, since its backend is gone, or sends
-    faster than can be thrown away.
+    """Discard what no session waits for. False: the link must not serve again, since its backend is gone, or sends
+    faster than its answers can be discarded.
 
-    recv(2): EAGAIN, that was all; EINTR, and what ICMP said (see udp/paths.pxd): there may be more behind it.
+    recv(2): EAGAIN, that was all; EINTR, and ICMP errors (see paths.pxd): there may be more behind them.
     """
     cdef uint32_t _i
     cdef char byte
@@ -309,7 +311,7 @@ cdef inline void link_drain(worker_t *w, link_t *link) noexcept nogil:
 
 
 cdef inline bint link_rested(worker_t *w, link_t *link) noexcept nogil:
-    """Whether a spare may serve again: nothing that could still come is another client's."""
+    """Whether a spare may serve again: nothing that could still come is for another client."""
     if link.one_way or <int32_t>(link.rests_until_ms - w.handled_ms) <= 0:
         return True
     return w.backlogged and <int32_t>(link.rests_until_ms - <uint32_t>w.now_ms) <= 0 and link_discard_answers(w, link)
@@ -329,14 +331,15 @@ cdef inline link_t *link_reuse(worker_t *w, uint64_t tag) noexcept nogil:
 
 
 cdef inline uint32_t spares_max(worker_t *w) noexcept nogil:
-    """How many a worker keeps. A session may take two file descriptors, one of UDP takes one: a spare has the other."""
+    """How many spares a worker keeps. A session may take two file descriptors, a UDP session takes one: a spare has the
+    other."""
     cdef int64_t most = <int64_t>published_load_u64(<uint64_t *>&w.plane.max_sessions)
     cdef int64_t share = most // w.plane.worker_count
     return <uint32_t>share if most and share < LINK_SPARES_MAX else LINK_SPARES_MAX
 
 
 cdef inline void link_give(worker_t *w, link_t *link, bint done, uint32_t used_ms, bint reusable) noexcept nogil:
-    """Its session, which used it then, has ended. Unless `done` answers to it may come."""
+    """Its session, which used it last at `used_ms`, has ended. Answers to it may still come unless `done`."""
     cdef links_t *self = &w.udp.links
     link.session = NO_INDEX
     link.since_ms = <uint32_t>w.now_ms

@@ -1,13 +1,12 @@
-# Moving: at an upgrade the sessions of UDP go to the new process, with their sockets to backends, since they have none
-# of their own to clients: the listening sockets serve the old ones and the new ones alike. Called on the worker's
-# thread by worker/loop.pxd, once a turn.
+# Migration: at an upgrade UDP sessions go to the new process, with their sockets to backends. They have no sockets to
+# clients: both processes share the listening sockets. Called on the worker's thread by worker/loop.pxd, once per turn.
 #
-#   the process that leaves: control asks (udp_held, export_version) --> workers read no listening socket of UDP any more,
-#                            let go of their sessions and write down what they were (moved) --> control takes that
-#   the one that comes:      reads none (udp_held) until control has given workers what came (arriving)
+#   the old process: control asks (udp_held, export_version) --> workers stop reading UDP listening sockets, let go of
+#                    their sessions and describe them (exported) --> control takes the descriptions
+#   the new process: reads none (udp_held) until control has given the workers what was imported (importing)
 #
-# What comes meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those are
-# there: no other process needs to know of them.
+# What clients send meanwhile waits in the sockets' queues. Sessions that only wait for answers stay, and end when those
+# have come: no other process needs to know them.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -36,10 +35,10 @@ from l4lb._dataplane.udp.flows cimport (
 )
 from l4lb._dataplane.udp.links cimport link_adopt, link_detach, links_at
 
-# ---- reading or not ----
+# ---- holding ----
 
 cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
-    """Watch the listening sockets of UDP, or not."""
+    """Stop watching the UDP listening sockets, or watch them again."""
     cdef uint32_t i
     if w.udp_held == held:
         return
@@ -51,10 +50,11 @@ cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
             poller_watch_listener(w, &w.accepting[i], i)
 
 
-# ---- leaving ----
+# ---- exporting ----
 
 cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exported) noexcept nogil:
-    """Write it down and let go of it; its socket to the backend is control's from now on. Where it ends it counts."""
+    """Describe it and let go of it; control owns its socket to the backend from now on. The process where it ends
+    counts it."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
     exported.fd = s.flow.fd
     exported.link_fd = link.fd
@@ -77,7 +77,7 @@ cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exporte
 
 
 cdef inline void flows_export_all(worker_t *w) noexcept nogil:
-    """All of UDP that still have their key. When memory is short (calloc: ENOMEM) they end."""
+    """Export all UDP sessions that still have their key. When memory is short (calloc: ENOMEM) they end."""
     cdef uint32_t i
     cdef session_t *s
     if w.udp == NULL:
@@ -95,10 +95,10 @@ cdef inline void flows_export_all(worker_t *w) noexcept nogil:
         w.exported_count += 1
 
 
-# ---- arriving ----
+# ---- importing ----
 
 cdef inline void import_batch_reserve(plane_t *plane, import_batch_t *batch) noexcept nogil:
-    """On control's thread, before a worker gets them: what they belong to is not freed meanwhile."""
+    """On control's thread, before a worker gets the batch: what its sessions belong to is not freed meanwhile."""
     cdef imported_flow_t *one
     cdef uint32_t i
     for i in range(batch.count):
@@ -108,7 +108,7 @@ cdef inline void import_batch_reserve(plane_t *plane, import_batch_t *batch) noe
 
 
 cdef inline void imported_flow_drop(worker_t *w, imported_flow_t *one) noexcept nogil:
-    """Its client's next datagram begins a session."""
+    """Give it up: its client's next datagram begins a session."""
     close(one.exported.link_fd)
     release(w, one.client.listener, one.client.pool, &one.client.held)
     backend_release(one.backend)
@@ -142,7 +142,7 @@ cdef inline void imported_flow_fill(worker_t *w, session_t *s, imported_flow_t *
 
 
 cdef inline void flow_restore(flow_t *flow, const exported_flow_t *exported) noexcept nogil:
-    """As it was, but for what is of the tables that it stands in."""
+    """As it was, except its places in this process's tables."""
     flow[0] = exported.flow
     flow.link = NO_INDEX
     flow.bound = False
@@ -162,7 +162,7 @@ cdef inline uint32_t imported_flow_hash(worker_t *w, session_t *s) noexcept nogi
 
 
 cdef inline void flow_import(worker_t *w, imported_flow_t *one) noexcept nogil:
-    """When memory is short it is dropped, or ends."""
+    """When memory is short the session is dropped, or ends."""
     cdef flow_t *flow = flow_take(&w.udp.flows)
     cdef session_t *s = sessions_take(&w.sessions) if flow != NULL else NULL
     cdef link_t *link
@@ -205,7 +205,7 @@ cdef inline void flows_import_batch(worker_t *w) noexcept nogil:
 
 
 cdef inline void migration_drop(worker_t *w) noexcept nogil:
-    """After the worker has stopped: what nobody has taken."""
+    """After the worker has stopped: free what was not taken."""
     cdef uint32_t i
     for i in range(w.exported_count):
         close(w.exported[i].link_fd)
@@ -224,7 +224,7 @@ cdef inline void migration_drop(worker_t *w) noexcept nogil:
 # ---- each turn ----
 
 cdef inline void flows_export(worker_t *w) noexcept nogil:
-    """Before a snapshot is adopted: whose sockets are not to be read is not read even once."""
+    """Before a snapshot is adopted: a socket that is not to be read is not read even once."""
     cdef uint64_t asked = published_load_u64(&w.plane.export_version)
     if published_load_u32(&w.plane.udp_held):
         udp_hold(w, True)
@@ -234,7 +234,8 @@ cdef inline void flows_export(worker_t *w) noexcept nogil:
 
 
 cdef inline void flows_import(worker_t *w) noexcept nogil:
-    """After it: sessions that come find what they belong to, and are there before the first datagram is read."""
+    """After a snapshot is adopted: imported sessions find what they belong to, and exist before the first datagram is
+    read."""
     cdef bint held = published_load_u32(&w.plane.udp_held) != 0
     flows_import_batch(w)
     if not held:

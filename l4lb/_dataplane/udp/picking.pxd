@@ -1,5 +1,5 @@
-# Picking: a backend for a session of UDP, if possible one of which the network has said nothing bad lately. Called on
-# the worker's thread by udp/create.pxd.
+# Picking: a backend for a UDP session, if possible one for which the network has reported no error lately. Called on
+# the worker's thread by connect.pxd and create.pxd.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -13,7 +13,7 @@ from l4lb._dataplane.session.setup cimport session_pool
 from l4lb._dataplane.udp.paths cimport refused_lately
 
 cdef enum:
-    PASSED_OVER = 32              # backends that have refused lately, at most so many for one session
+    PASSED_OVER = 32              # backends that have refused lately; at most so many are left out for one session
 
 
 cdef inline void pick_begin(worker_t *w, pick_t *pick, pool_t *pool, uint64_t hash) noexcept nogil:
@@ -23,8 +23,8 @@ cdef inline void pick_begin(worker_t *w, pick_t *pick, pool_t *pool, uint64_t ha
 
 
 cdef inline backend_t *pick_unrefused(worker_t *w, pick_t *pick) noexcept nogil:
-    """A reserved backend of which the network has said nothing bad lately, if there is one; `pick.tried`, with room for
-    more, are left out."""
+    """A reserved backend for which the network has reported no error lately, or NULL; those in `pick.tried`, which has
+    room for more, are left out."""
     cdef tried_t *tried = pick.tried
     cdef backend_t *backend
     while True:
@@ -39,8 +39,8 @@ cdef inline backend_t *pick_unrefused(worker_t *w, pick_t *pick) noexcept nogil:
 
 
 cdef inline backend_t *flow_pick(worker_t *w, pool_t *pool, uint64_t hash) noexcept nogil:
-    """A reserved backend, if possible one that has not refused a datagram lately, of whatever tier; NULL when none
-    has a place."""
+    """A reserved backend, if possible one that has not refused a datagram lately, of whatever tier; NULL when none has
+    a place."""
     cdef uint32_t ids[PASSED_OVER]
     cdef tried_t tried
     cdef pick_t pick

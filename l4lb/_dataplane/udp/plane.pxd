@@ -12,7 +12,7 @@ from l4lb._dataplane.udp.links cimport links_free, links_init
 
 
 cdef inline int udp_open(worker_t *w) noexcept nogil:
-    """For the first UDP socket of a worker. 0, or -1 when memory is short."""
+    """For the first UDP socket of a worker, on its thread. 0, or -1 when memory is short."""
     cdef udp_t *udp
     if w.udp != NULL:
         return 0

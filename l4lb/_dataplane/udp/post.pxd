@@ -1,5 +1,5 @@
-# Post: datagrams on their way out, gathered and sent with one sendmmsg(2). Those of one size that follow each other
-# leave as a train where the way takes one (udp(7): UDP_SEGMENT). Called on the worker's thread by answers.pxd and
+# Post: datagrams on their way out, gathered and sent with one sendmmsg(2). Those of one size that follow each other are
+# sent as a train where the path takes one (udp(7): UDP_SEGMENT). Called on the worker's thread by answers.pxd and
 # events.pxd; knows no session.
 
 from libc.errno cimport errno
@@ -30,8 +30,8 @@ cdef inline void control_add(msghdr *header, int level, int type, const void *va
 
 
 cdef inline void control_add_local(msghdr *header, const route_t *route) noexcept nogil:
-    """Answer from the address that was asked, whatever else this host has. Asked at a multicast address of IPv6: from
-    the one that it has on that interface."""
+    """Answer from the address that was asked, whichever others this host has. Asked at an IPv6 multicast address: from
+    the address of that interface."""
     cdef in_pktinfo v4
     cdef in6_pktinfo v6
     if route.wide:
@@ -48,7 +48,7 @@ cdef inline void control_add_local(msghdr *header, const route_t *route) noexcep
 
 
 cdef inline bint route_is_v4(const route_t *route) noexcept nogil:
-    """Whether IPv4 packets leave by it, also from an IPv6 socket."""
+    """Whether IPv4 packets are sent by it, even from an IPv6 socket."""
     return not route.wide or (route.local != NULL and route.local[10] == 0xFF and route.local[0] == 0)
 
 
@@ -116,8 +116,8 @@ cdef inline void post_add(
     post_t *self, const route_t *route, const uint8_t *data, uint32_t length, const uint8_t *prefix,
     uint32_t prefix_length, uint32_t slot
 ) noexcept nogil:
-    """One datagram, `prefix` before it; there must be room. Bytes are not copied: they stay where they are until
-    `post_flush`. All messages of a post leave by one socket."""
+    """Add one datagram with `prefix` before it; there must be room. Bytes are not copied: they stay where they are
+    until `post_flush`. All messages of a post are sent by one socket."""
     cdef uint32_t whole = prefix_length + length
     cdef message_t *m
     if not message_takes(self, route, whole):
@@ -134,7 +134,7 @@ cdef inline void post_add(
 cdef inline void post_add_train(
     post_t *self, const route_t *route, const uint8_t *data, uint32_t length, uint32_t segment_bytes, uint32_t slot
 ) noexcept nogil:
-    """A train as it was received."""
+    """Add a train as it was received."""
     cdef message_t *m
     message_begin(self, route, segment_bytes, slot)
     m = &self.messages[self.count - 1]
@@ -154,14 +154,14 @@ cdef inline void post_sent(post_t *self, uint64_t datagrams, uint64_t size) noex
 
 
 cdef inline void post_begin(post_t *self) noexcept nogil:
-    """Forget what became of those before."""
+    """Forget the results of earlier flushes."""
     self.sent_datagrams = self.sent_bytes = 0
     memset(self.path_errors, 0, sizeof(self.path_errors))
 
 
 cdef inline bint post_note_path_error(post_t *self, int error) noexcept nogil:
-    """Whether a connected socket has told of an earlier datagram instead of sending this one (see udp/paths.pxd), which
-    is sent again, once: if that fails too it is the reason."""
+    """Whether a connected socket has reported the fate of an earlier datagram instead of sending this one (see
+    paths.pxd). Then this one is sent again, once: if that fails too, the error is its own."""
     cdef path_error_t kind = path_error_of(error)
     if kind == PATH_ERROR_COUNT:
         return False
@@ -171,7 +171,7 @@ cdef inline bint post_note_path_error(post_t *self, int error) noexcept nogil:
 
 
 cdef inline void vectors_skip(iovec **at, size_t *offset, size_t count) noexcept nogil:
-    """Go on by `count` bytes."""
+    """Advance by `count` bytes."""
     while count:
         if at[0].iov_len - offset[0] > count:
             offset[0] += count
@@ -182,7 +182,7 @@ cdef inline void vectors_skip(iovec **at, size_t *offset, size_t count) noexcept
 
 
 cdef inline uint32_t vectors_cut(iovec *into, iovec *at, size_t offset, size_t count) noexcept nogil:
-    """The next `count` bytes as vectors of their own, at most three; how many."""
+    """The next `count` bytes as vectors of their own, at most three; returns how many."""
     cdef uint32_t made = 0
     cdef size_t here
     while count:
@@ -199,7 +199,7 @@ cdef inline uint32_t vectors_cut(iovec *into, iovec *at, size_t offset, size_t c
 
 
 cdef inline void message_send_singly(post_t *self, uint32_t index) noexcept nogil:
-    """Its way takes no trains (no checksum offload, a segment above the MTU, an old kernel): one by one.
+    """The path takes no trains (no checksum offload, a segment above the MTU, an old kernel): send one by one.
 
     sendmsg(2): what fails is lost and counted, but see `post_note_path_error`.
     """
@@ -239,7 +239,7 @@ cdef inline void message_refused(post_t *self, uint32_t index, int error) noexce
 
 
 cdef inline void post_seal(post_t *self) noexcept nogil:
-    """What is a train says so."""
+    """Mark trains as such for the kernel."""
     cdef uint32_t i
     cdef uint16_t size
     for i in range(self.count):
@@ -249,11 +249,11 @@ cdef inline void post_seal(post_t *self) noexcept nogil:
 
 
 cdef inline int post_flush(post_t *self) noexcept nogil:
-    """Send all. The slot that the first message not sent began at, when the connected socket reports that nobody
-    listens at its other end (nothing of that message was sent then); otherwise -1.
+    """Send all. Returns -1, or, when the connected socket reports that nobody listens at its other end, the slot where
+    the first message that was not sent begins (nothing of it was sent).
 
     sendmmsg(2): EAGAIN, ENOBUFS, ENOMEM no room; EINVAL, ENETUNREACH, EACCES, EPERM no way; EMSGSIZE too large: lost,
-    but see `post_note_path_error`. What befalls a message behind others that were sent is not told.
+    but see `post_note_path_error`. An error of a message behind others that were sent is not returned.
     """
     cdef uint32_t done = 0
     cdef int sent, refused = -1

@@ -1,14 +1,14 @@
-# QUIC: which backend has a connection whose client comes from another address than before, for pools with hash_key
-# quic_cid. What can be seen of a packet: RFC 8999, the invariants of all versions. No system call.
+# QUIC: which backend has a connection whose client now comes from another address, for pools with hash_key quic_cid. It
+# uses only what RFC 8999 makes visible, the invariants of all versions. No system call.
 #
-# Clients call a server by connection ids that it has given them. The first it gives in the clear, in the long headers
-# of its handshake; later packets carry it in their short header, its length unsaid. A backend's answers therefore teach
-# `quic_ids_t`: an id, hashed, and the backend that gave it. An id holds only once its client has called the backend by
-# it, so that datagrams with forged source addresses, which get answers that nobody hears, teach nothing.
+# Clients address a server by connection ids that it has given them. The first is given in the clear, in the long
+# headers of its handshake; later packets carry it in their short header, without its length. So `quic_ids_t` learns
+# from a backend's answers: an id, hashed, and the backend that gave it. An id is stored only once its client has used
+# it, so that datagrams with forged source addresses, whose answers reach no such client, store nothing.
 #
-# One quic_ids_t a pool, for all workers, without locks: a word is a whole entry, tag << 32 | backend id, and a bucket
-# of them is a cache line. A lost race costs an entry. Ids of backends are never given again, so that an entry of one
-# that is gone finds nobody.
+# One quic_ids_t per pool, for all workers, without locks: a word is a whole entry, tag << 32 | backend id, and a bucket
+# of them is a cache line. A lost race costs an entry. Backend ids are never given again, so that an entry of a backend
+# that is gone finds none.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -25,16 +25,16 @@ cdef enum:
     QUIC_LONG_FORM = 0x80
     QUIC_VERSION_NEGOTIATION = 0
     QUIC_IDS_AT = 5               # in a long header, after its first byte and the version
-    QUIC_ID_MAX_BYTES = 20        # of versions 1 and 2; longer ones are not remembered
-    QUIC_LENGTHS = 0x1FFFFE       # the bits of those that there are, see quic_ids_t
+    QUIC_ID_MAX_BYTES = 20        # in versions 1 and 2; longer ones are not stored
+    QUIC_LENGTHS = 0x1FFFFE       # the bits of the lengths that exist, see quic_ids_t
     QUIC_WAYS = 8                 # words of a bucket
-    QUIC_BUCKETS = 131072         # power of two: a million ids, 8 MiB once they are there
+    QUIC_BUCKETS = 131072         # power of two: a million ids, 8 MiB once all are used
 
 
 # ---- headers ----
 
 cdef inline bint quic_id_take(quic_id_t *id, const uint8_t *data, uint32_t length, uint32_t *at) noexcept nogil:
-    """One length and its id."""
+    """Read one length and its id."""
     if at[0] >= length or data[at[0]] > length - at[0] - 1:
         return False
     id.length = data[at[0]]
@@ -44,9 +44,10 @@ cdef inline bint quic_id_take(quic_id_t *id, const uint8_t *data, uint32_t lengt
 
 
 cdef inline bint quic_header_read(quic_header_t *header, const uint8_t *data, uint32_t length) noexcept nogil:
-    """The header of a datagram's first packet (those behind it are of the same connection, RFC 9000 section 12.2).
+    """The header of a datagram's first packet (those behind it belong to the same connection, RFC 9000 section 12.2).
 
-    False: it has none, and all lengths are 0. Of a short header `destination` is all that may begin with the id.
+    False: it has none, and all lengths are 0. For a short header `destination` is everything that may begin with the
+    id.
     """
     cdef uint32_t at = QUIC_IDS_AT
     header.long_form = length != 0 and data[0] & QUIC_LONG_FORM != 0
@@ -70,7 +71,7 @@ cdef inline bint quic_header_read(quic_header_t *header, const uint8_t *data, ui
 # ---- ids ----
 
 cdef inline int quic_ids_init(quic_ids_t *self, uint64_t seed) noexcept nogil:
-    """0, or -1 when memory is short. The kernel gives a page of it only once an id lies there."""
+    """0, or -1 when memory is short. The kernel backs a page only once an id lies there."""
     cdef uintptr_t start
     self.memory = calloc(1, QUIC_BUCKETS * QUIC_WAYS * sizeof(uint64_t) + CACHE_LINE_BYTES)
     if self.memory == NULL:
@@ -108,7 +109,7 @@ cdef inline uint32_t quic_ids_get(quic_ids_t *self, uint64_t hash) noexcept nogi
 
 
 cdef inline uint64_t *quic_place(uint64_t *bucket, uint64_t hash) noexcept nogil:
-    """The id's own, else a free one, else any: bits of the hash that choose neither bucket nor tag."""
+    """The id's own place, else a free one, else any: chosen by bits of the hash that choose neither bucket nor tag."""
     cdef uint64_t *place = NULL
     cdef uint64_t word
     cdef uint32_t way
@@ -122,7 +123,7 @@ cdef inline uint64_t *quic_place(uint64_t *bucket, uint64_t hash) noexcept nogil
 
 
 cdef inline void quic_ids_put(quic_ids_t *self, uint64_t hash, uint32_t length, uint32_t backend_id) noexcept nogil:
-    """Remember who gave an id of `length`, at most QUIC_ID_MAX_BYTES."""
+    """Store which backend gave an id of `length`, at most QUIC_ID_MAX_BYTES."""
     cdef int64_t lengths = shared_read(&self.lengths)
     cdef int64_t bit = <int64_t>1 << length
     published_store_u64(quic_place(quic_bucket(self, hash), hash), hash >> 32 << 32 | backend_id)
@@ -132,7 +133,7 @@ cdef inline void quic_ids_put(quic_ids_t *self, uint64_t hash, uint32_t length, 
 
 
 cdef inline uint32_t quic_ids_find(quic_ids_t *self, const quic_header_t *header) noexcept nogil:
-    """The backend that gave the id which a client's packet calls it by; 0: nobody known.
+    """The backend that gave the id which a client's packet is addressed to; 0: none known.
 
     A short header is tried with every length that was given, the longest first: the surest.
     """
@@ -153,7 +154,7 @@ cdef inline uint32_t quic_ids_find(quic_ids_t *self, const quic_header_t *header
 
 
 cdef inline uint32_t quic_ids_count(quic_ids_t *self) noexcept nogil:
-    """How many there are; control's thread."""
+    """How many ids are stored; control's thread."""
     cdef uint32_t count = 0
     cdef uint32_t i
     for i in range(QUIC_BUCKETS * QUIC_WAYS if self.words != NULL else 0):
@@ -162,7 +163,7 @@ cdef inline uint32_t quic_ids_count(quic_ids_t *self) noexcept nogil:
 
 
 cdef inline uint32_t quic_ids_copy(quic_ids_t *self, quic_entry_t *entries, uint32_t limit) noexcept nogil:
-    """All of them, at most `limit`; how many. Control's thread."""
+    """Copy all ids, at most `limit`; returns how many. Control's thread."""
     cdef uint32_t count = 0
     cdef uint32_t i
     cdef uint64_t word
@@ -177,17 +178,18 @@ cdef inline uint32_t quic_ids_copy(quic_ids_t *self, quic_entry_t *entries, uint
 
 
 cdef inline bint quic_ids_restore(quic_ids_t *self, const quic_entry_t *entry, uint32_t backend_id) noexcept nogil:
-    """Of a copy that has the same seed, whose backend is called `backend_id` here. False when it has no such place."""
+    """Store an entry of a copy with the same seed, whose backend is called `backend_id` here. False when there is no
+    such place."""
     if entry.place >= QUIC_BUCKETS * QUIC_WAYS:
         return False
     published_store_u64(&self.words[entry.place], <uint64_t>entry.tag << 32 | backend_id)
     return True
 
 
-# ---- what a session's datagrams teach (its worker's thread) ----
+# ---- learning from a session's datagrams (its worker's thread) ----
 
 cdef inline void quic_note_given_id(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
-    """Of the backend's answers: notes the id that it gives.
+    """From the backend's answers: note the id that it gives.
 
     Version Negotiation gives none: its ids are the client's own (RFC 8999 section 6).
     """
@@ -205,7 +207,7 @@ cdef inline void quic_note_given_id(session_t *s, const uint8_t *data, uint32_t 
 
 
 cdef inline void quic_confirm_id(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
-    """Of the client's datagrams, after such an answer: when it has heard the id, the id holds."""
+    """From the client's datagrams, after such an answer: once the client uses the id, store it."""
     cdef quic_ids_t *ids = &s.pool.quic_ids
     cdef uint32_t given = s.flow.quic_given_length
     cdef quic_header_t header

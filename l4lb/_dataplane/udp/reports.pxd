@@ -1,5 +1,5 @@
 # Reports: what a session does about an error that the network, or a firewall of this host, reports for datagrams to its
-# backend (paths.pxd says which error means what). Called on the worker's thread by events.pxd.
+# backend (paths.pxd says what each error means). Called on the worker's thread by events.pxd.
 
 from libc.stdint cimport uint32_t
 
@@ -21,8 +21,8 @@ from l4lb._dataplane.udp.paths cimport path_error_of, path_is_closed, refused_la
 
 
 cdef inline void flow_unreachable(worker_t *w, session_t *s) noexcept nogil:
-    """Its backend cannot be reached: the client's next datagram begins a session elsewhere, if another backend can be
-    had. The session waits for what is under way."""
+    """Its backend cannot be reached: the client's next datagram begins a session elsewhere, if another backend has a
+    place. The session waits for answers that are under way."""
     refused_note(w, s.backend.id)
     if s.flow.unreachable:
         return
@@ -33,7 +33,7 @@ cdef inline void flow_unreachable(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline bint flow_note_path_error(worker_t *w, session_t *s, int error) noexcept nogil:
-    """Count what the network said of the session's datagrams, and heed it. False: it said nothing."""
+    """Count what the network reported for the session's datagrams, and act on it. False: it reported nothing."""
     cdef path_error_t kind = path_error_of(error)
     if kind == PATH_ERROR_COUNT:
         return False
@@ -44,7 +44,7 @@ cdef inline bint flow_note_path_error(worker_t *w, session_t *s, int error) noex
 
 
 cdef inline void flow_note_post_errors(worker_t *w, session_t *s) noexcept nogil:
-    """The same for what a post was told."""
+    """The same for the errors of a post."""
     cdef uint32_t *errors = w.udp.post_up.path_errors
     cdef int i
     for i in range(<int>PATH_ERROR_COUNT):
@@ -55,7 +55,7 @@ cdef inline void flow_note_post_errors(worker_t *w, session_t *s) noexcept nogil
 
 
 cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
-    """ICMP said that nobody listens at the backend's port, or a firewall of this host lets nothing out to it
+    """ICMP reported that nobody listens at the backend's port, or a firewall of this host blocks everything to it
     (`denied`): the client's next datagram begins a session elsewhere."""
     cdef link_t *link = links_at(&w.udp.links, s.flow.link)
     cdef bint answered
@@ -66,7 +66,7 @@ cdef inline void flow_refused(worker_t *w, session_t *s) noexcept nogil:
     if link.session != s.index:
         return
     answered = s.flow.datagrams_down != 0
-    link.tag = 0                              # it is not to serve again
+    link.tag = 0                              # it does not serve again
     if not answered and s.flow.denied:
         shortage_count(w, SHORTAGE_DENIED)
         counter_add(&s.backend.counters[w.index].connect_failures[<int>FAILURE_RESOURCES], 1)

@@ -1,6 +1,7 @@
-# Room: places for new clients, at the cost of sessions of UDP that were idle for the longest, since those have no
-# connection that would be cut. A worker can end its own sessions alone: a client of TCP for whom none of them can make
-# room goes to the worker that has the most of UDP (tcp/accept.pxd:client_transfer_for_room). Called on the worker's thread.
+# Room: places for new clients, at the cost of the UDP sessions that were idle for the longest, since those have no
+# connection that would be cut. A worker can end only its own sessions: a TCP client for which none of them makes room
+# goes to the worker with the most UDP sessions (tcp/accept.pxd:client_transfer_for_room). Called on the worker's
+# thread.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 
@@ -21,8 +22,8 @@ cdef enum:
 
 
 cdef inline session_t *idlest_session(worker_t *w) noexcept nogil:
-    """Of all listeners; NULL when this worker has no session of UDP. One that drains is among the snapshot's as long as
-    it has sessions."""
+    """Of all listeners; NULL when this worker has no UDP session. A listener that drains stays in the snapshot as long
+    as it has sessions."""
     cdef session_t *idlest = NULL
     cdef session_t *s
     cdef uint32_t i
@@ -36,16 +37,16 @@ cdef inline session_t *idlest_session(worker_t *w) noexcept nogil:
 
 
 cdef inline void idle_session_end(worker_t *w, session_t *s, bint datagrams) noexcept nogil:
-    """End a session of UDP. Its place is worth two file descriptors, of which a client of TCP needs both: the other one
-    is a spare's."""
+    """End a UDP session. Its place is worth two file descriptors, and a TCP client needs both: a spare has the other
+    one."""
     if not datagrams:
-        links_at(&w.udp.links, s.flow.link).tag = 0           # it is not to serve again, so it is closed
+        links_at(&w.udp.links, s.flow.link).tag = 0           # it does not serve again, so it is closed
         spares_close_one(&w.udp.links)
     session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
 cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, uint8_t *held) noexcept nogil:
-    """Let a new client of the listener in, at the cost of idle sessions of UDP if need be. Else it holds nothing."""
+    """Admit a new client of the listener, if need be at the cost of idle UDP sessions. If refused, it holds nothing."""
     cdef uint32_t _try
     cdef session_t *idlest
     cdef admitted_t admitted
@@ -64,7 +65,7 @@ cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, 
 
 
 cdef inline bint admit_to_process_with_room(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
-    """The same for a client that its listener has let in already."""
+    """The same for a client that its listener has admitted already."""
     cdef uint32_t _try
     cdef session_t *idlest
     for _try in range(ROOM_TRIES):
@@ -78,7 +79,7 @@ cdef inline bint admit_to_process_with_room(worker_t *w, bint datagrams, uint8_t
 
 
 cdef inline worker_t *worker_with_most_flows(worker_t *w) noexcept nogil:
-    """The other worker with the most sessions of UDP; NULL when none has any."""
+    """The other worker with the most UDP sessions; NULL when none has any."""
     cdef worker_t *most = NULL
     cdef uint64_t count, highest = 0
     cdef uint32_t i
@@ -91,8 +92,8 @@ cdef inline worker_t *worker_with_most_flows(worker_t *w) noexcept nogil:
 
 
 cdef inline bint room_make_for_link(worker_t *w, listener_live_t *listener, int error) noexcept nogil:
-    """After a link failed of `error`: whether another try is worth it. A spare link goes first, then the session of
-    this listener that was idle for the longest. False leaves errno as it is."""
+    """After a link failed with `error`: whether another try is worthwhile. A spare link is closed first, then the
+    session of this listener that was idle for the longest is ended. False leaves errno as it is."""
     cdef shortage_t shortage = shortage_of(error, AF_INET)
     cdef session_t *idlest
     if shortage != SHORTAGE_PORTS and shortage != SHORTAGE_FILES:
