@@ -1,15 +1,15 @@
-# Admission: what a client counts for, from the moment it is let in to the end of its session: its listener's
-# session_rate; one session of the process and of its protocol; one of its listener, its pool and its worker.
+# Admission: what a client counts for, from the moment it is admitted to the end of its session: one under its
+# listener's session_rate; one session of the process and of its protocol; one of its listener, its pool and its worker.
 # max_sessions bounds the process and the listener; pools and workers are only counted. Shared atomics, any worker, no
 # locks.
 #
-# `held` (bits of `held_t`) of a client, and later of its session, says what it counts for now. Only this file changes
-# it and the counts. A client may be let in by one worker and get its session on another; a session may come from
-# another process: both keep what they hold.
+# A client's `held` (bits of `held_t`), which its session takes over, records what it counts for now. Only this file
+# changes it and the counts. A client may be admitted by one worker and get its session on another; a session may come
+# from another process: both keep what they hold.
 #
-# TCP and UDP share the process's sessions. Where both have listeners a quarter is TCP's alone and a quarter UDP's
-# alone, so that neither starves the other: the source address of a datagram costs nobody anything. udp/room.pxd ends
-# idle sessions of UDP to let new clients of either in.
+# TCP and UDP share the process's sessions. Where both have listeners a quarter is reserved for TCP and a quarter for
+# UDP, so that neither starves the other: a forged source address of a datagram costs its sender nothing. udp/room.pxd
+# ends idle UDP sessions to admit new clients of either protocol.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 
@@ -19,7 +19,7 @@ from l4lb._dataplane.base.types cimport listener_live_t, listener_t, pool_live_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
 
 cdef enum:
-    KEPT_SHARE = 4                # one of so many parts is for the other protocol alone
+    KEPT_SHARE = 4                # one of so many parts is reserved for the other protocol
 
 cdef enum admitted_t:
     ADMITTED = 0
@@ -30,7 +30,7 @@ cdef enum admitted_t:
 cdef enum held_t:
     HELD_NOTHING = 0
     HELD_PROCESS = 1
-    HELD_DATAGRAMS = 2            # ... as one of UDP
+    HELD_DATAGRAMS = 2            # ... as a UDP session
     HELD_LISTENER = 4
     HELD_POOL = 8
     HELD_WORKER = 16
@@ -60,7 +60,7 @@ cdef inline int64_t protocol_limit(worker_t *w) noexcept nogil:
     return limit - limit // KEPT_SHARE if w.snapshot.mixed else limit
 
 
-# ---- letting in ----
+# ---- admitting ----
 
 cdef inline bint admit_to_process(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
     if not count_below(&w.plane.sessions_of[datagrams], protocol_limit(w)):
@@ -80,7 +80,7 @@ cdef inline bint admit_to_listener(listener_t *listener, uint8_t *held) noexcept
 
 
 cdef inline admitted_t admit_to_places(worker_t *w, listener_t *listener, bint datagrams, uint8_t *held) noexcept nogil:
-    """Process and listener, or neither."""
+    """Admit to process and listener, or to neither."""
     if not admit_to_process(w, datagrams, held):
         return ADMIT_PROCESS_FULL
     if not admit_to_listener(listener, held):
@@ -96,14 +96,14 @@ cdef inline bint admit_by_rate(worker_t *w, listener_t *listener) noexcept nogil
 # ---- once its pool and its worker are known ----
 
 cdef inline void hold_pool(pool_live_t *pool, uint8_t *held) noexcept nogil:
-    """The pool is not freed as long as a client or session holds it."""
+    """The pool is not freed while a client or session holds it."""
     if not held[0] & HELD_POOL:
         held[0] |= HELD_POOL
         shared_add(&pool.sessions_active, 1)
 
 
 cdef inline void hold_worker(worker_t *w, uint8_t *held) noexcept nogil:
-    """It is this worker's to do, also while it waits in an inbox."""
+    """It is this worker's work, even while it waits in an inbox."""
     if not held[0] & HELD_WORKER:
         held[0] |= HELD_WORKER
         shared_add(&w.assigned, 1)
@@ -114,7 +114,7 @@ cdef inline void hold_worker(worker_t *w, uint8_t *held) noexcept nogil:
 cdef inline void hold_as_before(
     plane_t *plane, listener_live_t *listener, pool_live_t *pool, bint datagrams, uint8_t *held
 ) noexcept nogil:
-    """Of a session from another process: it was let in there, so no limit is asked."""
+    """For a session from another process: it was admitted there, so no limit applies."""
     shared_add(&plane.sessions_of[datagrams], 1)
     shared_add(&plane.sessions_active, 1)
     shared_add(&listener.sessions_active, 1)
@@ -123,7 +123,7 @@ cdef inline void hold_as_before(
 
 
 cdef inline void release(worker_t *w, listener_live_t *listener, pool_live_t *pool, uint8_t *held) noexcept nogil:
-    """All that it holds. `pool` may be NULL when none is held; `w` is the worker that is held, if one is."""
+    """Give back all that it holds. `pool` may be NULL when none is held; `w` is the worker that is held, if one is."""
     if held[0] & HELD_POOL:
         shared_add(&pool.sessions_active, -1)
     if held[0] & HELD_LISTENER:

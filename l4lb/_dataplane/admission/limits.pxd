@@ -1,8 +1,8 @@
-# Limits: how many sessions a second, how many bytes a second (how many at once: admission/admission.pxd). Rates are
-# token buckets, as one number each: the time until which what has passed is paid for (the generic cell rate algorithm,
-# ITU-T I.371). One that all workers share costs one atomic; none needs a timer of its own.
+# Limits: how many sessions per second, how many bytes per second (how many sessions at once: admission.pxd). Rates are
+# token buckets, each kept as one number: the time until which what has passed is paid for (the generic cell rate
+# algorithm, ITU-T I.371). A bucket that all workers share costs one atomic; none needs a timer of its own.
 #
-# Called by workers. Rates are written by control at any time; 0 means no limit.
+# Called by workers. Control writes the rates at any time; 0 means no limit.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -26,7 +26,7 @@ cdef inline int64_t bucket_burst_ns(uint64_t rate) noexcept nogil:
 
 
 cdef inline int64_t bucket_bytes(uint64_t rate, int64_t paid_until_ns, uint64_t now_ns) noexcept nogil:
-    """How many bytes may pass now at `rate` bytes a second."""
+    """How many bytes may pass now at `rate` bytes per second."""
     cdef int64_t ahead_ns = paid_until_ns - <int64_t>now_ns
     cdef int64_t room_ns = bucket_burst_ns(rate) - (ahead_ns if ahead_ns > 0 else 0)
     if room_ns <= 0:
@@ -48,8 +48,8 @@ cdef inline int64_t bucket_after(int64_t paid_until_ns, uint64_t now_ns, int64_t
 cdef inline int64_t bandwidth_room(
     limits_t *limits, uint64_t *paid_until_ns, int direction, uint64_t now_ns
 ) noexcept nogil:
-    """How many bytes may pass now, by the session's own limit (its bucket: `paid_until_ns`) and the listener's; -1
-    when there is none."""
+    """How many bytes may pass now, by the session's own limit (its bucket: `paid_until_ns`) and the listener's; -1 when
+    there is no limit."""
     cdef uint64_t own = published_load_u64(&limits.bandwidth[direction])
     cdef uint64_t total = published_load_u64(&limits.total_bandwidth[direction])
     cdef int64_t room = -1

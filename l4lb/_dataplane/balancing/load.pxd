@@ -1,5 +1,5 @@
-# Load: how much a backend has to do, whether it may take more, and the places that sessions hold there. Shared atomics,
-# any worker, no locks.
+# Load: how busy a backend is, whether it may take more, and the places that sessions hold there. Shared atomics, any
+# worker, no locks.
 #
 # A pick reserves: the backend's sessions_active is raised before the connect and lowered when the attempt or the
 # session ends, so that a limit holds and least_sessions is exact however many workers choose at the same moment.
@@ -13,12 +13,12 @@ from l4lb._dataplane.base.linux cimport shared_add, shared_read, shared_swap_if
 from l4lb._dataplane.base.types cimport backend_live_t, backend_t, pick_t, pool_t, tier_t
 
 cdef enum:
-    LATENCY_FLOOR_US = 64         # below it, differences are the event loop's own
+    LATENCY_FLOOR_US = 64         # smaller differences are the event loop's own
 
 
 cdef inline int64_t tier_sessions(pool_t *pool, tier_t *tier) noexcept nogil:
-    """Counting the one that is about to choose. Of a pool's only tier: all that do not wait in a queue. Of several:
-    what its backends have, one by one, since what those of the others have says nothing of the load of these."""
+    """Includes the session that is about to choose. For a pool's only tier: all that do not wait in a queue. For one of
+    several: the sum of its backends' sessions, since those of other tiers say nothing about its load."""
     cdef int64_t sessions = 1
     cdef uint32_t i
     if pool.further_count == 0:
@@ -29,9 +29,9 @@ cdef inline int64_t tier_sessions(pool_t *pool, tier_t *tier) noexcept nogil:
 
 
 cdef inline double tier_bound(pool_t *pool, tier_t *tier) noexcept nogil:
-    """Sessions that bounded_load allows for a unit of weight; 0: no bound.
+    """Sessions that bounded_load allows per unit of weight; 0: no bound.
 
-    Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016. The average is that of the tier.
+    Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016. The average is the tier's.
     """
     cdef int64_t sessions
     if pool.bounded_load == 0:
@@ -70,7 +70,7 @@ cdef inline void backend_release(backend_live_t *live) noexcept nogil:
 
 
 cdef inline double backend_latency_us(backend_live_t *live, pick_t *pick) noexcept nogil:
-    """Time to connect and time to the first byte of the answer, as lately seen."""
+    """Recent time to connect and time to the first byte of the answer."""
     return (
         LATENCY_FLOOR_US
         + ewma_read_us(&live.connect_latency, pick.now_ms)
@@ -79,7 +79,7 @@ cdef inline double backend_latency_us(backend_live_t *live, pick_t *pick) noexce
 
 
 cdef inline double backend_cost(pick_t *pick, backend_t *backend) noexcept nogil:
-    """What one more session there would cost: the smaller, the better."""
+    """The cost of one more session there: the smaller, the better."""
     cdef double cost = <double>(shared_read(&backend.live.sessions_active) + 1) / backend.weight
     if pick.pool.selection == SELECT_PEAK_EWMA:
         cost *= backend_latency_us(backend.live, pick)

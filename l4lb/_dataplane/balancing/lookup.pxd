@@ -1,6 +1,6 @@
-# Lookup: which backend of a pool serves this client: of the first of its tiers that has one with a place. Reads an
-# immutable snapshot and the shared atomics of what it points to; called by workers, many at once, without locks. What
-# is picked is reserved, see balancing/load.pxd.
+# Lookup: which backend of a pool serves a client: one of the first tier that has a backend with a place. Reads an
+# immutable snapshot and the shared atomics that it points to; called by workers, many at once, without locks. What is
+# picked is reserved, see load.pxd.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -39,11 +39,11 @@ cdef inline uint32_t key_add_destination(uint8_t *key, source_address_t *destina
 cdef inline uint64_t client_hash(
     pool_t *pool, source_address_t *source, source_address_t *destination, uint8_t protocol
 ) noexcept nogil:
-    """XXH64 of what the pool's hash_key names. `destination` and `protocol` (IPPROTO_TCP, IPPROTO_UDP) matter to
-    the keys that they are part of.
+    """XXH64 of what the pool's hash_key names. `destination` and `protocol` (IPPROTO_TCP, IPPROTO_UDP) matter only to
+    keys that include them.
 
     The bytes: addresses packed, ports in network order; source, then its port unless the key is the source's address
-    alone; destination, its port; the protocol's number. `l4lb.routing.hashing` computes the same. Of
+    alone; destination, its port; the protocol's number. `l4lb.routing.hashing` computes the same. With
     HASH_KEY_QUIC_CID this is for datagrams that name no connection: the source's address.
     """
     cdef uint8_t key[40]
@@ -62,12 +62,12 @@ cdef inline uint64_t client_hash(
 
 
 cdef inline uint64_t connection_hash(pool_t *pool, const uint8_t *id, uint32_t length) noexcept nogil:
-    """Of HASH_KEY_QUIC_CID: XXH64 of the connection id that a client has drawn for its first packets."""
+    """For HASH_KEY_QUIC_CID: XXH64 of the connection id that a client drew for its first packets."""
     return xxh64(id, length, pool.hash_seed)
 
 
 cdef inline bint selection_hashes(selection_t selection) noexcept nogil:
-    """Whether it goes by the session's hash."""
+    """Whether it uses the session's hash."""
     return selection == SELECT_HASH or selection == SELECT_TWO_CHOICES or selection == SELECT_PEAK_EWMA
 
 
@@ -82,20 +82,20 @@ cdef inline bint tried_has(tried_t *tried, uint32_t backend_id) noexcept nogil:
 
 
 cdef inline int64_t *tier_cursor(pool_live_t *live, uint32_t number) noexcept nogil:
-    """Of the tier with that number, from 0. Each its own: one that two tiers move would leave slots out, since each
-    session that the lower one cannot take moves it there first. Tiers beyond the last one share that."""
+    """The cursor of tier `number`, from 0. Tiers do not share one: that would leave slots out, since each session that
+    the first tier cannot take moves it before the second does. Tiers beyond the last cursor share that."""
     return &live.cursors[number if number < TIER_CURSORS else TIER_CURSORS - 1]
 
 
 cdef inline backend_t *slot_backend(pick_t *pick, uint64_t number) noexcept nogil:
-    """The backend of a slot of the tier's table; any number names one."""
+    """The backend of a slot of the tier's table; every number names one."""
     cdef tier_t *tier = pick.tier
     return &pick.pool.backends[tier.usable[tier.slots[number % tier.slot_count]]]
 
 
 cdef inline uint32_t scan_step(uint64_t hash, uint32_t count) noexcept nogil:
-    """A stride that visits each of `count` once, so that what one client's backends cannot take does not all go to the
-    same neighbour."""
+    """A stride that visits each of `count` once, so that the clients whom a full backend cannot take do not all go to
+    the same neighbour."""
     cdef uint32_t step, a, b, rest
     if count < 3:
         return 1
@@ -111,7 +111,7 @@ cdef inline uint32_t scan_step(uint64_t hash, uint32_t count) noexcept nogil:
 
 
 cdef inline backend_t *pick_scan(pick_t *pick, uint64_t start, uint32_t step) noexcept nogil:
-    """Any backend of the tier with a place, beginning at `start`: SELECT_FIRST, and the tables' last resort."""
+    """Any backend of the tier with a place, starting at `start`: SELECT_FIRST, and the tables' last resort."""
     cdef tier_t *tier = pick.tier
     cdef uint64_t i
     cdef backend_t *backend
@@ -165,7 +165,8 @@ cdef inline backend_t *least_of(pick_t *pick, uint32_t start, int64_t *active) n
 
 
 cdef inline backend_t *pick_least_sessions(pick_t *pick) noexcept nogil:
-    """Equal counts are served in turn. Chosen again when another worker reserved in between, so the choice is exact."""
+    """Equal counts are served in turn. If another worker reserves in between, it chooses again, so the choice is
+    exact."""
     cdef uint32_t start = <uint32_t>(<uint64_t>shared_add(pick.tier.cursor, 1) % pick.tier.usable_count)
     cdef int64_t active = 0
     cdef backend_t *backend
@@ -230,8 +231,8 @@ cdef inline backend_t *pick_selected(pick_t *pick) noexcept nogil:
 cdef inline backend_t *tier_pick(pick_t *pick, tier_t *tier) noexcept nogil:
     """A reserved backend of the tier that is not in `tried`, or NULL.
 
-    There always is one below the bound; only when that one was tried, or is at its max_sessions, the bound gives way:
-    it spreads what the tier has, and sends nobody to the next one.
+    A backend below the bound always exists; only when it was tried, or is at its max_sessions, the bound gives way: the
+    bound spreads sessions within the tier, and sends none to the next one.
     """
     cdef backend_t *backend
     pick.tier = tier
@@ -244,7 +245,7 @@ cdef inline backend_t *tier_pick(pick_t *pick, tier_t *tier) noexcept nogil:
 
 
 cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
-    """A reserved backend that is not in `tried`: of the first tier that has one with a place. NULL: none has."""
+    """A reserved backend that is not in `tried`, from the first tier that has one with a place. NULL: none has."""
     cdef tier_t *tier = &pick.pool.first
     cdef backend_t *backend
     cdef uint32_t asked = 0
@@ -259,11 +260,11 @@ cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
 
 
 cdef inline backend_t *pool_resume(pick_t *pick, uint32_t backend_id) noexcept nogil:
-    """The backend of that id, reserved, for a client that goes on with what it has begun there. NULL: it is gone, is
-    down or in maintenance, or has no place.
+    """The backend of that id, reserved, for a client that continues what it has begun there. NULL: it is gone, is down
+    or in maintenance, or has no place.
 
-    It may be in drain, of weight 0 or passed over for others: what it has begun is its own to end, and of no use to
-    any other. For the same reason bounded_load does not count here.
+    It may be in drain, of weight 0 or passed over for others: no other backend can continue what was begun there. For
+    the same reason bounded_load does not apply.
     """
     cdef pool_t *pool = pick.pool
     cdef uint32_t i

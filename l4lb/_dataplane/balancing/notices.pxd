@@ -1,5 +1,5 @@
-# Notices: what workers tell the control side about backends as it happens, by an eventfd. A small ring a worker; a full
-# one drops, since a backend that goes on failing is told again. Called on the worker's thread.
+# Notices: what workers report to control about backends as it happens, through an eventfd. One small ring per worker; a
+# full one drops notices, since a backend that goes on failing is reported again. Called on the worker's thread.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -12,7 +12,7 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 
 
 cdef inline void notice_send(worker_t *w, backend_live_t *backend) noexcept nogil:
-    """write(2) to an eventfd: EAGAIN means that it wakes already."""
+    """write(2) to an eventfd: EAGAIN means that control is waking already."""
     cdef uint64_t one = 1
     cdef uint64_t written = w.notices.written
     if written - published_load_u64(&w.notices.read) >= NOTICE_SLOTS:

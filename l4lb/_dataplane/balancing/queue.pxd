@@ -1,8 +1,9 @@
 # Queue: sessions that wait because every usable backend of their pool is at max_sessions. First come, first served on
-# each worker; a place that frees anywhere wakes every worker on which somebody waits.
+# each worker; a place that frees anywhere wakes every worker on which a session waits.
 #
-# Called on the worker's thread. No wake-up is lost: who queues looks for a place once more after it is counted in
-# `waiting`, and who frees a place looks at `waiting` after it has freed it; both are sequentially consistent.
+# Called on the worker's thread. No wake-up is lost: a worker that queues a session looks for a place once more after
+# counting it in `waiting`, and a worker that frees a place reads `waiting` after freeing it; both are sequentially
+# consistent.
 
 from libc.stdint cimport int64_t, uint32_t
 
@@ -36,7 +37,7 @@ cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noex
 
 
 cdef inline void queue_leave(worker_t *w, session_t *s) noexcept nogil:
-    """Out of the queue, from wherever it stands in it."""
+    """Remove it from the queue, wherever it stands."""
     cdef queue_t *queue = &s.pool.queues[w.index]
     if s.previous_ready == NO_INDEX:
         queue.head = s.next_ready
@@ -50,7 +51,7 @@ cdef inline void queue_leave(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void queue_poke(worker_t *w, pool_live_t *pool) noexcept nogil:
-    """A place in `pool` was freed here: let whoever waits look, on this worker and the others."""
+    """A place in `pool` was freed here: let waiting sessions try, on this worker and the others."""
     cdef plane_t *plane = w.plane
     cdef uint32_t i
     if shared_read(&pool.waiting) == 0:

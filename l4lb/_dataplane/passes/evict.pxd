@@ -1,6 +1,6 @@
-# Evict: ends the sessions of backends that control has named (`backend_live_t.evict_version`), a few a turn so that
-# the others are not held up. A pass looks at every session once; sessions that begin behind it are left alone. Called
-# on the worker's thread by worker/loop.pxd.
+# Evict: ends the sessions of backends that control has named (`backend_live_t.evict_version`), a few per turn so that
+# the others are not held up. A pass visits every session once; sessions that begin behind it are left alone. Called on
+# the worker's thread by worker/loop.pxd.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -15,7 +15,7 @@ from l4lb._dataplane.session.closing cimport session_end
 
 
 cdef inline void eviction_begin(worker_t *w) noexcept nogil:
-    """Control has named more backends since: look at all sessions, from the first on."""
+    """Control has named more backends since: visit all sessions, from the first on."""
     w.eviction.version = published_load_u64(&w.plane.evict_version)
     w.eviction.at = 0
     w.eviction.running = True

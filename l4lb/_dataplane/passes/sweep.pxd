@@ -1,9 +1,9 @@
-# Sweep: one pass over all sessions, which control asks for: to list those that a filter takes, or to end them. A few
-# thousand are looked at a turn and a few taken, so that sessions are not held up. Called on the worker's thread by
+# Sweep: one pass over all sessions, which control asks for: to list those that a filter selects, or to end them. Each
+# turn visits a few thousand and takes a few, so that sessions are not held up. Called on the worker's thread by
 # worker/loop.pxd; `sweep_publish` on control's.
 #
-# Whose is what: control makes a sweep_t, publishes it and leaves it alone until every worker has said `done` in its
-# part; a worker touches neither after that. So there is one sweep at a time, and nothing that both write.
+# Ownership: control makes a sweep_t, publishes it and leaves it alone until every worker has set `done` in its part; a
+# worker touches neither after that. So there is one sweep at a time, and nothing that both write.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
@@ -25,7 +25,7 @@ cdef inline void sweep_publish(plane_t *plane, sweep_t *sweep) noexcept nogil:
     published_store_u64(&plane.sweep_version, plane.sweep_version + 1)
 
 
-# ---- which ----
+# ---- selection ----
 
 cdef inline bint filter_takes_source(filter_t *wanted, source_address_t *source) noexcept nogil:
     cdef uint32_t whole = wanted.source_bits // 8
@@ -67,7 +67,7 @@ cdef inline bint filter_takes(
     )
 
 
-# ---- what is told of them ----
+# ---- what is listed ----
 
 cdef inline void found_fill(worker_t *w, found_t *found, session_t *s) noexcept nogil:
     found.session_id = session_id(w, s)
@@ -86,7 +86,7 @@ cdef inline void found_fill(worker_t *w, found_t *found, session_t *s) noexcept 
 # ---- the pass ----
 
 cdef inline void sweep_begin(worker_t *w, uint64_t version) noexcept nogil:
-    """All sessions that there are now, or the one that is meant."""
+    """Visit all sessions that exist now, or only the one that is meant."""
     cdef sweeping_t *sweeping = &w.sweeping
     cdef uint64_t id
     sweeping.version = version
@@ -108,7 +108,7 @@ cdef inline bint sweep_wants(worker_t *w, sweep_t *sweep, session_t *s) noexcept
 
 
 cdef inline void sweep_take(worker_t *w, sweep_t *sweep, session_t *s) noexcept nogil:
-    """It is told of while there is room, and ended if that is what is asked."""
+    """List it while there is room, and end it if that was asked."""
     cdef sweep_part_t *part = &sweep.parts[w.index]
     part.matched += 1
     if part.found_count < sweep.limit:

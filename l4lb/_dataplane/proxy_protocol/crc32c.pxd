@@ -1,5 +1,5 @@
-# CRC32C: the checksum of PROXY protocol headers (RFC 4960, appendix B: Castagnoli's polynomial, reflected). By the
-# CPU's own instruction where it has one, else by a table of 16 words: headers are short and the table stays in the
+# CRC32C: the checksum of PROXY protocol headers (RFC 4960, appendix B: Castagnoli's polynomial, reflected). It uses
+# the CPU's own instruction where there is one, else a table of 16 words: headers are short and the table stays in the
 # cache. Pure: no state, any thread.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t

@@ -1,6 +1,6 @@
-# PROXY protocol, received: strict, without a system call, an allocation or a state of its own (HAProxy's
+# PROXY protocol, received: strict; no system call, no allocation, no state of its own (HAProxy's
 # doc/proxy-protocol.txt). Called by a worker on the first bytes of a client, peeked at or in its scratch buffer, again
-# with all of them whenever more have come; on each datagram from the first to the last. Any thread.
+# with all of them whenever more have come; on each datagram as a whole. Any thread.
 #
 #   data so far --> PROXY_COMPLETE: skip header.length bytes; header.family says whose addresses count
 #               --> PROXY_NEED_MORE: only without mistakes so far; more than PROXY_HEADER_MAX_BYTES are never needed
@@ -26,7 +26,8 @@ cdef enum:
 cdef inline proxy_result_t proxy_header_parse(
     proxy_header_t *header, const uint8_t *data, uint32_t length, proxy_mode_t mode
 ) noexcept nogil:
-    """`header` is meaningful when complete. With PROXY_OFF that is at once, and nothing is to be skipped."""
+    """`header` is meaningful only when complete. With PROXY_OFF it is complete at once, and nothing is to be
+    skipped."""
     memset(header, 0, sizeof(header[0]))
     if mode == PROXY_OFF:
         return PROXY_COMPLETE
@@ -40,7 +41,7 @@ cdef inline proxy_result_t proxy_header_parse(
 cdef inline proxy_result_t proxy_datagram_parse(
     proxy_header_t *header, const uint8_t *data, uint32_t length, proxy_mode_t mode
 ) noexcept nogil:
-    """Header and payload share the datagram, so none is ever to come later; version 1 knows no datagrams."""
+    """Header and payload share the datagram, so the rest can never come later; version 1 does not support datagrams."""
     cdef proxy_result_t result
     if mode == PROXY_V1:
         return PROXY_BAD_SIGNATURE

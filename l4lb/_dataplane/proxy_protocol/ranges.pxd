@@ -1,5 +1,5 @@
 # Ranges: sets of IP addresses, such as those that a listener trusts. Sorted and disjoint, IPv4 addresses as v4-mapped
-# ones (`l4lb.net.ranges` makes them of CIDRs), and immutable in a snapshot. Pure: any thread.
+# ones (`l4lb.net.ranges` makes them from CIDRs), and immutable in a snapshot. Pure: any thread.
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
@@ -12,7 +12,7 @@ cdef enum:
 
 
 cdef inline bint ranges_hold(const ranges_t *ranges, const source_address_t *address) noexcept nogil:
-    """Whether the IP address is in one of them. By bisection: 100,000 of them cost 17 comparisons."""
+    """Whether the IP address is in one of them. By bisection: among 100,000 ranges this takes 17 comparisons."""
     cdef uint8_t wanted[RANGE_ADDRESS_BYTES]
     cdef uint32_t low = 0, high = ranges.count, middle
     cdef const uint8_t *bounds

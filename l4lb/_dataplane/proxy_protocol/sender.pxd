@@ -1,8 +1,9 @@
-# PROXY protocol, sent: which header a pool's settings make of one client. Knows nothing of sessions: called by a worker
-# for the first bytes to a TCP backend and for each datagram. No system call, no allocation, no state; any thread.
+# PROXY protocol, sent: the header that a pool's settings produce for one client. Knows nothing of sessions: called by a
+# worker for the first bytes to a TCP backend and for each datagram. No system call, no allocation, no state; any
+# thread.
 #
 # Order of the TLVs: received ones, then authority, alpn, unique_id, the pool's own, the checksum. What was received is
-# not told twice, and one of the pool's own types takes the place of a received one.
+# not sent twice, and a TLV of the pool's own replaces a received one of its type.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport snprintf
@@ -25,17 +26,17 @@ from l4lb._dataplane.proxy_protocol.writer cimport (
 )
 
 cdef enum:
-    UNIQUE_ID_BYTES_MAX = 37      # the instance in hexadecimal, a dash, the session as the access log has it
+    UNIQUE_ID_BYTES_MAX = 37      # the instance in hexadecimal, a dash, the session id as in the access log
 
 cdef struct proxy_bytes_t:        # length 0: there are none, whatever `data` is
     const uint8_t *data
     uint16_t length
 
-cdef struct proxy_client_t:       # whom a header tells of; nothing in here is owned
+cdef struct proxy_client_t:       # the client that a header describes; nothing in here is owned
     const source_address_t *source
     const source_address_t *destination
     proxy_bytes_t received        # well-formed TLVs of the header that came with the client
-    proxy_bytes_t authority       # of the client's own TLS
+    proxy_bytes_t authority       # from the client's own TLS
     proxy_bytes_t alpn
     uint64_t instance             # of the plane
     uint64_t session_id
@@ -64,7 +65,7 @@ cdef inline bint received_has(const proxy_client_t *client, uint8_t type) noexce
 cdef inline void send_received(
     proxy_writer_t *writer, const proxy_client_t *client, const proxy_send_t *send
 ) noexcept nogil:
-    """All but padding, and the checksum, which was that header's."""
+    """All except padding and the checksum, which covered the received header."""
     cdef proxy_tlvs_t walk
     tlvs_begin(&walk, client.received.data, client.received.length)
     while walk.at < walk.end and proxy_tlv_next(&walk) == PROXY_COMPLETE:
@@ -77,7 +78,7 @@ cdef inline void send_received(
 cdef inline void send_named(
     proxy_writer_t *writer, const proxy_client_t *client, uint8_t type, const proxy_bytes_t *own, bint passed_on
 ) noexcept nogil:
-    """What the header that came with the client says of this type, or else what is known of the client itself."""
+    """The value of this type in the header that came with the client, or else what is known of the client itself."""
     cdef proxy_tlvs_t walk
     tlvs_begin(&walk, client.received.data, client.received.length)
     while walk.at < walk.end and proxy_tlv_next(&walk) == PROXY_COMPLETE:
@@ -124,7 +125,7 @@ cdef inline int proxy_send_try(
     header.version = send.version
     proxy_header_name(&header, client.source, client.destination, client.transport)
     proxy_write_begin(&writer, &header, bytes, capacity)
-    if send.version == 2 and header.family:                    # LOCAL names nobody, and has no TLVs
+    if send.version == 2 and header.family:                    # LOCAL names no client, and has no TLVs
         send_tlvs(&writer, client, send, passed_on)
     return proxy_write_end(&writer)
 
@@ -132,8 +133,8 @@ cdef inline int proxy_send_try(
 cdef inline int proxy_send_write(
     const proxy_client_t *client, const proxy_send_t *send, uint8_t *bytes, uint32_t capacity
 ) noexcept nogil:
-    """The header that `send` asks for: its length, or -ENOBUFS. When what was received does not fit as well, it is left
-    out: the backend then still learns who its client is."""
+    """The header that `send` asks for. Returns its length, or -ENOBUFS. When the received TLVs do not fit as well, they
+    are left out: the backend then still learns who its client is."""
     cdef bint passed_on = send.tlvs & PROXY_SEND_RECEIVED and client.received.length
     cdef int length = proxy_send_try(client, send, bytes, capacity, passed_on)
     if length == -ENOBUFS and passed_on:

@@ -1,6 +1,5 @@
 # PROXY protocol, TLVs: walked one after the other, also before all of them have arrived (PROXY 2.2, 2.2.1 to 2.2.8).
-# Called by `proxy_protocol/v2.pxd` (parse), `proxy_protocol/writer.pxd` (pass on) and `_native/algorithms.pyx`. Pure:
-# no state, any thread.
+# Called by `v2.pxd` (parse), `writer.pxd` (pass on) and `_native/algorithms.pyx`. Pure: no state, any thread.
 
 from libc.stdint cimport uint32_t, uint8_t
 
@@ -35,7 +34,7 @@ cdef inline proxy_result_t proxy_tlv_next(proxy_tlvs_t *walk) noexcept nogil:
 
 
 cdef inline proxy_result_t proxy_ssl_check(proxy_tlvs_t *outer) noexcept nogil:
-    """The TLVs within an SSL TLV end where it does (PROXY 2.2.6); what they say is for their reader."""
+    """The TLVs within an SSL TLV must end where it does (PROXY 2.2.6); their values are left to their reader."""
     cdef proxy_tlvs_t walk = outer[0]
     cdef proxy_result_t result = PROXY_COMPLETE
     if outer.value.length < PROXY_SSL_FIXED_BYTES:
@@ -64,11 +63,11 @@ cdef inline proxy_span_t *proxy_span_of(proxy_header_t *header, uint8_t type) no
 
 
 cdef inline proxy_result_t proxy_tlv_note(proxy_header_t *header, proxy_tlvs_t *walk) noexcept nogil:
-    """Check the TLV just read by its type and note the first of each. Unknown types may be anything."""
+    """Check the TLV just read by its type and note the first of each type. Unknown types may hold anything."""
     cdef proxy_span_t *span = proxy_span_of(header, walk.type)
     cdef proxy_result_t result
     if walk.type == PROXY_TLV_CRC32C and (walk.value.length != 4 or span.offset):
-        return PROXY_BAD_TLV       # with two of them it is undefined what either covers
+        return PROXY_BAD_TLV       # two of them would leave undefined what each covers
     if walk.type == PROXY_TLV_UNIQUE_ID and walk.value.length > PROXY_UNIQUE_ID_MAX_BYTES:
         return PROXY_BAD_TLV
     if walk.type == PROXY_TLV_SSL:
@@ -83,7 +82,7 @@ cdef inline proxy_result_t proxy_tlv_note(proxy_header_t *header, proxy_tlvs_t *
 cdef inline proxy_result_t proxy_tlvs_parse(
     proxy_header_t *header, const uint8_t *data, uint32_t available
 ) noexcept nogil:
-    """All of `header.tlvs`. Refuses at the first byte that cannot be; complete once nothing can go wrong any more."""
+    """Parse all of `header.tlvs`. Refuses at the first impossible byte; complete once nothing can go wrong any more."""
     cdef proxy_tlvs_t walk
     cdef proxy_result_t result
     walk.data = data

@@ -1,6 +1,5 @@
 # PROXY protocol: its structs and enums (doc/proxy-protocol.txt of HAProxy, whose sections are cited as "PROXY 2.2").
-# No functions. A header is parsed by `proxy_protocol/header.pxd` and written by `proxy_protocol/writer.pxd`; both own
-# nothing.
+# No functions. `header.pxd` parses a header and `writer.pxd` writes one; both own nothing.
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
@@ -49,13 +48,13 @@ cdef struct proxy_span_t:         # bytes of the header, counted from its first;
     uint16_t offset
     uint16_t length
 
-# With the family PROXY_UNSPEC the header names nobody (LOCAL, UNKNOWN, UNSPEC): the socket's own addresses are the
+# With the family PROXY_UNSPEC the header names no client (LOCAL, UNKNOWN, UNSPEC): the socket's own addresses are the
 # session's. All other families come with a transport and both endpoints, of which one of these is set:
 #   PROXY_INET, PROXY_INET6   source, destination
 #   PROXY_UNIX                source_path, destination_path: as in sockaddr_un, padded with zeros
 # A known TLV's span is its value; of several of one type it is the first.
 cdef struct proxy_header_t:
-    uint16_t length               # of all: what to skip. 0 only with PROXY_OFF
+    uint16_t length               # of the whole header: what to skip. 0 only with PROXY_OFF
     uint8_t version
     uint8_t command
     uint8_t family
@@ -72,7 +71,7 @@ cdef struct proxy_header_t:
     uint8_t source_path[PROXY_UNIX_BYTES]
     uint8_t destination_path[PROXY_UNIX_BYTES]
 
-cdef struct proxy_tlvs_t:         # a walk through TLVs, of which `available` bytes from `data` on have arrived
+cdef struct proxy_tlvs_t:         # a walk through TLVs; `available` bytes from `data` on have arrived
     const uint8_t *data
     uint32_t available
     uint32_t at                   # the next TLV

@@ -1,8 +1,8 @@
 # PROXY protocol, version 1: one line of text, read to the letter of its grammar (PROXY 2.1). Each byte is judged as it
-# comes, so that what cannot become a line is refused at once; the addresses count only when the CRLF is there.
-# Called by `proxy_protocol/header.pxd`. Pure: no state, any thread.
+# comes, so that what cannot become a line is refused at once; the addresses are valid only when the CRLF is there.
+# Called by `header.pxd`. Pure: no state, any thread.
 #
-# One form goes beyond that grammar: an IPv6 address may end in four decimals ("::ffff:192.0.2.1", RFC 4291 2.2), for
+# One form goes beyond that grammar: an IPv6 address may end in four decimals ("::ffff:192.0.2.1", RFC 4291 2.2), since
 # HAProxy writes it so when a client and a server are of different families.
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -69,7 +69,7 @@ cdef inline proxy_result_t v1_expect(
 cdef inline proxy_result_t v1_number(
     v1_line_t *line, uint32_t largest, uint32_t *number, proxy_result_t refusal
 ) noexcept nogil:
-    """Decimal, without leading zeros; what ends it is not read."""
+    """Decimal, without leading zeros; the byte that ends it is not read."""
     cdef uint32_t digits = 0
     cdef uint8_t byte = 0
     cdef proxy_result_t result
@@ -113,7 +113,7 @@ cdef inline int hex_digit(uint8_t byte) noexcept nogil:
 
 
 cdef inline bint groups_digit(v1_groups_t *groups, uint32_t at, int digit) noexcept nogil:
-    """Another hexadecimal digit; False when it has no place."""
+    """Another hexadecimal digit; False when it is not allowed here."""
     if groups.digits == 0:
         if groups.count + (groups.gap >= 0) >= 8 or (groups.colons == 1 and groups.count == 0):
             return False
@@ -134,7 +134,8 @@ cdef inline void groups_push(v1_groups_t *groups, uint32_t value) noexcept nogil
 
 
 cdef inline bint groups_colon(v1_groups_t *groups) noexcept nogil:
-    """A colon; False when it has no place. After it comes a group, or another colon that stands for one at least."""
+    """A colon; False when it is not allowed here. A group follows it, or a second colon that stands for at least
+    one."""
     if groups.digits:
         groups_push(groups, groups.value)
         groups.colons = 1
@@ -150,7 +151,7 @@ cdef inline bint groups_colon(v1_groups_t *groups) noexcept nogil:
 
 
 cdef inline proxy_result_t groups_dotted(v1_groups_t *groups, v1_line_t *line) noexcept nogil:
-    """A dot came: the last two groups are four decimals, of which the first has been read as hexadecimal digits."""
+    """A dot came: the last two groups are four decimals, and the first of them was read as hexadecimal digits."""
     cdef uint8_t octets[4]
     cdef proxy_result_t result
     if groups.digits == 0 or (groups.count > 5 if groups.gap >= 0 else groups.count != 6):
@@ -202,7 +203,7 @@ cdef inline proxy_result_t v1_groups(v1_line_t *line, v1_groups_t *groups) noexc
 
 
 cdef inline proxy_result_t v1_address(v1_line_t *line, source_address_t *address) noexcept nogil:
-    """`address.length` says of which family."""
+    """`address.length` gives the family."""
     cdef v1_groups_t groups
     cdef proxy_result_t result
     if address.length == 4:
@@ -248,7 +249,7 @@ cdef inline proxy_result_t v1_endpoints(proxy_header_t *header, v1_line_t *line)
 
 
 cdef inline proxy_result_t v1_unknown(v1_line_t *line) noexcept nogil:
-    """After "UNKNOWN": the CRLF, or a space and whatever the line may hold, which says nothing."""
+    """After "UNKNOWN": the CRLF, or a space and whatever else the line holds, which is ignored."""
     cdef uint8_t byte = 0
     cdef proxy_result_t result = v1_peek(line, &byte)
     if result == PROXY_COMPLETE and byte == SPACE:

@@ -1,11 +1,11 @@
 # PROXY protocol, version 2: the binary header (PROXY 2.2). What cannot become a header is refused at the first byte
-# that says so. Called by `proxy_protocol/header.pxd`. Pure: no state, any thread.
+# that shows it. Called by `header.pxd`. Pure: no state, any thread.
 #
 #   0            12             13                  14       16          16 + addresses
 #   | signature  | version, cmd | family, transport | length | addresses | TLVs ...     |  16 + length
 #
-# LOCAL: the rest is skipped unread, whatever its family says. UNSPEC (either half of byte 13): addresses are ignored;
-# the format of what follows is only known where it is TLVs from its first byte to its last, else it is skipped too.
+# LOCAL: the rest is skipped unread, whatever its family is. UNSPEC (either half of byte 13): addresses are ignored;
+# what follows is read only if it consists of TLVs from its first byte to its last, else it is skipped too.
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
@@ -105,7 +105,7 @@ cdef inline proxy_result_t v2_tlvs(proxy_header_t *header, const uint8_t *data, 
 
 
 cdef inline uint32_t proxy_crc32c(const uint8_t *data, uint32_t length, uint32_t field_at) noexcept nogil:
-    """Of a whole header, with its four bytes at `field_at` taken for zeros (PROXY 2.2.3)."""
+    """Of a whole header, with its four bytes at `field_at` taken as zeros (PROXY 2.2.3)."""
     cdef uint8_t zeros[4]
     cdef uint32_t crc
     memset(zeros, 0, 4)

@@ -1,6 +1,6 @@
-# PROXY protocol, sent: builds a header of either version into a buffer of the caller's. Called by a worker for the
-# first bytes to a backend and for each datagram, by `_native/algorithms.pyx` for health checks and scripts. No system
-# call, no allocation, no state but the struct; any thread. The first failure sticks, so only the end needs a look:
+# PROXY protocol, sent: builds a header of either version in a buffer of the caller's. Called by a worker for the first
+# bytes to a backend and for each datagram, by `_native/algorithms.pyx` for health checks and scripts. No system call,
+# no allocation, no state but the struct; any thread. The first failure sticks, so only the end must be checked:
 #
 #   proxy_write_begin -> proxy_write_tlv, proxy_write_received, proxy_write_crc32c in any order -> proxy_write_end
 #
@@ -24,7 +24,7 @@ from l4lb._dataplane.proxy_protocol.v2 cimport proxy_address_bytes, proxy_crc32c
 
 cdef enum:
     V6_TEXT_BYTES = 40            # eight groups of four, seven colons, the zero byte
-    PROXY_BLOCK_MAX_BYTES = 65535     # after the fixed part: what its length field can say
+    PROXY_BLOCK_MAX_BYTES = 65535     # after the fixed part: the most that its length field can hold
 
 
 cdef inline void source_address_map(source_address_t *address) noexcept nogil:
@@ -97,7 +97,7 @@ cdef inline void v6_longest_zeros(const uint8_t *bytes, int *first, int *count) 
 
 
 cdef inline void v6_text(char *text, const uint8_t *bytes) noexcept nogil:
-    """As RFC 5952 section 4 has it, v4-mapped ones in hexadecimal too, as PROXY 2.1 wants."""
+    """As RFC 5952 section 4 requires; v4-mapped addresses in hexadecimal too, as PROXY 2.1 requires."""
     cdef int first, count, length = 0, i = 0
     v6_longest_zeros(bytes, &first, &count)
     while i < 8:
@@ -120,7 +120,7 @@ cdef inline void address_text(char *text, const source_address_t *address) noexc
 
 
 cdef inline void write_v1(proxy_writer_t *writer, const proxy_header_t *header) noexcept nogil:
-    """UNKNOWN is for all that a line cannot say: LOCAL, datagrams, unix sockets."""
+    """UNKNOWN is for all that a line cannot express: LOCAL, datagrams, unix sockets."""
     cdef char source[V6_TEXT_BYTES]
     cdef char destination[V6_TEXT_BYTES]
     cdef char line[PROXY_V1_MAX_BYTES + 1]
@@ -141,13 +141,13 @@ cdef inline void write_v1(proxy_writer_t *writer, const proxy_header_t *header) 
 # ---- version 2 ----
 
 cdef inline void write_v2(proxy_writer_t *writer, const proxy_header_t *header) noexcept nogil:
-    """A LOCAL header names nobody and has no block (PROXY 2.2)."""
+    """A LOCAL header names no client and has no block (PROXY 2.2)."""
     cdef bint local = header.command == PROXY_COMMAND_LOCAL
     cdef uint8_t family = PROXY_UNSPEC if local else header.family
     cdef uint8_t kind[4]
     kind[0] = 0x20 | header.command
     kind[1] = (family << 4) | (PROXY_TRANSPORT_UNSPEC if family == PROXY_UNSPEC else header.transport)
-    kind[2] = kind[3] = 0                                      # the length, when it is known
+    kind[2] = kind[3] = 0                                      # the length is filled in at the end
     writer_append(writer, proxy_v2_signature, 12)
     writer_append(writer, kind, 4)
     if family == PROXY_UNIX:
@@ -163,7 +163,7 @@ cdef inline void write_v2(proxy_writer_t *writer, const proxy_header_t *header) 
 cdef inline void proxy_write_begin(
     proxy_writer_t *writer, const proxy_header_t *header, uint8_t *bytes, uint32_t capacity
 ) noexcept nogil:
-    """Version, command, family and endpoints are those of `header`; nothing else of it is read."""
+    """Version, command, family and endpoints are those of `header`; the rest of it is not read."""
     memset(writer, 0, sizeof(writer[0]))
     writer.bytes = bytes
     writer.capacity = capacity
@@ -179,7 +179,7 @@ cdef inline void proxy_write_tlv(
     proxy_writer_t *writer, uint8_t type, const uint8_t *value, uint32_t length
 ) noexcept nogil:
     """-EINVAL with version 1, which has none, for a unique id that is too long, and for a CRC32C, which
-    `proxy_write_crc32c` computes. A LOCAL header has no block: they are left out."""
+    `proxy_write_crc32c` computes. A LOCAL header has no block: TLVs are left out."""
     if writer.version == 1 or type == PROXY_TLV_CRC32C:
         writer.error = writer.error or -EINVAL
     elif type == PROXY_TLV_UNIQUE_ID and length > PROXY_UNIQUE_ID_MAX_BYTES:
@@ -195,7 +195,8 @@ cdef inline void proxy_write_tlv(
 cdef inline void proxy_write_received(
     proxy_writer_t *writer, const proxy_header_t *received, const uint8_t *data
 ) noexcept nogil:
-    """Pass on the TLVs of a header that `data` begins with, but for padding and the checksum, which was that one's."""
+    """Pass on the TLVs of a header that `data` begins with, except padding and the checksum, which covered that
+    header."""
     cdef proxy_tlvs_t walk
     walk.data = data
     walk.available = received.length

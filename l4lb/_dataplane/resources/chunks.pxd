@@ -1,5 +1,5 @@
 # Chunks: bytes that a sink did not take. A half borrows one when a send is partial and gives it back when it is
-# drained; three sizes, kept in capped free lists, so that a slow reader costs about what it holds up.
+# drained; three sizes, kept in capped free lists, so that a slow reader costs about as much as it holds up.
 # Owned by one worker; called on its thread.
 
 from libc.stdint cimport uint32_t, uint8_t
@@ -12,7 +12,7 @@ from l4lb._dataplane.base.parts cimport chunk_t, chunks_t
 
 cdef enum:
     CHUNK_SMALLEST_BYTES = 4096   # then four times as much, then sixteen: SCRATCH_BYTES
-    CHUNK_IDLE_MAX = 16           # kept a class
+    CHUNK_IDLE_MAX = 16           # kept per class
 
 
 cdef inline uint8_t *chunk_bytes(chunk_t *chunk) noexcept nogil:

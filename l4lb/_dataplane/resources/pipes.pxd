@@ -37,7 +37,7 @@ cdef inline void pipe_close(pipe_t *pipe) noexcept nogil:
 
 
 cdef inline pipe_t *pipe_take(pipes_t *self) noexcept nogil:
-    """An empty pipe, from the cache or new; NULL when there is none to be had."""
+    """An empty pipe, from the cache or new; NULL when none can be had."""
     cdef pipe_t *pipe = self.idle
     if pipe != NULL:
         self.idle = pipe.next

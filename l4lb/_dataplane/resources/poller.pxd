@@ -1,8 +1,8 @@
 # Poller: edge-triggered epoll, and the tag by which an event finds its session.
 #
 # Called on the worker's own thread. A tag is generation << 32 | index << 1 | side. Generations start at 1, so tags
-# below 2**32 are free for what is no session: EVENT_TAG is the worker's eventfd, those with LINK_TAG_BIT the sockets of
-# UDP to backends, the rest its listening sockets.
+# below 2**32 are free for what is no session: EVENT_TAG is the worker's eventfd, tags with LINK_TAG_BIT are UDP sockets
+# to backends, the rest are its listening sockets.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,7 +26,7 @@ cdef inline uint64_t session_tag(session_t *s, side_t side) noexcept nogil:
 
 
 cdef inline int poller_control(worker_t *w, int operation, int fd, uint32_t events, uint64_t tag) noexcept nogil:
-    """0 or -errno. ENOMEM and ENOSPC (user.max_epoll_watches) are the caller's to turn into a closed session."""
+    """0 or -errno. On ENOMEM and ENOSPC (user.max_epoll_watches) the caller closes the session."""
     cdef epoll_event event
     event.events = events
     event.data.u64 = tag
@@ -36,29 +36,30 @@ cdef inline int poller_control(worker_t *w, int operation, int fd, uint32_t even
 
 
 cdef inline int poller_watch(worker_t *w, session_t *s, side_t side, int fd, uint32_t also) noexcept nogil:
-    """Watch one side of a session, both directions at once. Closing the fd ends it: no EPOLL_CTL_DEL."""
+    """Watch one side of a session, both directions at once. Closing the fd ends that: no EPOLL_CTL_DEL."""
     return poller_control(w, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET | also, session_tag(s, side))
 
 
 cdef inline int poller_watch_again(worker_t *w, session_t *s, side_t side, int fd) noexcept nogil:
-    """Ask for EPOLLOUT too, on a side that was watched without it. Reports at once what is ready already."""
+    """Ask for EPOLLOUT too, on a side that was watched without it. epoll reports at once what is ready already."""
     return poller_control(
         w, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, session_tag(s, side)
     )
 
 
 cdef inline void worker_retry_later(worker_t *w) noexcept nogil:
-    """A listening socket is not served, for want of memory or watches: the worker looks again soon."""
+    """A listening socket is not served, for want of memory or watches: the worker tries again soon."""
     counter_add(&w.counters.accept_pauses, 1)
     w.listening_short = True
     w.retry_at_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
 
 
 cdef inline void poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t position) noexcept nogil:
-    """Level-triggered: what one turn does not accept is reported again. A socket that all share wakes one of them.
+    """Level-triggered: what one turn does not accept is reported again. A socket that all workers share wakes one of
+    them.
 
     epoll_ctl(2): ENOMEM, ENOSPC. The kernel goes on giving this socket its share of the clients, so it must not stay
-    so: `poller_watch_unwatched` tries again. EEXIST: it has done so already.
+    unwatched: `poller_watch_unwatched` tries again. EEXIST: it is watched already.
     """
     cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.shared else 0
     cdef int error = poller_control(w, EPOLL_CTL_ADD, from_.fd, EPOLLIN | exclusive, LISTENER_TAG_BASE + position)
@@ -68,7 +69,7 @@ cdef inline void poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t
 
 
 cdef inline void poller_watch_unwatched(worker_t *w) noexcept nogil:
-    """But those that are not to be watched now: who resumes them watches them."""
+    """Try those again that should be watched now; the others are watched when they are resumed."""
     cdef uint32_t i
     for i in range(w.accepting_count):
         if w.accepting[i].unwatched and not (w.udp_held if w.accepting[i].datagrams else w.accept_paused):

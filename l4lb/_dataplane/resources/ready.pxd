@@ -1,5 +1,5 @@
-# Ready: sessions that used up their turn and wait for the next, in the order in which they came. A doubly linked list
-# through the sessions, so that one that ends leaves it at once. Owned by one worker; called on its thread.
+# Ready: sessions that used up their turn and wait for the next one, in order. A doubly linked list through the
+# sessions, so that one that ends is removed at once. Owned by one worker; called on its thread.
 
 from libc.stdint cimport uint16_t
 

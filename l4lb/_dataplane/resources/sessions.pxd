@@ -1,4 +1,4 @@
-# Sessions: the slab of session_t. Blocks are allocated as needed and never move, so a pointer stays good for the
+# Sessions: the slab of session_t. Blocks are allocated as needed and never move, so a pointer stays valid for the
 # session's whole life. Owned by one worker; called on its thread.
 
 from libc.stdint cimport uint32_t
@@ -11,7 +11,7 @@ from l4lb._dataplane.base.worker_types cimport sessions_t
 
 
 cdef inline session_t *sessions_at(sessions_t *self, uint32_t index) noexcept nogil:
-    """`index` must be below block_count * SESSIONS_PER_BLOCK: tags and timers only ever hold such."""
+    """`index` must be below block_count * SESSIONS_PER_BLOCK: tags and timers hold only such indices."""
     return &self.blocks[index // SESSIONS_PER_BLOCK][index % SESSIONS_PER_BLOCK]
 
 
@@ -49,7 +49,8 @@ cdef inline int sessions_grow(sessions_t *self) noexcept nogil:
 
 
 cdef inline session_t *sessions_take(sessions_t *self) noexcept nogil:
-    """A free session, its fields as the last one left them except index and generation; NULL when memory is short."""
+    """A free session; its fields, except index and generation, are as the last one left them. NULL when memory is
+    short."""
     cdef session_t *s
     if self.free_head == NO_INDEX and sessions_grow(self) < 0:
         return NULL
@@ -60,7 +61,8 @@ cdef inline session_t *sessions_take(sessions_t *self) noexcept nogil:
 
 
 cdef inline void sessions_give(sessions_t *self, session_t *s) noexcept nogil:
-    """Free the slot. The generation moves on (0 is never used), which makes every tag of the old session stale."""
+    """Free the slot. The generation is incremented (0 is never used), which makes every tag of the old session
+    stale."""
     s.state = SESSION_FREE
     s.generation += 1
     if s.generation == 0:
@@ -79,6 +81,6 @@ cdef inline void sessions_free(sessions_t *self) noexcept nogil:
 
 
 cdef inline bint session_reads_short(session_t *s, side_t side, half_t *h) noexcept nogil:
-    """Whether a short read of that side leaves bytes behind: before an urgent mark or a reset, and on a unix socket at
-    a message that file descriptors came with (unix(7), SCM_RIGHTS; they go no further, as through any proxy)."""
+    """Whether a short read of that side may leave bytes behind: before an urgent mark or a reset, and on a unix socket
+    at a message that carries file descriptors (unix(7), SCM_RIGHTS; they are not passed on, as by any proxy)."""
     return h.flags & HALF_READ_ON or s.unix_sides >> <int>side & 1

@@ -1,5 +1,5 @@
 # Stats: counters that one worker writes and control reads without a lock. Each worker's block has cache lines of its
-# own, so that counting never makes two workers share one. Allocated and freed on control's thread.
+# own, so that workers never share one by counting. Allocated and freed on control's thread.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -22,7 +22,7 @@ cdef inline void counters_free(void **blocks, uint32_t worker_count) noexcept no
 
 
 cdef inline void **counters_new(uint32_t worker_count, size_t size) noexcept nogil:
-    """One zeroed block of `size` bytes a worker; NULL when memory is short."""
+    """One zeroed block of `size` bytes per worker; NULL when memory is short."""
     cdef uint32_t i
     cdef size_t rounded = (size + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
     cdef void **blocks = <void **>calloc(worker_count, sizeof(void *))
@@ -37,7 +37,7 @@ cdef inline void **counters_new(uint32_t worker_count, size_t size) noexcept nog
 
 
 cdef inline void counters_total(void **blocks, uint32_t worker_count, void *total, size_t size) noexcept nogil:
-    """Sum the blocks, structs of nothing but uint64_t, field by field into `total`."""
+    """Sum the blocks, structs that consist of uint64_t, field by field into `total`."""
     cdef uint64_t *sums = <uint64_t *>total
     cdef size_t field
     cdef uint32_t i

@@ -2,7 +2,7 @@
 # passing of a tick cost the same however many timers there are. Owned by one worker; called on its thread.
 #
 # A tick is TIMER_TICK_MS; the levels reach 0.5 s, 32 s, 35 min and 37 h, and a timer due later than that fires early.
-# Its owner then looks at the real deadline and arms again: that is also how a deadline that moved out is kept cheap.
+# Its owner then checks the real deadline and arms again, which also makes it cheap to move a deadline out.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
@@ -87,7 +87,7 @@ cdef inline void timers_cascade(timers_t *self, sessions_t *sessions, uint32_t l
 
 
 cdef inline void timers_step(timers_t *self, sessions_t *sessions, uint32_t now_tick) noexcept nogil:
-    """Go one tick further, or over ticks in which nothing can be due."""
+    """Advance one tick, or past ticks in which nothing can be due."""
     cdef uint32_t level
     cdef uint32_t to_boundary = TIMER_SLOTS - (self.tick % TIMER_SLOTS)
     if self.occupied[0] == 0:
@@ -120,7 +120,7 @@ cdef inline uint32_t timers_pop(timers_t *self, sessions_t *sessions, uint64_t n
 
 
 cdef inline int64_t timers_next_ms(timers_t *self, uint64_t now_ms) noexcept nogil:
-    """How long nothing can be due, in ms; -1 when no timer is armed."""
+    """For how many ms nothing can be due; -1 when no timer is armed."""
     cdef uint32_t level, position, ahead
     cdef uint64_t occupied
     cdef int64_t best = -1

@@ -25,7 +25,7 @@ cdef inline void maglev_turn_init(
 
 
 cdef inline uint32_t maglev_claim(maglev_turn_t *turn, uint64_t *taken, uint32_t size) noexcept nogil:
-    """Its next free slot, by the bits of `taken`: they stay in the nearest cache, which the table does not."""
+    """Its next free slot, by the bits of `taken`, which stay in the nearest cache; the table does not."""
     cdef uint32_t position = turn.position
     while taken[position >> 6] >> (position & 63) & 1:
         position += turn.skip

@@ -1,5 +1,5 @@
-# Ring: builds the lookup table of a consistent-hashing ring (Karger et al. 1997; points as in ketama, 160 a weight).
-# Pure: any thread, outside the GIL. `l4lb.routing.ring` is its twin in Python and the oracle of the tests.
+# Ring: builds the lookup table of a consistent-hashing ring (Karger et al. 1997; points as in ketama, 160 per unit of
+# weight). Pure: any thread, outside the GIL. `l4lb.routing.ring` is its twin in Python and the oracle of the tests.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort

@@ -1,4 +1,4 @@
-# Tables: what a slot of a large lookup table means, by kind. Pure: any thread, outside the GIL.
+# Tables: fills a lookup table by its kind. Pure: any thread, outside the GIL.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,5 +1,5 @@
-# Listening: moves a worker from one snapshot to the next: it stops accepting where the new one names no socket any
-# more, and begins where it names another. Called by loop.pxd, on the worker's thread.
+# Listening: moves a worker from one snapshot to the next: it stops accepting on sockets that the new one no longer
+# names, and starts on those that it adds. Called by loop.pxd, on the worker's thread.
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport realloc
@@ -32,8 +32,8 @@ cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
 
 
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
-    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues (not that of
-    a held one: it waits for another process)."""
+    """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues (except a
+    held socket's: that waits for another process)."""
     cdef uint32_t i = 0
     while i < w.accepting_count:
         if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
@@ -50,7 +50,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
             accept_all(w, &w.accepting[i])
         w.accepting_count -= 1
         w.accepting[i] = w.accepting[w.accepting_count]
-        if i < w.accepting_count and worker_watches(w, &w.accepting[i]):       # it moved: its tag must follow
+        if i < w.accepting_count and worker_watches(w, &w.accepting[i]):       # a new position needs a new tag
             poller_forget(w, w.accepting[i].fd)
             poller_watch_listener(w, &w.accepting[i], i)
 
@@ -93,7 +93,7 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
 
 
 cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexcept nogil:
-    """Point what is accepted already at its new terms, and begin to accept on what is new."""
+    """Point existing sockets at their new terms, and start accepting on new ones."""
     cdef listening_list_t *sockets = &snapshot.listening[w.index]
     cdef uint32_t i
     for i in range(w.accepting_count):
@@ -111,7 +111,7 @@ cdef inline void worker_retry_listening(worker_t *w) noexcept nogil:
 
 
 cdef inline void worker_adopt(worker_t *w) noexcept nogil:
-    """Move to the published snapshot. Storing its version tells control that the old one is not read here any more."""
+    """Move to the published snapshot. Storing its version shows control that the old one is no longer read here."""
     cdef snapshot_t *published = <snapshot_t *>published_load_pointer(&w.plane.snapshot)
     if published == NULL or published == w.snapshot:
         return

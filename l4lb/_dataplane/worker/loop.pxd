@@ -1,8 +1,8 @@
 # Worker: the event loop. One native thread for its whole life, one epoll, its own sessions; nothing here allocates a
-# Python object, logs or takes a lock. `worker_run` is called once by _fastpath.pyx, outside the GIL, and returns when
-# control sets `stopping` and writes the eventfd.
+# Python object, logs or takes a lock. `_fastpath.pyx` calls `worker_run` once, outside the GIL; it returns when control
+# sets `stopping` and writes the eventfd.
 #
-# A turn: wait, adopt the newest snapshot, accept and relay what the events say, give the ready sessions their turn,
+# A turn: wait, adopt the newest snapshot, accept and relay what the events report, give the ready sessions their turn,
 # run the due timers.
 
 from libc.errno cimport errno
@@ -42,7 +42,7 @@ from l4lb._dataplane.worker.states cimport states_fill
 # ---- birth and death (control's thread) ----
 
 cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcept nogil:
-    """0 or -errno. epoll_create1, eventfd: EMFILE, ENFILE, ENOMEM. `worker_close` cleans up after either."""
+    """0 or -errno. epoll_create1(2), eventfd(2): EMFILE, ENFILE, ENOMEM. `worker_close` cleans up in either case."""
     cdef uint32_t i
     w.plane = plane
     w.index = index
@@ -73,7 +73,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
 
 
 cdef inline void worker_release(worker_t *w) noexcept nogil:
-    """Give all file descriptors back, after every worker has stopped. Counters can still be read."""
+    """Close all file descriptors, after every worker has stopped. Counters can still be read."""
     inboxes_drop(w)
     migration_drop(w)
     udp_close(w)
@@ -123,7 +123,7 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
 
 
 cdef inline int worker_spin(worker_t *w, int capacity, uint64_t since_ns) noexcept nogil:
-    """Ask again and again for busy_poll before sleeping: latency for CPU. Returns the number of events, 0 if none."""
+    """Poll for busy_poll before sleeping: latency for CPU. Returns the number of events, 0 if none."""
     cdef int count = 0
     while count == 0 and clock_now_ns() - since_ns < w.busy_poll_ns:
         count = epoll_wait(w.epoll_fd, w.events, capacity, 0)
@@ -131,7 +131,7 @@ cdef inline int worker_spin(worker_t *w, int capacity, uint64_t since_ns) noexce
 
 
 cdef inline void worker_clear_wakeups(worker_t *w, int count) noexcept nogil:
-    """Before anything is looked at for which somebody may have woken it: who changes that later wakes it again."""
+    """Before anything is checked that a wake-up may announce: whatever changes later wakes the worker again."""
     cdef uint64_t ignored
     cdef int i
     for i in range(count):
@@ -140,7 +140,7 @@ cdef inline void worker_clear_wakeups(worker_t *w, int count) noexcept nogil:
 
 
 cdef inline int worker_wait(worker_t *w) noexcept nogil:
-    """epoll_wait(2): EINTR is an empty turn; no other error can come from a good epoll fd. Counts the time awake."""
+    """epoll_wait(2): EINTR is an empty turn; a good epoll fd gives no other error. Counts the time awake."""
     cdef uint64_t slept_ns = clock_now_ns()
     cdef int timeout_ms = worker_timeout_ms(w)
     cdef int capacity = EPOLL_BATCH if w.udp == NULL else EPOLL_BATCH_UDP
@@ -159,7 +159,7 @@ cdef inline int worker_wait(worker_t *w) noexcept nogil:
 
 
 cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
-    """Find whom an event is for. A session that ended earlier in this turn no longer matches its tag."""
+    """Find the receiver of an event. A session that ended earlier in this turn no longer matches its tag."""
     cdef uint64_t tag = event.data.u64
     cdef session_t *s
     if tag >> 32:
@@ -176,21 +176,21 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
 
 
 cdef inline void worker_handled(worker_t *w, int count) noexcept nogil:
-    """All events of an epoll_wait but those of UDP listeners were handled. Unless it was interrupted, or had more than
-    it could tell, everything is seen to that had come when it was called: see udp/links.pxd."""
+    """All events of an epoll_wait except those of UDP listeners were handled. Unless it was interrupted, or had more
+    events than it could return, everything that had come when it was called is handled: see udp/links.pxd."""
     if count >= 0 and not w.backlogged:
         w.handled_ms = w.poll_began_ms
 
 
 cdef inline void worker_udp_event(worker_t *w, epoll_event *event) noexcept nogil:
-    """Those of UDP listeners, when all others have been handled: see udp/links.pxd."""
+    """Events of UDP listeners, after all others were handled: see udp/links.pxd."""
     cdef uint64_t position = event.data.u64 - LISTENER_TAG_BASE
     if position < w.accepting_count and w.accepting[position].datagrams:
         udp_event(w, &w.accepting[position])
 
 
 cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
-    """One turn for each session that waited when this began."""
+    """One turn for each session that was ready when this began."""
     cdef uint32_t count = w.ready_count
     cdef session_t *s
     while count and w.ready_count:

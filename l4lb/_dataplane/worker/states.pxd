@@ -46,7 +46,7 @@ cdef inline void state_fill(
 
 
 cdef inline void states_fill(state_t *states) noexcept nogil:
-    """A session that is FREE has no timer, no turn and no socket."""
+    """A FREE session has no timer, no turn and no socket."""
     state_fill(&states[<int>SESSION_FREE], no_edge, no_step, no_step, no_cleanup)
     state_fill(&states[<int>SESSION_READING], edge_reading, timeout_reading, no_step, no_cleanup)
     state_fill(&states[<int>SESSION_QUEUED], edge_waiting, timeout_queued, no_step, cleanup_queued)
