@@ -179,7 +179,7 @@ cdef struct worker_t:
     uint32_t poll_began_ms        # when the last epoll_wait was called
     uint32_t handled_ms           # all that had come by then is handled, see worker/loop.pxd:worker_handled
     bint backlogged               # the last epoll_wait may not have returned all events
-    uint64_t random               # state of base/hashing.pxd:random_next
+    uint64_t random               # state of hashing.pxd:random_next
     uint64_t busy_poll_ns
     uint32_t ready_head
     uint32_t ready_tail
