@@ -1,17 +1,36 @@
-from typing import Any, Self, TypeAlias, final
+from typing import Self, final
 
-from l4lb._native.moves import Arrivals
+from l4lb._native.flow_state import MovedSession
+from l4lb._native.moves import Imports
+from l4lb._native.reports import WorkerCounters
 from l4lb._native.snapshots import BackendLive, NativeSnapshot
 from l4lb._native.sweeps import Sweep
 
-RecordFields: TypeAlias = tuple[
-    int, int, int, int, bytes, int, bytes, int, int, int, int, int, int, int, int, bool, bytes
-]
 HISTOGRAM_BOUNDS_S: list[float]
 CLOSE_REASONS: int
 DROP_REASONS: int
 CONNECT_FAILURES: int
 PATH_ERRORS: int
+
+@final
+class EndedSession:
+    session_id: int
+    listener_id: int
+    pool_slot: int
+    backend_id: int
+    client: bytes
+    client_port: int
+    local: bytes
+    local_port: int
+    started_s: float
+    connect_s: float
+    duration_s: float
+    bytes_up: int
+    bytes_down: int
+    attempts: int
+    close_reason: int
+    spliced: bool
+    sni: bytes
 
 @final
 class DataPlane:
@@ -36,10 +55,10 @@ class DataPlane:
     def evict(self, backends: list[BackendLive], reason: int) -> None: ...
     def begin_sweep(self, sweep: Sweep) -> None: ...
     def hold_udp(self, held: bool) -> None: ...
-    def begin_move(self) -> None: ...
-    def move_over(self) -> bool: ...
-    def take_moved(self) -> list[tuple[int, int, int, dict[str, Any]]]: ...
-    def arrive(self, index: int, arrivals: Arrivals) -> bool: ...
+    def begin_export(self) -> None: ...
+    def export_over(self) -> bool: ...
+    def take_exported(self) -> list[MovedSession]: ...
+    def import_sessions(self, index: int, sessions: Imports) -> bool: ...
     def keep_records(self, wanted: bool, wake_fd: int = -1) -> None: ...
-    def take_records(self, limit: int) -> list[RecordFields]: ...
-    def worker_stats(self, index: int) -> tuple[int, int, int, int, int, int, int, int, int, int, list[int], int]: ...
+    def take_records(self, limit: int) -> list[EndedSession]: ...
+    def worker_stats(self, index: int) -> WorkerCounters: ...

@@ -8,7 +8,7 @@ import os
 
 from cython cimport final
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
 from l4lb._dataplane.base.enums cimport (
@@ -16,23 +16,71 @@ from l4lb._dataplane.base.enums cimport (
     RECORD_SLOTS, SHORTAGE_COUNT,
 )
 from l4lb._dataplane.base.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, published_load_pointer, published_load_u64,
-    published_store_pointer, published_store_u32, published_store_u64, read, shared_read, shared_store, write,
+    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, ntohs, published_load_pointer,
+    published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
+    shared_store, write,
 )
 from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
-from l4lb._native.convert cimport buckets_list, moved_list, record_tuple, zeroed
-from l4lb._native.moves cimport Arrivals
+from l4lb._native.convert cimport address_bytes, buckets_list, zeroed
+from l4lb._native.moves cimport Exports, Imports
 from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
 from l4lb._native.sweeps cimport Sweep
 
-RecordFields = tuple                     # its fields: see `record_tuple` in `_native/convert.pxd`
+from l4lb._native.reports import WorkerCounters
+
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
 CONNECT_FAILURES = <int>FAILURE_COUNT
 PATH_ERRORS = <int>PATH_ERROR_COUNT
+
+
+@final
+cdef class EndedSession:
+    """The record of a session that has ended: see `record_t`. Addresses as `address_bytes` has them, empty for a unix
+    socket. There is one for each session: a native class is made and read as fast as a tuple."""
+
+    cdef readonly uint64_t session_id
+    cdef readonly uint32_t listener_id
+    cdef readonly uint32_t pool_slot
+    cdef readonly uint32_t backend_id
+    cdef readonly bytes client
+    cdef readonly uint16_t client_port
+    cdef readonly bytes local
+    cdef readonly uint16_t local_port
+    cdef readonly double started_s
+    cdef readonly double connect_s
+    cdef readonly double duration_s
+    cdef readonly uint64_t bytes_up
+    cdef readonly uint64_t bytes_down
+    cdef readonly uint16_t attempts
+    cdef readonly uint8_t close_reason
+    cdef readonly bint spliced
+    cdef readonly bytes sni
+
+
+cdef EndedSession ended_session(record_t *record):
+    cdef EndedSession ended = EndedSession.__new__(EndedSession)
+    ended.session_id = record.session_id
+    ended.listener_id = record.listener_id
+    ended.pool_slot = record.pool_slot
+    ended.backend_id = record.backend_id
+    ended.client = address_bytes(&record.source)
+    ended.client_port = ntohs(record.source.port)
+    ended.local = address_bytes(&record.local)
+    ended.local_port = ntohs(record.local.port)
+    ended.started_s = record.started_ns / 1e9
+    ended.connect_s = record.connect_ns / 1e9
+    ended.duration_s = record.duration_ns / 1e9
+    ended.bytes_up = record.bytes_up
+    ended.bytes_down = record.bytes_down
+    ended.attempts = record.attempts
+    ended.close_reason = record.close_reason
+    ended.spliced = record.spliced != 0
+    ended.sni = (<char *>record.sni)[:record.sni_length]
+    return ended
 
 
 @final
@@ -144,8 +192,8 @@ cdef class DataPlane:
         published_store_u32(&self.plane.udp_held, held)
         self.wake()
 
-    def begin_move(self):
-        """Have every worker let go of its sessions of UDP, for `take_moved`, while their listening sockets are held.
+    def begin_export(self):
+        """Have every worker let go of its sessions of UDP, for `take_exported`, while their listening sockets are held.
         Those of the move before must be taken."""
         published_store_u64(&self.plane.export_version, self.plane.export_version + 1)
         self.wake()
@@ -153,27 +201,27 @@ cdef class DataPlane:
     cdef bint has_moved(self, int index):
         return published_load_u64(&self.plane.workers[index].exported_version) == self.plane.export_version
 
-    def move_over(self):
+    def export_over(self):
         """Whether all have."""
         cdef int i
         return all(self.has_moved(i) for i in range(self.worker_count))
 
-    def take_moved(self):
-        """What those that have let go of, see `moved_list`. Once."""
+    def take_exported(self):
+        """What those that have let go of, as `MovedSession`. Once."""
         cdef int i
         taken = []
         for i in range(self.worker_count):
             if self.has_moved(i):
-                taken += moved_list(self.plane.workers[i])
+                taken += Exports.take(self.plane.workers[i])
         return taken
 
-    def arrive(self, int index, Arrivals arrivals):
+    def import_sessions(self, int index, Imports sessions not None):
         """Give worker `index` these sessions, once. False when it has not yet taken those before."""
         cdef worker_t *w = self.plane.workers[index]
         if published_load_pointer(<void **>&w.importing) != NULL:
             return False
-        import_batch_reserve(&self.plane, arrivals.batch)
-        published_store_pointer(<void **>&w.importing, arrivals.give())
+        import_batch_reserve(&self.plane, sessions.batch)
+        published_store_pointer(<void **>&w.importing, sessions.give())
         self.wake()
         return True
 
@@ -191,7 +239,7 @@ cdef class DataPlane:
             published_store_u32(&ring.wanted, wanted)
 
     def take_records(self, uint64_t limit):
-        """Of each worker's ring at most `limit` records, as `record_tuple` makes them. One thread at a time."""
+        """Of each worker's ring at most `limit` records, as `EndedSession`. One thread at a time."""
         cdef int i
         taken = []
         for i in range(self.worker_count):
@@ -203,7 +251,7 @@ cdef class DataPlane:
         cdef uint64_t end = written if written - ring.read < limit else ring.read + limit
         cdef uint64_t at
         for at in range(ring.read, end):
-            taken.append(record_tuple(&ring.slots[at % RECORD_SLOTS]))
+            taken.append(ended_session(&ring.slots[at % RECORD_SLOTS]))
         shared_store(<int64_t *>&ring.read, <int64_t>end)
         return 0
 
@@ -231,20 +279,19 @@ cdef class DataPlane:
         return totals
 
     def worker_stats(self, int index):
-        """(sessions_active, pipes, chunks, busy_ns, turns, spliced_bytes, accept_pauses, transferred, records_dropped,
-        late_answers, connect time buckets, their sum in us) of one worker."""
+        """`WorkerCounters` of one worker at this moment."""
         cdef worker_t *w = self.plane.workers[index]
-        return (
-            gauge_read(&w.sessions.active),
-            gauge_read(&w.pipes.out_count),
-            gauge_read(&w.chunks.out_count),
-            counter_read(&w.counters.busy_ns),
-            counter_read(&w.counters.turns),
-            counter_read(&w.counters.spliced_bytes),
-            counter_read(&w.counters.accept_pauses),
-            counter_read(&w.counters.transferred),
-            counter_read(&w.counters.records_dropped),
-            counter_read(&w.counters.late_answers),
-            buckets_list(&w.counters.connect_time),
-            counter_read(&w.counters.connect_time.sum_us),
+        return WorkerCounters(
+            sessions_active=gauge_read(&w.sessions.active),
+            pipes=gauge_read(&w.pipes.out_count),
+            chunks=gauge_read(&w.chunks.out_count),
+            busy_ns=counter_read(&w.counters.busy_ns),
+            turns=counter_read(&w.counters.turns),
+            spliced_bytes=counter_read(&w.counters.spliced_bytes),
+            accept_pauses=counter_read(&w.counters.accept_pauses),
+            handed_over=counter_read(&w.counters.transferred),
+            records_dropped=counter_read(&w.counters.records_dropped),
+            late_answers=counter_read(&w.counters.late_answers),
+            connect_time=buckets_list(&w.counters.connect_time),
+            connect_time_sum_us=counter_read(&w.counters.connect_time.sum_us),
         )

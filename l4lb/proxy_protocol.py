@@ -18,6 +18,7 @@ from enum import IntEnum, StrEnum
 from socket import AF_INET, AF_INET6, AF_UNIX, AddressFamily
 
 from l4lb._native import algorithms
+from l4lb._native.headers import HeaderKind
 from l4lb.errors import L4lbError
 from l4lb.model.address import SocketAddress
 
@@ -200,22 +201,20 @@ def parse(data: bytes, accept: Accept | str = Accept.ANY, *, datagram: bool = Fa
     NeedMore when the header is not complete, never for a datagram; ProxyHeaderError when it must be refused.
     """
     mode = list(Accept).index(Accept(accept))
-    result, length, version, command, family, transport, source, destination, tlvs = algorithms.proxy_parse(
-        data, mode, datagram
-    )
-    if result == 1:
+    found = algorithms.proxy_parse(data, mode, datagram)
+    if found.result == 1:
         raise NeedMore(f"the header is not complete in {len(data)} bytes")
-    if result:
-        raise ProxyHeaderError(list(Reason)[result - 2])
+    if found.result:
+        raise ProxyHeaderError(list(Reason)[found.result - 2])
     return Header(
-        version=version,
-        command=Command(command),
-        transport=Transport(transport),
-        source=_address(family, source),
-        destination=_address(family, destination),
-        tlvs=tuple((type_, value) for type_, value in tlvs if type_ != Type.CRC32C),
-        crc32c=any(type_ == Type.CRC32C for type_, _ in tlvs),
-        length=length,
+        version=found.version,
+        command=Command(found.command),
+        transport=Transport(found.transport),
+        source=_address(found.family, found.source),
+        destination=_address(found.family, found.destination),
+        tlvs=tuple((type_, value) for type_, value in found.tlvs if type_ != Type.CRC32C),
+        crc32c=any(type_ == Type.CRC32C for type_, _ in found.tlvs),
+        length=found.length,
     )
 
 
@@ -238,7 +237,7 @@ def build(header: Header, *, max_bytes: int = HEADER_MAX_BYTES) -> bytes:
         if type_ == Type.SSL:
             _ssl(value)
     family, source, destination = _endpoints(header)
-    kind = (header.version, int(header.command), family, int(header.transport))
+    kind = HeaderKind(header.version, int(header.command), family, int(header.transport))
     return algorithms.proxy_build(kind, source, destination, list(header.tlvs), header.crc32c, max_bytes)
 
 

@@ -1,5 +1,7 @@
 from array import array
 
+from l4lb._native.headers import HeaderKind, ParsedHeader
+
 TABLE_KINDS: dict[str, int]
 
 def xxh64(data: bytes, seed: int) -> int: ...
@@ -9,11 +11,9 @@ _Endpoint = tuple[bytes, int]
 _Tlvs = list[tuple[int, bytes]]
 
 def crc32c(data: bytes) -> int: ...
-def proxy_parse(
-    data: bytes, mode: int, datagram: bool = False
-) -> tuple[int, int, int, int, int, int, _Endpoint, _Endpoint, _Tlvs]: ...
+def proxy_parse(data: bytes, mode: int, datagram: bool = False) -> ParsedHeader: ...
 def proxy_build(
-    kind: tuple[int, int, int, int],
+    kind: HeaderKind,
     source: _Endpoint,
     destination: _Endpoint,
     tlvs: _Tlvs,

@@ -28,6 +28,8 @@ from l4lb._dataplane.proxy_protocol.writer cimport (
 )
 from l4lb._dataplane.tables.tables cimport table_build
 
+from l4lb._native.headers import ParsedHeader
+
 TABLE_KINDS = {"maglev": <int>TABLE_MAGLEV, "ring": <int>TABLE_RING, "rendezvous": <int>TABLE_RENDEZVOUS}
 
 
@@ -115,10 +117,7 @@ cdef int header_name(proxy_header_t *header, tuple source, tuple destination) ex
 
 
 def proxy_parse(bytes data, int mode, bint datagram=False):
-    """(result, length, version, command, family, transport, source, destination, TLVs) of what `data` begins with.
-
-    Numbers are those of `_dataplane/proxy_protocol/types.pxd`; all but the result count only when that is 0. An
-    endpoint is (address, port), of a unix socket (108 bytes, 0). """
+    """`ParsedHeader` of what `data` begins with."""
     cdef proxy_header_t header
     cdef proxy_result_t result
     cdef const uint8_t *start = <const uint8_t *><char *>data
@@ -129,18 +128,27 @@ def proxy_parse(bytes data, int mode, bint datagram=False):
         else:
             result = proxy_header_parse(&header, start, length, <proxy_mode_t>mode)
     if result != PROXY_COMPLETE:
-        return <int>result, 0, 0, 0, 0, 0, (b"", 0), (b"", 0), []
+        return ParsedHeader(<int>result)
     if header.family == PROXY_UNIX:
         source = (<char *>header.source_path)[:PROXY_UNIX_BYTES], 0
         destination = (<char *>header.destination_path)[:PROXY_UNIX_BYTES], 0
     else:
         source, destination = endpoint_get(&header.source), endpoint_get(&header.destination)
-    return (<int>result, header.length, header.version, header.command, header.family, header.transport,
-            source, destination, tlvs_get(&header, data))
+    return ParsedHeader(
+        result=<int>result,
+        length=header.length,
+        version=header.version,
+        command=header.command,
+        family=header.family,
+        transport=header.transport,
+        source=source,
+        destination=destination,
+        tlvs=tlvs_get(&header, data),
+    )
 
 
-def proxy_build(tuple kind, tuple source, tuple destination, list tlvs, bint with_crc32c, uint32_t capacity):
-    """The header's bytes. `kind` is (version, command, family, transport), endpoints and TLVs as in `proxy_parse`.
+def proxy_build(kind, tuple source, tuple destination, list tlvs, bint with_crc32c, uint32_t capacity):
+    """The header's bytes. `kind` is a `HeaderKind`, endpoints and TLVs are as in `proxy_parse`.
 
     Endpoints of two IP families become IPv6. ValueError for what the version cannot say; BufferError when `capacity`
     bytes are too few.

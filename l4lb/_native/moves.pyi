@@ -1,16 +1,22 @@
-from typing import Any, final
+from typing import final
 
+from l4lb._native.flow_state import FlowState
 from l4lb._native.snapshots import BackendLive, ListenerLive, PoolLive
+from l4lb._native.specs import Terms
 
 @final
-class Arrivals:
+class Exports: ...
+
+@final
+class Imports:
     def add(
         self,
         listener: ListenerLive,
         pool: PoolLive,
         backend: BackendLive,
-        terms: dict[str, Any],
+        terms: Terms,
+        measured: bool,
         fd: int,
         link_fd: int,
-        fields: dict[str, Any],
+        state: FlowState,
     ) -> None: ...

@@ -1,22 +1,122 @@
-# Sessions of UDP on their way between processes, from plain values to the workers (`_native/convert.pxd` has the way
-# there). What workers do is in `_dataplane/udp/migration.pxd`.
+# Sessions of UDP on their way between processes, from plain values to the workers and back. What workers do is in
+# `_dataplane/udp/migration.pxd`.
 #
 # Used by `l4lb.engine` alone, on the control thread.
 """Native moves; see `l4lb.engine.moving` for the interface to use."""
 
 from cython cimport final
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.base.linux cimport close
-from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t
-from l4lb._native.convert cimport moved_fill, terms_fill, zeroed
+from l4lb._dataplane.base.linux cimport close, htons, ntohs
+from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t
+from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, worker_t
+from l4lb._dataplane.proxy_protocol.writer cimport address_text
+from l4lb._native.convert cimport terms_fill, zeroed
 from l4lb._native.snapshots cimport BackendLive, ListenerLive, PoolLive
+
+from l4lb._native.flow_state import FlowState, MovedSession
+
+
+cdef str address_text(const uint8_t *address, uint8_t length):
+    return (<const char *>address)[:length].hex()
+
+
+cdef uint8_t address_fill(uint8_t *place, str text) except 0xFF:
+    """Returns the length: 0, 4 or 16."""
+    cdef bytes address = bytes.fromhex(text)
+    if len(address) not in (0, 4, 16):
+        raise ValueError("an address has 4 or 16 bytes")
+    memcpy(place, <const char *>address, len(address))
+    return <uint8_t>len(address)
+
+
+cdef object flow_state(const exported_flow_t *moved):
+    cdef const flow_t *flow = &moved.flow
+    return FlowState(
+        age_ms=moved.age_ms,
+        idle_ms=moved.idle_ms,
+        bytes_up=moved.bytes_up,
+        bytes_down=moved.bytes_down,
+        datagrams_up=flow.datagrams_up,
+        datagrams_down=flow.datagrams_down,
+        requests_left=flow.requests_left,
+        responses=flow.responses,
+        one_way=bool(flow.one_way),
+        source=address_text(moved.source, moved.source_length),
+        source_port=ntohs(moved.source_port),
+        peer=address_text(flow.peer, flow.peer_length),
+        peer_port=ntohs(flow.peer_port),
+        scope_id=flow.scope_id,
+        local=address_text(flow.local, flow.local_length),
+        local_port=ntohs(moved.local_port),
+        interface=flow.interface,
+        destination=address_text(flow.destination, flow.destination_length),
+        destination_port=ntohs(flow.destination_port),
+        named=bool(flow.named),
+        wide=bool(flow.wide),
+        link_wide=bool(moved.link_wide),
+        no_trains=bool(flow.no_trains),
+        quic=bool(flow.quic),
+        quic_given=flow.quic_given,
+        quic_given_length=flow.quic_given_length,
+    )
+
+
+cdef int moved_fill(exported_flow_t *moved, object state) except -1:
+    """The other way round. TypeError, ValueError, OverflowError for what is not as `flow_state` makes it."""
+    cdef flow_t *flow = &moved.flow
+    moved.age_ms = state.age_ms
+    moved.idle_ms = state.idle_ms
+    moved.bytes_up = state.bytes_up
+    moved.bytes_down = state.bytes_down
+    flow.datagrams_up = state.datagrams_up
+    flow.datagrams_down = state.datagrams_down
+    flow.requests_left = state.requests_left
+    flow.responses = state.responses
+    flow.one_way = state.one_way
+    moved.source_length = address_fill(moved.source, state.source)
+    moved.source_port = htons(state.source_port)
+    flow.peer_length = address_fill(flow.peer, state.peer)
+    flow.peer_port = htons(state.peer_port)
+    flow.scope_id = state.scope_id
+    flow.local_length = address_fill(flow.local, state.local)
+    moved.local_port = htons(state.local_port)
+    flow.interface = state.interface
+    flow.destination_length = address_fill(flow.destination, state.destination)
+    flow.destination_port = htons(state.destination_port)
+    flow.named = state.named
+    flow.wide = state.wide
+    moved.link_wide = state.link_wide
+    flow.no_trains = state.no_trains
+    flow.quic = state.quic
+    flow.quic_given = state.quic_given
+    flow.quic_given_length = state.quic_given_length
+    return 0
 
 
 @final
-cdef class Arrivals:
+cdef class Exports:
+    """Sessions that workers have let go of."""
+
+    @staticmethod
+    cdef list take(worker_t *w):
+        """A `MovedSession` for each that `w` has let go of; the caller owns the socket to the backend."""
+        cdef exported_flow_t *moved
+        cdef uint32_t i
+        found = []
+        for i in range(w.exported_count):
+            moved = &w.exported[i]
+            found.append(MovedSession(moved.flow.fd, moved.link_fd, moved.backend_id, flow_state(moved)))
+        free(w.exported)
+        w.exported = NULL
+        w.exported_count = 0
+        return found
+
+
+@final
+cdef class Imports:
     """Sessions for one worker. Those that are not given to it are closed with this."""
 
     def __cinit__(self):
@@ -32,10 +132,12 @@ cdef class Arrivals:
         free(self.batch)
 
     def add(
-        self, ListenerLive listener, PoolLive pool, BackendLive backend, dict terms, int fd, int link_fd, dict fields
+        self, ListenerLive listener not None, PoolLive pool not None, BackendLive backend not None,
+        terms not None, bint measured, int fd, int link_fd, state not None,
     ):
-        """One with what it belongs to here. `terms`: of the listener, and `measured`. Owns `link_fd` once it returns;
-        raises for fields that are none."""
+        """One with what it belongs to here. `terms`: the listener's (`specs.Terms`); `measured`: its pool goes by how
+        fast backends answer; `state`: a `FlowState`. Owns `link_fd` once it returns; raises for a state that is none.
+        """
         cdef imported_flow_t *entries
         cdef imported_flow_t *entry
         entries = <imported_flow_t *>realloc(self.batch.entries, (self.batch.count + 1) * sizeof(imported_flow_t))
@@ -44,7 +146,7 @@ cdef class Arrivals:
         self.batch.entries = entries
         entry = &entries[self.batch.count]
         memset(entry, 0, sizeof(imported_flow_t))
-        moved_fill(&entry.exported, fields)
+        moved_fill(&entry.exported, state)
         entry.exported.flow.fd = fd
         entry.exported.link_fd = link_fd
         entry.client.fd = -1
@@ -53,7 +155,7 @@ cdef class Arrivals:
         entry.client.pool = &pool.live
         terms_fill(&entry.client.terms, terms)
         entry.backend = &backend.live
-        entry.measured = terms["measured"]
+        entry.measured = measured
         self.batch.count += 1
 
     cdef import_batch_t *give(self):

@@ -33,10 +33,10 @@ cdef class NativePool:
     cdef list kept
 
     cdef int fill_slots(self, tier_t *tier, array slots) except -1
-    cdef int fill_tier(self, tier_t *tier, uint32_t number, array usable, array slots) except -1
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, object spec) except -1
     cdef int fill_further(self, pool_t *pool, list tiers) except -1
-    cdef int fill_backend(self, backend_t *backend, tuple spec) except -1
-    cdef int fill(self, pool_t *pool, dict spec) except -1
+    cdef int fill_backend(self, backend_t *backend, object spec) except -1
+    cdef int fill(self, pool_t *pool, object spec) except -1
 
 
 cdef class NativeSnapshot:
@@ -45,4 +45,4 @@ cdef class NativeSnapshot:
     cdef list kept
 
     cdef int fill_listening(self, uint32_t worker, list listeners) except -1
-    cdef int fill_listener(self, listener_t *listener, dict spec) except -1
+    cdef int fill_listener(self, listener_t *listener, object spec) except -1

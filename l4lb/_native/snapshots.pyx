@@ -8,7 +8,7 @@ from cpython.array cimport array
 from cython cimport final
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 from l4lb._dataplane.balancing.lookup cimport tier_cursor
 from l4lb._dataplane.base.enums cimport (
@@ -19,7 +19,7 @@ from l4lb._dataplane.base.enums cimport (
     SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.base.linux cimport (
-    AF_UNIX, htons, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
+    AF_UNIX, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
 )
 from l4lb._dataplane.base.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
@@ -32,9 +32,11 @@ from l4lb._dataplane.udp.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
 )
 from l4lb._native.convert cimport (
-    buckets_list, counters, indices_copy, indices_of, local_fill, pool_settings_fill, proxy_accept_fill,
-    proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
+    backend_options_fill, buckets_list, counters, indices_copy, indices_of, listening_fill, pool_settings_fill,
+    proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
+
+from l4lb._native.reports import BackendCounters, ListenerCounters
 
 SELECTIONS = {
     "cursor": <int>SELECT_CURSOR, "hash": <int>SELECT_HASH, "least_sessions": <int>SELECT_LEAST_SESSIONS,
@@ -79,22 +81,21 @@ cdef class BackendLive:
         shared_store(&self.live.failures, 0)
 
     def stats(self):
-        """(sessions_active, sessions_total, bytes_up, bytes_down, early_resets, [connect failures by reason],
-        datagrams_up, datagrams_down, source_misfits, [path errors by kind])."""
+        """`BackendCounters` of this moment."""
         cdef backend_counters_t total
         cdef int reason, kind
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
-        return (
-            shared_read(&self.live.sessions_active),
-            total.sessions_total,
-            total.bytes_up,
-            total.bytes_down,
-            total.early_resets,
-            [total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
-            total.datagrams_up,
-            total.datagrams_down,
-            total.source_misfits,
-            [total.path_errors[kind] for kind in range(<int>PATH_ERROR_COUNT)],
+        return BackendCounters(
+            sessions_active=shared_read(&self.live.sessions_active),
+            sessions_total=total.sessions_total,
+            bytes_up=total.bytes_up,
+            bytes_down=total.bytes_down,
+            early_resets=total.early_resets,
+            connect_failures=[total.connect_failures[reason] for reason in range(<int>FAILURE_COUNT)],
+            datagrams_up=total.datagrams_up,
+            datagrams_down=total.datagrams_down,
+            source_misfits=total.source_misfits,
+            path_errors=[total.path_errors[kind] for kind in range(<int>PATH_ERROR_COUNT)],
         )
 
 
@@ -190,10 +191,12 @@ cdef class ListenerLive:
             self.live.options = grown[0]
         return 0
 
-    def set_options(self, dict options):
-        """What `backend_options_t` names; for connects from now on, and never a part of it."""
-        cdef backend_options_t wanted = options
+    def set_options(self, options not None):
+        """`specs.BackendOptions`, for connects from now on, and never a part of them."""
+        cdef backend_options_t wanted
         cdef uint32_t i
+        memset(&wanted, 0, sizeof(wanted))
+        backend_options_fill(&wanted, options)
         for i in range(self.options_count):
             if memcmp(self.options[i], &wanted, sizeof(wanted)) == 0:
                 break
@@ -203,14 +206,15 @@ cdef class ListenerLive:
             self.options[i][0] = wanted
         published_store_pointer(<void **>&self.live.options, self.options[i])
 
-    def set_limits(self, bandwidth, total_bandwidth, uint64_t session_rate, uint64_t session_burst_ns):
-        """Rates in bytes a second, as (up, down), and new sessions a second; 0: no limit. Holds at once, for all."""
+    def set_limits(self, limits not None):
+        """`specs.Limits`, which hold at once, for all."""
+        cdef uint64_t burst_ns = limits.session_burst_ns, rate = limits.session_rate
         cdef int direction
         for direction in range(2):
-            published_store_u64(&self.live.limits.bandwidth[direction], bandwidth[direction])
-            published_store_u64(&self.live.limits.total_bandwidth[direction], total_bandwidth[direction])
-        published_store_u64(&self.live.limits.session_burst_ns, session_burst_ns)
-        published_store_u64(&self.live.limits.session_rate, session_rate)
+            published_store_u64(&self.live.limits.bandwidth[direction], limits.bandwidth[direction])
+            published_store_u64(&self.live.limits.total_bandwidth[direction], limits.total_bandwidth[direction])
+        published_store_u64(&self.live.limits.session_burst_ns, burst_ns)
+        published_store_u64(&self.live.limits.session_rate, rate)
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -224,35 +228,27 @@ cdef class ListenerLive:
         return shared_read(&self.live.sessions_active)
 
     def stats(self):
-        """(sessions_active, sessions_total, [closed by reason], session time buckets, their sum in us, [refused PROXY
-        headers by reason], [datagrams dropped by reason])."""
+        """`ListenerCounters` of this moment."""
         cdef listener_counters_t total
         cdef int reason
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
-        return (
-            shared_read(&self.live.sessions_active),
-            total.sessions_total,
-            [total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
-            buckets_list(&total.session_time),
-            total.session_time.sum_us,
-            [total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
-            [total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
+        return ListenerCounters(
+            sessions_active=shared_read(&self.live.sessions_active),
+            sessions_total=total.sessions_total,
+            closed=[total.closed[reason] for reason in range(<int>CLOSE_REASON_COUNT)],
+            session_time=buckets_list(&total.session_time),
+            session_time_sum_us=total.session_time.sum_us,
+            proxy_refused=[total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
+            dropped=[total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
         )
 
 
 @final
 cdef class NativePool:
-    """An immutable `pool_t`, for all the snapshots in which the pool is the same. Holds on to what it points to.
+    """An immutable `pool_t`, made of a `specs.Pool`, for all the snapshots in which the pool is the same. Holds on to
+    what it points to."""
 
-    `spec`: live, selection, backends [(live, sockaddr bytes, weight, max_sessions,
-    resumes)], usable (array "I", indices into backends) and slots (array "I", indices into usable; not to be changed)
-    of the first tier, further [(usable, slots)] of those after it, bounded_load, connect_timeout_ms, connect_attempts,
-    passive_failures, queue_size, queue_timeout_ms, source (sockaddr bytes or empty), transparent, hash_seed, hash_key,
-    hash_prefix_v4, hash_prefix_v6, proxy_send (version, TLVs, own TLVs). A backend's address with port 0 means the port
-    that the client came to.
-    """
-
-    def __cinit__(self, dict spec):
+    def __cinit__(self, spec not None):
         self.kept = []
         self.fill(&self.pool, spec)
 
@@ -271,63 +267,62 @@ cdef class NativePool:
         self.kept.append(slots)
         return 0
 
-    cdef int fill_tier(self, tier_t *tier, uint32_t number, array usable, array slots) except -1:
+    cdef int fill_tier(self, tier_t *tier, uint32_t number, object spec) except -1:
         """After the backends."""
+        cdef array usable = spec.usable
         cdef uint32_t i
         tier.usable = indices_copy(usable)
         tier.usable_count = len(usable)
         for i in range(tier.usable_count):
             tier.usable_weight += self.pool.backends[tier.usable[i]].weight
         tier.cursor = tier_cursor(self.pool.live, number)
-        return self.fill_slots(tier, slots)
+        return self.fill_slots(tier, spec.slots)
 
     cdef int fill_further(self, pool_t *pool, list tiers) except -1:
         """Counted one by one, so that what is there is freed when memory is short for the rest."""
         if tiers:
             pool.further = <tier_t *>zeroed(len(tiers), sizeof(tier_t))
-        for usable, slots in tiers:
+        for tier in tiers:
             pool.further_count += 1
-            self.fill_tier(&pool.further[pool.further_count - 1], pool.further_count, usable, slots)
+            self.fill_tier(&pool.further[pool.further_count - 1], pool.further_count, tier)
         return 0
 
-    cdef int fill_backend(self, backend_t *backend, tuple spec) except -1:
-        cdef BackendLive live
-        cdef bytes address
-        live, address, backend.weight, backend.max_sessions, backend.resumes = spec
+    cdef int fill_backend(self, backend_t *backend, object spec) except -1:
+        cdef BackendLive live = spec.live
+        backend.weight = spec.weight
+        backend.max_sessions = spec.max_sessions
+        backend.resumes = spec.resumes
         backend.live = &live.live
-        backend.address_length = sockaddr_copy(&backend.address, address)
+        backend.address_length = sockaddr_copy(&backend.address, spec.address)
         backend.same_port = backend.address.ss_family != AF_UNIX and (<sockaddr_in *>&backend.address).sin_port == 0
         self.kept.append(live)
         return 0
 
-    cdef int fill(self, pool_t *pool, dict spec) except -1:
-        cdef PoolLive live = spec["live"]
-        cdef list backends = spec["backends"]
+    cdef int fill(self, pool_t *pool, object spec) except -1:
+        cdef PoolLive live = spec.live
+        cdef list backends = spec.backends
         cdef uint32_t i
         self.kept.append(live)
         pool.live = &live.live
-        pool.selection = <selection_t><int>spec["selection"]
+        pool.selection = <selection_t><int>spec.selection
         pool.backends = <backend_t *>zeroed(len(backends), sizeof(backend_t))
         pool.backend_count = len(backends)
         for i in range(pool.backend_count):
             self.fill_backend(&pool.backends[i], backends[i])
-        self.fill_tier(&pool.first, 0, spec["usable"], spec["slots"])
-        self.fill_further(pool, spec["further"])
+        self.fill_tier(&pool.first, 0, spec.first)
+        self.fill_further(pool, spec.further)
         pool_settings_fill(pool, spec)
         if pool.hash_key == HASH_KEY_QUIC_CID:
             live.keep_quic_ids()
-        proxy_send_fill(&pool.send, spec["proxy_send"])
-        self.kept.append(spec["proxy_send"])
+        proxy_send_fill(&pool.send, spec.proxy_send)
+        self.kept.append(spec.proxy_send)
         return 0
 
 
 @final
 cdef class NativeSnapshot:
-    """An immutable `snapshot_t`. Holds on to the live objects that it points to.
-
-    `listeners`: dicts of live, pool (one of `pools`), sockets (`l4lb.net.listen.sockets.Assigned`), max_sessions,
-    idle_ms, half_close_ms, duration_ms, half_close, splice, nodelay, requests, responses, one_way, trains, draining,
-    proxy_accept (mode, time-out in ms, trusted ranges). """
+    """An immutable `snapshot_t`, made of `NativePool`s and `specs.Listener`s. Holds on to the live objects that it
+    points to."""
 
     def __cinit__(self, uint64_t version, uint32_t worker_count, list pools, list listeners):
         cdef uint32_t i
@@ -349,7 +344,7 @@ cdef class NativeSnapshot:
             self.fill_listener(&self.snapshot.listeners[i], listeners[i])
         for i in range(worker_count):
             self.fill_listening(i, listeners)
-        self.snapshot.mixed = len({one[4] for listener in listeners for one in listener["sockets"]}) == 2
+        self.snapshot.mixed = len({one.datagrams for listener in listeners for one in listener.sockets}) == 2
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -370,36 +365,30 @@ cdef class NativeSnapshot:
         cdef listening_list_t *sockets = &self.snapshot.listening[worker]
         cdef listening_t *entry
         cdef uint32_t i
-        mine = [[one for one in listener["sockets"] if one[0] == worker] for listener in listeners]
+        mine = [[one for one in listener.sockets if one.worker == worker] for listener in listeners]
         sockets.entries = <listening_t *>zeroed(sum(map(len, mine)), sizeof(listening_t))
         for i in range(self.snapshot.listener_count):
-            for _, fd, port, shared, datagrams, wide, host, first in mine[i]:
+            for one in mine[i]:
                 entry = &sockets.entries[sockets.count]
-                entry.fd = fd
-                entry.port = htons(port)
-                entry.shared = shared
-                entry.first = first
-                entry.datagrams = datagrams
-                entry.wide = wide
-                local_fill(&entry.local, host, entry.port)
+                listening_fill(entry, one)
                 entry.listener = &self.snapshot.listeners[i]
                 sockets.count += 1
         return 0
 
-    cdef int fill_listener(self, listener_t *listener, dict spec) except -1:
-        cdef ListenerLive live = spec["live"]
-        cdef NativePool pool = spec["pool"]
+    cdef int fill_listener(self, listener_t *listener, object spec) except -1:
+        cdef ListenerLive live = spec.live
+        cdef NativePool pool = spec.pool
         self.kept.append(live)
         self.kept.append(pool)
         listener.live = &live.live
         listener.pool = &pool.pool
-        listener.max_sessions = spec["max_sessions"]
-        terms_fill(&listener.terms, spec)
-        listener.requests = spec["requests"]
-        listener.responses = spec["responses"]
-        listener.one_way = spec["one_way"]
-        listener.trains = spec["trains"]
-        listener.draining = spec["draining"]
-        proxy_accept_fill(&listener.accept, spec["proxy_accept"])
-        self.kept.append(spec["proxy_accept"])
+        listener.max_sessions = spec.max_sessions
+        terms_fill(&listener.terms, spec.terms)
+        listener.requests = spec.requests
+        listener.responses = spec.responses
+        listener.one_way = spec.one_way
+        listener.trains = spec.trains
+        listener.draining = spec.draining
+        proxy_accept_fill(&listener.accept, spec.proxy_accept)
+        self.kept.append(spec.proxy_accept)
         return 0

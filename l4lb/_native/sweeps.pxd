@@ -11,4 +11,4 @@ cdef class Sweep:
     cdef bint begun
 
     cdef int begin(self, plane_t *plane, Sweep before) except -1
-    cdef int fill_filter(self, dict wanted) except -1
+    cdef int fill_filter(self, object wanted) except -1

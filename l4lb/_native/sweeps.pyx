@@ -15,19 +15,18 @@ from l4lb._dataplane.base.worker_types cimport found_t, plane_t, sweep_part_t
 from l4lb._dataplane.passes.sweep cimport sweep_publish
 from l4lb._native.convert cimport address_bytes, indices_copy, zeroed
 
-FoundFields = tuple                      # its fields: see `Sweep.take_found`
+from l4lb._native.reports import FoundSession
 
 
 @final
 cdef class Sweep:
     """One pass over all sessions of `worker_count` workers, begun by `DataPlane.begin_sweep`.
 
-    `wanted`, each of which may be missing: session_id, listener_id, pool_slot, backend_ids (array "I", not empty),
-    source (address bytes, bits, port), source_scope (an interface's number). At most `limit` are told of by each
-    worker; with `reason` of 0 or more all that are taken end for that close reason.
+    `wanted` is a `specs.Filter`. At most `limit` are told of by each worker; with `reason` of 0 or more all that are
+    taken end for that close reason.
     """
 
-    def __cinit__(self, uint32_t worker_count, dict wanted, uint32_t limit, int reason=-1):
+    def __cinit__(self, uint32_t worker_count, wanted not None, uint32_t limit, int reason=-1):
         cdef uint32_t i
         self.sweep.parts = <sweep_part_t *>zeroed(worker_count, sizeof(sweep_part_t))
         self.worker_count = worker_count
@@ -45,21 +44,21 @@ cdef class Sweep:
         free(self.sweep.parts)
         free(self.sweep.wanted.backend_ids)
 
-    cdef int fill_filter(self, dict wanted) except -1:
-        cdef bytes source
-        source, self.sweep.wanted.source_bits, port = wanted.get("source", (b"", 0, 0))
+    cdef int fill_filter(self, object wanted) except -1:
+        cdef bytes source = wanted.source
+        self.sweep.wanted.source_bits = wanted.source_bits
         if len(source) not in (0, 4, 16) or self.sweep.wanted.source_bits > 8 * len(source):
             raise ValueError("a source has 4 or 16 bytes, and no more bits than those")
         memcpy(self.sweep.wanted.source, <const char *>source, len(source))
         self.sweep.wanted.source_length = len(source)
-        self.sweep.wanted.source_port = htons(port)
-        self.sweep.wanted.source_scope = wanted.get("source_scope", 0)
-        self.sweep.wanted.session_id = wanted.get("session_id", 0)
-        self.sweep.wanted.listener_id = wanted.get("listener_id", 0)
-        self.sweep.wanted.pool_slot = wanted.get("pool_slot", <uint32_t>NO_INDEX)
-        if "backend_ids" in wanted:
-            self.sweep.wanted.backend_ids = indices_copy(wanted["backend_ids"])
-            self.sweep.wanted.backend_count = len(wanted["backend_ids"])
+        self.sweep.wanted.source_port = htons(wanted.source_port)
+        self.sweep.wanted.source_scope = wanted.source_scope
+        self.sweep.wanted.session_id = wanted.session_id
+        self.sweep.wanted.listener_id = wanted.listener_id
+        self.sweep.wanted.pool_slot = <uint32_t>NO_INDEX if wanted.pool_slot is None else wanted.pool_slot
+        if wanted.backend_ids is not None:
+            self.sweep.wanted.backend_ids = indices_copy(wanted.backend_ids)
+            self.sweep.wanted.backend_count = len(wanted.backend_ids)
         return 0
 
     cdef int begin(self, plane_t *plane, Sweep before) except -1:
@@ -84,19 +83,27 @@ cdef class Sweep:
         return sum(self.sweep.parts[i].matched for i in range(self.worker_count))
 
     def take_found(self):
-        """Those that are told of, once, as tuples: (session_id, listener_id, pool_slot, backend_id or 0, client address
-        bytes, client port, local address bytes, local port, state, started_ns, idle_ms, bytes_up, bytes_down)."""
+        """Those that are told of, once."""
         cdef uint32_t i, j
         cdef found_t *one
         told = []
         for i in range(self.worker_count):
             for j in range(self.sweep.parts[i].found_count):
                 one = &self.sweep.parts[i].found[j]
-                told.append((
-                    one.session_id, one.listener_id, one.pool_slot, one.backend_id,
-                    address_bytes(&one.source), ntohs(one.source.port),
-                    address_bytes(&one.local), ntohs(one.local.port),
-                    one.state, one.started_ns, one.idle_ms, one.bytes_up, one.bytes_down,
+                told.append(FoundSession(
+                    session_id=one.session_id,
+                    listener_id=one.listener_id,
+                    pool_slot=one.pool_slot,
+                    backend_id=one.backend_id,
+                    client=address_bytes(&one.source),
+                    client_port=ntohs(one.source.port),
+                    local=address_bytes(&one.local),
+                    local_port=ntohs(one.local.port),
+                    state=one.state,
+                    started_ns=one.started_ns,
+                    idle_ms=one.idle_ms,
+                    bytes_up=one.bytes_up,
+                    bytes_down=one.bytes_down,
                 ))
             free(self.sweep.parts[i].found)                         # it may be large, and is kept until the next sweep
             self.sweep.parts[i].found = NULL

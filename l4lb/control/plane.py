@@ -45,7 +45,7 @@ from l4lb.control.state.state import BackendState, CheckResult, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
-from l4lb.model.forwarder import Forwarder, MovingSession, QuicIds
+from l4lb.model.forwarder import ExportedSession, Forwarder, QuicIds
 from l4lb.model.states import Health, ProcessState
 from l4lb.model.stats import Stats
 from l4lb.net.handover import Channel
@@ -145,7 +145,7 @@ class ControlPlane:
         try:
             if problems := list(environment_problems(self.state.config)):
                 raise ConfigError(problems)
-            self.forwarder.take_over(self.inheritance.sockets)
+            self.forwarder.import_sockets(self.inheritance.sockets)
             outputs = self.outputs.prepare(self.state.config)  # on no other thread: see `_bind`
             try:
                 self._bind()
@@ -197,7 +197,7 @@ class ControlPlane:
         settings = config.global_
         logs = (path for path in (settings.log, settings.access_log, settings.state_file) if path.startswith("/"))
         self.host.give([*files, *(path for path in logs if os.path.exists(path))])
-        self.host.give_sockets(self.forwarder.give_sockets)
+        self.host.chown_sockets(self.forwarder.chown_sockets)
         self.host.become_user(config)
         for path, reason in self.host.not_allowed(config, [*files, *self.admin.files()]):
             self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)
@@ -211,8 +211,8 @@ class ControlPlane:
             received = await received_sessions(channel)
             self._take_sessions(received.sessions, received.quic_ids)
             over = received.over or await channel.heard() is None  # or "yours"
-            self.forwarder.own()
-            self.admin.own()
+            self.forwarder.claim_sockets()
+            self.admin.claim()
             self._alone.set()
             self.supervision.speak()
             self.took_over()
@@ -223,8 +223,8 @@ class ControlPlane:
             self.status.predecessor = None
             channel.close()
 
-    def _take_sessions(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
-        count = self.forwarder.arrive(sessions, quic_ids)
+    def _take_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
+        count = self.forwarder.import_sessions(sessions, quic_ids)
         if sessions:
             self.events.emit("sessions_moved", {"sessions": count, "ended": len(sessions) - count})
 

@@ -31,21 +31,50 @@ def _histogram(counts: Sequence[int], sum_us: int) -> Histogram:
 
 
 def backend_stats(live: snapshots.BackendLive) -> BackendStats:
-    active, total, up, down, early_resets, failures, sent, answered, misfits, said = live.stats()
-    failed, path_errors = _named(_CONNECT_FAILURES, failures), _named(_PATH_ERRORS, said)
-    return BackendStats(active, total, up, down, early_resets, failed, sent, answered, misfits, path_errors)
+    now = live.stats()
+    return BackendStats(
+        sessions_active=now.sessions_active,
+        sessions_total=now.sessions_total,
+        bytes_up=now.bytes_up,
+        bytes_down=now.bytes_down,
+        early_resets=now.early_resets,
+        failed=_named(_CONNECT_FAILURES, now.connect_failures),
+        datagrams_up=now.datagrams_up,
+        datagrams_down=now.datagrams_down,
+        source_misfits=now.source_misfits,
+        path_errors=_named(_PATH_ERRORS, now.path_errors),
+    )
 
 
 def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:
-    stats = plane.worker_stats(index)
-    return WorkerStats(*stats[:10], _histogram(stats[10], stats[11]))
+    now = plane.worker_stats(index)
+    return WorkerStats(
+        sessions_active=now.sessions_active,
+        pipes=now.pipes,
+        chunks=now.chunks,
+        busy_ns=now.busy_ns,
+        turns=now.turns,
+        spliced_bytes=now.spliced_bytes,
+        accept_pauses=now.accept_pauses,
+        handed_over=now.handed_over,
+        records_dropped=now.records_dropped,
+        late_answers=now.late_answers,
+        connect_time=_histogram(now.connect_time, now.connect_time_sum_us),
+    )
 
 
 def listener_stats(live: snapshots.ListenerLive, addresses: tuple[str, ...], kernel_drops: int) -> ListenerStats:
     """`kernel_drops`: of its sockets, which the workers have not counted."""
-    active, total, closed, buckets, sum_us, refused, drops = live.stats()
-    dropped = _named(_DROP_REASONS, drops)
+    now = live.stats()
+    dropped = _named(_DROP_REASONS, now.dropped)
     if kernel_drops:
         dropped[DropReason.KERNEL] = dropped.get(DropReason.KERNEL, 0) + kernel_drops
-    reasons, refusals = _named(_CLOSE_REASONS, closed), _named(PROXY_REFUSALS, refused)
-    return ListenerStats(addresses, active, total, reasons, _histogram(buckets, sum_us), dropped, refusals)
+    return ListenerStats(
+        addresses=addresses,
+        sessions_active=now.sessions_active,
+        sessions_total=now.sessions_total,
+        closed=_named(_CLOSE_REASONS, now.closed),
+        session_time=_histogram(now.session_time, now.session_time_sum_us),
+        dropped=dropped,
+        proxy_refused=_named(PROXY_REFUSALS, now.proxy_refused),
+    )

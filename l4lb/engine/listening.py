@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import Handed
+from l4lb.model.forwarder import ExportedSockets
 from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
 from l4lb.model.states import Protocol
 from l4lb.net.listen.options import set_options
@@ -87,7 +87,7 @@ class Listening:
         # No longer named from that version on; workers may still accept there. A unix socket leaves its place at once.
         self._closing: dict[Place, int] = {}
         self._closing_unix: list[tuple[int, ListeningSockets]] = []
-        self._turned_away: set[Place] = set()
+        self._refusing: set[Place] = set()
         self._covered: dict[Place, Place] = {}  # by the place that includes it
         self._shared = False  # with the process that takes over
 
@@ -191,7 +191,7 @@ class Listening:
         for place in self._places.keys() - self._published - self._closing.keys():
             self._places.pop(place).sockets.close()
 
-    def turn_away(self, specs: Sequence[ListenerSpec]) -> bool:
+    def refuse_new_clients(self, specs: Sequence[ListenerSpec]) -> bool:
         """Let nobody in any more where `specs`, soon all that is, do not listen. Whether somebody may be in a handshake
         there, whom workers should have time to accept.
 
@@ -201,9 +201,9 @@ class Listening:
         leaving = {place for place in self._published - needed if _has_handshakes(place)}
         if self._shared:
             return False
-        for place in leaving - self._turned_away:
-            self._places[place].sockets.turn_away()
-        self._turned_away |= leaving
+        for place in leaving - self._refusing:
+            self._places[place].sockets.refuse_new_clients()
+        self._refusing |= leaving
         return bool(leaving)
 
     def commit(self, specs: Sequence[ListenerSpec], version: int) -> None:
@@ -216,22 +216,22 @@ class Listening:
                 self._closing[place] = version
         for place in needed & self._closing.keys():  # it comes back before it was closed
             del self._closing[place]
-            if place in self._turned_away:
-                self._turned_away.discard(place)
-                self._places[place].sockets.let_in(self._places[place].spec.backlog)
+            if place in self._refusing:
+                self._refusing.discard(place)
+                self._places[place].sockets.accept_new_clients(self._places[place].spec.backlog)
         self._published = needed
 
     def _leave_unix(self, place: Place, version: int) -> None:
         sockets = self._places.pop(place).sockets
         self._closing_unix.append((version, sockets))
         if not self._shared:
-            sockets.turn_away()
+            sockets.refuse_new_clients()
 
     def reap(self, seen: int) -> None:
         """Every worker has seen version `seen`: close what none accepts on any more."""
         for place in [place for place, version in self._closing.items() if seen >= version]:
             del self._closing[place]
-            self._turned_away.discard(place)
+            self._refusing.discard(place)
             self._places.pop(place).sockets.close()
         for version, sockets in self._closing_unix:
             if seen >= version:
@@ -256,10 +256,10 @@ class Listening:
         """Where `spec` really listens: port 0 is replaced by the port that the kernel chose."""
         return tuple(self._places[place].sockets.address for place, _ in places_of(spec))
 
-    def give(self, uid: int, gid: int) -> None:
-        """See `ListeningSockets.give`."""
+    def chown(self, uid: int, gid: int) -> None:
+        """See `ListeningSockets.chown`."""
         for known in self._places.values():
-            known.sockets.give(uid, gid)
+            known.sockets.chown(uid, gid)
 
     def files(self) -> list[str]:
         """Of unix sockets that are removed with them."""
@@ -267,20 +267,22 @@ class Listening:
 
     # ---- from one process to the next ----
 
-    def hand_over(self) -> list[Handed]:
+    def export_sockets(self) -> list[ExportedSockets]:
         """All that workers accept on. They stay open here."""
         found = [(place, self._places[place].sockets) for place in self._published]
-        return [Handed(place, [sock.fileno() for sock in one.sockets], one.described()) for place, one in found]
+        return [
+            ExportedSockets(place, [sock.fileno() for sock in one.sockets], one.described()) for place, one in found
+        ]
 
-    def disown(self) -> None:
+    def give_up_sockets(self) -> None:
         """The other process has them: what is closed here leaves the files of unix sockets alone."""
         self._shared = True
         for known in self._places.values():
-            known.sockets.disown()
+            known.sockets.give_up()
 
-    def take_over(self, handed: Sequence[Handed]) -> None:
+    def import_sockets(self, exported: Sequence[ExportedSockets]) -> None:
         """Before the first snapshot: listeners at these places accept on these sockets instead of new ones."""
-        self._taken = {one.place: ListeningSockets.taken_over(one.fds, one.about) for one in handed}
+        self._taken = {one.place: ListeningSockets.imported(one.fds, one.about) for one in exported}
 
     def places_by_fd(self) -> dict[int, tuple[Place, int]]:
         """Which of a place's sockets has a descriptor."""
@@ -297,13 +299,13 @@ class Listening:
             for position, assigned in enumerate(sockets.spread(self._workers))
         }
 
-    def own(self) -> None:
+    def claim_sockets(self) -> None:
         """The process before this one is not to come back: its files are this one's, and what no listener has is
         closed."""
         for known in self._places.values():
-            known.sockets.own()
+            known.sockets.claim()
         for sockets in self._taken.values():
-            sockets.own()
+            sockets.claim()
             sockets.close()
         self._taken = {}
 

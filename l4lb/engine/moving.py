@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from l4lb import _fastpath
 from l4lb._native import moves, snapshots
-from l4lb.engine.fields import listener_settings
+from l4lb._native.flow_state import FlowState
+from l4lb.engine.fields import listener_terms
 from l4lb.engine.listening import Listening
 from l4lb.engine.records import Records
-from l4lb.model.forwarder import MovingSession, QuicIds
+from l4lb.model.forwarder import ExportedSession, QuicIds
 from l4lb.model.snapshot import ListenerSpec
 
 
@@ -35,20 +36,21 @@ class Moving:
         self._listening = listening
         self._records = records
 
-    def begin(self) -> None:
+    def begin_export(self) -> None:
         self._plane.hold_udp(True)
-        self._plane.begin_move()
+        self._plane.begin_export()
 
-    def moved(self, *, anyway: bool) -> list[MovingSession] | None:
-        if not anyway and not self._plane.move_over():
+    def exported_sessions(self, *, anyway: bool) -> list[ExportedSession] | None:
+        if not anyway and not self._plane.export_over():
             return None
         places = self._listening.places_by_fd()
         found = []
-        for fd, link_fd, backend_id, fields in self._plane.take_moved():
-            if (place := places.get(fd)) is None:  # its listener is on its way out
-                os.close(link_fd)
+        for one in self._plane.take_exported():
+            if (place := places.get(one.fd)) is None:  # its listener is on its way out
+                os.close(one.link_fd)
                 continue
-            found.append(MovingSession(link_fd, *place, *self._records.backends[backend_id], fields))
+            pool, backend = self._records.backends[one.backend_id]
+            found.append(ExportedSession(one.link_fd, *place, pool, backend, one.state.as_json()))
         return found
 
     def quic_ids(self, pools: Mapping[str, snapshots.PoolLive]) -> list[QuicIds]:
@@ -60,18 +62,18 @@ class Moving:
         ]
 
     def know(self, ids: QuicIds, pool: snapshots.PoolLive, backends: Iterable[str]) -> None:
-        """Ids of another process, before `arrive`."""
+        """Ids of another process, before `import_sessions`."""
         there = set(backends)
         here = {id_: number for number, (name, id_) in self._records.backends.items() if name == ids.pool}
         found = {number: here[id_] for number, id_ in ids.backends.items() if id_ in there}
         with contextlib.suppress(ValueError, OverflowError):  # of a version that keeps them otherwise
             pool.restore_quic_ids(ids.seed, ids.lengths, ids.entries, found)
 
-    def arrive(
-        self, sessions: Sequence[MovingSession], belongings: Callable[[MovingSession], Belongings | None]
+    def import_sessions(
+        self, sessions: Sequence[ExportedSession], belongings: Callable[[ExportedSession], Belongings | None]
     ) -> int:
         workers = self._listening.workers_by_place()
-        arrivals: dict[int, moves.Arrivals] = {}
+        arrivals: dict[int, moves.Imports] = {}
         counts: Counter[int] = Counter()
         for session in sessions:
             place = workers.get((session.place, session.position))
@@ -80,22 +82,30 @@ class Moving:
                 continue
             counts[place[0]] += 1
         for worker, arriving in arrivals.items():
-            if not self._plane.arrive(worker, arriving):
+            if not self._plane.import_sessions(worker, arriving):
                 del counts[worker]  # it hangs, and has not taken those before
         self._plane.hold_udp(False)
         return counts.total()
 
 
 def _add(
-    arrivals: dict[int, moves.Arrivals], worker: int, fd: int, session: MovingSession, owners: Belongings | None
+    arrivals: dict[int, moves.Imports], worker: int, fd: int, session: ExportedSession, owners: Belongings | None
 ) -> bool:
     """False for what cannot go on: its owners are not there, or it is told of in a way that is not known here."""
     if owners is None:
         return False
-    terms = {**listener_settings(owners.spec), "measured": owners.measured}
-    arriving = arrivals.setdefault(worker, moves.Arrivals())
+    arriving = arrivals.setdefault(worker, moves.Imports())
     try:
-        arriving.add(owners.listener, owners.pool, owners.backend, terms, fd, session.fd, dict(session.about))
+        arriving.add(
+            listener=owners.listener,
+            pool=owners.pool,
+            backend=owners.backend,
+            terms=listener_terms(owners.spec),
+            measured=owners.measured,
+            fd=fd,
+            link_fd=session.fd,
+            state=FlowState.from_json(session.about),
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return False
     return True

@@ -2,8 +2,7 @@
 
 Made and called on the control thread; the worker threads it starts never come back into Python until `close`.
 
-Ownership: a backend, pool or listener keeps counters while any snapshot or session refers to it. What a new snapshot no
-longer names is retired, and let go when its last session has ended and every worker has moved on.
+Ownership: a backend, pool (`l4lb.engine.pools`) or listener keeps counters while any snapshot or session refers to it.
 """
 
 from __future__ import annotations
@@ -11,25 +10,26 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import count
 
 from l4lb import _fastpath
-from l4lb._native import algorithms, snapshots, sweeps
+from l4lb._native import algorithms, snapshots, specs, sweeps
 from l4lb.engine.bound import SessionBound
-from l4lb.engine.counters import backend_stats, listener_stats, shortages, worker_stats
-from l4lb.engine.fields import backend_options, listener_limits, listener_settings, pool_settings
+from l4lb.engine.counters import listener_stats, shortages, worker_stats
+from l4lb.engine.fields import backend_options, listener_fields, listener_limits
 from l4lb.engine.listening import Listening
 from l4lb.engine.moving import Belongings, Moving
-from l4lb.engine.owned import OwnedListener, OwnedPool
+from l4lb.engine.owned import OwnedListener
+from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep
 from l4lb.errors import EngineError
-from l4lb.model.forwarder import Handed, MovingSession, QuicIds
+from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.sessions import SessionFilter
-from l4lb.model.snapshot import BackendSpec, ListenerSpec, Place, PoolSpec, Selection, Snapshot, TableKind
+from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
-from l4lb.net.listen.sockets import sockaddr_bytes
 from l4lb.net.threads import name_this_thread, started
 
 _CLOSE_REASONS = tuple(CloseReason)
@@ -64,18 +64,15 @@ class NativeForwarder:
         self._bound = SessionBound(self._plane, max_sessions, ports)
         self._affinity = [cpus[index % len(cpus)] for index in range(workers)] if affinity and cpus else []
         self._threads: list[threading.Thread] = []
-        self._pools: dict[str, OwnedPool] = {}
         self._listeners: dict[str, OwnedListener] = {}
         self._left: dict[str, OwnedListener] = {}  # no longer named, but their sessions go on
         self._draining: list[OwnedListener] = []  # ... for which workers still have sockets
         self._pools_published: list[snapshots.NativePool] = []
         self._listening = Listening(workers, self._affinity)
         self._snapshots: list[snapshots.NativeSnapshot] = []
-        self._retired: list[snapshots.BackendLive | snapshots.PoolLive] = []
-        self._removed: dict[tuple[str, str], snapshots.BackendLive] = {}  # of the retired ones, by pool and id
-        self._slots_used: set[int] = set()
-        self._next_id = 1
+        self._ids = count(1)  # for the records of the data plane, by which a name is found again
         self._records = Records(self._plane)
+        self._pools = Pools(workers, self._records, self._ids)
         self._moving = Moving(self._plane, self._listening, self._records)
         self._version = 0
         self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
@@ -113,40 +110,40 @@ class NativeForwarder:
             "sessions_counted": self._plane.sessions_active(),
             "pipes": sum(worker.pipes for worker in workers),
             "chunks": sum(worker.chunks for worker in workers),
-            "backend_sessions": sum(pool.sessions_active for pool in self._pool_stats().values()),
+            "backend_sessions": sum(pool.sessions_active for pool in self._pools.all_stats().values()),
         }
 
     # ---- from one process to the next ----
 
-    def hand_over(self) -> list[Handed]:
-        return self._listening.hand_over()
+    def export_sockets(self) -> list[ExportedSockets]:
+        return self._listening.export_sockets()
 
-    def disown(self) -> None:
-        self._listening.disown()
+    def give_up_sockets(self) -> None:
+        self._listening.give_up_sockets()
 
-    def take_over(self, handed: Sequence[Handed]) -> None:
-        self._listening.take_over(handed)
-        if any(one.place.protocol is Protocol.UDP for one in handed):
+    def import_sockets(self, exported: Sequence[ExportedSockets]) -> None:
+        self._listening.import_sockets(exported)
+        if any(one.place.protocol is Protocol.UDP for one in exported):
             self._plane.hold_udp(True)
 
-    def begin_move(self) -> None:
-        self._moving.begin()
+    def begin_export(self) -> None:
+        self._moving.begin_export()
 
-    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
-        return self._moving.moved(anyway=anyway)
+    def exported_sessions(self, *, anyway: bool = False) -> list[ExportedSession] | None:
+        return self._moving.exported_sessions(anyway=anyway)
 
     def quic_ids(self) -> list[QuicIds]:
-        return self._moving.quic_ids({name: pool.live for name, pool in self._pools.items()})
+        return self._moving.quic_ids({name: pool.live for name, pool in self._pools.owned.items()})
 
-    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+    def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
         for ids in quic_ids:
-            if (pool := self._pools.get(ids.pool)) is not None:
+            if (pool := self._pools.owned.get(ids.pool)) is not None:
                 self._moving.know(ids, pool.live, pool.backends)
-        return self._moving.arrive(sessions, self._belongings)
+        return self._moving.import_sessions(sessions, self._belongings)
 
-    def _belongings(self, session: MovingSession) -> Belongings | None:
+    def _belongings(self, session: ExportedSession) -> Belongings | None:
         listener = next((one for one in self._listeners.values() if session.place in self._places(one)), None)
-        pool = self._pools.get(session.pool)
+        pool = self._pools.owned.get(session.pool)
         backend = pool.backends.get(session.backend) if pool else None
         if listener is None or pool is None or pool.spec is None or backend is None:
             return None
@@ -156,8 +153,8 @@ class NativeForwarder:
     def _places(self, listener: OwnedListener) -> set[Place]:
         return set(self._listening.places(listener.served))
 
-    def own(self) -> None:
-        self._listening.own()
+    def claim_sockets(self) -> None:
+        self._listening.claim_sockets()
 
     # ---- snapshots ----
 
@@ -167,13 +164,13 @@ class NativeForwarder:
     def forget_prepared(self) -> None:
         self._listening.forget_prepared()
 
-    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
-        return self._listening.turn_away(listeners)
+    def refuse_new_clients(self, listeners: Sequence[ListenerSpec]) -> bool:
+        return self._listening.refuse_new_clients(listeners)
 
     def publish(self, snapshot: Snapshot) -> None:
         self.prepare(snapshot.listeners)
-        before = {name: pool.spec for name, pool in self._pools.items()}
-        pools = {spec.name: self._native_pool(spec) for spec in snapshot.pools}
+        before = self._pools.published()
+        pools = {spec.name: self._pools.native(spec) for spec in snapshot.pools}
         named = {spec.name for spec in snapshot.listeners}
         for name in [name for name in self._listeners if name not in named]:
             self._left[name] = self._listeners.pop(name)
@@ -182,7 +179,7 @@ class NativeForwarder:
             self._take_listener(spec, pools[spec.pool])
         self._bound.adapt(snapshot)
         self._publish(list(pools.values()))
-        self._retire_pools(before, {spec.name: spec for spec in snapshot.pools})
+        self._pools.retire(before, {spec.name: spec for spec in snapshot.pools})
         self.reap()
 
     def _publish(self, pools: list[snapshots.NativePool]) -> None:
@@ -208,58 +205,10 @@ class NativeForwarder:
         self._pools_published = pools
         self._snapshots.append(native)
 
-    def _new_id(self) -> int:
-        """A number for the records of the data plane, by which a name is found again."""
-        self._next_id += 1
-        return self._next_id - 1
-
-    def _free_slot(self) -> int:
-        slot = next(number for number in range(len(self._slots_used) + 1) if number not in self._slots_used)
-        self._slots_used.add(slot)
-        return slot
-
-    def _native_pool(self, spec: PoolSpec) -> snapshots.NativePool:
-        """The one that workers have already, when the pool is the same."""
-        pool = self._pools.get(spec.name)
-        if pool is None:
-            slot = self._free_slot()
-            self._records.pools[slot] = spec.name
-            pool = self._pools[spec.name] = OwnedPool(spec.name, snapshots.PoolLive(self._plane.worker_count, slot))
-        if pool.native is None or pool.spec is not spec:
-            pool.native = snapshots.NativePool(self._pool_fields(pool, spec))
-            pool.spec = spec
-        return pool.native
-
-    def _pool_fields(self, pool: OwnedPool, spec: PoolSpec) -> dict[str, object]:
-        return {
-            "live": pool.live,
-            "backends": [self._native_backend(pool, backend) for backend in spec.backends],
-            **pool_settings(spec),
-        }
-
-    def _native_backend(
-        self, pool: OwnedPool, spec: BackendSpec
-    ) -> tuple[snapshots.BackendLive, bytes, float, int, bool]:
-        live = pool.backends.get(spec.id)
-        if live is None and (live := self._returned(pool.name, spec.id)) is not None:
-            pool.backends[spec.id] = live
-        if live is None:
-            id_ = self._new_id()
-            live = pool.backends[spec.id] = snapshots.BackendLive(self._plane.worker_count, id_)
-            self._records.backends[id_] = (pool.name, spec.id)
-        return live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions, spec.resumes
-
-    def _returned(self, pool: str, backend: str) -> snapshots.BackendLive | None:
-        """One that was removed and still has sessions: its counts and limits go on."""
-        live = self._removed.pop((pool, backend), None)
-        if live is not None:
-            self._retired.remove(live)
-        return live
-
     def _take_listener(self, spec: ListenerSpec, pool: snapshots.NativePool) -> None:
         listener = self._listeners.get(spec.name) or self._left.pop(spec.name, None)
         if listener is None:
-            id_ = self._new_id()
+            id_ = next(self._ids)
             listener = OwnedListener(id_, snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
         listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
@@ -267,30 +216,11 @@ class NativeForwarder:
         listener.addresses = self._listening.addresses(spec)
         self._records.name_listener(listener.id, spec.name, listener.addresses)
         listener.live.set_options(backend_options(spec))
-        listener.live.set_limits(*listener_limits(spec))
+        listener.live.set_limits(listener_limits(spec))
 
-    def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> dict[str, object]:
-        return {
-            "live": listener.live,
-            "pool": listener.pool,
-            "sockets": self._listening.spread(spec),
-            "draining": draining,
-            **listener_settings(spec),
-        }
-
-    def _retire_pools(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
-        """Let go of what the newest snapshot does not name, and the one before did, once no session uses it."""
-        for name, spec in before.items():
-            now = newest.get(name)
-            if now is spec:
-                continue
-            pool = self._pools[name]
-            named = {backend.id for backend in now.backends} if now else set()
-            for id_ in [id_ for id_ in pool.backends if id_ not in named]:
-                self._removed[name, id_] = live = pool.backends.pop(id_)
-                self._retired.append(live)
-            if now is None:
-                self._retired.append(self._pools.pop(name).live)
+    def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> specs.Listener:
+        sockets = self._listening.spread(spec)
+        return listener_fields(spec, listener.live, listener.pool, sockets, draining=draining)
 
     def adopted(self) -> bool:
         if self._threads and self._plane.seen_version() < self._version:
@@ -308,17 +238,7 @@ class NativeForwarder:
         if len(self._snapshots) <= 1:
             draining = not self._listeners  # then all are shown to the end
             self._left = {name: one for name, one in self._left.items() if draining or one.live.sessions_active() > 0}
-            self._retired = [live for live in self._retired if not self._let_go(live)]
-            kept = set(map(id, self._retired))
-            self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
-
-    def _let_go(self, live: snapshots.BackendLive | snapshots.PoolLive) -> bool:
-        """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
-        if live.sessions_active() > 0:
-            return False
-        if isinstance(live, snapshots.PoolLive):
-            self._slots_used.discard(live.slot)
-        return True
+            self._pools.reap()
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
@@ -336,20 +256,20 @@ class NativeForwarder:
         found = []
         for id_ in self._plane.take_notices():
             pool, backend = self._records.backends[id_]
-            if (live := self._backend(pool, backend)) is not None:
+            if (live := self._pools.backend(pool, backend)) is not None:
                 found.append(Failing(pool, backend, live.failures()))
         return found
 
     def forgive(self, pool: str, backend: str) -> None:
-        if (live := self._backend(pool, backend)) is not None:
+        if (live := self._pools.backend(pool, backend)) is not None:
             live.forgive()
 
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
-        known = [live for name in backends if (live := self._backend(pool, name)) is not None]
+        known = [live for name in backends if (live := self._pools.backend(pool, name)) is not None]
         self._plane.evict(known, _CLOSE_REASONS.index(reason))
 
     def sessions_of(self, pool: str, backend: str) -> int:
-        live = self._backend(pool, backend)
+        live = self._pools.backend(pool, backend)
         return live.sessions_active() if live is not None else 0
 
     def sessions_on(self, listener: str) -> int:
@@ -357,17 +277,11 @@ class NativeForwarder:
         return known.live.sessions_active() if known else 0
 
     def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
-        names = Names(self._records, {name: pool.live.slot for name, pool in self._pools.items()})
+        names = Names(self._records, {name: pool.live.slot for name, pool in self._pools.owned.items()})
         reason = -1 if end is None else _CLOSE_REASONS.index(end)
-        native = sweeps.Sweep(self._plane.worker_count, names.fields(wanted), limit, reason)
+        native = sweeps.Sweep(self._plane.worker_count, names.filter(wanted), limit, reason)
         self._plane.begin_sweep(native)
         return SessionSweep(native, names, limit)
-
-    def _backend(self, pool: str, backend: str) -> snapshots.BackendLive | None:
-        """The one of the newest snapshot, or else one that was removed and still has sessions."""
-        if pool in self._pools and backend in self._pools[pool].backends:
-            return self._pools[pool].backends[backend]
-        return self._removed.get((pool, backend))
 
     # ---- what is read from it ----
 
@@ -375,27 +289,20 @@ class NativeForwarder:
         return self._listeners[listener].addresses
 
     def silent_workers(self) -> list[int]:
-        turns = [self._plane.worker_stats(index)[4] for index in range(self._plane.worker_count)]
+        turns = [self._plane.worker_stats(index).turns for index in range(self._plane.worker_count)]
         silent = [index for index, before in enumerate(self._turns_seen) if turns[index] == before]
         self._turns_seen = turns
         self._plane.wake()
         return silent
 
-    def give_sockets(self, uid: int, gid: int) -> None:
-        self._listening.give(uid, gid)
+    def chown_sockets(self, uid: int, gid: int) -> None:
+        self._listening.chown(uid, gid)
 
     def socket_files(self) -> list[str]:
         return self._listening.files()
 
     def pool_stats(self, pool: str) -> PoolStats:
-        known = self._pools.get(pool)
-        if known is None:
-            return PoolStats()
-        backends = {id_: backend_stats(live) for id_, live in known.backends.items()}
-        return PoolStats(backends, known.live.waiting())
-
-    def _pool_stats(self) -> dict[str, PoolStats]:
-        return {name: self.pool_stats(name) for name in self._pools}
+        return self._pools.stats(pool)
 
     def stats(self) -> Stats:
         self.reap()
@@ -406,7 +313,7 @@ class NativeForwarder:
         workers = tuple(worker_stats(self._plane, index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         bound = (self._bound.sessions, self._bound.reason)
-        return Stats(self._version, listeners, self._pool_stats(), workers, left, *bound, shortages(self._plane))
+        return Stats(self._version, listeners, self._pools.all_stats(), workers, left, *bound, shortages(self._plane))
 
     def _kernel_drops(self, listener: OwnedListener) -> int:
         return self._listening.kernel_drops(listener.served) if listener.spec.protocol is Protocol.UDP else 0
@@ -423,4 +330,4 @@ class NativeForwarder:
         return self._records.take(limit)
 
     def records_dropped(self) -> int:
-        return sum(self._plane.worker_stats(index)[8] for index in range(self._plane.worker_count))
+        return sum(self._plane.worker_stats(index).records_dropped for index in range(self._plane.worker_count))

@@ -58,7 +58,7 @@ class Records:
 
     def take(self, limit: int) -> list[SessionRecord]:
         """At most `limit` of each worker."""
-        return [self._record(fields) for fields in self._plane.take_records(limit)]
+        return [self._record(ended) for ended in self._plane.take_records(limit)]
 
     def _place(self, packed: bytes, port: int) -> str:
         text = self._places.get((packed, port))
@@ -69,28 +69,25 @@ class Records:
             self._places[packed, port] = text
         return text
 
-    def _record(self, fields: _fastpath.RecordFields) -> SessionRecord:
-        (
-            session_id, listener_id, slot, backend_id, client, client_port, local, local_port,
-            started_ns, connect_ns, duration_ns, up, down, attempts, reason, spliced, sni,
-        ) = fields  # fmt: skip
-        listener, unix = self.listeners.get(listener_id, ("", "unix:"))
-        pool, backend = self.backends.get(backend_id) or (self.pools.get(slot, ""), "")
+    def _record(self, ended: _fastpath.EndedSession) -> SessionRecord:
+        listener, unix = self.listeners.get(ended.listener_id, ("", "unix:"))
+        pool, backend = self.backends.get(ended.backend_id) or (self.pools.get(ended.pool_slot, ""), "")
+        local, sni = ended.local, ended.sni
         return SessionRecord(
-            session_id,
+            ended.session_id,
             listener,
             pool,
             backend,
-            address_text(client),
-            client_port,
-            self._place(local, local_port) if local else unix,
-            started_ns / 1e9,
-            connect_ns / 1e9,
-            duration_ns / 1e9,
-            up,
-            down,
-            attempts,
-            _CLOSE_REASONS[reason],
-            spliced,
+            address_text(ended.client),
+            ended.client_port,
+            self._place(local, ended.local_port) if local else unix,
+            ended.started_s,
+            ended.connect_s,
+            ended.duration_s,
+            ended.bytes_up,
+            ended.bytes_down,
+            ended.attempts,
+            _CLOSE_REASONS[ended.close_reason],
+            ended.spliced,
             sni.decode("ascii", "replace") if sni else "",
         )

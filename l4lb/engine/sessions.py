@@ -6,7 +6,8 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 
-from l4lb._native import sweeps
+from l4lb._native import specs, sweeps
+from l4lb._native.reports import FoundSession
 from l4lb.engine.records import Records, endpoint_text
 from l4lb.errors import ChangeError
 from l4lb.model.sessions import Session, SessionFilter
@@ -56,20 +57,19 @@ class Names:
             raise ChangeError("not_found", f'no backend "{wanted.backends[0][1]}"', "backend")
         return array("I", found)
 
-    def fields(self, wanted: SessionFilter) -> dict[str, object]:
-        """As `sweeps.Sweep` takes it. ChangeError for a name that nothing has."""
-        fields: dict[str, object] = {"session_id": wanted.id}
-        if wanted.listener:
-            fields["listener_id"] = self._listener(wanted.listener)
-        if wanted.pool:
-            fields["pool_slot"] = self._pool(wanted.pool)
-        if wanted.backends:
-            fields["backend_ids"] = self._backends(wanted)
-        if wanted.source is not None:
-            network = wanted.source
-            fields["source"] = (network.network_address.packed, network.prefixlen, wanted.source_port)
-            fields["source_scope"] = wanted.source_scope
-        return fields
+    def filter(self, wanted: SessionFilter) -> specs.Filter:
+        """ChangeError for a name that nothing has."""
+        network = wanted.source
+        return specs.Filter(
+            session_id=wanted.id,
+            listener_id=self._listener(wanted.listener) if wanted.listener else 0,
+            pool_slot=self._pool(wanted.pool) if wanted.pool else None,
+            backend_ids=self._backends(wanted) if wanted.backends else None,
+            source=network.network_address.packed if network else b"",
+            source_bits=network.prefixlen if network else 0,
+            source_port=wanted.source_port if network else 0,
+            source_scope=wanted.source_scope if network else 0,
+        )
 
 
 class SessionSweep:
@@ -88,23 +88,21 @@ class SessionSweep:
 
     def take_found(self) -> list[Session]:
         now_ns = time.monotonic_ns()
-        found = sorted(self._native.take_found(), key=lambda fields: fields[9])
-        return [self._session(fields, now_ns) for fields in found[: self._limit]]
+        found = sorted(self._native.take_found(), key=lambda one: one.started_ns)
+        return [self._session(one, now_ns) for one in found[: self._limit]]
 
-    def _session(self, fields: sweeps.FoundFields, now_ns: int) -> Session:
-        id_, listener, pool, backend, client, client_port, local, local_port, state, started_ns, *rest = fields
-        idle_ms, bytes_up, bytes_down = rest
+    def _session(self, found: FoundSession, now_ns: int) -> Session:
         return Session(
-            id_,
-            Protocol.UDP if state > len(SessionState) else Protocol.TCP,
-            self._names.listener(listener),
-            self._names.pool(pool),
-            self._names.backend(backend),
-            endpoint_text(client, client_port),
-            endpoint_text(local, local_port),
-            _STATES[state - 1],
-            max(now_ns - started_ns, 0) / 1e9,
-            idle_ms / 1e3,
-            bytes_up,
-            bytes_down,
+            id=found.session_id,
+            protocol=Protocol.UDP if found.state > len(SessionState) else Protocol.TCP,
+            listener=self._names.listener(found.listener_id),
+            pool=self._names.pool(found.pool_slot),
+            backend=self._names.backend(found.backend_id),
+            client=endpoint_text(found.client, found.client_port),
+            local=endpoint_text(found.local, found.local_port),
+            state=_STATES[found.state - 1],
+            age_s=max(now_ns - found.started_ns, 0) / 1e9,
+            idle_s=found.idle_ms / 1e3,
+            bytes_up=found.bytes_up,
+            bytes_down=found.bytes_down,
         )

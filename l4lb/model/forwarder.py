@@ -14,7 +14,7 @@ from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class ExportedSockets:
     """The listening sockets of one place, on their way to another process: descriptors, and what else is to be known of
     them, as JSON has it."""
 
@@ -24,7 +24,7 @@ class Handed:
 
 
 @dataclass(frozen=True, slots=True)
-class MovingSession:
+class ExportedSession:
     """A session of UDP on its way to another process: the socket to its backend, by which of a place's sockets its
     datagrams come, whose it is, and what else is to be known of it, as JSON has it."""
 
@@ -64,7 +64,7 @@ class Forwarder(Protocol):
     def forget_prepared(self) -> None:
         """Close what was prepared and will not be published."""
 
-    def turn_away(self, listeners: Sequence[ListenerSpec]) -> bool:
+    def refuse_new_clients(self, listeners: Sequence[ListenerSpec]) -> bool:
         """Before a snapshot with these listeners, which are prepared: where none of them listens, let nobody new in.
         True when there is such a place, and clients whose handshake is under way are to be given time."""
 
@@ -125,7 +125,7 @@ class Forwarder(Protocol):
         """The workers that have finished no turn since the last call. Each call wakes them all, so that those which are
         merely idle finish one."""
 
-    def give_sockets(self, uid: int, gid: int) -> None:
+    def chown_sockets(self, uid: int, gid: int) -> None:
         """The listening sockets belong to that user from now on: this process is about to become it, and addresses of
         its own that overlap must be of one user. Requires CAP_CHOWN; OSError EPERM."""
 
@@ -152,35 +152,35 @@ class Forwarder(Protocol):
     def records_dropped(self) -> int:
         """How many were dropped. Any thread."""
 
-    def hand_over(self) -> list[Handed]:
+    def export_sockets(self) -> list[ExportedSockets]:
         """The sockets that the published listeners accept on; they stay open here."""
 
-    def disown(self) -> None:
+    def give_up_sockets(self) -> None:
         """Another process has them now: closing them here leaves the files of unix sockets alone."""
 
-    def take_over(self, handed: Sequence[Handed]) -> None:
+    def import_sockets(self, handed: Sequence[ExportedSockets]) -> None:
         """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on. Those of
-        UDP are not read before `arrive`."""
+        UDP are not read before `import_sessions`."""
 
-    def begin_move(self) -> None:
+    def begin_export(self) -> None:
         """Have workers read no UDP listener any more and let go of its sessions, but for those that only wait for
         answers."""
 
-    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
+    def exported_sessions(self, *, anyway: bool = False) -> list[ExportedSession] | None:
         """The sessions that workers have let go of, once; their descriptors belong to the caller. None while they are
         at it; `anyway`: those of the workers that have done it."""
 
     def quic_ids(self) -> list[QuicIds]:
         """Of the pools that go by them."""
 
-    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+    def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
         """After the first snapshot: go on with these sessions of another process and the ids that it knew, or with its
         own sessions that were to move, and read UDP listeners. Their descriptors belong to the forwarder from now on.
 
         How many go on: not those whose listener, pool or backend is not there.
         """
 
-    def own(self) -> None:
+    def claim_sockets(self) -> None:
         """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is
         closed."""
 

@@ -26,13 +26,13 @@ from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.resources.stats cimport counters_free, counters_new
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end, socket_has_unsent, socket_reset, socket_unsent
-from l4lb._dataplane.udp.events cimport udp_open
 from l4lb._dataplane.udp.flows cimport (
     flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_t, flow_list_push, flow_take, flow_used,
 )
 from l4lb._dataplane.udp.links cimport (
     link_drain, link_give, link_open, link_reuse, link_watch, links_at, links_sweep, spares_close_one,
 )
+from l4lb._dataplane.udp.plane cimport udp_open
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open
 
 cdef source_address_t address_of(bytes host, int port):

@@ -13,7 +13,7 @@ import pytest
 
 from l4lb.engine.native import NativeForwarder
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import Handed, MovingSession
+from l4lb.model.forwarder import ExportedSession, ExportedSockets
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import SessionRecord
@@ -38,12 +38,12 @@ class Process:
         self.forwarder.start()
         self.forwarder.publish(Snapshot(1, (self._pool,), (self._listener,)))
 
-    def move(self) -> list[MovingSession]:
-        self.forwarder.begin_move()
-        found: list[MovingSession] = []
+    def move(self) -> list[ExportedSession]:
+        self.forwarder.begin_export()
+        found: list[ExportedSession] = []
 
         def moved() -> bool:
-            taken = self.forwarder.moved()
+            taken = self.forwarder.exported_sessions()
             found.extend(taken or [])
             return taken is not None
 
@@ -67,7 +67,7 @@ def local(port: int) -> SocketAddress:
     return SocketAddress(socket.AF_INET, "127.0.0.1", port)
 
 
-def dup(handed: list[Handed]) -> list[Handed]:
+def dup(handed: list[ExportedSockets]) -> list[ExportedSockets]:
     return [dataclasses.replace(one, fds=[os.dup(fd) for fd in one.fds]) for one in handed]
 
 
@@ -80,7 +80,7 @@ def two(
     first = Process(port, servers, workers[0], listener)
     first.start()
     second = Process(port, servers, workers[1], listener)
-    second.forwarder.take_over(dup(first.forwarder.hand_over()))
+    second.forwarder.import_sockets(dup(first.forwarder.export_sockets()))
     second.start()
     try:
         yield first, second, port
@@ -117,7 +117,7 @@ def test_all_that_a_session_is_arrives(servers: dict[str, UdpServer], workers: t
         for client in clients:
             client.send(b"meanwhile")
         again = [dataclasses.replace(one, about=json.loads(json.dumps(one.about))) for one in moving]
-        assert second.forwarder.arrive(again) == 20
+        assert second.forwarder.import_sessions(again) == 20
         for client in clients:
             assert client.receive() == b"meanwhile"
             assert client.ask(b"later") == b"later"
@@ -140,7 +140,7 @@ def test_they_can_come_back(servers: dict[str, UdpServer]) -> None:
         before = peers(servers)
         for number in range(3):
             moving = first.move()
-            assert first.forwarder.arrive(moving) == 20
+            assert first.forwarder.import_sessions(moving) == 20
             for client in clients:
                 assert client.ask(b"%d" % number) == b"%d" % number
         assert peers(servers) == before
@@ -151,7 +151,7 @@ def test_what_is_left_of_its_limits_goes_along(servers: dict[str, UdpServer]) ->
     with two(servers, udp_requests=3) as (first, second, port), contextlib.ExitStack() as stack:
         (client,) = asked(port, 1, stack)
         client.ask(b"second")
-        second.forwarder.arrive(first.move())
+        second.forwarder.import_sessions(first.move())
         client.ask(b"third")
         assert len(peers(servers)["one"] | peers(servers)["two"]) == 1
         client.ask(b"fourth")
@@ -163,7 +163,7 @@ def test_the_time_that_a_session_has_lived_counts(servers: dict[str, UdpServer])
         asked(port, 1, stack)
         (moving,) = first.move()
         old = dataclasses.replace(moving, about={**moving.about, "age_ms": 4900})
-        assert second.forwarder.arrive([old]) == 1
+        assert second.forwarder.import_sessions([old]) == 1
         found: list[SessionRecord] = []
         assert wait_until(lambda: found.extend(second.records()) or found, 3)
         (record,) = found
@@ -187,7 +187,7 @@ def test_what_does_not_belong_anywhere_is_closed(servers: dict[str, UdpServer]) 
             dataclasses.replace(moving[5], about={**moving[5].about, "peer": 5}),
             dataclasses.replace(moving[6], about=about),
         ]
-        assert second.forwarder.arrive(wrong) == 0
+        assert second.forwarder.import_sessions(wrong) == 0
         for client in clients:
             assert client.ask(b"again") == b"again"
         assert sum(map(len, peers(servers).values())) == 14
@@ -198,6 +198,6 @@ def test_what_nobody_takes_is_closed(servers: dict[str, UdpServer]) -> None:
     """No file descriptor is left, which the fixture for all tests sees."""
     with two(servers) as (first, second, port), contextlib.ExitStack() as stack:
         asked(port, 5, stack)
-        first.forwarder.begin_move()
+        first.forwarder.begin_export()
         assert wait_until(lambda: first.active == 0)
         assert second.active == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from l4lb._native import snapshots
-from l4lb.model.snapshot import HashKey, Selection
+from l4lb._native import snapshots, specs
+from l4lb.engine.fields import pool_fields
+from l4lb.model.snapshot import HashKey, PoolSpec, Selection
 from l4lb.model.stats import PROXY_REFUSALS
 from l4lb.proxy_protocol import Accept, Reason
 
@@ -20,10 +21,8 @@ def test_every_enum_is_known_on_both_sides() -> None:
 
 
 def test_a_backend_address_that_is_too_long_is_refused() -> None:
-    pool = {
-        "live": snapshots.PoolLive(1, 0),
-        "selection": 0,
-        "backends": [(snapshots.BackendLive(1, 1), bytes(200), 1, 0, True)],
-    }
+    live = snapshots.PoolLive(1, 0)
+    backend = specs.Backend(snapshots.BackendLive(1, 1), bytes(200), 1, 0, True)
+    spec = PoolSpec("p", Selection.CURSOR, (), (), ())
     with pytest.raises(ValueError, match="sockaddr_storage"):
-        snapshots.NativePool(pool)
+        snapshots.NativePool(pool_fields(spec, live, [backend]))

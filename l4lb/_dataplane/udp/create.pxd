@@ -35,6 +35,7 @@ from l4lb._dataplane.udp.links cimport link_close
 from l4lb._dataplane.udp.picking cimport flow_has_other_backend
 from l4lb._dataplane.udp.room cimport admit
 
+
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
     """Check again when it may have been idle for long enough, or has lived for as long as it may."""
     cdef uint64_t due_ms = w.now_ms + 3600000

@@ -103,10 +103,10 @@ class AdminServer:
     def socket(self) -> AdminSocket | None:
         return self._socket
 
-    def own(self) -> None:
+    def claim(self) -> None:
         """The process before this one has left."""
         if self._socket is not None:
-            self._socket.own()
+            self._socket.claim()
 
     async def leave(self) -> None:
         """Another process answers from now on; requests that are under way are finished here."""

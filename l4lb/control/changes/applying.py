@@ -23,7 +23,7 @@ from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.publishing.listeners import listener_spec, prepare_listeners, turn_away_others
+from l4lb.control.publishing.listeners import listener_spec, prepare_listeners, refuse_clients_elsewhere
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
 from l4lb.control.state.desired import Desired
@@ -159,7 +159,7 @@ class Applying:
         except BaseException:
             outputs.discard() if outputs else None
             raise
-        await turn_away_others(self._forwarder, listeners)
+        await refuse_clients_elsewhere(self._forwarder, listeners)
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)

@@ -75,7 +75,7 @@ class Host:
             for path in paths:
                 os.chown(path, self.identity.uid, self.identity.gid, follow_symlinks=False)
 
-    def give_sockets(self, give: Callable[[int, int], None]) -> None:
+    def chown_sockets(self, give: Callable[[int, int], None]) -> None:
         """The listening sockets, to who this process becomes; `give` does it. Without CAP_CHOWN (EPERM) they stay
         root's, and an address that overlaps theirs cannot be had later, which is an error then."""
         if self.identity is not None and os.geteuid() == 0:

@@ -13,7 +13,7 @@ from typing import Any
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state.state import BackendState, State, first_health, located_at
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import Handed, MovingSession, QuicIds
+from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
@@ -35,7 +35,7 @@ class Inheritance:
     health: HealthSeen = field(default_factory=dict)
     names: NamesKnown = field(default_factory=dict)
     places: PlacesSeen = field(default_factory=dict)
-    sockets: list[Handed] = field(default_factory=list)
+    sockets: list[ExportedSockets] = field(default_factory=list)
     admin: AdminSocket | None = None
     channel: Channel | None = None
 
@@ -107,7 +107,9 @@ def seen_by(state: State, names: NamesKnown) -> Seen:
     return Seen(health_of(state), names, places_of(state))
 
 
-def hand_down(channel: Channel, sockets: list[Handed], admin: AdminSocket | None, desired: Desired, seen: Seen) -> None:
+def hand_down(
+    channel: Channel, sockets: list[ExportedSockets], admin: AdminSocket | None, desired: Desired, seen: Seen
+) -> None:
     """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
@@ -118,7 +120,7 @@ def hand_down(channel: Channel, sockets: list[Handed], admin: AdminSocket | None
     channel.send({"kind": "start", **changes, **told})
 
 
-def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds]) -> None:
+def hand_down_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
     """Tell the process at the other end of these sessions of UDP and connection ids, and that they are all. Blocks;
     OSError when that process is gone."""
     for ids in quic_ids:
@@ -140,7 +142,7 @@ def hand_down_sessions(channel: Channel, sessions: Sequence[MovingSession], quic
 class Received:
     """`over`: nothing more is to be heard from that process."""
 
-    sessions: list[MovingSession] = field(default_factory=list)
+    sessions: list[ExportedSession] = field(default_factory=list)
     quic_ids: list[QuicIds] = field(default_factory=list)
     over: bool = False
 
@@ -169,9 +171,9 @@ async def received_sessions(channel: Channel) -> Received:
     return found
 
 
-def _session(said: Mapping[str, Any], fd: int) -> MovingSession:
+def _session(said: Mapping[str, Any], fd: int) -> ExportedSession:
     place = _place(said["place"])
-    return MovingSession(fd, place, said["position"], said["pool"], said["backend"], said["about"])
+    return ExportedSession(fd, place, said["position"], said["pool"], said["backend"], said["about"])
 
 
 def _quic_ids(said: Mapping[str, Any]) -> QuicIds:
@@ -197,9 +199,9 @@ def _host(said: Sequence[Any]) -> Host:
 def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
     match message["kind"]:
         case "sockets":
-            found.sockets.append(Handed(_place(message["place"]), fds, message["about"]))
+            found.sockets.append(ExportedSockets(_place(message["place"]), fds, message["about"]))
         case "admin":
-            found.admin = AdminSocket.taken_over(fds, message["about"])
+            found.admin = AdminSocket.imported(fds, message["about"])
         case "start":
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))

@@ -104,7 +104,7 @@ class Upgrade:
         return process.pid
 
     async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        sockets, admin, desired = self._forwarder.hand_over(), self._admin(), self._desired()
+        sockets, admin, desired = self._forwarder.export_sockets(), self._admin(), self._desired()
         seen = seen_by(self._state, self._names())
         try:
             await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
@@ -119,21 +119,21 @@ class Upgrade:
         if self._state.process is not ProcessState.RUNNING:
             raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
         await self._move_sessions(channel, process)
-        self._forwarder.disown()
+        self._forwarder.give_up_sockets()
         if admin is not None:
-            admin.disown()
+            admin.give_up()
 
     async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
         """Those of UDP: they are with their sockets to backends there, or here as before. A worker that does not let go
         of them keeps them."""
-        self._forwarder.begin_move()
+        self._forwarder.begin_export()
         deadline = time.monotonic() + _MOVED_WITHIN_S
-        while (sessions := self._forwarder.moved(anyway=time.monotonic() > deadline)) is None:
+        while (sessions := self._forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:
             await asyncio.sleep(_MOVED_POLL_S)
         try:
             await asyncio.to_thread(hand_down_sessions, channel, sessions, self._forwarder.quic_ids())
         except BaseException as error:
-            self._forwarder.arrive(sessions)
+            self._forwarder.import_sessions(sessions)
             if isinstance(error, OSError):
                 raise UpgradeError(f"the new process (pid {process.pid}) did not take over: {error}") from error
             raise

@@ -74,7 +74,7 @@ def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Sequence[
         raise ConfigError(list(placed)) from error
 
 
-async def turn_away_others(forwarder: Forwarder, listeners: Sequence[ListenerSpec]) -> None:
-    """See `Forwarder.turn_away`. Returns when a handshake that was under way then has had its time."""
-    if forwarder.turn_away(listeners):
+async def refuse_clients_elsewhere(forwarder: Forwarder, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarder.refuse_new_clients`. Returns when a handshake that was under way then has had its time."""
+    if forwarder.refuse_new_clients(listeners):
         await asyncio.sleep(_HANDSHAKE_S)

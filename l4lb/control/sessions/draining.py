@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from l4lb.control.changes.applying import Applying, adopted
-from l4lb.control.publishing.listeners import turn_away_others
+from l4lb.control.publishing.listeners import refuse_clients_elsewhere
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery, Sessions
@@ -115,7 +115,7 @@ class Draining:
 
     async def _close(self, drain: _Drain) -> None:
         """Nobody who is in a handshake is reset, and who comes after is refused."""
-        await turn_away_others(self._forwarder, ())
+        await refuse_clients_elsewhere(self._forwarder, ())
         self._reconciler.reconcile()
         await adopted(self._forwarder)
         drain.left = self._forwarder.stats().sessions_left

@@ -49,8 +49,8 @@ class AdminSocket:
         return [self.sock.fileno(), *([self.lock_fd] if self.lock_fd >= 0 else [])]
 
     @classmethod
-    def taken_over(cls, fds: Sequence[int], described: Mapping[str, Any]) -> AdminSocket:
-        """From another process: its file is that one's until `own`. The lock is held as long as either has it open."""
+    def imported(cls, fds: Sequence[int], described: Mapping[str, Any]) -> AdminSocket:
+        """From another process: its file is that one's until `claim`. The lock is held while either has it open."""
         lock_fd = fds[1] if len(fds) > 1 else -1
         to_own = (described["path"], described["inode"])
         return cls(
@@ -72,14 +72,14 @@ class AdminSocket:
             _give(self.file, owner)
             _give(_lock_path(self.file), owner)
 
-    def own(self) -> None:
+    def claim(self) -> None:
         """The process that it was taken over from will not remove its file: this one will."""
         path, inode = self._to_own
         if path:
             self.path, self.inode = Path(path), inode
             _write_pid(self.lock_fd)
 
-    def disown(self) -> None:
+    def give_up(self) -> None:
         """Another process has taken it over, with its file."""
         self.path = None
 

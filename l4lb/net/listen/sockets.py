@@ -127,8 +127,8 @@ class ListeningSockets:
         return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
 
     @classmethod
-    def taken_over(cls, fds: Sequence[int], described: Mapping[str, Any]) -> ListeningSockets:
-        """From another process: its file is that one's until `own`."""
+    def imported(cls, fds: Sequence[int], described: Mapping[str, Any]) -> ListeningSockets:
+        """From another process: its file is that one's until `claim`."""
         sockets = [socket.socket(fileno=fd) for fd in fds]
         to_own = (described["path"], described["inode"])
         return cls(sockets, described["address"], described["port"], _to_own=to_own)
@@ -144,13 +144,13 @@ class ListeningSockets:
         if cpus and len(self.sockets) > 1:  # of UDP, a client must always come to one worker
             steer_by_cpu(self.sockets[0], cpus)
 
-    def give(self, uid: int, gid: int) -> None:
+    def chown(self, uid: int, gid: int) -> None:
         """To the user that this process is to become: SO_REUSEPORT groups, and addresses that overlap, are those of one
         user alone, and it goes by the socket's owner (fchown(2))."""
         for sock in self.sockets:
             os.fchown(sock.fileno(), uid, gid)
 
-    def turn_away(self) -> None:
+    def refuse_new_clients(self) -> None:
         """Let nobody new in, before they are closed: closing resets whoever is in the queue or the handshake. On TCP
         they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
         refuses at once, for good.
@@ -169,19 +169,19 @@ class ListeningSockets:
             except PermissionError:
                 sock.listen(0)
 
-    def let_in(self, backlog: int) -> None:
-        """Undo `turn_away`; TCP."""
+    def accept_new_clients(self, backlog: int) -> None:
+        """Undo `refuse_new_clients`; TCP."""
         for sock in self.sockets:
             with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
 
-    def own(self) -> None:
+    def claim(self) -> None:
         """The process that they were taken over from will not remove their file: this one will."""
         if self._to_own[0]:
             self.owned_path, self._inode = self._to_own
 
-    def disown(self) -> None:
+    def give_up(self) -> None:
         """Another process has taken them over, with their file."""
         self.owned_path = ""
 

@@ -13,7 +13,7 @@ from l4lb.config import HealthConfig, Pool
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State, initial_state
-from l4lb.model.forwarder import Handed, MovingSession, QuicIds
+from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import CloseReason, Health, ProcessState
 from l4lb.model.stats import Failing, PoolStats, Stats
@@ -73,27 +73,27 @@ class Recorder:
     def addresses(self, listener: str) -> tuple[str, ...]:
         return ()
 
-    def hand_over(self) -> list[Handed]:
+    def export_sockets(self) -> list[ExportedSockets]:
         return []
 
-    def disown(self) -> None: ...
+    def give_up_sockets(self) -> None: ...
 
     def forget_prepared(self) -> None: ...
 
-    def take_over(self, handed: Sequence[Handed]) -> None: ...
+    def import_sockets(self, handed: Sequence[ExportedSockets]) -> None: ...
 
-    def begin_move(self) -> None: ...
+    def begin_export(self) -> None: ...
 
-    def moved(self, *, anyway: bool = False) -> list[MovingSession] | None:
+    def exported_sessions(self, *, anyway: bool = False) -> list[ExportedSession] | None:
         return []
 
     def quic_ids(self) -> list[QuicIds]:
         return []
 
-    def arrive(self, sessions: Sequence[MovingSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+    def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
         return 0
 
-    def own(self) -> None: ...
+    def claim_sockets(self) -> None: ...
 
     def close(self) -> None: ...
 

@@ -14,7 +14,7 @@ from l4lb import LoadBalancer
 from l4lb.control.process.inheritance import Inheritance
 from l4lb.errors import UpgradeError
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import Handed
+from l4lb.model.forwarder import ExportedSockets
 from l4lb.model.snapshot import Place
 from l4lb.model.states import Protocol
 from l4lb.net.handover import Channel
@@ -33,7 +33,9 @@ def taking_over() -> Iterator[tuple[Channel, LoadBalancer, UdpClient]]:
         host, port = listening.getsockname()
         place = Place(Protocol.UDP, SocketAddress(socket.AF_INET, host, port))
         about = {"address": f"{host}:{port}", "port": port, "path": "", "inode": 0}
-        inherited = Inheritance(sockets=[Handed(place, [os.dup(listening.fileno())], about)], channel=Channel(theirs))
+        inherited = Inheritance(
+            sockets=[ExportedSockets(place, [os.dup(listening.fileno())], about)], channel=Channel(theirs)
+        )
         config = make_config([server.address], listener={"bind": f"{host}:{port}", "protocol": "udp"})
         with LoadBalancer(config, inheritance=inherited) as balancer, UdpClient((host, port)) as client:
             assert told.receive(10)[0] == {"kind": "ready"}

@@ -53,7 +53,7 @@ def outcome(sock: socket.socket) -> int:
 def test_tcp_who_is_in_is_served_and_who_comes_is_refused_at_the_end(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with listening(SocketAddress(family, host, 0)) as opened, connect(opened.address) as early:
-        opened.turn_away()
+        opened.refuse_new_clients()
         with begun(opened.address) as late:
             accepted, _ = opened.sockets[0].accept()
             with accepted:
@@ -71,16 +71,16 @@ def test_tcp_who_is_in_is_served_and_who_comes_is_refused_at_the_end(host: str) 
 
 def test_tcp_who_comes_gets_in_when_it_was_no_end() -> None:
     with listening(SocketAddress(socket.AF_INET, "127.0.0.1", 0)) as opened:
-        opened.let_in(128)  # nobody was turned away
-        opened.turn_away()
+        opened.accept_new_clients(128)  # nobody was turned away
+        opened.refuse_new_clients()
         with begun(opened.address) as late:
-            opened.let_in(128)
+            opened.accept_new_clients(128)
             assert wait_until(lambda: outcome(late) == 0)
 
 
 def test_a_unix_socket_refuses_at_once_and_serves_who_is_in(tmp_path: Path) -> None:
     with listening(SocketAddress(socket.AF_UNIX, f"{tmp_path}/web.sock")) as opened, connect(opened.address) as early:
-        opened.turn_away()
+        opened.refuse_new_clients()
         with pytest.raises(ConnectionRefusedError):
             connect(opened.address)
         accepted, _ = opened.sockets[0].accept()
@@ -98,8 +98,8 @@ def test_a_listener_that_comes_back_before_it_was_closed(tmp_path: Path) -> None
     engine.prepare([spec])
     engine.commit([spec], 1)
     before = engine.addresses(spec)
-    assert engine.turn_away([])
-    assert not engine.turn_away([spec])
+    assert engine.refuse_new_clients([])
+    assert not engine.refuse_new_clients([spec])
     engine.commit([], 2)
     engine.prepare([spec])
     engine.commit([spec], 3)
@@ -119,10 +119,10 @@ def test_sockets_that_another_process_has_are_left_as_they_are(tmp_path: Path) -
     engine = Listening(1, ())
     engine.prepare([spec])
     engine.commit([spec], 1)
-    theirs = [socket.socket(fileno=fd) for one in engine.hand_over() for fd in map(socket.dup, one.fds)]
+    theirs = [socket.socket(fileno=fd) for one in engine.export_sockets() for fd in map(socket.dup, one.fds)]
     addresses = engine.addresses(spec)
-    engine.disown()
-    assert not engine.turn_away([])
+    engine.give_up_sockets()
+    assert not engine.refuse_new_clients([])
     engine.commit([], 2)
     engine.reap(2)
     for address in addresses:

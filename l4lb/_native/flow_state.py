@@ -1,0 +1,59 @@
+"""A UDP session on its way between processes, as native code lets go of it and takes it. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class FlowState(NamedTuple):
+    """What is to be known of a session, but for its sockets and its backend. Addresses are packed, in hexadecimal.
+
+    The names and their order are those of the message from process to process: a name that changes ends the sessions at
+    an upgrade from a version that has the old one.
+    """
+
+    age_ms: int
+    idle_ms: int
+    bytes_up: int
+    bytes_down: int
+    datagrams_up: int
+    datagrams_down: int
+    requests_left: int
+    responses: int
+    one_way: bool
+    source: str
+    source_port: int
+    peer: str
+    peer_port: int
+    scope_id: int
+    local: str
+    local_port: int
+    interface: int
+    destination: str
+    destination_port: int
+    named: bool
+    wide: bool
+    link_wide: bool
+    no_trains: bool
+    quic: bool
+    quic_given: int
+    quic_given_length: int
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> FlowState:
+        """KeyError for what is missing. What only another version knows is left out; native code checks the values."""
+        return cls(**{name: said[name] for name in cls._fields})
+
+    def as_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+class MovedSession(NamedTuple):
+    """A session that a worker has let go of: `fd` is the listening socket, `link_fd` the one to the backend, which
+    belongs to whoever takes this."""
+
+    fd: int
+    link_fd: int
+    backend_id: int
+    state: FlowState

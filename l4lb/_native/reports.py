@@ -1,0 +1,73 @@
+"""What native code reports: counters of one moment, sessions that a sweep found. Plain data.
+
+The `.pyx` modules make these records. `_fastpath.EndedSession` is the one that is missing here: there is one for each
+session, so it is a native class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class WorkerCounters(NamedTuple):
+    """`connect_time` are the buckets of a histogram, with the sum of what was counted in microseconds."""
+
+    sessions_active: int
+    pipes: int
+    chunks: int
+    busy_ns: int
+    turns: int
+    spliced_bytes: int
+    accept_pauses: int
+    handed_over: int
+    records_dropped: int
+    late_answers: int
+    connect_time: list[int]
+    connect_time_sum_us: int
+
+
+class BackendCounters(NamedTuple):
+    """`connect_failures` by reason, `path_errors` by kind, in the order of the native enums."""
+
+    sessions_active: int
+    sessions_total: int
+    bytes_up: int
+    bytes_down: int
+    early_resets: int
+    connect_failures: list[int]
+    datagrams_up: int
+    datagrams_down: int
+    source_misfits: int
+    path_errors: list[int]
+
+
+class ListenerCounters(NamedTuple):
+    """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, in the order of the native enums; `session_time`
+    are the buckets of a histogram, with the sum of what was counted in microseconds."""
+
+    sessions_active: int
+    sessions_total: int
+    closed: list[int]
+    session_time: list[int]
+    session_time_sum_us: int
+    proxy_refused: list[int]
+    dropped: list[int]
+
+
+class FoundSession(NamedTuple):
+    """A session at one moment. `backend_id` 0: it has none. Addresses are packed, empty for a unix socket, and of a
+    link-local one the interface's number follows."""
+
+    session_id: int
+    listener_id: int
+    pool_slot: int
+    backend_id: int
+    client: bytes
+    client_port: int
+    local: bytes
+    local_port: int
+    state: int
+    started_ns: int
+    idle_ms: int
+    bytes_up: int
+    bytes_down: int

@@ -1,0 +1,113 @@
+"""The pools and backends that the forwarder owns. Control thread only.
+
+A pool or backend that a new snapshot no longer names is retired: it keeps its counters, and is let go when its last
+session has ended and every worker has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from l4lb._native import snapshots, specs
+from l4lb.engine.counters import backend_stats
+from l4lb.engine.fields import pool_fields
+from l4lb.engine.owned import OwnedPool
+from l4lb.engine.records import Records
+from l4lb.model.snapshot import BackendSpec, PoolSpec
+from l4lb.model.stats import PoolStats
+from l4lb.net.listen.sockets import sockaddr_bytes
+
+
+class Pools:
+    """`ids` are numbers for the data plane, unique within it; `records` finds names by them."""
+
+    def __init__(self, workers: int, records: Records, ids: Iterator[int]) -> None:
+        self._workers = workers
+        self._records = records
+        self._ids = ids
+        self.owned: dict[str, OwnedPool] = {}
+        self._retired: list[snapshots.BackendLive | snapshots.PoolLive] = []
+        self._removed: dict[tuple[str, str], snapshots.BackendLive] = {}  # of the retired ones, by pool and id
+        self._slots_used: set[int] = set()
+
+    def backend(self, pool: str, backend: str) -> snapshots.BackendLive | None:
+        """The one of the newest snapshot, or else one that was removed and still has sessions."""
+        if pool in self.owned and backend in self.owned[pool].backends:
+            return self.owned[pool].backends[backend]
+        return self._removed.get((pool, backend))
+
+    def stats(self, pool: str) -> PoolStats:
+        known = self.owned.get(pool)
+        if known is None:
+            return PoolStats()
+        backends = {id_: backend_stats(live) for id_, live in known.backends.items()}
+        return PoolStats(backends, known.live.waiting())
+
+    def all_stats(self) -> dict[str, PoolStats]:
+        return {name: self.stats(name) for name in self.owned}
+
+    def published(self) -> dict[str, PoolSpec | None]:
+        return {name: pool.spec for name, pool in self.owned.items()}
+
+    def native(self, spec: PoolSpec) -> snapshots.NativePool:
+        """The one that workers have already, when the pool is the same."""
+        pool = self.owned.get(spec.name)
+        if pool is None:
+            slot = self._free_slot()
+            self._records.pools[slot] = spec.name
+            pool = self.owned[spec.name] = OwnedPool(spec.name, snapshots.PoolLive(self._workers, slot))
+        if pool.native is None or pool.spec is not spec:
+            backends = [self._native_backend(pool, backend) for backend in spec.backends]
+            pool.native = snapshots.NativePool(pool_fields(spec, pool.live, backends))
+            pool.spec = spec
+        return pool.native
+
+    def _free_slot(self) -> int:
+        slot = next(number for number in range(len(self._slots_used) + 1) if number not in self._slots_used)
+        self._slots_used.add(slot)
+        return slot
+
+    def _native_backend(self, pool: OwnedPool, spec: BackendSpec) -> specs.Backend:
+        live = pool.backends.get(spec.id)
+        if live is None and (live := self._returned(pool.name, spec.id)) is not None:
+            pool.backends[spec.id] = live
+        if live is None:
+            id_ = next(self._ids)
+            live = pool.backends[spec.id] = snapshots.BackendLive(self._workers, id_)
+            self._records.backends[id_] = (pool.name, spec.id)
+        return specs.Backend(live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions, spec.resumes)
+
+    def _returned(self, pool: str, backend: str) -> snapshots.BackendLive | None:
+        """One that was removed and still has sessions: its counts and limits go on."""
+        live = self._removed.pop((pool, backend), None)
+        if live is not None:
+            self._retired.remove(live)
+        return live
+
+    def retire(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
+        """What the newest snapshot does not name, and the one before did."""
+        for name, spec in before.items():
+            now = newest.get(name)
+            if now is spec:
+                continue
+            pool = self.owned[name]
+            named = {backend.id for backend in now.backends} if now else set()
+            for id_ in [id_ for id_ in pool.backends if id_ not in named]:
+                self._removed[name, id_] = live = pool.backends.pop(id_)
+                self._retired.append(live)
+            if now is None:
+                self._retired.append(self.owned.pop(name).live)
+
+    def reap(self) -> None:
+        """Every worker goes by the newest snapshot: let go of what was retired and has no session."""
+        self._retired = [live for live in self._retired if not self._let_go(live)]
+        kept = set(map(id, self._retired))
+        self._removed = {key: live for key, live in self._removed.items() if id(live) in kept}
+
+    def _let_go(self, live: snapshots.BackendLive | snapshots.PoolLive) -> bool:
+        """True when nothing refers to `live` any more: no snapshot (the caller knows) and no session."""
+        if live.sessions_active() > 0:
+            return False
+        if isinstance(live, snapshots.PoolLive):
+            self._slots_used.discard(live.slot)
+        return True
