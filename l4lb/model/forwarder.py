@@ -1,4 +1,8 @@
-"""The seam between the planes: what the control side may ask of whatever moves the bytes."""
+"""The seam between the planes: what the control side may ask of whatever moves the bytes.
+
+One role is one protocol, and each says what an engine must do that forwards in the kernel: one that terminates no
+connection and sees no payload. A part of the control plane asks for the role that it uses.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +52,34 @@ class QuicIds:
     backends: Mapping[int, str]
 
 
-class Forwarder(Protocol):
-    """All methods but `build_table` and `take_records` are called from the control thread. All return at once, none
-    waits for traffic."""
+class Counting(Protocol):
+    """What is there now, and what was counted. Every engine counts: draining waits for these numbers to become 0.
+
+    An engine in the kernel reads its maps here; it reports 0 for what it cannot see (early resets, spliced bytes).
+    """
+
+    def stats(self) -> Stats:
+        """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are
+        among them while they have sessions, without an address."""
+
+    def pool_stats(self, pool: str) -> PoolStats:
+        """The same of one pool; of one that the newest snapshot does not name, nothing."""
+
+    def sessions_of(self, pool: str, backend: str) -> int:
+        """How many sessions it has now, also when the newest snapshot does not name it any more."""
+
+    def sessions_on(self, listener: str) -> int:
+        """How many sessions came by this listener and are there now, also when it is gone."""
+
+
+class Forwarding(Counting, Protocol):
+    """Snapshots in, traffic through: every engine implements all of it.
+
+    An engine in the kernel carries `publish` out as changes of its maps. It holds addresses even where it opens no
+    socket: `prepare` makes sure that it can have them, and `refuse_new_clients` that only packets of known sessions
+    pass. Without threads of its own, `silent_workers` is empty. All methods but `build_table` are called from the
+    control thread. All return at once, none waits for traffic.
+    """
 
     def start(self) -> None:
         """Start the workers. They forward nothing before the first snapshot."""
@@ -88,38 +117,8 @@ class Forwarder(Protocol):
         May be called on any thread.
         """
 
-    @property
-    def notice_fd(self) -> int:
-        """A file descriptor that is readable when `failing` has something to say."""
-
-    def failing(self) -> list[Failing]:
-        """The backends that have failed as often in a row as their pool's `passive_failures`, since the last call."""
-
-    def forgive(self, pool: str, backend: str) -> None:
-        """Count the backend's failures anew."""
-
-    def sessions_of(self, pool: str, backend: str) -> int:
-        """How many sessions it has now, also when the newest snapshot does not name it any more."""
-
-    def sessions_on(self, listener: str) -> int:
-        """How many sessions came by this listener and are there now, also when it is gone."""
-
-    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
-        """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
-
-    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
-        """Begin to look at all sessions, a few at a time; with `end`, to end those that are `wanted` for that reason.
-        At most `limit` are told of.
-
-        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
-        """
-
-    def stats(self) -> Stats:
-        """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are
-        among them while they have sessions, without an address."""
-
-    def pool_stats(self, pool: str) -> PoolStats:
-        """The same of one pool; of one that the newest snapshot does not name, nothing."""
+    def addresses(self, listener: str) -> tuple[str, ...]:
+        """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""
 
     def silent_workers(self) -> list[int]:
         """The workers that have finished no turn since the last call. Each call wakes them all, so that those which are
@@ -132,8 +131,45 @@ class Forwarder(Protocol):
     def socket_files(self) -> list[str]:
         """The files of unix sockets that it will remove."""
 
-    def addresses(self, listener: str) -> tuple[str, ...]:
-        """Where `listener` really listens: port 0 is replaced by the port that the kernel chose."""
+    def close(self) -> None:
+        """Stop the workers; sessions still there are reset with close reason ``shutdown``. Idempotent."""
+
+
+class SessionControl(Counting, Protocol):
+    """Single sessions, and backends that fail them.
+
+    An engine in the kernel walks its table of connections in `begin_sweep`, and ends a session by forgetting it: its
+    next packet is answered with a reset. It sees no connect fail: `failing` is empty, and `notice_fd` never readable.
+    All methods are called from the control thread.
+    """
+
+    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
+        """Reset the sessions that these backends have now, a few at a time. Those it does not know are left out."""
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
+        """Begin to look at all sessions, a few at a time; with `end`, to end those that are `wanted` for that reason.
+        At most `limit` are told of.
+
+        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
+        """
+
+    @property
+    def notice_fd(self) -> int:
+        """A file descriptor that is readable when `failing` has something to say."""
+
+    def failing(self) -> list[Failing]:
+        """The backends that have failed as often in a row as their pool's `passive_failures`, since the last call."""
+
+    def forgive(self, pool: str, backend: str) -> None:
+        """Count the backend's failures anew."""
+
+
+class SessionRecords(Protocol):
+    """Records of sessions that have ended, for the access log.
+
+    An engine that does not see sessions end must not offer an access log: it lacks this role. All methods but those
+    that say otherwise are called from the control thread.
+    """
 
     def keep_records(self, wake_fd: int) -> None:
         """From now on keep a record of every session that ends and every client that is refused, for `take_records`.
@@ -152,15 +188,29 @@ class Forwarder(Protocol):
     def records_dropped(self) -> int:
         """How many were dropped. Any thread."""
 
+
+class HandOver(Counting, Protocol):
+    """What goes from one process to the next at an upgrade: listening sockets, and the sessions of UDP, which are one
+    process's. The old process exports, the new one imports.
+
+    An engine in the kernel, whose sessions outlive the process, exports no session: `exported_sessions` is an empty
+    list at once, and `import_sessions` only goes on. Its sockets are those that hold addresses. All methods are called
+    from the control thread, and return at once.
+    """
+
     def export_sockets(self) -> list[ExportedSockets]:
         """The sockets that the published listeners accept on; they stay open here."""
 
     def give_up_sockets(self) -> None:
         """Another process has them now: closing them here leaves the files of unix sockets alone."""
 
-    def import_sockets(self, handed: Sequence[ExportedSockets]) -> None:
+    def import_sockets(self, exported: Sequence[ExportedSockets]) -> None:
         """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on. Those of
         UDP are not read before `import_sessions`."""
+
+    def claim_sockets(self) -> None:
+        """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is
+        closed."""
 
     def begin_export(self) -> None:
         """Have workers read no UDP listener any more and let go of its sessions, but for those that only wait for
@@ -175,14 +225,11 @@ class Forwarder(Protocol):
 
     def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
         """After the first snapshot: go on with these sessions of another process and the ids that it knew, or with its
-        own sessions that were to move, and read UDP listeners. Their descriptors belong to the forwarder from now on.
+        own sessions that were exported, and read UDP listeners. Their descriptors belong to the forwarder from now on.
 
         How many go on: not those whose listener, pool or backend is not there.
         """
 
-    def claim_sockets(self) -> None:
-        """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is
-        closed."""
 
-    def close(self) -> None:
-        """Stop the workers; sessions still there are reset with close reason ``shutdown``. Idempotent."""
+class Forwarder(Forwarding, SessionControl, SessionRecords, HandOver, Protocol):
+    """All roles: the native engine, `l4lb.engine.native.NativeForwarder`."""

@@ -21,7 +21,7 @@ SMALLEST_TABLE = 2  # a prime, as all are
 
 
 class TableBuilder(Protocol):
-    """Builds the large tables; `l4lb.model.forwarder.Forwarder` has a native one."""
+    """Builds the large tables; `l4lb.model.forwarder.Forwarding` has a native one."""
 
     def build_table(
         self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int

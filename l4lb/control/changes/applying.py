@@ -32,7 +32,7 @@ from l4lb.control.state.state import BackendState, ListenerState, PoolState, Sta
 from l4lb.control.state.state_file import Saving
 from l4lb.errors import ChangeError, ConfigError
 from l4lb.model.changes import Changes
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarding
 from l4lb.model.snapshot import ListenerSpec
 from l4lb.model.states import ProcessState
 
@@ -59,7 +59,7 @@ class Applying:
         self,
         desired: Desired,
         state: State,
-        forwarder: Forwarder,
+        forwarder: Forwarding,
         reconciler: Reconciler,
         events: Events,
         followers: Followers,
@@ -260,7 +260,7 @@ def _specs(listeners: Mapping[str, ListenerState], desired: Desired) -> list[Lis
     return [listener_spec(one, drained=name in desired.drained) for name, one in listeners.items()]
 
 
-async def adopted(forwarder: Forwarder) -> None:
+async def adopted(forwarder: Forwarding) -> None:
     """Wait until no worker goes by an older snapshot; not forever, since one may be long in its turn."""
     deadline = time.monotonic() + _ADOPTED_WITHIN_S
     while not forwarder.adopted() and time.monotonic() < deadline:

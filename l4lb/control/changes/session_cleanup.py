@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import BackendState, PoolState, State
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import SessionControl
 from l4lb.model.states import CloseReason, Health
 
 
 class SessionCleanup:
-    def __init__(self, state: State, events: Events, forwarder: Forwarder) -> None:
+    def __init__(self, state: State, events: Events, forwarder: SessionControl) -> None:
         self._state = state
         self._events = events
         self._forwarder = forwarder

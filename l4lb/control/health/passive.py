@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import BackendState, CheckResult, Ejection, PoolState, State
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import SessionControl
 from l4lb.model.states import AdminState
 from l4lb.routing.ejection import duration_s, ejections_left, refusal
 
@@ -26,7 +26,7 @@ class Passive:
         self,
         state: State,
         events: Events,
-        forwarder: Forwarder,
+        forwarder: SessionControl,
         changed: Callable[[PoolState], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

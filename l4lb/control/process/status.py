@@ -14,7 +14,7 @@ from l4lb.control.reporting import shapes
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
 from l4lb.net.address import parse_endpoint
@@ -171,7 +171,7 @@ class Status:
         state: State,
         reconciler: Reconciler,
         monitor: Monitor,
-        forwarder: Forwarder,
+        forwarder: Counting,
         draining: Draining,
         usage: ProcessUsage,
         names: Names,

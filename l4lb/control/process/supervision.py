@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 from l4lb.control.process.status import Status
 from l4lb.control.state.events import Events
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarding
 from l4lb.net.sd_notify import Notifier, monotonic_us
 
 _LOOK_EVERY_S = 1.0
@@ -34,7 +34,7 @@ _AFTER_THE_DRAIN_S = 10.0  # for what is left to do then
 class Supervision:
     """Tells `notifier`; silent before `speak` and after `leave`."""
 
-    def __init__(self, notifier: Notifier, status: Status, events: Events, forwarder: Forwarder) -> None:
+    def __init__(self, notifier: Notifier, status: Status, events: Events, forwarder: Forwarding) -> None:
         self._notifier = notifier
         self._status = status
         self._events = events

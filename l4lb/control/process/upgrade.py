@@ -29,7 +29,7 @@ from l4lb.control.state.desired import Desired
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import HandOver
 from l4lb.model.states import ProcessState
 from l4lb.net.handover import Channel, close_all
 from l4lb.net.listen.admin_socket import AdminSocket
@@ -47,7 +47,7 @@ class Upgrade:
     def __init__(
         self,
         state: State,
-        forwarder: Forwarder,
+        forwarder: HandOver,
         events: Events,
         admin: Callable[[], AdminSocket | None],
         desired: Callable[[], Desired],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from l4lb.config import Config, Listener
 from l4lb.control.state.state import ListenerState
 from l4lb.errors import ConfigError
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarding
 from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
 
 _HANDSHAKE_S = 0.2  # a long way round the world; who comes meanwhile asks again after 1 s (RFC 6298) and is refused
@@ -65,8 +65,8 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
     )
 
 
-def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Sequence[ListenerSpec]) -> None:
-    """See `Forwarder.prepare`; the problems are placed in `config`, which the listeners are from."""
+def prepare_listeners(forwarder: Forwarding, config: Config, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarding.prepare`; the problems are placed in `config`, which the listeners are from."""
     try:
         forwarder.prepare(listeners)
     except ConfigError as error:
@@ -74,7 +74,7 @@ def prepare_listeners(forwarder: Forwarder, config: Config, listeners: Sequence[
         raise ConfigError(list(placed)) from error
 
 
-async def refuse_clients_elsewhere(forwarder: Forwarder, listeners: Sequence[ListenerSpec]) -> None:
-    """See `Forwarder.refuse_new_clients`. Returns when a handshake that was under way then has had its time."""
+async def refuse_clients_elsewhere(forwarder: Forwarding, listeners: Sequence[ListenerSpec]) -> None:
+    """See `Forwarding.refuse_new_clients`. Returns when a handshake that was under way then has had its time."""
     if forwarder.refuse_new_clients(listeners):
         await asyncio.sleep(_HANDSHAKE_S)

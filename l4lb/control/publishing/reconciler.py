@@ -30,7 +30,7 @@ from l4lb.control.publishing.pools import (
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import PoolState, State
 from l4lb.errors import ConfigError, Problem
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarding
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import PoolStats
@@ -60,7 +60,7 @@ class Reconciler:
     def __init__(
         self,
         state: State,
-        forwarder: Forwarder,
+        forwarder: Forwarding,
         events: Events,
         removed: Callable[[str, str, list[str]], None] = lambda pool, way, backends: None,
         clock: Callable[[], float] = time.monotonic,

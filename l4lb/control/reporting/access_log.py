@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from l4lb.control.reporting.access_format import Formatter
 from l4lb.control.state.events import logger
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import SessionRecords
 from l4lb.net.output.line_writer import LineWriter, Losing
 from l4lb.net.output.sinks import Sink
 
@@ -45,7 +45,7 @@ class Counts:
 class Reader:
     """Takes records and writes lines, between `start` and `stop`. `tell` is called on its thread."""
 
-    def __init__(self, forwarder: Forwarder, wake_fd: int, sink: Sink, log_format: str, tell: Tell) -> None:
+    def __init__(self, forwarder: SessionRecords, wake_fd: int, sink: Sink, log_format: str, tell: Tell) -> None:
         self._forwarder = forwarder
         self._wake_fd = wake_fd
         self._tell = tell
@@ -177,7 +177,7 @@ class Reader:
 class AccessLog:
     """Has a `Reader` while there is to be an access log. From any thread; `use`, `off` and `stop` wait for it."""
 
-    def __init__(self, forwarder: Forwarder, tell: Tell) -> None:
+    def __init__(self, forwarder: SessionRecords, tell: Tell) -> None:
         self._forwarder = forwarder
         self._tell = tell
         self._wake_fd = -1  # open until the workers, which write to it, have ended

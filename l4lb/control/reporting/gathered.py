@@ -13,7 +13,7 @@ from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.access_log import Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.state.state import BackendState, State
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Counting
 from l4lb.model.states import Health, ProcessState
 from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, Stats, WorkerStats
 
@@ -80,7 +80,7 @@ class Sources:
     state: State
     reconciler: Reconciler
     monitor: Monitor
-    forwarder: Forwarder
+    forwarder: Counting
     busy: Busy = field(default_factory=Busy)
     usage: ProcessUsage = field(default_factory=ProcessUsage)
     access_log: Callable[[], Counts] = Counts

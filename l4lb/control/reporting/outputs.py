@@ -17,7 +17,7 @@ from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.statsd import Statsd, StatsdSettings
 from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import SessionRecords
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.output.log_targets import open_sink
 from l4lb.net.output.sinks import Sink
@@ -43,7 +43,7 @@ def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
 
 
 class Outputs:
-    def __init__(self, forwarder: Forwarder, sources: Sources, events: Events) -> None:
+    def __init__(self, forwarder: SessionRecords, sources: Sources, events: Events) -> None:
         self._sources = sources
         self._events = events
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -23,7 +23,7 @@ from l4lb.control.sessions.sessions import SessionQuery, Sessions
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError, EngineError
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Forwarding
 from l4lb.model.states import CloseReason, ProcessState
 
 _POLL_S = 0.02
@@ -66,7 +66,7 @@ class Draining:
     def __init__(
         self,
         state: State,
-        forwarder: Forwarder,
+        forwarder: Forwarding,
         reconciler: Reconciler,
         applying: Applying,
         sessions: Sessions,

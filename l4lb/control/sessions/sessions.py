@@ -13,7 +13,7 @@ from l4lb.control.reporting import shapes
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import SessionControl
 from l4lb.model.sessions import LIMIT_MAX, Session, SessionFilter, Sweep, parse_session_id, session_id_text
 from l4lb.model.states import CloseReason
 from l4lb.net.address import parse_source, source_interface
@@ -36,7 +36,7 @@ class SessionQuery:
 
 
 class Sessions:
-    def __init__(self, state: State, forwarder: Forwarder, events: Events) -> None:
+    def __init__(self, state: State, forwarder: SessionControl, events: Events) -> None:
         self._state = state
         self._forwarder = forwarder
         self._events = events

@@ -13,16 +13,15 @@ from l4lb.config import HealthConfig, Pool
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State, initial_state
-from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
-from l4lb.model.states import CloseReason, Health, ProcessState
-from l4lb.model.stats import Failing, PoolStats, Stats
+from l4lb.model.states import Health, ProcessState
+from l4lb.model.stats import PoolStats, Stats
 from tests.support.balancing import make_config
 from tests.support.tables import TWINS
 
 
 class Recorder:
-    """A forwarder that keeps what is published; what moves bytes is tested elsewhere.
+    """`l4lb.model.forwarder.Forwarding` that keeps what is published; what moves bytes is tested elsewhere.
 
     Tables wait for `may_build`.
     """
@@ -52,17 +51,11 @@ class Recorder:
         self.builders.add(threading.get_ident())
         return TWINS[kind](ids, weights, table_size, seed)
 
-    notice_fd = -1
-
-    def failing(self) -> list[Failing]:
-        return []
-
-    def forgive(self, pool: str, backend: str) -> None: ...
-
     def sessions_of(self, pool: str, backend: str) -> int:
         return 0
 
-    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None: ...
+    def sessions_on(self, listener: str) -> int:
+        return 0
 
     def stats(self) -> Stats:
         return Stats()
@@ -73,27 +66,18 @@ class Recorder:
     def addresses(self, listener: str) -> tuple[str, ...]:
         return ()
 
-    def export_sockets(self) -> list[ExportedSockets]:
+    def silent_workers(self) -> list[int]:
         return []
 
-    def give_up_sockets(self) -> None: ...
+    def chown_sockets(self, uid: int, gid: int) -> None: ...
+
+    def socket_files(self) -> list[str]:
+        return []
 
     def forget_prepared(self) -> None: ...
 
-    def import_sockets(self, handed: Sequence[ExportedSockets]) -> None: ...
-
-    def begin_export(self) -> None: ...
-
-    def exported_sessions(self, *, anyway: bool = False) -> list[ExportedSession] | None:
-        return []
-
-    def quic_ids(self) -> list[QuicIds]:
-        return []
-
-    def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
-        return 0
-
-    def claim_sockets(self) -> None: ...
+    def refuse_new_clients(self, listeners: Sequence[ListenerSpec]) -> bool:
+        return False
 
     def close(self) -> None: ...
 
