@@ -20,7 +20,7 @@ _SAID_EVERY_S = 1.0  # where progress is not a line that changes
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from l4lb.config.units import parse_duration  # with all of the configuration: for those that give one
+    from l4lb.config.options.units import parse_duration  # with all of the configuration: for those that give one
 
     try:
         return 0.0 if value in ("0", "0s") else None if value is None else parse_duration(value)

@@ -1,19 +1,19 @@
-"""Configuration: models, units, loading and checking. Reads files; opens no sockets."""
+"""Configuration: options, the rules between them, reading with all errors at once. Reads files; opens no sockets."""
 
-from l4lb.config.flags import Flags
-from l4lb.config.health import HealthConfig
-from l4lb.config.loader import build_backend, from_flags, load, loads
-from l4lb.config.models import (
+from l4lb.config.config import Config, from_flags, load, loads
+from l4lb.config.options.health import HealthConfig
+from l4lb.config.options.models import (
     AdminConfig,
     AgentConfig,
     Backend,
-    Config,
     GlobalConfig,
     KeepaliveConfig,
     Listener,
     PassiveConfig,
     Pool,
 )
+from l4lb.config.reading.flags import Flags
+from l4lb.config.reading.loader import build_backend
 
 __all__ = [
     "AdminConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from l4lb.config.models import Config
+from l4lb.config.config import Config
 
 
 def json_schema() -> dict[str, Any]:

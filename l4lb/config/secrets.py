@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from l4lb.config.models import Config
+from l4lb.config.config import Config
 
 MASK = "***"
 # Names of keys, and of HTTP headers, whose values are secrets. A file's name is none: token_file.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from l4lb.config import Config
-from l4lb.config.loops import loop_conflicts
+from l4lb.config.rules.loops import loop_conflicts
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.changes.applying import Applying, Followers
 from l4lb.control.changes.environment import environment_problems

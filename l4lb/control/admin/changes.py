@@ -10,7 +10,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from l4lb.config import Backend
-from l4lb.config.units import DurationOrZero
+from l4lb.config.options.units import DurationOrZero
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.reporting import shapes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from l4lb.config import Config
-from l4lb.config.loops import Hosts, loop_conflicts
+from l4lb.config.rules.loops import Hosts, loop_conflicts
 from l4lb.errors import Problem
 from l4lb.net.address import name_of, parse_address
 from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up

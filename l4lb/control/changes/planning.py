@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from l4lb.config import Backend, Config, Listener, Pool
-from l4lb.config.loops import loop_conflicts
+from l4lb.config.rules.loops import loop_conflicts
 from l4lb.control.changes.environment import environment_problems
 from l4lb.control.changes.names import Names
 from l4lb.control.checks.checks import Target

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from l4lb.config import Config, Pool
-from l4lb.config.loops import leads_back
+from l4lb.config.rules.loops import leads_back
 from l4lb.control.changes.names import Names
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor, pool_targets

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from l4lb.config import HealthConfig
-from l4lb.config.patterns import parse_pattern
+from l4lb.config.options.patterns import parse_pattern
 from l4lb.control.checks.checks import CheckFailed, Target, begin_step, shown
 from l4lb.control.checks.stream import MAX_ANSWER_BYTES, Stream, open_stream, open_tls
 from l4lb.version import __version__

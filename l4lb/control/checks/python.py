@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-from l4lb.config.callables import load_callable
+from l4lb.config.options.callables import load_callable
 from l4lb.control.checks.checks import CheckFailed, NotChecked, Target, begin_step
 
 _STEP = "call"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l4lb.config.callables import load_health_check
+from l4lb.config.options.callables import load_health_check
 from l4lb.control.checks.checks import Check
 from l4lb.control.checks.dns import check_dns
 from l4lb.control.checks.exec import check_exec

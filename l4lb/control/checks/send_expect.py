@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-from l4lb.config.patterns import parse_bytes, parse_pattern
+from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.control.checks.checks import CheckFailed, Target, begin_step, current_step, shown
 from l4lb.control.checks.stream import MAX_ANSWER_BYTES, Stream, open_stream
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from itertools import zip_longest
 
-from l4lb.config.patterns import parse_bytes, parse_pattern
+from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.control.checks.checks import CheckFailed, Target, begin_step, shown
 from l4lb.control.checks.datagram import Datagrams, open_datagrams
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l4lb.config import Pool
-from l4lb.config.policies import find_policy
-from l4lb.config.proxy import OwnTlv
+from l4lb.config.options.policies import find_policy
+from l4lb.config.options.proxy import OwnTlv
 from l4lb.control.state.state import BackendState, PoolState
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection, TierSpec

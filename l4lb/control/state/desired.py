@@ -20,9 +20,9 @@ from typing import Any, Self, cast
 from pydantic import TypeAdapter, ValidationError
 
 from l4lb.config import Backend, Config, Listener, Pool, build_backend
-from l4lb.config.checks import backend_conflicts
-from l4lb.config.loops import loop_conflicts
-from l4lb.config.positions import path_text
+from l4lb.config.options.paths import path_text
+from l4lb.config.rules.checks import backend_conflicts
+from l4lb.config.rules.loops import loop_conflicts
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from l4lb.config import AdminConfig, Backend, Config, GlobalConfig, HealthConfig, KeepaliveConfig, Listener, Pool
-from l4lb.config.proxy import OwnTlv
+from l4lb.config.options.proxy import OwnTlv
 from l4lb.config.schema import json_schema
 
 EXAMPLE = Path("lb.toml.example")

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from l4lb.config import HealthConfig
-from l4lb.config.health import OPTIONS
+from l4lb.config.options.health import OPTIONS
 from l4lb.control.checks.checks import CheckFailed, Target
 from l4lb.control.checks.registry import CHECKS
 from l4lb.control.checks.tcp import check_tcp

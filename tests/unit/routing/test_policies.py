@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from l4lb.config.policies import policy_names
+from l4lb.config.options.policies import policy_names
 from l4lb.model.snapshot import Selection
 from l4lb.routing.policies import POLICIES, Candidate, Candidates
 from tests.support.tables import PythonTables

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from l4lb.config.health import OPTIONS
+from l4lb.config.options.health import OPTIONS
 from tests.support.checking import check
 from tests.support.peers import Server, hold, read_until_end, reset, running
 from tests.unit.control.health.test_send_expect import trickle

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from l4lb.config.positions import Positions
+from l4lb.config.reading.positions import Positions
 
 TEXT = """\
 top = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from l4lb.config import Config
-from l4lb.config.bounds import DEPTH_MAX, FILE_BYTES_MAX
+from l4lb.config.reading.bounds import DEPTH_MAX, FILE_BYTES_MAX
 from l4lb.errors import ConfigError
 
 HEAD = '[listeners.web]\nbind = ":0"\npool = "web"\n'

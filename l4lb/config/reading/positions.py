@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import tree_sitter
 import tree_sitter_toml
 
-Path = tuple[str | int, ...]
+from l4lb.config.options.paths import Path
+
 _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
 
 
@@ -19,14 +20,6 @@ def _keys(node: tree_sitter.Node) -> Iterator[str]:
         return
     text = (node.text or b"").decode()
     yield text[1:-1] if node.type == "quoted_key" else text
-
-
-def path_text(path: Path) -> str:
-    """``("pools", "web", "backends", 0)`` as ``pools.web.backends[0]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 class Positions:

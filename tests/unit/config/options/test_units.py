@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from l4lb.config import units
+from l4lb.config.options import units
 
 
 @pytest.mark.parametrize(

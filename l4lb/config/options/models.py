@@ -1,25 +1,31 @@
-"""Every option, once: name, type, default, meaning. What spans several options is checked in `checks.py`.
+"""Every option, once: name, type, default, meaning. What spans several options is checked in `rules/`.
 
-These models are the public `Config`, `Listener`, `Pool`, `Backend` and so on; they also are the JSON Schema. Instances
-are immutable. Durations are in seconds, bandwidths in bytes a second, 0 where an option is off.
+These models are the public `Listener`, `Pool`, `Backend` and so on, and all of `Config` but how it is read; they also
+are the JSON Schema. Instances are immutable. Durations are in seconds, bandwidths in bytes a second, 0 where an option
+is off.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import ipaddress
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from l4lb.config.base import Count, Line, Model, Name, PositiveCount, listify, reject_bool
-from l4lb.config.health import HealthConfig
-from l4lb.config.hints import did_you_mean
-from l4lb.config.policies import policy_names
-from l4lb.config.positions import path_text
-from l4lb.config.proxy import Network, Tlv
-from l4lb.config.reporting import AccessLogTarget, DatagramAddress, DatagramAddressOrOff, LogTarget, MetricPrefix
-from l4lb.config.units import Bandwidth, Duration, DurationOrOff, Rate
+from l4lb.config.options.base import Count, Line, Model, Name, PositiveCount, listify, reject_bool
+from l4lb.config.options.health import HealthConfig
+from l4lb.config.options.hints import did_you_mean
+from l4lb.config.options.paths import Lines, Path, path_text
+from l4lb.config.options.policies import policy_names
+from l4lb.config.options.proxy import Network, Tlv
+from l4lb.config.options.reporting import (
+    AccessLogTarget,
+    DatagramAddress,
+    DatagramAddressOrOff,
+    LogTarget,
+    MetricPrefix,
+)
+from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.errors import Problem
 from l4lb.model.states import AdminState, Protocol
 from l4lb.net.address import parse_address
@@ -302,8 +308,6 @@ class Pool(Model):
     @model_validator(mode="after")
     def _check_source(self) -> Pool:
         if self.source_address not in ("", "client"):
-            import ipaddress
-
             try:
                 ipaddress.ip_address(self.source_address)
             except ValueError:
@@ -313,20 +317,20 @@ class Pool(Model):
         return self
 
 
-class Config(Model):
-    """A whole configuration. `Config.load` reads a file, `Config.loads` a string; the constructor takes models."""
+class Options(Model):
+    """All of them: what a configuration says, wherever it came from."""
 
     global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
     admin: AdminConfig = Field(default_factory=AdminConfig)
     listeners: dict[Name, Listener] = Field(default_factory=dict)
     pools: dict[Name, Pool] = Field(default_factory=dict)
 
-    _lines: Any = PrivateAttr(default=None)
+    _lines: Lines | None = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")
-    _flags: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+    _flags: dict[Path, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
-    def _no_checks_of_udp(self) -> Config:
+    def _no_checks_of_udp(self) -> Self:
         """A pool that only UDP listeners use is not checked unless it says how: there is no handshake to look at."""
         for name, pool in self.pools.items():
             if self.protocols_of(name) == {Protocol.UDP} and "type" not in pool.health.model_fields_set:
@@ -338,26 +342,16 @@ class Config(Model):
         """Of the listeners that use a pool."""
         return {listener.protocol for listener in self.listeners.values() if listener.pool == pool}
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Config:
-        """Read and check the TOML file at `path`. Raises `l4lb.errors.ConfigError` with every problem found."""
-        from l4lb.config.loader import load
-
-        return load(Path(path))
-
-    @classmethod
-    def loads(cls, text: str, *, file: str = "") -> Config:
-        """The same for a string; `file` is how messages call it."""
-        from l4lb.config.loader import loads
-
-        return loads(text, file=file)
+    def came_from(self, file: str, lines: Lines | None, flags: dict[Path, str]) -> None:
+        """Note for messages where it was read: the file and its lines, and the flag that each changed path is from."""
+        self._file, self._lines, self._flags = file, lines, flags
 
     @property
     def file(self) -> str:
         """Where it was loaded from; empty when it was not."""
         return self._file
 
-    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+    def problem(self, path: Path, message: str) -> Problem:
         """What is wrong with the value at `path`, with the file and line, or the flag, that it came from."""
         for end in range(len(path), 0, -1):
             if path[:end] in self._flags:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from l4lb import plugins
 from l4lb.config import Config, HealthConfig
-from l4lb.config.health import OPTIONS
-from l4lb.config.patterns import parse_bytes, parse_pattern
+from l4lb.config.options.health import OPTIONS
+from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.errors import ConfigError
 from tests.support.checking import check
 

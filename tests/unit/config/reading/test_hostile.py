@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from l4lb.config import Config
 from l4lb.errors import ConfigError, Problem
 
-EXAMPLE = (Path(__file__).parents[3] / "lb.toml.example").read_text()
+EXAMPLE = (Path(__file__).parents[4] / "lb.toml.example").read_text()
 SMALL = """
 [global]
 state_file = "/tmp/state"

@@ -9,7 +9,7 @@ import pytest
 
 from l4lb import Config, Listener, Pool
 from l4lb.config import AdminConfig
-from l4lb.config.loops import loop_conflicts
+from l4lb.config.rules.loops import loop_conflicts
 from tests.support.balancing import NO_CHECKS
 
 

@@ -6,14 +6,14 @@ import contextlib
 import ipaddress
 from collections.abc import Callable, Iterator
 
-from l4lb.config.base import given
-from l4lb.config.health import health_conflicts
-from l4lb.config.hints import did_you_mean
-from l4lb.config.loops import loop_conflicts
-from l4lb.config.models import Config, Listener, Pool
-from l4lb.config.policies import find_policy
-from l4lb.config.proxy_checks import accept_conflicts, send_conflicts
-from l4lb.config.reporting import reporting_conflicts
+from l4lb.config.options.base import given
+from l4lb.config.options.hints import did_you_mean
+from l4lb.config.options.models import Listener, Options, Pool
+from l4lb.config.options.policies import find_policy
+from l4lb.config.rules.health import health_conflicts
+from l4lb.config.rules.loops import loop_conflicts
+from l4lb.config.rules.proxy import accept_conflicts, send_conflicts
+from l4lb.config.rules.reporting import reporting_conflicts
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 from l4lb.net.privileges import group_id, identity_of
@@ -21,7 +21,7 @@ from l4lb.net.privileges import group_id, identity_of
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
 
 
-def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Iterator[Finding]:
+def find_conflicts(config: Options, pool_names: list[str] | None = None) -> Iterator[Finding]:
     """Everything that is wrong. `pool_names` are those of the file, when some pools were left out as broken."""
     names = list(config.pools) if pool_names is None else pool_names
     if not config.listeners:
@@ -38,7 +38,7 @@ def find_conflicts(config: Config, pool_names: list[str] | None = None) -> Itera
     yield from _user(config)
 
 
-def _user(config: Config) -> Iterator[Finding]:
+def _user(config: Options) -> Iterator[Finding]:
     user, group = config.global_.user, config.global_.group
     if group and not user:
         yield ("global", "group"), "has no effect without user"
@@ -101,7 +101,7 @@ def _overlap(one: Address, other: Address) -> bool:
     return len(hosts) == 1 or hosts == {"::", "0.0.0.0"}
 
 
-def _binds(config: Config) -> Iterator[Finding]:
+def _binds(config: Options) -> Iterator[Finding]:
     seen: list[tuple[str, Protocol, Address]] = []
     for name, listener in config.listeners.items():
         for index, text in enumerate(listener.bind):
@@ -152,7 +152,7 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
     yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
 
 
-def _pool_of_protocols(config: Config, name: str, pool: Pool) -> Iterator[Finding]:
+def _pool_of_protocols(config: Options, name: str, pool: Pool) -> Iterator[Finding]:
     """What only one of the protocols has, in a pool that the other uses alone or too."""
     protocols = config.protocols_of(name)
     if protocols == {Protocol.UDP}:
@@ -214,7 +214,7 @@ def _source(name: str, pool: Pool) -> Iterator[Finding]:
             yield ("pools", name, "backends", index), message
 
 
-def _admin(config: Config) -> Iterator[Finding]:
+def _admin(config: Options) -> Iterator[Finding]:
     bind = config.admin.bind
     if bind in ("", "off") or config.admin.token_file:
         return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.base import Model, PositiveCount, given, listify
-from l4lb.config.callables import health_check_names, load_callable, load_health_check
-from l4lb.config.hints import did_you_mean
-from l4lb.config.patterns import parse_bytes, parse_pattern
-from l4lb.config.units import Duration
+from l4lb.config.options.base import Model, PositiveCount, listify
+from l4lb.config.options.callables import health_check_names
+from l4lb.config.options.hints import did_you_mean
+from l4lb.config.options.patterns import parse_bytes, parse_pattern
+from l4lb.config.options.units import Duration
 from l4lb.model.states import Health
 from l4lb.net.address import parse_address
 
@@ -34,7 +34,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "python": ("callable", "options"),
 }
 _REQUIRED = {"dns": "name", "exec": "command", "python": "callable"}
-_SPECIFIC = frozenset(option for options in OPTIONS.values() for option in options)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _STATUS = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
@@ -214,25 +213,3 @@ class HealthConfig(Model):
         if self.type == "send_expect" and not any((*self.send, *self.expect)):
             raise ValueError('type "send_expect" needs send, expect or both')
         return self
-
-
-def health_conflicts(settings: HealthConfig) -> Iterator[tuple[str, str]]:
-    """(key, message) for all that no single option shows. Imports the code that the settings name."""
-    key = "callable" if settings.type == "python" else "type"
-    try:
-        has = _options_of(settings.type)
-        if settings.type == "python":
-            load_callable(settings.callable)
-    except ValueError as error:
-        yield key, f'"{getattr(settings, key)}": {error}'
-        return
-    for option in (one for one in sorted(_SPECIFIC - set(has)) if given(settings, one)):
-        yield option, f'has no effect with type "{settings.type}"'
-    if settings.type in ("http", "https") and settings.method == "HEAD" and settings.expect_body:
-        yield "expect_body", "has no effect with method HEAD, whose answers have no body"
-
-
-def _options_of(type_: str) -> tuple[str, ...]:
-    if type_ in OPTIONS:
-        return OPTIONS[type_]
-    return tuple(getattr(load_health_check(type_), "options", ("options",)))

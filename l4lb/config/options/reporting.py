@@ -1,18 +1,15 @@
-"""Where this process reports to: the types of those options, and which of them have no effect together."""
+"""Where this process reports to: the types of those options."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import Annotated
 
 from pydantic import AfterValidator
 
 from l4lb.net.address import parse_address
-
-if TYPE_CHECKING:
-    from l4lb.config.models import GlobalConfig
 
 
 def _place(*words: str) -> Callable[[str], str]:
@@ -46,18 +43,3 @@ AccessLogTarget = Annotated[str, AfterValidator(_place("off", "stdout", "syslog"
 MetricPrefix = Annotated[str, AfterValidator(_prefix)]
 DatagramAddress = Annotated[str, AfterValidator(_datagram_address)]
 DatagramAddressOrOff = Annotated[str, AfterValidator(lambda text: text if text == "off" else _datagram_address(text))]
-
-
-def reporting_conflicts(settings: GlobalConfig) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong)."""
-    given = settings.model_fields_set
-    if "syslog" not in (settings.log, settings.access_log):
-        for key in ("syslog", "syslog_facility"):
-            if key in given:
-                yield key, 'has no effect: neither log nor access_log is "syslog"'
-    if settings.statsd == "off":
-        for key in ("statsd_format", "statsd_interval", "statsd_prefix", "statsd_tags"):
-            if key in given:
-                yield key, "has no effect without statsd"
-    elif settings.statsd_tags and settings.statsd_format != "datadog":
-        yield "statsd_tags", 'needs statsd_format = "datadog": the plain format has no tags'

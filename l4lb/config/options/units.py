@@ -1,4 +1,4 @@
-"""Values with units, as users write them: durations, sizes, rates. Pure; used by `models.py` alone.
+"""Values with units, as users write them: durations, sizes, rates. Pure.
 
 Each kind is one table of units and one sentence that says what is expected; the pydantic types below carry both into
 error messages and into the JSON Schema.

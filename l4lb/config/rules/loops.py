@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from l4lb.config.models import Config, Listener
+from l4lb.config.options.models import Listener, Options
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 from l4lb.net.environment import is_own_address
@@ -22,7 +22,7 @@ def nothing(name: str) -> Hosts:
 
 
 def loop_conflicts(
-    config: Config, pools: Iterable[str] | None = None, resolve: Resolve = nothing
+    config: Options, pools: Iterable[str] | None = None, resolve: Resolve = nothing
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The backends of `pools` (None: all) that lead back, as (path, message)."""
     singles, ranges = _ports(config)
@@ -36,13 +36,13 @@ def loop_conflicts(
                 yield ("pools", name, "backends", index), message
 
 
-def _ports(config: Config) -> tuple[set[int], list[tuple[int, int]]]:
+def _ports(config: Options) -> tuple[set[int], list[tuple[int, int]]]:
     """Those that are listened on: single ones, and ranges."""
     ports = [parse_address(bind).ports for listener in config.listeners.values() for bind in listener.bind]
     return {low for low, high in ports if low == high}, [(low, high) for low, high in ports if low != high]
 
 
-def leads_back(config: Config, pool: str, address: str, resolve: Resolve = nothing) -> str:
+def leads_back(config: Options, pool: str, address: str, resolve: Resolve = nothing) -> str:
     """The listener by which a backend of `pool` at that address leads back to it; empty when it does not."""
     for protocol in config.protocols_of(pool):
         for name in _listeners_at(config, pool, protocol, parse_address(address), resolve):
@@ -51,7 +51,7 @@ def leads_back(config: Config, pool: str, address: str, resolve: Resolve = nothi
     return ""
 
 
-def _reaches(config: Config, start: str, wanted: str, protocol: Protocol, resolve: Resolve, seen: set[str]) -> bool:
+def _reaches(config: Options, start: str, wanted: str, protocol: Protocol, resolve: Resolve, seen: set[str]) -> bool:
     if start == wanted:
         return True
     if start in seen or start not in config.pools:
@@ -62,7 +62,7 @@ def _reaches(config: Config, start: str, wanted: str, protocol: Protocol, resolv
     return any(_reaches(config, config.listeners[name].pool, wanted, protocol, resolve, seen) for name in reached)
 
 
-def _listeners_at(config: Config, pool: str, protocol: Protocol, address: Address, resolve: Resolve) -> list[str]:
+def _listeners_at(config: Options, pool: str, protocol: Protocol, address: Address, resolve: Resolve) -> list[str]:
     """Those that a connect to `address` comes to: of several the one that is bound most specifically."""
     exact, wide = [], []
     for name, listener in config.listeners.items():

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from l4lb.config import Backend, Config, Flags, Listener, Pool, from_flags, load
-from l4lb.config.policies import policy_names
-from l4lb.config.supported import LATER
+from l4lb.config.options.policies import policy_names
+from l4lb.config.reading.supported import LATER
 from l4lb.errors import ConfigError
 
 GOOD = """
@@ -141,10 +141,10 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
         at = {"x" if part == "*" else part: at}
     if "backends" in path:
         at = {"pools": {"x": {"backends": [{"address": "h:1", key: "x"}]}}}
-    from l4lb.config.loader import build
+    from l4lb.config.reading.loader import build
 
     with pytest.raises(ConfigError, match="not supported by this version"):
-        build(at)
+        build(Config, at)
 
 
 def test_keys_of_later_versions_say_so() -> None:

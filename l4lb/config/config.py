@@ -1,0 +1,40 @@
+"""`Config`: the options, with the ways to read them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from l4lb.config.options.models import Options
+from l4lb.config.reading import loader
+from l4lb.config.reading.flags import Flags
+
+
+class Config(Options):
+    """A whole configuration. `Config.load` reads a file, `Config.loads` a string; the constructor takes models."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read and check the TOML file at `path`. Raises `l4lb.errors.ConfigError` with every problem found."""
+        return loader.load(cls, Path(path))
+
+    @classmethod
+    def loads(cls, text: str, *, file: str = "") -> Self:
+        """The same for a string; `file` is how messages call it."""
+        return loader.loads(cls, text, file=file)
+
+
+def load(path: Path, flags: Flags | None = None) -> Config:
+    """The config of a file, with command-line flags over it."""
+    return loader.load(Config, path, flags)
+
+
+def loads(text: str, *, file: str = "", flags: Flags | None = None) -> Config:
+    """The config of a TOML text, with command-line flags over it."""
+    return loader.loads(Config, text, file=file, flags=flags)
+
+
+def from_flags(flags: Flags) -> Config:
+    """A config of command-line flags alone; ConfigError names the flags."""
+    return loader.from_flags(Config, flags)

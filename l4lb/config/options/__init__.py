@@ -1,0 +1,1 @@
+"""Every option once: name, type, default, meaning. One that is wrong by itself is refused here."""

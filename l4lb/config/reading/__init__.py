@@ -1,0 +1,1 @@
+"""From text, or command-line flags, to options; or to every problem at once."""

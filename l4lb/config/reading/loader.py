@@ -1,0 +1,151 @@
+"""From a TOML file, or command-line flags, to options of the `kind` that is asked for; or to every problem at once.
+
+A value that pydantic refuses is cut out and the rest looked at again: one typo does not hide what else is wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from l4lb.config.options.models import Backend, Options
+from l4lb.config.options.paths import Path as KeyPath
+from l4lb.config.options.paths import path_text
+from l4lb.config.reading.bounds import check_text, read_text
+from l4lb.config.reading.flags import Flags, apply_flags
+from l4lb.config.reading.messages import error_path, message_of
+from l4lb.config.reading.positions import Positions
+from l4lb.config.rules.checks import find_conflicts
+from l4lb.errors import ConfigError, Problem
+
+T = TypeVar("T", bound=Options)
+PROBLEMS_MAX = 1000  # that are told at once
+
+
+def _cut(data: dict[str, Any], path: KeyPath) -> None:
+    """Remove the value at `path`, as far as it is there. An address, which may not be missing, becomes one that fits
+    anywhere, so that the rest of its table is still looked at, and the others of its list keep their indices."""
+    placeholder = f"unix:@broken-{path_text(path)}"[:100]
+    at: Any = data
+    for part in path[:-1]:
+        try:
+            at = at[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(at, dict) and path[-1] in ("bind", "address"):
+        at[path[-1]] = placeholder
+    elif isinstance(at, dict):
+        at.pop(path[-1], None)
+    elif isinstance(at, list) and isinstance(path[-1], int) and path[-1] < len(at):
+        at[path[-1]] = placeholder
+
+
+def _dedupe(found: list[tuple[KeyPath, str]]) -> list[tuple[KeyPath, str]]:
+    """One problem a path: a value that fits no member of a union is reported for each of them."""
+    first: dict[KeyPath, str] = {}
+    for path, message in found:
+        first.setdefault(path, message)
+    return list(first.items())
+
+
+def _validate(kind: type[T], data: dict[str, Any]) -> tuple[T | None, list[tuple[KeyPath, str]]]:
+    """The options of what is sound in `data`, if that is one, and everything that is not."""
+    found: list[tuple[KeyPath, str]] = []
+    rest = copy.deepcopy(data)
+    for _ in range(8):
+        try:
+            return kind.model_validate(rest), _dedupe(found)
+        except ValidationError as error:
+            paths = [(error_path(details, rest), details) for details in error.errors()]
+        new = [(path, message_of(details, path)) for path, details in paths[:PROBLEMS_MAX]]
+        if len(paths) > PROBLEMS_MAX:
+            return None, [*_dedupe(found + new), ((), f"{len(paths) - PROBLEMS_MAX} more problems")]
+        found += [item for item in new if not any(item[0] == path[: len(item[0])] for path, _ in found)]
+        for path, details in sorted(paths, key=lambda item: [str(part) for part in item[0]], reverse=True):
+            _cut(rest, path[:-1] if details["type"] == "missing" else path)
+    return None, _dedupe(found)
+
+
+def build_backend(settings: Mapping[str, Any], path: KeyPath) -> Backend:
+    """A backend by itself, for changes at runtime; ConfigError with everything that is wrong, below `path`."""
+    try:
+        return Backend.model_validate(dict(settings))
+    except ValidationError as error:
+        data = dict(settings)
+        found = [((*path, *error_path(details, data)), details) for details in error.errors()]
+    raise ConfigError([Problem(path_text(at), message_of(details, at)) for at, details in found])
+
+
+def build(
+    kind: type[T],
+    data: dict[str, Any],
+    *,
+    lines: Positions | None = None,
+    file: str = "",
+    places: dict[KeyPath, str] | None = None,
+) -> T:
+    """Check `data` and make it a `kind`. `places` name what is not from the file: paths and their flags."""
+    config, found = _validate(kind, data)
+    if config is not None:
+        broken = {path[:end] for path, _ in found for end in range(1, len(path) + 1)}
+        names = [*config.pools, *(str(path[1]) for path in broken if path[0] == "pools" and len(path) == 2)]
+        found += [item for item in find_conflicts(config, names) if item[0] not in broken]
+    if found or config is None:
+        problems = [_problem(path, text, lines, file, places or {}) for path, text in found]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    config.came_from(file, lines, places or {})
+    return config
+
+
+def _problem(path: KeyPath, text: str, lines: Positions | None, file: str, places: dict[KeyPath, str]) -> Problem:
+    for end in range(len(path), 0, -1):
+        if path[:end] in places:
+            inside = path_text(path[end:])
+            return Problem(places[path[:end]], f"{inside}: {text}" if inside else text)
+    return Problem(path_text(path), text, file, lines.line_of(path) if lines else 0)
+
+
+def parse(text: str, file: str) -> dict[str, Any]:
+    """The raw values of a TOML text; ConfigError with the line when it is none."""
+    check_text(text, file)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = getattr(error, "lineno", 0) or _line_in(str(error), text)
+        raise ConfigError([Problem("", f"not TOML: {error}", file, line)]) from None
+    except (ValueError, OverflowError) as error:  # of a value: an integer of thousands of digits, a date that is none
+        raise ConfigError([Problem("", f"not TOML: {error}", file)]) from None
+
+
+def loads(kind: type[T], text: str, *, file: str = "", flags: Flags | None = None) -> T:
+    """The options of a TOML text, which messages call `file`, with command-line flags over it."""
+    data = parse(text, file)
+    places: dict[KeyPath, str] = {}
+    if flags is not None:
+        data, places = apply_flags(flags, data)
+    return build(kind, data, lines=Positions(text), file=file, places=places)
+
+
+def _line_in(message: str, text: str) -> int:
+    """The line that a TOMLDecodeError names; before Python 3.14 only its text does."""
+    _, found, rest = message.partition("(at line ")
+    return int(rest.partition(",")[0]) if found else text.count("\n") + 1
+
+
+def load(kind: type[T], path: Path, flags: Flags | None = None) -> T:
+    """The same of a file."""
+    return loads(kind, read_text(path), file=str(path), flags=flags)
+
+
+def from_flags(kind: type[T], flags: Flags) -> T:
+    """The options of command-line flags alone; ConfigError names the flags."""
+    missing = [flag for flag, given in (("--listen", flags.listen), ("--backend", flags.backends)) if not given]
+    if missing:
+        raise ConfigError([Problem(flag, "missing: needed when there is no file") for flag in missing])
+    data, places = apply_flags(flags)
+    return build(kind, data, places=places)

@@ -1,0 +1,1 @@
+"""What must hold between options: each rule yields where it is broken, and how."""

@@ -1,0 +1,22 @@
+"""What of the options that say where to report to has no effect together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from l4lb.config.options.models import GlobalConfig
+
+
+def reporting_conflicts(settings: GlobalConfig) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong)."""
+    given = settings.model_fields_set
+    if "syslog" not in (settings.log, settings.access_log):
+        for key in ("syslog", "syslog_facility"):
+            if key in given:
+                yield key, 'has no effect: neither log nor access_log is "syslog"'
+    if settings.statsd == "off":
+        for key in ("statsd_format", "statsd_interval", "statsd_prefix", "statsd_tags"):
+            if key in given:
+                yield key, "has no effect without statsd"
+    elif settings.statsd_tags and settings.statsd_format != "datadog":
+        yield "statsd_tags", 'needs statsd_format = "datadog": the plain format has no tags'
