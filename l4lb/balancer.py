@@ -20,14 +20,15 @@ from l4lb.control.plane import ControlPlane
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance
 from l4lb.control.reporting import shapes
+from l4lb.control.reporting.explanation import explain_config
 from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.control.state.state_file import read_state
 from l4lb.engine.native import NativeForwarder
+from l4lb.engine.tables import NativeTables
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.sessions import LIMIT_DEFAULT
-from l4lb.model.states import Health
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.handover import close_all
@@ -376,14 +377,6 @@ def explain_offline(config: Config, pool: str, source: str, to: str = "") -> sha
     """`PoolView.explain` without a running instance, as if every backend were up.
 
     Looks no backend's name up: who gets a client does not depend on it. ConfigError for a listener's that does not
-    resolve, ValueError for an address that is none, KeyError for a
-    pool that is not there.
+    resolve, ValueError for an address that is none, KeyError for a pool that is not there.
     """
-    plane = ControlPlane(config, native_forwarder(config))
-    try:
-        for backend in plane.state.pools[pool].backends.values():
-            backend.health, backend.unresolved = Health.UP, ""
-        plane.reconciler.preview()
-        return plane.status.explain(pool, source, to)
-    finally:
-        plane.forwarder.close()
+    return explain_config(config, pool, source, to, NativeTables())

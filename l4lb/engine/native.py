@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-from array import array
 from collections.abc import Sequence
 from itertools import count
 
 from l4lb import _fastpath
-from l4lb._native import algorithms, snapshots, specs, sweeps
+from l4lb._native import snapshots, specs, sweeps
 from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_fields, listener_limits
@@ -24,10 +23,11 @@ from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep
+from l4lb.engine.tables import NativeTables
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.sessions import SessionFilter
-from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot, TableKind
+from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
 from l4lb.net.threads import name_this_thread, started
@@ -35,7 +35,7 @@ from l4lb.net.threads import name_this_thread, started
 _CLOSE_REASONS = tuple(CloseReason)
 
 
-class NativeForwarder:
+class NativeForwarder(NativeTables):
     """`l4lb.model.forwarder.Forwarder` on native worker threads in this process.
 
     `workers` threads are started; `max_sessions` bounds the sessions of all together (0: no bound); with `affinity`
@@ -239,12 +239,6 @@ class NativeForwarder:
             draining = not self._listeners  # then all are shown to the end
             self._left = {name: one for name, one in self._left.items() if draining or one.live.sessions_active() > 0}
             self._pools.reap()
-
-    def build_table(
-        self, kind: TableKind, ids: Sequence[str], weights: Sequence[float], table_size: int, seed: int
-    ) -> array[int]:
-        names = [id_.encode() for id_ in ids]
-        return algorithms.build_table(algorithms.TABLE_KINDS[kind], names, list(weights), table_size, seed)
 
     # ---- what becomes of backends ----
 

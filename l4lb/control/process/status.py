@@ -11,6 +11,7 @@ from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
+from l4lb.control.reporting.explanation import explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
@@ -239,21 +240,7 @@ class Status:
         pool = self._state.pools[name]
         stats = self._forwarder.pool_stats(name)
         said = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
-        choice = said.choice
-        return {
-            "pool": name,
-            "policy": pool.config.policy,
-            "source": source,
-            "chosen": choice.chosen or None,
-            "tier": None if said.tier is None else str(said.tier),
-            "why": said.why,
-            "how": choice.how,
-            "hash": None if choice.hash is None else f"{choice.hash:016x}",
-            "slot": choice.slot,
-            "candidates": [{"id": one.id, "full": one.full, "tier": str(tier)} for tier, one in said.order],
-            "passed_over": dict(pool.passed_over),
-            "table_digest": pool.table_digest,
-        }
+        return explanation(pool, source, said)
 
     def config(self) -> shapes.ConfigShape:
         return masked(self._state.config)

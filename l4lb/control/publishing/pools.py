@@ -246,3 +246,21 @@ def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> N
     pool.table_digest, pool.policy_error = pool_digest(tables), tables[0].error
     for backend, one in zip(seen.backends, specs, strict=True):
         backend.effective_weight = one.weight
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """All that is to be known of a pool for publishing it, or for saying what its clients get."""
+
+    seen: PoolView
+    tables: tuple[Table, ...]
+    spec: PoolSpec
+
+
+def lay_out(pool: PoolState, hash_seed: int, now: float, builder: TableBuilder) -> LaidOut:
+    """All the steps for one pool at once, noted in its state as if it had been published."""
+    seen = view(pool, hash_seed, now)
+    tables = build_tables(seen.orders, (), builder)
+    spec = pool_spec(seen, tables)
+    note_published(seen, tables, spec)
+    return LaidOut(seen, tables, spec)

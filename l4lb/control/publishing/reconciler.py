@@ -158,12 +158,6 @@ class Reconciler:
         finally:
             self._then[:0] = look.then
 
-    def preview(self) -> None:
-        """The same without publishing: `explain` then answers as if it had been. Needs no running loop."""
-        look = self._look()
-        self._keep(self._build(self._missing(look)))
-        self._note(look, self._changed_specs(look))
-
     async def stop(self) -> None:
         if self._growing is not None:
             self._growing.cancel()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from l4lb.config import HealthConfig, Pool
+from l4lb.control.publishing.pools import lay_out
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State, initial_state
@@ -238,7 +239,7 @@ def test_a_small_share_is_a_small_part_of_the_cycle() -> None:
     for backend in state.pools["web"].backends.values():
         backend.health = Health.UP
     state.pools["web"].backends[TWO[1]].returned_at = 0.0
-    Reconciler(state, recorder, Events(), clock=lambda: 120.0).preview()
+    lay_out(state.pools["web"], 0, 120.0, recorder)
     assert state.pools["web"].backends[TWO[1]].effective_weight == 0.15
 
 
