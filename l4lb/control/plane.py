@@ -25,13 +25,14 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.process.host import Host
-from l4lb.control.process.inheritance import Inheritance, apply_health, apply_names, received_sessions
+from l4lb.control.process.inheritance import Inheritance, first_state, received_sessions
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.process.upgrade import Upgrade
 from l4lb.control.publishing.listeners import listener_spec, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
+from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.outputs import Outputs
@@ -40,8 +41,8 @@ from l4lb.control.reporting.shortages import Shortages
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.state.desired import Desired
-from l4lb.control.state.events import Events
-from l4lb.control.state.state import BackendState, CheckResult, PoolState, State, initial_state
+from l4lb.control.state.events import Events, FromThreads
+from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
@@ -65,8 +66,10 @@ class ControlPlane:
     """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
 
     `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
-    the process that this one replaces; `took_over` is called when that one leaves. `host` is the process that this runs
-    in. `lookup` is what a name is looked up by.
+    the process that this one replaces, `host` the process that this runs in. `lookup` is what a name is looked up by.
+
+    Its parts are made in the order in which they need each other. Who has to hear from a part that was made before it
+    subscribes to that one.
     """
 
     def __init__(
@@ -83,21 +86,18 @@ class ControlPlane:
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
         self.inheritance = inheritance or Inheritance()
-        self.names = Names(lambda name: self.resolution.changed(name), lookup)
-        self.names.prime(self.inheritance.names)
         desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
-        self.state: State = initial_state(desired.config)
-        self.state.drained = frozenset(desired.drained)
-        apply_names(self.state, self.inheritance.places)
-        apply_health(self.state, self.inheritance.health)
+        self.state: State = first_state(desired, self.inheritance)
+        self.names = Names(lookup)
+        self.names.prime(self.inheritance.names)
         self.cleanup = SessionCleanup(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
-        self.monitor = Monitor(self.state, self.events, self._observed, self._checked)
+        self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
-        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder)
-        self.outputs = Outputs(forwarder, self.sources, self.events)
-        self.sources.access_log = lambda: self.outputs.access_log.counts
+        access_log = AccessLog(forwarder, FromThreads(self.events).emit)
+        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder, access_log)
+        self.outputs = Outputs(access_log, self.sources, self.events)
         followers = Followers(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
         self.state_file = StateFile(self.events)
         self.applying = Applying(
@@ -109,29 +109,28 @@ class ControlPlane:
             self.names,
             self.applying.one_at_a_time,
             Adapting(self.monitor, self.agents, self.passive),
-            lambda pools: self.reconciler.request(pools=pools),
-            forwarder.forgive,
+            self.reconciler,
+            forwarder,
         )
         self.sessions = Sessions(self.state, forwarder, self.events)
-        self.draining = Draining(self.state, forwarder, self.reconciler, self.applying, self.sessions, self.events)
-        self.draining.asked = self.host.drain_asked
-        self.draining.stopping = lambda timeout_s: self.supervision.stopping(timeout_s)
+        self.draining = Draining(
+            self.state,
+            forwarder,
+            self.reconciler,
+            self.applying,
+            self.sessions,
+            self.events,
+            self.host.drain_asked,
+        )
         self.status = Status(
             self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage, self.names
         )
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
-        self.supervision = Supervision(self.host.notifier, self.status, self.events, forwarder)
+        self.supervision = Supervision(self.host.notifier, self.status, self.draining, self.events, forwarder)
         self.upgrading = Upgrade(
-            self.state,
-            forwarder,
-            self.events,
-            lambda: self.admin.socket,
-            lambda: self.applying.desired,
-            self.names.answers,
-            self.host.successor,
+            self.state, forwarder, self.events, self.admin, self.applying, self.names, self.host.successor
         )
-        self.took_over: Callable[[], None] = lambda: None
         self.refusals = Refusals(self.events)
         self.shortages = Shortages(self.events)
         self._watch: asyncio.Task[None] | None = None
@@ -215,7 +214,6 @@ class ControlPlane:
             self.admin.claim()
             self._alone.set()
             self.supervision.speak()
-            self.took_over()
             while not over and (heard := await channel.heard()) is not None:
                 said, _ = heard
                 self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
@@ -231,10 +229,6 @@ class ControlPlane:
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
         self.reconciler.request(lambda: self.cleanup.health_changed(pool, backend), (pool.name,))
-
-    def _checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
-        self.passive.checked(pool, backend, result)
-        self.resolution.checked(pool, backend, result)
 
     def _ejection_changed(self, pool: PoolState) -> None:
         self.reconciler.request(pools=(pool.name,))

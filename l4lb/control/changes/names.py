@@ -34,13 +34,17 @@ class Name:
 
 
 class Names:
-    """`changed` is called with a name after its answer, or the reason for having none, is another one."""
+    """`lookup` is what a name is looked up by."""
 
-    def __init__(self, changed: Callable[[str], None], lookup: Lookup = look_up) -> None:
-        self._changed = changed
+    def __init__(self, lookup: Lookup = look_up) -> None:
+        self._subscribers: list[Callable[[str], None]] = []
         self._lookups = Lookups(lookup)
         self._names: dict[str, Name] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def subscribe(self, changed: Callable[[str], None]) -> None:
+        """Call `changed` with a name after its answer, or the reason for having none, is another one."""
+        self._subscribers.append(changed)
 
     def known(self, name: str) -> Name:
         return self._names.get(name) or Name()
@@ -125,4 +129,5 @@ class Names:
         one.heard.set()
         one.due = self._loop.call_later(wait_s, self._begin, name)
         if (one.hosts, one.error) != before:
-            self._changed(name)
+            for changed in self._subscribers:
+                changed(name)

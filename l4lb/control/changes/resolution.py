@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from l4lb.config import Config, Pool
@@ -18,6 +18,7 @@ from l4lb.control.changes.names import Names
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor, pool_targets
 from l4lb.control.health.passive import Passive
+from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import (
     BackendState,
@@ -28,6 +29,7 @@ from l4lb.control.state.state import (
     located_at,
     unresolved_at,
 )
+from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health
 from l4lb.model.stats import PoolStats, Stats
 from l4lb.net.address import name_of
@@ -61,8 +63,8 @@ class Adapting:
 
 
 class Resolution:
-    """`one_at_a_time` is held while something changes; `reconcile` is called with the pools in which it did, `forgive`
-    with a pool and backend whose failures were of another address."""
+    """Hears from `names` what has changed, and of checks from the monitor that is `adapting`. `one_at_a_time` is held
+    while something changes here."""
 
     def __init__(
         self,
@@ -71,21 +73,23 @@ class Resolution:
         names: Names,
         one_at_a_time: asyncio.Lock,
         adapting: Adapting,
-        reconcile: Callable[[Iterable[str]], None],
-        forgive: Callable[[str, str], None],
+        reconciler: Reconciler,
+        forwarder: Forwarder,
     ) -> None:
         self._state = state
         self._events = events
         self._names = names
         self._lock = one_at_a_time
         self._adapting = adapting
-        self._reconcile = reconcile
-        self._forgive = forgive
+        self._reconciler = reconciler
+        self._forwarder = forwarder
         self._failed: set[tuple[str, str]] = set()  # whose address does not take connections
         self._counted: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._stale: set[str] = set()
         self._requested = False
         self._task: asyncio.Task[None] | None = None
+        names.subscribe(self.changed)
+        adapting.monitor.subscribe(self.checked)
 
     # ---- what is heard ----
 
@@ -159,7 +163,7 @@ class Resolution:
             moved = [one for one in _named(pool) if self._move(pool, one, (pool.name, one.id) in failed)]
             if moved:
                 await self._adapt(pool)
-                self._reconcile((pool.name,))
+                self._reconciler.request(pools=(pool.name,))
 
     def _move(self, pool: PoolState, backend: BackendState, failed: bool) -> bool:
         """Whether anything is another than before."""
@@ -201,7 +205,7 @@ class Resolution:
         backend.address, backend.unresolved = located_at(backend.config.address, host)
         if was_unresolved or not failed:  # of this address nothing is known; else it has to show that it is up
             backend.set_health(first_health(pool.config))
-        self._forgive(pool.name, backend.id)
+        self._forwarder.forgive(pool.name, backend.id)  # what failed was of another address
         reason = "the address before takes no connections" if failed and not was_unresolved else "its name resolves so"
         self._events.emit("backend_resolved", fields | {"address": str(backend.address), "reason": reason})
 

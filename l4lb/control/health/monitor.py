@@ -85,7 +85,7 @@ class Monitor:
         self._state = state
         self._events = events
         self._changed = changed
-        self._checked = checked
+        self._subscribers = [checked]
         self._checkers: dict[Target, Checker] = {}
         self._watched: dict[str, dict[str, _Watched]] = {}  # by pool and id
         self._tasks: dict[Target, asyncio.Task[None]] = {}
@@ -93,6 +93,10 @@ class Monitor:
         self._told_late = -TELL_LATE_EVERY_S
         self._told_wants: dict[str, float] = {}  # by reason, when
         self._prepare()
+
+    def subscribe(self, checked: Callable[[PoolState, BackendState, CheckResult], None]) -> None:
+        """Call `checked` too after each check of a backend, in the order in which they subscribed."""
+        self._subscribers.append(checked)
 
     @property
     def checkers(self) -> list[Checker]:
@@ -181,7 +185,8 @@ class Monitor:
             backend.checks_failed += not result.ok
             if changed:
                 self._health_changed(pool, backend, source, result)
-            self._checked(pool, backend, result)
+            for checked in self._subscribers:
+                checked(pool, backend, result)
 
         checker.listeners.append(heard)
         return _Watched(backend, checker, heard)

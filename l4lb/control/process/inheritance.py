@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
-from l4lb.control.state.state import BackendState, State, first_health, located_at
+from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
@@ -92,6 +92,15 @@ def apply_health(state: State, seen: HealthSeen) -> None:
             health, address = seen.get(name, {}).get(id_, ("", ""))
             if address == str(backend.address) and health != backend.health:
                 backend.set_health(Health(health))
+
+
+def first_state(desired: Desired, inheritance: Inheritance) -> State:
+    """What is wanted, with what the process before this one has seen of it. See `initial_state`."""
+    state = initial_state(desired.config)
+    state.drained = frozenset(desired.drained)
+    apply_names(state, inheritance.places)
+    apply_health(state, inheritance.health)
+    return state
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 
 from l4lb.control.process.status import Status
+from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.events import Events
 from l4lb.model.forwarder import Forwarding
 from l4lb.net.sd_notify import Notifier, monotonic_us
@@ -34,7 +35,9 @@ _AFTER_THE_DRAIN_S = 10.0  # for what is left to do then
 class Supervision:
     """Tells `notifier`; silent before `speak` and after `leave`."""
 
-    def __init__(self, notifier: Notifier, status: Status, events: Events, forwarder: Forwarding) -> None:
+    def __init__(
+        self, notifier: Notifier, status: Status, draining: Draining, events: Events, forwarder: Forwarding
+    ) -> None:
         self._notifier = notifier
         self._status = status
         self._events = events
@@ -45,6 +48,7 @@ class Supervision:
         self._due = 0.0
         self._stuck: list[int] = []
         self._looking: asyncio.Task[None] | None = None
+        draining.subscribe(self.stopping)
 
     def speak(self) -> None:
         """Everything is up, and this is the process that the manager is to watch."""

@@ -21,11 +21,13 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
+from l4lb.control.changes.applying import Applying
+from l4lb.control.changes.names import Names
 from l4lb.control.process.host import Successor
-from l4lb.control.process.inheritance import NamesKnown, hand_down, hand_down_sessions, seen_by
-from l4lb.control.state.desired import Desired
+from l4lb.control.process.inheritance import hand_down, hand_down_sessions, seen_by
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
@@ -40,18 +42,25 @@ _MOVED_WITHIN_S = 5.0  # workers do it in their next turn
 _MOVED_POLL_S = 0.001
 
 
+class HasSocket(Protocol):
+    """The admin API's server."""
+
+    @property
+    def socket(self) -> AdminSocket | None: ...
+
+
 class Upgrade:
-    """`admin` gives the admin API's socket, `desired` what is wanted at this moment, `names` what is known of names.
-    One `upgrade` at a time: the caller sees to that."""
+    """Hands on the socket of `admin`, what is wanted by `applying`, and what is known of `names`. One `upgrade` at a
+    time: the caller sees to that."""
 
     def __init__(
         self,
         state: State,
         forwarder: HandOver,
         events: Events,
-        admin: Callable[[], AdminSocket | None],
-        desired: Callable[[], Desired],
-        names: Callable[[], NamesKnown],
+        admin: HasSocket,
+        applying: Applying,
+        names: Names,
         successor: Successor,
     ) -> None:
         self.successor = successor
@@ -59,8 +68,8 @@ class Upgrade:
         self._forwarder = forwarder
         self._events = events
         self._admin = admin
+        self._applying = applying
         self._names = names
-        self._desired = desired
         self._channel: Channel | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -104,8 +113,8 @@ class Upgrade:
         return process.pid
 
     async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        sockets, admin, desired = self._forwarder.export_sockets(), self._admin(), self._desired()
-        seen = seen_by(self._state, self._names())
+        sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._applying.desired
+        seen = seen_by(self._state, self._names.answers())
         try:
             await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.reporting.access_log import Counts
+from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.state.state import BackendState, State
 from l4lb.model.forwarder import Counting
@@ -81,9 +81,9 @@ class Sources:
     reconciler: Reconciler
     monitor: Monitor
     forwarder: Counting
+    access_log: AccessLog
     busy: Busy = field(default_factory=Busy)
     usage: ProcessUsage = field(default_factory=ProcessUsage)
-    access_log: Callable[[], Counts] = Counts
     reloads_applied: int = 0
     reloads_refused: int = 0
 
@@ -107,7 +107,7 @@ class Sources:
             (self.reloads_applied, self.reloads_refused),
             self.reconciler.version,
             state.process is ProcessState.DRAINING,
-            self.access_log(),
+            self.access_log.counts,
             self.usage.read(),
         )
 

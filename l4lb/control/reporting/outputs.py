@@ -6,8 +6,6 @@ What may fail is in `prepare`: a reload that cannot have its access log changes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from dataclasses import dataclass
 
 from l4lb.config import Config
@@ -17,7 +15,6 @@ from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.statsd import Statsd, StatsdSettings
 from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
-from l4lb.model.forwarder import SessionRecords
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.output.log_targets import open_sink
 from l4lb.net.output.sinks import Sink
@@ -43,11 +40,10 @@ def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
 
 
 class Outputs:
-    def __init__(self, forwarder: SessionRecords, sources: Sources, events: Events) -> None:
+    def __init__(self, access_log: AccessLog, sources: Sources, events: Events) -> None:
+        self.access_log = access_log
         self._sources = sources
         self._events = events
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.access_log = AccessLog(forwarder, self._tell)
         self._access_log_of: tuple[str, ...] = ("off",)
         self._log_format = ""
         self._statsd: Statsd | None = None
@@ -79,7 +75,6 @@ class Outputs:
 
     async def commit(self, prepared: Prepared) -> None:
         """Nothing here fails."""
-        self._loop = asyncio.get_running_loop()
         settings = prepared.settings
         if settings.access_log == "off":
             await asyncio.to_thread(self.access_log.off)
@@ -105,9 +100,3 @@ class Outputs:
         statsd, self._statsd = self._statsd, None
         if statsd is not None:
             await statsd.stop()
-
-    def _tell(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
-        """From any thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile
-                self._loop.call_soon_threadsafe(self._events.emit, kind, fields, level)

@@ -60,8 +60,7 @@ def _new(timeout_s: float) -> _Drain:
 
 
 class Draining:
-    """`asked` is called when the admin API has begun to drain the process, whose owner then has to end it; `stopping`
-    with the time that it has, when the process begins to drain."""
+    """`asked` is called when the admin API has begun to drain the process, whose owner then has to end it."""
 
     def __init__(
         self,
@@ -71,9 +70,10 @@ class Draining:
         applying: Applying,
         sessions: Sessions,
         events: Events,
+        asked: Callable[[], None],
     ) -> None:
-        self.asked: Callable[[], None] = lambda: None
-        self.stopping: Callable[[float], None] = lambda timeout_s: None
+        self.asked = asked
+        self._subscribers: list[Callable[[float], None]] = []
         self._state = state
         self._forwarder = forwarder
         self._reconciler = reconciler
@@ -85,6 +85,10 @@ class Draining:
         self._until_over: asyncio.Task[None] | None = None
         self._listeners: dict[str, tuple[_Drain, asyncio.Task[None]]] = {}
         self._stopped = False
+
+    def subscribe(self, stopping: Callable[[float], None]) -> None:
+        """Call `stopping`, with the time that it has, when the process begins to drain."""
+        self._subscribers.append(stopping)
 
     def _timeout(self, timeout_s: float | None) -> float:
         return self._state.config.global_.drain_timeout if timeout_s is None else timeout_s
@@ -104,7 +108,8 @@ class Draining:
             return False
         self._process = _new(self._timeout(timeout_s))
         self._state.process = ProcessState.DRAINING
-        self.stopping(self._process.timeout_s)
+        for stopping in self._subscribers:
+            stopping(self._process.timeout_s)
         self._closing = asyncio.create_task(self._close(self._process))
         await self._until_closed()
         return True

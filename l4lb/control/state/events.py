@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -50,3 +52,17 @@ class Events:
         self.recent.append(event)
         for subscriber in list(self._subscribers):
             subscriber(event)
+
+
+class FromThreads:
+    """Emits on the control loop what other threads have to say; what comes once that is closed goes nowhere. Made on
+    the control loop."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._loop.call_soon_threadsafe(self._events.emit, kind, fields, level)
