@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from l4lb.config import Config
@@ -25,7 +24,8 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.process.host import Host
-from l4lb.control.process.inheritance import Inheritance, first_state, received_sessions
+from l4lb.control.process.inheritance import Inheritance, first_state
+from l4lb.control.process.predecessor import Predecessor
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.process.upgrade import Upgrade
@@ -33,6 +33,7 @@ from l4lb.control.publishing.listeners import listener_spec, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
+from l4lb.control.reporting.capacity import Capacity
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.outputs import Outputs
@@ -46,10 +47,8 @@ from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
-from l4lb.model.forwarder import ExportedSession, Forwarder, QuicIds
+from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health, ProcessState
-from l4lb.model.stats import Stats
-from l4lb.net.handover import Channel
 from l4lb.net.resolving import Lookup, look_up
 
 _WATCH_S = 1.0
@@ -85,19 +84,27 @@ class ControlPlane:
         self.host = host or Host()
         self._load = load or (lambda: _load_again(config))
         self.events = Events()
+
+        # what is wanted and known at the start
         self.inheritance = inheritance or Inheritance()
         desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
         self.state: State = first_state(desired, self.inheritance)
         self.names = Names(lookup)
         self.names.prime(self.inheritance.names)
+
+        # what workers go by, and what is seen of backends
         self.cleanup = SessionCleanup(self.state, self.events, forwarder)
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
+
+        # where this process reports to
         access_log = AccessLog(forwarder, FromThreads(self.events).emit)
         self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder, access_log)
         self.outputs = Outputs(access_log, self.sources, self.events)
+
+        # what changes it
         followers = Followers(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
         self.state_file = StateFile(self.events)
         self.applying = Applying(
@@ -122,6 +129,8 @@ class ControlPlane:
             self.events,
             self.host.drain_asked,
         )
+
+        # who asks, and who is told
         self.status = Status(
             self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage, self.names
         )
@@ -131,13 +140,14 @@ class ControlPlane:
         self.upgrading = Upgrade(
             self.state, forwarder, self.events, self.admin, self.applying, self.names, self.host.successor
         )
+        self.predecessor = Predecessor(
+            self.inheritance.channel, forwarder, self.events, self.status, self.admin, self.supervision
+        )
+
         self.refusals = Refusals(self.events)
         self.shortages = Shortages(self.events)
+        self.capacity = Capacity(self.events)
         self._watch: asyncio.Task[None] | None = None
-        self._predecessor: asyncio.Task[None] | None = None
-        self._alone = asyncio.Event()  # no other process has what is handed on
-        self._pauses = 0
-        self._limit = 0  # of sessions, as last told
         self._stopped = False
 
     async def start(self) -> None:
@@ -166,11 +176,7 @@ class ControlPlane:
         self.sources.sample(self.forwarder.stats())
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
-        if self.inheritance.channel is not None:
-            self._predecessor = asyncio.create_task(self._replace_predecessor(self.inheritance.channel))
-        else:
-            self._alone.set()
-            self.supervision.speak()
+        self.predecessor.start()
 
     async def _resolve(self) -> None:
         """Names get a moment, all side by side: who has no address then is down until it has one."""
@@ -201,31 +207,6 @@ class ControlPlane:
         for path, reason in self.host.not_allowed(config, [*files, *self.admin.files()]):
             self.events.emit("not_allowed", {"path": path, "reason": reason}, logging.WARNING)
 
-    async def _replace_predecessor(self, channel: Channel) -> None:
-        """Tell the process before this one that it may go, take its sessions of UDP, and hear how far it is with that.
-        When it ends without a word, everything is this one's too."""
-        try:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(channel.send, {"kind": "ready"})
-            received = await received_sessions(channel)
-            self._take_sessions(received.sessions, received.quic_ids)
-            over = received.over or await channel.heard() is None  # or "yours"
-            self.forwarder.claim_sockets()
-            self.admin.claim()
-            self._alone.set()
-            self.supervision.speak()
-            while not over and (heard := await channel.heard()) is not None:
-                said, _ = heard
-                self.status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
-        finally:
-            self.status.predecessor = None
-            channel.close()
-
-    def _take_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
-        count = self.forwarder.import_sessions(sessions, quic_ids)
-        if sessions:
-            self.events.emit("sessions_moved", {"sessions": count, "ended": len(sessions) - count})
-
     def _observed(self, pool: PoolState, backend: BackendState) -> None:
         """What is known of a backend has changed: first nobody new goes there, then its sessions are seen to."""
         self.reconciler.request(lambda: self.cleanup.health_changed(pool, backend), (pool.name,))
@@ -238,15 +219,9 @@ class ControlPlane:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)
-        self._tell_limit(self.forwarder.stats())
+        self.capacity.look(self.forwarder.stats())
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
-
-    def _tell_limit(self, stats: Stats) -> None:
-        """At the start, and when it has changed with the backends."""
-        if stats.max_sessions != self._limit:
-            self._limit = stats.max_sessions
-            self.events.emit("sessions_limited", {"max_sessions": stats.max_sessions, "by": stats.limited_by})
 
     def addresses(self, listener: str) -> list[str]:
         """Where `listener` really listens; empty once it no longer does."""
@@ -306,7 +281,7 @@ class ControlPlane:
 
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
-        await self._alone.wait()  # what this process is still to get it cannot hand on
+        await self.predecessor.handed_over()  # what this process is still to get it cannot hand on
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING
@@ -338,9 +313,7 @@ class ControlPlane:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
-        if self._predecessor is not None:
-            self._predecessor.cancel()
-            await asyncio.gather(self._predecessor, return_exceptions=True)
+        await self.predecessor.stop()
         self.names.stop()
         await self.resolution.stop()
         await self.upgrading.stop()
@@ -362,10 +335,5 @@ class ControlPlane:
             self.sources.sample(stats)
             self.refusals.look(stats)
             self.shortages.look(stats)
-            self._tell_limit(stats)
+            self.capacity.look(stats)
             self.resolution.sample(stats)
-            pauses = sum(worker.accept_pauses for worker in stats.workers)
-            if pauses > self._pauses:
-                reason = "out of file descriptors or memory; established sessions go on"
-                self.events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)
-            self._pauses = pauses

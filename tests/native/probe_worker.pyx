@@ -1,5 +1,5 @@
-# A probe module of a worker's insides, built for tests alone (L4LB_PROBE=1): workers that no thread runs, driven step by
-# step, with the product's headers and real sockets.
+# A probe module of workers, built for tests alone (L4LB_PROBE=1): no thread runs them, tests drive them step by step,
+# with the product's headers and real sockets.
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t

@@ -1,0 +1,27 @@
+"""Says in the log and to `/v1/events` how many sessions there may be, and when workers cannot accept for a while.
+Workers only count; here the counts are looked at now and then. Control loop only."""
+
+from __future__ import annotations
+
+import logging
+
+from l4lb.control.state.events import Events
+from l4lb.model.stats import Stats
+
+
+class Capacity:
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._limit = 0  # of sessions, as last told
+        self._pauses = 0
+
+    def look(self, stats: Stats) -> None:
+        """Tell what has changed since the last look. Called at the start, and at regular intervals."""
+        if stats.max_sessions != self._limit:  # with the backends, or at the start
+            self._limit = stats.max_sessions
+            self._events.emit("sessions_limited", {"max_sessions": stats.max_sessions, "by": stats.limited_by})
+        pauses = sum(worker.accept_pauses for worker in stats.workers)
+        if pauses > self._pauses:
+            reason = "out of file descriptors or memory; established sessions go on"
+            self._events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)
+        self._pauses = pauses
