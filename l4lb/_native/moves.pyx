@@ -12,7 +12,6 @@ from libc.string cimport memcpy, memset
 from l4lb._dataplane.base.linux cimport close, htons, ntohs
 from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t
 from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, worker_t
-from l4lb._dataplane.proxy_protocol.writer cimport address_text
 from l4lb._native.convert cimport terms_fill, zeroed
 from l4lb._native.snapshots cimport BackendLive, ListenerLive, PoolLive
 

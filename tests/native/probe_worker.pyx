@@ -140,8 +140,8 @@ cdef class Plane:
     def counts(self):
         """(process, TCP, UDP, listener, pool, by worker)."""
         assigned = [self.plane.workers[i].assigned for i in range(self.count)]
-        by_protocol = self.plane.sessions_of[0], self.plane.sessions_of[1]
-        return (self.plane.sessions_active, *by_protocol, self.live.sessions_active, self.pool.sessions_active, assigned)
+        plane = self.plane.sessions_active, self.plane.sessions_of[0], self.plane.sessions_of[1]
+        return (*plane, self.live.sessions_active, self.pool.sessions_active, assigned)
 
     # ---- limits ----
 
