@@ -195,8 +195,8 @@ class NativeForwarder(NativeTables):
         ]
         drained = set(map(id, self._draining))
         accepting = [one for one in self._listeners.values() if id(one) not in drained]
-        specs = [one.spec for one in accepting] + [one.served for one in self._draining]
-        self._listening.commit(specs, version)
+        listening = [one.spec for one in accepting] + [one.served for one in self._draining]
+        self._listening.commit(listening, version)
         fields = [self._listener_fields(one, one.spec, draining=False) for one in accepting]
         fields += [self._listener_fields(one, one.served, draining=True) for one in self._draining]
         native = snapshots.NativeSnapshot(version, self._plane.worker_count, pools, fields)
