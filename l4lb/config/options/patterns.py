@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 
 HEX, REGEX = "hex:", "regex:"
 HEX_EXPECTED = 'expected pairs of hexadecimal digits after "hex:"'
@@ -32,7 +33,8 @@ def parse_pattern(text: str) -> re.Pattern[bytes]:
     if not text.startswith(REGEX):
         return re.compile(re.escape(parse_bytes(text)))
     try:
-        return re.compile(text.removeprefix(REGEX).encode())
+        with warnings.catch_warnings(action="ignore"):  # of what later releases of Python may read otherwise
+            return re.compile(text.removeprefix(REGEX).encode())
     except (re.error, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
     except (RecursionError, MemoryError):

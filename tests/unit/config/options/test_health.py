@@ -103,6 +103,7 @@ def test_patterns() -> None:
     assert parse_bytes("hex:00 ff") == b"\x00\xff"
     assert parse_pattern("a.c").search(b"abc") is None
     assert parse_pattern("regex:a.c").search(b"abc")
+    assert parse_pattern("regex:[[]x").search(b"[x"), "a warning of Python's is no line for users"
     assert parse_pattern("hex:2e").search(b"abc") is None
     assert parse_pattern("é").search("né".encode())
 
