@@ -15,10 +15,10 @@ from typing import Any
 from l4lb.config import Config
 from l4lb.config.rules.loops import loop_conflicts
 from l4lb.control.admin.server import AdminServer
-from l4lb.control.changes.applying import Applying, Followers
+from l4lb.control.changes.applying import Applying, Subsystems
 from l4lb.control.changes.environment import environment_problems
 from l4lb.control.changes.names import Names
-from l4lb.control.changes.resolution import LEARN_WITHIN_S, Adapting, NamesIn, Resolution
+from l4lb.control.changes.resolution import LEARN_WITHIN_S, NamesIn, Resolution, Watchers
 from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -105,17 +105,17 @@ class ControlPlane:
         self.outputs = Outputs(access_log, self.sources, self.events)
 
         # what changes it
-        followers = Followers(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
+        subsystems = Subsystems(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
         self.state_file = StateFile(self.events)
         self.applying = Applying(
-            desired, self.state, forwarder, self.reconciler, self.events, followers, self.state_file.begin, self.names
+            desired, self.state, forwarder, self.reconciler, self.events, subsystems, self.state_file.begin, self.names
         )
         self.resolution = Resolution(
             self.state,
             self.events,
             self.names,
             self.applying.one_at_a_time,
-            Adapting(self.monitor, self.agents, self.passive),
+            Watchers(self.monitor, self.agents, self.passive),
             self.reconciler,
             forwarder,
         )

@@ -41,7 +41,7 @@ _POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Followers:
+class Subsystems:
     """Those that adapt to a change."""
 
     monitor: Monitor
@@ -62,7 +62,7 @@ class Applying:
         forwarder: Forwarding,
         reconciler: Reconciler,
         events: Events,
-        followers: Followers,
+        subsystems: Subsystems,
         save: Callable[[Desired], Awaitable[Saving]],
         names: Names,
     ) -> None:
@@ -73,7 +73,7 @@ class Applying:
         self._forwarder = forwarder
         self._reconciler = reconciler
         self._events = events
-        self._followers = followers
+        self._subsystems = subsystems
         self._names = names
         self._names_in = NamesIn()
         self.one_at_a_time = asyncio.Lock()
@@ -120,7 +120,7 @@ class Applying:
             self._expect_running()
             desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
             assert removed is not None
-            await self._change(desired, lambda: self._followers.cleanup.grant(pool, removed.key, drain_s))
+            await self._change(desired, lambda: self._subsystems.cleanup.allow_drain(pool, removed.key, drain_s))
         self._events.emit("backend_removed", {"pool": pool, "backend": backend})
         return removed
 
@@ -169,7 +169,7 @@ class Applying:
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])
         if outputs is not None:
-            await self._followers.outputs.commit(outputs)
+            await self._subsystems.outputs.commit(outputs)
         await adopted(self._forwarder)
         return changes
 
@@ -193,7 +193,7 @@ class Applying:
         """None when nothing changes for them."""
         if plan.config.global_ == self._state.config.global_:
             return None
-        return await asyncio.to_thread(self._followers.outputs.prepare, plan.config)
+        return await asyncio.to_thread(self._subsystems.outputs.prepare, plan.config)
 
     # ---- in one step: nothing here waits or fails ----
 
@@ -208,7 +208,7 @@ class Applying:
         state.pools = {name: changed.get(name) or state.pools[name] for name in plan.config.pools}
         state.listeners = dict(plan.listeners)
         state.config = plan.config
-        self._follow(plan.pools, gone)
+        self._update_subsystems(plan.pools, gone)
         pools = (len(new), len(gone), len(plan.pools) - len(new))
         restart = tuple(needs_restart(self._started, plan.config))
         return Changes(pools, (counts.added, counts.removed, counts.changed), listeners, restart)
@@ -238,22 +238,22 @@ class Applying:
             if backend.unresolved:
                 fields: dict[str, object] = {"pool": pool.name, "backend": key, "reason": backend.unresolved}
                 self._events.emit("backend_down", fields, logging.WARNING)
-            self._followers.cleanup.returned(pool.name, key)
+            self._subsystems.cleanup.keep_sessions(pool.name, key)
         else:  # the same id at another address: what was seen is of the other
             counts.changed += 1
         return backend
 
-    def _follow(self, changed: Iterable[PoolPlan], gone: Iterable[PoolState]) -> None:
-        followers = self._followers
+    def _update_subsystems(self, changed: Iterable[PoolPlan], gone: Iterable[PoolState]) -> None:
+        subsystems = self._subsystems
         for plan in changed:
             pool = self._state.pools[plan.name]
-            followers.monitor.adapt(pool, plan.targets)
-            followers.agents.adapt(pool)
-            followers.passive.adapt(pool)
+            subsystems.monitor.update_pool(pool, plan.targets)
+            subsystems.agents.update_pool(pool)
+            subsystems.passive.update_pool(pool)
         for pool in gone:
-            followers.monitor.forget(pool.name)
-            followers.agents.forget(pool.name)
-            followers.passive.forget(pool.name)
+            subsystems.monitor.remove_pool(pool.name)
+            subsystems.agents.remove_pool(pool.name)
+            subsystems.passive.remove_pool(pool.name)
 
 
 def _specs(listeners: Mapping[str, ListenerState], desired: Desired) -> list[ListenerSpec]:

@@ -54,7 +54,7 @@ class NamesIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapting:
+class Watchers:
     """Those that follow a backend to another address."""
 
     monitor: Monitor
@@ -63,7 +63,7 @@ class Adapting:
 
 
 class Resolution:
-    """Hears from `names` what has changed, and of checks from the monitor that is `adapting`. `one_at_a_time` is held
+    """Hears from `names` what has changed, and of checks from the monitor that is `watchers`. `one_at_a_time` is held
     while something changes here."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Resolution:
         events: Events,
         names: Names,
         one_at_a_time: asyncio.Lock,
-        adapting: Adapting,
+        watchers: Watchers,
         reconciler: Reconciler,
         forwarder: Forwarder,
     ) -> None:
@@ -80,7 +80,7 @@ class Resolution:
         self._events = events
         self._names = names
         self._lock = one_at_a_time
-        self._adapting = adapting
+        self._watchers = watchers
         self._reconciler = reconciler
         self._forwarder = forwarder
         self._failed: set[tuple[str, str]] = set()  # whose address does not take connections
@@ -89,7 +89,7 @@ class Resolution:
         self._requested = False
         self._task: asyncio.Task[None] | None = None
         names.subscribe(self.changed)
-        adapting.monitor.subscribe(self.checked)
+        watchers.monitor.subscribe(self.checked)
 
     # ---- what is heard ----
 
@@ -162,7 +162,7 @@ class Resolution:
         for pool in self._state.pools.values():
             moved = [one for one in _named(pool) if self._move(pool, one, (pool.name, one.id) in failed)]
             if moved:
-                await self._adapt(pool)
+                await self._update_watchers(pool)
                 self._reconciler.request(pools=(pool.name,))
 
     def _move(self, pool: PoolState, backend: BackendState, failed: bool) -> bool:
@@ -209,7 +209,7 @@ class Resolution:
         reason = "the address before takes no connections" if failed and not was_unresolved else "its name resolves so"
         self._events.emit("backend_resolved", fields | {"address": str(backend.address), "reason": reason})
 
-    async def _adapt(self, pool: PoolState) -> None:
+    async def _update_watchers(self, pool: PoolState) -> None:
         """health.address may be a name of its own, which is looked up aside."""
         addresses = {one.id: one.address for one in pool.backends.values() if not one.unresolved}
         try:
@@ -217,9 +217,9 @@ class Resolution:
         except ValueError as error:  # health.address, which resolved before, does not
             logger.warning("not checked", extra={"fields": {"pool": pool.name, "reason": str(error)}})
             targets = {}
-        self._adapting.monitor.adapt(pool, targets)
-        self._adapting.agents.adapt(pool)
-        self._adapting.passive.adapt(pool)
+        self._watchers.monitor.update_pool(pool, targets)
+        self._watchers.agents.update_pool(pool)
+        self._watchers.passive.update_pool(pool)
 
 
 def _named(pool: PoolState) -> Iterator[BackendState]:

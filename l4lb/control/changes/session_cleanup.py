@@ -21,7 +21,7 @@ class SessionCleanup:
         self._events = events
         self._forwarder = forwarder
         self._drains: dict[tuple[str, str], asyncio.TimerHandle] = {}
-        self._granted: dict[tuple[str, str], float] = {}
+        self._allowed: dict[tuple[str, str], float] = {}
 
     def health_changed(self, pool: PoolState, backend: BackendState) -> None:
         """After what is observed of `backend` has changed."""
@@ -32,20 +32,20 @@ class SessionCleanup:
         elif pool.config.on_backend_down == "drain":
             self._drain(pool.name, backend.id, CloseReason.BACKEND_DOWN)
 
-    def grant(self, pool: str, backend: str, drain_s: float | None) -> None:
+    def allow_drain(self, pool: str, backend: str, drain_s: float | None) -> None:
         """The backend is about to be removed, and its sessions may go on for so long; None: as on_backend_removed
         says."""
         if drain_s is not None:
-            self._granted[pool, backend] = drain_s
+            self._allowed[pool, backend] = drain_s
 
-    def returned(self, pool: str, backend: str) -> None:
+    def keep_sessions(self, pool: str, backend: str) -> None:
         """It is there again: the sessions that it still has may stay."""
         self._keep(pool, backend)
 
     def removed(self, pool: str, way: str, backends: Sequence[str]) -> None:
         """After these backends have left `pool`, whose on_backend_removed is `way`."""
-        for backend in [one for one in backends if (pool, one) in self._granted]:
-            self._drain(pool, backend, CloseReason.DRAIN, self._granted.pop((pool, backend)))
+        for backend in [one for one in backends if (pool, one) in self._allowed]:
+            self._drain(pool, backend, CloseReason.DRAIN, self._allowed.pop((pool, backend)))
             backends = [one for one in backends if one != backend]
         if way == "reset":
             self._end(pool, backends, CloseReason.ADMIN)

@@ -131,9 +131,9 @@ class Agents:
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by the agent's identity
         self._started = False
         for pool in state.pools.values():
-            self.adapt(pool)
+            self.update_pool(pool)
 
-    def adapt(self, pool: PoolState) -> None:
+    def update_pool(self, pool: PoolState) -> None:
         """From now on ask the agents that the backends of `pool` now have. What an agent said that is no longer asked
         holds no more."""
         before = self._agents.pop(pool.name, {})
@@ -148,7 +148,7 @@ class Agents:
                     backend.agent = AgentState()
         self._start_new(after)
 
-    def forget(self, pool: str) -> None:
+    def remove_pool(self, pool: str) -> None:
         """The pool is gone."""
         for agent, _, _ in self._agents.pop(pool, {}).values():
             self._end(agent)

@@ -107,7 +107,7 @@ class Monitor:
         for name, pool in self._state.pools.items():
             addresses = {id_: one.address for id_, one in pool.backends.items() if not one.unresolved}
             try:
-                self.adapt(pool, pool_targets(name, pool.config, pool.source, addresses))
+                self.update_pool(pool, pool_targets(name, pool.config, pool.source, addresses))
             except ValueError as error:
                 path = ("pools", name, "health") + (("address",) if pool.config.health.address else ())
                 problems.append(self._state.config.problem(path, str(error)))
@@ -116,7 +116,7 @@ class Monitor:
 
     # ---- which there are ----
 
-    def adapt(self, pool: PoolState, targets: Mapping[str, Target]) -> None:
+    def update_pool(self, pool: PoolState, targets: Mapping[str, Target]) -> None:
         """From now on check these backends of `pool`, by id, and no other of it. Checks that go on keep their count."""
         before = self._watched.get(pool.name, {})
         after: dict[str, _Watched] = {}
@@ -132,7 +132,7 @@ class Monitor:
                 self._leave(known)
         self._start_new()
 
-    def forget(self, pool: str) -> None:
+    def remove_pool(self, pool: str) -> None:
         """The pool is gone."""
         for known in self._watched.pop(pool, {}).values():
             self._leave(known)

@@ -51,7 +51,7 @@ class Passive:
             timer.cancel()
         self._timers.clear()
 
-    def adapt(self, pool: PoolState) -> None:
+    def update_pool(self, pool: PoolState) -> None:
         """After its backends or settings have changed: what is ejected and gone is forgotten; what is ejected where
         nothing is to be ejected any more returns."""
         for name, id_ in [key for key in self._timers if key[0] == pool.name]:
@@ -62,7 +62,7 @@ class Passive:
                 self._return(pool, backend, "ejection was turned off")
         self._withheld = {one for one in self._withheld if one[0] != pool.name}
 
-    def forget(self, pool: str) -> None:
+    def remove_pool(self, pool: str) -> None:
         """The pool is gone."""
         for key in [key for key in self._timers if key[0] == pool]:
             self._timers.pop(key).cancel()
