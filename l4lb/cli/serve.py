@@ -18,7 +18,7 @@ from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.process.host import Host
-from l4lb.control.process.inheritance import Inheritance, take_over
+from l4lb.control.process.inheritance import Inheritance, receive_inheritance
 from l4lb.control.process.upgrade import TAKEOVER_FD
 from l4lb.control.state.events import Event
 from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
@@ -110,7 +110,7 @@ def _predecessor() -> Channel | None:
 
 def _inherited(channel: Channel) -> Inheritance:
     try:
-        return take_over(channel)
+        return receive_inheritance(channel)
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error) or type(error).__name__
         raise EngineError(f"nothing can be taken over from the process before this one: {reason}") from error

@@ -78,7 +78,7 @@ class Channel:
             left -= len(data)
         return b"".join(parts)
 
-    async def heard(self) -> tuple[Message, list[int]] | None:
+    async def wait_for_message(self) -> tuple[Message, list[int]] | None:
         """What `receive` returns, however long that takes; None at the end, or for what is no message of ours."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self.sock.fileno(), ready.set)

@@ -40,7 +40,7 @@ class Inheritance:
     channel: Channel | None = None
 
 
-def _place_said(place: Place) -> dict[str, Any]:
+def _encoded_place(place: Place) -> dict[str, Any]:
     address = place.address
     said = {"fd": address.name} if isinstance(address, InheritedSocket) else {"at": list(_plain(address))}
     return {"protocol": str(place.protocol), "listener": place.listener, "position": place.position, **said}
@@ -104,7 +104,7 @@ def first_state(desired: Desired, inheritance: Inheritance) -> State:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """What a process has found out of the world."""
 
     health: HealthSeen
@@ -112,8 +112,8 @@ class Seen:
     places: PlacesSeen
 
 
-def seen_by(state: State, names: NamesKnown) -> Seen:
-    return Seen(health_of(state), names, places_of(state))
+def observed_by(state: State, names: NamesKnown) -> Observed:
+    return Observed(health_of(state), names, places_of(state))
 
 
 def hand_down(
@@ -121,7 +121,7 @@ def hand_down(
 ) -> None:
     """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
     for one in sockets:
-        channel.send({"kind": "sockets", "place": _place_said(one.place), "about": dict(one.about)}, one.fds)
+        channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
     changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
@@ -139,7 +139,7 @@ def hand_down_sessions(channel: Channel, sessions: Sequence[ExportedSession], qu
     for start in range(0, len(sessions), FDS_MAX):
         some = sessions[start : start + FDS_MAX]
         said = [
-            {"place": _place_said(one.place), "position": one.position, "pool": one.pool, "backend": one.backend}
+            {"place": _encoded_place(one.place), "position": one.position, "pool": one.pool, "backend": one.backend}
             | {"about": dict(one.about)}
             for one in some
         ]
@@ -170,11 +170,11 @@ class Received:
         return True
 
 
-async def received_sessions(channel: Channel) -> Received:
-    """The other end of `hand_down_sessions`: all that it tells of, up to its end, or that of its process."""
+async def receive_sessions(channel: Channel) -> Received:
+    """The other end of `send_sessions`: all that it tells of, up to its end, or that of its process."""
     found = Received()
-    while (heard := await channel.heard()) is not None:
-        if not found.take(*heard):
+    while (message := await channel.wait_for_message()) is not None:
+        if not found.take(*message):
             return found
     found.over = True
     return found
@@ -190,8 +190,8 @@ def _quic_ids(said: Mapping[str, Any]) -> QuicIds:
     return QuicIds(said["pool"], said["seed"], said["lengths"], entries, dict(said["backends"]))
 
 
-def take_over(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
-    """The other end of `hand_down`. Blocks; OSError when that process is gone, ValueError for what is not ours."""
+def receive_inheritance(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
+    """The other end of `send_inheritance`. Blocks; OSError when that process is gone, ValueError for what is not ours."""
     found = Inheritance(channel=channel)
     while True:
         message, fds = channel.receive(timeout_s)

@@ -101,7 +101,7 @@ class Upgrade:
             with theirs:
                 environment = {**successor.environment(), TAKEOVER_FD: str(theirs.fileno())}
                 process = await asyncio.to_thread(_start, successor, command, environment, theirs.fileno())
-            await self._hand_down(channel, process, successor.ready_within_s)
+            await self._transfer(channel, process, successor.ready_within_s)
         except BaseException as error:
             if process is not None:
                 await asyncio.to_thread(_end, process)  # first: it would take the end of the channel for ours
@@ -116,7 +116,7 @@ class Upgrade:
         sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._applying.desired
         seen = seen_by(self._state, self._names.answers())
         try:
-            await asyncio.to_thread(hand_down, channel, sockets, admin, desired, seen)
+            await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
         except TimeoutError:
             raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None
@@ -140,7 +140,7 @@ class Upgrade:
         while (sessions := self._forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:
             await asyncio.sleep(_MOVED_POLL_S)
         try:
-            await asyncio.to_thread(hand_down_sessions, channel, sessions, self._forwarder.quic_ids())
+            await asyncio.to_thread(send_sessions, channel, sessions, self._forwarder.quic_ids())
         except BaseException as error:
             self._forwarder.import_sessions(sessions)
             if isinstance(error, OSError):
