@@ -64,7 +64,7 @@ def serve(file: str | None, **given: object) -> None:
         _make_replaceable(host)
         balancer, told = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
     except (L4lbError, click.ClickException) as error:
-        _tell_failed(channel, error)
+        _report_failure(channel, error)
         raise
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
@@ -116,7 +116,7 @@ def _inherited(channel: Channel) -> Inheritance:
         raise EngineError(f"nothing can be taken over from the process before this one: {reason}") from error
 
 
-def _tell_failed(channel: Channel | None, error: Exception) -> None:
+def _report_failure(channel: Channel | None, error: Exception) -> None:
     if channel is not None:
         with contextlib.suppress(OSError):  # it is gone
             channel.send({"kind": "failed", "reason": str(error)})
@@ -175,8 +175,8 @@ def _ending_at_second_signal() -> Iterator[threading.Event]:
 
 def _handle_signals(balancer: LoadBalancer) -> bool:
     """Until one says to stop. What a reload or an upgrade comes to is in the log."""
-    reload, upgrade = Errand(balancer.reload), Errand(balancer.upgrade)
-    reopen = Errand(lambda: _reopen_logs(balancer))
+    reload, upgrade = BackgroundCall(balancer.reload), BackgroundCall(balancer.upgrade)
+    reopen = BackgroundCall(lambda: _reopen_logs(balancer))
     while True:
         match signal.sigwait(SIGNALS):
             case signal.SIGHUP:
@@ -189,7 +189,7 @@ def _handle_signals(balancer: LoadBalancer) -> bool:
                 return True
 
 
-class Errand:
+class BackgroundCall:
     """`call` on a thread of its own, so that a signal to stop is heard meanwhile. Asked for while it runs it is run
     once more after that, however often it was asked for."""
 
@@ -229,7 +229,7 @@ class Errand:
 def drain_or_second_signal(balancer: LoadBalancer) -> None:
     """Drain up to drain_timeout; a second signal ends that at once."""
     drained = threading.Event()
-    reopen = Errand(lambda: _reopen_logs(balancer))
+    reopen = BackgroundCall(lambda: _reopen_logs(balancer))
 
     def drain() -> None:
         with contextlib.suppress(L4lbError, CancelledError):  # it is closed already: a second signal came
