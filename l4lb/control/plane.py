@@ -18,7 +18,7 @@ from l4lb.control.admin.server import AdminServer
 from l4lb.control.changes.applying import Applying, Subsystems
 from l4lb.control.changes.environment import environment_problems
 from l4lb.control.changes.names import Names
-from l4lb.control.changes.resolution import LEARN_WITHIN_S, NamesIn, Resolution, Watchers
+from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn, Resolution, Watchers
 from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -181,11 +181,11 @@ class ControlPlane:
     async def _resolve(self) -> None:
         """Names get a moment, all side by side: who has no address then is down until it has one."""
         names = NamesIn()(self.state.config)
-        await self.names.learn(names, LEARN_WITHIN_S)
+        await self.names.look_up_new(names, NEW_NAMES_WITHIN_S)
         config = self.state.config
         if loops := list(loop_conflicts(config, resolve=self.names.hosts)):
             raise ConfigError([config.problem(path, message) for path, message in loops])
-        await self.resolution.settle()
+        await self.resolution.update_addresses()
 
     def _bind(self) -> None:
         """Everything that may need root; then be the user that the configuration names, before there is any other

@@ -18,7 +18,7 @@ from typing import Any
 from l4lb.config import Backend, Config
 from l4lb.control.changes.names import Names
 from l4lb.control.changes.planning import Plan, PoolPlan, needs_restart, plan_changes
-from l4lb.control.changes.resolution import LEARN_WITHIN_S, NamesIn
+from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn
 from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
@@ -150,7 +150,7 @@ class Applying:
     async def _make(self, desired: Desired, *, everything: bool, first: Callable[[], None] = lambda: None) -> Changes:
         """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
         names = self._names_in(desired.config)
-        await self._names.learn(names, LEARN_WITHIN_S)
+        await self._names.look_up_new(names, NEW_NAMES_WITHIN_S)
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         listeners = _specs(plan.listeners, desired)
         outputs = await self._prepare_outlets(plan)
@@ -163,7 +163,7 @@ class Applying:
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
-        self._names.keep(names)
+        self._names.keep_only(names)
         self._state.drained = frozenset(desired.drained)
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before

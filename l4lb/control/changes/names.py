@@ -22,7 +22,7 @@ AGAIN_MAX_S = 30.0
 
 @dataclass(slots=True)
 class Name:
-    """`hosts` of the last answer; `error` of the last look-up, with which they are stale. `heard` is set once any
+    """`hosts` of the last answer; `error` of the last look-up, with which they are stale. `looked_up` is set once any
     look-up has ended."""
 
     hosts: tuple[Host, ...] = ()
@@ -30,7 +30,7 @@ class Name:
     failures: int = 0
     due: asyncio.TimerHandle | None = None
     under_way: bool = False
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_up: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Names:
@@ -69,18 +69,18 @@ class Names:
         """Of all names that have one, for the next process."""
         return {name: one.hosts for name, one in self._names.items() if one.hosts}
 
-    async def learn(self, names: Iterable[str], within_s: float) -> None:
+    async def look_up_new(self, names: Iterable[str], within_s: float) -> None:
         """Look up those of which nothing is known, and wait for them all, but not longer than that."""
         self._loop = asyncio.get_running_loop()
         wanted = {name: self._names.setdefault(name, Name()) for name in names}
         for name, one in wanted.items():
-            if not one.heard.is_set():
+            if not one.looked_up.is_set():
                 self._begin(name)
-        waiting = [one.heard.wait() for one in wanted.values() if not one.hosts]
+        waiting = [one.looked_up.wait() for one in wanted.values() if not one.hosts]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*waiting), within_s)
 
-    def keep(self, names: Iterable[str]) -> None:
+    def keep_only(self, names: Iterable[str]) -> None:
         """Forget all others."""
         names = set(names)
         for name in self._names.keys() - names:
@@ -94,7 +94,7 @@ class Names:
 
     def stop(self) -> None:
         self._lookups.close()
-        self.keep(())
+        self.keep_only(())
 
     def _begin(self, name: str) -> None:
         one = self._names.get(name)
@@ -111,9 +111,9 @@ class Names:
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
-                loop.call_soon_threadsafe(self._heard, name, found)
+                loop.call_soon_threadsafe(self._look_up_ended, name, found)
 
-    def _heard(self, name: str, found: Answer | NotResolved) -> None:
+    def _look_up_ended(self, name: str, found: Answer | NotResolved) -> None:
         one = self._names.get(name)
         if one is None or self._loop is None:
             return
@@ -126,7 +126,7 @@ class Names:
             wait_s = min(AGAIN_MIN_S * 2**one.failures, AGAIN_MAX_S)
             one.failures = min(one.failures + 1, 10)
         one.under_way = False
-        one.heard.set()
+        one.looked_up.set()
         one.due = self._loop.call_later(wait_s, self._begin, name)
         if (one.hosts, one.error) != before:
             for changed in self._subscribers:

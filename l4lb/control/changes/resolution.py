@@ -34,7 +34,7 @@ from l4lb.model.states import Health
 from l4lb.model.stats import PoolStats, Stats
 from l4lb.net.address import name_of
 
-LEARN_WITHIN_S = 2.0
+NEW_NAMES_WITHIN_S = 2.0
 
 
 class NamesIn:
@@ -150,13 +150,13 @@ class Resolution:
             while self._requested:
                 async with self._lock:
                     self._requested = False
-                    await self.settle()
+                    await self.update_addresses()
         except Exception as error:  # a defect: addresses stay as they are
             logger.error("addresses could not be followed", exc_info=error)
         finally:
             self._task = None
 
-    async def settle(self) -> None:
+    async def update_addresses(self) -> None:
         """Have every backend at an address of what is known now. The lock is held, or nothing runs yet."""
         failed, self._failed = self._failed, set()
         for pool in self._state.pools.values():
