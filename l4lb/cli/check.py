@@ -15,9 +15,9 @@ def check(file: str) -> None:
     """Check a configuration and print every error in it, and what `l4lb serve` would meet here now as warnings: names
     that do not resolve, places where this user cannot write."""
     config = Config.load(file)
-    from l4lb.control.changes.foresight import look_ahead  # what a broken file does not need
+    from l4lb.control.changes.preflight import preflight  # what a broken file does not need
 
-    errors, warnings = look_ahead(config)
+    errors, warnings = preflight(config)
     for problem in warnings:
         click.echo(f"warning: {problem}", err=True)
     if errors:

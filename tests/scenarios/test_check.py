@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from l4lb import ChangeError, Config, ConfigError
-from l4lb.control.changes.foresight import look_ahead
+from l4lb.control.changes.preflight import preflight
 from tests.scenarios.test_names import balancing
 from tests.support.balancing import make_config
 from tests.support.names import Table
@@ -30,7 +30,7 @@ backends = ["no-such-host.invalid:80", "localhost:80"]
 
 
 def warned(file: Path, table: Table) -> list[str]:
-    _, warnings = look_ahead(Config.load(str(file)), table)
+    _, warnings = preflight(Config.load(str(file)), table)
     return [str(one).removeprefix(f"{file}:") for one in warnings]
 
 

@@ -20,7 +20,7 @@ _WITHIN_S = 5.0
 Key = tuple[str | int, ...]
 
 
-def look_ahead(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], list[Problem]]:
+def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], list[Problem]]:
     """Errors and warnings."""
     named = list(_named(config))
     found = _look_up({name for _, _, name in named}, lookup)
