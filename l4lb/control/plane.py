@@ -285,9 +285,9 @@ class ControlPlane:
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING
-        self.supervision.leave(pid)
-        await self.admin.leave()
-        self.upgrading.leave(pid)
+        self.supervision.name_successor(pid)
+        await self.admin.stop_accepting()
+        self.upgrading.retire(pid)
         return pid
 
     async def wait_ready(self, timeout_s: float) -> bool:

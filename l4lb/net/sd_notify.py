@@ -44,8 +44,8 @@ class Notifier:
     def __bool__(self) -> bool:
         return bool(self._address)
 
-    def tell(self, **fields: object) -> None:
-        """``tell(READY=1, STATUS="up")``. What the manager does not take is lost; the log says so, once."""
+    def notify(self, **fields: object) -> None:
+        """``notify(READY=1, STATUS="up")``. What the manager does not take is lost; the log says so, once."""
         if not self._address:
             return
         text = "\n".join(f"{key}={value}" for key, value in fields.items())

@@ -31,7 +31,7 @@ class Connections:
     def __call__(self) -> asyncio.Protocol:
         return _Connection(self)
 
-    def heard(self, request: web.Request) -> None:
+    def request_started(self, request: web.Request) -> None:
         """Its head has come."""
         if (one := self.open.get(request.protocol)) is not None:
             one.wait_no_more()

@@ -108,7 +108,7 @@ class AdminServer:
         if self._socket is not None:
             self._socket.claim()
 
-    async def leave(self) -> None:
+    async def stop_accepting(self) -> None:
         """Another process answers from now on; requests that are under way are finished here."""
         if self._server is not None:
             self._server.close()
@@ -117,7 +117,7 @@ class AdminServer:
         if self._given is not None:
             self._given.close()
             self._given = None
-        await self.leave()
+        await self.stop_accepting()
         if self._runner is not None:
             self._stream.stop()
             await self._runner.cleanup()
@@ -165,7 +165,7 @@ class AdminServer:
 
     @web.middleware
     async def _noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self.connections.heard(request)
+        self.connections.request_started(request)
         return await handler(request)
 
 

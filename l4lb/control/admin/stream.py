@@ -37,7 +37,7 @@ class _Reader:
         self._lost = 0
         self.response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
 
-    def hear(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
@@ -84,11 +84,11 @@ class EventStream:
         """Until the client goes; `last`: how many of the latest events it gets first."""
         reader = _Reader(request, self._patience_s)
         for event in list(self._events.recent)[-last:] if last else ():
-            reader.hear(event)
+            reader.add(event)
         task = asyncio.current_task()
         assert task is not None
         self._readers.add(task)
-        unsubscribe = self._events.subscribe(reader.hear)
+        unsubscribe = self._events.subscribe(reader.add)
         try:
             await reader.response.prepare(request)
             await reader.run()

@@ -33,7 +33,7 @@ _AFTER_THE_DRAIN_S = 10.0  # for what is left to do then
 
 
 class Supervision:
-    """Tells `notifier`; silent before `speak` and after `leave`."""
+    """Tells `notifier`; silent before `start` and after `name_successor`."""
 
     def __init__(
         self, notifier: Notifier, status: Status, draining: Draining, events: Events, forwarder: Forwarding
@@ -42,7 +42,7 @@ class Supervision:
         self._status = status
         self._events = events
         self._forwarder = forwarder
-        self._speaks = False
+        self._active = False
         self._reloads = 0
         self._said = ""
         self._due = 0.0
@@ -50,60 +50,60 @@ class Supervision:
         self._looking: asyncio.Task[None] | None = None
         draining.subscribe(self.stopping)
 
-    def speak(self) -> None:
+    def start(self) -> None:
         """Everything is up, and this is the process that the manager is to watch."""
-        if self._notifier and not self._speaks:
-            self._speaks = True
+        if self._notifier and not self._active:
+            self._active = True
             self._said = self._line()
-            self._notifier.tell(READY=1, MAINPID=os.getpid(), STATUS=self._said)
-            self._looking = asyncio.create_task(self._look_again_and_again())
+            self._notifier.notify(READY=1, MAINPID=os.getpid(), STATUS=self._said)
+            self._task = asyncio.create_task(self._run())
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
         """Around a reload, whether it holds or not."""
-        self._tell(RELOADING=1, MONOTONIC_USEC=monotonic_us())
+        self._notify(RELOADING=1, MONOTONIC_USEC=monotonic_us())
         self._reloads += 1
         try:
             yield
         finally:
             self._reloads -= 1
             if not self._reloads:
-                self._tell(READY=1)
+                self._notify(READY=1)
 
     def stopping(self, timeout_s: float) -> None:
         """It drains, for at most `timeout_s`."""
-        self._tell(STOPPING=1, EXTEND_TIMEOUT_USEC=round((timeout_s + _AFTER_THE_DRAIN_S) * 1e6))
+        self._notify(STOPPING=1, EXTEND_TIMEOUT_USEC=round((timeout_s + _AFTER_THE_DRAIN_S) * 1e6))
 
-    def leave(self, pid: int) -> None:
+    def name_successor(self, pid: int) -> None:
         """Process `pid` is to be watched from now on, and not this one."""
-        self._tell(MAINPID=pid)
-        self._speaks = False
+        self._notify(MAINPID=pid)
+        self._active = False
 
     async def stop(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-            self._looking = None
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
-    def _tell(self, **fields: object) -> None:
-        if self._speaks:
-            self._notifier.tell(**fields)
+    def _notify(self, **fields: object) -> None:
+        if self._active:
+            self._notifier.notify(**fields)
 
-    async def _look_again_and_again(self) -> None:
+    async def _run(self) -> None:
         watchdog_s = self._notifier.watchdog_s
-        while self._speaks:
+        while self._active:
             if watchdog_s and time.monotonic() >= self._due:
                 self._give_sign(watchdog_s)
             if (line := self._line()) != self._said:
                 self._said = line
-                self._tell(STATUS=line)
+                self._notify(STATUS=line)
             await asyncio.sleep(min(_LOOK_EVERY_S, watchdog_s / 4) if watchdog_s else _LOOK_EVERY_S)
 
     def _give_sign(self, watchdog_s: float) -> None:
         """Every half of the time; when something hangs, as soon as it no longer does."""
         silent = self._forwarder.silent_workers()
         if not silent:
-            self._tell(WATCHDOG=1)
+            self._notify(WATCHDOG=1)
             self._due = time.monotonic() + watchdog_s / 2
         elif not self._stuck:
             reason = f"no turn finished; without one the service manager ends this process after {watchdog_s:g} s"

@@ -37,7 +37,7 @@ from l4lb.net.handover import Channel, close_all
 from l4lb.net.listen.admin_socket import AdminSocket
 
 TAKEOVER_FD = "L4LB_TAKEOVER_FD"  # environment: the new process's end
-_TELL_EVERY_S = 0.5
+_REPORT_EVERY_S = 0.5
 _MOVED_WITHIN_S = 5.0  # workers do it in their next turn
 _MOVED_POLL_S = 0.001
 
@@ -71,7 +71,7 @@ class Upgrade:
         self._applying = applying
         self._names = names
         self._channel: Channel | None = None
-        self._telling: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
 
     async def upgrade(self) -> int:
         """Let a new process take over; its pid. This one then has to be drained and stopped.
@@ -148,25 +148,25 @@ class Upgrade:
             raise
         close_all([one.fd for one in sessions])
 
-    def leave(self, pid: int) -> None:
+    def retire(self, pid: int) -> None:
         """After `upgrade`: the new process is told that it is alone, and from now on how far this one's drain is."""
         if self._channel is not None:
-            self._telling = asyncio.create_task(self._tell(self._channel))
+            self._reporting = asyncio.create_task(self._report_drain(self._channel))
         self.successor.replaced(pid)
 
-    async def _tell(self, channel: Channel) -> None:
+    async def _report_drain(self, channel: Channel) -> None:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(channel.send, {"kind": "yours"})
             while True:
                 left = self._forwarder.stats().sessions_left
                 said = {"kind": "draining", "pid": os.getpid(), "sessions_active": left}
                 await asyncio.to_thread(channel.send, said)
-                await asyncio.sleep(_TELL_EVERY_S)
+                await asyncio.sleep(_REPORT_EVERY_S)
 
     async def stop(self) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.gather(self._telling, return_exceptions=True)
+        if self._reporting is not None:
+            self._reporting.cancel()
+            await asyncio.gather(self._reporting, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
 

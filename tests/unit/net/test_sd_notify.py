@@ -19,7 +19,7 @@ def test_it_speaks_as_systemds_own_program_does(abstract: bool, tmp_path: Path) 
     with managing(tmp_path, abstract=abstract) as manager:
         command = [require("systemd-notify"), "--ready", "--status=all up"]
         subprocess.run(command, env={**without_preload(), **manager.environment()}, check=True)
-        Notifier.from_environment(manager.environment()).tell(READY=1, STATUS="all up")
+        Notifier.from_environment(manager.environment()).notify(READY=1, STATUS="all up")
         manager.wait_for("READY", count=2)
         theirs, ours = (one.fields for one in manager.told)
     assert theirs == ours == {"READY": "1", "STATUS": "all up"}
@@ -59,11 +59,11 @@ def test_a_manager_that_is_not_there_is_told_once_in_the_log(address: str, caplo
     with caplog.at_level(logging.WARNING, "l4lb"):
         logging.getLogger("l4lb").propagate = True
         for _ in range(3):
-            notifier.tell(READY=1)
+            notifier.notify(READY=1)
     assert [record.message for record in caplog.records] == ["service manager not told"]
 
 
 def test_without_a_manager_there_is_silence() -> None:
     notifier = Notifier.from_environment({})
     assert not notifier
-    notifier.tell(READY=1)
+    notifier.notify(READY=1)
