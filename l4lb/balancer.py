@@ -40,7 +40,7 @@ from l4lb.views import ListenerView, PoolView
 T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
 _FDS_OF_A_LOOP = 8  # epoll, its wake-ups, pipes for signals; with some to spare
-_SETTLE_S = 1.0  # how long callers in other threads have to return from what `close` ends
+_FINISH_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
 def native_forwarder(config: Config) -> NativeForwarder:
@@ -340,7 +340,7 @@ class LoadBalancer:
         if loop is None:
             return
         if thread is not None:
-            self.run(_settle())
+            self.run(_finish_tasks())
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
         self._aside.shutdown()
@@ -363,11 +363,11 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         close_all(spare)
 
 
-async def _settle() -> None:
+async def _finish_tasks() -> None:
     """Let what still runs on this loop end, and end what does not."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
-        _, pending = await asyncio.wait(others, timeout=_SETTLE_S)
+        _, pending = await asyncio.wait(others, timeout=_FINISH_S)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)

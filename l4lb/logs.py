@@ -75,9 +75,11 @@ class LineHandler(logging.Handler):
         if self.writer.flush() and self._lost:
             lost, self._lost = self._lost, 0
             fields = {"to": self.writer.sink.name, "dropped": lost}
-            told = logging.makeLogRecord({"levelno": logging.WARNING, "levelname": "WARNING", "msg": "log recovered"})
-            told.fields = fields
-            self.writer.add([self.format(told)], logging.WARNING)
+            recovered = logging.makeLogRecord(
+                {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "log recovered"}
+            )
+            recovered.fields = fields
+            self.writer.add([self.format(recovered)], logging.WARNING)
             self.writer.flush()
         if (self.writer.pending or self.writer.losing) and self._again is None:
             self._again = threading.Timer(_AGAIN_S, self._try_again)

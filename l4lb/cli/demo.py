@@ -41,7 +41,7 @@ def demo(once: bool) -> None:
     """Run three small backends and a UDP echo behind a load balancer and send traffic through it."""
     logs.set_up(GlobalConfig())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    told = _told_to_stop()
+    stop = _stop_signal()
     with running_demo() as running:
         found = (running.address, running.echo_address, running.admin)
         for wanted, address in zip(WANTED_PORTS, found, strict=True):
@@ -54,18 +54,18 @@ def demo(once: bool) -> None:
         click.echo(f"  {running.send_datagrams(DATAGRAMS):3d} came back")
         if not once:
             click.echo(_what_to_try(running))
-            told.wait()
+            stop.wait()
 
 
-def _told_to_stop() -> threading.Event:
+def _stop_signal() -> threading.Event:
     """Set by the first signal to stop; a second one ends the process at once."""
-    told = threading.Event()
+    stop = threading.Event()
 
     def listen() -> None:
         signal.sigwait(STOP_SIGNALS)
-        told.set()
+        stop.set()
         signal.sigwait(STOP_SIGNALS)
         os._exit(0)
 
     threading.Thread(target=listen, name="l4lb-signal", daemon=True).start()
-    return told
+    return stop

@@ -62,14 +62,14 @@ def serve(file: str | None, **given: object) -> None:
         inheritance = _inherited(channel) if channel else None
         again = (lambda: load(Path(file), flags)) if file else None
         _make_replaceable(host)
-        balancer, told = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
+        balancer, stop = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
     except (L4lbError, click.ClickException) as error:
         _report_failure(channel, error)
         raise
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
     try:
-        if told or _handle_signals(balancer):
+        if stop or _handle_signals(balancer):
             drain_or_second_signal(balancer)
     finally:
         balancer.close()
@@ -141,7 +141,7 @@ def _make_replaceable(host: Host) -> None:
 
 def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
     """Started, and whether it has been told to stop already."""
-    with _ending_at_second_signal() as told:
+    with _ending_at_second_signal() as stop:
         balancer.start()
 
     def follow(event: Event) -> None:
@@ -149,25 +149,25 @@ def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
             _log_as(balancer.plane.state.config)
 
     balancer.plane.events.subscribe(follow)
-    return balancer, told.is_set()
+    return balancer, stop.is_set()
 
 
 @contextlib.contextmanager
 def _ending_at_second_signal() -> Iterator[threading.Event]:
     """While it starts, which may take long. The first signal to stop, which sets the event, is obeyed once that is
     over; at a second one there is nothing to put in order, since no client was served yet."""
-    over, told = threading.Event(), threading.Event()
+    over, stop = threading.Event(), threading.Event()
 
     def listen() -> None:
         while not over.wait(_LOOK_AGAIN_S / 5):
             if _taken(STOP_SIGNALS) is not None:
-                if told.is_set():
+                if stop.is_set():
                     os._exit(0)
-                told.set()
+                stop.set()
 
     listening = started(threading.Thread(target=listen, name="l4lb-signal", daemon=True))
     try:
-        yield told
+        yield stop
     finally:
         over.set()
         listening.join()

@@ -1,7 +1,7 @@
 """Makes the running state what is wanted: a reload, a change of one backend. Control loop only, one at a time.
 
 Everything that can fail comes first: the configuration's own rules, names, checks, listening sockets. Then the state is
-changed in one step without waiting, checks, agents and ejections follow it, and one snapshot is published. Backends,
+changed in one step without waiting, checks, agents and ejections are updated, and one snapshot is published. Backends,
 pools and listeners that stay keep their counters, health and sessions; listeners keep their sockets.
 """
 
@@ -42,7 +42,7 @@ _POLL_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Subsystems:
-    """Those that adapt to a change."""
+    """What a change of the state is passed on to."""
 
     monitor: Monitor
     agents: Agents
@@ -52,8 +52,8 @@ class Subsystems:
 
 
 class Applying:
-    """Owns what is wanted (`desired`). `save` writes down what is to be wanted before each change, and raises when that
-    cannot be. Who holds `one_at_a_time` knows that it does not change."""
+    """Owns the desired state. `save` writes the new desired state to disk before each change, and raises when it
+    cannot. While somebody holds `one_at_a_time`, nothing changes."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Applying:
         self.one_at_a_time = asyncio.Lock()
 
     async def reload(self, file: Config) -> Changes:
-        """Make `file`, and the runtime changes that it does not contradict, what is wanted; return when workers go by
-        it. ConfigError, with every problem, when that cannot be; nothing has changed then."""
+        """Apply `file` and the runtime changes that it does not contradict; return when workers use the result.
+        ConfigError, with every problem, when that is impossible; nothing has changed then."""
         async with self.one_at_a_time:
             self._expect_running()
             desired = await asyncio.to_thread(self.desired.reloaded, file)
@@ -97,9 +97,9 @@ class Applying:
         self, pool: str, backend: str, settings: Mapping[str, Any], *, add: bool = True
     ) -> tuple[str, bool]:
         """Set keys of a backend, found by id or address, or (with `add`) add one at that address; return when workers
-        go by it.
+        use the change.
 
-        Its id, and whether it was added. ChangeError when that cannot be; nothing has changed then.
+        Returns its id, and whether it was added. ChangeError when that is impossible; nothing has changed then.
         """
         async with self.one_at_a_time:
             self._expect_running()
@@ -109,13 +109,13 @@ class Applying:
                 raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"')
             await self._change(self.desired.with_backend(pool, backend, settings))
             key = there.key if there else next(key for key in self._state.pools[pool].backends if key not in known)
-        told: dict[str, object] = {name: str(value) for name, value in settings.items()}
-        self._events.emit("backend_set", {**told, "pool": pool, "backend": backend})
+        set_keys: dict[str, object] = {name: str(value) for name, value in settings.items()}
+        self._events.emit("backend_set", {**set_keys, "pool": pool, "backend": backend})
         return key, there is None
 
     async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
-        """Take it out of the pool: no new session from now on. Those that it has may go on for `drain_s`; None: as the
-        pool's on_backend_removed says. What was removed; ChangeError when it is not there."""
+        """Take it out of the pool: it gets no new session from now on. Its sessions may go on for `drain_s`; None: as
+        the pool's on_backend_removed says. Returns what was removed. ChangeError when there is no such backend."""
         async with self.one_at_a_time:
             self._expect_running()
             desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
@@ -125,11 +125,11 @@ class Applying:
         return removed
 
     async def drain_listener(self, listener: str) -> None:
-        """It accepts nothing from now on; its sessions go on. ChangeError when it is not there."""
+        """Stop accepting; sessions go on. ChangeError when there is no such listener."""
         await self._set_drained(listener, drained=True)
 
     async def resume_listener(self, listener: str) -> None:
-        """It accepts again. ChangeError when it is not there, or its addresses cannot be had."""
+        """Accept again. ChangeError when there is no such listener, or its addresses are not available."""
         await self._set_drained(listener, drained=False)
 
     async def _set_drained(self, listener: str, *, drained: bool) -> None:
@@ -148,14 +148,14 @@ class Applying:
             raise ChangeError("invalid", error.problems[0].message, error.problems[0].path) from error
 
     async def _make(self, desired: Desired, *, everything: bool, first: Callable[[], None] = lambda: None) -> Changes:
-        """`first` is called once nothing can fail any more. Names that are new get a moment to be looked up."""
+        """Calls `first` once nothing can fail any more. New names get a moment to resolve."""
         names = self._names_in(desired.config)
         await self._names.look_up_new(names, NEW_NAMES_WITHIN_S)
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         listeners = _specs(plan.listeners, desired)
-        outputs = await self._prepare_outlets(plan)
+        outputs = await self._prepare_outputs(plan)
         try:
-            await self._have(desired, plan, listeners)
+            await self._open_and_save(desired, plan, listeners)
         except BaseException:
             outputs.discard() if outputs else None
             raise
@@ -173,8 +173,8 @@ class Applying:
         await adopted(self._forwarder)
         return changes
 
-    async def _have(self, desired: Desired, plan: Plan, listeners: Sequence[ListenerSpec]) -> None:
-        """The sockets of `listeners`, and what is wanted on disk; or neither."""
+    async def _open_and_save(self, desired: Desired, plan: Plan, listeners: Sequence[ListenerSpec]) -> None:
+        """Open the sockets of `listeners` and save the desired state, or do neither."""
         saving = await self._save(desired)
         try:
             prepare_listeners(self._forwarder, plan.config, listeners)
@@ -185,12 +185,12 @@ class Applying:
             await saving.commit()
         except ChangeError:
             self._forwarder.forget_prepared()
-            with contextlib.suppress(ConfigError):  # the options that they had
+            with contextlib.suppress(ConfigError):  # back to the options from before
                 prepare_listeners(self._forwarder, self._state.config, _specs(self._state.listeners, self.desired))
             raise
 
-    async def _prepare_outlets(self, plan: Plan) -> Prepared | None:
-        """None when nothing changes for them."""
+    async def _prepare_outputs(self, plan: Plan) -> Prepared | None:
+        """None when their settings did not change."""
         if plan.config.global_ == self._state.config.global_:
             return None
         return await asyncio.to_thread(self._subsystems.outputs.prepare, plan.config)
@@ -220,7 +220,7 @@ class Applying:
         backends = {key: self._backend(pool, plan, key, counts) for key in plan.backends}
         counts.removed += sum(key not in backends for key in pool.backends)
         if (pool.config.health.type == "none") != (plan.config.health.type == "none"):
-            for backend in backends.values():  # nobody looked, or nobody will
+            for backend in backends.values():  # checks begin or end here
                 if not backend.unresolved:
                     backend.set_health(first_health(plan.config))
         pool.backends, pool.config, pool.source = backends, plan.config, plan.source
@@ -239,7 +239,7 @@ class Applying:
                 fields: dict[str, object] = {"pool": pool.name, "backend": key, "reason": backend.unresolved}
                 self._events.emit("backend_down", fields, logging.WARNING)
             self._subsystems.cleanup.keep_sessions(pool.name, key)
-        else:  # the same id at another address: what was seen is of the other
+        else:  # the same id at another address: what was observed was about the old one
             counts.changed += 1
         return backend
 

@@ -1,5 +1,5 @@
-"""What a configuration needs of the process that it is to run in: asked at the start and at each reload. `l4lb check`,
-which may run elsewhere, only warns of it."""
+"""What a configuration needs from the process that runs it: checked at the start and at each reload. `l4lb check`,
+which may run elsewhere, only warns about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source_problems(config: Config) -> Iterator[Problem]:
 
 
 def environment_problems(config: Config) -> Iterator[Problem]:
-    """What this process cannot do. Of listeners, opening their sockets tells."""
+    """What this process cannot do. For listeners, opening their sockets shows that."""
     transparent = [name for name, pool in config.pools.items() if pool.source_address == "client"]
     if transparent and not can_be_transparent():
         for name in transparent:

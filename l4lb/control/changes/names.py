@@ -1,6 +1,6 @@
-"""What is known of the names that backends are given by: looked up aside, again when the TTL ends. Control loop only.
+"""The names in backend addresses: looked up off the loop, and again when the TTL ends. Control loop only.
 
-A look-up that fails takes nothing away: the last answer stays, stale, and is asked for again, less and less often.
+A look-up that fails removes nothing: the last answer stays, stale, and is asked for again, less and less often.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ AGAIN_MAX_S = 30.0
 
 @dataclass(slots=True)
 class Name:
-    """`hosts` of the last answer; `error` of the last look-up, with which they are stale. `looked_up` is set once any
-    look-up has ended."""
+    """`hosts` are from the last answer; with an `error`, from the last look-up, they are stale. `looked_up` is set once
+    the first look-up has ended."""
 
     hosts: tuple[Host, ...] = ()
     error: str = NOT_YET
@@ -53,7 +53,7 @@ class Names:
         return self.known(name).hosts
 
     def location(self, address: str) -> Location:
-        """Where a backend of that configured address is that has been nowhere yet."""
+        """Where a new backend with that configured address is."""
         name = name_of(address)
         if not name:
             return location_of(address)
@@ -61,16 +61,16 @@ class Names:
         return located_at(address, known.hosts[0]) if known.hosts else unresolved_at(address, known.error)
 
     def prime(self, known: Mapping[str, Iterable[Host]]) -> None:
-        """What the process before this one knew: stale until it is looked up here."""
+        """Take what the previous process knew: stale until it is looked up here."""
         for name, hosts in known.items():
             self._names[name] = Name(tuple(hosts))
 
     def answers(self) -> dict[str, tuple[Host, ...]]:
-        """Of all names that have one, for the next process."""
+        """The answers of all names that have one, for the next process."""
         return {name: one.hosts for name, one in self._names.items() if one.hosts}
 
     async def look_up_new(self, names: Iterable[str], within_s: float) -> None:
-        """Look up those of which nothing is known, and wait for them all, but not longer than that."""
+        """Look up the names that were never looked up, and wait for all of them, at most `within_s` seconds."""
         self._loop = asyncio.get_running_loop()
         wanted = {name: self._names.setdefault(name, Name()) for name in names}
         for name, one in wanted.items():
@@ -88,7 +88,7 @@ class Names:
                 due.cancel()
 
     def refresh(self) -> None:
-        """Look all up now, whatever their TTL says."""
+        """Look up every name now, whatever its TTL says."""
         for name in self._names:
             self._begin(name)
 

@@ -1,6 +1,7 @@
-"""What has to be done so that the state becomes what is wanted: found and checked whole before anything is touched.
+"""Finds what has to change in the running state to reach the desired one, and checks all of it before anything is
+touched.
 
-Looks names up, which may take long: on any thread, while nothing else changes what is wanted.
+Looks names up, which may take long: on any thread, while nothing else changes the desired state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from l4lb.control.state.state import ListenerState, Location, PoolState, State, 
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 
-# What a process takes when it starts and cannot change: it holds from the next start or upgrade on.
+# What a process reads only when it starts: a change applies from the next start or upgrade on.
 STARTED_WITH = {
     "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions", "user", "group"),
     "admin": ("bind", "token_file", "dashboard"),
@@ -37,7 +38,7 @@ class BackendPlan:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """A pool that is new or differs. `backends` by id, sorted; `targets` of those that are checked, by id."""
+    """A pool that is new or differs. `backends` by id, sorted; `targets` of the checked ones, by id."""
 
     name: str
     config: Pool
@@ -48,7 +49,7 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`pools` are those that are new or differ, `listeners` all; those that stay as they are are the same objects."""
+    """`pools` holds those that are new or differ, `listeners` all; an unchanged one is the same object as before."""
 
     config: Config
     pools: tuple[PoolPlan, ...]
@@ -73,7 +74,7 @@ def _noting(problems: list[Problem], config: Config, *path: str) -> Iterator[Non
 
 
 def _pool_plan(name: str, config: Config, running: PoolState | None, names: Names, problems: list[Problem]) -> PoolPlan:
-    """Only to be used when it adds no problem."""
+    """Use the result only when it added no problem."""
     pool, source = config.pools[name], None
     backends: dict[str, BackendPlan] = {}
     targets: dict[str, Target] = {}
@@ -87,7 +88,7 @@ def _pool_plan(name: str, config: Config, running: PoolState | None, names: Name
 
 
 def _addresses(backends: Mapping[str, BackendPlan]) -> dict[str, SocketAddress]:
-    """Of those that are somewhere."""
+    """Of those that have one."""
     return {key: one.place.address for key, one in backends.items() if not one.place.unresolved}
 
 
@@ -103,7 +104,7 @@ def _listener(name: str, config: Listener, running: ListenerState | None) -> Lis
 
 
 def plan_changes(config: Config, state: State, names: Names, *, everything: bool) -> Plan:
-    """From `state` to `config`. `names` say where a backend is that is new.
+    """From `state` to `config`. `names` say where a new backend is.
 
     ConfigError, with every problem, for listeners' names that do not resolve, backends that cannot be checked, and with
     `everything` for what this process may not do.

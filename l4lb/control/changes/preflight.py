@@ -1,5 +1,5 @@
-"""What `l4lb serve` would meet on this host, as this user: found by `l4lb check`, which starts nothing. What may be
-otherwise elsewhere, or later, is a warning."""
+"""For `l4lb check`: the problems that `l4lb serve` would meet on this host, as this user. Starts nothing. What may
+differ on another host, or later, is a warning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], 
 
 
 def _named(config: Config) -> Iterator[tuple[Key, str, str]]:
-    """All that is to be looked up: its key, the address, the name."""
+    """Everything that has to be looked up: its key, the address, the name."""
     for pool, one in config.pools.items():
         for index, backend in enumerate(one.backends):
             yield from _one_name(("pools", pool, "backends", index), backend.address)
@@ -58,7 +58,7 @@ def _one_name(path: Key, text: str) -> Iterator[tuple[Key, str, str]]:
 
 
 def _look_up(names: set[str], lookup: Lookup) -> Mapping[str, Answer | NotResolved]:
-    """Side by side, and no longer than that."""
+    """All at once, within _WITHIN_S."""
     found: dict[str, Answer | NotResolved] = {}
     more = threading.Condition()
 
@@ -115,7 +115,7 @@ def _cannot_make_files(directory: Path) -> str:
 
 
 def _cannot_bind(text: str, *, made: bool) -> str:
-    """Why a unix socket cannot be had there. `made`: its directory is made when it is not there."""
+    """Why a unix socket cannot be created there. `made`: l4lb creates its directory when it is missing."""
     address = parse_address(text)
     if address.kind != "unix" or address.host.startswith("@"):
         return ""

@@ -1,8 +1,8 @@
-"""Which address of its name a backend has. Control loop only; changes wait for their turn among those of operators.
+"""Decides which of its name's addresses a backend uses. Control loop only; changes wait for those that operators make.
 
-A backend given by name is one backend, known by the name and port; it is at one address of the name's answer: the first
-that takes connections. It stays with the one that works as long as the answer has it, and goes on to the next when
-checks find it down or, without checks, when nothing but failures comes of connects. Sessions stay where they are.
+A backend given by name is one backend, known by the name and port. It uses one address of the name's answer: the first
+that accepts connections. It keeps a working address as long as the answer contains it, and moves on to the next when
+checks find it down or, without checks, when every connect fails. Sessions stay where they are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NEW_NAMES_WITHIN_S = 2.0
 
 
 class NamesIn:
-    """The names that backends of a configuration are given by. Pools that it had before are not looked at again."""
+    """The names in a configuration's backend addresses. Pools that are the same object as before are not read again."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Pool, frozenset[str]]] = {}
@@ -55,7 +55,7 @@ class NamesIn:
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """Those that follow a backend to another address."""
+    """What watches a pool's backends: it is updated when one of them moves to another address."""
 
     monitor: Monitor
     agents: Agents
@@ -91,7 +91,7 @@ class Resolution:
         names.subscribe(self.changed)
         watchers.monitor.subscribe(self.checked)
 
-    # ---- what is heard ----
+    # ---- what comes in ----
 
     def changed(self, name: str) -> None:
         """What is known of a name has changed."""
@@ -110,8 +110,8 @@ class Resolution:
             self._fails(pool, backend)
 
     def sample(self, stats: Stats) -> None:
-        """About once a second: of pools without checks, connects tell. An address from which nothing but failures came
-        since the last time is given up."""
+        """About once a second. In pools without checks, connects decide: an address is given up when every connect since
+        the last call has failed."""
         for pool in self._state.pools.values():
             if pool.config.health.type == "none":
                 self._sample_pool(pool, stats.pools.get(pool.name, PoolStats()))
@@ -157,7 +157,7 @@ class Resolution:
             self._task = None
 
     async def update_addresses(self) -> None:
-        """Have every backend at an address of what is known now. The lock is held, or nothing runs yet."""
+        """Move every backend to an address that its name has now. The caller holds the lock, or nothing runs yet."""
         failed, self._failed = self._failed, set()
         for pool in self._state.pools.values():
             moved = [one for one in _named(pool) if self._move(pool, one, (pool.name, one.id) in failed)]
@@ -166,7 +166,7 @@ class Resolution:
                 self._reconciler.request(pools=(pool.name,))
 
     def _move(self, pool: PoolState, backend: BackendState, failed: bool) -> bool:
-        """Whether anything is another than before."""
+        """Whether anything changed."""
         known = self._names.known(backend.name)
         hosts = [host for host in known.hosts if not self._leads_back(pool, backend, host)]
         if not hosts:
@@ -188,7 +188,7 @@ class Resolution:
         return bool(leads_back(self._state.config, pool.name, str(address)))
 
     def _note_unresolved(self, pool: PoolState, backend: BackendState, error: str) -> bool:
-        """Only of one that never had an address: names keep their last answer."""
+        """Only for a backend that never had an address: names keep their last answer."""
         place = unresolved_at(backend.config.address, error)
         if not backend.unresolved or backend.unresolved == place.unresolved:
             return False
@@ -203,14 +203,14 @@ class Resolution:
             fields["before"] = str(backend.address)
         was_unresolved = bool(backend.unresolved)
         backend.address, backend.unresolved = located_at(backend.config.address, host)
-        if was_unresolved or not failed:  # of this address nothing is known; else it has to show that it is up
+        if was_unresolved or not failed:  # nothing is known about this address; else it has to prove that it is up
             backend.set_health(first_health(pool.config))
         self._forwarder.forgive(pool.name, backend.id)  # what failed was of another address
         reason = "the address before takes no connections" if failed and not was_unresolved else "its name resolves so"
         self._events.emit("backend_resolved", fields | {"address": str(backend.address), "reason": reason})
 
     async def _update_watchers(self, pool: PoolState) -> None:
-        """health.address may be a name of its own, which is looked up aside."""
+        """Off the loop, since health.address may be a name that has to be looked up."""
         addresses = {one.id: one.address for one in pool.backends.values() if not one.unresolved}
         try:
             targets = await asyncio.to_thread(pool_targets, pool.name, pool.config, pool.source, addresses)

@@ -1,7 +1,7 @@
-"""What becomes of established sessions when their backend goes down or is removed. Control loop only.
+"""What happens to established sessions when their backend goes down or is removed. Control loop only.
 
-`keep` leaves them, `reset` ends them now, `drain` ends those that are left after drain_timeout; a backend that is up
-again by then keeps them. Workers end a few at a time, so that the sessions of others are not held up.
+`keep` leaves them, `reset` ends them now, `drain` ends those left after drain_timeout; a backend that is up again by
+then keeps them. Workers end a few at a time, so that other sessions are not held up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SessionCleanup:
         self._allowed: dict[tuple[str, str], float] = {}
 
     def health_changed(self, pool: PoolState, backend: BackendState) -> None:
-        """After what is observed of `backend` has changed."""
+        """Call this after the observed health of `backend` has changed."""
         if backend.observed is not Health.DOWN:
             self._keep(pool.name, backend.id)
         elif pool.config.on_backend_down == "reset":
@@ -33,13 +33,13 @@ class SessionCleanup:
             self._drain(pool.name, backend.id, CloseReason.BACKEND_DOWN)
 
     def allow_drain(self, pool: str, backend: str, drain_s: float | None) -> None:
-        """The backend is about to be removed, and its sessions may go on for so long; None: as on_backend_removed
+        """The backend is about to be removed, and its sessions may go on for `drain_s`; None: as on_backend_removed
         says."""
         if drain_s is not None:
             self._allowed[pool, backend] = drain_s
 
     def keep_sessions(self, pool: str, backend: str) -> None:
-        """It is there again: the sessions that it still has may stay."""
+        """The backend is back: its remaining sessions may stay."""
         self._keep(pool, backend)
 
     def removed(self, pool: str, way: str, backends: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class SessionCleanup:
         self._end(pool, [backend], reason)
 
     def _end(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
-        """Those that have sessions, told once each."""
+        """One event for each backend that has sessions."""
         for backend in backends:
             active = self._forwarder.sessions_of(pool, backend)
             if active:

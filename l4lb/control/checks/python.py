@@ -61,7 +61,7 @@ async def _on_thread(function: Callable[[Target], object], target: Target) -> ob
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[object] = loop.create_future()
 
-    def settle(value: object, error: CheckFailed | None) -> None:
+    def set_result(value: object, error: CheckFailed | None) -> None:
         if answer.done():
             return
         if error is not None:
@@ -76,7 +76,7 @@ async def _on_thread(function: Callable[[Target], object], target: Target) -> ob
         except BaseException as raised:  # SystemExit too: it is the check that ends, not the thread in silence
             error = _failed(raised)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, value, error)
+            loop.call_soon_threadsafe(set_result, value, error)
 
     thread = threading.Thread(target=call, name="l4lb-check", daemon=True)
     try:

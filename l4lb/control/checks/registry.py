@@ -38,7 +38,7 @@ def check_of(type_: str) -> Check:
     return CHECKS.get(type_) or load_health_check(type_)
 
 
-def tells_the_pool(type_: str) -> bool:
+def passes_pool_name(type_: str) -> bool:
     return type_ not in _SHARED
 
 

@@ -105,17 +105,17 @@ class Agent:
             self.trouble = ""
             if state != self.backend.agent:
                 self.backend.agent = state
-                self._tell(state)
+                self._report(state)
                 self.changed(self.pool, self.backend)
 
     def _troubled(self, reason: str) -> None:
-        """Told once; the agent's last word stands."""
+        """Reported once; the agent's last word stands."""
         if not self.trouble:
             fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "reason": reason}
             self.events.emit("agent_failed", fields, logging.WARNING)
         self.trouble = reason
 
-    def _tell(self, state: AgentState) -> None:
+    def _report(self, state: AgentState) -> None:
         fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "health": state.health}
         fields |= {"admin_state": state.admin_state, "percent": state.percent, "max_sessions": state.max_sessions}
         self.events.emit("agent_said", fields | {"remark": state.remark})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig, Pool
 from l4lb.control.checks.checks import NotChecked, Target
-from l4lb.control.checks.registry import check_of, is_datagram, needs_port, tells_the_pool
+from l4lb.control.checks.registry import check_of, is_datagram, needs_port, passes_pool_name
 from l4lb.control.health.checker import Checker, Listener, Streak
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import BackendState, CheckResult, PoolState, State
@@ -23,8 +23,8 @@ from l4lb.model.stats import Durations
 from l4lb.net.address import parse_address, resolve_backend
 
 LATE_S = 0.5  # a lag worth a word
-TELL_LATE_EVERY_S = 10.0
-TELL_WANT_EVERY_S = 60.0
+REPORT_LATE_EVERY_S = 10.0
+REPORT_WANT_EVERY_S = 60.0
 SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
 
 
@@ -57,15 +57,17 @@ def pool_targets(
     settings = config.health
     if settings.type == "none":
         return {}
-    told = name if tells_the_pool(settings.type) else ""
-    return {id_: Target(check_address(address, settings), settings, source, told) for id_, address in addresses.items()}
+    pool_name = name if passes_pool_name(settings.type) else ""
+    return {
+        id_: Target(check_address(address, settings), settings, source, pool_name) for id_, address in addresses.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
     backend: BackendState
     checker: Checker
-    heard: Listener
+    on_result: Listener
 
 
 class Monitor:
@@ -90,8 +92,8 @@ class Monitor:
         self._watched: dict[str, dict[str, _Watched]] = {}  # by pool and id
         self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._started = False
-        self._told_late = -TELL_LATE_EVERY_S
-        self._told_wants: dict[str, float] = {}  # by reason, when
+        self._late_reported = -REPORT_LATE_EVERY_S
+        self._wants_reported: dict[str, float] = {}  # by reason, when
         self._prepare()
 
     def subscribe(self, checked: Callable[[PoolState, BackendState, CheckResult], None]) -> None:
@@ -176,9 +178,9 @@ class Monitor:
         elif checker.streak.health not in (Health.UNKNOWN, backend.health):  # found for another pool already
             backend.set_health(checker.streak.health)
 
-        def heard(source: Checker, result: CheckResult, changed: bool) -> None:
+        def on_result(source: Checker, result: CheckResult, changed: bool) -> None:
             if source.lag_s > LATE_S:
-                self._tell_late(source.lag_s)
+                self._report_late(source.lag_s)
             backend.last_check = result
             backend.checks.append(result)
             backend.checks_passed += result.ok
@@ -188,12 +190,12 @@ class Monitor:
             for checked in self._subscribers:
                 checked(pool, backend, result)
 
-        checker.listeners.append(heard)
-        return _Watched(backend, checker, heard)
+        checker.listeners.append(on_result)
+        return _Watched(backend, checker, on_result)
 
     def _leave(self, known: _Watched) -> None:
         checker = known.checker
-        checker.listeners.remove(known.heard)
+        checker.listeners.remove(known.on_result)
         if not checker.listeners:
             del self._checkers[checker.target]
             if (task := self._tasks.pop(checker.target, None)) is not None:
@@ -201,21 +203,21 @@ class Monitor:
 
     # ---- what they find ----
 
-    def _tell_late(self, lag_s: float) -> None:
+    def _report_late(self, lag_s: float) -> None:
         """Not for every check that was: it is this process that is late, not a backend."""
         now = time.monotonic()
-        if now - self._told_late < TELL_LATE_EVERY_S:
+        if now - self._late_reported < REPORT_LATE_EVERY_S:
             return
-        self._told_late = now
+        self._late_reported = now
         reason = "this process was busy; no backend is judged by it"
         self._events.emit("checks_late", {"lag_s": round(lag_s, 2), "reason": reason}, logging.WARNING)
 
     def _wanting(self, want: NotChecked) -> None:
         """A check could not be made: no backend is judged by it, and its reason is said now and then."""
         now, reason = time.monotonic(), str(want)
-        self._told_wants = {one: at for one, at in self._told_wants.items() if now - at < TELL_WANT_EVERY_S}
-        if reason not in self._told_wants:
-            self._told_wants[reason] = now
+        self._wants_reported = {one: at for one, at in self._wants_reported.items() if now - at < REPORT_WANT_EVERY_S}
+        if reason not in self._wants_reported:
+            self._wants_reported[reason] = now
             self._events.emit("checks_not_made", {"reason": reason}, logging.WARNING)
 
     def _health_changed(self, pool: PoolState, backend: BackendState, source: Checker, result: CheckResult) -> None:

@@ -21,14 +21,14 @@ from l4lb.net.listen.admin_socket import AdminSocket
 from l4lb.net.resolving import Host
 
 NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
-PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends were that are given by name, by pool and backend
+PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends given by name were, by pool and backend
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
 
 @dataclass(slots=True)
 class Inheritance:
     """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`), the health of backends,
-    and the `channel` to the process that all that is from."""
+    and the `channel` to the process that sent all this."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
@@ -105,7 +105,7 @@ def first_state(desired: Desired, inheritance: Inheritance) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a process has found out of the world."""
+    """What a process has found out about its backends."""
 
     health: HealthSeen
     names: NamesKnown
@@ -119,14 +119,14 @@ def observed_by(state: State, names: NamesKnown) -> Observed:
 def hand_down(
     channel: Channel, sockets: list[ExportedSockets], admin: AdminSocket | None, desired: Desired, seen: Seen
 ) -> None:
-    """Tell the process at the other end all of it. Blocks; OSError when that process is gone."""
+    """Send all of it to the process at the other end. Blocks. OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
     changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
-    told = {"health": seen.health, "names": seen.names, "places": seen.places}
-    channel.send({"kind": "start", **changes, **told})
+    observed = {"health": seen.health, "names": seen.names, "places": seen.places}
+    channel.send({"kind": "start", **changes, **observed})
 
 
 def hand_down_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
@@ -149,14 +149,14 @@ def hand_down_sessions(channel: Channel, sessions: Sequence[ExportedSession], qu
 
 @dataclass(slots=True)
 class Received:
-    """`over`: nothing more is to be heard from that process."""
+    """`over`: that process will send nothing more."""
 
     sessions: list[ExportedSession] = field(default_factory=list)
     quic_ids: list[QuicIds] = field(default_factory=list)
     over: bool = False
 
     def take(self, message: Message, fds: list[int]) -> bool:
-        """False for a message that is none of them. What is told in another way than ours is left out."""
+        """False for a message of another kind. Leaves out what has another format than ours."""
         try:
             match message.get("kind"):
                 case "sessions":
@@ -171,7 +171,7 @@ class Received:
 
 
 async def receive_sessions(channel: Channel) -> Received:
-    """The other end of `send_sessions`: all that it tells of, up to its end, or that of its process."""
+    """The other end of `send_sessions`: everything up to its last message, or up to the end of that process."""
     found = Received()
     while (message := await channel.wait_for_message()) is not None:
         if not found.take(*message):
@@ -191,7 +191,8 @@ def _quic_ids(said: Mapping[str, Any]) -> QuicIds:
 
 
 def receive_inheritance(channel: Channel, timeout_s: float = 30.0) -> Inheritance:
-    """The other end of `send_inheritance`. Blocks; OSError when that process is gone, ValueError for what is not ours."""
+    """The other end of `send_inheritance`. Blocks. OSError when that process is gone, ValueError for a message that is
+    none of ours."""
     found = Inheritance(channel=channel)
     while True:
         message, fds = channel.receive(timeout_s)

@@ -82,7 +82,7 @@ def next_step_s(pool: PoolState, now: float) -> float:
     return min((wait for at in returned if (wait := wait_s(now - at, duration_s)) > 0), default=0.0)
 
 
-def _told(backend: BackendState, reason: str, now: float) -> str:
+def _why_passed_over(backend: BackendState, reason: str, now: float) -> str:
     """Why it is passed over, with what is known of it."""
     if reason == EJECTED and backend.ejection is not None:
         return f"{reason} for {max(0, round(backend.ejection.until - now))} s more, by failures of real traffic"
@@ -131,7 +131,8 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
     found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
     orders = tuple(_order(config, hash_seed, backends, weights, found.tiers, tier) for tier in found.tiers)
     passed_over = {
-        backends[index].id: _told(backends[index], reason, now) for index, reason in found.passed_over.items()
+        backends[index].id: _why_passed_over(backends[index], reason, now)
+        for index, reason in found.passed_over.items()
     }
     specs = tuple(
         BackendSpec(one.id, one.address, weight, one.max_sessions, index not in found.passed_over or _resumes(one))

@@ -137,12 +137,12 @@ class Reconciler:
             self._task = None
 
     def _failed(self, error: Exception) -> None:
-        """Told to those who wait, or else to the log."""
-        told = [one for one in self._waiting if not one.done()]
-        for waiting in told:
-            waiting.set_exception(error)
+        """To those who wait, or else to the log."""
+        waiting = [one for one in self._waiting if not one.done()]
+        for one in waiting:
+            one.set_exception(error)
         self._waiting.clear()
-        if not told:
+        if not waiting:
             logger.error("the routing state could not be published", exc_info=error)
 
     def reconcile(self) -> None:
@@ -229,15 +229,15 @@ class Reconciler:
         before, new = self._seen, self._new(look)
         self._note(look, changed)
         self._wait_for_growth(look.at)
-        self._follow(before, new)
+        self._report_removed(before, new)
         then = look.then[:]
         look.then.clear()
         self._waiting = [one for one in self._waiting if not one.done()]
         for call in then:
             call()
 
-    def _follow(self, before: Mapping[str, PoolView], new: list[PoolView]) -> None:
-        """Tell of the backends that were in the snapshot before and are not in this one."""
+    def _report_removed(self, before: Mapping[str, PoolView], new: list[PoolView]) -> None:
+        """Report the backends that were in the snapshot before and are not in this one."""
         fresh = {seen.pool.name for seen in new}
         for name, seen in before.items():
             if name in self._seen and name not in fresh:

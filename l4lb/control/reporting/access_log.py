@@ -23,7 +23,7 @@ from l4lb.model.forwarder import SessionRecords
 from l4lb.net.output.line_writer import LineWriter, Losing
 from l4lb.net.output.sinks import Sink
 
-Tell = Callable[[str, dict[str, object], int], None]
+Report = Callable[[str, dict[str, object], int], None]
 RECORDS_A_PASS = 1024  # of each worker
 PACE_S = 0.01
 RETRY_S = 0.25
@@ -43,12 +43,12 @@ class Counts:
 
 
 class Reader:
-    """Takes records and writes lines, between `start` and `stop`. `tell` is called on its thread."""
+    """Takes records and writes lines, between `start` and `stop`. `report` is called on its thread."""
 
     def __init__(self, forwarder: SessionRecords, wake_fd: int, sink: Sink, log_format: str, tell: Tell) -> None:
         self._forwarder = forwarder
         self._wake_fd = wake_fd
-        self._tell = tell
+        self._report = report
         self._writer = LineWriter(sink, self._losing)
         self._formatter = Formatter(log_format)
         self._asked: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
@@ -163,15 +163,15 @@ class Reader:
         try:
             sink.reopen()
         except OSError as error:
-            self._tell("access_log_not_reopened", {"to": sink.name, "reason": str(error.strerror)}, logging.ERROR)
+            self._report("access_log_not_reopened", {"to": sink.name, "reason": str(error.strerror)}, logging.ERROR)
         else:
-            self._tell("access_log_reopened", {"to": sink.name}, logging.INFO)
+            self._report("access_log_reopened", {"to": sink.name}, logging.INFO)
 
     def _losing(self, losing: Losing) -> None:
         if losing.reason:
-            self._tell("access_log_dropping", {"to": losing.to, "reason": losing.reason}, logging.WARNING)
+            self._report("access_log_dropping", {"to": losing.to, "reason": losing.reason}, logging.WARNING)
         else:
-            self._tell("access_log_recovered", {"to": losing.to, "dropped": losing.dropped}, logging.INFO)
+            self._report("access_log_recovered", {"to": losing.to, "dropped": losing.dropped}, logging.INFO)
 
 
 class AccessLog:
@@ -179,7 +179,7 @@ class AccessLog:
 
     def __init__(self, forwarder: SessionRecords, tell: Tell) -> None:
         self._forwarder = forwarder
-        self._tell = tell
+        self._report = report
         self._wake_fd = -1  # open until the workers, which write to it, have ended
         self._reader: Reader | None = None
         self._before = Counts()
@@ -206,7 +206,7 @@ class AccessLog:
     def _begin(self, sink: Sink, log_format: str) -> None:
         if self._wake_fd < 0:
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._reader = Reader(self._forwarder, self._wake_fd, sink, log_format, self._tell)
+        self._reader = Reader(self._forwarder, self._wake_fd, sink, log_format, self._report)
         self._reader.start()
 
     def off(self) -> None:

@@ -14,25 +14,25 @@ QUIET_LOOKS = 10  # after a line, as many looks as until a listener's next one
 class Refusals:
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._told: dict[str, dict[str, int]] = {}  # by listener: the counts up to the last line
+        self._reported: dict[str, dict[str, int]] = {}  # by listener: the counts up to the last line
         self._quiet: dict[str, int] = {}
 
-    def look(self, stats: Stats) -> None:
-        """Tell what was refused since the last line. Called at regular intervals."""
+    def report(self, stats: Stats) -> None:
+        """Report what was refused since the last line. Called at regular intervals."""
         for name, listener in stats.listeners.items():
             quiet = self._quiet.get(name, 0)
             if quiet:
                 self._quiet[name] = quiet - 1
-            elif listener.proxy_refused != self._told.get(name, {}):
-                self._tell(name, listener.proxy_refused)
+            elif listener.proxy_refused != self._reported.get(name, {}):
+                self._report(name, listener.proxy_refused)
                 self._quiet[name] = QUIET_LOOKS - 1
-        for gone in self._told.keys() - stats.listeners.keys():
-            del self._told[gone], self._quiet[gone]
+        for gone in self._reported.keys() - stats.listeners.keys():
+            del self._reported[gone], self._quiet[gone]
 
-    def _tell(self, name: str, counts: dict[str, int]) -> None:
-        before = self._told.get(name, {})
+    def _report(self, name: str, counts: dict[str, int]) -> None:
+        before = self._reported.get(name, {})
         new = {reason: count - before.get(reason, 0) for reason, count in counts.items()}
         reasons = ", ".join(f"{reason} {count}" for reason, count in new.items() if count > 0)
-        self._told[name] = dict(counts)
+        self._reported[name] = dict(counts)
         if reasons:
             self._events.emit("proxy_header_refused", {"listener": name, "reason": reasons}, logging.WARNING)

@@ -17,17 +17,17 @@ QUIET_LOOKS = 60  # after a line, as many looks as until the next one of its kin
 class Shortages:
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._told: dict[Shortage, int] = {}  # the counts up to the last line
+        self._reported: dict[Shortage, int] = {}  # the counts up to the last line
         self._quiet: dict[Shortage, int] = {}
 
-    def look(self, stats: Stats) -> None:
-        """Tell what was short since the last line. Called at regular intervals."""
+    def report(self, stats: Stats) -> None:
+        """Report what was short since the last line. Called at regular intervals."""
         for kind, count in stats.shortages.items():
             quiet = self._quiet.get(kind, 0)
             if quiet:
                 self._quiet[kind] = quiet - 1
-            elif times := count - self._told.get(kind, 0):
-                self._told[kind] = count
+            elif times := count - self._reported.get(kind, 0):
+                self._reported[kind] = count
                 self._quiet[kind] = QUIET_LOOKS - 1
                 fields: dict[str, object] = {"kind": kind, "times": times, "reason": ADVICE[kind]}
                 self._events.emit("backends_not_asked", fields, logging.WARNING)

@@ -1,7 +1,7 @@
 """The same metrics pushed as StatsD datagrams: counters as what they grew by, gauges as they are.
 
 A flush sends a bounded number of datagrams at a time and never waits for anybody. What could not be sent is in the next
-flush, since only what was sent counts as told.
+flush, since only what was sent counts as reported.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class StatsdSettings:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """`told`: the counters that are told when it is sent, and their values."""
+    """`counters`: those that it reports, and their values."""
 
     data: bytes
-    told: dict[Key, float]
+    counters: dict[Key, float]
 
 
 def _plain(text: str) -> str:
@@ -70,7 +70,7 @@ class Lines:
         tags = [f"{label}:{_tag(text)}" for label, text in sample.labels.items()] + self._tags
         return f"{name}:{value:.15g}|{kind}{'|#' if tags else ''}{','.join(tags)}".encode()
 
-    def of(self, metrics: Iterable[Metric], told: Mapping[Key, float]) -> Iterator[tuple[bytes, Key | None, float]]:
+    def of(self, metrics: Iterable[Metric], sent: Mapping[Key, float]) -> Iterator[tuple[bytes, Key | None, float]]:
         """(line, key, value), with a key for counters, which are left out when they have not grown."""
         for family in metrics:
             for sample in family.samples:
@@ -78,7 +78,7 @@ class Lines:
                 if family.type == "gauge":
                     yield self._line(sample, value, "g"), None, value
                 elif not sample.name.endswith("_bucket"):
-                    before = told.get(key, 0.0)
+                    before = sent.get(key, 0.0)
                     grown = value - before if value >= before else value
                     if grown:
                         yield self._line(sample, grown, "c"), key, value
@@ -92,16 +92,16 @@ def datagrams(lines: Iterable[tuple[bytes, Key | None, float]]) -> list[Datagram
     """As many lines in each as fit; a longer one is alone."""
     found: list[Datagram] = []
     parts: list[bytes] = []
-    told: dict[Key, float] = {}
+    counters: dict[Key, float] = {}
     for line, key, value in lines:
         if parts and sum(map(len, parts)) + len(parts) + len(line) > DATAGRAM_BYTES:
-            found.append(Datagram(b"\n".join(parts), told))
-            parts, told = [], {}
+            found.append(Datagram(b"\n".join(parts), counters))
+            parts, counters = [], {}
         parts.append(line)
         if key is not None:
-            told[key] = value
+            counters[key] = value
     if parts:
-        found.append(Datagram(b"\n".join(parts), told))
+        found.append(Datagram(b"\n".join(parts), counters))
     return found
 
 
@@ -113,7 +113,7 @@ class Statsd:
         self._sources = sources
         self._events = events
         self._lines = Lines(settings)
-        self._told: dict[Key, float] = {}
+        self._sent: dict[Key, float] = {}
         self._based = False  # what was counted before is known
         self._failing = False
         self._socket: socket.socket | None = None
@@ -138,7 +138,7 @@ class Statsd:
     async def _run(self, address: SocketAddress) -> None:
         self._socket = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         first = self._sources.gather()
-        self._told = await asyncio.to_thread(_values, first)
+        self._sent = await asyncio.to_thread(_values, first)
         self._based = True
         while True:
             await asyncio.sleep(self._settings.interval_s)
@@ -148,13 +148,13 @@ class Statsd:
         for number, datagram in enumerate(await asyncio.to_thread(self._datagrams, gathered), 1):
             if not self._send(datagram.data):
                 return
-            self._told.update(datagram.told)
+            self._sent.update(datagram.counters)
             if number % BURST == 0:
                 await asyncio.sleep(_BURST_WAIT_S)
 
     def _datagrams(self, gathered: Gathered) -> list[Datagram]:
-        """On any thread, while nothing else uses `_told`."""
-        return datagrams(self._lines.of(families(gathered), self._told))
+        """On any thread, while nothing else uses `_sent`."""
+        return datagrams(self._lines.of(families(gathered), self._sent))
 
     def _send(self, data: bytes) -> bool:
         """sendto(2): EAGAIN, the buffer is full; ENOENT, ECONNREFUSED, nobody listens at a unix socket. An ICMP error
@@ -165,12 +165,12 @@ class Statsd:
         try:
             self._socket.sendto(data, address.endpoint)
         except OSError as error:
-            self._tell(error.strerror or str(error))
+            self._report(error.strerror or str(error))
             return False
-        self._tell("")
+        self._report("")
         return True
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         """Once when it begins to fail, and once when it works again."""
         if bool(reason) == self._failing:
             return

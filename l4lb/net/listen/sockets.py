@@ -71,10 +71,10 @@ class Assigned(NamedTuple):
 
 def _drops(sock: socket.socket) -> int:
     try:
-        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)  # nine numbers, sock_diag.h; the last is it
+        values = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)  # nine numbers, sock_diag.h; the last is it
     except OSError:
         return 0
-    return int(struct.unpack("=9I", told)[8]) if len(told) == 36 else 0
+    return int(struct.unpack("=9I", values)[8]) if len(values) == 36 else 0
 
 
 @dataclass(slots=True)

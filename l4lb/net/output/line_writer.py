@@ -28,14 +28,16 @@ class Losing:
 
 
 class LineWriter:
-    """`told` is called when it begins to lose lines, and when it has lost none for a while and all are written."""
+    """`report` is called when it begins to lose lines, and when it has lost none for a while and all are written."""
 
-    def __init__(self, sink: Sink, told: Callable[[Losing], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, sink: Sink, report: Callable[[Losing], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.sink = sink
         self.lines = 0
         self.dropped = 0
         self.blocked = False  # its sink will say when it is writable
-        self._told = told
+        self._report = report
         self._clock = clock
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -82,12 +84,12 @@ class LineWriter:
                     self.lines -= 1
                     self.lose(1, self._error)
                 return False
-            self._forget(taken)
+            self._written(taken)
             self.lines += taken
         self._recover()
         return True
 
-    def _forget(self, count: int) -> None:
+    def _written(self, count: int) -> None:
         for _ in range(count):
             self._pending_bytes -= len(self._pending.popleft())
 
@@ -95,14 +97,14 @@ class LineWriter:
         """Account for lines that are lost."""
         if self._losing_since is None:
             self._losing_since = self.dropped
-            self._told(Losing(self.sink.name, reason, count))
+            self._report(Losing(self.sink.name, reason, count))
         self.dropped += count
         self._last_loss = self._clock()
 
     def _recover(self) -> None:
         if self._losing_since is not None and self._clock() - self._last_loss >= RECOVERED_AFTER_S:
             dropped, self._losing_since = self.dropped - self._losing_since, None
-            self._told(Losing(self.sink.name, "", dropped))
+            self._report(Losing(self.sink.name, "", dropped))
 
     def use(self, sink: Sink) -> None:
         """Write to `sink` from now on. What waits for the old one is written there if it can be, or lost."""

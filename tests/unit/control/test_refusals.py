@@ -19,7 +19,7 @@ class Watched:
     def look(self, **listeners: dict[str, int]) -> list[str]:
         """What is told when these are the counts."""
         self.told.clear()
-        self._refusals.look(
+        self._refusals.report(
             Stats(listeners={name: ListenerStats(proxy_refused=one) for name, one in listeners.items()})
         )
         return [f"{event.fields['listener']}: {event.fields['reason']}" for event in self.told]

@@ -19,7 +19,7 @@ class Watched:
 
     def look(self, counts: dict[Shortage, int]) -> list[tuple[object, object]]:
         self.told.clear()
-        self._shortages.look(Stats(shortages=counts))
+        self._shortages.report(Stats(shortages=counts))
         return [(event.fields["kind"], event.fields["times"]) for event in self.told]
 
 

@@ -59,7 +59,7 @@ def test_counters_tell_what_they_grew_by() -> None:
         assert [one[0].endswith(expected) for one in counters if expected] == ([True] if expected else [])
         assert bool(counters) == bool(expected)
         for datagram in datagrams(counters):
-            told.update(datagram.told)
+            told.update(datagram.counters)
 
 
 def test_datagrams_fit_into_a_frame() -> None:
@@ -68,7 +68,9 @@ def test_datagrams_fit_into_a_frame() -> None:
     found = datagrams(given)
     assert all(len(one.data) <= DATAGRAM_BYTES for one in found[:-1])
     assert b"\n".join(one.data for one in found) == b"\n".join(line for line, _, _ in given)
-    assert {key: value for one in found for key, value in one.told.items()} == {key: n for _, key, n in given if key}
+    assert {key: value for one in found for key, value in one.counters.items()} == {
+        key: n for _, key, n in given if key
+    }
     assert found[-1].data == b"y" * 2000
 
 
