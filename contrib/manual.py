@@ -1,4 +1,4 @@
-"""Writes the man pages: l4lb(1) and one for each command, from the commands themselves; lb.toml(5), from
+"""Writes the man pages: l4lb(1) and one for each command, from the commands themselves; lb.toml(5) from
 lb.toml.example. `make man` runs it: ``python contrib/manual.py build/man``.
 
 The date is SOURCE_DATE_EPOCH's, or today.
@@ -24,20 +24,23 @@ EXAMPLE = Path(__file__).parent.parent / "lb.toml.example"
 
 EXIT_STATUS = (("0", "Done."), ("1", "Failed."), ("2", "Wrong usage, or a configuration that cannot be used."))
 SIGNALS = (
-    ("SIGTERM, SIGINT", "Refuse new clients, let sessions finish up to drain_timeout, exit 0. A second one: at once."),
-    ("SIGHUP", "Reload the configuration. One that is wrong changes nothing; the log says why."),
+    (
+        "SIGTERM, SIGINT",
+        "Refuse new clients, let sessions finish up to drain_timeout, exit 0. A second one exits at once.",
+    ),
+    ("SIGHUP", "Reload the configuration. A wrong one changes nothing; the log says why."),
     ("SIGUSR2", "Upgrade: a new process takes over the listening sockets, and this one drains."),
 )
 ENVIRONMENT = (
     ("L4LB_ADMIN", "Address of the admin API, for commands that ask a running instance."),
     ("L4LB_TOKEN_FILE", "File with its token."),
     ("RUNTIME_DIRECTORY", "Where the admin API's socket is by default, as systemd sets it."),
-    ("NOTIFY_SOCKET, WATCHDOG_USEC", "Of the service manager: sd_notify(3)."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by the service manager: sd_notify(3)."),
     ("LISTEN_FDS, LISTEN_FDNAMES", 'Sockets that it passed, for bind = "fd:NAME": sd_listen_fds(3).'),
 )
 FILES = (
-    ("/run/l4lb/admin.sock", "The admin API of an instance of root's."),
-    ("$XDG_RUNTIME_DIR/l4lb/admin.sock", "That of a user's."),
+    ("/run/l4lb/admin.sock", "The admin API of an instance that root started."),
+    ("$XDG_RUNTIME_DIR/l4lb/admin.sock", "The admin API of an instance that another user started."),
 )
 
 Entries = Iterator[tuple[str, str]] | tuple[tuple[str, str], ...]

@@ -6,12 +6,12 @@ from l4lb.policies import Candidate, Candidates, ranking_policy, table_policy
 
 
 def price(backend: Candidate) -> float:
-    """From the backend's tags, ``tags = { price = "0.12" }``; without one it is the last resort."""
+    """From the backend's tags, ``tags = { price = "0.12" }``; a backend without a price comes last."""
     return float(backend.tags.get("price", "inf"))
 
 
 def by_price(candidates: Candidates) -> list[int]:
-    """The cheapest first: the next one gets sessions only while that has none left (max_sessions) or refuses."""
+    """The cheapest first: the next one gets sessions only while the cheapest is full (max_sessions) or refuses."""
     return sorted(range(len(candidates.backends)), key=lambda index: price(candidates.backends[index]))
 
 
@@ -26,9 +26,9 @@ def jump_hash(key: int, buckets: int) -> int:
 
 
 def jump_table(candidates: Candidates) -> list[int]:
-    """Every slot by jump hash: backends that are added at the end of the order take slots and move no others.
+    """Fill every slot by jump hash: a backend added at the end of the order takes slots, and no other slot changes.
 
-    It knows no weights.
+    Ignores weights.
     """
     count = len(candidates.backends)
     return [jump_hash(slot ^ candidates.hash_seed, count) for slot in range(candidates.table_size)]

@@ -110,8 +110,8 @@ class Resolution:
             self._fails(pool, backend)
 
     def sample(self, stats: Stats) -> None:
-        """About once a second. In pools without checks, connects decide: an address is given up when every connect since
-        the last call has failed."""
+        """About once a second. In pools without checks, connects decide: an address is given up when every connect
+        since the last call has failed."""
         for pool in self._state.pools.values():
             if pool.config.health.type == "none":
                 self._sample_pool(pool, stats.pools.get(pool.name, PoolStats()))
