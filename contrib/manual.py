@@ -152,10 +152,12 @@ _OPTION = re.compile(r"#?(\w+ = .*?)(?:\s+# (.*))?$")
 
 
 def example_entries(text: str) -> Iterator[tuple[str, str]]:
-    """(line, what it means) for each option, and (table, "") for each header. A value of several lines is one."""
+    """(line, what it means) for each option, and (table, "") for each header. Values and comments of several lines are
+    joined."""
     whole = re.sub(
         r"\[\n(.*?)\n\]", lambda match: "[" + " ".join(match[1].split()).rstrip(",") + "]", text, flags=re.DOTALL
     )
+    whole = re.sub(r"\n {10,}# ", " ", whole)
     for line in whole.splitlines():
         match = _HEADER.match(line) or _OPTION.match(line)
         if match:
