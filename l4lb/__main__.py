@@ -1,9 +1,9 @@
-"""``python -m l4lb``, and the console script: what has to hold before anything is imported that takes time.
+"""``python -m l4lb``, and the console script: what has to hold before any slow import.
 
-Python's own answer to SIGINT is an exception wherever it is, which in the middle of an import is a traceback. So until
-a command runs, SIGINT ends the process as the kernel does; what `l4lb serve` and `l4lb demo` wait for is kept for them
-from here on. Descriptors 0 to 2 are open from here on: a socket that got the number of a closed one would be written
-what is for the user.
+Python answers SIGINT with an exception wherever it is, which in the middle of an import is a traceback. So until a
+command runs, SIGINT ends the process as the kernel does; the signals that `l4lb serve` and `l4lb demo` wait for are
+blocked from here on. Descriptors 0 to 2 are open from here on: otherwise a socket could get the number of a closed one
+and receive output that is meant for the user.
 """
 
 import os
@@ -24,12 +24,12 @@ def main() -> None:
         from l4lb.cli.main import main as command
     except MemoryError:
         os.write(2, b"l4lb: out of memory\n")
-        os._exit(1)  # without what Python does at its end, which needs memory too
+        os._exit(1)  # skips Python's own shutdown, which needs memory too
     command()
 
 
 def _open_standard_files() -> None:
-    """Those that were closed (``>&-``) are /dev/null: open(2) takes the lowest free number."""
+    """Open /dev/null for those that were closed (``>&-``): open(2) takes the lowest free number."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -44,7 +44,7 @@ _FINISH_S = 1.0  # how long callers in other threads have to return from what `c
 
 
 def native_forwarder(config: Config) -> NativeForwarder:
-    """Workers and limits as `config` asks; the file limit of this process is raised as far as it goes."""
+    """A forwarder with the workers and limits of `config`. Raises this process's file limit to its hard limit."""
     cpus = usable_cpus()
     settings = config.global_
     file_limit = raise_file_limit()
@@ -66,10 +66,10 @@ def _workers(config: Config) -> int:
 class LoadBalancer:
     """A load balancer in this process.
 
-    Use it as a context manager, plain or async, or call `start` and `close`. Installs no signal handlers, keeps no
-    global state; several may run in one process. `forwarder_factory` makes what moves the bytes; `load` reads the
-    configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` is from the
-    process that this one replaces, `host` the process that this runs in, `lookup` what names are looked up by.
+    Use it as a context manager, plain or async, or call `start` and `close`. It installs no signal handlers and keeps
+    no global state; several may run in one process. `forwarder_factory` makes the data plane; `load` reads the
+    configuration again for `reload`, by default from the file that `config` was loaded from. `inheritance` comes from
+    the process that this one replaces, `host` describes the process that this runs in, `lookup` resolves names.
     """
 
     def __init__(
@@ -137,44 +137,47 @@ class LoadBalancer:
             self._end_loop()
 
     def reload(self, config: Config | None = None) -> Changes:
-        """Make `config` what is wanted, or what the file says now; return when workers go by it.
+        """Apply `config`, or by default the file as it is now; return when workers use it.
 
         Established sessions, counters and unchanged listeners' sockets stay, and so do runtime changes that the new
-        configuration does not contradict. `l4lb.errors.ConfigError`, with every problem, when it cannot be used:
+        configuration does not contradict. Raises `l4lb.errors.ConfigError`, with every problem, when it cannot be used;
         nothing has changed then.
         """
         return self.run(self.plane.reload(config))
 
     def reopen_logs(self) -> None:
-        """Open the access log's file again, after it was renamed: complete lines are in one file or the other."""
+        """Open the access log's file again, after it was renamed. No line is split between the two files."""
         self.run(self._reopen_logs())
 
     async def _reopen_logs(self) -> None:
         self.plane.reopen_logs()
 
     def upgrade(self) -> int:
-        """Let a new process take over the listening sockets; its pid. Then `drain` and `close`.
+        """Let a new process take over the listening sockets, and return its pid. Call `drain` and `close` afterwards.
 
-        `l4lb.errors.UpgradeError` when it does not start, and this one goes on.
+        Raises `l4lb.errors.UpgradeError` when it does not start; this process then goes on.
         """
         return self.run(self.plane.upgrade())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Stop accepting and wait up to `timeout` seconds (default: drain_timeout) for the sessions to end.
 
-        True when none is left. `close` afterwards.
+        Returns True when none is left. Call `close` afterwards.
         """
         return self.run(self._drain(timeout))
 
     def wait_ready(self, timeout: float = 10.0) -> bool:
-        """Wait until every backend has been checked and every pool has a usable one. False after `timeout` seconds."""
+        """Wait until every backend has been checked and every pool has a usable one.
+
+        Returns False when that takes longer than `timeout` seconds.
+        """
         return self.run(self.plane.wait_ready(timeout))
 
     # ---- what is there ----
 
     @property
     def config(self) -> Config:
-        """What is wanted now: the file's, and what was changed at runtime."""
+        """The desired configuration: the file's with the runtime changes."""
         plane = self._plane
         return self._started_with if plane is None else plane.state.config
 
@@ -195,41 +198,44 @@ class LoadBalancer:
 
     @property
     def admin_address(self) -> str:
-        """Where the admin API listens; empty when it is off."""
+        """The address of the admin API; empty when it is off."""
         return self.plane.admin.address
 
     def stats(self) -> Stats:
-        """Counters of this moment."""
+        """All counters, read now."""
         return self.run(self._stats())
 
     def status(self) -> shapes.Status:
-        """What ``GET /v1/status`` answers."""
+        """The answer of ``GET /v1/status``."""
         return self.run(self._status())
 
     def listener_addresses(self, name: str) -> list[str]:
-        """Where listener `name` really listens."""
+        """The addresses on which listener `name` listens, with real port numbers."""
         return self.run(self._addresses(name))
 
     def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
-        """See `PoolView.explain`. KeyError for a pool that is not there."""
+        """See `PoolView.explain`. Raises KeyError for an unknown pool."""
         return self.run(self._explain(pool, source, to))
 
     def sessions(
         self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
     ) -> list[shapes.Session]:
-        """At most `limit` of the sessions that there are now, the oldest first.
+        """The current sessions, the oldest first, at most `limit`.
 
-        All that is given must hold: `backend` is an id or address, `source` an address, address:port or network of
-        clients. `l4lb.errors.ChangeError` for a name that nothing has, and for a source that is none.
+        A session must match everything that is given: `backend` is an id or address, `source` an address, address:port
+        or network of clients. Raises `l4lb.errors.ChangeError` for an unknown name or an invalid source.
         """
         return self.run(self._sessions(SessionQuery(pool, backend, source, listener), limit))
 
     def kill_session(self, id: str) -> shapes.Session:
-        """Reset the session of that id, close reason ``admin``; as it was. ChangeError when there is none."""
+        """Reset the session with that id (close reason ``admin``) and return its last state.
+
+        Raises `l4lb.errors.ChangeError` when there is none.
+        """
         return self.run(self.plane.sessions.end(id))
 
     def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
-        """Reset those that `sessions` lists, without a limit; with nothing given, all. How many they were."""
+        """Reset all sessions that match, as in `sessions`; with nothing given, every session. Returns their number."""
         return self.run(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
 
     async def _sessions(self, query: SessionQuery, limit: int) -> list[shapes.Session]:
@@ -253,7 +259,7 @@ class LoadBalancer:
     # ---- the same under asyncio ----
 
     async def astart(self) -> None:
-        """Like `start`. Cancelled while it starts, it closes what came up before it lets the cancellation through."""
+        """Like `start`. When it is cancelled while starting, it closes what it has opened before it re-raises."""
         starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             await asyncio.shield(starting)
@@ -315,7 +321,7 @@ class LoadBalancer:
         self._loop.run_forever()
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin `coroutine` on the control loop. EngineError when there is none."""
+        """Begin `coroutine` on the control loop. EngineError when the loop does not run."""
         try:
             if self._loop is not None:
                 return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -352,7 +358,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     """EngineError where libuv has too few descriptors or too little memory for one."""
     spare: list[int] = []
     try:
-        for _ in range(_FDS_OF_A_LOOP):  # uvloop says a line of its own when it finds too few
+        for _ in range(_FDS_OF_A_LOOP):  # uvloop prints a line when it finds too few
             spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         close_all(spare)
         spare = []
@@ -364,7 +370,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _finish_tasks() -> None:
-    """Let what still runs on this loop end, and end what does not."""
+    """Let the other tasks of this loop end, and cancel those that do not."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         _, pending = await asyncio.wait(others, timeout=_FINISH_S)

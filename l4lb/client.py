@@ -1,4 +1,4 @@
-"""`Client`: another process's load balancer, over its admin API. For scripts and the CLI; from any thread."""
+"""`Client`: controls another process's load balancer over its admin API. For scripts and the CLI; from any thread."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """Talks to the instance at `address` (``unix:/path`` or ``host:port``), with `token` where it asks for one.
+    """Talks to the instance at `address` (``unix:/path`` or ``host:port``), with `token` if it requires one.
 
-    The verbs are those of `LoadBalancer`; each has a twin that begins with ``a`` and is awaited. Every one raises
+    The methods are those of `LoadBalancer`; each has an awaitable twin whose name begins with ``a``. All raise
     `l4lb.errors.AdminError` when the instance cannot be reached or refuses. `timeout` is in seconds.
     """
 
@@ -58,7 +58,7 @@ class Client:
     # ---- what is there ----
 
     def status(self) -> dict[str, Any]:
-        """What ``GET /v1/status`` answers."""
+        """The answer of ``GET /v1/status``."""
         return cast("dict[str, Any]", self.ask("GET", "/v1/status"))
 
     @property
@@ -70,7 +70,7 @@ class Client:
         return {one["name"]: RemotePool(self, one["name"]) for one in self.ask("GET", "/v1/pools")}
 
     def pool(self, name: str) -> dict[str, Any]:
-        """What ``GET /v1/pools/NAME`` answers."""
+        """The answer of ``GET /v1/pools/NAME``."""
         return RemotePool(self, name).status
 
     def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
@@ -95,25 +95,26 @@ class Client:
         return cast("dict[str, Any]", self.ask("DELETE", f"/v1/sessions/{quoted(id)}"))
 
     def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
-        """See `LoadBalancer.kill_sessions`; here something must be given."""
+        """See `LoadBalancer.kill_sessions`; here at least one filter is required."""
         query = urlencode(_filter(pool, backend, source, listener))
         return int(self.ask("DELETE", f"/v1/sessions?{query}")["sessions"])
 
     def reload(self) -> Changes:
-        """Have it read its file again and make that what is wanted: what changed. AdminError, with every problem."""
+        """Make it read its file again and apply it. Returns what changed. Raises AdminError, with every problem."""
         said = self.ask("POST", "/v1/reload")
         kinds = {kind: tuple(said[kind].values()) for kind in ("pools", "backends", "listeners")}
         return Changes(**kinds, needs_restart=tuple(said["needs_restart"]))
 
     def drain(self, timeout: float | None = None, *, wait: bool = True) -> bool:
-        """It stops accepting, lets its sessions go on for `timeout` seconds (default: its drain_timeout), and exits.
+        """Make it stop accepting, let its sessions go on for `timeout` seconds (default: its drain_timeout), and exit.
 
-        With `wait`, return when that is over: True when no session was left. Else at once: True when none is there.
+        With `wait`, return when that is over: True when no session was left. Without, return at once: True when it has
+        no session.
         """
         return drained(drain(self, wait, timeout))
 
     def upgrade(self) -> int:
-        """Have a new process take its place: the pid of that. This client then talks to the new one."""
+        """Let a new process take its place, and return the new pid. This client then talks to the new process."""
         pid = int(self.ask("POST", "/v1/upgrade", timeout=UPGRADED_WITHIN_S)["pid"])
         self.close()
         return pid
@@ -166,13 +167,14 @@ class Client:
         self.close()
 
     def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
-        """One request to the admin API: its answer. `timeout`, in seconds, where this one may take longer."""
+        """Send one request to the admin API and return its answer. `timeout`, in seconds, for requests that take
+        long."""
         with self._one_at_a_time:
             return self._parse(*self._ask(method, path, body, timeout or self._timeout))
 
     def _ask(self, method: str, path: str, body: object, timeout: float) -> tuple[int, bytes]:
         if method != "GET" or timeout != self._timeout:
-            self._connection.close()  # the server may be closing the kept one, and what changes something is asked once
+            self._connection.close()  # the server may be closing the kept one, and a change must be requested only once
         kept = self._connection.sock is not None
         self._connection.timeout = timeout
         try:

@@ -1,7 +1,7 @@
-"""An embedded pool of backends behind a load balancer, to try things on. Used by `l4lb demo`.
+"""An embedded pool of backends behind a load balancer, for `l4lb demo`.
 
-The backends are small HTTP servers that answer with their name and one that sends datagrams back, each on a thread and
-a port of its own.
+The backends are small HTTP servers that answer with their name, and one that echoes datagrams, each on its own thread
+and port.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 1024
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news; anything else is."""
+        """Ignore clients that went away; report everything else."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ class DemoBackend:
 
 
 class DemoEcho:
-    """A UDP server on a free port of loopback that sends every datagram back to who sent it."""
+    """A UDP server on a free port of loopback that echoes every datagram."""
 
     def __init__(self) -> None:
         self.name = "echo"
@@ -82,7 +82,7 @@ class DemoEcho:
         self._thread.start()
 
     def _serve(self) -> None:
-        """Until a datagram comes from itself."""
+        """Serve until a datagram comes from itself."""
         own = self._socket.getsockname()
         while True:
             data, peer = self._socket.recvfrom(65535)
@@ -111,7 +111,7 @@ def _port(preferred: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A running demo: where to send requests and datagrams, where the dashboard is."""
+    """A running demo: the addresses for requests, for datagrams and of the dashboard."""
 
     balancer: LoadBalancer
     backends: tuple[DemoBackend, ...]
@@ -129,7 +129,7 @@ class Demo:
         return self.balancer.admin_address
 
     def send(self, requests: int) -> Counter[str]:
-        """Send that many requests, one connection each; how often each answer came."""
+        """Send that many requests, one connection each. Returns how often each answer came."""
         answers: Counter[str] = Counter()
         host, _, port = self.address.rpartition(":")
         for _ in range(requests):
@@ -140,7 +140,7 @@ class Demo:
         return answers
 
     def send_datagrams(self, count: int) -> int:
-        """Send that many, each from a client of its own; how many came back."""
+        """Send that many datagrams, each from a new client. Returns how many came back."""
         host, _, port = self.echo_address.rpartition(":")
         returned = 0
         for number in range(count):

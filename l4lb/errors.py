@@ -49,10 +49,10 @@ class EngineError(L4lbError):
 
 
 class ChangeError(L4lbError):
-    """A change at runtime that cannot be made; nothing has changed.
+    """A runtime change is impossible; nothing has changed.
 
-    `code`: ``not_found`` (pool or backend), ``invalid`` (a value), ``conflict`` (with what there is),
-    ``state_not_saved`` (a restart would not find it); `path` is the key that it is about, such as
+    `code`: ``not_found`` (pool or backend), ``invalid`` (a value), ``conflict`` (with the current state),
+    ``state_not_saved`` (the state file cannot be written); `path` is the key in question, such as
     ``pools.web.backends[10.0.0.1:80].weight``.
     """
 
@@ -63,7 +63,7 @@ class ChangeError(L4lbError):
 
 
 class UpgradeError(L4lbError):
-    """The process that was to take over did not: this one goes on."""
+    """The new process did not take over; this one goes on."""
 
 
 class AdminError(L4lbError):

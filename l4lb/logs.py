@@ -1,5 +1,5 @@
-"""How the log looks and where it goes: one line a record, text or JSON, to stderr, a file or syslog. Set up by the CLI
-alone; a program that embeds l4lb configures the standard logger ``l4lb`` as it likes."""
+"""Format and target of the log: one line per record, text or JSON, to stderr, a file or syslog. Only the CLI sets it
+up; a program that embeds l4lb configures the standard logger ``l4lb`` as it likes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message and the record's own fields."""
+    """One JSON object per line: time, level, message and the record's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": _time(record), "level": record.levelname.lower(), "message": record.getMessage()}
@@ -50,13 +50,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Writes to `sink` without ever waiting for it, from any thread: lines that it does not take now wait, up to a
-    bound, and are tried again with the next line and a moment later."""
+    """Writes to `sink` without ever waiting for it, from any thread. A bounded number of lines that the sink does not
+    take are kept, and tried again with the next line and after a moment."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self.writer = LineWriter(sink, self._losing)
-        self._lost = 0  # to be told when lines are written again
+        self._lost = 0  # reported when lines are written again
         self._again: threading.Timer | None = None
 
     def _losing(self, losing: Losing) -> None:
@@ -71,7 +71,7 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
     def _flush(self) -> None:
-        """With the handler's lock."""
+        """The caller holds the handler's lock."""
         if self.writer.flush() and self._lost:
             lost, self._lost = self._lost, 0
             fields = {"to": self.writer.sink.name, "dropped": lost}
@@ -92,7 +92,7 @@ class LineHandler(logging.Handler):
             self._flush()
 
     def reopen(self) -> None:
-        """OSError: it goes on with the file that it has."""
+        """On OSError it keeps the file that it has."""
         with self.lock or contextlib.nullcontext():
             self.writer.sink.reopen()
 
@@ -106,7 +106,7 @@ class LineHandler(logging.Handler):
 
 
 def set_up(settings: GlobalConfig) -> None:
-    """Send the logger ``l4lb`` where `settings` say. OSError or ValueError when that cannot be: all stays."""
+    """Send the logger ``l4lb`` where `settings` say. On OSError or ValueError nothing has changed."""
     handler = LineHandler(open_sink(settings.log, settings.syslog, settings.syslog_facility, "log"))
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     before, logger.handlers = logger.handlers, [handler]

@@ -1,4 +1,4 @@
-"""What other packages add, by entry point. Loaded when a configuration names it, never before."""
+"""Entry points of other packages. Loaded when a configuration names one, never before."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ HEALTH_CHECKS = "l4lb.health_checks"
 
 @cache
 def names(group: str) -> tuple[str, ...]:
-    """What is installed for `group`, sorted."""
+    """The entry points installed in `group`, sorted."""
     return tuple(sorted({point.name for point in metadata.entry_points(group=group)}))
 
 
 @cache
 def load(group: str, name: str) -> Any:
-    """The object that the entry point `name` of `group` refers to. LookupError when there is none; whatever importing
-    it raises."""
+    """The object that the entry point `name` of `group` refers to. Raises LookupError when there is none, and whatever
+    its import raises."""
     for point in metadata.entry_points(group=group):
         if point.name == name:
             return point.load()

@@ -1,7 +1,7 @@
-"""What a `Client` shows of another process's pools, backends and listeners, and how they are changed: the same verbs as
-in `views.py`, over the admin API. Every value is asked for when it is read.
+"""Pools, backends and listeners of another process, as a `Client` shows and changes them: the same methods as in
+`views.py`, over the admin API. Every value is requested when it is read.
 
-Each verb has a twin that begins with ``a`` and is awaited. All raise `l4lb.errors.AdminError`.
+Each method has an awaitable twin whose name begins with ``a``. All raise `l4lb.errors.AdminError`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from l4lb.model.stats import BackendStats, PoolStats
 
 DRAIN_TIMEOUT_S = 30.0
 _POLL_S = 0.1
-_WAITS_LONGER_S = 30.0  # than the other side says that it takes
+_WAITS_LONGER_S = 30.0  # than the time that the other side announces
 
 
 class Asking(Protocol):
-    """What views need of a client."""
+    """What the classes below need from a client."""
 
     def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any: ...
     def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]: ...
@@ -84,7 +84,7 @@ class RemoteBackend:
     # ---- changes ----
 
     def set(self, **settings: Any) -> None:
-        """Set any keys that a backend has in the configuration, at once: ``set(weight=2, tags={"rack": "4"})``."""
+        """Set any of its configuration keys in one change: ``set(weight=2, tags={"rack": "4"})``."""
         self._client.ask("PUT", f"/v1/pools/{quoted(self._pool)}/backends/{quoted(self.id)}", settings)
 
     def set_weight(self, weight: int) -> None:
@@ -99,13 +99,13 @@ class RemoteBackend:
         self.set(admin_state=AdminState.READY)
 
     def maint(self) -> None:
-        """No new session, and health does not matter; its sessions go on."""
+        """Give it no new session, whatever its health; its sessions go on."""
         self.set(admin_state=AdminState.MAINT)
 
     def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
-        """No new session from now on. With `wait`, return when it has none left, at the latest after `timeout` seconds.
+        """Give it no new session. With `wait`, return when it has no session left, or after `timeout` seconds.
 
-        True when none is left; those that are left go on.
+        Returns True when none is left; remaining sessions go on.
         """
         self.set(admin_state=AdminState.DRAIN)
         deadline = time.monotonic() + (timeout if wait else 0.0)
@@ -146,7 +146,7 @@ class RemotePool(Mapping[str, RemoteBackend]):
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the admin API says of it now, with the latest checks of its backends."""
+        """Its state now, with the latest checks of its backends."""
         found: dict[str, Any] = self._client.ask("GET", f"/v1/pools/{quoted(self.name)}")
         return found
 
@@ -162,7 +162,7 @@ class RemotePool(Mapping[str, RemoteBackend]):
         return len(list(iter(self)))
 
     def find(self, backend: str) -> RemoteBackend:
-        """By id or, when no other has it, address. AdminError when there is none, or several."""
+        """Find a backend by id or, if only one has it, by address. AdminError when there is none, or several."""
         there = self.status["backends"]
         found = [one["id"] for one in there if one["id"] == backend]
         found = found or [one["id"] for one in there if one["address"] == backend]
@@ -175,7 +175,7 @@ class RemotePool(Mapping[str, RemoteBackend]):
 
     @property
     def table_digest(self) -> str:
-        """Equal on every node with equal input."""
+        """Digest of the table: equal on every node with equal input."""
         return str(self.status["table_digest"])
 
     @property
@@ -190,7 +190,7 @@ class RemotePool(Mapping[str, RemoteBackend]):
     # ---- changes ----
 
     def add(self, address: str, **settings: Any) -> RemoteBackend:
-        """Add a backend, with any keys that it has in the configuration; one that is there gets those keys."""
+        """Add a backend with any of its configuration keys; an existing backend gets those keys."""
         said = self._client.ask("PUT", f"/v1/pools/{quoted(self.name)}/backends/{quoted(address)}", settings)
         return RemoteBackend(self._client, self.name, said["id"])
 
@@ -230,15 +230,15 @@ class RemoteListener:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it really listens. Empty once it drains."""
+        """The addresses on which it listens, with real port numbers. Empty once it drains."""
         return list(self.status["addresses"])
 
     # ---- changes ----
 
     def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
-        """Accept nothing from now on, let its sessions go on for `timeout` seconds, then reset those that are left.
+        """Stop accepting, let its sessions go on for `timeout` seconds, then reset the remaining ones.
 
-        With `wait`, return when that is over. True when no session is left and none was reset.
+        With `wait`, return when that is over. Returns True when no session is left and none was reset.
         """
         return drained(drain(self._client, wait, timeout, self.name))
 
@@ -254,7 +254,7 @@ class RemoteListener:
 
 
 def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "") -> dict[str, Any]:
-    """Of the whole process, or of one listener: how far it is, with `wait` at its end."""
+    """Drain the whole process, or one listener. Returns its progress, with `wait` at its end."""
     asked: dict[str, Any] = {"wait": wait, **({"listener": listener} if listener else {})}
     if timeout is not None:
         asked["timeout"] = timeout

@@ -1,8 +1,9 @@
-"""What a running `LoadBalancer` shows of its pools, backends and listeners, and how they are changed.
+"""Pools, backends and listeners of a running `LoadBalancer`, to read and to change.
 
-On the caller's thread: single fields of the state are read, everything else runs on the control loop. A view of what
-is no longer there keeps its last values. The verbs return when workers go by the change; each has a twin that begins
-with ``a`` and is awaited. They raise `l4lb.errors.ChangeError` when they cannot be done, and nothing has changed then.
+Single fields are read on the caller's thread, everything else runs on the control loop. A view of something that was
+removed keeps its last values. Methods that change something return when workers use the change; each has an awaitable
+twin whose name begins with ``a``. They raise `l4lb.errors.ChangeError` when that is impossible; nothing has changed
+then.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DRAIN_TIMEOUT_S = 30.0
 
 
 class Running(Protocol):
-    """What views need of a load balancer."""
+    """What views need from a load balancer."""
 
     @property
     def plane(self) -> ControlPlane: ...
@@ -72,7 +73,7 @@ class BackendView:
     # ---- changes ----
 
     def set(self, **settings: Any) -> None:
-        """Set any keys that a backend has in the configuration, at once: ``set(weight=2, tags={"rack": "4"})``."""
+        """Set any of its configuration keys in one change: ``set(weight=2, tags={"rack": "4"})``."""
         self._balancer.run(self._set(settings))
 
     def set_weight(self, weight: int) -> None:
@@ -87,13 +88,13 @@ class BackendView:
         self.set(admin_state=AdminState.READY)
 
     def maint(self) -> None:
-        """No new session, and health does not matter; its sessions go on."""
+        """Give it no new session, whatever its health; its sessions go on."""
         self.set(admin_state=AdminState.MAINT)
 
     def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
-        """No new session from now on. With `wait`, return when it has none left, at the latest after `timeout` seconds.
+        """Give it no new session. With `wait`, return when it has no session left, or after `timeout` seconds.
 
-        True when none is left; those that are left go on.
+        Returns True when none is left; remaining sessions go on.
         """
         return self._balancer.run(self._drain(timeout if wait else 0.0))
 
@@ -144,13 +145,14 @@ class PoolView(Mapping[str, BackendView]):
 
     @property
     def table_digest(self) -> str:
-        """Equal on every node with equal input."""
+        """Digest of the table: equal on every node with equal input."""
         return self._state.table_digest
 
     def explain(self, source: str, to: str = "") -> shapes.Explanation:
-        """Which backend a client at `source` (address, or address:port) gets, and why; the form is the admin API's.
+        """Which backend a client at `source` (address, or address:port) gets, and why, in the admin API's format.
 
-        `to` is the address and port that it connects to, for a hash_key that needs it. ValueError for no address.
+        `to` is the address and port that it connects to, for a hash_key that needs it. Raises ValueError for an invalid
+        address.
         """
         return self._balancer.explain(self.name, source, to)
 
@@ -161,7 +163,7 @@ class PoolView(Mapping[str, BackendView]):
     # ---- changes ----
 
     def add(self, address: str, **settings: Any) -> BackendView:
-        """Add a backend, with any keys that it has in the configuration; one that is there gets those keys."""
+        """Add a backend with any of its configuration keys; an existing backend gets those keys."""
         return self._balancer.run(self._add(address, settings))
 
     def remove(self, backend: str, drain: float | None = None) -> None:
@@ -198,20 +200,20 @@ class ListenerView:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it really listens: port 0 is replaced by the port that the kernel chose. Empty once it drains."""
+        """The addresses on which it listens: port 0 is replaced by the kernel's choice. Empty once it drains."""
         return self._balancer.listener_addresses(self.name)
 
     # ---- changes ----
 
     def drain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
-        """Accept nothing from now on, let its sessions go on for `timeout` seconds, then reset those that are left.
+        """Stop accepting, let its sessions go on for `timeout` seconds, then reset the remaining ones.
 
-        With `wait`, return when that is over. True when no session is left and none was reset.
+        With `wait`, return when that is over. Returns True when no session is left and none was reset.
         """
         return self._balancer.run(self._drain(wait, timeout))
 
     def resume(self) -> None:
-        """Accept again. ChangeError when its addresses cannot be had any more, or it does not drain."""
+        """Accept again. Raises ChangeError when its addresses are no longer available, or it does not drain."""
         self._balancer.run(self._balancer.plane.draining.resume(self.name))
 
     async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:

@@ -1,1 +1,1 @@
-"""The command line: one module a command, assembled in `main.py`."""
+"""The command line: one module per command, assembled in `main.py`."""

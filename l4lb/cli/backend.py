@@ -26,7 +26,7 @@ def backend() -> None:
 @as_json
 @admin_options
 def list_(pool: str, as_json: bool, admin: str | None, token_file: str | None) -> None:
-    """The backends of POOL, their health and sessions."""
+    """List the backends of POOL, their health and sessions."""
     with connected(admin, token_file) as client:
         answer = client.pool(pool)
     if as_json:
@@ -46,17 +46,17 @@ def _tag(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) ->
 @click.argument("pool")
 @click.argument("address", metavar="ADDR")
 @click.option("--weight", type=int, help="Share of new sessions (1).")
-@click.option("--max-sessions", type=int, help="At most so many at once (0: no limit).")
-@click.option("--priority", type=int, help="0 goes first; a higher number serves when none of a lower one can (0).")
+@click.option("--max-sessions", type=int, help="Most sessions at a time (0: no limit).")
+@click.option("--priority", type=int, help="0 goes first; a higher number serves when no lower one can (0).")
 @click.option("--id", help="Identity for hashing and statistics (the address).")
 @click.option("--zone", help="Where it is.")
-@click.option("--admin-state", type=click.Choice(["ready", "drain", "maint"]), help="What it begins with (ready).")
+@click.option("--admin-state", type=click.Choice(["ready", "drain", "maint"]), help="Its admin state at first (ready).")
 @click.option(
-    "--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tag, help="Of your own; may be given again."
+    "--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tag, help="A tag of your own; may be given again."
 )
 @admin_options
 def add(pool: str, address: str, admin: str | None, token_file: str | None, **given: Any) -> None:
-    """Add a backend to POOL; one that is there already gets what is given."""
+    """Add a backend to POOL; an existing one gets the given settings."""
     settings = {key: value for key, value in given.items() if value not in (None, {})}
     with connected(admin, token_file) as client:
         there = client.pool(pool)["backends"]
@@ -81,7 +81,7 @@ def remove(
 
 
 def _found(pool: RemotePool, backends: tuple[str, ...]) -> list[RemoteBackend]:
-    """All of them before anything is changed: a typing error must neither add one nor be half of a change."""
+    """Find all of them before anything is changed: a typing error must neither add one nor leave a change half done."""
     return [pool.find(one) for one in backends]
 
 
@@ -98,7 +98,7 @@ def _set_all(pool: str, backends: tuple[str, ...], admin: str | None, token_file
 @addresses
 @admin_options
 def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
-    """Let backends have new sessions (again)."""
+    """Let backends get new sessions (again)."""
     _set_all(pool, backends, admin, token_file, admin_state="ready")
 
 
@@ -107,7 +107,7 @@ def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: s
 @addresses
 @admin_options
 def maint(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
-    """Out of service for maintenance: no new session, and health does not matter."""
+    """Take backends out of service for maintenance: they get no new session, and health does not matter."""
     _set_all(pool, backends, admin, token_file, admin_state="maint")
 
 
@@ -124,13 +124,13 @@ def weight(pool: str, address: str, weight: int, admin: str | None, token_file: 
 @backend.command()
 @click.argument("pool")
 @addresses
-@click.option("--wait", is_flag=True, help="Until they have no session left; 1 when they still have some in the end.")
+@click.option("--wait", is_flag=True, help="Wait until they have no session left; exit with 1 when some are left.")
 @duration_option("--timeout", "With --wait: at most so long.", "30s")
 @admin_options
 def drain(
     pool: str, backends: tuple[str, ...], wait: bool, timeout: float, admin: str | None, token_file: str | None
 ) -> int:
-    """Give backends no new session; those that they have go on."""
+    """Give backends no new session; existing sessions go on."""
     with connected(admin, token_file) as client:
         draining = _found(RemotePool(client, pool), backends)
         for one in draining:
@@ -142,7 +142,7 @@ def drain(
 
 
 def _left(pool: RemotePool, backends: list[RemoteBackend]) -> dict[str, int]:
-    """Sessions by id. One that was removed meanwhile is no longer waited for."""
+    """Sessions by id, without backends that were removed meanwhile."""
     there = {one["id"]: one["sessions_active"] for one in pool.status["backends"]}
     return {one.id: there.get(one.id, 0) for one in backends}
 

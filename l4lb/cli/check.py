@@ -12,10 +12,10 @@ from l4lb.errors import ConfigError
 @click.command()
 @click.argument("file", type=click.Path())
 def check(file: str) -> None:
-    """Check a configuration and print every error in it, and what `l4lb serve` would meet here now as warnings: names
-    that do not resolve, places where this user cannot write."""
+    """Check a configuration and print every error in it. Warnings are what would fail on this host now: names that do
+    not resolve, paths where this user cannot write."""
     config = Config.load(file)
-    from l4lb.control.changes.preflight import preflight  # what a broken file does not need
+    from l4lb.control.changes.preflight import preflight  # not imported for a broken file
 
     errors, warnings = preflight(config)
     for problem in warnings:

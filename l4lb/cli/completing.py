@@ -1,7 +1,7 @@
-"""What the shell completes by asking the running instance: names of pools, addresses of backends.
+"""Shell completion that asks the running instance: names of pools, addresses of backends.
 
-For ``shell_complete=`` of the arguments that are called so. An instance that is not there, or slow, completes nothing:
-whoever presses the key is not to wait, nor to read an error.
+For ``shell_complete=`` of the arguments with these names. An instance that is slow or not running completes nothing: a
+user who presses the key must neither wait nor see an error.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _WITHIN_S = 1.0
 
 
 def _client(ctx: click.Context) -> Client:
-    """Of the instance that the options on the line, or the environment, name. OSError for a token that is not there."""
+    """A client of the instance that the command line or the environment names. OSError for a missing token file."""
     admin, token_file = ctx.params.get("admin"), ctx.params.get("token_file")
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
     return Client(admin or default_admin_address(), token=token, timeout=_WITHIN_S)
 
 
 def _matching(names: Sequence[str], given: object, incomplete: str) -> list[str]:
-    """Those that begin so and were not `given` before."""
+    """The names that begin with `incomplete` and were not `given` before."""
     before = given if isinstance(given, tuple) else ()
     return [name for name in names if name.startswith(incomplete) and name not in before]
 
@@ -41,7 +41,7 @@ def pools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
 
 
 def backends(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The backends, by id, of the pool that stands before."""
+    """The backends, by id, of the pool that the line names before."""
     try:
         with _client(ctx) as client:
             found = [backend["id"] for backend in client.pool(ctx.params["pool"])["backends"]]

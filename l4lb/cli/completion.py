@@ -12,7 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete the commands, options and pools of l4lb.
+    """Print the script that makes SHELL complete the commands, options and pools of l4lb.
 
     \b
     bash:  eval "$(l4lb completion bash)"         in ~/.bashrc

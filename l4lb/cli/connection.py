@@ -1,4 +1,4 @@
-"""What the commands that talk to a running instance share: their options, values, progress."""
+"""Shared by the commands that talk to a running instance: options, values, progress."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from l4lb.client import Client
 from l4lb.net.listen.admin_socket import default_admin_address
 
 F = TypeVar("F", bound=Callable[..., Any])
-PIPED_WIDTH = 200  # where no terminal has a width: nothing is cut off
-_SAID_EVERY_S = 1.0  # where progress is not a line that changes
+PIPED_WIDTH = 200  # without a terminal: nothing is cut off
+_SAID_EVERY_S = 1.0  # without a terminal, where progress cannot rewrite its line
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -58,7 +58,7 @@ def read_token(file: str | None) -> str:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """rich would end the process here; `l4lb.cli.main` knows what becomes of one whose reader has left."""
+        """rich would end the process here; `l4lb.cli.main` handles a reader that has gone."""
         raise BrokenPipeError
 
 
@@ -68,8 +68,8 @@ def console() -> Console:
 
 
 class Progress:
-    """How far something is, on stderr: a line that changes in a terminal, otherwise a line when it has changed, at most
-    one a second."""
+    """Shows progress on stderr: in a terminal one line that changes, otherwise a line per change, at most one per
+    second."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()

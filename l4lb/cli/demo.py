@@ -36,7 +36,7 @@ Ctrl-C ends the demo."""
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Send the traffic, print what came, and exit.")
+@click.option("--once", is_flag=True, help="Send the traffic, print the answers, and exit.")
 def demo(once: bool) -> None:
     """Run three small backends and a UDP echo behind a load balancer and send traffic through it."""
     logs.set_up(GlobalConfig())

@@ -16,13 +16,15 @@ from l4lb.cli.connection import admin_options, as_json, connected
 @click.argument("pool", shell_complete=pools)
 @click.argument("source")
 @click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
-@click.option("--to", default="", metavar="ADDR", help="Where the client connects to, for a hash_key that needs it.")
+@click.option(
+    "--to", default="", metavar="ADDR", help="The address that the client connects to, for a hash_key that needs it."
+)
 @as_json
 @admin_options
 def explain(
     pool: str, source: str, file: str | None, to: str, as_json: bool, admin: str | None, token_file: str | None
 ) -> None:
-    """Which backend of POOL a client at SOURCE (address, or address:port) gets, and why."""
+    """Show which backend of POOL a client at SOURCE (address, or address:port) gets, and why."""
     if file is not None:
         answer: Mapping[str, Any] = _offline(file, pool, source, to)
     else:
@@ -32,7 +34,7 @@ def explain(
 
 
 def _offline(file: str, pool: str, source: str, to: str) -> Mapping[str, Any]:
-    from l4lb.balancer import explain_offline  # with the whole product
+    from l4lb.balancer import explain_offline  # imports the whole product
     from l4lb.config import Config
 
     config = Config.load(file)

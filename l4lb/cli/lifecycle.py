@@ -23,7 +23,7 @@ _POLL_S = 0.1
 @click.command()
 @admin_options
 def reload(admin: str | None, token_file: str | None) -> None:
-    """Have the instance read its file again. A file that is wrong changes nothing."""
+    """Make the instance read its file again. A wrong file changes nothing."""
     with connected(admin, token_file) as client:
         try:
             changes = client.reload()
@@ -40,16 +40,18 @@ def reload(admin: str | None, token_file: str | None) -> None:
 @click.command()
 @admin_options
 def upgrade(admin: str | None, token_file: str | None) -> None:
-    """Have a new process take the instance's place, without a refused or reset connection."""
+    """Replace the instance by a new process, without a refused or reset connection."""
     with connected(admin, token_file) as client:
         pid = client.upgrade()
     click.echo(f"process {pid} accepts now; the one before it drains")
 
 
 @click.command()
-@click.option("--listener", default="", metavar="NAME", help="This one alone; the process goes on.")
+@click.option("--listener", default="", metavar="NAME", help="Drain this listener alone; the process goes on.")
 @duration_option("--timeout", "How long sessions may go on (drain_timeout).")
-@click.option("--wait", is_flag=True, help="Until it is over, with progress; 1 when sessions had to be reset.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until it is over, with progress; exit with 1 when sessions had to be reset."
+)
 @click.option("--undo", is_flag=True, help="With --listener: let it accept again.")
 @admin_options
 def drain(
@@ -76,7 +78,7 @@ def drain(
 
 
 def _watched(drain: Callable[[], dict[str, Any]], watching: Client, listener: str) -> dict[str, Any]:
-    """What `drain` returns, with progress meanwhile: it waits on a thread, which an interrupt leaves behind."""
+    """Return the result of `drain`, and show progress meanwhile. It waits on a thread, which an interrupt abandons."""
     over: Future[dict[str, Any]] = Future()
 
     def run() -> None:

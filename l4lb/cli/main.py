@@ -1,5 +1,5 @@
-"""``l4lb``: the group of commands, and how errors leave it: on stderr; 1 failed, 2 usage or bad config, 130 interrupted
-(as a shell says of SIGINT), 141 when who reads the output has left (of SIGPIPE)."""
+"""``l4lb``: the group of commands, and its exit codes: 1 failed, 2 usage or bad config, 130 interrupted (as shells
+report SIGINT), 141 when the reader of the output has gone (SIGPIPE). Errors go to stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.version import __version__
 
-# By name, the module that has it: imported when it is asked for, since what serves needs ten times what status does.
+# The module of each command: imported on demand, since serve needs ten times as much as status.
 COMMANDS = {
     "serve": "serve",
     "demo": "demo",
@@ -34,7 +34,7 @@ COMMANDS = {
     "completion": "completion",
 }
 
-EXTRAS = {"top": "top"}  # commands that need packages of an extra, and which
+EXTRAS = {"top": "top"}  # the extra whose packages a command needs
 
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -42,7 +42,7 @@ READER_LEFT = 128 + signal.SIGPIPE
 
 
 class Left(Exception):
-    """What ends a command and is no error of its own: past click, which has other exit codes for them."""
+    """Ends a command without an error of its own. Bypasses click, which has other exit codes for this."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class Left(Exception):
 
 @contextlib.contextmanager
 def _leaving() -> Iterator[None]:
-    """Only output raises BrokenPipeError here: an instance that is gone is an AdminError. SIGINT, which so far ends the
-    process on the spot, is an exception meanwhile.
+    """Only output raises BrokenPipeError here: an instance that is gone is an AdminError. SIGINT, which ended the
+    process at once until now, raises an exception meanwhile.
 
-    When that exception leaves the exec() of a text, as dataclasses use it while modules are imported, Python remembers
-    it and kills the process by SIGINT at its end, whatever its exit code. The next exec() forgets it.
+    When that exception leaves an exec() of source text, as dataclasses use it during imports, Python remembers it and
+    kills the process by SIGINT at its end, whatever its exit code. The next exec() clears that.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -97,7 +97,7 @@ class Commands(click.Group):
 
 
 def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
-    """A command whose packages are an extra of l4lb that is not installed: says so, whatever its arguments."""
+    """Stands for a command whose extra is not installed: says so, whatever the arguments."""
     package = (error.name or "").partition(".")[0]
     if name not in EXTRAS or package == "l4lb":
         raise error
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _drop_what_is_left(stream: Any) -> None:
-    """Of output that cannot be written: the interpreter would try again at its end, and say so."""
+    """Discard output that cannot be written: the interpreter would try again at its end, and print an error."""
     try:
         if stream is not None:
             stream.flush()
@@ -142,7 +142,7 @@ def _drop_what_is_left(stream: Any) -> None:
 
 
 def run() -> int:
-    """Run the command that was asked for; what goes wrong is told in one line first. The exit code."""
+    """Run the given command, print an error as one line, and return the exit code."""
     try:
         return int(cli.main(prog_name="l4lb", standalone_mode=False) or 0)
     except Left as left:
@@ -166,9 +166,9 @@ def run() -> int:
         click.echo(f"l4lb: {error}", err=True)
     except MemoryError:
         os.write(2, b"l4lb: out of memory\n")
-        os._exit(1)  # without what Python does at its end, which needs memory too and says so
+        os._exit(1)  # skips Python's own shutdown, which needs memory too and complains
     except BrokenPipeError:
         return READER_LEFT
-    except OSError as error:  # such as ENOSPC, of what the output goes to
+    except OSError as error:  # such as ENOSPC where the output goes
         click.echo(f"l4lb: {error.strerror or error}", err=True)
     return 1

@@ -1,4 +1,4 @@
-"""From counters that were read one after the other to rates and their history. Pure."""
+"""Turns successive readings of counters into rates and their history. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-HISTORY = 120  # rates that are kept of each
+HISTORY = 120  # rates kept for each counter
 COUNTERS = ("sessions_total", "bytes_up", "bytes_down")
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -23,7 +23,7 @@ def spark(values: Sequence[float], width: int) -> str:
 
 
 def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, int]]]:
-    """Each thing of a status with its counters; ``total`` is of all pools."""
+    """Each item of a status with its counters; ``total`` sums all pools."""
     pools = status["pools"]
     yield ("total",), {name: sum(pool[name] for pool in pools) for name in COUNTERS}
     for listener in status["listeners"]:
@@ -41,7 +41,7 @@ class _Series:
 
 
 class Rates:
-    """Rates a second. A process that is another one than before begins anew, as does what was not there before."""
+    """Rates per second. They start again when another process answers, and for every new item."""
 
     def __init__(self) -> None:
         self._pid = 0
@@ -49,7 +49,7 @@ class Rates:
         self._series: dict[Key, _Series] = {}
 
     def feed(self, status: Mapping[str, Any], at: float) -> None:
-        """A status that was read at `at`, in seconds of any clock."""
+        """Add a status that was read at `at`, in seconds of any clock."""
         known = self._series if status["pid"] == self._pid else {}
         elapsed = at - self._at
         self._pid, self._at = status["pid"], at

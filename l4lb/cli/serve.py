@@ -1,4 +1,5 @@
-"""``l4lb serve``: run until told to stop. The main thread waits for signals; everything else has threads of its own."""
+"""``l4lb serve``: run until a signal to stop. The main thread waits for signals; everything else runs on other
+threads."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ def serve(file: str | None, **given: object) -> None:
         _report_failure(channel, error)
         raise
     gc.collect()
-    gc.freeze()  # what is there now stays: the collector need not look at it again, with many backends for 100 ms
+    gc.freeze()  # what exists now stays: with many backends each collection would take 100 ms more
     try:
         if stop or _handle_signals(balancer):
             drain_or_second_signal(balancer)
@@ -84,7 +85,7 @@ def _set_up_log(config: Config) -> None:
 
 
 def _log_as(config: Config) -> None:
-    """After a reload. When the new place cannot be had the log goes on where it was, and says so."""
+    """Call this after a reload. When the new target is not available, the log stays where it was, and says so."""
     try:
         _set_up_log(config)
     except ConfigError as error:
@@ -97,7 +98,7 @@ def _reopen_logs(balancer: LoadBalancer) -> None:
 
 
 def _predecessor() -> Channel | None:
-    """The process that this one is to replace, if there is one."""
+    """The channel to the process that this one is to replace, if there is one."""
     fd = os.environ.pop(TAKEOVER_FD, "")
     if not fd:
         return None
@@ -124,7 +125,7 @@ def _report_failure(channel: Channel | None, error: Exception) -> None:
 
 
 def _make_replaceable(host: Host) -> None:
-    """By another process, or by nothing when the admin API drains it."""
+    """Set how another process replaces this one, and what ends it when the admin API drains it."""
     main = threading.main_thread().ident
     assert main is not None
     successor = host.successor
@@ -140,7 +141,7 @@ def _make_replaceable(host: Host) -> None:
 
 
 def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
-    """Started, and whether it has been told to stop already."""
+    """Start it. Also returns whether a signal to stop has come already."""
     with _ending_at_second_signal() as stop:
         balancer.start()
 
@@ -154,8 +155,8 @@ def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
 
 @contextlib.contextmanager
 def _ending_at_second_signal() -> Iterator[threading.Event]:
-    """While it starts, which may take long. The first signal to stop, which sets the event, is obeyed once that is
-    over; at a second one there is nothing to put in order, since no client was served yet."""
+    """For the start, which may take long. The first signal to stop sets the event, which is obeyed after the start. A
+    second one ends the process: there is nothing to clean up, since no client was served yet."""
     over, stop = threading.Event(), threading.Event()
 
     def listen() -> None:
@@ -174,7 +175,7 @@ def _ending_at_second_signal() -> Iterator[threading.Event]:
 
 
 def _handle_signals(balancer: LoadBalancer) -> bool:
-    """Until one says to stop. What a reload or an upgrade comes to is in the log."""
+    """Until a signal to stop. The results of reloads and upgrades are in the log."""
     reload, upgrade = BackgroundCall(balancer.reload), BackgroundCall(balancer.upgrade)
     reopen = BackgroundCall(lambda: _reopen_logs(balancer))
     while True:
@@ -190,8 +191,8 @@ def _handle_signals(balancer: LoadBalancer) -> bool:
 
 
 class BackgroundCall:
-    """`call` on a thread of its own, so that a signal to stop is heard meanwhile. Asked for while it runs it is run
-    once more after that, however often it was asked for."""
+    """Runs `call` on another thread, so that the main thread still handles a signal to stop. Requests that come while
+    it runs lead to one more run."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
@@ -216,7 +217,7 @@ class BackgroundCall:
             try:
                 self._call()
             except (L4lbError, CancelledError):
-                pass  # its event tells; or the process ends
+                pass  # its event reports it; or the process ends
             except (RuntimeError, MemoryError) as error:  # such as "can't start new thread"
                 logs.logger.error("signal not obeyed", extra={"fields": {"reason": str(error) or "out of memory"}})
 
@@ -239,7 +240,7 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
     try:
         started(threading.Thread(target=drain, name="l4lb-drain", daemon=True))
     except EngineError:
-        drain()  # without hearing a second signal
+        drain()  # a second signal has no effect then
     while not drained.wait(_LOOK_AGAIN_S):
         number = _taken((*STOP_SIGNALS, signal.SIGUSR1))
         if number == signal.SIGUSR1:
@@ -249,8 +250,9 @@ def drain_or_second_signal(balancer: LoadBalancer) -> None:
 
 
 def _taken(numbers: Sequence[signal.Signals]) -> int | None:
-    """One of these signals, if it has come; all are blocked. Not by sigtimedwait(2): setresuid(2) of a process with
-    threads, or SIGSTOP and SIGCONT, interrupt it (EINTR), and Python 3.11 to 3.13 then make up a signal when the time
-    is over. sigwait(3) does not return for that, and what is pending cannot go: only one thread takes signals."""
+    """Take one of these signals, all of which are blocked, if it has come. sigtimedwait(2) would not do: setresuid(2)
+    in a process with threads, or SIGSTOP and SIGCONT, interrupt it (EINTR), and Python 3.11 to 3.13 then return a
+    signal that never came when the time is over. sigwait(3) is not interrupted by them, and a pending signal stays
+    pending, since only one thread takes signals."""
     pending = signal.sigpending().intersection(numbers)
     return signal.sigwait(pending) if pending else None

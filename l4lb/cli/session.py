@@ -1,4 +1,4 @@
-"""``l4lb session``: sessions that are there now, listed and ended."""
+"""``l4lb session``: lists and ends current sessions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def filters(command: F) -> F:
     for option in (
-        click.option("--listener", default="", metavar="NAME", help="That came by this listener."),
-        click.option("--source", default="", metavar="ADDR", help="Of this client: address, address:port or network."),
-        click.option("--backend", default="", metavar="ADDR", help="Of this backend: address or id."),
-        click.option("--pool", default="", metavar="NAME", help="Of this pool."),
+        click.option("--listener", default="", metavar="NAME", help="Sessions of this listener."),
+        click.option(
+            "--source", default="", metavar="ADDR", help="Sessions of this client: address, address:port or network."
+        ),
+        click.option("--backend", default="", metavar="ADDR", help="Sessions of this backend: address or id."),
+        click.option("--pool", default="", metavar="NAME", help="Sessions of this pool."),
     ):
         command = option(command)
     return command
@@ -32,7 +34,7 @@ def filters(command: F) -> F:
 
 @click.group()
 def session() -> None:
-    """List and end the sessions that are there now."""
+    """List and end current sessions."""
 
 
 @session.command("list")
@@ -41,7 +43,7 @@ def session() -> None:
 @as_json
 @admin_options
 def list_(limit: int, as_json: bool, admin: str | None, token_file: str | None, **query: str) -> None:
-    """Sessions, the oldest first; all filters that are given must hold."""
+    """List sessions, the oldest first; a session must match all given filters."""
     with connected(admin, token_file) as client:
         found = client.sessions(**query, limit=limit)
     if as_json:
@@ -82,7 +84,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
 @filters
 @admin_options
 def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **query: str) -> int:
-    """Reset sessions: those of the IDs, or all that the filters mean."""
+    """Reset sessions: those with the given IDs, or all that match the filters."""
     if bool(ids) == any(query.values()):
         raise click.UsageError("which sessions? Give their ids, or a filter such as --source ADDR")
     with connected(admin, token_file) as client:
@@ -95,7 +97,7 @@ def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **quer
 
 
 def _kill(client: Client, ids: Sequence[str]) -> int:
-    """How many were not there; each is told."""
+    """Print each id that does not exist, and return their number."""
     missing = 0
     for id_ in ids:
         try:

@@ -34,7 +34,7 @@ def drain_text(drain: dict[str, Any] | None) -> str:
 
 
 def usage_text(usage: dict[str, Any] | None) -> str:
-    """Of the process; empty when it could not tell."""
+    """CPU and memory of the process; empty when it could not read them."""
     if usage is None:
         return ""
     return f"CPU {100 * usage['cpu_ratio']:.0f} %, memory {size_text(usage['memory_bytes'])}"
@@ -47,13 +47,13 @@ def _check_text(check: dict[str, Any] | None) -> str:
 
 
 def _name_text(backend: dict[str, Any]) -> str:
-    """Its id, and for one that is given by name where it is."""
+    """Its id, and its address when it is given by name."""
     at = (backend.get("resolved") or {}).get("address")
     return f"{backend['id']}\nat {at}" if at else str(backend["id"])
 
 
 def _last_text(backend: dict[str, Any]) -> str:
-    """The last check; while its name has no address, why."""
+    """The last check, or why its name has no address."""
     nowhere = backend.get("resolved") and not backend["resolved"]["address"]
     return str(backend["passed_over"]) if nowhere else _check_text(backend["last_check"])
 
@@ -72,7 +72,7 @@ def _datagrams(counted: dict[str, Any]) -> bool:
 
 
 def pool_table(pool: dict[str, Any]) -> Table:
-    """With datagrams, and what the network said of them, where there was any."""
+    """With datagrams, and network errors about them, where there were any."""
     table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")

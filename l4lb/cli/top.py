@@ -50,9 +50,9 @@ def _cut(text: str, width: int) -> str:
 
 
 class Table(DataTable[Text]):
-    """Rows by key; what has not changed is not drawn again, and the cursor stays on its row.
+    """Rows by key; unchanged cells are not drawn again, and the cursor stays on its row.
 
-    `stretches`: the column that takes what the others leave of the width.
+    `stretches`: the column that takes the remaining width.
     """
 
     def __init__(self, columns: list[tuple[str, int]], stretches: int, **options: Any) -> None:
@@ -64,7 +64,7 @@ class Table(DataTable[Text]):
         self.widths: list[int] = []
 
     def fit(self, width: int) -> None:
-        """The columns anew, for a terminal of that width; `show` has to follow."""
+        """Lay the columns out for a terminal of that width; call `show` afterwards."""
         wanted = [*self._wanted, TREND] if width >= WIDE else self._wanted
         self.widths = [column_width for _, column_width in wanted]
         self.widths[self._stretches] = max(10, width - MARGIN - sum(self.widths) - len(wanted))
@@ -110,8 +110,8 @@ TREND = ("trend", 20)
 
 
 class Top(App[None]):
-    """Asks the instance that `connect` finds every `interval` seconds, each time on a connection of its own: after a
-    restart or an upgrade it is the new process that answers."""
+    """Asks the instance that `connect` finds every `interval` seconds, each time on a new connection: after a restart
+    or an upgrade the new process answers."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "l4lb top"
@@ -150,7 +150,7 @@ class Top(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        # The terminal is put in order first; SIGHUP, of one that is gone, ends the process as the kernel does.
+        # The terminal is restored first; SIGHUP, from a terminal that is gone, ends the process as the kernel does.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
         self.query_one("#backends").focus()
@@ -165,11 +165,11 @@ class Top(App[None]):
     # ---- what is shown ----
 
     def _begin_poll(self) -> None:
-        """Beside what handles keys and the end, which an instance that does not answer must not hold up."""
+        """Runs beside the handling of keys and exit, which must not wait for an instance that does not answer."""
         self.run_worker(self._poll())
 
     async def _poll(self) -> None:
-        if self._polling.locked():  # the instance is slow: it is not asked twice at once
+        if self._polling.locked():  # the instance is slow: one request at a time
             return
         async with self._polling:
             try:
@@ -185,7 +185,7 @@ class Top(App[None]):
         self.query_one("#head", Static).update(self._head())
         listeners, backends = self.query_one("#listeners", Table), self.query_one("#backends", Table)
         for table in (listeners, backends):
-            table.set_class(bool(self._lost), "lost")  # what is there is no longer so
+            table.set_class(bool(self._lost), "lost")  # what is shown is out of date
         if self._status is not None and listeners.widths and backends.widths:
             listeners.show(self._listener_rows(self._status, listeners.widths))
             backends.show(self._backend_rows(self._status, backends.widths))
@@ -216,7 +216,7 @@ class Top(App[None]):
         return Text("  ").join(parts)
 
     def _trend(self, key: Key, widths: list[int], columns: int) -> Row:
-        """In the column after so many, if there is one."""
+        """The trend, if there is a column for it after the others."""
         if len(widths) == columns:
             return []
         return [_right(spark(self._rates.history(key, "sessions_total"), TREND[1]), TREND[1], "cyan")]
@@ -286,7 +286,7 @@ class Top(App[None]):
         self._change(change, "weight " + ("up" if by > 0 else "down"))
 
     def _change(self, change: Callable[[RemoteBackend], None], what: str) -> None:
-        """Of the backend at the cursor."""
+        """Change the backend at the cursor."""
         match self.query_one("#backends", Table).selected:
             case ("backend", pool, id_):
                 self.run_worker(self._make(pool, id_, change, what))
@@ -294,7 +294,7 @@ class Top(App[None]):
                 self.notify("move to a backend first", severity="warning", timeout=3)
 
     async def _make(self, pool: str, id_: str, change: Callable[[RemoteBackend], None], what: str) -> None:
-        """One after the other, so that keys that are pressed quickly all count."""
+        """One after the other, so that each of several quick key presses counts."""
         async with self._changing:
             try:
                 with self._connect() as client:
@@ -306,7 +306,7 @@ class Top(App[None]):
 
 
 async def _aside(call: Callable[[], T]) -> T:
-    """`call` on a thread of its own. Unlike those of `asyncio.to_thread` it does not hold up the end of the process,
+    """Run `call` on a new thread. Unlike the threads of `asyncio.to_thread`, it does not delay the end of the process
     when an instance does not answer."""
     loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
 
@@ -333,14 +333,14 @@ def _resolve(future: asyncio.Future[Any], result: object, error: Exception | Non
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, metavar="SECONDS")
 @admin_options
 def top(interval: float, admin: str | None, token_file: str | None) -> int:
-    """Watch a running instance: listeners, pools, backends; drain, ready and weights by keys."""
-    connected(admin, token_file).close()  # a wrong address or token file is an error before the screen is taken
+    """Watch a running instance: listeners, pools, backends. Keys change admin states and weights."""
+    connected(admin, token_file).close()  # report a wrong address or token file before using the screen
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("top needs a terminal; `l4lb status` prints the same once")
     for name in (
         "COLUMNS",
         "LINES",
-    ):  # exported by somebody they would be its size for good, whatever the terminal's is
+    ):  # if exported, textual would use them for good, whatever the terminal's size
         os.environ.pop(name, None)
     app = Top(lambda: connected(admin, token_file), interval)
     app.run()
