@@ -1,5 +1,5 @@
-"""Between a route and aiohttp: takes a request apart by the route's models, and makes a response of what the handler
-returns. Control loop only."""
+"""Between a route and aiohttp: parses a request with the route's models, and turns the handler's result into a
+response. Control loop only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _refusal(error: ValidationError, status: int) -> Refusal:
-    """The first problem, which says where it is and what was expected."""
+    """The first problem: where it is and what was expected."""
     first = error.errors(include_url=False, include_context=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
@@ -39,7 +39,7 @@ def _query(request: web.Request, model: type[Query]) -> Query:
 
 
 async def _body(request: web.Request, model: type[M]) -> M:
-    """400 for what is no JSON, 422 for JSON that does not fit. An empty body is an empty object."""
+    """400 for invalid JSON, 422 for JSON that does not fit the model. An empty body is an empty object."""
     raw = await _raw(request)
     try:
         return model.model_validate_json(raw.strip() or b"{}")
@@ -49,8 +49,8 @@ async def _body(request: web.Request, model: type[M]) -> M:
 
 
 async def _raw(request: web.Request) -> bytes:
-    """The body, once the client may ask. A Refusal for one that does not come whole: broken chunks or compression, a
-    client that is slow, or gone, whom the answer does not reach."""
+    """Read the body of an authorized request. Raises Refusal for an incomplete one: broken chunks or compression, or a
+    client that is slow or gone (which the answer does not reach)."""
     if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Verbs(Protocol):
-    """What the API can have done; `l4lb.control.plane.ControlPlane` does it."""
+    """The actions of the API; `l4lb.control.plane.ControlPlane` implements them."""
 
     @property
     def sessions(self) -> Sessions: ...
@@ -64,7 +64,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What a handler returns where the status is not always 200; one of the route's `statuses`."""
+    """What a handler returns when the status is not always 200; it is one of the route's `statuses`."""
 
     body: T
     status: int

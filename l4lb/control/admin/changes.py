@@ -1,6 +1,6 @@
 """The routes that change something: their parameters, bodies and handlers. Control loop only.
 
-Each answers once workers go by the change; a ChangeError of the verb that is asked for is the request's error.
+Each answers once workers use the change; a ChangeError becomes the request's error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from l4lb.control.reporting import shapes
 
 
 class BackendSettings(Backend):
-    """Any keys that a backend has in the configuration. Those that are not given stay as they are or, of a backend that
-    is added, have their defaults."""
+    """Any configuration keys of a backend. Omitted keys stay as they are; a new backend gets their defaults."""
 
     address: str = Field(default="", description="as in the path, when it is given")
 

@@ -1,8 +1,9 @@
-"""How many clients the admin API has at once, and for how long it waits for them. Control loop only.
+"""Limits the number of the admin API's clients, and the time that it waits for them. Control loop only.
 
-Between the socket and aiohttp, which waits for the head of a first request, and for a client that takes no answer, as
-long as it takes. Beyond CONNECTIONS_MAX a client is told so and closed; it is reset when no request has come whole
-within REQUEST_WITHIN_S, or when it has taken nothing of an answer for TAKEN_WITHIN_S. For the body see `binding.py`.
+Stands between the socket and aiohttp, which has no limit on the wait for the head of a first request, or for a client
+that does not read its answer. Beyond CONNECTIONS_MAX a client gets a 503 and is closed. A client is reset when the head
+of its request is incomplete after REQUEST_WITHIN_S, or when it reads nothing for TAKEN_WITHIN_S. For the body see
+`binding.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Connections:
         return _Connection(self)
 
     def request_started(self, request: web.Request) -> None:
-        """Its head has come."""
+        """The request's head has arrived."""
         if (one := self.open.get(request.protocol)) is not None:
             one.wait_no_more()
 

@@ -1,4 +1,4 @@
-"""How a request fails: one form for what handlers refuse, what aiohttp refuses, and defects. Control loop only."""
+"""Errors of requests: one format for handlers' refusals, aiohttp's refusals and defects. Control loop only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def error_response(refusal: Refusal) -> web.Response:
 
 
 def _of_verb(error: ChangeError | ConfigError | UpgradeError) -> Refusal:
-    """What a verb could not do: nothing has changed. A configuration's problems are told all, a line each."""
+    """A change was impossible: nothing has changed. Reports all problems of a configuration, a line each."""
     if isinstance(error, UpgradeError):
         return Refusal(409, str(error))
     if isinstance(error, ConfigError):
@@ -55,7 +55,7 @@ def _of_verb(error: ChangeError | ConfigError | UpgradeError) -> Refusal:
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
-    """No such route, wrong method (with the right ones in Allow), a body that is too large."""
+    """Unknown route, wrong method (Allow lists the right ones), too large body."""
     reason = error.reason.lower()
     status = 400 if isinstance(error, web.HTTPRequestEntityTooLarge) else error.status
     refusal = Refusal(status, f"{request.method} {request.path}: {reason}", code=reason.replace(" ", "_"))

@@ -1,9 +1,9 @@
-"""Who may ask: the bearer token, and, where a browser could be made to ask, no page but our own. Control loop only.
+"""Who may send requests: the bearer token, and protection from other pages in a browser. Control loop only.
 
-A page of another origin must not be able to use the API: not with a name of its own that resolves to this address (DNS
-rebinding: its Host header is that name), and not by requests that need no answer (their Origin header is another than
+A page of another origin must not be able to use the API: neither through its own name that resolves to this address
+(DNS rebinding: the Host header has that name), nor with requests that need no answer (their Origin header differs from
 Host). A unix socket is guarded by its file's mode, but a browser reaches it too when its user forwards a port to it
-(`ssh -L`). There clients make up a name for it: any of one label, which no stranger's page can have.
+(`ssh -L`). Clients then use any name of one label for it, which no foreign page can have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READING = ("GET", "HEAD")
 
 
 def require_token(token: str, public: Collection[str]) -> object:
-    """Middleware that asks for `token`, compared in constant time, except on the paths `public`."""
+    """Middleware that requires `token`, compared in constant time, except on the paths `public`."""
     expected = token.encode()
 
     @web.middleware
@@ -36,7 +36,7 @@ def require_token(token: str, public: Collection[str]) -> object:
 
 
 def _host_name(authority: str) -> str:
-    """Without the port; empty for what is no authority."""
+    """The host without the port; empty for an invalid authority."""
     try:
         return urlsplit(f"//{authority}").hostname or ""
     except ValueError:
@@ -44,7 +44,7 @@ def _host_name(authority: str) -> str:
 
 
 def _is_local(host: str, known: Collection[str], one_label: bool) -> bool:
-    """A name that no stranger can make resolve to this address: an IP address, localhost, the one that is bound."""
+    """Whether nobody else can make this name resolve to this address: an IP address, localhost, the bound name."""
     name = _host_name(host)
     if name in ("localhost", *known) or (one_label and "." not in name):
         return True
@@ -56,8 +56,8 @@ def _is_local(host: str, known: Collection[str], one_label: bool) -> bool:
 
 
 def refuse_other_pages(names: Collection[str], one_label: bool = False) -> object:
-    """Middleware for an API without a token. `names` are those that it may be asked under, besides IP addresses, and
-    with `one_label` all that have no dot."""
+    """Middleware for an API without a token. Accepts IP addresses and `names` as hosts, with `one_label` also every
+    name without a dot."""
 
     @web.middleware
     async def same_page(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -72,7 +72,7 @@ def refuse_other_pages(names: Collection[str], one_label: bool = False) -> objec
 
 
 def _authority(origin: str) -> str:
-    """``host:port`` of an Origin header; empty for ``null`` and for what is none."""
+    """``host:port`` of an Origin header; empty for ``null`` and for an invalid one."""
     try:
         return urlsplit(origin).netloc
     except ValueError:

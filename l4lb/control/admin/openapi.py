@@ -1,4 +1,4 @@
-"""``GET /openapi.json``: the OpenAPI 3.1 document, made of the routes and of the shapes that they name."""
+"""``GET /openapi.json``: the OpenAPI 3.1 document, generated from the routes and the shapes that they name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The dashboard: the page at ``/`` and the files that it names, which lie beside this one in ``dashboard/`` and are
-read once. They hold no data, so they need no token; what the page shows it asks of the API like everyone else.
+"""The dashboard: the page at ``/`` and its files, which are in ``dashboard/`` beside this module and are read once.
+They contain no data, so they need no token; the page gets its data from the API like any client.
 
-No resource but these: POLICY forbids the browser to load, send or run anything else.
+POLICY forbids the browser to load, send or run anything else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The admin API as data: each route once, from which the server and the OpenAPI document are made. Control loop only.
+"""The admin API as data: the server and the OpenAPI document are made from these routes. Control loop only.
 
-A handler gets a `Call` whose parts are checked already and returns what its route's `answer` describes; what it refuses
-is a `Refusal`. A new route is one entry in `ROUTES`.
+A handler gets a `Call` whose parts are already validated, and returns what its route's `answer` describes, or raises
+`Refusal`. A new route is one entry in `ROUTES`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from l4lb.control.state.events import RECENT
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`answer` is the type of its JSON, `media` what it is when it is not JSON, `or_media` what else, by Accept; `body`
-    the model of what it takes; `refuses` the statuses of its errors, besides those of wrong parameters and a missing
-    token; `public`: without a token; `statuses` are those of its answers."""
+    """`answer` is the type of its JSON; `media` is the content type if that is not JSON, `or_media` another one, by
+    Accept; `body` is the model of its body; `refuses` lists its error statuses, besides those for wrong parameters and
+    a missing token; `public`: needs no token; `statuses` are those of its answers."""
 
     method: str
     path: str

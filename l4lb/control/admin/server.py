@@ -1,4 +1,4 @@
-"""The admin API's server: takes its socket, guards it, and serves the routes of `routes.py`. Control loop only."""
+"""The admin API's server: opens its socket, guards it, and serves the routes of `routes.py`. Control loop only."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 
 BACKLOG = 128
-_silent = logging.getLogger("l4lb.admin.http")  # aiohttp's, on what is no HTTP: strangers could fill the log with it
+_silent = logging.getLogger(
+    "l4lb.admin.http"
+)  # aiohttp reports invalid HTTP here: anybody could fill the log with that
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
 
 class AdminServer:
-    """Serves `status` and `verbs` where `config` says; `address` is where that really is, empty when it is off."""
+    """Serves `status` and `verbs` at the address in `config`; `address` is the real one, empty when it is off."""
 
     def __init__(
         self,
@@ -60,8 +62,8 @@ class AdminServer:
         self.connections = Connections(asyncio.Protocol)
 
     def bind(self, owner: Identity | None = None) -> None:
-        """Have the socket, whose file will be `owner`'s, and the token. ConfigError when the address is taken or the
-        token cannot be read."""
+        """Open the socket, whose file will belong to `owner`, and read the token. ConfigError when the address is taken
+        or the token cannot be read."""
         address = self._config.admin.bind or default_admin_address()
         if address == "off":
             return
@@ -74,11 +76,11 @@ class AdminServer:
             raise self._problem("bind", f'"{address}": cannot listen: {reason}') from error
 
     def files(self) -> list[str]:
-        """Those that are removed at the end."""
+        """The files that are removed at the end."""
         return [str(self._socket.file)] if self._socket is not None and self._socket.file else []
 
     async def start(self) -> None:
-        """Answer on the socket that `bind` took, if there is one."""
+        """Serve on the socket that `bind` opened, if there is one."""
         if self._socket is None:
             return
         app = self._application(self._socket.asked_for, self._token)
@@ -90,8 +92,8 @@ class AdminServer:
         self.address = self._socket.address
 
     def _take_given(self, address: str) -> AdminSocket | None:
-        """The socket of the process before this one, when it is the one that is asked for: the default depends on the
-        user, who may have changed."""
+        """The socket of the previous process, if it has the configured address. The default address always matches: it
+        depends on the user, who may have changed."""
         given, self._given = self._given, None
         if given is not None and (given.asked_for == address or not self._config.admin.bind):
             return given
@@ -109,7 +111,7 @@ class AdminServer:
             self._socket.claim()
 
     async def stop_accepting(self) -> None:
-        """Another process answers from now on; requests that are under way are finished here."""
+        """Another process answers from now on; requests that have begun are finished here."""
         if self._server is not None:
             self._server.close()
 
@@ -170,11 +172,12 @@ class AdminServer:
 
 
 async def _asked_for_later(request: web.Request) -> None:
-    """To ``Expect: 100-continue`` aiohttp would answer first of all, also who may not ask; see `binding.py`."""
+    """aiohttp would answer ``Expect: 100-continue`` before everything else, even without authorization; see
+    `binding.py`."""
 
 
 async def _never_kept(request: web.Request, response: web.StreamResponse) -> None:
-    """What is told is of this moment, and is what its type says."""
+    """Answers are never cached, and their content type is never guessed."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = "l4lb"

@@ -22,7 +22,7 @@ def _source(text: str) -> str:
 
 
 class SessionsQuery(Query):
-    """Which sessions: all that is given must hold."""
+    """Filters: a session must match all that are given."""
 
     pool: str = Field(default="", description="name of a pool")
     backend: str = Field(default="", description="address or id of a backend")
@@ -40,7 +40,7 @@ class ListQuery(SessionsQuery):
 
 
 async def list_sessions(api: Api, call: Call) -> web.Response:
-    """`X-Total-Count` says how many there are, told of or not."""
+    """`X-Total-Count` is the number of all matching sessions, listed or not."""
     sessions, matched = await api.verbs.sessions.list(call.query.meant(), call.query.limit)
     return web.json_response(sessions, headers={"X-Total-Count": str(matched)})
 

@@ -1,8 +1,8 @@
 """``GET /v1/events``: what happens, as Server-Sent Events (WHATWG HTML, section 9.2). Control loop only.
 
-A reader that does not keep up loses events, never the balancer's time: its queue is bounded, and the number that it
-lost is told with the next one that it gets (kind ``events_lost``). One that takes nothing for PATIENCE_S is cut off.
-Who comes late may ask for the latest events first: on a page that is opened after the incident they are the news.
+A slow reader loses events and never delays the balancer: its queue is bounded, and an event of kind ``events_lost``
+reports how many were lost. A reader that takes nothing for PATIENCE_S is cut off. A new reader may ask for the latest
+events first, for pages that are opened after an incident.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from l4lb.control.state.events import Event, Events
 QUEUE_LENGTH = 1000
 READERS_MAX = 64  # at once
 PATIENCE_S = 30.0
-KEEPALIVE_S = 15.0  # a comment so often, so that proxies between leave an idle stream open
+KEEPALIVE_S = 15.0  # interval of comments, so that proxies keep an idle stream open
 
 
 def _message(event: Event) -> bytes:
@@ -28,7 +28,7 @@ def _message(event: Event) -> bytes:
 
 
 class _Reader:
-    """One client: what waits for it, and how many events it has lost since it was last told."""
+    """One client: its queue, and how many events it has lost since the last report."""
 
     def __init__(self, request: web.Request, patience_s: float) -> None:
         self._request = request
@@ -44,7 +44,7 @@ class _Reader:
             self._lost += 1
 
     async def run(self) -> None:
-        """Until the client goes, or is cut off, or this is cancelled."""
+        """Run until the client goes, is cut off, or this is cancelled."""
         await self._send(b": l4lb events\n\n")
         while True:
             await self._send(await self._next())
@@ -59,7 +59,7 @@ class _Reader:
             return b": still here\n\n"
 
     async def _send(self, data: bytes) -> None:
-        """What the client does not take is kept by the transport up to its limit, then this waits."""
+        """The transport keeps what the client does not take, up to its limit; then this waits."""
         try:
             await asyncio.wait_for(self.response.write(data), self._patience_s)
         except TimeoutError:
@@ -81,7 +81,7 @@ class EventStream:
         return len(self._readers) >= READERS_MAX
 
     async def serve(self, request: web.Request, last: int = 0) -> web.StreamResponse:
-        """Until the client goes; `last`: how many of the latest events it gets first."""
+        """Serve until the client goes. It first gets the latest `last` events."""
         reader = _Reader(request, self._patience_s)
         for event in list(self._events.recent)[-last:] if last else ():
             reader.add(event)
@@ -100,6 +100,6 @@ class EventStream:
         return reader.response
 
     def stop(self) -> None:
-        """End all streams; the server would wait for them."""
+        """End all streams; otherwise the server would wait for them."""
         for reader in self._readers:
             reader.cancel()

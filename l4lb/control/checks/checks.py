@@ -1,4 +1,4 @@
-"""What a check is: something that returns when the target is healthy and raises `CheckFailed` when it is not."""
+"""What a check is: a function that returns when the target is healthy and raises `CheckFailed` when it is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from l4lb.model.verdicts import ADVICE, Verdict, shortage_of, verdict_of
 
 
 class CheckFailed(Exception):
-    """The target answered wrongly or not at all: `step` is where, `reason` why, in one line."""
+    """The target answered wrongly or not at all: `step` is where it failed, `reason` says why in one line."""
 
     def __init__(self, step: str, reason: str) -> None:
         self.step = step
@@ -30,7 +30,7 @@ _step: ContextVar[str] = ContextVar("l4lb_check_step", default="connect")
 def begin_step(step: str) -> None:
     """From here on the running check is at `step`: time-outs and lost connections are reported with it.
 
-    A context variable, so of this task alone: whoever bounds the time of a check reads what the check has set.
+    A context variable, private to this task: the caller that bounds the check's time reads it.
     """
     _step.set(step)
 
@@ -40,8 +40,8 @@ def current_step() -> str:
 
 
 class NotChecked(Exception):
-    """Nothing was learnt of the target, since something of this host's own was short: neither a pass nor a failure.
-    The message says what, and what to do about it."""
+    """The check says nothing about the target, because this host lacked a resource: neither a pass nor a failure. The
+    message names the resource and a remedy."""
 
 
 OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})  # of any call
@@ -52,8 +52,8 @@ def not_checked(shortage: Shortage, error: int) -> NotChecked:
 
 
 def failed(error: OSError, family: int = socket.AF_INET, *, reported: bool = False) -> CheckFailed | NotChecked:
-    """What a system call's error means for the target, of that family, at the current step: see
-    `l4lb.model.verdicts`. `reported`: by the network, not by the call."""
+    """What the error of a system call means for a target of that family, at the current step: see
+    `l4lb.model.verdicts`. `reported`: by the network, not by the call itself."""
     number = error.errno or 0
     if verdict_of(number, family, reported=reported) is Verdict.OWN:
         return not_checked(shortage_of(number, family) or Shortage.MEMORY, number)
@@ -73,8 +73,8 @@ def shown(data: bytes) -> str:
 class Target:
     """What is checked and how: plain data. Equal targets share one checker, whichever pools they are in.
 
-    `source` is where connections come from, when the pool has a source address. `pool` is its name, and empty for the
-    checks that do not tell it to anyone, so that pools share their checkers.
+    `source` is the source address of connections, if the pool has one. `pool` is the pool's name; it is empty for
+    checks that do not pass it on, so that pools share their checkers.
     """
 
     address: SocketAddress

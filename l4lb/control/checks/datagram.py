@@ -25,7 +25,7 @@ class Datagrams:
             self._sock.send(data)
         except BlockingIOError:
             return  # the send buffer is full: lost, as datagrams may be
-        except OSError as error:  # also what the network said of the datagram before
+        except OSError as error:  # also an ICMP error for the previous datagram
             raise failed(error, self._sock.family) from error
 
     async def receive(self) -> bytes:

@@ -1,6 +1,6 @@
 """The ``dns`` check: a query for `name`, answered with NOERROR and at least one record.
 
-Over UDP, and over TCP when the answer was truncated or `transport` says so. Without EDNS, which not all servers take.
+Over UDP, and over TCP when the answer was truncated or `transport` says so. Without EDNS, which some servers reject.
 """
 
 from __future__ import annotations

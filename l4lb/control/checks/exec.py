@@ -1,11 +1,11 @@
 """The ``exec`` check: a program whose exit code 0 means up. No shell.
 
 Its environment is PATH and L4LB_BACKEND_ADDRESS (an IP address or ``unix:...``), L4LB_BACKEND_PORT (empty for a unix
-socket), L4LB_POOL and L4LB_TIMEOUT (seconds); its input is empty. The first line that it prints is the reason when it
-fails. It has a session, and so a process group, of its own, which is killed when the program ends and when the time is
-up: nothing that it started stays behind, unless it made a session of its own.
+socket), L4LB_POOL and L4LB_TIMEOUT (seconds); its input is empty. When it fails, the first line that it printed is the
+reason. It runs in a new session and process group, which is killed when the program ends and at the time-out: no
+process that it started remains, unless that one began another session.
 
-The program is waited for by a pidfd, not by SIGCHLD, which belongs to whoever embeds the balancer.
+A pidfd reports the program's end. SIGCHLD would not do: it belongs to the program that embeds the balancer.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def _environment(target: Target) -> dict[str, str]:
 
 
 class _Program:
-    """A program that runs, and the end of the pipe where what it prints is read."""
+    """A running program, and the read end of the pipe for its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], output_fd: int) -> None:
         self.process, self.output_fd = process, output_fd
 
     def end(self) -> None:
         os.close(self.output_fd)
-        with contextlib.suppress(ProcessLookupError):  # before it is reaped: until then its id is nobody else's
+        with contextlib.suppress(ProcessLookupError):  # before it is reaped: until then no other process has its id
             os.killpg(self.process.pid, signal.SIGKILL)
         _reap(self.process)
 
@@ -80,7 +80,7 @@ def _start(target: Target) -> _Program:
 
 
 def _open(command: Sequence[str], environment: dict[str, str]) -> _Program:
-    """Its descriptors are made here, not by Popen: that of Python 3.11.2 leaks those it has when it lacks one."""
+    """Opens the descriptors itself: when Popen of Python 3.11.2 cannot open one, it leaks the others."""
     with contextlib.ExitStack() as ours:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         ours.callback(os.close, null)
@@ -113,8 +113,8 @@ def _running(target: Target) -> Iterator[_Program]:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
-    """What was killed is gone within a millisecond, unless the kernel holds it: nobody here waits for that. Without a
-    thread for it, the next program that is started reaps it (`subprocess` does so)."""
+    """A killed process is gone within a millisecond, unless the kernel holds it; nobody here waits for that. When no
+    thread can start for the wait, `subprocess` reaps it at the start of the next program."""
     try:
         process.wait(REAP_S)
     except subprocess.TimeoutExpired:
@@ -123,7 +123,7 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _output_until_exit(program: _Program) -> Output:
-    """Reads what the program prints until it ends, and does not reap it."""
+    """Read the program's output until it ends. Does not reap it."""
     loop = asyncio.get_running_loop()
     output = Output(program.output_fd, loop.create_future())
     try:
@@ -142,7 +142,7 @@ async def _output_until_exit(program: _Program) -> Output:
 
 
 class Output:
-    """Reads what a program prints, so that it never blocks on it, and keeps the start. `ended` is for its end."""
+    """Reads all output of a program, so that it never blocks, and keeps the beginning. `ended` is set at its end."""
 
     def __init__(self, fd: int, ended: asyncio.Future[None]) -> None:
         os.set_blocking(fd, False)
@@ -165,7 +165,7 @@ class Output:
                 self.ended.set_exception(CheckFailed("command", "printed more than 1 MiB"))
 
     def end(self) -> None:
-        """The program has ended: what it printed is in the pipe by now."""
+        """The program has ended: the rest of its output is in the pipe."""
         self.read()
         if not self.ended.done():
             self.ended.set_result(None)

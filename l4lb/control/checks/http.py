@@ -1,8 +1,7 @@
-"""The ``http`` and ``https`` checks: one request, and a status and body that are as expected.
+"""The ``http`` and ``https`` checks: one request whose answer has the expected status and body.
 
-HTTP/1.1 by hand, because thousands of checks a second are to be cheap and a check needs little of it: no redirects, no
-reuse, no decompression. What is read is bounded: 64 KiB of head and as much of the body, which is read only when
-`expect_body` asks for it.
+HTTP/1.1 by hand, because thousands of checks per second must be cheap and a check needs little of it: no redirects, no
+reuse, no decompression. It reads at most 64 KiB of head and as much of the body, and the body only for `expect_body`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ async def check_https(target: Target) -> None:
 
 
 def _name_of(host: str) -> str:
-    """The name in ``name:port``; nothing for an address in brackets."""
+    """The name in ``name:port``; empty for an address in brackets."""
     return "" if host.startswith("[") else host.partition(":")[0]
 
 
@@ -79,7 +78,7 @@ def _ranges(statuses: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
 
 @dataclass(slots=True)
 class Answer:
-    """What has come of one answer. `rest` is what follows the head."""
+    """One answer as far as it has arrived. `rest` is what follows the head."""
 
     stream: Stream
     is_head: bool
@@ -89,7 +88,7 @@ class Answer:
     rest: bytes = b""
 
     async def read_head(self) -> None:
-        """The final status and headers; interim answers (RFC 9110, 15.2) are passed over."""
+        """Read the final status and headers; skips interim answers (RFC 9110, 15.2)."""
         data = b""
         while True:
             while (end := HEAD_END.search(data)) is None:
@@ -129,7 +128,7 @@ class Answer:
 
 
 class Body:
-    """The content of an answer's body, RFC 9112, 6.3: by chunks, by length, or all up to the end."""
+    """Decodes an answer's body, RFC 9112, 6.3: chunked, by length, or up to the end."""
 
     def __init__(self, answer: Answer) -> None:
         self._chunked = answer.headers.get("transfer-encoding", "").lower().endswith("chunked")
@@ -140,7 +139,7 @@ class Body:
         self.complete = False
 
     def content(self, raw: bytes) -> bytes:
-        """What is there of it in `raw`; sets `complete` with its last byte."""
+        """The content in `raw` so far; sets `complete` when it has the last byte."""
         if self._chunked:
             return b"".join(self._chunks(raw))
         if self._length is None:

@@ -1,9 +1,10 @@
-"""The ``postgres`` check: begins a session as `user`, who must be asked to authenticate, let in or turned away by name.
+"""The ``postgres`` check: begins a session as `user`, which the server must accept, refuse by name, or ask for a
+password.
 
-As HAProxy's pgsql-check: the server is asked nothing and is shown no password. It is down while it starts, recovers or
-shuts down (57P03) and when it is full (53300), which a mere handshake would not show. A user whom the server refuses
-(class 28, 3D000) shows that it works, but each refusal is a line in its log: name a user whom pg_hba.conf lets begin
-from here, as it does with the users of the sessions that come through this balancer.
+Like HAProxy's pgsql-check it sends no query and no password. The server is down while it starts, recovers or shuts down
+(57P03) and when it is full (53300), which a mere handshake would not show. A server that refuses the user (class 28,
+3D000) works, but logs a line for each refusal: name a user whom pg_hba.conf accepts from this host, like the users of
+the sessions that come through this balancer.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _startup(user: str) -> bytes:
 
 
 async def _leave(stream: Stream, messages: Messages) -> None:
-    """Wait for the session that was let in, and end it as clients do: a server logs one that vanishes."""
+    """Wait until the accepted session is ready, and end it properly: servers log clients that vanish."""
     kind, body = await messages.next("session")
     while kind not in (ERROR, READY):
         kind, body = await messages.next("session")
@@ -69,7 +70,7 @@ def _judge(step: str, body: bytes) -> None:
 
 
 class Messages:
-    """Messages of a server: a letter, a length that includes itself, a body. Bounded."""
+    """A server's messages: a letter, a length that includes itself, a body. Bounded."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

@@ -1,9 +1,9 @@
-"""The ``python`` check: a function ``package.module:name`` of the operator's, plain or async.
+"""The ``python`` check: an operator's function ``package.module:name``, plain or async.
 
 It gets the `Target`, which is plain data. Returning None or True passes; False, anything else or an exception fails
-(`CheckFailed` says at which step). An async one runs on the control loop and must not block it. A plain one runs on a
-thread of its own: one that does not return cannot be ended, so that the check fails without calling it again until it
-has, and it holds up nothing else, not even the end of the process.
+(`CheckFailed` says at which step). An async function runs on the control loop and must not block it. A plain function
+runs on its own thread. A call that does not return cannot be ended: until it returns, the check fails without calling
+again, and nothing else waits for it, not even the end of the process.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def _on_thread(function: Callable[[Target], object], target: Target) -> ob
         value, error = None, None
         try:
             value = function(target)
-        except BaseException as raised:  # SystemExit too: it is the check that ends, not the thread in silence
+        except BaseException as raised:  # SystemExit too: it must fail the check, not end the thread silently
             error = _failed(raised)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(set_result, value, error)

@@ -1,9 +1,9 @@
 """The ``redis`` check: PING must be answered with PONG, or with the demand for a password.
 
-A server that asks for a password (-NOAUTH, -NOPERM) answers and will serve those who know it: the check, which knows
-none, passes. HAProxy's redis-check fails there. -LOADING, -BUSY, -MASTERDOWN, -DENIED and all others fail, with the
-server's own words as the reason. While it loads its data set, a server with a password still answers -NOAUTH: there,
-check with ``send_expect`` and an AUTH before the PING.
+A server that demands a password (-NOAUTH, -NOPERM) works, so the check, which has none, passes; HAProxy's redis-check
+fails there. -LOADING, -BUSY, -MASTERDOWN, -DENIED and all others fail, with the server's own words as the reason. While
+it loads its data set, a server with a password still answers -NOAUTH: check that one with ``send_expect`` and an AUTH
+before the PING.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from l4lb.control.checks.checks import CheckFailed, Target, begin_step, shown
 from l4lb.control.checks.stream import open_stream
 
-PING = b"*1\r\n$4\r\nPING\r\n"  # RESP arrays go through rename-command and proxies alike, inline commands do not
+PING = b"*1\r\n$4\r\nPING\r\n"  # RESP arrays also pass rename-command and proxies, inline commands do not
 MAX_LINE_BYTES = 1024
 PASSES = re.compile(rb"\+PONG|-NOAUTH\b|-NOPERM\b")
 

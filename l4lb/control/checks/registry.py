@@ -1,4 +1,4 @@
-"""The checks by type. A new one is one module and one line here; other packages add theirs by entry point."""
+"""The checks by type. A new check is one module and one line here; other packages add theirs as entry points."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CHECKS: dict[str, Check] = {
     "exec": check_exec,
     "python": check_python,
 }
-_SHARED = frozenset(CHECKS) - {"exec", "python"}  # by pools: the others tell the pool's name to somebody
+_SHARED = frozenset(CHECKS) - {"exec", "python"}  # pools share these: the others pass the pool's name on
 _NO_PORT_NEEDED = frozenset({"exec", "python"})
 _DATAGRAMS = frozenset({"udp", "dns"})
 
 
 def check_of(type_: str) -> Check:
-    """ValueError when another package's cannot be loaded."""
+    """ValueError when a check of another package cannot be loaded."""
     return CHECKS.get(type_) or load_health_check(type_)
 
 

@@ -1,7 +1,7 @@
-"""The ``send_expect`` check: what the operator says to send, and what must then be found in the answer; step by step.
+"""The ``send_expect`` check: sends what the operator configured, and looks for the expected answers, step by step.
 
 Step i sends ``send[i]``, if there is one, then waits until ``expect[i]`` is found. The next step looks only at what
-came after the match. Servers that speak first have an empty first `send`.
+came after the match. For servers that speak first, leave the first `send` empty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Streams to a target: the one place where checks open TCP, unix and TLS connections.
 
-Everything is done on a non-blocking socket, without a transport's buffers: what is read is what the check asked for,
-and closing never waits, so that a check that is cancelled leaves nothing behind. Errors are CheckFailed at the current
-step.
+Uses non-blocking sockets without a transport's buffers: a check reads only what it asked for, and closing never waits,
+so that a cancelled check leaves nothing behind. Errors are CheckFailed at the current step.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Stream(Protocol):
     async def send(self, data: bytes) -> None: ...
 
     async def receive(self) -> bytes:
-        """What is there, at most CHUNK_BYTES; empty at the end."""
+        """The next bytes, at most CHUNK_BYTES; empty at the end."""
 
     def close(self) -> None: ...
 
@@ -56,12 +55,12 @@ class SocketStream:
             raise failed(error, self._sock.family, reported=True) from error
 
     def send_now(self, data: bytes) -> None:
-        """As much as goes without waiting, whether or not anybody still listens."""
+        """Send as much as possible without waiting, whether or not the peer still reads."""
         with contextlib.suppress(OSError):
             self._sock.send(data)
 
     def close(self) -> None:
-        """With a FIN, also when there are unread bytes, for which close(2) alone would send a reset instead."""
+        """Close with a FIN, even with unread bytes, for which close(2) alone would send a reset."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
         self._sock.close()
@@ -117,7 +116,7 @@ class TlsStream:
                 raise _tls_failed(error) from error
 
     def close(self) -> None:
-        """With close_notify, RFC 8446, 6.1; nobody waits for the peer's."""
+        """Close with close_notify, RFC 8446, 6.1; does not wait for the peer's."""
         with contextlib.suppress(ssl.SSLError, ValueError):
             self._tls.unwrap()
         self._under.send_now(self._outgoing.read())
@@ -134,7 +133,7 @@ def _tls_failed(error: ssl.SSLError) -> CheckFailed:
 
 @functools.lru_cache(maxsize=64)
 def _context(verify: bool | str, changed_ns: int) -> ssl.SSLContext:
-    """Reading CA certificates takes milliseconds; `changed_ns` makes a changed file be read again."""
+    """Cached, since reading CA certificates takes milliseconds; another `changed_ns` reads a changed file again."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if verify is False:
         context.check_hostname = False
@@ -147,7 +146,7 @@ def _context(verify: bool | str, changed_ns: int) -> ssl.SSLContext:
 
 
 def _changed_ns(path: str) -> int:
-    """When a file was last changed. OSError for what is none: to open a FIFO would hold the control loop."""
+    """When a file was last changed. OSError if it is no file: opening a FIFO would block the control loop."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a file")
@@ -165,7 +164,7 @@ def _tls_context(target: Target) -> ssl.SSLContext:
 
 
 def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
-    """A new non-blocking socket, bound to the target's source address when that is of its family."""
+    """A new non-blocking socket, bound to the target's source address if both have the same family."""
     try:
         sock = socket.socket(target.address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
@@ -183,9 +182,9 @@ def connecting_socket(target: Target, kind: socket.SocketKind) -> socket.socket:
 
 
 async def _connect(target: Target, sock: socket.socket) -> None:
-    """connect(2) without waiting for it: a unix socket is never in progress, and EAGAIN means that its accept queue is
-    full. The loop's own `sock_connect` looks numbers up as if they were names, on threads of libuv, which ends the
-    process when it cannot start one."""
+    """connect(2) without blocking: a unix socket is never in progress, and EAGAIN means that its accept queue is full.
+    The loop's own `sock_connect` resolves even numeric addresses on libuv's threads, and libuv ends the process when it
+    cannot start one."""
     family = target.address.family
     error, reported = sock.connect_ex(target.sockaddr), False
     if error == errno.EINPROGRESS:
@@ -209,7 +208,7 @@ async def _writable(sock: socket.socket) -> None:
 
 @contextlib.asynccontextmanager
 async def open_stream(target: Target) -> AsyncIterator[SocketStream]:
-    """A connection to `target`, with the PROXY header sent if it wants one."""
+    """A connection to `target`, with the PROXY header sent if the settings ask for one."""
     begin_step("connect")
     stream = SocketStream(sock := connecting_socket(target, socket.SOCK_STREAM))
     try:
@@ -223,7 +222,8 @@ async def open_stream(target: Target) -> AsyncIterator[SocketStream]:
 
 @contextlib.asynccontextmanager
 async def open_tls(target: Target, server_name: str) -> AsyncIterator[TlsStream]:
-    """The same with TLS. `server_name` is asked for and, with `verify`, in the certificate; empty: the address is."""
+    """The same with TLS. Sends `server_name` as SNI and, with `verify`, expects it in the certificate; when it is
+    empty, the certificate must have the address."""
     async with open_stream(target) as under:
         begin_step("tls")
         context = _tls_context(target)

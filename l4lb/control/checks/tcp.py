@@ -1,6 +1,6 @@
 """The ``tcp`` check: a full handshake, then an orderly close, so that no backend logs a reset.
 
-A backend that accepts and never answers (stopped, deadlocked) passes it: only a check that talks finds that.
+A backend that accepts and never answers (stopped, deadlocked) passes: only a check that talks detects that.
 """
 
 from __future__ import annotations

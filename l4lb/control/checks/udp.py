@@ -1,8 +1,8 @@
-"""The ``udp`` check: a datagram, and the answer that is expected to it.
+"""The ``udp`` check: sends a datagram, and looks for the expected answer.
 
-Without `expect` nothing needs to answer: only an ICMP refusal (nobody listens on the port, or the network says no)
-fails, and silence passes. A host that is gone says nothing and so passes too: where there is an answer, expect it. The
-datagram is `send`, or an empty one.
+Without `expect` no answer is needed: only an ICMP refusal (nothing listens on the port, or the network refuses) fails,
+and silence passes. A dead host is silent and passes too: use `expect` wherever the server answers. The datagram is
+`send`, or empty.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.control.checks.checks import CheckFailed, Target, begin_step, shown
 from l4lb.control.checks.datagram import Datagrams, open_datagrams
 
-SILENCE = 0.8  # of the time-out: how long a refusal is waited for, so that silence ends before the time-out does
+SILENCE = 0.8  # part of the time-out spent waiting for a refusal: silence has to end before the time-out
 
 
 async def check_udp(target: Target) -> None:
@@ -39,7 +39,7 @@ async def _expect(datagrams: Datagrams, expect: str, index: int) -> None:
 
 
 async def _silence(datagrams: Datagrams, for_s: float) -> None:
-    """Raises CheckFailed for a refusal; any answer or none will do."""
+    """Raises CheckFailed for a refusal; accepts any answer or none."""
     try:
         async with asyncio.timeout(for_s):
             await datagrams.receive()

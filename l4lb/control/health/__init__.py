@@ -1,1 +1,1 @@
-"""Health: when to check whom, and what follows from it. How a check asks is in `l4lb.control.checks`."""
+"""Health: which targets to check and when, and the consequences. How each check works is in `l4lb.control.checks`."""

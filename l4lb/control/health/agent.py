@@ -1,10 +1,10 @@
-"""The agent check: what a backend's own agent says of it, in the text protocol of HAProxy's agent-check. Control loop.
+"""The agent check: a backend's own agent reports about it, in the text protocol of HAProxy's agent-check. Control loop.
 
 The agent listens on a port of the backend's host and answers each connection with one line: words, separated by spaces
-or commas. ``75%`` is a part of the configured weight; ``up``, ``down`` (also ``fail``, ``failed``, ``stopped``) is its
-health as the agent sees it, which counts besides that of the checks; ``ready``, ``drain``, ``maint`` is what the agent
-wants, besides the operator; ``maxconn:N`` replaces max_sessions. What follows ``#`` is a remark. What a line does not
-mention stays as it was, and an agent that does not answer changes nothing.
+or commas. ``75%`` is a part of the configured weight; ``up``, ``down`` (also ``fail``, ``failed``, ``stopped``) is the
+health that the agent sees, in addition to that of the checks; ``ready``, ``drain``, ``maint`` is the agent's admin
+state, in addition to the operator's; ``maxconn:N`` replaces max_sessions. Text after ``#`` is a comment. What a line
+does not mention stays as it was, and an agent that does not answer changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ADMIN = {"ready": AdminState.READY, "drain": AdminState.DRAIN, "maint": AdminSt
 
 
 def parse_agent(line: str, before: AgentState) -> AgentState:
-    """What the agent says now. ValueError names a word that it may not say; nothing of its line counts then."""
+    """The agent's state after this line. ValueError names an invalid word; the whole line is ignored then."""
     said, _, remark = line.partition("#")
     state = replace(before, remark=remark.strip())
     words = re.split(r"[\s,]+", said.strip().lower())
@@ -54,7 +54,7 @@ def parse_agent(line: str, before: AgentState) -> AgentState:
 
 
 async def ask(target: Target) -> str:
-    """The agent's line, without its end. CheckFailed when there is none; the caller bounds the time."""
+    """The agent's line, without its line end. CheckFailed when there is none; the caller bounds the time."""
     data = b""
     async with open_stream(target) as stream:
         while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
@@ -72,7 +72,7 @@ Changed = Callable[[PoolState, BackendState], None]
 
 @dataclass(slots=True)
 class Agent:
-    """Asks one backend's agent until cancelled. `changed` is called after it has said something new."""
+    """Asks one backend's agent until cancelled. Calls `changed` when the answer differs from the last one."""
 
     pool: PoolState
     backend: BackendState
@@ -109,7 +109,7 @@ class Agent:
                 self.changed(self.pool, self.backend)
 
     def _troubled(self, reason: str) -> None:
-        """Reported once; the agent's last word stands."""
+        """Reported once; the agent's last answer stays in force."""
         if not self.trouble:
             fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "reason": reason}
             self.events.emit("agent_failed", fields, logging.WARNING)
@@ -122,7 +122,7 @@ class Agent:
 
 
 class Agents:
-    """All of them: one for each backend of the pools that have agents."""
+    """All agents: one for each backend of the pools that have agents."""
 
     def __init__(self, state: State, events: Events, changed: Changed) -> None:
         self._events = events
@@ -134,8 +134,7 @@ class Agents:
             self.update_pool(pool)
 
     def update_pool(self, pool: PoolState) -> None:
-        """From now on ask the agents that the backends of `pool` now have. What an agent said that is no longer asked
-        holds no more."""
+        """From now on ask the agents of the current backends of `pool`. The answers of other agents no longer count."""
         before = self._agents.pop(pool.name, {})
         if pool.config.agent.port:
             there = [(id_, one) for id_, one in pool.backends.items() if not one.unresolved]
@@ -167,7 +166,7 @@ class Agents:
     def _of(
         self, pool: PoolState, backend: BackendState, known: tuple[Agent, Target, float] | None
     ) -> tuple[Agent, Target, float]:
-        """The known one, when it still asks the same the same way."""
+        """The existing agent, if its target and interval are unchanged."""
         agent = Agent(pool, backend, self._events, self._changed)
         made = (agent, agent.target, pool.config.agent.interval)
         return known if known is not None and known[0].backend is backend and known[1:] == made[1:] else made

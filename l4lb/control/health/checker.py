@@ -1,10 +1,10 @@
-"""When to check a target, and when its results change its health. One task a target, on the control loop.
+"""When to check a target, and when its results change its health. One task per target, on the control loop.
 
-Results count in a row: one pass forgets the failures before it, and the reverse. A target that nothing is known of is
-decided by its first check, which comes early; the second comes at a random point of the interval, so that many targets
-are checked evenly over it. A time-out that came late, because this loop was busy, says nothing of the target: it is
-thrown away and the target checked again at once. So is a check that could not be made for our own want (file
-descriptors, memory, local ports, a local firewall), after the usual wait: it must not take every backend down at once.
+Results count in a row: one pass resets the count of failures, and the reverse. The first check decides the health of an
+unknown target and comes early; the second comes at a random point of the interval, which spreads the checks of many
+targets. A time-out that fired late, because this loop was busy, says nothing about the target: it is discarded and the
+target checked again at once. A check that failed for a local shortage (file descriptors, memory, local ports, a local
+firewall) is discarded too, and repeated after the usual wait: otherwise it would take every backend down at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LATE_S = 0.05  # a time-out that fires so much later than asked for shows that t
 
 @dataclass(slots=True)
 class Streak:
-    """Rise and fall: pure, so that it can be tested without a clock. `count` is of results against `health`."""
+    """Rise and fall: pure, so that it can be tested without a clock. `count` is the number of results against `health`
+    in a row."""
 
     rise: int
     fall: int
@@ -34,7 +35,7 @@ class Streak:
     count: int = 0
 
     def add(self, ok: bool) -> bool:
-        """Account for one result; True when `health` has changed by it."""
+        """Count one result; True when it changed `health`."""
         if self.health is Health.UNKNOWN:
             self.health = Health.UP if ok else Health.DOWN
             return True
@@ -49,7 +50,7 @@ class Streak:
         return True
 
     def needed(self, health: Health) -> int:
-        """How many results in a row bring it to `health`."""
+        """How many results in a row change it to `health`."""
         return self.rise if health is Health.UP else self.fall
 
     @property
@@ -66,7 +67,7 @@ Listener = Callable[["Checker", CheckResult, bool], None]
 
 @dataclass(slots=True)
 class Checker:
-    """Checks `target` until cancelled and tells each of `listeners` (checker, result, whether health changed)."""
+    """Checks `target` until cancelled and calls each of `listeners` with (checker, result, whether health changed)."""
 
     target: Target
     check: Check
@@ -75,8 +76,8 @@ class Checker:
     check_time: Durations = field(default_factory=Durations)
     lag_s: float = 0.0
     checks: int = 0
-    skipped: int = 0  # for our own want
-    wanting: Callable[[NotChecked], None] = lambda _: None  # is told of each of those
+    skipped: int = 0  # because of local shortages
+    wanting: Callable[[NotChecked], None] = lambda _: None  # called for each of those
 
     async def run(self, first_delay_s: float) -> None:
         """Until cancelled. `first_delay_s` is the wait before the first check."""
@@ -106,7 +107,7 @@ class Checker:
         self.lag_s = max(0.0, time.monotonic() - due)
 
     async def _once(self) -> CheckResult | None:
-        """One check; None when it says nothing of the target: our own lateness, our own want."""
+        """One check; None when it says nothing about the target: this process was late, or short of something."""
         timeout_s = self.target.settings.timeout
         began = time.monotonic()
         begin_step("connect")
@@ -126,6 +127,6 @@ class Checker:
                 self.lag_s = elapsed - timeout_s
                 return None
             return CheckResult(False, current_step(), f"no answer within {timeout_s:g} s", elapsed)
-        except Exception as error:  # a broken check must not end the checking, nor pass
+        except Exception as error:  # a broken check must neither stop the checker nor pass
             return CheckResult(False, "check", f"{type(error).__name__}: {error}", time.monotonic() - began)
         return CheckResult(True, "passed", "", time.monotonic() - began)

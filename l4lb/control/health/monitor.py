@@ -1,4 +1,4 @@
-"""All checkers: one a target, shared by the backends that have it; and what their results do to the state."""
+"""All checkers: one per target, shared by the backends that have it; applies their results to the state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from l4lb.model.states import Health
 from l4lb.model.stats import Durations
 from l4lb.net.address import parse_address, resolve_backend
 
-LATE_S = 0.5  # a lag worth a word
+LATE_S = 0.5  # a lag worth a report
 REPORT_LATE_EVERY_S = 10.0
 REPORT_WANT_EVERY_S = 60.0
 SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
@@ -31,7 +31,7 @@ SPREAD_A_TARGET_S = 0.0004  # 5,000 targets: their first checks take 2 s
 def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddress:
     """Where to check: the backend itself, another port of it (``:8081``), or another address.
 
-    ValueError when that is nowhere: a name without an address, or no port.
+    ValueError when there is no such address: a name that does not resolve, or no port.
     """
     other = parse_address(settings.address) if settings.address else None
     if other is None:
@@ -53,7 +53,7 @@ def check_address(backend: SocketAddress, settings: HealthConfig) -> SocketAddre
 def pool_targets(
     name: str, config: Pool, source: SocketAddress | None, addresses: Mapping[str, SocketAddress]
 ) -> dict[str, Target]:
-    """What to check of a pool's backends, by id; none of a pool without checks. ValueError for what has no address."""
+    """The targets of a pool's backends, by id; empty for a pool without checks. ValueError for a missing address."""
     settings = config.health
     if settings.type == "none":
         return {}
@@ -71,9 +71,9 @@ class _Watched:
 
 
 class Monitor:
-    """Owns the checkers. `checked` is called after each check of a backend, `changed` after its health has changed.
+    """Owns the checkers. Calls `checked` after each check of a backend, `changed` after its health has changed.
 
-    Raises ConfigError, with all of them, for backends whose check has no address.
+    Raises one ConfigError for all backends whose check has no address.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Monitor:
         changed: Callable[[PoolState, BackendState], None],
         checked: Callable[[PoolState, BackendState, CheckResult], None],
     ) -> None:
-        self.check_time = Durations()  # of all checks, those of targets that are gone included
+        self.check_time = Durations()  # of all checks, including those of removed targets
         self._state = state
         self._events = events
         self._changed = changed
@@ -119,7 +119,8 @@ class Monitor:
     # ---- which there are ----
 
     def update_pool(self, pool: PoolState, targets: Mapping[str, Target]) -> None:
-        """From now on check these backends of `pool`, by id, and no other of it. Checks that go on keep their count."""
+        """From now on check these targets of `pool`, by backend id, and no others. Unchanged checks keep their
+        count."""
         before = self._watched.get(pool.name, {})
         after: dict[str, _Watched] = {}
         for id_, target in targets.items():
@@ -144,7 +145,7 @@ class Monitor:
         self._start_new()
 
     def _start_new(self) -> None:
-        """Begin the checks that are not under way, spread over a time that grows with their number."""
+        """Start the checkers that do not run yet, spread over a time that grows with their number."""
         if not self._started:
             return
         new = [checker for target, checker in self._checkers.items() if target not in self._tasks]
@@ -156,7 +157,7 @@ class Monitor:
             self._tasks[checker.target] = task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Checkers run until they are cancelled: another end is a defect, and must not pass in silence."""
+        """Checkers run until they are cancelled: any other end is a defect, and must be logged."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a health checker ended", exc_info=error)
 
@@ -204,7 +205,7 @@ class Monitor:
     # ---- what they find ----
 
     def _report_late(self, lag_s: float) -> None:
-        """Not for every check that was: it is this process that is late, not a backend."""
+        """At most one report per REPORT_LATE_EVERY_S: this process is late, not a backend."""
         now = time.monotonic()
         if now - self._late_reported < REPORT_LATE_EVERY_S:
             return
@@ -213,7 +214,7 @@ class Monitor:
         self._events.emit("checks_late", {"lag_s": round(lag_s, 2), "reason": reason}, logging.WARNING)
 
     def _wanting(self, want: NotChecked) -> None:
-        """A check could not be made: no backend is judged by it, and its reason is said now and then."""
+        """A check was impossible: that counts against no backend, and its reason is reported now and then."""
         now, reason = time.monotonic(), str(want)
         self._wants_reported = {one: at for one, at in self._wants_reported.items() if now - at < REPORT_WANT_EVERY_S}
         if reason not in self._wants_reported:

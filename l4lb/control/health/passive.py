@@ -1,8 +1,8 @@
-"""Passive ejection: a backend that fails real traffic is put out of use for a while. Control loop only.
+"""Passive ejection: a backend that fails real traffic gets no sessions for a while. Control loop only.
 
-Workers count connects that fail and resets before the first byte, in a row, and tell when a backend has reached its
-pool's number. An ejected backend returns when its time is over, or when as many checks in a row have passed as `rise`
-asks for. Its health, which checks decide, is another matter and stays as it is.
+Workers count failed connects and resets before the first byte in a row, and report a backend that reaches its pool's
+limit. An ejected backend returns when its time is over, or when `rise` checks in a row have passed. Its health, which
+checks decide, does not change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from l4lb.routing.ejection import duration_s, ejections_left, refusal
 
 
 class Passive:
-    """Ejects and readmits. `changed` is called after either."""
+    """Ejects and readmits backends, and calls `changed` after either."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Passive:
         self._timers.clear()
 
     def update_pool(self, pool: PoolState) -> None:
-        """After its backends or settings have changed: what is ejected and gone is forgotten; what is ejected where
-        nothing is to be ejected any more returns."""
+        """Call this after its backends or settings have changed. Forgets removed backends; readmits ejected ones when
+        ejection is now off."""
         for name, id_ in [key for key in self._timers if key[0] == pool.name]:
             backend = pool.backends.get(id_)
             if backend is None or not backend.ejected:
@@ -68,7 +68,7 @@ class Passive:
             self._timers.pop(key).cancel()
 
     def look(self) -> None:
-        """Hear what workers have to say."""
+        """Handle the workers' reports."""
         for failing in self._forwarder.failing():
             pool = self._state.pools.get(failing.pool)
             backend = pool.backends.get(failing.backend) if pool else None
@@ -82,7 +82,7 @@ class Passive:
         left = sum(one is not backend and not one.ejected for one in self._usable(pool))
         fields: dict[str, object] = {"pool": pool.name, "backend": backend.id, "failures": failures}
         if reason := refusal(len(wanted), ejected, left, settings.max_ejected_percent):
-            if (pool.name, backend.id) not in self._withheld:  # said once, until something changes
+            if (pool.name, backend.id) not in self._withheld:  # reported once, until something changes
                 self._withheld.add((pool.name, backend.id))
                 self._events.emit("ejection_withheld", fields | {"reason": reason}, logging.WARNING)
             return
@@ -90,7 +90,7 @@ class Passive:
 
     @staticmethod
     def _usable(pool: PoolState) -> list[BackendState]:
-        """Of whatever priority, as published; what was ejected or removed since may still be among them."""
+        """Usable backends of every priority, as published; some may have been ejected or removed since."""
         return [backend for id_ in pool.usable if (backend := pool.backends.get(id_)) is not None]
 
     def _eject(self, pool: PoolState, backend: BackendState, fields: dict[str, object]) -> None:
@@ -113,7 +113,7 @@ class Passive:
         self._changed(pool)
 
     def checked(self, pool: PoolState, backend: BackendState, result: CheckResult) -> None:
-        """A health check of a backend is over: enough of them that pass bring an ejected one back."""
+        """A health check of a backend is over: enough passes readmit an ejected backend."""
         if not backend.ejected or backend.ejection is None:
             return
         backend.ejection.passed = backend.ejection.passed + 1 if result.ok else 0
