@@ -30,9 +30,7 @@ from l4lb.net.privileges import Identity
 from l4lb.version import __version__
 
 BACKLOG = 128
-_silent = logging.getLogger(
-    "l4lb.admin.http"
-)  # aiohttp reports invalid HTTP here: anybody could fill the log with that
+_silent = logging.getLogger("l4lb.admin.http")  # for aiohttp: anybody could fill the log with invalid HTTP
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 

@@ -1,5 +1,5 @@
-"""What the process that runs a balancer brings: who watches it, and who it is to become. A program that embeds one
-brings nothing: its user and its service manager are its own matter.
+"""What the process around a balancer provides: its service manager, its successor, the user that it is to become. A
+program that embeds a balancer provides none of these: they are its own matter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READY_WITHIN_S = 60.0
 
 
 def needed_capabilities(config: Config) -> set[int]:
-    """What is needed once everything is bound: low ports may come with a reload, foreign addresses with a client."""
+    """The capabilities needed after everything is bound: reloads may bind low ports, sockets use clients' addresses."""
     transparent = any(listener.transparent for listener in config.listeners.values())
     as_client = any(pool.source_address == "client" for pool in config.pools.values())
     return {NET_BIND_SERVICE, NET_RAW} if transparent or as_client else {NET_BIND_SERVICE}
@@ -27,10 +27,10 @@ def needed_capabilities(config: Config) -> set[int]:
 
 @dataclass(slots=True)
 class Successor:
-    """How the process that is to take over is started. `command` None: this process cannot be replaced (`reason`).
+    """How to start the process that takes over. `command` None: this process cannot be replaced (`reason`).
 
-    It is started on a thread of its own, within `lending`, which may lend it rights of that thread; `replaced` is
-    called with its pid once it has taken over.
+    It starts on another thread, within `lending`, which may give it capabilities of that thread; `replaced` is called
+    with its pid once it has taken over.
     """
 
     command: Sequence[str] | None = None
@@ -43,8 +43,8 @@ class Successor:
 
 @dataclass(slots=True)
 class Host:
-    """`identity` None: it stays who it is. `drain_asked` is called when the admin API has begun to drain the process,
-    which then has to end."""
+    """`identity` None: the process keeps its user. `drain_asked` is called when the admin API has begun to drain the
+    process, which then has to end."""
 
     notifier: Notifier = field(default_factory=Notifier)
     identity: Identity | None = None
@@ -53,15 +53,15 @@ class Host:
 
     @classmethod
     def of_process(cls, config: Config) -> Host:
-        """This process as it is, and as `config` wants it to be. Before threads are started: where it is that user
-        already, as after an upgrade, all of them get its few capabilities. ConfigError when there is no such user."""
+        """For this process and the user in `config`. Call it before threads start: if the process is that user already,
+        as after an upgrade, all threads get its few capabilities. ConfigError when there is no such user."""
         host = cls(Notifier.from_environment(), _identity(config))
         if host.identity is not None and host.identity.is_current:
             host.become_user(config)
         return host
 
     def become_user(self, config: Config) -> None:
-        """See `l4lb.net.privileges.become`. ConfigError when that cannot be."""
+        """See `l4lb.net.privileges.become`. ConfigError when that is not allowed."""
         if self.identity is None:
             return
         try:
@@ -70,7 +70,7 @@ class Host:
             raise ConfigError([config.problem(("global", "user"), cannot_become(self.identity, error))]) from error
 
     def give(self, paths: Sequence[str]) -> None:
-        """Files that this process made, to who it becomes."""
+        """Give files that this process made to the user that it becomes."""
         if self.identity is not None and os.geteuid() == 0:
             for path in paths:
                 os.chown(path, self.identity.uid, self.identity.gid, follow_symlinks=False)
@@ -83,7 +83,7 @@ class Host:
                 give(self.identity.uid, self.identity.gid)
 
     def not_allowed(self, config: Config, files: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """What the new user will not be able to do, as (path, reason). `files` are those to be removed at the end."""
+        """What the new user may not do, as (path, reason). `files` are to be removed at the end."""
         if self.identity is None:
             return
         name = self.identity.name

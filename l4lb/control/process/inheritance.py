@@ -75,8 +75,8 @@ def _is_placed(backend: BackendState) -> bool:
 
 
 def apply_names(state: State, seen: PlacesSeen) -> None:
-    """Backends that are given by name are where the process before this one had them, until their names are looked up
-    here: a name server that is away at an upgrade takes nothing away."""
+    """Put backends given by name at the addresses that the previous process used, until their names are looked up here:
+    so a name server that is away during an upgrade does no harm."""
     for name, pool in state.pools.items():
         for id_, host in seen.get(name, {}).items():
             backend = pool.backends.get(id_)
@@ -86,7 +86,7 @@ def apply_names(state: State, seen: PlacesSeen) -> None:
 
 
 def apply_health(state: State, seen: HealthSeen) -> None:
-    """Backends that are still at their address have the health that the process before this one saw."""
+    """Give backends whose address did not change the health that the previous process saw."""
     for name, pool in state.pools.items():
         for id_, backend in pool.backends.items() if pool.config.health.type != "none" else ():
             health, address = seen.get(name, {}).get(id_, ("", ""))

@@ -1,4 +1,5 @@
-"""What the outside sees, as plain dicts ready for JSON, in the shapes of `shapes.py`. Control thread only."""
+"""The state as the admin API shows it: plain dicts ready for JSON, in the shapes of `shapes.py`. Control thread
+only."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def _resolved(state: BackendState, names: Names) -> shapes.Resolved | None:
 
 
 def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool, names: Names) -> shapes.Backend:
-    """With `detail` the latest checks too."""
+    """With `detail`, includes the latest checks."""
     passed_over = pool.passed_over.get(state.id, "")
     backend: shapes.Backend = {
         "id": state.id,
@@ -144,7 +145,7 @@ def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
 
 
 def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
-    """Of all workers together: they share their bounds."""
+    """The sum over all workers, whose histograms have the same bounds."""
     histograms = [worker.connect_time for worker in workers]
     return {
         "bounds_s": list(histograms[0].bounds_s) if histograms else [],
@@ -165,7 +166,7 @@ def _usage(usage: Usage | None) -> shapes.Usage | None:
 
 
 class Status:
-    """Builds every answer from the state and the forwarder's counters of this moment."""
+    """Builds every answer from the current state and the forwarder's current counters."""
 
     def __init__(
         self,
@@ -222,12 +223,12 @@ class Status:
         return [_pool(one, counted.get(name, PoolStats()), self._names) for name, one in self._state.pools.items()]
 
     def pool(self, name: str) -> shapes.Pool | None:
-        """One pool with all that is known of its backends; None when there is no such."""
+        """One pool with all details of its backends; None for an unknown pool."""
         state = self._state.pools.get(name)
         return None if state is None else _pool(state, self._forwarder.pool_stats(name), self._names, detail=True)
 
     def backend(self, pool: str, backend: str) -> shapes.Backend:
-        """One backend with all that is known of it. KeyError when it is not there."""
+        """One backend with all details. KeyError for an unknown one."""
         state = self._state.pools[pool]
         counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
         return _backend(state, state.backends[backend], counted, True, self._names)
@@ -235,7 +236,7 @@ class Status:
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.
 
-        KeyError for a pool that is not there, ValueError for an address that is none.
+        KeyError for an unknown pool, ValueError for an invalid address.
         """
         pool = self._state.pools[name]
         stats = self._forwarder.pool_stats(name)
@@ -246,7 +247,7 @@ class Status:
         return masked(self._state.config)
 
     def line(self) -> str:
-        """All of it in one line."""
+        """The whole status in one line."""
         if self._state.process is ProcessState.DRAINING:
             return f"draining, {self.stats().sessions_left} sessions left"
         pools = self._state.pools.values()

@@ -1,16 +1,16 @@
-"""What the service manager hears of this process: ready, reloading, stopping, a line for people, and signs of life.
+"""Notifies the service manager about this process: ready, reloading, stopping, a status line, and watchdog signs.
 Control loop only.
 
-A sign of life says that the control loop turns and that every worker has finished a turn since the last one: workers
-are woken at every look, so one that is idle turns too, and one that hangs does not. Without a sign the manager ends the
+A watchdog sign says that the control loop runs and that every worker has finished a turn since the last sign. Each look
+wakes the workers, so an idle worker turns too, and only one that hangs does not. Without signs the manager ends the
 process.
 
-| when | told |
+| when | notification |
 |---|---|
 | everything is up | READY, STATUS |
 | a reload begins, ends | RELOADING with MONOTONIC_USEC, READY |
 | the drain begins | STOPPING; EXTEND_TIMEOUT_USEC, as it may take longer than the manager would wait |
-| another process takes over | MAINPID, by the old one while it is the main one; then that one speaks |
+| another process takes over | MAINPID, by the old process; from then on the new one sends all notifications |
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from l4lb.model.forwarder import Forwarding
 from l4lb.net.sd_notify import Notifier, monotonic_us
 
 _LOOK_EVERY_S = 1.0
-_AFTER_THE_DRAIN_S = 10.0  # for what is left to do then
+_AFTER_THE_DRAIN_S = 10.0  # for the rest of the shutdown
 
 
 class Supervision:
-    """Tells `notifier`; silent before `start` and after `name_successor`."""
+    """Sends to `notifier`; silent before `start` and after `name_successor`."""
 
     def __init__(
         self, notifier: Notifier, status: Status, draining: Draining, events: Events, forwarder: Forwarding
@@ -51,7 +51,7 @@ class Supervision:
         draining.subscribe(self.stopping)
 
     def start(self) -> None:
-        """Everything is up, and this is the process that the manager is to watch."""
+        """Call this when everything is up and the manager is to watch this process."""
         if self._notifier and not self._active:
             self._active = True
             self._said = self._line()
@@ -60,7 +60,7 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Around a reload, whether it holds or not."""
+        """Wrap this around a reload, whether it succeeds or not."""
         self._notify(RELOADING=1, MONOTONIC_USEC=monotonic_us())
         self._reloads += 1
         try:
@@ -71,11 +71,11 @@ class Supervision:
                 self._notify(READY=1)
 
     def stopping(self, timeout_s: float) -> None:
-        """It drains, for at most `timeout_s`."""
+        """The process drains, for at most `timeout_s`."""
         self._notify(STOPPING=1, EXTEND_TIMEOUT_USEC=round((timeout_s + _AFTER_THE_DRAIN_S) * 1e6))
 
     def name_successor(self, pid: int) -> None:
-        """Process `pid` is to be watched from now on, and not this one."""
+        """From now on the manager is to watch process `pid`, and not this one."""
         self._notify(MAINPID=pid)
         self._active = False
 
@@ -100,7 +100,7 @@ class Supervision:
             await asyncio.sleep(min(_LOOK_EVERY_S, watchdog_s / 4) if watchdog_s else _LOOK_EVERY_S)
 
     def _give_sign(self, watchdog_s: float) -> None:
-        """Every half of the time; when something hangs, as soon as it no longer does."""
+        """At half of the watchdog's time; after a hang, as soon as it is over."""
         silent = self._forwarder.silent_workers()
         if not silent:
             self._notify(WATCHDOG=1)

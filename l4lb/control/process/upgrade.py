@@ -1,15 +1,15 @@
-"""A new process takes the place of this one: started, given the listening sockets, heard to be ready; then this one
-drains. Control loop only.
+"""Replaces this process by a new one: starts it, sends it the listening sockets, waits until it is ready; then this
+process drains. Control loop only.
 
 | this process | the new one |
 |---|---|
-| starts it, hands it sockets, runtime changes, health | takes them over, starts, accepts |
-| goes on as before | says ``ready``, or ``failed`` and why, or ends, or says nothing for too long |
-| at ``ready``: lets go of the sessions of UDP, hands them over | reads no UDP socket before it has them all |
-| no longer owns the files of sockets, says ``yours`` | owns them, tells the service manager |
-| drains, and says how far it is | shows that in its status |
+| starts it, sends it sockets, runtime changes, health | receives them, starts, accepts |
+| goes on as before | sends ``ready``, or ``failed`` with the reason, or ends, or sends nothing for too long |
+| at ``ready``: releases the UDP sessions, sends them | reads no UDP socket before it has them all |
+| no longer owns the sockets' files, sends ``yours`` | owns them, notifies the service manager |
+| drains, and reports its progress | shows that in its status |
 
-The sockets themselves are handed over, so what waits in their accept queues is served by either.
+The new process gets the same sockets, so either process serves the clients in their accept queues.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Upgrade:
         self._reporting: asyncio.Task[None] | None = None
 
     async def upgrade(self) -> int:
-        """Let a new process take over; its pid. This one then has to be drained and stopped.
+        """Let a new process take over, and return its pid. This process then has to be drained and stopped.
 
-        UpgradeError, and this one goes on as before, when the new one does not start.
+        UpgradeError when the new one does not start; this one then goes on as before.
         """
         try:
             pid = await self._upgrade(self.successor)
@@ -149,7 +149,8 @@ class Upgrade:
         close_all([one.fd for one in sessions])
 
     def retire(self, pid: int) -> None:
-        """After `upgrade`: the new process is told that it is alone, and from now on how far this one's drain is."""
+        """Call this after `upgrade`: tells the new process that everything is its own, then reports this drain's
+        progress to it."""
         if self._channel is not None:
             self._reporting = asyncio.create_task(self._report_drain(self._channel))
         self.successor.replaced(pid)

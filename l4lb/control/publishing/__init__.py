@@ -1,1 +1,1 @@
-"""From the state to snapshots: who is usable, with which weight and table."""
+"""From the state to snapshots: which backends are usable, with which weights and tables."""

@@ -1,4 +1,5 @@
-"""Which backend a client gets, of which tier, and why: what is published and counted, put before `routing.explain`."""
+"""Which backend a client gets, from which tier, and why: passes the published state and counters to
+`routing.explain`."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from l4lb.routing.hashing import Endpoint
 
 
 def _candidates(spec: PoolSpec, tier: TierSpec, stats: PoolStats) -> list[Candidate]:
-    """What counts for bounded_load is what load.pxd:tier_sessions counts."""
+    """For bounded_load, counts what load.pxd:tier_sessions counts."""
     backends = [spec.backends[index] for index in tier.usable]
     counts = [stats.backends[one.id].sessions_active if one.id in stats.backends else 0 for one in backends]
     total = sum(one.weight for one in backends)
@@ -40,7 +41,7 @@ def _candidates(spec: PoolSpec, tier: TierSpec, stats: PoolStats) -> list[Candid
 
 
 def _not_before(seen: PoolView, tier: Tier) -> Iterator[str]:
-    """Which backends would be asked before those of `tier`, if they were usable, and why they are not."""
+    """Which unusable backends would come before those of `tier`, and why they are unusable."""
     for one in seen.backends:
         reason = seen.pool.passed_over.get(one.id)
         config = one.config
@@ -56,9 +57,9 @@ def explain(
     client: tuple[Endpoint, Endpoint | None],
     stats: PoolStats,
 ) -> Explained:
-    """What a worker would choose now for a client: where it is, and where it connects to.
+    """What a worker would choose now for a client with these source and destination addresses.
 
-    ValueError for an address that is none, and when the pool's hash_key needs a destination.
+    ValueError for an invalid address, and when the pool's hash_key needs a destination.
     """
     config, policy = seen.config, tables[0].policy
     hashed = 0

@@ -1,4 +1,4 @@
-"""From a listener's configuration to what a snapshot says of it, and to its sockets."""
+"""From a listener's configuration to its part of a snapshot, and to its sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
 from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
 
-_HANDSHAKE_S = 0.2  # a long way round the world; who comes meanwhile asks again after 1 s (RFC 6298) and is refused
+# A long round trip; clients that come meanwhile repeat their SYN after 1 s (RFC 6298) and are refused.
+_HANDSHAKE_S = 0.2
 
 
 def _keepalive(config: Listener) -> Keepalive | None:
@@ -31,7 +32,7 @@ def _burst(config: Listener) -> int:
 
 
 def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpec:
-    """One that is `drained` listens nowhere; it keeps its sessions and counters."""
+    """A `drained` listener has no address; it keeps its sessions and counters."""
     config = state.config
     return ListenerSpec(
         name=state.name,

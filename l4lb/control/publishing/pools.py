@@ -1,7 +1,7 @@
-"""From a pool's state to what a snapshot says of it, in three steps: who is usable, their table, the whole.
+"""From a pool's state to its part of a snapshot, in three steps: the usable backends, their tables, the whole.
 
-The first and the last run on the control loop. Tables are built from plain data alone, on any thread: they may take
-long, and the loop has other things to do.
+The first and the last step run on the control loop. Tables may take long; they are built from plain data alone, on any
+thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NETNS = 0x30  # the type of its TLV, PROXY 2.2.7
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The table of a tier, to be built: equal orders have equal tables. `candidates` may be none."""
+    """The input of a tier's table: equal orders have equal tables. `candidates` may be empty."""
 
     policy: str
     candidates: Candidates
@@ -36,8 +36,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`slots` index the candidates. `error`: why the policy could not lay out these or those of another tier of the
-    pool, so that all serve in turn."""
+    """`slots` index the candidates. `error`: why the policy failed for this or another tier of the pool, so that all
+    tiers use round robin."""
 
     order: Order
     policy: Policy
@@ -49,9 +49,9 @@ class Table:
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `orders`
-    are those of the `tiers`, of which there is at least one.
+    has one for each of the `tiers`, of which there is at least one.
 
-    What it names may change meanwhile in `pool`; the view does not.
+    `pool` may change meanwhile; the view does not.
     """
 
     pool: PoolState
@@ -65,7 +65,7 @@ class PoolView:
 
 
 def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
-    """What holds at `now` (monotonic): the configured weight, or a part of it by the agent's word and slow_start."""
+    """The weight at `now` (monotonic): the configured one, reduced by the agent and by slow_start."""
     weight = backend.config.weight * backend.agent.percent / 100
     duration_s = pool.config.slow_start
     if not duration_s or backend.returned_at is None:
@@ -74,7 +74,7 @@ def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
 
 
 def next_step_s(pool: PoolState, now: float) -> float:
-    """How long until a weight grows again; 0 when none does."""
+    """Seconds until a weight grows again; 0 when none does."""
     duration_s = pool.config.slow_start
     if not duration_s:
         return 0.0
@@ -83,7 +83,7 @@ def next_step_s(pool: PoolState, now: float) -> float:
 
 
 def _why_passed_over(backend: BackendState, reason: str, now: float) -> str:
-    """Why it is passed over, with what is known of it."""
+    """Why it is passed over, with details."""
     if reason == EJECTED and backend.ejection is not None:
         return f"{reason} for {max(0, round(backend.ejection.until - now))} s more, by failures of real traffic"
     said = backend.agent
@@ -97,7 +97,7 @@ def _why_passed_over(backend: BackendState, reason: str, now: float) -> str:
 
 
 def _resumes(backend: BackendState) -> bool:
-    """Whether what it has begun may go on there in a new session, though new ones of others go elsewhere."""
+    """Whether its own clients may begin new sessions there, although other new sessions go elsewhere."""
     return backend.wanted is not AdminState.MAINT and backend.observed is not Health.DOWN
 
 
@@ -109,7 +109,7 @@ def _order(
     tiers: Sequence[Tier],
     tier: Tier,
 ) -> Order:
-    """One backend of several tiers needs no large table: of whatever size, it has every slot."""
+    """A tier of one backend needs no large table: it has every slot, whatever the size."""
     candidates = []
     for index in tier.members:
         one = backends[index]
@@ -121,7 +121,7 @@ def _order(
 
 
 def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
-    """`pool` as it is now."""
+    """A view of `pool` as it is now."""
     config, backends = pool.config, list(pool.backends.values())
     weights = tuple(_weight(pool, one, now) for one in backends)
     standings = [
@@ -155,7 +155,7 @@ def _in_turn(order: Order, error: str, builder: TableBuilder) -> Table:
 
 
 def build_table(order: Order, builder: TableBuilder) -> Table:
-    """On any thread. What the policy raises becomes the table's `error`."""
+    """On any thread. An exception of the policy becomes the table's `error`."""
     policy, slots = find_policy(order.policy), array("I")
     if order.candidates.backends:
         try:
@@ -166,9 +166,9 @@ def build_table(order: Order, builder: TableBuilder) -> Table:
 
 
 def build_tables(orders: Sequence[Order], known: Sequence[Table], builder: TableBuilder) -> tuple[Table, ...]:
-    """Those of a pool's tiers, on any thread; of `known` ones those that are of an equal order.
+    """The tables of a pool's tiers, on any thread; reuses `known` tables of equal orders.
 
-    A pool has one selection, so that a policy which fails for one tier fails for all.
+    A pool has one selection, so a policy that fails for one tier fails for all.
     """
     sound = [one for one in known if not one.error]
     tables = tuple(
@@ -183,7 +183,7 @@ def are_of(tables: Sequence[Table], orders: Sequence[Order]) -> bool:
 
 
 def pool_digest(tables: Sequence[Table]) -> str:
-    """Of several tiers: SHA-256 of their digests, in order."""
+    """With several tiers, SHA-256 of their digests, in order."""
     if len(tables) == 1:
         return tables[0].digest
     return hashlib.sha256("".join(one.digest for one in tables).encode()).hexdigest()
@@ -234,7 +234,7 @@ def pool_spec(seen: PoolView, tables: Sequence[Table]) -> PoolSpec:
 
 
 def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> None:
-    """Write into the state what workers now go by, for whoever asks."""
+    """Write into the state what the workers now use, for the status."""
     pool, specs = seen.pool, seen.specs
     pool.usable = tuple(specs[index].id for tier in spec.tiers for index in tier.usable)
     pool.passed_over = dict(seen.passed_over)

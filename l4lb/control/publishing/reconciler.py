@@ -1,10 +1,11 @@
-"""The one function through which everything that changes routing goes: state in, snapshot out, published.
+"""Turns the state into snapshots and publishes them: every change of routing goes through here.
 
 Control thread only, except that tables are built on the loop's executor. Bursts of changes become one snapshot; a table
-is built again only when its candidates have changed. What changes while tables are built is the next snapshot's.
+is built again only when its candidates have changed. Changes that come while tables are built go into the next
+snapshot.
 
-With many pools a change is of few: only those that a request names are looked at again, and what did not change keeps
-its `PoolView` and `PoolSpec`, the same objects.
+With many pools, a change concerns few: only the pools that a request names are looked at again, and unchanged ones keep
+the same `PoolView` and `PoolSpec` objects.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ from l4lb.routing.hashing import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The whole state at one moment, `at`. `number` tells a later look from an earlier one; `then` waits until it
-    holds."""
+    """The whole state at one moment, `at`. `number` orders looks; `then` is called once the look is in use."""
 
     number: int
     at: float
@@ -53,8 +53,8 @@ class _Look:
 class Reconciler:
     """Turns `state` into snapshots for `forwarder`.
 
-    `removed` is called with a pool's name, its on_backend_removed and the ids of backends that a snapshot does not name
-    any more. `clock`: seconds, monotonic.
+    Calls `removed` with a pool's name, its on_backend_removed and the ids of backends that a snapshot no longer
+    contains. `clock`: seconds, monotonic.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Reconciler:
     # ---- when ----
 
     def request(self, then: Callable[[], None] | None = None, pools: Iterable[str] | None = None) -> None:
-        """Reconcile soon, once for all the changes until then; call `then` when workers go by it.
+        """Reconcile soon, once for all changes until then; call `then` when workers use the result.
 
-        `pools`: in which something may have changed; None: in any.
+        `pools`: those in which something may have changed; None: any.
         """
         if pools is None:
             self._all_dirty = True
@@ -104,7 +104,7 @@ class Reconciler:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
 
     async def carry_out(self, pools: Iterable[str]) -> None:
-        """Request, and wait until workers go by it. Raises what publishing raises."""
+        """Request, and wait until workers use the result. Raises what publishing raises."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self.request(lambda: None if done.done() else done.set_result(None), pools)
@@ -116,7 +116,7 @@ class Reconciler:
         return self._task is None
 
     async def _carry_out(self) -> None:
-        """Until nothing is requested: look, build the missing tables off the loop, publish."""
+        """Look, build the missing tables off the loop, publish; repeat until nothing is requested."""
         loop = asyncio.get_running_loop()
         try:
             while self._requested:
@@ -127,17 +127,17 @@ class Reconciler:
                         self._keep(await loop.run_in_executor(None, self._build, missing))
                     if look.number == self._looks:
                         self._publish(look)
-                    elif look.then:  # a later look, which did not know of these, was published meanwhile
+                    elif look.then:  # a later look without these was published meanwhile
                         self._requested = True
                 finally:
-                    self._then[:0] = look.then  # what was not done waits for the next look
-        except Exception as error:  # of a listener that cannot be had, or a defect: what is published stays
+                    self._then[:0] = look.then  # what was not called waits for the next look
+        except Exception as error:  # a listener that cannot be opened, or a defect: the published snapshot stays
             self._failed(error)
         finally:
             self._task = None
 
     def _failed(self, error: Exception) -> None:
-        """To those who wait, or else to the log."""
+        """Report the error to those who wait, or else to the log."""
         waiting = [one for one in self._waiting if not one.done()]
         for one in waiting:
             one.set_exception(error)
@@ -146,9 +146,9 @@ class Reconciler:
             logger.error("the routing state could not be published", exc_info=error)
 
     def reconcile(self) -> None:
-        """The same at once, in this call, for all pools: at the start and the end.
+        """The same within this call, for all pools: at the start and the end.
 
-        ConfigError, with its place, when a listener cannot be had, or a policy fails at the start.
+        ConfigError, with its place, when a listener cannot be opened, or a policy fails at the start.
         """
         self._requested, self._all_dirty = False, True
         look = self._look()
@@ -184,11 +184,11 @@ class Reconciler:
         return tuple(listener_spec(one, drained=name in drained) for name, one in self._state.listeners.items())
 
     def _new(self, look: _Look) -> list[PoolView]:
-        """Those that are not as published."""
+        """Views that differ from the published ones."""
         return [seen for name, seen in look.pools.items() if self._seen.get(name) is not seen]
 
     def _missing(self, look: _Look) -> list[tuple[PoolView, tuple[Table, ...]]]:
-        """Those whose tables are not as published, with the tables that are."""
+        """Views whose tables differ from the published ones, with the published tables."""
         known = [(seen, self._tables.get(seen.pool.name, ())) for seen in self._new(look)]
         return [(seen, tables) for seen, tables in known if not are_of(tables, seen.orders)]
 
@@ -207,7 +207,7 @@ class Reconciler:
         self._tables.update(built)
 
     def _changed_specs(self, look: _Look) -> dict[str, PoolSpec]:
-        """Of the pools that were looked at anew; a spec that is equal stays the object that it was."""
+        """The changed specs of pools that were looked at again; an equal spec stays the same object."""
         specs = {}
         for seen in self._new(look):
             name = seen.pool.name
@@ -216,7 +216,7 @@ class Reconciler:
         return specs
 
     def _publish(self, look: _Look) -> None:
-        """Unless it is what is published already."""
+        """Publish, unless nothing changed."""
         changed = self._changed_specs(look)
         pools = tuple(changed.get(name) or self._specs[name] for name in look.pools)
         if (pools, look.listeners) != self._published:
@@ -237,7 +237,7 @@ class Reconciler:
             call()
 
     def _report_removed(self, before: Mapping[str, PoolView], new: list[PoolView]) -> None:
-        """Report the backends that were in the snapshot before and are not in this one."""
+        """Report the backends that were in the previous snapshot and are not in this one."""
         fresh = {seen.pool.name for seen in new}
         for name, seen in before.items():
             if name in self._seen and name not in fresh:
@@ -255,7 +255,7 @@ class Reconciler:
             note_published(look.pools[name], self._tables[name], spec)
 
     def _wait_for_growth(self, at: float) -> None:
-        """Weights that grow (slow_start) are a new snapshot at each step after the one that was looked at."""
+        """Growing weights (slow_start) need a new snapshot at each further step."""
         waits = {name: wait for name, pool in self._state.pools.items() if (wait := next_step_s(pool, at)) > 0}
         self._grows = set(waits)
         if self._growing is not None:
@@ -274,7 +274,7 @@ class Reconciler:
     def explain(self, pool: PoolState, source: Endpoint, destination: Endpoint | None, stats: PoolStats) -> Explained:
         """What a worker would choose for that client now; `stats` are the pool's counters.
 
-        ValueError for an address that is none, and when the pool's hash_key needs a destination.
+        ValueError for an invalid address, and when the pool's hash_key needs a destination.
         """
         name = pool.name
         return explain(self._seen[name], self._specs[name], self._tables[name], (source, destination), stats)

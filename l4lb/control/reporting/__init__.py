@@ -1,1 +1,1 @@
-"""What leaves the process: metrics, access log, StatsD, and the log lines that sum up."""
+"""Reports: metrics, access log, StatsD, and summary lines in the log."""

@@ -1,6 +1,6 @@
-"""A session's line in the access log, as text or JSON. Made for tens of thousands a second: what repeats is kept.
+"""A session's line in the access log, as text or JSON. Made for tens of thousands per second: caches repeated texts.
 
-Times are of the session's end. Ids are text in JSON too, since they need all 64 bits.
+The time is that of the session's end. Ids are text in JSON too, since they need all 64 bits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KEPT_MAX = 4096
 
 
 class Texts:
-    """`make(key)`, kept for a while."""
+    """Caches `make(key)` for a while."""
 
     def __init__(self, make: Callable[[str], str]) -> None:
         self._make = make
@@ -40,7 +40,7 @@ class _Clock:
         self._offset_s = 0.0
 
     def adjust(self) -> None:
-        """Follow what has become of the system's time."""
+        """Follow changes of the system's time."""
         self._offset_s = time.time() - time.monotonic()
 
     def __call__(self, monotonic_s: float) -> str:
@@ -60,7 +60,7 @@ def _json_value(text: str) -> str:
 
 
 class Formatter:
-    """By one thread."""
+    """Used by one thread."""
 
     def __init__(self, log_format: str) -> None:
         self.log_format = log_format

@@ -1,8 +1,8 @@
 """The access log: a line for every session that has ended and every client that was refused.
 
-A thread of its own empties the workers' rings into a `LineWriter`. It sleeps while no session ends, and otherwise looks
-a hundred times a second: what a worker can keep (4,096 records) then lasts for 400,000 sessions a second. Nothing waits
-for it: what it cannot take, or its reader does not, is dropped and counted.
+A thread moves records from the workers' rings into a `LineWriter`. It sleeps while no session ends, and otherwise looks
+a hundred times per second: a worker's ring (4,096 records) then suffices for 400,000 sessions per second. Nothing waits
+for it: records that it, or the log's reader, cannot take are dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from l4lb.net.output.line_writer import LineWriter, Losing
 from l4lb.net.output.sinks import Sink
 
 Report = Callable[[str, dict[str, object], int], None]
-RECORDS_A_PASS = 1024  # of each worker
+RECORDS_A_PASS = 1024  # per worker
 PACE_S = 0.01
 RETRY_S = 0.25
 LAST_WORDS_S = 1.0  # how long `stop` waits for a slow reader
@@ -35,7 +35,7 @@ _TOO_FAST = "more sessions ended at once than could be told"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """`lines` written; lost since nobody took them (`unwritten`), or in a worker's ring (`untaken`)."""
+    """`lines` written; `unwritten`: lost because the reader did not take them; `untaken`: lost in a worker's ring."""
 
     lines: int = 0
     unwritten: int = 0
@@ -72,14 +72,14 @@ class Reader:
         self._thread.join(_JOIN_S)
 
     def use(self, sink: Sink | None, log_format: str) -> None:
-        """Write so from now on, and to `sink` unless it is None. Waits until that is done, unless a disk hangs."""
+        """Use this format from now on, and `sink` unless it is None. Waits until that is done, unless a disk hangs."""
         self._ask(lambda: self._use(sink, log_format)).wait(_JOIN_S)
 
     def reopen(self) -> None:
         self._ask(self._reopen)
 
     def _ask(self, what: Callable[[], None]) -> threading.Event:
-        """Have it done between two passes; what is returned is set then."""
+        """Have `what` called between two passes; the returned event is set then."""
         done = threading.Event()
         self._asked.put((what, done))
         self._wake()
@@ -97,13 +97,13 @@ class Reader:
             while self._pass():  # no more come, but the last may have come while this thread did not run
                 pass
             self._last_words()
-        except Exception as error:  # a defect, which must not pass in silence; the rings count from now on
+        except Exception as error:  # a defect, which must be logged; from now on the rings count losses
             logger.error("the access log ended", exc_info=error)
         finally:
             self._writer.close()
 
     def _pass(self) -> bool:
-        """Do what was asked, take what is there and write it, and wait for more. Whether there was anything."""
+        """Handle requests, write the available records, and wait for more. Returns whether there were any."""
         with contextlib.suppress(queue.Empty):
             while True:
                 what, done = self._asked.get_nowait()
@@ -128,7 +128,7 @@ class Reader:
             self._writer.lose(new, _TOO_FAST)
 
     def _wait(self, took: bool) -> None:
-        """Until there may be more to do: a moment when there just was, or until a session ends."""
+        """Wait until there may be more: a moment if there were records just now, otherwise until a session ends."""
         waiting = self._writer.pending or self._writer.losing
         asked = select.poll()
         if not took:
@@ -150,7 +150,7 @@ class Reader:
             asked.poll(PACE_S * 1000)
 
     def _use(self, sink: Sink | None, log_format: str) -> None:
-        """What has ended before belongs where lines went until now."""
+        """Records of sessions that ended before this go to the old sink."""
         for _ in range(_PASSES_MAX):
             if not self._take():
                 break
@@ -175,7 +175,7 @@ class Reader:
 
 
 class AccessLog:
-    """Has a `Reader` while there is to be an access log. From any thread; `use`, `off` and `stop` wait for it."""
+    """Runs a `Reader` while the access log is on. From any thread; `use`, `off` and `stop` wait for it."""
 
     def __init__(self, forwarder: SessionRecords, tell: Tell) -> None:
         self._forwarder = forwarder
@@ -194,7 +194,7 @@ class AccessLog:
         return Counts(before.lines + now.lines, before.unwritten + now.unwritten, before.untaken + now.untaken)
 
     def use(self, sink: Sink | None, log_format: str) -> None:
-        """Write to `sink`, which is the log's from now on; None: where it does already."""
+        """Write to `sink`, which the log owns from now on; None: keep the current one."""
         with self._lock:
             if self._stopped:
                 sink.close() if sink is not None else None
@@ -210,7 +210,7 @@ class AccessLog:
         self._reader.start()
 
     def off(self) -> None:
-        """No line for sessions that end from now on."""
+        """Write no line for sessions that end from now on."""
         with self._lock:
             if self._reader is not None:
                 self._forwarder.stop_records()
@@ -227,7 +227,7 @@ class AccessLog:
             self._before, self._reader = self.counts, None
 
     def stop(self) -> None:
-        """After the forwarder has closed, whose last records are written still. Idempotent."""
+        """Call this after the forwarder has closed: its last records are still written. Idempotent."""
         with self._lock:
             self._stopped = True
             self._end()

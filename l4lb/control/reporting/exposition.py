@@ -1,4 +1,4 @@
-"""``GET /metrics``: Prometheus' text format, or OpenMetrics for who asks for that."""
+"""``GET /metrics``: Prometheus' text format, or OpenMetrics when the request asks for it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class _Moment(Collector):
 
 
 def _descriptors() -> Iterable[Metric]:
-    """Counted here and not at the moment of gathering: with a hundred thousand it takes tens of milliseconds. Left out
-    where they cannot be read: a process that is no longer root's may not look."""
+    """Counted here and not while gathering: counting a hundred thousand takes tens of milliseconds. Left out when they
+    cannot be read: a process that gave up root may not look."""
     with contextlib.suppress(psutil.Error, OSError):
         process = psutil.Process()
         yield GaugeMetricFamily("process_max_fds", "Most descriptors", process.rlimit(psutil.RLIMIT_NOFILE)[0])

@@ -1,6 +1,6 @@
-"""What each metric is called, what it means and where its values stand. Pure: any thread.
+"""The name, meaning and values of each metric. Pure: any thread.
 
-The names are the public contract's; those that it does not name are marked. A new metric is one entry here.
+The names are part of the public contract; those outside of it are marked. A new metric is one entry here.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _of_backends(gathered: Gathered) -> Iterator[Metric]:
         _BACKEND,
         ((place, one.weight) for place, one in backends),
     )
-    # Not in the contract: up, ready, not ejected; also while others go first, by priority or zone. The status says why.
+    # Not in the contract: up, ready, not ejected; also 1 for a backup that waits, by priority or zone.
     yield _gauge(
         "l4lb_backend_usable",
         "1 while it may get new sessions",
@@ -263,7 +263,7 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
 
 
 def _of_usage(usage: Usage) -> Iterator[Metric]:
-    """By the names that Prometheus' client libraries have for every process; the threads are not in the contract."""
+    """Under the names that Prometheus' client libraries use; the threads are not in the contract."""
     for name, meaning, value in (
         ("process_virtual_memory_bytes", "Virtual memory size", usage.virtual_bytes),
         ("process_resident_memory_bytes", "Resident memory size", usage.memory_bytes),

@@ -1,5 +1,5 @@
-"""What is told to monitoring systems, read at one moment from where it is counted. Control thread only, but what is
-gathered is plain data, of which any thread may make text."""
+"""Everything that metrics report, read at one moment. Control thread only; the result is plain data that any thread may
+format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BackendGathered:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """`busy` is what part of its time each worker was busy lately; `reloads` are (applied, refused)."""
+    """`busy` is the part of its time that each worker was busy lately; `reloads` are (applied, refused)."""
 
     stats: Stats
     listeners: dict[str, ListenerStats]
@@ -53,7 +53,7 @@ class Gathered:
 
 
 class Busy:
-    """How busy workers were over the last `BUSY_WINDOW_S`, from samples of what they count."""
+    """How busy workers were over the last `BUSY_WINDOW_S`, from samples of their counters."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, tuple[int, ...]]] = deque()
@@ -65,7 +65,7 @@ class Busy:
             self._samples.popleft()
 
     def ratios(self, workers: Sequence[WorkerStats], now: float) -> tuple[float, ...]:
-        """Between 0 and 1, of each worker; 0 before there is a sample to compare with."""
+        """For each worker, between 0 and 1; 0 before there is a sample to compare with."""
         if not self._samples or now <= self._samples[0][0]:
             return (0.0,) * len(workers)
         since, before = self._samples[0]

@@ -1,6 +1,7 @@
-"""Where this process reports to besides its log: access log and StatsD, as the configuration says at the moment.
+"""The outputs besides the log: access log and StatsD, as currently configured.
 
-What may fail is in `prepare`: a reload that cannot have its access log changes nothing. Control loop, but `prepare`.
+Everything that may fail is in `prepare`: a reload whose access log cannot be opened changes nothing. Control loop,
+except for `prepare`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Outputs:
         self._statsd_settings = StatsdSettings()
 
     def prepare(self, config: Config) -> Prepared:
-        """Open and look up what `config` names. Any thread. ConfigError when that cannot be had."""
+        """Open and look up what `config` names. Any thread. ConfigError when that fails."""
         settings, sink = config.global_, None
         statsd = self._statsd_of(config)
         if settings.access_log != "off" and _access_log_of(settings) != self._access_log_of:
@@ -88,11 +89,11 @@ class Outputs:
             self._statsd.start()
 
     def reopen(self) -> None:
-        """What goes by a name is opened again; what comes of it is an event."""
+        """Open files again by name; an event reports the result."""
         self.access_log.reopen()
 
     async def stop(self) -> None:
-        """After the forwarder has closed. Idempotent."""
+        """Call this after the forwarder has closed. Idempotent."""
         await self._stop_statsd()
         await asyncio.to_thread(self.access_log.stop)
 

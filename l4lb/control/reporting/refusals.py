@@ -1,5 +1,5 @@
-"""Says in the log and to `/v1/events` which PROXY headers were refused. Workers only count; here the counts are looked
-at now and then, so that a flood is one line a listener each time. Control loop only."""
+"""Reports refused PROXY headers in the log and to `/v1/events`. Workers only count; the counters are read here now and
+then, so that a flood is one line per listener each time. Control loop only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from l4lb.control.state.events import Events
 from l4lb.model.stats import Stats
 
-QUIET_LOOKS = 10  # after a line, as many looks as until a listener's next one
+QUIET_LOOKS = 10  # calls without another line for a listener after each line
 
 
 class Refusals:

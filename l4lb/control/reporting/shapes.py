@@ -1,5 +1,5 @@
-"""The shapes of what the admin API answers, each once: `status.py` fills them (mypy compares), the OpenAPI document is
-made of them. Times are seconds; those called `at` and `..._since` count from 1970.
+"""The shapes of the admin API's answers: `status.py` fills them (mypy checks that), and the OpenAPI document is made
+from them. Times are seconds; those called `at` and `..._since` count from 1970.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import (
     Any,
     Literal,
-    NotRequired,  # of typing only from Python 3.12 on, says pydantic
+    NotRequired,  # pydantic accepts that of typing only from Python 3.12 on
 )
 
 from pydantic import ConfigDict, with_config
@@ -47,7 +47,7 @@ class HealthChange(TypedDict):
 
 @_EXACT
 class Agent(TypedDict):
-    """What the backend's agent has said of it. `max_sessions` null: nothing."""
+    """What the backend's agent reported. `max_sessions` null: nothing."""
 
     health: Health
     admin_state: AdminState
@@ -58,8 +58,8 @@ class Agent(TypedDict):
 
 @_EXACT
 class Resolved(TypedDict):
-    """Of a backend that is given by name: the address that is used (empty: none), all of the name's last answer, and
-    why the latest look-up failed, with which the answer is stale."""
+    """For a backend given by name: the address in use (empty: none), all addresses of the last answer, and why the
+    latest look-up failed; the answer is stale then."""
 
     address: str
     answer: list[str]
@@ -68,8 +68,8 @@ class Resolved(TypedDict):
 
 @_EXACT
 class Backend(TypedDict):
-    """`passed_over` says why it gets no sessions, `standby` why it gets them after others only; `failed` counts
-    connects by what they failed of; `checks` are in the answer of one pool alone."""
+    """`passed_over` says why it gets no sessions, `standby` why it gets them only after others; `failed` counts failed
+    connects by cause; only the answer for one pool has `checks`."""
 
     id: str
     address: str
@@ -135,7 +135,7 @@ class Pool(TypedDict):
 
 @_EXACT
 class Drain(TypedDict):
-    """How far a drain is. `over`: no session is left, or the deadline has passed, which cut `sessions_cut` of them."""
+    """Progress of a drain. `over`: no session is left, or the deadline has passed, which cut `sessions_cut` of them."""
 
     timeout_s: float
     remaining_s: float
@@ -146,8 +146,8 @@ class Drain(TypedDict):
 
 @_EXACT
 class Listener(TypedDict):
-    """`addresses` are those that it really has, none while it drains; `closed` counts sessions by close reason,
-    `proxy_refused` refused PROXY headers by what was wrong, `dropped` datagrams that were not passed on."""
+    """`addresses` have real port numbers, and are empty while it drains; `closed` counts sessions by close reason,
+    `proxy_refused` refused PROXY headers by reason, `dropped` datagrams that were not forwarded."""
 
     name: str
     protocol: str
@@ -164,7 +164,7 @@ class Listener(TypedDict):
 
 @_EXACT
 class Histogram(TypedDict):
-    """How many durations fell below each of `bounds_s` and, one more than bounds, above the last; `sum_s` of all."""
+    """How many durations fell below each of `bounds_s`, and in a last entry above them; `sum_s` is their sum."""
 
     bounds_s: list[float]
     counts: list[int]
@@ -173,8 +173,8 @@ class Histogram(TypedDict):
 
 @_EXACT
 class Session(TypedDict):
-    """A session that is there now. `backend` is empty while it has none; `local` is where the client came in; `idle_s`
-    counts from the last byte or change of state."""
+    """A current session. `backend` is empty while it has none; `local` is the address that the client connected to;
+    `idle_s` counts from the last byte or change of state."""
 
     id: str
     listener: str
@@ -206,7 +206,7 @@ class Counts(TypedDict):
 
 @_EXACT
 class Reloaded(TypedDict):
-    """What a reload came to. `needs_restart`: keys that hold from the next upgrade or start on."""
+    """Result of a reload. `needs_restart`: keys that apply from the next upgrade or start on."""
 
     pools: Counts
     backends: Counts
@@ -216,7 +216,7 @@ class Reloaded(TypedDict):
 
 @_EXACT
 class Upgraded(TypedDict):
-    """The new process; the one that answers here drains and exits."""
+    """The new process. The one that sends this answer drains and exits."""
 
     pid: int
 
@@ -247,7 +247,7 @@ class Predecessor(TypedDict):
 
 @_EXACT
 class Usage(TypedDict):
-    """Of this process. `cpu_ratio` is of the last ten seconds, 1 a whole CPU; `memory_bytes` are resident."""
+    """Usage of this process. `cpu_ratio` covers the last ten seconds, 1 is a whole CPU; `memory_bytes` are resident."""
 
     cpu_s: float
     cpu_ratio: float
@@ -257,8 +257,8 @@ class Usage(TypedDict):
 
 @_EXACT
 class Status(TypedDict):
-    """The whole process. `connect_time` is of backends that answered, since the start; `usage` is null when it could
-    not be read, for want of a descriptor."""
+    """The whole process. `connect_time` covers successful connects since the start; `usage` is null when no file
+    descriptor was left to read it."""
 
     pid: int
     version: str
@@ -279,7 +279,7 @@ class Status(TypedDict):
 
 @_EXACT
 class Candidate(TypedDict):
-    """`tier`: such as "priority 1"; those of one tier are asked before those of the next."""
+    """`tier`: such as "priority 1"; candidates of one tier come before those of the next."""
 
     id: str
     full: bool
@@ -288,8 +288,8 @@ class Candidate(TypedDict):
 
 @_EXACT
 class Explanation(TypedDict):
-    """Which backend a client gets, and why; `hash` and `slot` where the policy hashes. `tier`: of which tier it is, and
-    `why` it is of no earlier one; null when no usable backend has a place."""
+    """Which backend a client gets, and why; `hash` and `slot` if the policy hashes. `tier`: the backend's tier, and
+    `why` no earlier one; null when no usable backend has a place."""
 
     pool: str
     policy: str

@@ -1,6 +1,6 @@
-"""Says in the log and to `/v1/events` of what this host was short, so that backends could not be asked, and what to do
-about it. Workers only count; here the counts are looked at now and then, so that a flood is one line a kind each time.
-Control loop only."""
+"""Reports local shortages that kept workers from connecting to backends, with a remedy, in the log and to `/v1/events`.
+Workers only count; the counters are read here now and then, so that a flood is one line per kind each time. Control
+loop only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l4lb.model.states import Shortage
 from l4lb.model.stats import Stats
 from l4lb.model.verdicts import ADVICE
 
-QUIET_LOOKS = 60  # after a line, as many looks as until the next one of its kind
+QUIET_LOOKS = 60  # calls without another line of its kind after each line
 
 
 class Shortages:

@@ -1,7 +1,7 @@
-"""The same metrics pushed as StatsD datagrams: counters as what they grew by, gauges as they are.
+"""The same metrics pushed as StatsD datagrams: counters as increments, gauges as they are.
 
-A flush sends a bounded number of datagrams at a time and never waits for anybody. What could not be sent is in the next
-flush, since only what was sent counts as reported.
+A flush sends a bounded number of datagrams at a time and never blocks. What could not be sent is in the next flush,
+since only what was sent counts as reported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Key = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class StatsdSettings:
-    """`address` is None while it is off. `tags` are of the datadog format alone."""
+    """`address` is None while it is off. Only the datadog format has `tags`."""
 
     address: SocketAddress | None = None
     datadog: bool = False
@@ -55,7 +55,7 @@ def _tag(text: str) -> str:
 
 
 class Lines:
-    """From families to lines. Pure."""
+    """Turns families into lines. Pure."""
 
     def __init__(self, settings: StatsdSettings) -> None:
         self._settings = settings
@@ -71,7 +71,7 @@ class Lines:
         return f"{name}:{value:.15g}|{kind}{'|#' if tags else ''}{','.join(tags)}".encode()
 
     def of(self, metrics: Iterable[Metric], sent: Mapping[Key, float]) -> Iterator[tuple[bytes, Key | None, float]]:
-        """(line, key, value), with a key for counters, which are left out when they have not grown."""
+        """(line, key, value). Counters have a key, and are left out when they have not grown."""
         for family in metrics:
             for sample in family.samples:
                 key, value = _key(sample), float(sample.value)
@@ -89,7 +89,7 @@ def _key(sample: Sample) -> Key:
 
 
 def datagrams(lines: Iterable[tuple[bytes, Key | None, float]]) -> list[Datagram]:
-    """As many lines in each as fit; a longer one is alone."""
+    """As many lines in each as fit; a line that is too long goes alone."""
     found: list[Datagram] = []
     parts: list[bytes] = []
     counters: dict[Key, float] = {}
@@ -124,7 +124,7 @@ class Statsd:
             self._task = asyncio.create_task(self._run(self._settings.address))
 
     async def stop(self) -> None:
-        """With what was counted since the last time."""
+        """Stop, after sending what was counted since the last flush."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -157,8 +157,8 @@ class Statsd:
         return datagrams(self._lines.of(families(gathered), self._sent))
 
     def _send(self, data: bytes) -> bool:
-        """sendto(2): EAGAIN, the buffer is full; ENOENT, ECONNREFUSED, nobody listens at a unix socket. An ICMP error
-        would come to a connected socket only: by UDP nobody knows who hears it."""
+        """sendto(2): EAGAIN, the buffer is full; ENOENT, ECONNREFUSED, nobody listens at a unix socket. Only a
+        connected socket would get ICMP errors: over UDP, lost datagrams go unnoticed."""
         address = self._settings.address
         if self._socket is None or address is None:
             return False
@@ -171,7 +171,7 @@ class Statsd:
         return True
 
     def _report(self, reason: str) -> None:
-        """Once when it begins to fail, and once when it works again."""
+        """Report once when it begins to fail, and once when it works again."""
         if bool(reason) == self._failing:
             return
         self._failing = bool(reason)

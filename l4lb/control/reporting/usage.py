@@ -1,4 +1,4 @@
-"""What this process uses of the machine: processor time, memory, threads."""
+"""Resources that this process uses: processor time, memory, threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Usage:
 
 
 class ProcessUsage:
-    """Reads /proc by psutil, some 100 us each time. Control thread only."""
+    """Reads /proc with psutil, about 100 us each time. Control thread only."""
 
     def __init__(self) -> None:
         self._process: psutil.Process | None = None

@@ -1,1 +1,1 @@
-"""Sessions that are there now: listed, ended, drained."""
+"""Current sessions: listed, ended, drained."""

@@ -1,9 +1,9 @@
-"""Drains: of the whole process and of single listeners. Both stop accepting, let sessions go on until a deadline, and
-say how far they are. Control loop only.
+"""Drains the whole process or single listeners. Both stop accepting, let sessions go on until a deadline, and report
+their progress. Control loop only.
 
 | | ends with | taken back |
 |---|---|---|
-| the process | its exit, which resets the sessions that are left: that is the owner's, see `asked` | never |
+| the process | its exit by its owner (see `asked`), which resets the sessions that are left | never |
 | a listener | a reset of the sessions that are left at the deadline, close reason ``drain`` | by `resume`, a reload |
 """
 
@@ -31,7 +31,7 @@ _POLL_S = 0.02
 
 @dataclass(slots=True)
 class _Drain:
-    """`deadline` is of the monotonic clock; `left` counts sessions, once it is `over` those that the deadline cut."""
+    """`deadline` is in monotonic time; `left` counts sessions; once it is `over`, those that the deadline cut."""
 
     timeout_s: float
     deadline: float
@@ -96,8 +96,8 @@ class Draining:
     # ---- the process ----
 
     async def begin(self, timeout_s: float | None = None) -> bool:
-        """Stop accepting, for good; None: drain_timeout. False when that was begun before: then `timeout_s`, from now
-        on, is its deadline, or it keeps its own. EngineError once the process is at its end."""
+        """Stop accepting, for good; None: drain_timeout. False when a drain had begun before: its deadline is then
+        `timeout_s` from now, or unchanged for None. EngineError once the process is at its end."""
         if self._stopped:
             raise EngineError("not started")
         if self._process is not None:
@@ -128,7 +128,7 @@ class Draining:
         self._watch(drain)
 
     def _watch(self, drain: _Drain) -> None:
-        """Also when it was over: sessions that the owner did not end may go on until the new deadline."""
+        """Also after a drain was over: sessions that the owner did not end may go on until the new deadline."""
         if self._until_over is None or self._until_over.done():
             self._until_over = asyncio.create_task(self._run_process(drain))
 
@@ -141,14 +141,14 @@ class Draining:
         self._events.emit("drained", {"sessions_left": drain.left}, level)
 
     async def wait(self) -> int:
-        """After `begin`, until no session is left or the deadline: how many are left."""
+        """Call this after `begin`. Waits until no session is left, or the deadline, and returns how many are left."""
         assert self._process is not None
         assert self._until_over is not None
         await asyncio.wait([self._until_over])
         return self._process.left
 
     def progress(self, listener: str = "") -> shapes.Drain:
-        """Of a drain that was begun."""
+        """The progress of a drain that was begun."""
         known = self._listeners.get(listener)
         if known is not None:
             return known[0].shape(self._forwarder.sessions_on(listener))
@@ -162,8 +162,8 @@ class Draining:
     # ---- a listener ----
 
     async def begin_listener(self, listener: str, timeout_s: float | None = None) -> None:
-        """It accepts nothing from now on; None: drain_timeout. Of one that drains already `timeout_s`, from now on, is
-        the deadline, or it keeps its own. ChangeError when it is not there."""
+        """Make the listener stop accepting; None: drain_timeout. If it drains already, its deadline is then `timeout_s`
+        from now, or unchanged for None. ChangeError for an unknown listener."""
         await self._applying.drain_listener(listener)
         drain, task = self._listeners.get(listener, (None, None))
         if drain is not None and task is not None and not task.done():
@@ -176,7 +176,8 @@ class Draining:
         self._listeners[listener] = (drain, asyncio.create_task(self._run(listener, drain)))
 
     async def wait_listener(self, listener: str) -> int:
-        """After `begin_listener`: how many sessions the deadline cut. ChangeError when it accepts again before that."""
+        """Call this after `begin_listener`. Returns how many sessions the deadline cut. ChangeError when the listener
+        accepts again before that."""
         drain, task = self._listeners[listener]
         await asyncio.wait([task])
         if not drain.over:
@@ -184,7 +185,7 @@ class Draining:
         return drain.left
 
     async def resume(self, listener: str) -> None:
-        """It accepts again. ChangeError when that cannot be, or it does not drain."""
+        """Make the listener accept again. ChangeError when that is impossible, or it does not drain."""
         if listener in self._state.listeners and listener not in self._state.drained:
             raise ChangeError("conflict", f'listener "{listener}" does not drain', "listener")
         await self._applying.resume_listener(listener)
@@ -195,7 +196,7 @@ class Draining:
     async def _run(self, listener: str, drain: _Drain) -> None:
         while (left := self._forwarder.sessions_on(listener)) > 0 and not drain.late:
             await asyncio.sleep(_POLL_S)
-            if listener not in self._state.drained:  # a reload has it accept again
+            if listener not in self._state.drained:  # a reload made it accept again
                 return
         if left > 0:
             left = await self._sessions.end_all(SessionQuery(listener=listener), CloseReason.DRAIN)
@@ -204,7 +205,7 @@ class Draining:
         self._events.emit("listener_drained", fields, logging.WARNING if left else logging.INFO)
 
     def of_listener(self, listener: str, sessions_active: int) -> shapes.Drain | None:
-        """None while it accepts. One that was drained in the process before this one is over."""
+        """None while it accepts. A drain from the previous process is over."""
         if listener not in self._state.drained:
             return None
         drain, _ = self._listeners.get(listener, (_Drain(0.0, 0.0, over=True), None))

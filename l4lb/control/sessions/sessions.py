@@ -1,6 +1,6 @@
-"""Sessions that are there now: listed and ended. Workers own them, so control asks and waits for what they answer.
+"""Lists and ends current sessions. Workers own them, so control asks and waits for their answers.
 
-Control loop only. One sweep at a time; one that nobody waits for any more is over before the next begins.
+Control loop only. One sweep at a time; an abandoned sweep is over before the next begins.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _POLL_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class SessionQuery:
-    """Which sessions, as operators say it: all that is given must hold. `backend`: an id or address; `source`: an
-    address, address:port or network of clients."""
+    """An operator's filter: sessions must match all that is given. `backend`: an id or address; `source`: an address,
+    address:port or network of clients."""
 
     pool: str = ""
     backend: str = ""
@@ -45,13 +45,14 @@ class Sessions:
         self._stopped = False
 
     async def list(self, query: SessionQuery, limit: int) -> tuple[list[shapes.Session], int]:
-        """At most `limit` of the sessions that are meant, and how many those are. ChangeError for unknown names."""
+        """At most `limit` of the matching sessions, and the number of all that match. ChangeError for unknown names."""
         limit = max(0, min(limit, LIMIT_MAX))
         sweep = await self._sweep(self._filter(query), limit)
         return [self._shape(one) for one in sweep.take_found()], sweep.matched()
 
     async def end(self, id_: str) -> shapes.Session:
-        """Reset the session of that id, close reason ``admin``: as it was. ChangeError when there is none."""
+        """Reset the session with that id (close reason ``admin``) and return its last state. ChangeError when there is
+        none."""
         number = parse_session_id(id_)
         found = (await self._sweep(SessionFilter(id=number), 1, CloseReason.ADMIN)).take_found() if number else []
         if not found:
@@ -61,14 +62,14 @@ class Sessions:
         return ended
 
     async def end_all(self, query: SessionQuery, reason: CloseReason = CloseReason.ADMIN) -> int:
-        """Reset those that are meant, and say how many they were."""
+        """Reset all matching sessions, and return their number."""
         count = (await self._sweep(self._filter(query), 0, reason)).matched()
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
         self._events.emit("sessions_ended", {**given, "sessions": count, "reason": str(reason)})
         return count
 
     def stop(self) -> None:
-        """Whoever waits here is told that nothing comes any more."""
+        """Everybody who waits here gets an error."""
         self._stopped = True
 
     async def _sweep(self, wanted: SessionFilter, limit: int, end: CloseReason | None = None) -> Sweep:
@@ -95,7 +96,8 @@ class Sessions:
         return SessionFilter(query.listener, query.pool, backends, source, port, scope)
 
     def _backends(self, pool: str, backend: str) -> Iterator[tuple[str, str]]:
-        """By address too; one that was removed may still have sessions, and is known by its id alone."""
+        """(pool, id) of the backend, which may be given by address. A removed backend may still have sessions; it is
+        found only by its id."""
         yield pool, backend
         for name, known in self._state.pools.items():
             if pool in ("", name):

@@ -1,1 +1,1 @@
-"""What is wanted, what was observed, and the events that say so."""
+"""The desired state, the observed state, and events."""

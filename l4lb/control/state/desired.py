@@ -1,14 +1,14 @@
-"""What is wanted: the file's configuration, and over it what operators changed at runtime. Pure; control loop only.
+"""The desired state: the file's configuration, overlaid with runtime changes. Pure; control loop only.
 
-The rule: a change at runtime survives a reload where the file does not contradict it.
+The rule: a runtime change survives a reload unless the file contradicts it.
 
-- A key that was set holds until the file's own value for that key is another one than when it was set.
+- A key that was set holds until the file's own value for that key differs from the one at that time.
 - A backend that was added stays until the file names it, or no longer has its pool.
 - A backend that was removed stays removed until the file's entry for it changes in any key.
 - A listener that was drained accepts nothing until the file's entry for it changes in any key.
 
-So each `Override`, and each drained listener, remembers what the file said. The same rule holds for a state file that a
-later process reads.
+So each `Override`, and each drained listener, remembers what the file said. The same rule applies to a state file that
+a later process reads.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from l4lb.config.rules.loops import loop_conflicts
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")
-_ANY = "127.0.0.1:1"  # where an address is asked for and does not matter
+_ANY = "127.0.0.1:1"  # for models that require an address that does not matter
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What was changed of one backend, as JSON has it: `settings` by key, or that it is `removed`.
+    """The runtime changes of one backend, as in JSON: `settings` by key, or that it is `removed`.
 
-    `file` is what the file said then: of these keys, or of all keys when it was removed. None: it did not name the
-    backend, which `settings` then describe whole.
+    `file` is what the file said then for these keys, or for all keys when it was removed. None: the file did not name
+    the backend; `settings` describe all of it.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Override:
 
 Overrides = Mapping[str, Override]  # of one pool, by the backend's id
 Overlay = Mapping[str, Overrides]  # by pool
-Drained = Mapping[str, Mapping[str, Any]]  # by listener: what the file said of it
+Drained = Mapping[str, Mapping[str, Any]]  # by listener: its entry in the file
 
 
 _SAVED = TypeAdapter(dict[str, dict[str, Override]])
@@ -52,12 +52,12 @@ _DRAINED = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def saved(overlay: Overlay) -> dict[str, Any]:
-    """As JSON has it, for a state file or another process."""
+    """The overlay as JSON, for a state file or another process."""
     return cast("dict[str, Any]", _SAVED.dump_python({name: dict(one) for name, one in overlay.items()}, mode="json"))
 
 
 def restored(said: object) -> Overlay:
-    """What `saved` gave. ValueError, with the place, when it is something else."""
+    """The inverse of `saved`. ValueError, with the place, for anything else."""
     try:
         overlay = _SAVED.validate_python(said)
     except ValidationError as error:
@@ -69,7 +69,7 @@ def restored(said: object) -> Overlay:
 
 
 def _check_restored(override: Override, key: str, place: str) -> None:
-    """Its settings are those of a backend: of that `key` when it was added, else of one that the file names."""
+    """Its settings must be those of a backend: with that `key` if it was added, else of one that the file names."""
     try:
         added = override.file is None
         backend = Backend.model_validate({**({} if added else {"address": _ANY}), **override.settings})
@@ -80,7 +80,7 @@ def _check_restored(override: Override, key: str, place: str) -> None:
 
 
 def restored_drained(said: object) -> Drained:
-    """The same of drained listeners, which are saved as they are."""
+    """The same for drained listeners, which are saved as they are."""
     try:
         return _DRAINED.validate_python(said)
     except ValidationError as error:
@@ -97,13 +97,13 @@ def _said(entry: Backend | Listener) -> dict[str, Any]:
 
 
 def _says_still(entry: Backend | Listener, before: Mapping[str, Any]) -> bool:
-    """Whether the file's entry is as it was, in the keys that there were."""
+    """Whether the file's entry still has the same values for the keys in `before`."""
     said = _said(entry)
     return all(said.get(key) == value for key, value in before.items())
 
 
 def still_holds(override: Override, entry: Backend | None) -> Override | None:
-    """What the file, where the backend now is `entry`, leaves of `override`."""
+    """What remains of `override` now that the file's entry for the backend is `entry`."""
     if override.file is None:
         return override if entry is None else None
     if entry is None:
@@ -139,7 +139,7 @@ def _kept(pool: Pool, overrides: Overrides) -> dict[str, Override]:
 
 
 def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
-    """What does not go together in these pools, though the file by itself is sound."""
+    """Conflicts in these pools, although the file alone is valid."""
     for name in names:
         for path, message in [*backend_conflicts(name, config.pools[name]), *loop_conflicts(config, [name])]:
             yield config.problem(path, f"{message} (with what was changed at runtime)")
@@ -147,8 +147,8 @@ def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`file` with `overlay` over it is `config`, whose listeners accept unless they are `drained`. Immutable: each
-    change is a new one."""
+    """`config` is `file` with `overlay` applied; its listeners accept unless they are `drained`. Immutable: each change
+    makes a new one."""
 
     file: Config
     overlay: Overlay
@@ -157,7 +157,7 @@ class Desired:
 
     @classmethod
     def of(cls, file: Config, overlay: Overlay | None = None, drained: Drained | None = None) -> Self:
-        """`file` and what of `overlay` and `drained` it does not contradict. ConfigError when that makes no sense."""
+        """`file` with the parts of `overlay` and `drained` that it does not contradict. ConfigError for conflicts."""
         names = file.listeners.keys() & (drained or {}).keys()
         still = {name: said for name in names if _says_still(file.listeners[name], said := (drained or {})[name])}
         kept = {name: _kept(file.pools[name], one) for name, one in (overlay or {}).items() if name in file.pools}
@@ -173,11 +173,11 @@ class Desired:
     def reloaded(self, file: Config) -> Desired:
         return Desired.of(file, self.overlay, self.drained)
 
-    # ---- changes at runtime; ChangeError when they cannot be ----
+    # ---- runtime changes; ChangeError when they are impossible ----
 
     def find(self, pool: str, backend: str) -> Backend | None:
-        """The backend of that id, or else of that address; None when there is none. ChangeError for an unknown pool,
-        or for an address that several backends have."""
+        """The backend with that id, or else with that address; None when there is none. ChangeError for an unknown
+        pool, or for an address that several backends have."""
         backends = self._pool(pool).backends
         found = [one for one in backends if one.key == backend]
         found = found or [one for one in backends if one.address == backend]
@@ -192,7 +192,7 @@ class Desired:
         if there is not None:
             return self._changed(pool, there, settings)
         entry = self._removed_entry(pool, backend, str(settings.get("id", "")))
-        if entry is not None:  # it comes back as the file has it
+        if entry is not None:  # it comes back as in the file
             return self._with(pool, entry.key, None)._changed(pool, entry, settings)
         if settings.get("address", backend) != backend:
             raise ChangeError("conflict", "a backend is added by its address", self._path(pool, backend, "address"))
@@ -203,7 +203,7 @@ class Desired:
         return self._with(pool, added.key, Override(_said(added)))
 
     def without_backend(self, pool: str, backend: str) -> Desired:
-        """Remove it; ChangeError when it is not there."""
+        """Remove it. ChangeError for an unknown backend."""
         there = self.find(pool, backend)
         if there is None:
             raise ChangeError("not_found", f'no backend "{backend}" in pool "{pool}"', self._path(pool, backend))
@@ -211,7 +211,7 @@ class Desired:
         return self._with(pool, there.key, Override(file=_said(entry), removed=True) if entry else None)
 
     def with_drained(self, listener: str, *, drained: bool = True) -> Desired:
-        """The listener accepts nothing or, when not `drained`, accepts again."""
+        """Make the listener stop accepting or, when not `drained`, accept again."""
         if listener not in self.config.listeners:
             raise ChangeError("not_found", f'no listener "{listener}"', "listener")
         others = {name: said for name, said in self.drained.items() if name != listener}
@@ -244,7 +244,7 @@ class Desired:
         return next((entry for entry in self.file.pools[pool].backends if entry.key == key), None)
 
     def _removed_entry(self, pool: str, backend: str, id_: str) -> Backend | None:
-        """The file's entry that was removed at runtime and is meant by this key or address, or this id."""
+        """The file's entry that was removed at runtime and has this key or address, or this id."""
         removed = {key for key, one in self.overlay.get(pool, {}).items() if one.removed}
         entries = [entry for entry in self.file.pools[pool].backends if entry.key in removed]
         for entry in entries:
@@ -267,7 +267,7 @@ class Desired:
             raise ChangeError("invalid", first.message, place) from None
 
     def _with(self, pool: str, key: str, override: Override | None) -> Desired:
-        """With `override` for the backend, in place of what was there. Looks at this pool alone."""
+        """With `override` for the backend in place of the old one. Checks this pool alone."""
         overrides = {name: one for name, one in self.overlay.get(pool, {}).items() if name != key or override}
         if override is not None:
             overrides[key] = override

@@ -1,4 +1,4 @@
-"""Everything that happened, one record each: the log is one subscriber, others come and go. Control thread only."""
+"""Events, one record each: the log is one subscriber, others come and go. Control thread only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 logger = logging.getLogger("l4lb")
 
-RECENT = 200  # events that are kept for those who come later
+RECENT = 200  # events kept for later readers
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind` is the stable name (``backend_down``), `fields` what it is about; `time` seconds since 1970."""
+    """`kind` is the stable name (``backend_down``), `fields` are the details; `time` is in seconds since 1970."""
 
     kind: str
     fields: dict[str, object] = field(default_factory=dict)
@@ -35,7 +35,7 @@ def to_log(event: Event) -> None:
 
 
 class Events:
-    """Hands each event to all subscribers, in the order in which they subscribed; `recent` are the latest, oldest
+    """Passes each event to all subscribers, in the order of their subscription; `recent` are the latest, oldest
     first."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Events:
         self._subscribers: list[Callable[[Event], None]] = [to_log]
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """From now on call `subscriber` for each event; what is returned ends that."""
+        """From now on call `subscriber` for each event. Returns a function that ends the subscription."""
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber)
 

@@ -1,4 +1,4 @@
-"""What is wanted and what was seen, for every pool and backend. Owned by the control loop's thread.
+"""The desired and observed state of every pool and backend. Owned by the control loop's thread.
 
 `pools`, `listeners` and a pool's `backends` are replaced, not changed, so that other threads may iterate over them.
 """
@@ -35,8 +35,8 @@ class CheckResult:
 
 @dataclass(slots=True)
 class Ejection:
-    """The last one of a backend. `number`: how many in a row; `until`, of the monotonic clock, when it ends or ended;
-    `passed`: health checks in a row since it began."""
+    """A backend's last ejection. `number`: how many in a row; `until`: when it ends or ended, in monotonic time;
+    `passed`: checks passed in a row since it began."""
 
     number: int
     until: float
@@ -45,7 +45,7 @@ class Ejection:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """What a backend's agent has said of it. `max_sessions` None: nothing."""
+    """What a backend's agent reported. `max_sessions` None: nothing."""
 
     percent: int = 100
     health: Health = Health.UNKNOWN
@@ -75,9 +75,9 @@ class BackendState:
     ejected: bool = False
     ejection: Ejection | None = None
     agent: AgentState = AgentState()
-    effective_weight: float = 0.0  # in the published snapshot: a part of the configured one while it starts slowly
-    name: str = ""  # that it is given by and that is looked up; empty for an address
-    unresolved: str = ""  # why its name has no address: `address` is nowhere then
+    effective_weight: float = 0.0  # in the published snapshot: a part of the configured one during slow_start
+    name: str = ""  # the name in its configured address, if that is not numeric
+    unresolved: str = ""  # why its name has no address; `address` is a placeholder then
 
     @property
     def id(self) -> str:
@@ -85,12 +85,12 @@ class BackendState:
 
     @property
     def observed(self) -> Health:
-        """Its health for choosing: an agent that says down is believed whatever the checks see."""
+        """Its health for routing: down if the agent says so, whatever the checks see."""
         return Health.DOWN if self.agent.health is Health.DOWN else self.health
 
     @property
     def wanted(self) -> AdminState:
-        """What the operator wants or, while that is ready, the agent."""
+        """The operator's admin state or, while that is ready, the agent's."""
         return self.admin_state if self.admin_state is not AdminState.READY else self.agent.admin_state
 
     @property
@@ -112,7 +112,7 @@ class PoolState:
     source: SocketAddress | None
     backends: dict[str, BackendState]  # by id, sorted: every node builds the same tables
     table_digest: str = ""
-    policy_error: str = ""  # why its policy could not lay out the table: it serves in turn meanwhile
+    policy_error: str = ""  # why its policy failed; the pool uses round robin meanwhile
     usable: tuple[str, ...] = ()
     passed_over: dict[str, str] = field(default_factory=dict)  # by id: why it is not usable
     standby: dict[str, str] = field(default_factory=dict)  # by id: why a usable one is asked after others
@@ -130,24 +130,24 @@ class State:
     config: Config
     pools: dict[str, PoolState]
     listeners: dict[str, ListenerState]
-    drained: frozenset[str] = frozenset()  # listeners that accept nothing, as the operator wants
+    drained: frozenset[str] = frozenset()  # listeners that the operator drained
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
 
 
 def first_health(config: Pool) -> Health:
-    """Of a backend that nothing is known of."""
+    """The health of a new backend."""
     return Health.UP if config.health.type == "none" else config.health.initial
 
 
 class Location(NamedTuple):
-    """Where a backend is; `unresolved`: why it is nowhere."""
+    """A backend's address; `unresolved`: why it has none."""
 
     address: SocketAddress
     unresolved: str = ""
 
 
-# A backend that is nowhere is passed over, and never connected to; were it, connect(2) says ENETUNREACH.
+# A backend without an address is passed over and never connected to; connect(2) to this one would fail: ENETUNREACH.
 _NOWHERE = SocketAddress(socket.AF_INET, "255.255.255.255", 1)
 
 
@@ -161,14 +161,14 @@ def unresolved_at(address: str, error: str) -> Location:
 
 
 def location_of(address: str) -> Location:
-    """Where a backend of that configured address is as long as no name is looked up."""
+    """The location for that configured address before any name is looked up."""
     if name_of(address):
         return unresolved_at(address, NOT_YET)
     return Location(resolve_backend(parse_address(address)))
 
 
 def new_backend(config: Backend, place: Location, health: Health, position: int) -> BackendState:
-    """`health` is its first, unless it is nowhere: then it is down."""
+    """`health` is its initial health; without an address it is down."""
     health = Health.DOWN if place.unresolved else health
     state = BackendState(config, place.address, config.admin_state, health, position)
     state.name, state.unresolved = name_of(config.address), place.unresolved
@@ -177,7 +177,7 @@ def new_backend(config: Backend, place: Location, health: Health, position: int)
 
 
 def source_of(config: Pool) -> SocketAddress | None:
-    """Where the pool connects from, when that is configured."""
+    """The pool's source address, if configured."""
     ip = "" if config.source_address == "client" else config.source_address
     return resolve_backend(parse_address(f"[{ip}]:0" if ":" in ip else f"{ip}:0")) if ip else None
 
@@ -193,13 +193,13 @@ def _pool(name: str, config: Pool) -> PoolState:
 
 
 def bind_of(config: Listener) -> tuple[SocketAddress | InheritedSocket, ...]:
-    """Where it is to listen, looked up. ValueError for a name without an address."""
+    """The addresses to listen on, looked up. ValueError for a name without an address."""
     return tuple(address for text in config.bind for address in resolve_listener(parse_address(text)))
 
 
 def initial_state(config: Config) -> State:
-    """The state at the start. Of names, looks those of listeners up; ConfigError for those that do not resolve, all of
-    them. Backends that are given by name are nowhere yet."""
+    """The state at the start. Looks up the names of listeners only; one ConfigError for all that do not resolve.
+    Backends given by name have no address yet."""
     problems: list[Problem] = []
     pools: dict[str, PoolState] = {}
     listeners: dict[str, ListenerState] = {}

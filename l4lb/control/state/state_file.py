@@ -1,8 +1,8 @@
-"""The state file: runtime changes that are to survive a restart, as JSON. Read before the start, replaced whole with
-each change, so that it is never half of one. A change that cannot be saved is not made: what an operator was told to be
-done is still so after a restart.
+"""The state file: runtime changes that are to survive a restart, as JSON. Read before the start and replaced atomically
+with each change, so that it is never half written. A change that cannot be saved is not made: a change that was
+confirmed to an operator survives a restart.
 
-What it says holds by the rule of `desired.py`, as at a reload.
+Its content is applied by the rule of `desired.py`, as at a reload.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC  # E
 
 
 def read_state(config: Config) -> tuple[Overlay, Drained]:
-    """What the state file of `config` says; nothing when there is none. ConfigError, with its place, when it cannot be
-    read or is broken, and when it could not be written either."""
+    """The content of the state file of `config`; empty when there is none. ConfigError, with its place, when it cannot
+    be read or written, or is broken."""
     path = config.global_.state_file
     if not path:
         return {}, {}
@@ -69,7 +69,7 @@ def _new_of(path: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Beside it, on disk. All that a full or broken disk refuses, it refuses here."""
+    """Write a file beside it, and sync. A full or broken disk fails here."""
     with open(os.open(_new_of(path), _NEW, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -77,7 +77,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _replace(path: Path) -> None:
-    """By what was written. Whoever reads it, also after a power failure, finds the old text or the new one."""
+    """Replace it by that file. Readers, even after a power failure, find the old text or the new one."""
     real = path.resolve()
     _new_of(path).replace(real)
     with contextlib.suppress(OSError):  # EINVAL, where a directory has no fsync; EIO: see above
@@ -94,7 +94,7 @@ def _remove_new(path: Path) -> None:
 
 
 def _says(path: Path, text: str, *, empty: bool) -> bool:
-    """Whether the file says so already. One that is not there says nothing."""
+    """Whether the file has this text already. A missing file counts as empty."""
     try:
         return read_text(path) == text
     except FileNotFoundError:
@@ -104,14 +104,14 @@ def _says(path: Path, text: str, *, empty: bool) -> bool:
 
 
 class StateFile:
-    """Where a configuration says; nowhere when it does not. Control loop only, one change at a time."""
+    """The file that a configuration names, if it names one. Control loop only, one change at a time."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._failing = False
 
     async def begin(self, desired: Desired) -> Saving:
-        """Write down what is to be wanted. ChangeError when that cannot be: nothing has changed."""
+        """Write the new desired state. ChangeError when that fails; nothing has changed then."""
         path, text = desired.config.global_.state_file, _text(desired)
         empty = not desired.overlay and not desired.drained
         if not path or await asyncio.to_thread(_says, Path(path), text, empty=empty):
@@ -120,7 +120,7 @@ class StateFile:
         return Saving(self, Path(path))
 
     async def attempt(self, call: Callable[..., None], path: Path, *arguments: str) -> None:
-        """The log tells of the first failure, each is told to who asked."""
+        """Logs the first failure; each failure is reported to its caller."""
         try:
             await asyncio.to_thread(call, path, *arguments)
         except OSError as error:
@@ -135,14 +135,14 @@ class StateFile:
 
 
 class Saving:
-    """What `begin` wrote: `commit` it when nothing else can fail any more, or `discard` it."""
+    """What `begin` wrote: `commit` it once nothing else can fail, or `discard` it."""
 
     def __init__(self, file: StateFile, path: Path | None) -> None:
         self._file = file
         self._path = path
 
     async def commit(self) -> None:
-        """Return once it is what a restart finds. ChangeError when that cannot be."""
+        """Return once a restart would find it. ChangeError when that fails."""
         path, self._path = self._path, None
         if path is not None:
             await self._file.attempt(_replace, path)
