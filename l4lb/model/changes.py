@@ -1,4 +1,4 @@
-"""What a reload or change came to. Plain data."""
+"""The result of a reload or change. Plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Changes:
     """How many were added, removed and changed, by kind.
 
-    `needs_restart`: keys of the file that differ from what this process was started with, and cannot change in it.
+    `needs_restart`: keys of the file that a running process cannot change and that differ from those at its start.
     """
 
     pools: tuple[int, int, int] = (0, 0, 0)

@@ -1,4 +1,4 @@
-"""How a value stands after ``key=`` in a line of the log: as it is, or quoted where it could be mistaken. Pure."""
+"""Formats a value after ``key=`` in a log line: plain, or quoted where it would be ambiguous. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def quoted(value: object) -> str:
-    """``10.0.0.1:80``, ``"no answer"``, ``""``: what is not plain is quoted as JSON does it, and stays on its line."""
+    """``10.0.0.1:80``, ``"no answer"``, ``""``: anything not plain is quoted as in JSON, which keeps it on one line."""
     text = str(value)
     plain = text.isprintable() and not any(char in text for char in ' "=')
     return text if text and plain else json.dumps(text, ensure_ascii=False)

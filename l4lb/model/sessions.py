@@ -1,4 +1,4 @@
-"""Sessions that are there now: which are meant, and what is told of one. Plain data."""
+"""Current sessions: filters, and what is reported about one. Plain data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ipaddress import IPv4Network, IPv6Network
 
 from l4lb.model.states import Protocol, SessionState
 
-LIMIT_DEFAULT = 1_000  # of sessions that are told of
+LIMIT_DEFAULT = 1_000  # of listed sessions
 LIMIT_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
-    """Which sessions are meant: all that is given must hold. `backends` are pairs of pool and id, where an empty pool
-    means any; `source` is of the client, with `source_port` unless that is 0, on the interface of the number
-    `source_scope` unless that is 0; `id` is of one session, 0: of any."""
+    """A session must match all that is given. `backends` are pairs of pool and id, where an empty pool means any;
+    `source` is the client's address, with `source_port` unless that is 0, on the interface with the number
+    `source_scope` unless that is 0; `id` is that of one session, 0: any."""
 
     listener: str = ""
     pool: str = ""
@@ -30,8 +30,9 @@ class SessionFilter:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One at the moment that it was looked at. `backend` is empty while it has none; `client` and `local`, where it
-    came in, are ``address:port``, or ``unix:``; `idle_s` is since the last byte or change of state."""
+    """One session at the moment of the sweep. `backend` is empty while it has none; `client` and `local` (the address
+    that the client connected to) are ``address:port``, or ``unix:``; `idle_s` is since the last byte or change of
+    state."""
 
     id: int
     protocol: Protocol
@@ -48,21 +49,21 @@ class Session:
 
 
 class Sweep(typing.Protocol):
-    """A pass over all sessions that the workers make at their own pace. Only once it is `over` there is a result."""
+    """A pass over all sessions that the workers make at their own pace. It has a result only once it is `over`."""
 
     def over(self) -> bool: ...
     def matched(self) -> int:
-        """How many sessions were meant."""
+        """How many sessions matched."""
 
     def take_found(self) -> list[Session]:
-        """Those that are told of, the oldest first. Once."""
+        """The listed sessions, the oldest first. Call it once."""
 
 
 def session_id_text(id_: int) -> str:
-    """As the access log has it; text, since it is too large for a number of many readers of JSON."""
+    """The id as in the access log; text, since many JSON readers cannot hold such a large number."""
     return str(id_)
 
 
 def parse_session_id(text: str) -> int:
-    """0, which no session has, for what is none."""
+    """0, which no session has, for an invalid id."""
     return int(text) if re.fullmatch("[1-9][0-9]{0,19}", text) and int(text) < 2**64 else 0

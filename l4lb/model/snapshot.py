@@ -17,10 +17,10 @@ from l4lb.model.states import Protocol
 class Selection(StrEnum):
     """How a worker turns a pool into a choice. Policies are many, selections few.
 
-    `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` the slot that the client's
-    hash names; `LEAST_SESSIONS` compares the live session counts, divided by weight, of a tier's backends, and
-    `TWO_CHOICES` those of two slots that the hash names; `PEAK_EWMA` does too, each times the time that connects and
-    answers lately took; `FIRST` takes the first backend that has a place.
+    `CURSOR` takes the next slot of the table by a cursor that all workers share; `HASH` takes the slot of the client's
+    hash; `LEAST_SESSIONS` compares the current sessions, divided by weight, of a tier's backends; `TWO_CHOICES` does so
+    for two slots that the hash selects; `PEAK_EWMA` does the same, multiplied by the recent time of connects and
+    answers; `FIRST` takes the first backend that has a place.
     """
 
     CURSOR = "cursor"
@@ -32,10 +32,10 @@ class Selection(StrEnum):
 
 
 class HashKey(StrEnum):
-    """What a session hashes to, for the selections with a table but `CURSOR`; `RANDOM` is drawn for each session.
+    """What is hashed, for all selections with a table except `CURSOR`; `RANDOM` is drawn for each session.
 
-    `QUIC_CID`, of UDP: workers also remember which backend gave which connection id, and a client that comes from
-    another address with one of those goes on there.
+    `QUIC_CID`, for UDP: workers also remember which backend issued which connection id, and a client that comes from
+    another address with one of those continues there.
     """
 
     SOURCE_IP = "source_ip"
@@ -57,8 +57,8 @@ class TableKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """One backend. `id` is its identity across snapshots within its pool: counters and limits follow it. `weight` is
-    what holds now, which may be a part of what is configured. `resumes`: what it has begun may go on there in a new
-    session, usable or not (`HashKey.QUIC_CID`)."""
+    the current one, which may be a part of the configured one. `resumes`: its own clients may continue there in a new
+    session, whether it is usable or not (`HashKey.QUIC_CID`)."""
 
     id: str
     address: SocketAddress
@@ -69,8 +69,8 @@ class BackendSpec:
 
 @dataclass(frozen=True, slots=True)
 class ProxyAccept:
-    """The PROXY header that a listener's clients begin with. `version`: 1, 2, or 0 for either; `trusted` are the CIDRs
-    that it is taken from, beside unix clients; `timeout_s`, of TCP, is from accept until it is complete."""
+    """The PROXY header with which a listener's clients begin. `version`: 1, 2, or 0 for either; `trusted` are the CIDRs
+    that may send it, besides unix clients; `timeout_s`, for TCP, is from accept until it is complete."""
 
     version: int
     trusted: tuple[str, ...] = ()
@@ -79,8 +79,8 @@ class ProxyAccept:
 
 @dataclass(frozen=True, slots=True)
 class ProxySend:
-    """The PROXY header that a pool's sessions begin with. `own` are TLVs as they go out, the others are made for each
-    session: `authority` and `alpn` of the client's TLS or of its header, `received`: all that its header had."""
+    """The PROXY header that begins a pool's sessions. `own` are fixed TLVs; the others are made for each session:
+    `authority` and `alpn` from the client's TLS or its header, `received`: all TLVs of its header."""
 
     version: int
     crc32c: bool = False
@@ -93,9 +93,9 @@ class ProxySend:
 
 @dataclass(frozen=True, slots=True)
 class TierSpec:
-    """Backends that serve when those of the tiers before can take no session; the policy chooses among them alone.
+    """Backends that serve when those of earlier tiers can take no session; the policy chooses within a tier.
 
-    `usable` indexes the pool's backends, in the order that FIRST goes by; `slots` is the selection's table of indices
+    `usable` indexes the pool's backends, in the order that FIRST uses; `slots` is the selection's table of indices
     into `usable` (empty for LEAST_SESSIONS and FIRST, or when none is usable). Tables are shared between snapshots and
     never change."""
 
@@ -106,12 +106,11 @@ class TierSpec:
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
     """`backends` are all of the pool, sorted by id; those that may get new sessions are in tiers. `usable` and `slots`
-    are of the first one (see `TierSpec`), and empty when no backend is usable; `further` are the others, in the order
-    in which they are asked. `bounded_load`, of HASH: how far above the average of its tier a backend's sessions may get
-    (1.25: by a quarter); 0: no bound.
-    `retry_pause_s`: before an attempt when no other backend is left to try.
-    `passive_failures`: after so many in a row a backend is reported as failing; 0: never. `transparent`: connect from
-    the client's own address, instead of `source`."""
+    are those of the first tier (see `TierSpec`), and empty when no backend is usable; `further` are the other tiers in
+    order. `bounded_load`, for HASH: how far a backend's sessions may exceed the average of its tier (1.25: by a
+    quarter); 0: no bound. `retry_pause_s`: the wait before an attempt when no other backend is left to try.
+    `passive_failures`: after so many failures in a row a backend is reported; 0: never. `transparent`: connect from the
+    client's own address instead of `source`."""
 
     name: str
     selection: Selection
@@ -151,7 +150,7 @@ class InheritedSocket:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What listening sockets are known by. With port 0 the listener and the position in its bind belong to it."""
+    """The key of listening sockets. With port 0 it includes the listener and the position in its bind."""
 
     protocol: Protocol
     address: SocketAddress | InheritedSocket
@@ -171,11 +170,11 @@ class Keepalive:
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
-    and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes a second, the
-    session rate in sessions a second; 0 means no limit. `keepalive` and `user_timeout_s` hold for both sides.
+    and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
+    session rate in sessions per second; 0 means no limit. `keepalive` and `user_timeout_s` apply to both sides.
 
-    Without `half_close` the first FIN ends both sides. `udp_gro`: take many datagrams of a client as one, where the
-    kernel has them so; `udp_one_way`: no answers are expected."""
+    Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
+    kernel supports it; `udp_one_way`: no answers are expected."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -208,7 +207,7 @@ class ListenerSpec:
 
     @property
     def trains(self) -> bool:
-        """Whether datagrams may travel as one: where each of them counts, they do not."""
+        """Whether datagrams may travel as one: not where each of them is counted."""
         return self.udp_gro and not self.udp_requests and not self.udp_responses and self.accept is None
 
 

@@ -1,4 +1,4 @@
-"""The enums of the product. The words are the public contract's: everything prints them as they are."""
+"""The enums of the product. The words are part of the public contract: all output uses them as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Protocol(StrEnum):
 
 
 class AdminState(StrEnum):
-    """What the operator wants of a backend. Never mixed with `Health`."""
+    """What the operator wants from a backend. Never mixed with `Health`."""
 
     READY = "ready"
     DRAIN = "drain"
@@ -19,7 +19,7 @@ class AdminState(StrEnum):
 
 
 class Health(StrEnum):
-    """What was observed of a backend. Never mixed with `AdminState`."""
+    """What checks observed about a backend. Never mixed with `AdminState`."""
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -33,8 +33,8 @@ class ProcessState(StrEnum):
 
 
 class DropReason(StrEnum):
-    """Why a datagram was not passed on. The order is the native enum's (`_dataplane/base/enums.pxd`); a test holds them
-    together."""
+    """Why a datagram was not forwarded. The order is the native enum's (`_dataplane/base/enums.pxd`); a test compares
+    them."""
 
     TOO_LARGE = "too_large"
     NO_BACKEND = "no_backend"
@@ -51,9 +51,9 @@ class DropReason(StrEnum):
 
 
 class ConnectFailure(StrEnum):
-    """What a connect to a backend failed of. The order is the native enum's; a test holds them together.
+    """Why a connect to a backend failed. The order is the native enum's; a test compares them.
 
-    `RESOURCES` is this host's own want, see `Shortage` and `l4lb.model.verdicts`: it says nothing of the backend.
+    `RESOURCES` is a local shortage, see `Shortage` and `l4lb.model.verdicts`: it says nothing about the backend.
     """
 
     REFUSED = "refused"
@@ -65,8 +65,8 @@ class ConnectFailure(StrEnum):
 
 
 class Shortage(StrEnum):
-    """What of this host's own was short, so that a backend could not be asked. The order is the native enum's, from 1
-    on; a test holds them together."""
+    """The local resource whose shortage prevented a connect to a backend. The order is the native enum's, from 1 on; a
+    test compares them."""
 
     PORTS = "ports"
     ADDRESS = "source_address"
@@ -77,10 +77,10 @@ class Shortage(StrEnum):
 
 
 class PathError(StrEnum):
-    """What ICMP, or this host's own routes, said of datagrams to a backend. The order is the native enum's; a test
-    holds them together.
+    """What ICMP or this host's routes reported about datagrams to a backend. The order is the native enum's; a test
+    compares them.
 
-    `PROHIBITED` is of ICMPv6 and of routes; of IPv4 what a host prohibits cannot be told from one that is unreachable.
+    `PROHIBITED` comes from ICMPv6 and routes only; over IPv4, prohibited and unreachable hosts look the same.
     """
 
     REFUSED = "refused"
@@ -104,7 +104,7 @@ class SessionState(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a session ended. The order is the native enum's (`_dataplane/base/enums.pxd`); a test holds them together."""
+    """Why a session ended. The order is the native enum's (`_dataplane/base/enums.pxd`); a test compares them."""
 
     NORMAL = "normal"
     CLIENT_ABORT = "client_abort"

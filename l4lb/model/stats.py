@@ -9,7 +9,7 @@ from typing import NamedTuple
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
 
 # Why a PROXY header was refused, in the order of `_dataplane/base/enums.pxd:proxy_refusal_t`: what is wrong with it, in
-# the words of `l4lb.proxy_protocol.Reason`, then that it came from others than the trusted ones, or too late.
+# the words of `l4lb.proxy_protocol.Reason`, then that its sender is not trusted, or that it came too late.
 PROXY_REFUSALS = (
     "bad_signature", "bad_protocol", "bad_address", "bad_port", "bad_line_end", "line_too_long", "bad_version",
     "bad_command", "bad_family", "bad_transport", "too_large", "too_short", "tlv_overrun", "bad_tlv", "crc_mismatch",
@@ -32,7 +32,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Durations:
-    """Counts durations as they come; `histogram` is what it has so far. By one thread."""
+    """Counts durations; `histogram` is the current result. Used by one thread."""
 
     bounds_s: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
     sum_s: float = 0.0
@@ -52,9 +52,9 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """`early_resets`: sessions that the backend reset before its first byte; `failed`: connects by what they failed of;
-    datagrams are of UDP. `source_misfits`: attempts that could not be made, since the client's own address, from which
-    to connect, is of another family."""
+    """`early_resets`: sessions that the backend reset before its first byte; `failed`: failed connects by cause; only
+    UDP counts datagrams. `source_misfits`: attempts that were impossible, since the client's own address, from which to
+    connect, has another family."""
 
     sessions_active: int = 0
     sessions_total: int = 0
@@ -69,13 +69,13 @@ class BackendStats:
 
     @property
     def connect_failures(self) -> int:
-        """Of them those that say something of the backend: all but this host's own wants."""
+        """The failed connects that say something about the backend: all except local shortages."""
         return sum(count for reason, count in self.failed.items() if reason is not ConnectFailure.RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """A backend that fails: `failures` in a row, connects and resets before the first byte."""
+    """A failing backend: `failures` is the number of failed connects and resets before the first byte in a row."""
 
     pool: str
     backend: str
@@ -118,8 +118,8 @@ class PoolStats:
 class ListenerStats:
     """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
 
-    `session_time` leaves out clients that were refused at once; `dropped` is datagrams that went nowhere, by reason;
-    `proxy_refused` counts refused PROXY headers, by what PROXY_REFUSALS says.
+    `session_time` excludes clients that were refused at once; `dropped` counts lost datagrams by reason;
+    `proxy_refused` counts refused PROXY headers by the reasons in PROXY_REFUSALS.
     """
 
     addresses: tuple[str, ...] = ()
@@ -132,10 +132,11 @@ class ListenerStats:
 
 
 class SessionRecord(NamedTuple):
-    """A session that has ended, or a client that was refused. Times are seconds, `started_s` of the monotonic clock.
+    """A session that has ended, or a client that was refused. Times are in seconds, `started_s` in monotonic time.
 
-    `backend` is the last one that was tried, empty when none was; `connect_s` 0 when none was connected; `local` where
-    the client came in, ``address:port`` or ``unix:/path``; `sni` what its TLS ClientHello asked for, if it was read.
+    `backend` is the last one that was tried, empty when none was; `connect_s` is 0 when none was connected; `local` is
+    the address that the client connected to, ``address:port`` or ``unix:/path``; `sni` is the name in its TLS
+    ClientHello, if that was read.
     """
 
     session_id: int
@@ -158,9 +159,9 @@ class SessionRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """`busy_ns` is time spent outside epoll_wait since the start; `pipes` and `chunks` are those in use right now;
-    `handed_over` are clients that it accepted for a less loaded worker; `connect_time` is of backends that answered;
-    `late_answers` are datagrams for UDP sessions that had ended."""
+    """`busy_ns` is time spent outside epoll_wait since the start; `pipes` and `chunks` are those in use now;
+    `handed_over` counts clients that it accepted for a less loaded worker; `connect_time` covers successful connects;
+    `late_answers` counts datagrams for UDP sessions that had ended."""
 
     sessions_active: int = 0
     pipes: int = 0
@@ -181,10 +182,10 @@ class Stats:
     listeners: dict[str, ListenerStats] = field(default_factory=dict)
     pools: dict[str, PoolStats] = field(default_factory=dict)
     workers: tuple[WorkerStats, ...] = ()
-    sessions_left: int = 0  # in the whole process, those of removed listeners included
-    max_sessions: int = 0  # that may be in the whole process at a time; 0: no bound
-    limited_by: str = ""  # what that number is from: max_sessions, file descriptors, local ports
-    shortages: dict[Shortage, int] = field(default_factory=dict)  # what kept workers from asking backends, how often
+    sessions_left: int = 0  # in the whole process, including those of removed listeners
+    max_sessions: int = 0  # limit of the whole process; 0: no limit
+    limited_by: str = ""  # the source of that limit: max_sessions, file descriptors, local ports
+    shortages: dict[Shortage, int] = field(default_factory=dict)  # how often each shortage prevented a connect
 
     @property
     def sessions_active(self) -> int:

@@ -1,7 +1,7 @@
-"""What an errno of a call to a backend means, and for whom: of the peer, of the path to it, or of this host's own.
+"""What the errno of a call to a backend means: whether the peer, the path to it, or this host is the cause.
 
-The same table as the data plane's (`_dataplane/base/verdicts.pxd`, where what is true of each call is written down); a
-test holds them together. Health checks go by this one.
+The same table as the data plane's (`_dataplane/base/verdicts.pxd`, which documents each call); a test compares them.
+Health checks use this one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _VERDICTS = {
     ConnectFailure.REFUSED: Verdict.PEER,
     ConnectFailure.RESET: Verdict.PEER,
     ConnectFailure.RESOURCES: Verdict.OWN,
-}  # of the path otherwise
+}  # everything else is a problem of the path
 
 ADVICE = {
     Shortage.PORTS: "no local port is left for it: widen net.ipv4.ip_local_port_range, or add backends or addresses",
@@ -64,20 +64,20 @@ ADVICE = {
 
 
 def shortage_of(error: int, family: int) -> Shortage | None:
-    """What of this host's own was short; None when it is not that. `family` is the backend's."""
+    """The local resource that was short; None for other errors. `family` is the backend's."""
     if error == errno.EAGAIN and family == socket.AF_UNIX:
         return None
     return _SHORTAGES.get(error)
 
 
 def shortage_of_bind(error: int, family: int) -> Shortage:
-    """bind(2) of a source address: none of its errors is a backend's."""
+    """For bind(2) of a source address: a backend causes none of its errors."""
     shortage = shortage_of(error, family)
     return Shortage.ADDRESS if error == errno.EADDRNOTAVAIL or shortage is None else shortage
 
 
 def failure_of(error: int, family: int, *, reported: bool = False) -> ConnectFailure:
-    """What a connect failed of. `reported`: by the network (SO_ERROR, a read), not by a call."""
+    """Why a connect failed. `reported`: by the network (SO_ERROR, a read), not by a call."""
     if reported and error == errno.EACCES:
         return ConnectFailure.UNREACHABLE
     if shortage_of(error, family) is not None:

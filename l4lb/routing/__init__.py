@@ -1,1 +1,1 @@
-"""Choosing, as pure functions of plain data: no I/O, no clock, no asyncio."""
+"""Choosing backends, as pure functions of plain data: no I/O, no clock, no asyncio."""

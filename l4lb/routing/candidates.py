@@ -1,4 +1,4 @@
-"""Which backends of a pool may get new sessions and in which order of tiers, and why the others may not."""
+"""Which backends of a pool may get new sessions, in which tiers, and why the others may not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EJECTED = "ejected"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What counts for a backend's candidacy."""
+    """The inputs for a backend's candidacy."""
 
     weight: float
     admin_state: AdminState
@@ -25,11 +25,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a pool says of candidacy.
+    """A pool's rules for candidacy.
 
-    `panic_threshold`: percent of the ready backends; when fewer than that are not down, health is ignored (0: never).
-    `use_all_when_down`: it is ignored too when all are down. `zone` is preferred in a priority while its up backends
-    carry at least half of the weight that it has there.
+    `panic_threshold`: percent of the ready backends; when fewer are up or unknown, health is ignored (0: never).
+    `use_all_when_down`: health is also ignored when all are down. `zone` is preferred within a priority while its up
+    backends have at least half of its weight there.
     """
 
     panic_threshold: int = 0
@@ -39,8 +39,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Backends of one `priority`, by index, who serve when those of the tiers before can take no session. `zone`: all
-    are in it; `other_zones`: none is. Both empty: the zone does not count here."""
+    """Backends of one `priority`, by index, that serve when those of earlier tiers can take no session. `zone`: all are
+    in it; `other_zones`: none is. Both empty: the zone does not matter here."""
 
     members: tuple[int, ...]
     priority: int = 0
@@ -72,7 +72,7 @@ class Candidacy:
 
 
 def _ignores_health(healths: list[Health], rules: Rules) -> bool:
-    """`healths` are those of the backends that the operator wants, at least one. An undecided one is no reason."""
+    """`healths` are those of the ready backends, at least one. An unknown one is no reason to ignore health."""
     fit = len(healths) - healths.count(Health.DOWN)
     return 100 * fit < rules.panic_threshold * len(healths) or (rules.use_all_when_down and fit == 0)
 
@@ -80,8 +80,8 @@ def _ignores_health(healths: list[Health], rules: Rules) -> bool:
 def _keep_healthy(found: Candidacy, backends: Sequence[Standing], rules: Rules) -> None:
     """An undecided (unknown) backend counts only while none is up.
 
-    Where health is ignored, a priority of which all are down still leaves its turn to those that have one that is not:
-    sessions would wait there for time-outs, with a backend at hand that answers.
+    Where health is ignored, a priority whose backends are all down still comes after those with one that is not:
+    sessions would wait there for time-outs although another backend answers.
     """
     wanted = [backends[index] for index in found.usable]
     healths = [one.health for one in wanted]
@@ -93,7 +93,7 @@ def _keep_healthy(found: Candidacy, backends: Sequence[Standing], rules: Rules) 
 
 
 def _weight_by_priority(backends: list[Standing], zone: str) -> dict[int, float]:
-    """What that zone has of it."""
+    """The weight of that zone in each priority."""
     weights: dict[int, float] = {}
     for one in backends:
         if one.zone == zone:
@@ -102,8 +102,8 @@ def _weight_by_priority(backends: list[Standing], zone: str) -> dict[int, float]
 
 
 def _tiers(backends: Sequence[Standing], wanted: list[Standing], usable: list[int], zone: str) -> tuple[Tier, ...]:
-    """By priority; where the zone is preferred, its backends before the others of their priority. `wanted` are all
-    that the operator wants."""
+    """By priority; where the zone is preferred, its backends come before the others of their priority. `wanted` are all
+    ready backends."""
     levels: dict[int, list[int]] = {}
     for index in usable:
         levels.setdefault(backends[index].priority, []).append(index)
@@ -123,7 +123,7 @@ def _tiers(backends: Sequence[Standing], wanted: list[Standing], usable: list[in
 
 
 def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy:
-    """Operator first, then health, then ejections; what is left is in tiers by priority, then zone."""
+    """Filters by admin state, then health, then ejections; the rest forms tiers by priority, then zone."""
     found = Candidacy(list(range(len(backends))))
     found.keep(
         lambda i: backends[i].admin_state is AdminState.READY, lambda i: f"admin state {backends[i].admin_state}"
@@ -140,7 +140,7 @@ def candidacy(backends: Sequence[Standing], rules: Rules = Rules()) -> Candidacy
 
 
 def standby(tier: Tier, first: Tier) -> str:
-    """Why the backends of `tier` wait for those of `first`, the pool's first one, to be unable; "" when they are it."""
+    """Why the backends of `tier` wait until those of `first`, the pool's first tier, are unable; "" for the first."""
     if tier.priority != first.priority:
         return f"priority {tier.priority}: {first.priority} goes first"
     return f'zone "{first.zone}" goes first' if tier is not first else ""

@@ -1,14 +1,14 @@
-"""Whether a backend that fails real traffic may be put out of use, and for how long. Pure."""
+"""Whether a backend that fails real traffic may be ejected, and for how long. Pure."""
 
 from __future__ import annotations
 
-MAX_EJECTIONS = 10  # that lengthen the next one
+MAX_EJECTIONS = 10  # more do not make the next one longer
 
 
 def refusal(wanted: int, ejected: int, usable: int, max_ejected_percent: int) -> str:
-    """Why one more of `wanted` backends (all of the pool's that the operator wants) may not be ejected; "" when it may.
+    """Why one more of `wanted` backends (all ready ones of the pool) may not be ejected; "" when it may.
 
-    `ejected` are out already, `usable` would be left besides the one in question.
+    `ejected` are out already; `usable` would be left besides the one in question.
     """
     if usable == 0:
         return "it is the last one that is usable"
@@ -23,5 +23,5 @@ def ejections_left(ejections: int, served_s: float, eject_for_s: float) -> int:
 
 
 def duration_s(ejections: int, eject_for_s: float) -> float:
-    """Of the ejection with that number, from 1."""
+    """The duration of the ejection with that number, from 1."""
     return eject_for_s * min(ejections, MAX_EJECTIONS)

@@ -31,7 +31,7 @@ HOW_HASHED = "the slot of the table that the client's hash names; the next ones 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A usable backend, with its sessions at this moment. `limit`: of max_sessions and bounded_load; 0: none."""
+    """A usable backend with its current sessions. `limit`: by max_sessions and bounded_load; 0: none."""
 
     id: str
     weight: float
@@ -45,14 +45,14 @@ class Candidate:
 
     @property
     def has_place(self) -> bool:
-        """Whatever bounded_load says, which gives way when nobody below it has one."""
+        """Ignores bounded_load, which gives way when no backend below its bound has a place."""
         return self.max_sessions == 0 or self.sessions < self.max_sessions
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Of one tier. `order`: the first choice first; `chosen`: who gets the client now, "" when that is drawn or its
-    turn."""
+    """The choice within one tier. `order`: the first choice first; `chosen`: the backend that gets the client now, ""
+    when it is drawn or comes in turn."""
 
     chosen: str
     order: tuple[Candidate, ...]
@@ -63,8 +63,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """`tier` is that of the `choice`, None when no usable backend has a place; `why` it is not an earlier one. `order`:
-    the candidates of all tiers as they are asked."""
+    """`tier` is that of the `choice`, None when no usable backend has a place; `why`: why it is no earlier one.
+    `order`: the candidates of all tiers in the order in which they are asked."""
 
     choice: Choice
     order: tuple[tuple[Tier, Candidate], ...]
@@ -73,9 +73,9 @@ class Explained:
 
 
 def load_limit(bounded_load: float, sessions: int, weight: float, total_weight: float, max_sessions: int) -> int:
-    """How many sessions a backend may have when the pool has `sessions` with the next one; 0: any number.
+    """How many sessions a backend may have when the pool has `sessions`, including the next one; 0: any number.
 
-    Bounded load is of Mirrokni, Thorup and Zadimoghaddam, 2016: ceil(c * average), by weight.
+    Bounded load as in Mirrokni, Thorup and Zadimoghaddam, 2016: ceil(c * average), by weight.
     """
     if not bounded_load:
         return max_sessions
@@ -110,7 +110,7 @@ def _probes(slots: Sequence[int], hashed: int, count: int) -> Iterator[int]:
 
 
 def _first_with_place(order: Sequence[Candidate]) -> str:
-    """The bound of bounded_load gives way when nobody below it has a place."""
+    """The bound of bounded_load gives way when no backend below it has a place."""
     below = next((one.id for one in order if not one.full), "")
     return below or next((one.id for one in order if one.has_place), "")
 
@@ -140,9 +140,9 @@ def _so(reasons: Sequence[str], tier: Tier) -> str:
 
 
 def explain_tiers(choices: Sequence[tuple[Tier, Choice]], not_before: Callable[[Tier], Sequence[str]]) -> Explained:
-    """Of the choices of a pool's tiers, that of the first one in which somebody has a place.
+    """The choice of the first tier in which a backend has a place.
 
-    `not_before`: why backends that would be asked before those of that tier are not usable, one by one.
+    `not_before`: for each backend that would come before that tier, why it is not usable.
     """
     order = tuple((tier, one) for tier, choice in choices for one in choice.order)
     full: list[str] = []
@@ -163,8 +163,8 @@ def hash_of(
     prefix_v6: int,
     protocol: int = TCP,
 ) -> int:
-    """`client_hash`, where the destination may be left out if the key does not need it. ValueError when it does, and
-    for a key that no address tells."""
+    """`client_hash`; the destination may be omitted if the key does not need it. ValueError when it is missing, and for
+    a key that does not depend on addresses."""
     if key is HashKey.QUIC_CID:
         raise ValueError(f'hash_key is "{key}": the connection id in its packets decides, not where a client is')
     if destination is None:

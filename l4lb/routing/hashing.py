@@ -27,7 +27,7 @@ def _masked(address: str, prefix_v4: int, prefix_v6: int) -> bytes:
 
 
 def random_draw(seed: int, number: int) -> int:
-    """The draw of that `number` (from 1) of SplitMix64 seeded with `seed`; native twin: hashing.pxd."""
+    """Draw `number` (from 1) of SplitMix64 seeded with `seed`; native twin: hashing.pxd."""
     mixed = (seed + number * 0x9E3779B97F4A7C15) & _MASK
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -47,8 +47,8 @@ def client_hash(
 ) -> int:
     """XXH64 of what `key` names: addresses packed (the source's under its prefix), ports in network order, protocol.
 
-    `HashKey.QUIC_CID` names the destination connection id of a long header, and without one the source's address.
-    ValueError for an address that is none, and for `HashKey.RANDOM`, which hashes nothing.
+    `HashKey.QUIC_CID` hashes the destination connection id of a long header, and without one the source's address.
+    ValueError for an invalid address, and for `HashKey.RANDOM`, which hashes nothing.
     """
     if key is HashKey.RANDOM:
         raise ValueError("a random draw has no hash")

@@ -44,7 +44,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """The usable backends of one tier of a pool (see `candidates.Tier`), at least one, sorted by id so that every node
-    sees the same; and what the pool says of hashing."""
+    sees the same; and the pool's settings for hashing."""
 
     backends: tuple[Candidate, ...]
     table_size: int = 65537
@@ -61,10 +61,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`selection` is what workers do with the table that `build` makes: indices into the candidates, for
-    `Selection.FIRST` in the order in which they are filled.
+    """`selection` says how workers use the table that `build` makes: indices into the candidates, for `Selection.FIRST`
+    in the order in which they are filled.
 
-    `hashes`: clients are told apart by the pool's hash_key; otherwise a selection that hashes draws at random.
+    `hashes`: the pool's hash_key distinguishes clients; otherwise a selection that hashes draws at random.
     """
 
     selection: Selection
@@ -78,7 +78,7 @@ def _cycle(candidates: Candidates, builder: TableBuilder) -> array[int]:
 
 
 def _no_table(candidates: Candidates, builder: TableBuilder) -> array[int]:
-    """Nothing to lay out: workers look at the backends themselves."""
+    """No table: workers compare the backends themselves."""
     return array("I")
 
 
@@ -136,7 +136,7 @@ def table_policy(build: Callable[[Candidates], Sequence[int]], *, hashes: bool =
 
     A client gets slot number hash % length, where the hash is that of the pool's hash_key, or with ``hashes=False``
     drawn at random for each session; when the backend there is full or refuses, other slots are tried. Equal input
-    must give an equal table, or nodes differ. What `build` raises is reported, and the pool serves in turn meanwhile.
+    must give an equal table, or nodes differ. What `build` raises is reported; the pool then uses round robin.
     """
 
     def checked(candidates: Candidates, builder: TableBuilder) -> array[int]:
@@ -148,7 +148,7 @@ def table_policy(build: Callable[[Candidates], Sequence[int]], *, hashes: bool =
 def ranking_policy(rank: Callable[[Candidates], Sequence[int]]) -> Policy:
     """A policy that ranks the candidates: `rank` returns their indices, the first choice first.
 
-    Each session goes to the first of them that has a place and does not refuse; who is left out gets none.
+    Each session goes to the first of them that has a place and does not refuse; omitted candidates get none.
     """
 
     def checked(candidates: Candidates, builder: TableBuilder) -> array[int]:

@@ -1,7 +1,7 @@
 """A consistent-hashing ring in Python: the oracle of `_dataplane/tables/ring.pxd`, and how to read it.
 
-Karger et al., "Consistent Hashing and Random Trees", STOC 1997. Each backend has 160 points a unit of its weight,
-as in ketama; a slot of the table belongs to the first point at or after its place on the ring.
+Karger et al., "Consistent Hashing and Random Trees", STOC 1997. Each backend has 160 points per unit of its weight, as
+in ketama; a slot of the table belongs to the first point at or after its place on the ring.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RING = (1 << 64) - 1
 
 
 def points_of(weights: Sequence[float]) -> list[int]:
-    """Points of each backend. Halved until all together are few enough, so that a small change rarely changes all."""
+    """Points of each backend, halved until their sum is small enough, so that a small change rarely changes all."""
     points = [int(POINTS_A_WEIGHT * weight) for weight in weights]
     halvings = 0
     while sum(points) >> halvings > MAX_POINTS:
@@ -29,7 +29,7 @@ def points_of(weights: Sequence[float]) -> list[int]:
 
 
 def ring_slots(ids: Sequence[str], points: Sequence[float], table_size: int, seed: int) -> array[int]:
-    """A table of indices into `ids`, of which each has as many `points`."""
+    """A table of indices into `ids`; `points` is the number for each id."""
     ring = sorted(
         (random_draw(xxhash.xxh64_intdigest(id_.encode(), seed=seed), number), index)
         for index, id_ in enumerate(ids)
