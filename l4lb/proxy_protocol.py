@@ -37,7 +37,7 @@ class Accept(StrEnum):
 
 
 class Command(IntEnum):
-    """LOCAL: the sender's own connection, a health check for instance; the socket's addresses are the true ones."""
+    """LOCAL: the sender's own connection, such as a health check; the socket's addresses are the real ones."""
 
     LOCAL = 0
     PROXY = 1
@@ -113,7 +113,7 @@ MEANING = {
 
 
 class ProxyHeaderError(L4lbError):
-    """This is no header that may be accepted. `reason` says why; the connection is to be aborted."""
+    """The header must not be accepted. `reason` says why; abort the connection."""
 
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
@@ -121,7 +121,7 @@ class ProxyHeaderError(L4lbError):
 
 
 class NeedMore(L4lbError):
-    """The header has not arrived whole; without a mistake so far."""
+    """The header is incomplete, and valid so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,11 @@ class Ssl:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header. Without `source` and `destination` it names nobody: the socket's own addresses are the true ones.
+    """A header. Without `source` and `destination` it names nobody: the socket's own addresses are the real ones.
 
-    `tlvs` are (type, value) in their order, without the checksum, which is `crc32c`: was there and right when parsed,
-    is added when built. `length` in bytes is how much to skip, known when parsed and no part of a comparison.
-    ValueError when it names one endpoint only, or any with LOCAL.
+    `tlvs` are (type, value) in order, without the checksum. `crc32c`: after parsing, a correct checksum was present;
+    when building, one is added. `length` is the size of a parsed header in bytes, and is ignored by comparisons. Raises
+    ValueError when it names only one endpoint, or any endpoint with LOCAL.
     """
 
     version: int = 2
@@ -168,7 +168,7 @@ class Header:
             raise ValueError("a LOCAL header names nobody")
 
     def value(self, type_: int) -> bytes | None:
-        """Of the first TLV of that type; None when there is none."""
+        """The value of the first TLV of that type; None when there is none."""
         return next((value for found, value in self.tlvs if found == type_), None)
 
     @property
@@ -177,7 +177,7 @@ class Header:
 
     @property
     def authority(self) -> str | None:
-        """The name that the client asked for; bytes that are no UTF-8 become surrogates."""
+        """The name that the client asked for; bytes that are not UTF-8 become surrogates."""
         return _text(self.value(Type.AUTHORITY))
 
     @property
@@ -197,8 +197,8 @@ class Header:
 def parse(data: bytes, accept: Accept | str = Accept.ANY, *, datagram: bool = False) -> Header:
     """The header that `data` begins with.
 
-    `datagram`: `data` is a whole UDP datagram, which holds header and payload; only version 2 knows those.
-    NeedMore when the header is not complete, never for a datagram; ProxyHeaderError when it must be refused.
+    `datagram`: `data` is a whole UDP datagram with header and payload; only version 2 supports that. Raises NeedMore
+    when the header is incomplete, never for a datagram; ProxyHeaderError when it must be refused.
     """
     mode = list(Accept).index(Accept(accept))
     found = algorithms.proxy_parse(data, mode, datagram)
@@ -221,11 +221,11 @@ def parse(data: bytes, accept: Accept | str = Accept.ANY, *, datagram: bool = Fa
 def build(header: Header, *, max_bytes: int = HEADER_MAX_BYTES) -> bytes:
     """The header's bytes, at most `max_bytes` of them.
 
-    A source and a destination of two IP families are written as IPv6, the IPv4 one v4-mapped. What version 1 cannot say
-    (LOCAL, datagrams, unix sockets) is UNKNOWN in it. Receivers may refuse a version 2 PROXY header that names nobody
-    or unix sockets (HAProxy does); LOCAL they must accept. ValueError for TLVs with version 1 or LOCAL, a unique id of
-    more than 128 bytes, an SSL TLV that is none, endpoints that are none or do not go together; BufferError when it
-    does not fit.
+    A source and a destination of two IP families are written as IPv6, the IPv4 one v4-mapped. Version 1 writes UNKNOWN
+    for what it cannot express (LOCAL, datagrams, unix sockets). Receivers may refuse a version 2 PROXY header that
+    names nobody or unix sockets (HAProxy does); they must accept LOCAL. Raises ValueError for TLVs with version 1 or
+    LOCAL, a unique id of more than 128 bytes, an invalid SSL TLV, invalid endpoints or endpoints that do not go
+    together; BufferError when it does not fit.
     """
     if header.version not in (1, 2):
         raise ValueError("expected version 1 or 2")

@@ -1,1 +1,1 @@
-"""."""
+"""Network and host: addresses, sockets, names, limits, privileges."""

@@ -52,7 +52,7 @@ def parse_address(text: str) -> Address:
 
 
 def _expect_plain(text: str) -> None:
-    """What addresses are pasted with, named."""
+    """ValueError names characters that are pasted along with addresses."""
     if text != text.strip():
         raise ValueError("a blank at the beginning or the end")
     if wrong := next((char for char in text if ord(char) < 32 or ord(char) == 127), ""):
@@ -120,7 +120,7 @@ def _numeric(host: str) -> tuple[int, str]:
 
 
 def is_name(text: str) -> bool:
-    """Whether the host of this address, which is sound, has to be looked up."""
+    """Whether the host of this valid address has to be looked up."""
     address = parse_address(text)
     if address.kind != "ip" or not address.host:
         return False
@@ -132,12 +132,12 @@ def is_name(text: str) -> bool:
 
 
 def name_of(text: str) -> str:
-    """The host of this address, which is sound, when it is a name that has to be looked up; else nothing."""
+    """The host of this valid address if it is a name that has to be looked up; otherwise empty."""
     return parse_address(text).host if is_name(text) else ""
 
 
 def resolve_backend(address: Address) -> SocketAddress:
-    """Where to connect. Port 0 stays: it means the port that the client came to."""
+    """Where to connect. Port 0 stays: it means the port that the client connected to."""
     if address.kind == "unix":
         return SocketAddress(socket.AF_UNIX, address.host)
     family, host = _numeric(address.host)
@@ -155,8 +155,8 @@ def resolve_listener(address: Address) -> list[SocketAddress | InheritedSocket]:
 
 
 def parse_source(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]:
-    """Clients: an address, with a port or without (0 then), or a network such as ``192.0.2.0/24``; an IPv4 address in
-    an IPv6 one is that address. ValueError for anything else."""
+    """Clients: an address with a port or without (0 then), or a network such as ``192.0.2.0/24``. A v4-mapped IPv6
+    address becomes the IPv4 address. ValueError for anything else."""
     if "/" in text:
         try:
             return ipaddress.ip_network(text, strict=False), 0
@@ -169,8 +169,8 @@ def parse_source(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
 
 
 def source_interface(text: str) -> int:
-    """The number of the interface that a source names (``fe80::1%eth0``), 0: none. ValueError for one that this host
-    does not have."""
+    """The number of the interface that a source names (``fe80::1%eth0``); 0: none. ValueError for an unknown
+    interface."""
     found = re.search(r"%([^]/:]+)", text)
     if found is None:
         return 0

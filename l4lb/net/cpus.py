@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use: its affinity, bounded by the quota of its cgroup and of those above it."""
+"""How many CPUs this process may use: its affinity, bounded by the quotas of its cgroup and the cgroups above it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _directories(own: str) -> Iterator[tuple[int, PurePosixPath]]:
 
 
 def quota_cpus(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
-    """The tightest CPU quota that holds for this process, in CPUs, version 2 or 1; infinite when there is none.
+    """The tightest CPU quota of this process, in CPUs, cgroups version 2 or 1; infinite when there is none.
 
-    In a container the paths of /proc/self/cgroup may lie outside of what is mounted; the mount's root counts always.
+    In a container the paths of /proc/self/cgroup may lie outside of the mount; the mount's root always counts.
     """
     found = [math.inf]
     for version, directory in (*_directories(_read(own)), (2, PurePosixPath()), (1, PurePosixPath())):
@@ -56,7 +56,7 @@ def quota_cpus(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
 
 
 def usable_cpus(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[int]:
-    """The CPUs to run workers on, one each: those of the affinity mask, as many as the quota pays for (rounded up)."""
+    """The CPUs for workers, one each: from the affinity mask, as many as the quota allows (rounded up)."""
     allowed = sorted(os.sched_getaffinity(0))
     quota = quota_cpus(root, own)
     return allowed if math.isinf(quota) else allowed[: max(1, math.ceil(quota))]

@@ -1,4 +1,4 @@
-"""What this process may do and where it runs, as far as options depend on it. Linux alone knows; nothing is changed."""
+"""What this process may do and where it runs, as far as options depend on it. Asks the kernel and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMESPACES = "/run/netns"  # ip-netns(8)
 
 
 def can_be_transparent() -> bool:
-    """Whether sockets may have addresses that are not this host's, for which TRANSPARENT_CAPABILITY is needed."""
+    """Whether this process may use addresses that are not this host's: that needs TRANSPARENT_CAPABILITY."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(PermissionError):
         probe.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
         return True
@@ -28,7 +28,7 @@ def why_not_source(host: str) -> str:
     net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind) lets sockets have any.
 
     socket(2): EAFNOSUPPORT. bind(2), without a port: EADDRNOTAVAIL; EINVAL for a link-local one without its interface.
-    What only ran out for the moment does not count.
+    A resource that ran out for the moment is no reason.
     """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -55,8 +55,8 @@ def namespace_name() -> str:
 
 
 def is_own_address(host: str) -> bool:
-    """Whether the numeric address `host` is one of this host's. The kernel reaches those from themselves; connect(2) of
-    a datagram socket sends nothing, and fails where there is no route."""
+    """Whether the numeric address `host` belongs to this host. The kernel reaches own addresses from themselves;
+    connect(2) of a datagram socket sends nothing, and fails without a route."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:

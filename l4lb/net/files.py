@@ -1,7 +1,7 @@
-"""Files that a configuration names, read without waiting for anybody and to a bounded size. On any thread.
+"""Reads files that a configuration names, with bounded time and size. On any thread.
 
-A path may lead to a FIFO that nobody writes to or to a device that never ends: a plain open or read would then hold
-its thread for ever, and the control loop must not be held, nor the threads that it lends work to.
+A path may lead to a FIFO without a writer or to an endless device: a plain open or read would then block its thread for
+ever, be it the control loop's or one of its helpers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STREAM_WITHIN_S = 5.0  # of what a shell's <(...) or a pipe gives
 
 
 def read_bytes(path: str | Path, *, bytes_max: int = BYTES_MAX, within_s: float = _STREAM_WITHIN_S) -> bytes:
-    """What is in the file, or comes by the pipe, within `within_s`.
+    """The content of the file, or what comes through the pipe within `within_s`.
 
     open(2) with O_NONBLOCK: a FIFO without a writer opens at once and is empty; ENXIO for a unix socket. read(2):
     EAGAIN, a writer is there and has not written yet. OSError EFBIG when it is larger, ETIMEDOUT when it does not end,

@@ -1,4 +1,4 @@
-"""What one process hands to the one that replaces it: messages over a pair of unix sockets, with file descriptors.
+"""Messages with file descriptors from one process to the one that replaces it, over a pair of unix sockets.
 
 A message is a JSON object. On the wire: eight bytes, its length and the number of descriptors, which travel with them
 (SCM_RIGHTS, unix(7)), then the JSON. Blocking, each call with a time-out in seconds; on any thread.
@@ -17,7 +17,7 @@ from typing import Any
 FDS_MAX = 253  # SCM_MAX_FD
 _HEAD = struct.Struct("!II")
 _MESSAGE_BYTES_MAX = 1 << 28
-_REST_WITHIN_S = 30.0  # of a message that has begun to come
+_REST_WITHIN_S = 30.0  # for the rest of a message that has begun to arrive
 
 Message = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Channel:
         return b"".join(parts)
 
     async def wait_for_message(self) -> tuple[Message, list[int]] | None:
-        """What `receive` returns, however long that takes; None at the end, or for what is no message of ours."""
+        """Like `receive`, without a time-out; None at the end, or for an invalid message."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self.sock.fileno(), ready.set)
         try:

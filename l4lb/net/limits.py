@@ -1,17 +1,17 @@
-"""What bounds the number of sessions at a time when max_sessions is "auto", file descriptors and local ports; and
-whether there is enough memory to begin with.
+"""The limits on sessions when max_sessions is "auto": file descriptors and local ports. Also checks that there is
+enough memory to start.
 
-File descriptors: the limit is raised as far as it goes, and each session takes two.
+File descriptors: the limit is raised to its hard limit, and each session takes two.
 
-Ports: each session takes one of net.ipv4.ip_local_port_range (28,232 by default, for IPv6 too), and how far those go
-differs. Over TCP a port serves again for another source or destination: so many sessions to each address of a backend
-from each source address. Over UDP a port is taken for all destinations together: so many from each source address. The
-bound counts what could work, never less: every backend that was there since the start, usable or not, ports that others
-have taken or that net.ipv4.ip_local_reserved_ports keeps, and clients that may wait in queues. There is none by ports
-where a pool connects to unix sockets, to the port that the client asked, or from its clients' addresses.
+Ports: each session takes one of net.ipv4.ip_local_port_range (28,232 by default, for IPv6 too). Over TCP a port can be
+used again for another source or destination: the limit is that many sessions per backend address and source address.
+Over UDP a port is taken for all destinations: the limit is that many per source address. The limit is never too low: it
+counts every backend since the start, usable or not, ports that others have taken or that
+net.ipv4.ip_local_reserved_ports reserves, and clients that may wait in queues. Ports impose no limit where a pool
+connects to unix sockets, to the port that the client asked, or from its clients' addresses.
 
-The smaller one holds. Where ports end earlier than the bound, for they are used by others, nobody is blamed and UDP
-makes room: see `_dataplane/base/verdicts.pxd`.
+The smaller limit applies. When ports run out earlier, because others use them, no backend is blamed and UDP makes room:
+see `_dataplane/base/verdicts.pxd`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FDS_A_SESSION = 2  # client and backend; a bulk flow borrows a pipe where there 
 _STACK_BYTES = 2 << 20  # pthread_attr_setstacksize(3): where RLIMIT_STACK is unlimited
 _SPARE_BYTES = 32 << 20
 FDS_RESERVED = 512  # Python, epoll, listening sockets, health checks, admin API, some pipes
-PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the network namespace of who reads it
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the reader's network namespace
 DEFAULT_PORTS = 60999 - 32768 + 1
 
 
@@ -53,7 +53,7 @@ def sessions_for(file_limit: int) -> int:
 
 
 def local_ports(file: Path = PORT_RANGE) -> int:
-    """How many ports the kernel gives out of its own accord; its default when that cannot be read."""
+    """How many ephemeral ports the kernel has; its default when that cannot be read."""
     try:
         first, last = map(int, file.read_text().split())
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def local_ports(file: Path = PORT_RANGE) -> int:
 
 @dataclass(slots=True)
 class PortBound:
-    """What local ports allow, of all the pools that `see` was shown. `ports` is the size of the range."""
+    """How many sessions local ports allow for all pools passed to `see`. `ports` is the size of the range."""
 
     ports: int
     _ways: set[tuple[SocketAddress | None, SocketAddress]] = field(default_factory=set)
@@ -72,7 +72,7 @@ class PortBound:
     _unbounded: bool = False
 
     def see(self, pools: Sequence[PoolSpec], listeners: Sequence[ListenerSpec]) -> None:
-        """What a snapshot has. It counts from now on for ever: sessions outlive what they began with."""
+        """Add a snapshot. It counts for ever: sessions may outlive their pools and listeners."""
         for pool in pools:
             protocols = {one.protocol for one in listeners if one.pool == pool.name}
             if protocols:
@@ -85,27 +85,27 @@ class PortBound:
 
     @property
     def sessions(self) -> int:
-        """0: no bound."""
+        """The limit; 0: none."""
         if self._unbounded or not (self._ways or self._sources):
             return 0
         return self.ports * (len(self._ways) + len(self._sources)) + self._waiting
 
 
 def _takes_no_ports(pool: PoolSpec) -> bool:
-    """Or more than can be counted here: those of the port that a client asked."""
+    """Also True when ports cannot be counted here, because the client's port is used."""
     return pool.transparent or any(
         one.address.family == socket.AF_UNIX or not one.address.port for one in pool.backends
     )
 
 
 def smaller(one: int, other: int) -> int:
-    """Of two bounds; 0 is none."""
+    """The smaller of two limits; 0 is none."""
     return min(one, other) if one and other else one or other
 
 
 def expect_memory_for(threads: int) -> None:
-    """EngineError when so many threads cannot have a stack each, and something to work with. pthread_create(3) would
-    say so too, but not Python of a thread that ran out of memory while it began: who started it waits for ever."""
+    """EngineError when there is no memory for the stacks of so many threads, with some to spare. pthread_create(3)
+    would report that too, but when a thread runs out of memory as it begins, Python's starter waits for ever."""
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     if stack == resource.RLIM_INFINITY:
         stack = _STACK_BYTES

@@ -1,4 +1,4 @@
-"""Whose rights this process has: from root's to a user's, with the few capabilities that are still needed.
+"""Drops privileges: from root to a user, with the few capabilities that are still needed.
 
 Ids belong to the process: glibc changes them on all threads (nptl(7)). Capabilities belong to each thread, and a new
 one has those of the thread that starts it (capabilities(7)). So `become` is called before threads are started, or on
@@ -29,7 +29,7 @@ _PR_CAP_AMBIENT_RAISE = 2
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and its groups. `name` is as it was asked for."""
+    """A user and its groups. `name` is as configured."""
 
     name: str
     uid: int
@@ -107,8 +107,8 @@ def _set_capabilities(numbers: Iterable[int], inheritable: Iterable[int] = ()) -
 
 
 def become(identity: Identity, keep: Iterable[int]) -> None:
-    """Be that user from now on, with no more capabilities than those of `keep` that this thread has; neither it nor
-    what it starts can get others. OSError EPERM when this process may not; nothing has changed then."""
+    """Become that user, with only those capabilities of `keep` that this thread has; neither it nor what it starts can
+    get others. OSError EPERM when that is not allowed; nothing has changed then."""
     kept = capabilities() & frozenset(keep)
     if not identity.is_current:
         _prctl(_PR_SET_KEEPCAPS, 1)
@@ -124,7 +124,7 @@ def become(identity: Identity, keep: Iterable[int]) -> None:
 
 @contextlib.contextmanager
 def lent_to_programs() -> Iterator[None]:
-    """Programs that this thread starts meanwhile have its capabilities, which a user's program otherwise has not."""
+    """Programs that this thread starts meanwhile get its capabilities, which a user's programs otherwise lack."""
     kept = capabilities()
     _set_capabilities(kept, kept)
     try:

@@ -14,7 +14,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def parse_network(text: str) -> Network:
-    """ValueError for what is none, or has bits set beyond its prefix."""
+    """ValueError for an invalid network, or one with bits set beyond its prefix."""
     if "%" in text:  # a zone is of one host
         raise ValueError(EXPECTED)
     with contextlib.suppress(ValueError):
@@ -27,7 +27,7 @@ def parse_network(text: str) -> Network:
 
 
 def _plain(network: Network) -> Iterator[Network]:
-    """IPv4 and IPv6 apart: a v4-mapped address is the IPv4 address that it is, and no IPv6 network has it."""
+    """Separates IPv4 and IPv6: v4-mapped addresses count as IPv4, and no IPv6 network includes them."""
     if isinstance(network, ipaddress.IPv4Network) or not network.overlaps(_MAPPED):
         yield network
     elif network.prefixlen >= _MAPPED.prefixlen:

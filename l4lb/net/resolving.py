@@ -1,9 +1,9 @@
-"""Names, looked up. Blocking, so on threads of its own; the control loop hears of the end.
+"""Looks names up. Blocking, so on its own threads, which report the results to the control loop.
 
 The addresses and their order are the system's (getaddrinfo(3): nsswitch, /etc/hosts, search domains, RFC 6724), so that
-a name means here what it means to every other program of this host. How long they hold only DNS knows: it is asked for
-the TTL, and when there is no address, for the reason. A name of /etc/hosts, or of another source than DNS, is looked up
-again after `OTHERWISE_S`.
+a name means here what it means to every other program of this host. Only DNS knows how long they are valid: it is asked
+for the TTL, and when there is no address, for the reason. A name from /etc/hosts, or another source than DNS, is looked
+up again after `OTHERWISE_S`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Host = tuple[int, str]  # family and numeric address
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`hosts` in the resolver's order, at least one; they hold for `ttl_s`."""
+    """`hosts` in the resolver's order, at least one, valid for `ttl_s` seconds."""
 
     hosts: tuple[Host, ...]
     ttl_s: float
@@ -64,7 +64,7 @@ def _in_hosts_file(name: str) -> bool:
 
 
 def _ttl_s(name: str, hosts: tuple[Host, ...]) -> float:
-    """Of the records that `hosts` are from, CNAMEs on the way included."""
+    """The TTL of the records that `hosts` come from, including CNAMEs on the way."""
     import dns.exception
     import dns.resolver
 
@@ -77,7 +77,7 @@ def _ttl_s(name: str, hosts: tuple[Host, ...]) -> float:
 
 
 def _reason(name: str, otherwise: str) -> str:
-    """Why DNS has no address; what the system says when DNS does not tell."""
+    """Why DNS has no address; the system's reason if DNS gives none."""
     import dns.exception
     import dns.rcode
     import dns.resolver
@@ -99,8 +99,8 @@ def _reason(name: str, otherwise: str) -> str:
 
 
 class Lookups:
-    """Look-ups side by side, on at most so many threads, which end when there is nothing to do. A thread that the
-    system's resolver holds outlives `close` until that gives up; what it finds is for nobody then."""
+    """Look-ups in parallel, on a limited number of threads, which end when there is nothing to do. A thread that is
+    stuck in the system's resolver outlives `close` until the resolver gives up; its result is discarded."""
 
     def __init__(self, lookup: Lookup = look_up) -> None:
         self._lookup = lookup
@@ -110,7 +110,7 @@ class Lookups:
         self._closed = False
 
     def begin(self, name: str, done: Done) -> None:
-        """`done` is called on another thread, unless this is closed before; on this one when there can be no thread."""
+        """Calls `done` on another thread, unless this is closed before; on this one when no thread can start."""
         task = (name, done)
         with self._lock:
             if self._closed:

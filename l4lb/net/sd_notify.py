@@ -1,5 +1,5 @@
-"""What the service manager that started this process is told of it, by its protocol: sd_notify(3), and
-sd_watchdog_enabled(3) for what it wants to hear. Datagrams to a unix socket; any thread.
+"""Notifications to the service manager that started this process: sd_notify(3), and sd_watchdog_enabled(3). Datagrams
+to a unix socket; any thread.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def monotonic_us() -> int:
 
 
 class Notifier:
-    """Tells the manager at `address` (a path, or @ and an abstract name); without one, nobody.
+    """Notifies the manager at `address` (a path, or @ and an abstract name); without an address, does nothing.
 
-    `watchdog_s`: within how many seconds it wants a sign of life, again and again; 0: it does not.
+    `watchdog_s`: the manager expects a watchdog sign within that many seconds, again and again; 0: it expects none.
     """
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
@@ -35,7 +35,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Notifier:
-        """Of the manager that the environment names. WATCHDOG_PID, if there, says whose life it is about."""
+        """For the manager that the environment names. WATCHDOG_PID, if set, is the process that it watches."""
         whose, wanted = environment.get(_WATCHDOG_PID, ""), environment.get(_WATCHDOG_US, "")
         number = wanted.isascii() and wanted.isdigit() and len(wanted) < 19
         ours = number and whose in ("", str(os.getpid()))
@@ -45,7 +45,7 @@ class Notifier:
         return bool(self._address)
 
     def notify(self, **fields: object) -> None:
-        """``notify(READY=1, STATUS="up")``. What the manager does not take is lost; the log says so, once."""
+        """``notify(READY=1, STATUS="up")``. A notification that the manager does not take is lost; logged once."""
         if not self._address:
             return
         text = "\n".join(f"{key}={value}" for key, value in fields.items())
@@ -60,5 +60,5 @@ class Notifier:
 
 
 def for_successor(environment: MutableMapping[str, str]) -> dict[str, str]:
-    """`environment` as the process that takes this one's place needs it: the watchdog is then about that one."""
+    """`environment` for the process that replaces this one: the watchdog then watches that process."""
     return {key: value for key, value in environment.items() if key != _WATCHDOG_PID}

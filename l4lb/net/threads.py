@@ -1,4 +1,4 @@
-"""Threads under the names that `top -H` and `ps -L` show, and what it means when there can be none."""
+"""Starts threads with the names that `top -H` and `ps -L` show, and reports why one cannot start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def no_thread() -> EngineError:
 
 
 def started(thread: threading.Thread) -> threading.Thread:
-    """`thread`, running. EngineError for pthread_create(3)'s EAGAIN: no memory for its stack, or RLIMIT_NPROC, pids.max
-    or threads-max is reached."""
+    """Start `thread` and return it. EngineError for pthread_create(3)'s EAGAIN: no memory for its stack, or
+    RLIMIT_NPROC, pids.max or threads-max is reached."""
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
@@ -27,6 +27,6 @@ def started(thread: threading.Thread) -> threading.Thread:
 
 
 def name_this_thread(name: str) -> None:
-    """At most 15 bytes are kept. A /proc that is not there is no reason to fail."""
+    """At most 15 bytes are kept. A missing /proc is no error."""
     with contextlib.suppress(OSError):
         Path("/proc/thread-self/comm").write_text(name, encoding="ascii")

@@ -150,7 +150,7 @@ ROUTES = (
     Route("POST", "/v1/upgrade", "Let a new process take over; this one drains and exits", changes.upgrade,
           shapes.Upgraded, refuses=(409,)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
-    Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some, and are told how many",
+    Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some and learn how many",
           _events, media="text/event-stream", query=EventsQuery, refuses=(409,)),
     Route("GET", "/metrics", "All counts, for Prometheus; OpenMetrics by Accept", _metrics, media="text/plain",
           or_media=("application/openmetrics-text",)),

@@ -30,7 +30,7 @@ RETRY_S = 0.25
 LAST_WORDS_S = 1.0  # how long `stop` waits for a slow reader
 _JOIN_S = 5.0
 _PASSES_MAX = 16  # empty the rings, however fast sessions end meanwhile
-_TOO_FAST = "more sessions ended at once than could be told"
+_TOO_FAST = "more sessions ended at once than could be recorded"
 
 
 @dataclass(frozen=True, slots=True)

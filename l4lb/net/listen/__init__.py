@@ -1,1 +1,1 @@
-"""Listening sockets: opened, shared, handed on; the files of unix sockets."""
+"""Listening sockets: opened, shared, passed to another process; the files of unix sockets."""

@@ -1,4 +1,4 @@
-"""Where the admin API listens, and how it takes that address without stealing it from a live instance."""
+"""The admin API's socket: its address, and how to take that without stealing it from a live instance."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class AdminSocket:
     path: Path | None = None
     lock_fd: int = -1
     inode: int = 0
-    asked_for: str = ""  # as the configuration has it
+    asked_for: str = ""  # as in the configuration
     _to_own: tuple[str, int] = ("", 0)
 
     def described(self) -> dict[str, Any]:
-        """What the process that takes over needs to know, besides the descriptors."""
+        """What the next process needs to know, besides the descriptors."""
         return {"address": self.address, "asked_for": self.asked_for, "path": str(self.path or ""), "inode": self.inode}
 
     def fds(self) -> list[int]:
@@ -63,11 +63,11 @@ class AdminSocket:
 
     @property
     def file(self) -> Path | None:
-        """What `close` will remove, once it is this process's."""
+        """The file that `close` removes, once this process owns it."""
         return self.path or (Path(self._to_own[0]) if self._to_own[0] else None)
 
     def give(self, owner: Identity | None) -> None:
-        """Its files, to who this process is to become."""
+        """Give its files to the user that this process is to become."""
         if self.file is not None:
             _give(self.file, owner)
             _give(_lock_path(self.file), owner)
@@ -84,7 +84,7 @@ class AdminSocket:
         self.path = None
 
     def close(self) -> None:
-        """Close it; its file goes too, unless someone else has put theirs in its place."""
+        """Close it and remove its file, unless somebody else's file is there now."""
         self.sock.close()
         if self.path is not None:
             remove_own(str(self.path), self.inode)
@@ -112,7 +112,7 @@ def _write_pid(lock_fd: int) -> None:
 
 
 def _make_directory(path: Path, owner: Identity | None, *, private: bool) -> None:
-    """Make it for `owner`, or this user, alone. With `private` one that is there must be so too, as in /tmp."""
+    """Make it for `owner`, or this user, alone. With `private`, as in /tmp, an existing one must be private too."""
     made = not path.exists()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
@@ -168,14 +168,14 @@ def _open_tcp(address: str) -> AdminSocket:
 
 
 def open_admin_socket(address: str, owner: Identity | None = None) -> AdminSocket:
-    """See `_open`. A directory that is made for a unix socket is `owner`'s, whom this process is to become."""
+    """See `_open`. A directory made for a unix socket belongs to `owner`, the user that this process is to become."""
     opened = _open(address, owner)
     opened.asked_for = address
     return opened
 
 
 def _open(address: str, owner: Identity | None) -> AdminSocket:
-    """OSError when the address cannot be had, with `strerror` in words when a live instance holds it."""
+    """OSError when the address is not available; its `strerror` says so when a live instance holds it."""
     parsed = parse_address(address)
     if parsed.kind != "unix":
         return _open_tcp(address)

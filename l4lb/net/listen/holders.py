@@ -1,7 +1,7 @@
-"""Who has an address that could not be had: found through sock_diag(7) and /proc, for the words of an error.
+"""Finds who holds an address that is in use, through sock_diag(7) and /proc, for error messages.
 
-sock_diag is asked for one port, so that the answer is short however many connections this host has; /proc/net/tcp is
-not. Called on the control thread and therefore bounded: what is not found in time is not named.
+sock_diag is asked for one port, so that the answer is short however many connections this host has, unlike
+/proc/net/tcp. Called on the control thread and therefore bounded: a holder not found in time is not named.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SEARCH_WITHIN_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A socket of this host. `wide`: bound to all addresses of IPv6, it has those of IPv4 too."""
+    """A socket of this host. `wide`: bound to all IPv6 addresses, it covers IPv4 too."""
 
     family: int
     host: bytes
@@ -41,7 +41,7 @@ class Holder:
     wide: bool
 
     def overlaps(self, address: SocketAddress) -> bool:
-        """Whether it has `address` too, whose port is the same."""
+        """Whether it covers `address`, which has the same port."""
         own = packed(address)
         if address.family != self.family:
             return self.wide or (address.family == socket.AF_INET6 and not any(own))
@@ -53,8 +53,8 @@ def packed(address: SocketAddress) -> bytes:
 
 
 def holders_of(address: SocketAddress, kind: int) -> list[Holder]:
-    """The sockets of `kind` that have the port of `address`, and its host or one that includes it; of SOCK_STREAM those
-    that listen. OSError when the kernel does not say."""
+    """The sockets of `kind` with the port of `address`, and its host or one that includes it; for SOCK_STREAM only
+    listening ones. OSError when the kernel does not answer."""
     found = [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family, kind, address.port)]
     return [one for one in found if one.overlaps(address)]
 
@@ -83,7 +83,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _holder(body: bytes, port: int) -> Holder | None:
-    """None for a socket of another port: kernels of other versions may list more than was asked for."""
+    """None for a socket of another port: some kernels list more than was asked for."""
     family, _, _, _, sport, _, source, *_, inode = _ANSWER.unpack_from(body)
     if int.from_bytes(sport, "big") != port:
         return None
@@ -104,7 +104,7 @@ def _only_v6(attributes: bytes) -> bool:
 
 
 def unix_inodes(path: str) -> set[int]:
-    """Of the sockets that are bound to `path`, by /proc/net/unix."""
+    """The inodes of the sockets bound to `path`, from /proc/net/unix."""
     found = set()
     with contextlib.suppress(OSError):
         for line in Path("/proc/net/unix").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -115,7 +115,7 @@ def unix_inodes(path: str) -> set[int]:
 
 
 def process_name(pid: int) -> str:
-    """As errors have it: ``nginx (pid 123)``."""
+    """As in error messages: ``nginx (pid 123)``."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -124,8 +124,8 @@ def process_name(pid: int) -> str:
 
 
 def owner_of(inodes: Iterable[int]) -> str:
-    """The process that has one of these sockets, with the lowest pid, see `process_name`; empty when none is found:
-    those of other users are seen by root alone."""
+    """The process with the lowest pid that has one of these sockets, see `process_name`; empty when none is found: only
+    root sees those of other users."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     deadline = time.monotonic() + _SEARCH_WITHIN_S
     try:
@@ -141,7 +141,7 @@ def owner_of(inodes: Iterable[int]) -> str:
 
 
 def _has(pid: int, wanted: set[str], deadline: float) -> bool:
-    """False also when it is gone, or another user's."""
+    """Also False when it is gone, or belongs to another user."""
     with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with contextlib.suppress(OSError):  # closed meanwhile
@@ -153,8 +153,7 @@ def _has(pid: int, wanted: set[str], deadline: float) -> bool:
 
 
 def taken_by(address: SocketAddress, kind: int, own: Iterable[socket.socket] = ()) -> str:
-    """Whose `address` is already, besides those sockets that are `own`: the end of a sentence; empty when it is
-    nobody's that is known."""
+    """Who holds `address`, other than the `own` sockets, as the end of a sentence; empty when that is unknown."""
     known = {os.fstat(one.fileno()).st_ino for one in own}
     try:
         inodes = [one.inode for one in holders_of(address, kind) if one.inode not in known]

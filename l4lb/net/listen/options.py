@@ -1,5 +1,5 @@
-"""Options of listening sockets, and the classic BPF programs that are attached to them: which worker a connection goes
-to, and that nobody new comes in. Called by `l4lb.net.listen.sockets`."""
+"""Options of listening sockets, and the classic BPF programs attached to them: one selects the worker of a connection,
+one refuses new clients. Called by `l4lb.net.listen.sockets`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _set_keepalive(sock: socket.socket, keepalive: Keepalive | None) -> None:
 
 
 def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
-    """What accepted sockets inherit, and what concerns the listening socket itself; also to change them later.
+    """Set options that accepted sockets inherit, and those of the listening socket itself; also to change them later.
 
-    OSError EPERM when `transparent` is not allowed to this process.
+    OSError EPERM when this process may not use `transparent`.
     """
     if sock.family == socket.AF_UNIX:
         return
@@ -55,8 +55,8 @@ def set_options(sock: socket.socket, spec: ListenerSpec) -> None:
 
 
 def _set_udp(sock: socket.socket, spec: ListenerSpec) -> None:
-    """Room for bursts, and what is to be told with each datagram: the type of service, many as one, and, where that is
-    not the socket's own, the address that it came to."""
+    """Set buffers for bursts, and request what comes with each datagram: the type of service, the size of merged ones,
+    and the address that it came to, if that is not the socket's own."""
     for force, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, _UDP_BUFFER_BYTES)
@@ -70,8 +70,8 @@ def _set_udp(sock: socket.socket, spec: ListenerSpec) -> None:
 
 
 def ask_for_local_address(sock: socket.socket) -> None:
-    """A socket that is bound to all addresses answers from the one that was asked. IPv6 does not tell whose broadcast
-    address a datagram of IPv4 came to: IPv4 does, on such sockets too."""
+    """Request the address that each datagram came to: a socket bound to all addresses answers from that one. For a
+    broadcast over IPv4, only the IPv4 option reports it, also on IPv6 sockets."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
@@ -89,7 +89,7 @@ def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:
 
 
 def steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
-    """Make the SO_REUSEPORT group that `sock` belongs to choose by the CPU that handles the packet (socket(7)).
+    """Make the SO_REUSEPORT group of `sock` choose by the CPU that handles the packet (socket(7)).
 
     Classic BPF: load the CPU number; if it is the i-th of `cpus` return i, else its remainder.
     """
@@ -107,7 +107,7 @@ DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 
 
 
 def attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
-    """Classic BPF, as SO_ATTACH_... takes it (socket(7))."""
+    """Attach classic BPF with an SO_ATTACH_... option (socket(7))."""
     buffer = bytearray(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     import ctypes  # the kernel wants a pointer to the program, which only ctypes gives
 

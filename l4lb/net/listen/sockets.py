@@ -1,8 +1,7 @@
 """Listening sockets: opened here and handed to the data plane. Called by the engine, on the control thread.
 
-An IP address gets one socket a worker, in one SO_REUSEPORT group; a unix socket and an inherited one are single: all
-workers share them, but for an inherited one of UDP, which is one worker's, since a client's datagrams must not be
-scattered.
+An IP address gets one socket per worker, in one SO_REUSEPORT group. A unix or inherited socket is single, and all
+workers share it, except an inherited UDP socket: one worker has it, since a client's datagrams must not be scattered.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ def _unix_name(address: SocketAddress) -> bytes:
 
 
 class Assigned(NamedTuple):
-    """A socket that `worker` accepts from. `shared`: another has it too; `datagrams`: of UDP; `wide`: of IPv6; `host`:
-    the address that all who come there came to, packed, or nothing when that may be several; `first` of those of its
-    address: each of them gets what is sent to many."""
+    """A socket that `worker` accepts from. `shared`: other workers have it too; `datagrams`: UDP; `wide`: IPv6; `host`:
+    the packed address that its clients connect to, empty when there may be several; `first`: the first socket of its
+    address, since each of them receives multicast and broadcast datagrams."""
 
     worker: int
     fd: int
@@ -79,8 +78,8 @@ def _drops(sock: socket.socket) -> int:
 
 @dataclass(slots=True)
 class ListeningSockets:
-    """The sockets of one bind address: one a worker, or fewer, which workers share, or more, of which they have several
-    (what was inherited was opened for another number of workers)."""
+    """The sockets of one bind address: one per worker; or fewer, which workers share; or more, of which workers have
+    several each (a process with another number of workers opened them)."""
 
     sockets: list[socket.socket]
     address: str
@@ -90,8 +89,8 @@ class ListeningSockets:
     _to_own: tuple[str, int] = ("", 0)
 
     def spread(self, workers: int) -> list[Assigned]:
-        """Each worker has one or more, and none is left out; of UDP, which workers do not share, some have none when
-        there are fewer."""
+        """Assign every socket, at least one to each worker. Workers do not share UDP sockets: when there are fewer,
+        some workers have none."""
         socks = self.sockets
         datagrams = bool(socks) and socks[0].type == socket.SOCK_DGRAM
         count = len(socks) if datagrams else max(workers, len(socks))
@@ -105,12 +104,12 @@ class ListeningSockets:
         ]
 
     def kernel_drops(self) -> int:
-        """Datagrams for which the sockets' queues had no room. 0 where the kernel does not tell (before 4.12)."""
+        """Datagrams for which the sockets' queues had no room. 0 where the kernel does not report it (before 4.12)."""
         return sum(_drops(sock) for sock in self.sockets)
 
     @property
     def host(self) -> bytes:
-        """The IP address, packed; nothing for unix sockets, and where it is any of this host's."""
+        """The IP address, packed; empty for unix sockets and for all addresses."""
         family = self.sockets[0].family
         if family not in (socket.AF_INET, socket.AF_INET6):
             return b""
@@ -119,11 +118,11 @@ class ListeningSockets:
 
     @property
     def file(self) -> str:
-        """What `close` will remove, once it is this process's; empty: nothing."""
+        """The file that `close` removes, once this process owns it; empty: none."""
         return self.owned_path or self._to_own[0]
 
     def described(self) -> dict[str, Any]:
-        """What the process that takes over needs to know of them, besides the descriptors."""
+        """What the next process needs to know about them, besides the descriptors."""
         return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
 
     @classmethod
@@ -134,9 +133,9 @@ class ListeningSockets:
         return cls(sockets, described["address"], described["port"], _to_own=to_own)
 
     def listen(self, spec: ListenerSpec, cpus: Sequence[int] = ()) -> None:
-        """Let clients in: once nothing else that was to be opened with them can fail, for closing them again would
-        reset those who came. Of TCP; the others do already. With `cpus`, worker i gets the connections that CPU
-        ``cpus[i]`` handles. listen(2): EADDRINUSE when another program has come to listen there since."""
+        """Begin to accept TCP clients; the other sockets do already. Call it once nothing else can fail, since closing
+        them again would reset clients that came meanwhile. With `cpus`, worker i gets the connections that CPU
+        ``cpus[i]`` handles. listen(2): EADDRINUSE when another program listens there by now."""
         if spec.protocol is not Protocol.TCP or self.sockets[0].family == socket.AF_UNIX:
             return
         for sock in self.sockets:
@@ -151,14 +150,14 @@ class ListeningSockets:
             os.fchown(sock.fileno(), uid, gid)
 
     def refuse_new_clients(self) -> None:
-        """Let nobody new in, before they are closed: closing resets whoever is in the queue or the handshake. On TCP
-        they get no answer until then and are refused after; who is in already can still be accepted. A unix socket
-        refuses at once, for good.
+        """Refuse new clients before closing, since closing resets clients in the queue or the handshake. New TCP
+        clients get no answer until then and are refused afterwards; clients already in the queue can still be accepted.
+        A unix socket refuses at once, for good.
 
-        Linux 6.18 lets only CAP_NET_ADMIN filter TCP (EPERM). Without it the queue holds one client, and who comes
-        while it is full gets no answer: one for each socket may still come after the last accept, and is reset.
+        Linux 6.18 lets only CAP_NET_ADMIN filter TCP (EPERM). Without it the queue holds one client, and others get no
+        answer while it is full: one client per socket may still come after the last accept, and is reset.
 
-        It is the sockets that change: not for those that another process has too.
+        This changes the sockets themselves: do not use it for sockets that another process has too.
         """
         for sock in self.sockets:
             if sock.family == socket.AF_UNIX:
@@ -186,7 +185,7 @@ class ListeningSockets:
         self.owned_path = ""
 
     def close(self) -> None:
-        """Close them; a unix socket's file goes too, unless someone else has put theirs in its place."""
+        """Close them and remove a unix socket's file, unless somebody else's file is there now."""
         for sock in self.sockets:
             sock.close()
         self.sockets = []
@@ -196,7 +195,7 @@ class ListeningSockets:
 
 
 def _bind_name(address: SocketAddress) -> tuple[str, int] | tuple[str, int, int, int]:
-    """What bind(2) takes; of a link-local address the interface too. OSError ENODEV when there is none of that name."""
+    """The address for bind(2), with the interface if it is link-local. OSError ENODEV for an unknown interface."""
     host, _, zone = address.host.partition("%")
     return (host, address.port, 0, socket.if_nametoindex(zone)) if zone else (host, address.port)
 
@@ -206,12 +205,12 @@ def _share(sock: socket.socket) -> None:
 
 
 def _bind_first(sock: socket.socket, address: SocketAddress, own: Sequence[socket.socket]) -> None:
-    """Bind the first socket of an address. Without SO_REUSEPORT, which it gets after: so another process on the address
-    is an error rather than a silent share of the traffic, whatever that process has set, and siblings may still join.
+    """Bind the first socket of an address, and set SO_REUSEPORT only afterwards: so another process on the address is
+    an error instead of a silent share of the traffic, whatever that process has set, and siblings may still join.
 
-    bind(2), EADDRINUSE: when what is in the way are sockets of `own`, of an address that includes this one or is
-    included, and nobody else's, all of them get SO_REUSEPORT first; the kernel then gives a packet to the sockets of
-    the most specific address, and of those to the ones that listen. They must be of one user (socket(7)).
+    bind(2), EADDRINUSE: when only `own` sockets are in the way, of an address that includes this one or is included,
+    all of them get SO_REUSEPORT first. The kernel then gives a packet to the sockets of the most specific address, and
+    among those to listening ones. All must belong to one user (socket(7)).
     """
     try:
         sock.bind(_bind_name(address))
@@ -236,7 +235,7 @@ def _in_the_way(one: socket.socket, sock: socket.socket, address: SocketAddress)
 
 
 def _open_inet(address: SocketAddress, spec: ListenerSpec, own: Sequence[socket.socket] | None) -> socket.socket:
-    """One bound socket: the first of its address, where `own` may be in the way, or one that joins it (None)."""
+    """One bound socket: the first of its address, for which `own` may be in the way, or (None) one that joins it."""
     udp = spec.protocol is Protocol.UDP
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
     sock = socket.socket(address.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -292,8 +291,8 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
 
 
 def _inherited_names() -> list[str]:
-    """Of the sockets that the service manager passed to this process, in their order (sd_listen_fds(3)). EINVAL when
-    how many there are is no number."""
+    """The names of the sockets that the service manager passed, in order (sd_listen_fds(3)). EINVAL when their count is
+    no number."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = os.environ.get("LISTEN_FDS") or "0"
@@ -310,9 +309,9 @@ def _bound_to(sock: socket.socket) -> SocketAddress:
 
 
 def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
-    """Take what the service manager passed as `name`: one socket, or more of one address (ReusePort).
+    """Take the sockets that the service manager passed as `name`: one, or more of one address (ReusePort).
 
-    ENOENT: there is none; EINVAL: some are of another address, which would be listened on by nobody.
+    ENOENT: there is none; EINVAL: they have several addresses.
     """
     names = _inherited_names()
     fds = [_FIRST_INHERITED_FD + index for index, passed in enumerate(names) if passed == name]
@@ -342,8 +341,8 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
 def open_address(
     address: SocketAddress | InheritedSocket, spec: ListenerSpec, workers: int, own: Sequence[socket.socket] = ()
 ) -> ListeningSockets:
-    """The sockets of one address of `spec`; those of TCP let clients in after `ListeningSockets.listen`. `own` are all
-    that this process listens on already.
+    """Open the sockets of one address of `spec`; TCP accepts clients after `ListeningSockets.listen`. `own` are all
+    sockets on which this process listens already.
 
     Raises OSError (EADDRINUSE, EADDRNOTAVAIL, EACCES, EPERM, EMFILE, ...) and leaves nothing open.
     """

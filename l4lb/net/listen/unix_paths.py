@@ -1,5 +1,4 @@
-"""The files of unix sockets: what may be replaced there, and what may be removed. Control thread: nothing here waits
-for anybody."""
+"""The files of unix sockets: what may be replaced, and what may be removed. Control thread: nothing here blocks."""
 
 from __future__ import annotations
 
@@ -23,10 +22,10 @@ _KINDS = (
 
 
 def remove_stale(path: str) -> None:
-    """Make room at `path`: a socket that refuses is left from a process that died, and is removed.
+    """Remove a stale socket at `path`: one that refuses was left by a process that died.
 
-    Everything else is left as it is and is an error: OSError EEXIST for what is no socket, EADDRINUSE for a socket on
-    which somebody lives, with words for both.
+    Anything else stays and is an error with a message: OSError EEXIST for what is no socket, EADDRINUSE for a socket in
+    use.
     """
     try:
         found = os.lstat(path)
@@ -48,11 +47,11 @@ def _in_use(holder: str) -> str:
 
 
 def _who_lives_at(path: str) -> str | None:
-    """Who listens there, in words, or nothing when that is not known; None: the socket is stale.
+    """The process that listens there; empty when that is unknown; None: the socket is stale.
 
-    connect(2), without waiting: ECONNREFUSED nobody listens; EAGAIN somebody does, and the backlog is full, for which
-    a blocking call would wait as long as it stays so; EPROTOTYPE it is a socket of another type, of somebody;
-    EACCES may be anybody's; ENOENT it is gone.
+    connect(2), non-blocking: ECONNREFUSED nobody listens; EAGAIN somebody does, and the backlog is full, for which a
+    blocking call would wait; EPROTOTYPE it is a socket of another type, in use; EACCES it may be anybody's; ENOENT it
+    is gone.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
         try:
@@ -67,7 +66,7 @@ def _who_lives_at(path: str) -> str | None:
 
 
 def bind_unix(sock: socket.socket, name: str | bytes, path: str = "") -> int:
-    """Bind to a path, where a stale socket is replaced, or to an abstract name. The inode of the new file, or 0.
+    """Bind to a path, replacing a stale socket, or to an abstract name. Returns the inode of the new file, or 0.
     OSError as `remove_stale`."""
     if path:
         remove_stale(path)
@@ -82,8 +81,8 @@ def bind_unix(sock: socket.socket, name: str | bytes, path: str = "") -> int:
 
 
 def remove_own(path: str, inode: int) -> None:
-    """Remove the file of a socket that is closed, unless someone else has put theirs in its place. Who gave root's
-    rights up was warned then that it stays."""
+    """Remove the file of a closed socket, unless somebody else's file is there now. A process that gave up root has
+    already warned that it stays."""
     with contextlib.suppress(OSError):
         if os.lstat(path).st_ino == inode:
             os.unlink(path)

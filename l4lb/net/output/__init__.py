@@ -1,1 +1,1 @@
-"""Where lines go without anybody waiting for it: files, pipes, syslog."""
+"""Where lines go, without blocking anybody: files, pipes, syslog."""

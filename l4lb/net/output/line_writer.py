@@ -1,5 +1,5 @@
-"""Lines on their way to a sink that may be slow, stuck or gone: a bounded number waits, the others are dropped and
-counted, and both are told once. Used by one thread at a time; it never waits."""
+"""Writes lines to a sink that may be slow, stuck or gone: a bounded number waits, the others are dropped and counted,
+and the loss is reported once. Used by one thread at a time; never blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FULL = "its reader is slow or stuck"
 
 @dataclass(frozen=True, slots=True)
 class Losing:
-    """Lines are dropped from now on, or (`reason` empty) no more: `dropped` were."""
+    """Lines are dropped from now on; or, with an empty `reason`, no more: `dropped` is their number."""
 
     to: str
     reason: str
@@ -28,7 +28,7 @@ class Losing:
 
 
 class LineWriter:
-    """`report` is called when it begins to lose lines, and when it has lost none for a while and all are written."""
+    """Calls `report` when it begins to lose lines, and when it has lost none for a while and all are written."""
 
     def __init__(
         self, sink: Sink, report: Callable[[Losing], None], clock: Callable[[], float] = time.monotonic
@@ -70,7 +70,7 @@ class LineWriter:
             self.lose(dropped, self._error)
 
     def flush(self) -> bool:
-        """Write what the sink takes now. True when nothing waits any more."""
+        """Write what the sink takes now. True when no line waits any more."""
         self.blocked = False
         while self.pending:
             try:
@@ -107,7 +107,7 @@ class LineWriter:
             self._report(Losing(self.sink.name, "", dropped))
 
     def use(self, sink: Sink) -> None:
-        """Write to `sink` from now on. What waits for the old one is written there if it can be, or lost."""
+        """Write to `sink` from now on. Waiting lines are written to the old sink if possible, or lost."""
         self._finish()
         self.sink.close()
         self.sink = sink

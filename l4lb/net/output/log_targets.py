@@ -1,4 +1,4 @@
-"""From what a configuration calls a place for logs to the sink that writes there."""
+"""From the log target in a configuration to the sink that writes there."""
 
 from __future__ import annotations
 

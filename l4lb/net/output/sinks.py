@@ -1,5 +1,5 @@
-"""Where lines of logs go: a file, this process's stdout or stderr, a syslog daemon. None of them ever waits for a
-reader: what cannot be taken now is the caller's to keep or to drop (`line_writer.py`).
+"""Targets of log lines: a file, this process's stdout or stderr, a syslog daemon. None of them ever waits for a reader:
+the caller keeps or drops lines that cannot be written now (`line_writer.py`).
 
 A sink is used by one thread at a time.
 """
@@ -22,14 +22,14 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | 
 
 
 class Sink(Protocol):
-    """`name` is how events call it; `refusals_are_losses`: a refused send tells that one before it was lost."""
+    """Events use `name`; `refusals_are_losses`: a refused send means that an earlier one was lost."""
 
     name: str
     refusals_are_losses: bool
 
     @property
     def torn(self) -> bool:
-        """The last line that it took is not whole yet: `send`, also of nothing, goes on with it."""
+        """The last line is only partly written: the next `send`, even an empty one, continues it."""
 
     def frame(self, line: str, level: int) -> bytes:
         """`line` as `send` takes it; `level` is one of `logging`'s."""
@@ -39,10 +39,10 @@ class Sink(Protocol):
         its reader is slow, others for what is wrong."""
 
     def fileno(self) -> int:
-        """What poll(2) finds writable after a BlockingIOError; -1 when there is none."""
+        """The descriptor to poll(2) for writing after a BlockingIOError; -1 when there is none."""
 
     def reopen(self) -> None:
-        """Open again what goes by a name. OSError: it stays with what it had."""
+        """Open a file again by its name. On OSError it keeps the old one."""
 
     def close(self) -> None: ...
 
@@ -95,7 +95,7 @@ def _block(framed: Sequence[bytes]) -> Sequence[bytes]:
 
 
 class FileSink(StreamSink):
-    """A file, opened to append and made if it is not there (mode 0640); a named pipe may wait for its reader."""
+    """A file, opened to append and created if missing (mode 0640); a named pipe may wait for its reader."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -131,8 +131,8 @@ class FileSink(StreamSink):
 
 
 class StandardSink(StreamSink):
-    """This process's stdout or stderr (`fd`). Its mode is shared with other processes and left as it is, so that a pipe
-    or terminal is opened once more, without waiting."""
+    """This process's stdout or stderr (`fd`). Other processes share its mode, so that stays unchanged: a pipe or
+    terminal is opened once more as non-blocking."""
 
     def __init__(self, name: str, fd: int) -> None:
         super().__init__(name)

@@ -33,7 +33,7 @@ def _printable(text: str, length: int) -> str:
 
 
 class SyslogSink:
-    """Sends to `address`, and connects again when the daemon was away, at most once a second.
+    """Sends to `address`, and connects again when the daemon was away, at most once per second.
 
     `message_id` says what kind of message it is: ``session`` or ``log``. `clock`: seconds, monotonic.
     """
@@ -60,7 +60,7 @@ class SyslogSink:
         return self._prefix(level) + line.encode("utf-8", "backslashreplace")
 
     def _prefix(self, level: int) -> bytes:
-        """The same for all of a millisecond."""
+        """The prefix, cached for a millisecond."""
         now_ms = time.time_ns() // 1_000_000
         prefix = self._prefixes.get((level, now_ms))
         if prefix is None:
