@@ -219,7 +219,7 @@ class ControlPlane:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)
-        self.capacity.look(self.forwarder.stats())
+        self.capacity.report(self.forwarder.stats())
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
 
@@ -333,7 +333,7 @@ class ControlPlane:
             await asyncio.sleep(_WATCH_S)
             stats = self.forwarder.stats()
             self.sources.sample(stats)
-            self.refusals.look(stats)
-            self.shortages.look(stats)
-            self.capacity.look(stats)
+            self.refusals.report(stats)
+            self.shortages.report(stats)
+            self.capacity.report(stats)
             self.resolution.sample(stats)

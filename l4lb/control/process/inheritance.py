@@ -116,8 +116,8 @@ def observed_by(state: State, names: NamesKnown) -> Observed:
     return Observed(health_of(state), names, places_of(state))
 
 
-def hand_down(
-    channel: Channel, sockets: list[ExportedSockets], admin: AdminSocket | None, desired: Desired, seen: Seen
+def send_inheritance(
+    channel: Channel, sockets: list[ExportedSockets], admin: AdminSocket | None, desired: Desired, seen: Observed
 ) -> None:
     """Send all of it to the process at the other end. Blocks. OSError when that process is gone."""
     for one in sockets:
@@ -129,9 +129,9 @@ def hand_down(
     channel.send({"kind": "start", **changes, **observed})
 
 
-def hand_down_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
-    """Tell the process at the other end of these sessions of UDP and connection ids, and that they are all. Blocks;
-    OSError when that process is gone."""
+def send_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
+    """Send these UDP sessions and QUIC connection ids, then the message that they are all. Blocks. OSError when the
+    process at the other end is gone."""
     for ids in quic_ids:
         entries = base64.b64encode(ids.entries).decode()
         known = {"pool": ids.pool, "seed": ids.seed, "lengths": ids.lengths, "backends": list(ids.backends.items())}

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from l4lb.control.process.inheritance import received_sessions
+from l4lb.control.process.inheritance import receive_sessions
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.state.events import Events
@@ -63,19 +63,19 @@ class Predecessor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _replace(self, channel: Channel) -> None:
-        """Tell it that it may go, take its sessions of UDP, and hear how far it is with that. When it ends without a
-        word, everything is this one's too."""
+        """Say that it may go, take its UDP sessions, and follow its drain. When it ends without a message, everything
+        is this process's too."""
         try:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(channel.send, {"kind": "ready"})
-            received = await received_sessions(channel)
+            received = await receive_sessions(channel)
             self._take_sessions(received.sessions, received.quic_ids)
-            over = received.over or await channel.heard() is None  # or "yours"
+            over = received.over or await channel.wait_for_message() is None  # or "yours"
             self._forwarder.claim_sockets()
             self._admin.claim()
             self._go_on_alone()
-            while not over and (heard := await channel.heard()) is not None:
-                said, _ = heard
+            while not over and (message := await channel.wait_for_message()) is not None:
+                said, _ = message
                 self._status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
         finally:
             self._status.predecessor = None
@@ -88,4 +88,4 @@ class Predecessor:
 
     def _go_on_alone(self) -> None:
         self._has_handed_over.set()
-        self._supervision.speak()
+        self._supervision.start()

@@ -47,7 +47,7 @@ class Supervision:
         self._said = ""
         self._due = 0.0
         self._stuck: list[int] = []
-        self._looking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         draining.subscribe(self.stopping)
 
     def start(self) -> None:

@@ -27,7 +27,7 @@ from typing import Protocol
 from l4lb.control.changes.applying import Applying
 from l4lb.control.changes.names import Names
 from l4lb.control.process.host import Successor
-from l4lb.control.process.inheritance import hand_down, hand_down_sessions, seen_by
+from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
@@ -112,9 +112,9 @@ class Upgrade:
         self._channel = channel
         return process.pid
 
-    async def _hand_down(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    async def _transfer(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._applying.desired
-        seen = seen_by(self._state, self._names.answers())
+        seen = observed_by(self._state, self._names.answers())
         try:
             await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
@@ -133,8 +133,8 @@ class Upgrade:
             admin.give_up()
 
     async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
-        """Those of UDP: they are with their sockets to backends there, or here as before. A worker that does not let go
-        of them keeps them."""
+        """Move the UDP sessions with their sockets to backends; on failure they stay here as before. A worker that does
+        not release its sessions in time keeps them."""
         self._forwarder.begin_export()
         deadline = time.monotonic() + _MOVED_WITHIN_S
         while (sessions := self._forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:

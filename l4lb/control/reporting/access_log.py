@@ -45,7 +45,7 @@ class Counts:
 class Reader:
     """Takes records and writes lines, between `start` and `stop`. `report` is called on its thread."""
 
-    def __init__(self, forwarder: SessionRecords, wake_fd: int, sink: Sink, log_format: str, tell: Tell) -> None:
+    def __init__(self, forwarder: SessionRecords, wake_fd: int, sink: Sink, log_format: str, report: Report) -> None:
         self._forwarder = forwarder
         self._wake_fd = wake_fd
         self._report = report
@@ -177,7 +177,7 @@ class Reader:
 class AccessLog:
     """Runs a `Reader` while the access log is on. From any thread; `use`, `off` and `stop` wait for it."""
 
-    def __init__(self, forwarder: SessionRecords, tell: Tell) -> None:
+    def __init__(self, forwarder: SessionRecords, report: Report) -> None:
         self._forwarder = forwarder
         self._report = report
         self._wake_fd = -1  # open until the workers, which write to it, have ended

@@ -1,5 +1,5 @@
-"""Says in the log and to `/v1/events` how many sessions there may be, and when workers cannot accept for a while.
-Workers only count; here the counts are looked at now and then. Control loop only."""
+"""Events about how many sessions there may be, and about workers that cannot accept for a while. Workers only count;
+their counts are compared at regular intervals. Control loop only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from l4lb.model.stats import Stats
 class Capacity:
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._limit = 0  # of sessions, as last told
+        self._limit = 0  # of sessions, as last reported
         self._pauses = 0
 
-    def look(self, stats: Stats) -> None:
-        """Tell what has changed since the last look. Called at the start, and at regular intervals."""
+    def report(self, stats: Stats) -> None:
+        """Emit what has changed since the last call. Called at the start, and at regular intervals."""
         if stats.max_sessions != self._limit:  # with the backends, or at the start
             self._limit = stats.max_sessions
             self._events.emit("sessions_limited", {"max_sessions": stats.max_sessions, "by": stats.limited_by})

@@ -16,7 +16,7 @@ def test_what_is_said_and_when() -> None:
     def look(most: int, *pauses: int) -> list[dict[str, object]]:
         said.clear()
         workers = tuple(WorkerStats(accept_pauses=count) for count in pauses)
-        capacity.look(Stats(max_sessions=most, limited_by="local ports", workers=workers))
+        capacity.report(Stats(max_sessions=most, limited_by="local ports", workers=workers))
         return [{"kind": event.kind, **event.fields} for event in said]
 
     limited = {"kind": "sessions_limited", "by": "local ports"}
