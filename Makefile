@@ -90,7 +90,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	cd build/asan && L4LB_PROBE=1 L4LB_BUILD=asan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -n $(TESTS_AT_ONCE) --dist worksteal -o faulthandler_timeout=300 tests/unit/dataplane tests/unit/test_fastpath.py tests/unit/test_moving.py tests/unit/test_native_forwarder.py tests/unit/test_snapshots.py tests/unit/test_algorithms.py tests/unit/test_proxy_protocol.py tests/unit/routing/test_tables.py \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -n $(TESTS_AT_ONCE) --dist worksteal -o faulthandler_timeout=300 tests/unit/dataplane tests/unit/native tests/unit/engine tests/unit/test_proxy_protocol.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads and not dashboard and not nobody_reads and not gateway_tier and not privileges and not supervised and not without_the_capability"
 
 tsan: build      ## the probe and traffic over several workers under ThreadSanitizer, in a copy of the tree
@@ -99,7 +99,7 @@ tsan: build      ## the probe and traffic over several workers under ThreadSanit
 	cd build/tsan && L4LB_PROBE=1 L4LB_BUILD=tsan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/tsan && TSAN_OPTIONS="suppressions=tests/sanitizers/tsan.supp exitcode=66 history_size=4 report_signal_unsafe=0 log_path=$(CURDIR)/build/tsan/report" \
 	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" setarch -R \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=600 tests/unit/dataplane tests/unit/test_moving.py tests/unit/test_native_forwarder.py tests/unit/test_records.py tests/scenarios/test_threads.py \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -o faulthandler_timeout=600 tests/unit/dataplane tests/unit/engine tests/scenarios/test_threads.py \
 	  -k "not fuzz and not as_the_twin" || { cat report.* 2>/dev/null; exit 1; }
 
 fuzz: build      ## the native parsers under coverage-guided fuzzers, ten minutes each (ARGS="--seconds 60 --keep")

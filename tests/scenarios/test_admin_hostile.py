@@ -23,7 +23,7 @@ from l4lb.control.admin.server import AdminServer
 from tests.support.peers import echo, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.waiting import wait_until
-from tests.unit.control.test_admin import get, with_admin
+from tests.unit.control.admin.test_server import get, with_admin
 
 FILE = """
 [admin]

@@ -52,7 +52,7 @@ def test_programs_and_functions(tmp_path: Path) -> None:
     flag.touch()
     script = f'test -e {flag} && exit 0; echo "no flag of $L4LB_POOL"; exit 1'
     text = LISTENER + pool("http", "127.0.0.1:1", f"type = \"exec\"\ncommand = ['/bin/sh', '-c', '{script}']")
-    text += pool("called", "127.0.0.1:1", 'type = "python"\ncallable = "tests.unit.control.health.functions:broken"')
+    text += pool("called", "127.0.0.1:1", 'type = "python"\ncallable = "tests.unit.control.checks.functions:broken"')
     (tmp_path / "lb.toml").write_text(text)
     with l4lb("serve", "-c", str(tmp_path / "lb.toml")) as process:
         process.wait_for("backend up pool=http ")

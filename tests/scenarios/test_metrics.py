@@ -19,7 +19,7 @@ from tests.support.peers import echo, serving
 from tests.support.programs import answers, free_port, l4lb, program, require, run
 from tests.support.traffic import sessions
 from tests.support.waiting import wait_until
-from tests.unit.control.test_metrics import CONTRACT
+from tests.unit.control.reporting.test_families import CONTRACT
 
 pytestmark = pytest.mark.external
 CONTRIB = Path("contrib").resolve()

@@ -51,7 +51,7 @@ cdef enum:
     PROXY_HEADER_MAX_BYTES = 4096     # either version, all TLVs included; l4lb accepts as much as nginx
     NO_INDEX = 0xFFFFFFFF
 
-# The order is that of l4lb.model.states.CloseReason; tests/unit/test_fastpath.py holds them together.
+# The order is that of l4lb.model.states.CloseReason; tests/unit/native/test_fastpath.py holds them together.
 cdef enum close_reason_t:
     CLOSE_NORMAL = 0
     CLOSE_CLIENT_ABORT
@@ -75,8 +75,8 @@ cdef enum close_reason_t:
     CLOSE_INTERNAL_ERROR
     CLOSE_REASON_COUNT
 
-# Why a datagram is not passed on. The order is that of l4lb.model.states.DropReason; tests/unit/test_fastpath.py holds
-# them together.
+# Why a datagram is not passed on. The order is that of l4lb.model.states.DropReason; tests/unit/native/test_fastpath.py
+# holds them together.
 cdef enum drop_reason_t:
     DROP_TOO_LARGE = 0            # it was truncated on receipt, or leaves no room for the PROXY header
     DROP_NO_BACKEND
@@ -92,8 +92,8 @@ cdef enum drop_reason_t:
     DROP_KERNEL                   # a socket's queue was full
     DROP_REASON_COUNT
 
-# Why a connect failed. The order is that of l4lb.model.states.ConnectFailure; tests/unit/test_fastpath.py holds them
-# together.
+# Why a connect failed. The order is that of l4lb.model.states.ConnectFailure; tests/unit/native/test_fastpath.py holds
+# them together.
 cdef enum connect_failure_t:
     FAILURE_REFUSED = 0
     FAILURE_TIMEOUT
@@ -115,7 +115,7 @@ cdef enum shortage_t:
     SHORTAGE_COUNT
 
 # What the network reports about datagrams to a backend, see udp/paths.pxd. The order is that of
-# l4lb.model.states.PathError; tests/unit/test_fastpath.py holds them together.
+# l4lb.model.states.PathError; tests/unit/native/test_fastpath.py holds them together.
 cdef enum path_error_t:
     PATH_REFUSED = 0
     PATH_HOST_UNREACHABLE
@@ -240,7 +240,7 @@ cdef enum proxy_result_t:
     PROXY_RESULT_COUNT
 
 # Why a client's header was refused, as listeners count it: the refusals from PROXY_BAD_SIGNATURE on, in their order,
-# then these. l4lb.model.stats.PROXY_REFUSALS names them all; tests/unit/test_snapshots.py holds them together.
+# then these. l4lb.model.stats.PROXY_REFUSALS names them all; tests/unit/native/test_snapshots.py holds them together.
 cdef enum proxy_refusal_t:
     PROXY_REFUSED_UNTRUSTED = PROXY_RESULT_COUNT - PROXY_BAD_SIGNATURE
     PROXY_REFUSED_TIMEOUT

@@ -1,5 +1,6 @@
 # Verdicts: what an errno of a call to a backend means, and for whom. The one table of the data plane;
-# l4lb/model/verdicts.py is the same for health checks, and tests/unit/dataplane/test_verdicts.py holds them together.
+# l4lb/model/verdicts.py is the same for health checks, and tests/unit/dataplane/base/test_verdicts.py holds them
+# together.
 #
 #   peer  the backend said or did it             refused, reset
 #   path  the way there did                      timeout, unreachable, other

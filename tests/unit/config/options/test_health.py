@@ -17,7 +17,7 @@ from l4lb.errors import ConfigError
 from tests.support.checking import check
 
 BASE = '[listeners.l]\nbind = ":9"\npool = "p"\n[pools.p]\nbackends = ["127.0.0.1:1"]\n[pools.p.health]\n'
-CALLABLE = "tests.unit.control.health.functions:up"
+CALLABLE = "tests.unit.control.checks.functions:up"
 VALUES = {
     "send_proxy": "true", "send": '"x"', "expect": '["x"]', "server_name": '"x.example"', "verify": "true",
     "method": '"HEAD"', "path": '"/x"', "host": '"x"', "headers": '{ X-A = "b" }', "expect_status": "200",
@@ -115,7 +115,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: l4lb-extra\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[l4lb.health_checks]\nextra = tests.unit.control.health.functions:added\nlost = no.such.module:check\n"
+        "[l4lb.health_checks]\nextra = tests.unit.control.checks.functions:added\nlost = no.such.module:check\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     plugins.names.cache_clear()

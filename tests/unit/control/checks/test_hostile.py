@@ -10,7 +10,7 @@ import pytest
 from l4lb.config.options.health import OPTIONS
 from tests.support.checking import check
 from tests.support.peers import Server, hold, read_until_end, reset, running
-from tests.unit.control.health.test_send_expect import trickle
+from tests.unit.control.checks.test_send_expect import trickle
 
 TALKING: dict[str, dict[str, Any]] = {
     "send_expect": {"send": "hello", "expect": "well!"},

@@ -110,7 +110,7 @@ def test_only_usable_backends_of_the_first_tier_that_has_a_place(
 @given(weights=st.lists(st.integers(1, 20), min_size=1, max_size=8), seed=st.integers(0, 2**32))
 def test_sessions_spread_by_weight(policy: str, weights: list[int], seed: int) -> None:
     """Chi-square, at six standard deviations. A ring and rendezvous hashing promise the shares of their table, which
-    go by weight to within their own noise (`tests/unit/routing/test_tables.py`)."""
+    go by weight to within their own noise (`tests/unit/dataplane/tables/test_tables.py`)."""
     options = {"table_size": 65537} if POLICIES[policy].hashes else {}
     backends = [Backend(address=f"127.0.0.1:{i + 1}", weight=weight) for i, weight in enumerate(weights)]
     pool = make_pool(backends, [Health.UP] * len(weights), policy=policy, **options)

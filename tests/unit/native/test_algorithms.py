@@ -1,4 +1,4 @@
-"""The data plane's pure functions against their twins (tables: `tests/unit/routing/test_tables.py`)."""
+"""The data plane's pure functions against their twins (tables: `tests/unit/dataplane/tables/test_tables.py`)."""
 
 from __future__ import annotations
 

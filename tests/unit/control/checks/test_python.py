@@ -13,9 +13,9 @@ from l4lb.control.health.checker import Checker, Streak
 from l4lb.control.state.state import CheckResult
 from l4lb.errors import ConfigError
 from tests.support.checking import check, target_of
-from tests.unit.control.health import functions
+from tests.unit.control.checks import functions
 
-HERE = "tests.unit.control.health.functions"
+HERE = "tests.unit.control.checks.functions"
 
 
 @pytest.mark.parametrize("name", ["up", "true", "async_up"])
