@@ -53,7 +53,7 @@ BUILDS: dict[str, tuple[list[str], list[str]]] = {
     "coverage": (["-O0", "-g3", "-UNDEBUG", "--coverage"], ["--coverage"]),
 }
 
-NATIVE = ("_fastpath", "_native.snapshots", "_native.sweeps", "_native.moves", "_native.algorithms")
+NATIVE = ("_fastpath", "_native.snapshots", "_native.sweeps", "_native.migration", "_native.algorithms")
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": False,

@@ -1,7 +1,7 @@
 from typing import Self, final
 
 from l4lb._native.flow_state import MovedSession
-from l4lb._native.moves import Imports
+from l4lb._native.migration import Imports
 from l4lb._native.reports import WorkerCounters
 from l4lb._native.snapshots import BackendLive, NativeSnapshot
 from l4lb._native.sweeps import Sweep

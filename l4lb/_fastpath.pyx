@@ -24,7 +24,7 @@ from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, rec
 from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._native.convert cimport address_bytes, buckets_list, zeroed
-from l4lb._native.moves cimport Exports, Imports
+from l4lb._native.migration cimport Exports, Imports
 from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
 from l4lb._native.sweeps cimport Sweep
 

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memset
 
-from l4lb._dataplane.balancing.lookup cimport tier_cursor
+from l4lb._dataplane.balancing.pick cimport tier_cursor
 from l4lb._dataplane.base.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID,
     HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PATH_ERROR_COUNT,

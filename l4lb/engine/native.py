@@ -18,7 +18,7 @@ from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_fields, listener_limits
 from l4lb.engine.listening import Listening
-from l4lb.engine.moving import Belongings, Moving
+from l4lb.engine.migration import Belongings, Moving
 from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records

@@ -1,4 +1,4 @@
-"""Which backend a client gets, and why: retraces `_dataplane/balancing/lookup.pxd:pool_pick`."""
+"""Which backend a client gets, and why: retraces `_dataplane/balancing/pick.pxd:pool_pick`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client hashes to. The native twin is `_dataplane/balancing/lookup.pxd:client_hash`; both use XXH64."""
+"""What a client hashes to. The native twin is `_dataplane/balancing/pick.pxd:client_hash`; both use XXH64."""
 
 from __future__ import annotations
 

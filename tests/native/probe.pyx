@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.balancing.load cimport backend_release
-from l4lb._dataplane.balancing.lookup cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
+from l4lb._dataplane.balancing.pick cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
 from l4lb._dataplane.base.enums cimport NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, hash_key_t, selection_t
 from l4lb._dataplane.base.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.base.linux cimport write

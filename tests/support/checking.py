@@ -11,7 +11,8 @@ import uvloop
 from l4lb.config import HealthConfig
 from l4lb.control.checks.checks import Check, Target
 from l4lb.control.checks.registry import check_of
-from l4lb.control.health.checker import Checker, Streak
+from l4lb.control.health.checker import Checker
+from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.state import CheckResult
 from l4lb.net.address import parse_address, resolve_backend
 

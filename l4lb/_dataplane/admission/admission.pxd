@@ -8,8 +8,8 @@
 # from another process: both keep what they hold.
 #
 # TCP and UDP share the process's sessions. Where both have listeners a quarter is reserved for TCP and a quarter for
-# UDP, so that neither starves the other: a forged source address of a datagram costs its sender nothing. udp/room.pxd
-# ends idle UDP sessions to admit new clients of either protocol.
+# UDP, so that neither starves the other: a forged source address of a datagram costs its sender nothing.
+# udp/make_room.pxd ends idle UDP sessions to admit new clients of either protocol.
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 

@@ -106,7 +106,7 @@ cdef struct queue_t:              # sessions of one worker that wait for a place
     uint32_t tail
 
 cdef struct pool_live_t:
-    int64_t cursors[TIER_CURSORS]  # shared; by tier, see balancing/lookup.pxd:tier_cursor
+    int64_t cursors[TIER_CURSORS]  # shared; by tier, see balancing/pick.pxd:tier_cursor
     int64_t sessions_active       # shared; from accept to end, with or without a backend
     int64_t waiting               # shared; queued on all workers together
     queue_t *queues               # by worker, each touched by its worker alone
@@ -191,10 +191,10 @@ cdef struct pool_t:
     uint8_t hash_prefix_v6
     proxy_send_t send
 
-cdef struct pick_t:               # one choice, see balancing/lookup.pxd:pool_pick
+cdef struct pick_t:               # one choice, see balancing/pick.pxd:pool_pick
     pool_t *pool
     tried_t *tried                # may be NULL
-    uint64_t hash                 # see balancing/lookup.pxd:client_hash
+    uint64_t hash                 # see balancing/pick.pxd:client_hash
     uint32_t now_ms
     double bound                  # set by pool_pick, as is the tier
     tier_t *tier

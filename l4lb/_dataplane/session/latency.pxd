@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from l4lb._dataplane.balancing.notices cimport backend_answered
+from l4lb._dataplane.balancing.failure_notices cimport backend_answered
 from l4lb._dataplane.base.enums cimport SESSION_ANSWERED, SESSION_MEASURED
 from l4lb._dataplane.base.ewma cimport ewma_add
 from l4lb._dataplane.base.types cimport session_t

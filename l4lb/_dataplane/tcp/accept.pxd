@@ -19,10 +19,10 @@ from l4lb._dataplane.base.types cimport listener_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
 from l4lb._dataplane.proxy_protocol.ranges cimport ranges_hold
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.tcp.inboxes cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.tcp.opening cimport client_end, session_start
-from l4lb._dataplane.tcp.transfer cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.udp.links cimport spares_close_one
-from l4lb._dataplane.udp.room cimport admit, worker_with_most_flows
+from l4lb._dataplane.udp.make_room cimport admit, worker_with_most_flows
 
 cdef enum accept_result_t:
     ACCEPT_MORE = 0

@@ -11,8 +11,8 @@ from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 
-from l4lb._dataplane.balancing.lookup cimport pool_pick
-from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.balancing.failure_notices cimport backend_failed
+from l4lb._dataplane.balancing.pick cimport pool_pick
 from l4lb._dataplane.base.enums cimport (
     CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CLIENT_WATCHED,
     SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SIDE_BACKEND,

@@ -9,7 +9,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.balancing.failure_notices cimport backend_failed
 from l4lb._dataplane.base.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, HALF_EOF,
     HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_BACKEND_RESET,

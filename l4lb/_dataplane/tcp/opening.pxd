@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from l4lb._dataplane.admission.admission cimport HELD_PROCESS, hold_pool, hold_worker, release
-from l4lb._dataplane.balancing.lookup cimport client_hash, selection_hashes
+from l4lb._dataplane.balancing.pick cimport client_hash, selection_hashes
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
@@ -27,7 +27,7 @@ from l4lb._dataplane.tcp.preface cimport (
 )
 from l4lb._dataplane.tcp.progress cimport session_arm
 from l4lb._dataplane.tcp.transitions cimport session_connect, session_mark, session_watch
-from l4lb._dataplane.udp.room cimport admit_to_process_with_room
+from l4lb._dataplane.udp.make_room cimport admit_to_process_with_room
 
 
 cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:

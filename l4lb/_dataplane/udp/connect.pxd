@@ -5,9 +5,9 @@ from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
+from l4lb._dataplane.balancing.failure_notices cimport backend_failed
 from l4lb._dataplane.balancing.load cimport backend_release
-from l4lb._dataplane.balancing.lookup cimport client_hash, connection_hash, pool_resume, selection_hashes
-from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.balancing.pick cimport client_hash, connection_hash, pool_resume, selection_hashes
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
     DROP_NO_BACKEND, DROP_RESOURCES, FAILURE_RESOURCES, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID, HASH_KEY_RANDOM,
@@ -27,10 +27,10 @@ from l4lb._dataplane.session.backend_socket cimport (
 from l4lb._dataplane.udp.datagrams cimport datagram_count, datagram_first_bytes
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_key_t
 from l4lb._dataplane.udp.links cimport link_close, link_open, link_reuse, link_watch
+from l4lb._dataplane.udp.make_room cimport room_make_for_link
 from l4lb._dataplane.udp.paths cimport refused_lately, refused_note
 from l4lb._dataplane.udp.picking cimport flow_pick
 from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
-from l4lb._dataplane.udp.room cimport room_make_for_link
 
 cdef struct new_flow_t:          # a datagram without a session, on its way to become the first of one
     accepting_t *from_

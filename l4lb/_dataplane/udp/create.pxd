@@ -32,8 +32,8 @@ from l4lb._dataplane.udp.flows cimport (
     flow_unbind,
 )
 from l4lb._dataplane.udp.links cimport link_close
+from l4lb._dataplane.udp.make_room cimport admit
 from l4lb._dataplane.udp.picking cimport flow_has_other_backend
-from l4lb._dataplane.udp.room cimport admit
 
 
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:

@@ -1,6 +1,6 @@
 # Datagrams: received in batches, with what the kernel reports about them: the address that they were sent to
-# (IP_PKTINFO), the type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO). post.pxd
-# sends them.
+# (IP_PKTINFO), the type of service, and trains, which are many datagrams of one size as one (udp(7): UDP_GRO).
+# send_batch.pxd sends them.
 #
 # A datagram is passed on whole or not at all. Called on the worker's thread by answers.pxd and events.pxd; knows no
 # session.

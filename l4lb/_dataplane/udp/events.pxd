@@ -38,9 +38,9 @@ from l4lb._dataplane.udp.datagrams cimport (
 )
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_unbind, flow_used
 from l4lb._dataplane.udp.links cimport link_drain, links_at
-from l4lb._dataplane.udp.post cimport post_add, post_add_train, post_begin, post_flush, post_full
 from l4lb._dataplane.udp.quic cimport quic_confirm_id
 from l4lb._dataplane.udp.reports cimport flow_denied, flow_note_path_error, flow_note_post_errors, flow_refused
+from l4lb._dataplane.udp.send_batch cimport post_add, post_add_train, post_begin, post_flush, post_full
 
 # ---- up ----
 

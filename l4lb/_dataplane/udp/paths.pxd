@@ -1,5 +1,5 @@
 # Paths: what the network reports about datagrams on their way to backends, and which backends are passed over for it.
-# Called on the worker's thread by links.pxd, connect.pxd, picking.pxd and reports.pxd, and by post.pxd for errors
+# Called on the worker's thread by links.pxd, connect.pxd, picking.pxd and reports.pxd, and by send_batch.pxd for errors
 # alone.
 #
 # A connected UDP socket reports an ICMP message once, as the error of whichever call comes next, before it does what it

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from l4lb._dataplane.balancing.load cimport backend_release
-from l4lb._dataplane.balancing.lookup cimport pool_pick
+from l4lb._dataplane.balancing.pick cimport pool_pick
 from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.parts cimport tried_t
 from l4lb._dataplane.base.types cimport backend_t, pick_t, pool_t, session_t

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.balancing.notices cimport backend_failed
+from l4lb._dataplane.balancing.failure_notices cimport backend_failed
 from l4lb._dataplane.base.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CONNECT_FAILED, CLOSE_RESOURCE_LIMIT, DATAGRAM_BATCH, FAILURE_REFUSED,
     FAILURE_RESOURCES, FAILURE_UNREACHABLE, PATH_ERROR_COUNT, PATH_REFUSED, SHORTAGE_DENIED, path_error_t,

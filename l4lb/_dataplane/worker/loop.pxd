@@ -29,7 +29,7 @@ from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sess
 from l4lb._dataplane.resources.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.tcp.accept cimport accept_event, accept_resume
-from l4lb._dataplane.tcp.transfer cimport inboxes_drop, inboxes_take
+from l4lb._dataplane.tcp.inboxes cimport inboxes_drop, inboxes_take
 from l4lb._dataplane.tcp.transitions cimport queues_serve
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.events cimport link_event, udp_event

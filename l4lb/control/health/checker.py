@@ -1,6 +1,6 @@
-"""When to check a target, and when its results change its health. One task per target, on the control loop.
+"""When to check a target. One task per target, on the control loop; what its results mean is in `rise_fall.py`.
 
-Results count in a row: one pass resets the count of failures, and the reverse. The first check decides the health of an
+The first check decides the health of an
 unknown target and comes early; the second comes at a random point of the interval, which spreads the checks of many
 targets. A time-out that fired late, because this loop was busy, says nothing about the target: it is discarded and the
 target checked again at once. A check that failed for a local shortage (file descriptors, memory, local ports, a local
@@ -16,46 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from l4lb.control.checks.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
+from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.state import CheckResult
 from l4lb.model.states import Health
 from l4lb.model.stats import Durations
 
 JITTER = 0.05  # of the interval, either way
 LATE_S = 0.05  # a time-out that fires so much later than asked for shows that the loop was busy
-
-
-@dataclass(slots=True)
-class Streak:
-    """Rise and fall: pure, so that it can be tested without a clock. `count` is the number of results against `health`
-    in a row."""
-
-    rise: int
-    fall: int
-    health: Health = Health.UNKNOWN
-    count: int = 0
-
-    def add(self, ok: bool) -> bool:
-        """Count one result; True when it changed `health`."""
-        if self.health is Health.UNKNOWN:
-            self.health = Health.UP if ok else Health.DOWN
-            return True
-        if ok == (self.health is Health.UP):
-            self.count = 0
-            return False
-        self.count += 1
-        if self.count < (self.rise if ok else self.fall):
-            return False
-        self.health = Health.UP if ok else Health.DOWN
-        self.count = 0
-        return True
-
-    def needed(self, health: Health) -> int:
-        """How many results in a row change it to `health`."""
-        return self.rise if health is Health.UP else self.fall
-
-    @property
-    def changing(self) -> bool:
-        return self.count > 0
 
 
 def _jitter() -> float:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from l4lb.config import HealthConfig, Pool
 from l4lb.control.checks.checks import NotChecked, Target
 from l4lb.control.checks.registry import check_of, is_datagram, needs_port, passes_pool_name
-from l4lb.control.health.checker import Checker, Listener, Streak
+from l4lb.control.health.checker import Checker, Listener
+from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import BackendState, CheckResult, PoolState, State
 from l4lb.errors import ConfigError, Problem

@@ -9,7 +9,8 @@ import uvloop
 
 from l4lb.config import Config
 from l4lb.control.checks.registry import check_of
-from l4lb.control.health.checker import Checker, Streak
+from l4lb.control.health.checker import Checker
+from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.state import CheckResult
 from l4lb.errors import ConfigError
 from tests.support.checking import check, target_of

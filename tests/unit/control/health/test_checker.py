@@ -14,7 +14,8 @@ from l4lb.config.options.health import OPTIONS
 from l4lb.control.checks.checks import CheckFailed, Target
 from l4lb.control.checks.registry import CHECKS
 from l4lb.control.checks.tcp import check_tcp
-from l4lb.control.health.checker import Checker, Streak
+from l4lb.control.health.checker import Checker
+from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.state import CheckResult
 from l4lb.model.address import SocketAddress
 from l4lb.model.states import Health

@@ -1,4 +1,4 @@
-# Room: places for new clients, at the cost of the UDP sessions that were idle for the longest, since those have no
+# Make room: places for new clients, at the cost of the UDP sessions that were idle for the longest, since those have no
 # connection that would be cut. A worker can end only its own sessions: a TCP client for which none of them makes room
 # goes to the worker with the most UDP sessions (tcp/accept.pxd:client_transfer_for_room). Called on the worker's
 # thread.

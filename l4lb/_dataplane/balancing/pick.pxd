@@ -1,4 +1,4 @@
-# Lookup: which backend of a pool serves a client: one of the first tier that has a backend with a place. Reads an
+# Pick: which backend of a pool serves a client: one of the first tier that has a backend with a place. Reads an
 # immutable snapshot and the shared atomics that it points to; called by workers, many at once, without locks. What is
 # picked is reserved, see load.pxd.
 

@@ -1,4 +1,4 @@
-# Transfer: clients that one worker accepts for another. One inbox for each pair of workers, which one writes and the
+# Inboxes: clients that one worker accepts for another. One inbox for each pair of workers, which one writes and the
 # other reads, so that neither waits. Called on the workers' threads; `inboxes_drop` on control's.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

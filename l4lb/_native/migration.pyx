@@ -2,7 +2,7 @@
 # `_dataplane/udp/migration.pxd`.
 #
 # Used by `l4lb.engine` alone, on the control thread.
-"""Native moves; see `l4lb.engine.moving` for the interface to use."""
+"""Sessions that move between processes; see `l4lb.engine.migration` for the interface to use."""
 
 from cython cimport final
 from libc.stdint cimport uint32_t, uint8_t

@@ -1,5 +1,6 @@
-# Notices: what workers report to control about backends as it happens, through an eventfd. One small ring per worker; a
-# full one drops notices, since a backend that goes on failing is reported again. Called on the worker's thread.
+# Failure notices: what workers report to control about backends as it happens, through an eventfd. One small ring per
+# worker; a full one drops notices, since a backend that goes on failing is reported again. Called on the worker's
+# thread.
 
 from libc.stdint cimport int64_t, uint64_t
 

@@ -1,4 +1,4 @@
-# Sessions of UDP on their way between processes, as the workers' module sees them: see `_native/moves.pyx`.
+# Sessions of UDP on their way between processes, as the workers' module sees them: see `_native/migration.pyx`.
 
 from l4lb._dataplane.base.worker_types cimport import_batch_t, worker_t
 

@@ -1,6 +1,6 @@
-# Post: datagrams on their way out, gathered and sent with one sendmmsg(2). Those of one size that follow each other are
-# sent as a train where the path takes one (udp(7): UDP_SEGMENT). Called on the worker's thread by answers.pxd and
-# events.pxd; knows no session.
+# Send batch: datagrams on their way out, gathered and sent with one sendmmsg(2). Those of one size that follow each
+# other are sent as a train where the path takes one (udp(7): UDP_SEGMENT). Called on the worker's thread by answers.pxd
+# and events.pxd; knows no session.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from l4lb import _fastpath
-from l4lb._native import moves, snapshots
+from l4lb._native import migration, snapshots
 from l4lb._native.flow_state import FlowState
 from l4lb.engine.fields import listener_terms
 from l4lb.engine.listening import Listening
@@ -73,7 +73,7 @@ class Moving:
         self, sessions: Sequence[ExportedSession], belongings: Callable[[ExportedSession], Belongings | None]
     ) -> int:
         workers = self._listening.workers_by_place()
-        arrivals: dict[int, moves.Imports] = {}
+        arrivals: dict[int, migration.Imports] = {}
         counts: Counter[int] = Counter()
         for session in sessions:
             place = workers.get((session.place, session.position))
@@ -89,12 +89,12 @@ class Moving:
 
 
 def _add(
-    arrivals: dict[int, moves.Imports], worker: int, fd: int, session: ExportedSession, owners: Belongings | None
+    arrivals: dict[int, migration.Imports], worker: int, fd: int, session: ExportedSession, owners: Belongings | None
 ) -> bool:
     """False for what cannot go on: its owners are not there, or it is told of in a way that is not known here."""
     if owners is None:
         return False
-    arriving = arrivals.setdefault(worker, moves.Imports())
+    arriving = arrivals.setdefault(worker, migration.Imports())
     try:
         arriving.add(
             listener=owners.listener,
