@@ -231,7 +231,7 @@ cdef class Plane:
 
     cdef int key_fill(self, flow_key_t *key, bytes host, int port) except -1:
         cdef source_address_t peer = address_of(host, port)
-        flow_key_fill(key, &peer, 3, NULL, 0)
+        flow_key_fill(key, &peer, 3, peer.bytes, 0)            # of no address of ours
         return 0
 
     def flow(self, bytes host, int port, hash=None):

@@ -125,24 +125,32 @@ MAY_NOT_BE_MET = {"sendmsg", "ioctl", "read", "write", "shutdown", "malloc", "re
 GROUPS = [[name] for name in CALLS] if LONG_FORM else [list(CALLS)[i : i + 3] for i in range(0, len(CALLS), 3)]
 
 
-def check(stand: Stand, call: str, error: int, permille: int, where: dict[str, int]) -> None:
+def check(stand: Stand, call: str, error: int, permille: int, where: dict[str, int]) -> int:
+    """How many calls failed. Traffic is repeated for one that is seldom made."""
     what = {**where, "permille": permille, "amount": 1 if call in ("recvmmsg", "sendmmsg", "epoll_wait") else 700}
     rule = stand.faults.inject(call, error, **what)
-    stand.traffic(rule, times=2 if LONG_FORM else 1, fault_s=1.0 if LONG_FORM else 0.5)
-    assert rule.hit or permille < 1000 or call in MAY_NOT_BE_MET, f"{call} was not called"
+    for _ in range(3):
+        stand.traffic(rule, times=2 if LONG_FORM else 1, fault_s=1.0 if LONG_FORM else 0.5)
+        if rule.hit or permille < 1000 or call in MAY_NOT_BE_MET:
+            break
     stand.assert_works()
     stand.assert_calm()
+    return rule.hit
 
 
 def outlive(stand: Stand, row: Row) -> None:
+    """All its errors at all rates; once at least the call must be met. Later ones may not be: pipes, sockets to UDP
+    backends and watches are kept for the next session."""
     call, few, more, where = row
+    met = 0
     for error in (*few, *more) if LONG_FORM else few:
         for permille in RATES:
             try:
-                check(stand, call, error, permille, where)
+                met += check(stand, call, error, permille, where)
             except AssertionError as failed:
                 name = e.errorcode.get(error, "small")
                 pytest.fail(f"{call} {name} at {permille}: {failed}\n{stand.process.log}")
+    assert met or call in MAY_NOT_BE_MET or max(RATES) < 1000, f"{call} was not called"
 
 
 @pytest.mark.parametrize("groups", GROUPS, ids=", ".join)

@@ -48,8 +48,11 @@ def run(*command: str, timeout_s: float = 60.0) -> str:
 def share_of(ports: range) -> range:
     """Those of `ports` that this process may take, where several run tests side by side (pytest-xdist): between the
     look and the program that binds a port, no other takes it."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = len(ports) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = (
+        int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
+    )  # one that crashed has an heir
+    size = len(ports) // count
     return ports[number * size : (number + 1) * size]
 
 
@@ -58,7 +61,8 @@ _given: collections.deque[int] = collections.deque(maxlen=500)  # what they are 
 
 def free_port() -> int:
     """Below the kernel's own range, so that no other test's connection takes it before the program binds it."""
-    for port in random.sample(share_of(range(10_000, 20_000)), 1000):
+    ports = share_of(range(10_000, 20_000))
+    for port in random.sample(ports, len(ports)):
         if port not in _given:
             with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
                 _given.append(port)
