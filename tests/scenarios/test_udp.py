@@ -351,7 +351,7 @@ def test_an_answer_that_is_still_out_reaches_no_other_client_however_many_came_b
                 wait_closed(balancer, CloseReason.IDLE_TIMEOUT)
                 late_to = next(iter(server.clients))
                 other.send(b"x")
-                assert wait_until(lambda: server.received[-1] == b"x")
+                assert wait_until(lambda: server.received[-1:] == [b"x"])
                 server.sock.sendto(b"for early alone", late_to)
                 assert wait_until(lambda: balancer.stats().workers[0].late_answers == 1)
                 assert other.hears_nothing(0.02)
@@ -453,7 +453,7 @@ def test_one_way_traffic_leaves_a_backend_that_refuses() -> None:
                 assert backends()[dead.address].sessions_total == 1
                 for number in range(20):
                     client.send(b"more %d" % number)
-                    assert wait_until(lambda number=number: alive.received[-1] == b"more %d" % number)
+                    assert wait_until(lambda number=number: alive.received[-1:] == [b"more %d" % number])
 
 
 # ---- limits ----

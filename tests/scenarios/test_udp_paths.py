@@ -173,7 +173,7 @@ def test_who_cannot_be_reached_is_passed_over(name: str) -> None:
             for number in range(3):
                 with UdpClient(address_of(balancer)) as another:
                     another.send(b"%d" % number)
-                    assert wait_until(lambda number=number: other.received[-1] == b"%d" % number)
+                    assert wait_until(lambda number=number: other.received[-1:] == [b"%d" % number])
             assert gone.received == [b"first"]
             gone.sock.sendto(b"late", next(iter(gone.clients)))  # the old session still waits for its answers
             assert client.receive() == b"late"
