@@ -21,12 +21,14 @@ from l4lb._dataplane.base.enums cimport (
 from l4lb._dataplane.base.linux cimport (
     AF_UNIX, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
 )
+from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
-    pool_t, queue_t, tier_t,
+    pool_t, tier_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
+from l4lb._dataplane.resources.sessions cimport list_init
 from l4lb._dataplane.resources.stats cimport counters_free, counters_total
 from l4lb._dataplane.udp.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
@@ -106,9 +108,9 @@ cdef class PoolLive:
     def __cinit__(self, uint32_t worker_count, uint32_t slot):
         cdef int i
         self.live.slot = slot
-        self.live.queues = <queue_t *>zeroed(worker_count, sizeof(queue_t))
+        self.live.queues = <session_list_t *>zeroed(worker_count, sizeof(session_list_t))
         for i in range(worker_count):
-            self.live.queues[i].head = self.live.queues[i].tail = NO_INDEX
+            list_init(&self.live.queues[i])
 
     def __dealloc__(self):
         free(self.live.queues)

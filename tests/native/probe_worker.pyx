@@ -13,16 +13,17 @@ from l4lb._dataplane.base.enums cimport (
     NO_INDEX, SESSION_CONNECTING, SESSION_FLOW, SESSION_RELAYING, TIMER_IDLE, close_reason_t,
 )
 from l4lb._dataplane.base.linux cimport AF_INET, connect, read, sockaddr
+from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.types cimport (
-    backend_counters_t, backend_live_t, listener_counters_t, listener_live_t, listener_t, pool_live_t, queue_t,
-    session_t, snapshot_t, source_address_t,
+    backend_counters_t, backend_live_t, listener_counters_t, listener_live_t, listener_t, pool_live_t, session_t,
+    snapshot_t, source_address_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t, link_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_take
 from l4lb._dataplane.resources.pipes cimport pipe_take
 from l4lb._dataplane.resources.ready cimport ready_push
-from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
+from l4lb._dataplane.resources.sessions cimport list_init, sessions_at, sessions_take
 from l4lb._dataplane.resources.stats cimport counters_free, counters_new
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end, socket_has_unsent, socket_reset, socket_unsent
@@ -65,7 +66,7 @@ cdef class Plane:
         self.live.counters = <listener_counters_t **>counters_new(workers, sizeof(listener_counters_t))
         self.backend.counters = <backend_counters_t **>counters_new(workers, sizeof(backend_counters_t))
         self.live.flows = <flow_list_t *>calloc(workers, sizeof(flow_list_t))
-        self.pool.queues = <queue_t *>calloc(workers, sizeof(queue_t))
+        self.pool.queues = <session_list_t *>calloc(workers, sizeof(session_list_t))
         self.backend.id = 7
         self.listener.live = &self.live
         self.listener.max_sessions = of_listener
@@ -74,7 +75,7 @@ cdef class Plane:
         self.snapshot.listeners = &self.listener
         for i in range(workers):
             self.live.flows[i].head = self.live.flows[i].tail = NO_INDEX
-            self.pool.queues[i].head = self.pool.queues[i].tail = NO_INDEX
+            list_init(&self.pool.queues[i])
             self.plane.workers[i] = <worker_t *>calloc(1, sizeof(worker_t))
             if worker_open(self.plane.workers[i], &self.plane, i) < 0 or udp_open(self.plane.workers[i]) < 0:
                 raise MemoryError()
@@ -224,7 +225,7 @@ cdef class Plane:
         found = []
         while index != NO_INDEX:
             found.append(index)
-            index = self.at(worker, index).next_ready
+            index = self.at(worker, index).next_in_list
         return found
 
     # ---- flows of worker 0 ----

@@ -7,17 +7,16 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from l4lb._dataplane.base.enums cimport NO_INDEX, SESSION_QUEUED
+from l4lb._dataplane.base.enums cimport SESSION_QUEUED
 from l4lb._dataplane.base.linux cimport shared_add, shared_read, shared_swap_if
-from l4lb._dataplane.base.types cimport pool_live_t, queue_t, session_t
+from l4lb._dataplane.base.types cimport pool_live_t, session_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
 from l4lb._dataplane.resources.poller cimport worker_wake
-from l4lb._dataplane.resources.sessions cimport sessions_at
+from l4lb._dataplane.resources.sessions cimport list_append, list_remove
 
 
 cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noexcept nogil:
     """Wait at the end of this worker's queue; False when the pool's is full."""
-    cdef queue_t *queue = &s.pool.queues[w.index]
     cdef int64_t waiting = shared_read(&s.pool.waiting)
     while True:
         if waiting >= queue_size:
@@ -25,28 +24,14 @@ cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noex
         if shared_swap_if(&s.pool.waiting, &waiting, waiting + 1):
             break
     s.state = SESSION_QUEUED
-    s.next_ready = NO_INDEX
-    s.previous_ready = queue.tail
-    if queue.tail == NO_INDEX:
-        queue.head = s.index
-    else:
-        sessions_at(&w.sessions, queue.tail).next_ready = s.index
-    queue.tail = s.index
+    list_append(&w.sessions, &s.pool.queues[w.index], s)
     w.queue_poked = True                   # a place may have freed before it was counted
     return True
 
 
 cdef inline void queue_leave(worker_t *w, session_t *s) noexcept nogil:
     """Remove it from the queue, wherever it stands."""
-    cdef queue_t *queue = &s.pool.queues[w.index]
-    if s.previous_ready == NO_INDEX:
-        queue.head = s.next_ready
-    else:
-        sessions_at(&w.sessions, s.previous_ready).next_ready = s.next_ready
-    if s.next_ready == NO_INDEX:
-        queue.tail = s.previous_ready
-    else:
-        sessions_at(&w.sessions, s.next_ready).previous_ready = s.previous_ready
+    list_remove(&w.sessions, &s.pool.queues[w.index], s)
     shared_add(&s.pool.waiting, -1)
 
 

@@ -34,6 +34,10 @@ cdef struct tried_t:              # backends that refused this session; only a s
     uint32_t *backend_ids
     bint was_short                # an attempt failed because this host was short of something: none is tried twice then
 
+cdef struct session_list_t:       # of one worker; session indices, see resources/sessions.pxd
+    uint32_t head
+    uint32_t tail
+
 cdef struct timers_t:
     uint32_t tick                                      # the last one that was run
     uint64_t occupied[TIMER_LEVELS]  # one bit per slot, by level

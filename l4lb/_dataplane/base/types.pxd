@@ -14,7 +14,7 @@ from l4lb._dataplane.base.enums cimport (
     TIER_CURSORS, hash_key_t, selection_t,
 )
 from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
-from l4lb._dataplane.base.parts cimport chunk_t, pipe_t, proxy_accept_t, proxy_send_t, timer_t, tried_t
+from l4lb._dataplane.base.parts cimport chunk_t, pipe_t, proxy_accept_t, proxy_send_t, session_list_t, timer_t, tried_t
 from l4lb._dataplane.base.udp_types cimport flow_list_t, flow_t, quic_ids_t
 
 cdef struct half_t:
@@ -47,8 +47,8 @@ cdef struct session_t:
     half_t up
     half_t down
     timer_t timer
-    uint32_t next_ready
-    uint32_t previous_ready
+    uint32_t next_in_list         # in the ready list of its worker, or in a queue: never in both
+    uint32_t previous_in_list
     uint32_t next_free
     uint32_t idle_ms
     uint32_t half_close_ms
@@ -101,15 +101,11 @@ cdef struct backend_live_t:
     uint32_t id                   # unique within the data plane
     backend_counters_t **counters  # by worker, each in cache lines of its own
 
-cdef struct queue_t:              # sessions of one worker that wait for a place in one pool, oldest first
-    uint32_t head                 # linked through next_ready and previous_ready: a queued session is in no ready list
-    uint32_t tail
-
 cdef struct pool_live_t:
     int64_t cursors[TIER_CURSORS]  # shared; by tier, see balancing/pick.pxd:tier_cursor
-    int64_t sessions_active       # shared; from accept to end, with or without a backend
+    int64_t sessions_active       # shared; from when its pool is known to its end, with or without a backend
     int64_t waiting               # shared; queued on all workers together
-    queue_t *queues               # by worker, each touched by its worker alone
+    session_list_t *queues        # by worker, each its own; sessions that wait for a place, oldest first
     uint32_t slot                 # its place in every snapshot's pools_by_slot
     quic_ids_t quic_ids           # with hash_key quic_cid; kept from then on
 

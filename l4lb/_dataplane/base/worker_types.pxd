@@ -10,7 +10,7 @@ from l4lb._dataplane.base.enums cimport (
     NOTICE_SLOTS, SESSION_STATE_COUNT, SHORTAGE_COUNT, SNI_MAX_BYTES, close_reason_t, side_t,
 )
 from l4lb._dataplane.base.linux cimport epoll_event, sockaddr_storage
-from l4lb._dataplane.base.parts cimport chunks_t, pipes_t, timers_t
+from l4lb._dataplane.base.parts cimport chunks_t, pipes_t, session_list_t, timers_t
 from l4lb._dataplane.base.types cimport (
     backend_live_t, histogram_t, listener_live_t, listener_t, pool_live_t, session_t, snapshot_t, source_address_t,
     terms_t,
@@ -181,8 +181,7 @@ cdef struct worker_t:
     bint backlogged               # the last epoll_wait may not have returned all events
     uint64_t random               # state of hashing.pxd:random_next
     uint64_t busy_poll_ns
-    uint32_t ready_head
-    uint32_t ready_tail
+    session_list_t ready          # sessions that used up their turn, see resources/ready.pxd
     uint32_t ready_count
     uint32_t paused_until_ms
     bint accept_paused

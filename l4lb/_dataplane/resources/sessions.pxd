@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, realloc
 
 from l4lb._dataplane.base.enums cimport HALF_READ_ON, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE, side_t
 from l4lb._dataplane.base.linux cimport gauge_add
+from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.types cimport half_t, session_t
 from l4lb._dataplane.base.worker_types cimport sessions_t
 
@@ -78,6 +79,35 @@ cdef inline void sessions_free(sessions_t *self) noexcept nogil:
         free(self.blocks[i])
     free(self.blocks)
     sessions_init(self)
+
+
+# ---- lists: doubly linked through the sessions, so that one that ends is removed at once ----
+
+cdef inline void list_init(session_list_t *list) noexcept nogil:
+    list.head = list.tail = NO_INDEX
+
+
+cdef inline void list_append(sessions_t *self, session_list_t *list, session_t *s) noexcept nogil:
+    """A session is in one list at most."""
+    s.next_in_list = NO_INDEX
+    s.previous_in_list = list.tail
+    if list.tail == NO_INDEX:
+        list.head = s.index
+    else:
+        sessions_at(self, list.tail).next_in_list = s.index
+    list.tail = s.index
+
+
+cdef inline void list_remove(sessions_t *self, session_list_t *list, session_t *s) noexcept nogil:
+    """From wherever it stands in `list`, which must be its own."""
+    if s.previous_in_list == NO_INDEX:
+        list.head = s.next_in_list
+    else:
+        sessions_at(self, s.previous_in_list).next_in_list = s.next_in_list
+    if s.next_in_list == NO_INDEX:
+        list.tail = s.previous_in_list
+    else:
+        sessions_at(self, s.next_in_list).previous_in_list = s.previous_in_list
 
 
 cdef inline bint session_reads_short(session_t *s, side_t side, half_t *h) noexcept nogil:

@@ -19,7 +19,8 @@ from l4lb._dataplane.base.linux cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, MSG_PEEK, SOL_SOCKET, SO_OOBINLINE,
     TCP_QUICKACK, counter_add, recv, setsockopt, shared_read, sockaddr, unlikely,
 )
-from l4lb._dataplane.base.types cimport backend_t, half_t, pool_t, queue_t, session_t
+from l4lb._dataplane.base.parts cimport session_list_t
+from l4lb._dataplane.base.types cimport backend_t, half_t, pool_t, session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.poller cimport poller_watch, poller_watch_again
 from l4lb._dataplane.resources.ready cimport ready_push
@@ -290,7 +291,7 @@ cdef inline void session_try_again(worker_t *w, session_t *s) noexcept nogil:
 
 cdef inline void queue_serve(worker_t *w, pool_t *pool) noexcept nogil:
     """Give free places to the sessions that wait for `pool` on this worker, the longest wait first."""
-    cdef queue_t *queue = &pool.live.queues[w.index]
+    cdef session_list_t *queue = &pool.live.queues[w.index]
     cdef session_t *s
     cdef backend_t *backend
     while queue.head != NO_INDEX:

@@ -25,7 +25,7 @@ from l4lb._dataplane.resources.chunks cimport chunks_free
 from l4lb._dataplane.resources.pipes cimport pipes_free
 from l4lb._dataplane.resources.poller cimport EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control
 from l4lb._dataplane.resources.ready cimport ready_remove
-from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.resources.sessions cimport list_init, sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.resources.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.tcp.accept cimport accept_event, accept_resume
@@ -48,7 +48,7 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
     w.index = index
     w.random = clock_now_ns() ^ <uint64_t>index << 56
     w.epoll_fd = w.event_fd = -1
-    w.ready_head = w.ready_tail = NO_INDEX
+    list_init(&w.ready)
     states_fill(w.states)
     sessions_init(&w.sessions)
     w.now_ns = clock_now_ns()
@@ -194,7 +194,7 @@ cdef inline void worker_run_ready(worker_t *w) noexcept nogil:
     cdef uint32_t count = w.ready_count
     cdef session_t *s
     while count and w.ready_count:
-        s = sessions_at(&w.sessions, w.ready_head)
+        s = sessions_at(&w.sessions, w.ready.head)
         ready_remove(w, s)
         w.states[s.state].turn(w, s)
         count -= 1
