@@ -141,7 +141,7 @@ cdef class DataPlane:
         self.wake()
 
     def finish(self):
-        """After every `run` has returned: let go of clients on their way between workers, and of all fds."""
+        """After every `run` has returned: close clients on their way between workers, and all file descriptors."""
         cdef int i
         for i in range(self.worker_count):
             worker_release(self.plane.workers[i])
@@ -193,25 +193,25 @@ cdef class DataPlane:
         self.wake()
 
     def begin_export(self):
-        """Have every worker let go of its sessions of UDP, for `take_exported`, while their listening sockets are held.
-        Those of the move before must be taken."""
+        """Have every worker release its UDP sessions, for `take_exported`, while their listening sockets are held.
+        Those of an earlier export must have been taken."""
         published_store_u64(&self.plane.export_version, self.plane.export_version + 1)
         self.wake()
 
-    cdef bint has_moved(self, int index):
+    cdef bint has_exported(self, int index):
         return published_load_u64(&self.plane.workers[index].exported_version) == self.plane.export_version
 
     def export_over(self):
         """Whether all have."""
         cdef int i
-        return all(self.has_moved(i) for i in range(self.worker_count))
+        return all(self.has_exported(i) for i in range(self.worker_count))
 
     def take_exported(self):
-        """What those that have let go of, as `MovedSession`. Once."""
+        """The released sessions, as `ExportedFlow`. Each is returned once."""
         cdef int i
         taken = []
         for i in range(self.worker_count):
-            if self.has_moved(i):
+            if self.has_exported(i):
                 taken += Exports.take(self.plane.workers[i])
         return taken
 
@@ -239,7 +239,7 @@ cdef class DataPlane:
             published_store_u32(&ring.wanted, wanted)
 
     def take_records(self, uint64_t limit):
-        """Of each worker's ring at most `limit` records, as `EndedSession`. One thread at a time."""
+        """At most `limit` records of each worker's ring, as `EndedSession`. One thread at a time."""
         cdef int i
         taken = []
         for i in range(self.worker_count):

@@ -49,7 +49,7 @@ class FlowState(NamedTuple):
         return self._asdict()
 
 
-class MovedSession(NamedTuple):
+class ExportedFlow(NamedTuple):
     """A session that a worker has let go of: `fd` is the listening socket, `link_fd` the one to the backend, which
     belongs to whoever takes this."""
 

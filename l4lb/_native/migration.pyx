@@ -15,7 +15,7 @@ from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, 
 from l4lb._native.convert cimport terms_fill, zeroed
 from l4lb._native.snapshots cimport BackendLive, ListenerLive, PoolLive
 
-from l4lb._native.flow_state import FlowState, MovedSession
+from l4lb._native.flow_state import FlowState, ExportedFlow
 
 
 cdef str address_text(const uint8_t *address, uint8_t length):
@@ -31,31 +31,31 @@ cdef uint8_t address_fill(uint8_t *place, str text) except 0xFF:
     return <uint8_t>len(address)
 
 
-cdef object flow_state(const exported_flow_t *moved):
-    cdef const flow_t *flow = &moved.flow
+cdef object flow_state(const exported_flow_t *exported):
+    cdef const flow_t *flow = &exported.flow
     return FlowState(
-        age_ms=moved.age_ms,
-        idle_ms=moved.idle_ms,
-        bytes_up=moved.bytes_up,
-        bytes_down=moved.bytes_down,
+        age_ms=exported.age_ms,
+        idle_ms=exported.idle_ms,
+        bytes_up=exported.bytes_up,
+        bytes_down=exported.bytes_down,
         datagrams_up=flow.datagrams_up,
         datagrams_down=flow.datagrams_down,
         requests_left=flow.requests_left,
         responses=flow.responses,
         one_way=bool(flow.one_way),
-        source=address_text(moved.source, moved.source_length),
-        source_port=ntohs(moved.source_port),
+        source=address_text(exported.source, exported.source_length),
+        source_port=ntohs(exported.source_port),
         peer=address_text(flow.peer, flow.peer_length),
         peer_port=ntohs(flow.peer_port),
         scope_id=flow.scope_id,
         local=address_text(flow.local, flow.local_length),
-        local_port=ntohs(moved.local_port),
+        local_port=ntohs(exported.local_port),
         interface=flow.interface,
         destination=address_text(flow.destination, flow.destination_length),
         destination_port=ntohs(flow.destination_port),
         named=bool(flow.named),
         wide=bool(flow.wide),
-        link_wide=bool(moved.link_wide),
+        link_wide=bool(exported.link_wide),
         no_trains=bool(flow.no_trains),
         quic=bool(flow.quic),
         quic_given=flow.quic_given,
@@ -63,31 +63,31 @@ cdef object flow_state(const exported_flow_t *moved):
     )
 
 
-cdef int moved_fill(exported_flow_t *moved, object state) except -1:
+cdef int exported_flow_fill(exported_flow_t *exported, object state) except -1:
     """The other way round. TypeError, ValueError, OverflowError for what is not as `flow_state` makes it."""
-    cdef flow_t *flow = &moved.flow
-    moved.age_ms = state.age_ms
-    moved.idle_ms = state.idle_ms
-    moved.bytes_up = state.bytes_up
-    moved.bytes_down = state.bytes_down
+    cdef flow_t *flow = &exported.flow
+    exported.age_ms = state.age_ms
+    exported.idle_ms = state.idle_ms
+    exported.bytes_up = state.bytes_up
+    exported.bytes_down = state.bytes_down
     flow.datagrams_up = state.datagrams_up
     flow.datagrams_down = state.datagrams_down
     flow.requests_left = state.requests_left
     flow.responses = state.responses
     flow.one_way = state.one_way
-    moved.source_length = address_fill(moved.source, state.source)
-    moved.source_port = htons(state.source_port)
+    exported.source_length = address_fill(exported.source, state.source)
+    exported.source_port = htons(state.source_port)
     flow.peer_length = address_fill(flow.peer, state.peer)
     flow.peer_port = htons(state.peer_port)
     flow.scope_id = state.scope_id
     flow.local_length = address_fill(flow.local, state.local)
-    moved.local_port = htons(state.local_port)
+    exported.local_port = htons(state.local_port)
     flow.interface = state.interface
     flow.destination_length = address_fill(flow.destination, state.destination)
     flow.destination_port = htons(state.destination_port)
     flow.named = state.named
     flow.wide = state.wide
-    moved.link_wide = state.link_wide
+    exported.link_wide = state.link_wide
     flow.no_trains = state.no_trains
     flow.quic = state.quic
     flow.quic_given = state.quic_given
@@ -101,13 +101,13 @@ cdef class Exports:
 
     @staticmethod
     cdef list take(worker_t *w):
-        """A `MovedSession` for each that `w` has let go of; the caller owns the socket to the backend."""
-        cdef exported_flow_t *moved
+        """An `ExportedFlow` for each that `w` has let go of; the caller owns the socket to the backend."""
+        cdef exported_flow_t *exported
         cdef uint32_t i
         found = []
         for i in range(w.exported_count):
-            moved = &w.exported[i]
-            found.append(MovedSession(moved.flow.fd, moved.link_fd, moved.backend_id, flow_state(moved)))
+            exported = &w.exported[i]
+            found.append(ExportedFlow(exported.flow.fd, exported.link_fd, exported.backend_id, flow_state(exported)))
         free(w.exported)
         w.exported = NULL
         w.exported_count = 0
@@ -145,7 +145,7 @@ cdef class Imports:
         self.batch.entries = entries
         entry = &entries[self.batch.count]
         memset(entry, 0, sizeof(imported_flow_t))
-        moved_fill(&entry.exported, state)
+        exported_flow_fill(&entry.exported, state)
         entry.exported.flow.fd = fd
         entry.exported.link_fd = link_fd
         entry.client.fd = -1

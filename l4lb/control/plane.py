@@ -281,7 +281,7 @@ class ControlPlane:
 
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
-        await self.predecessor.handed_over()  # what this process is still to get it cannot hand on
+        await self.predecessor.all_received()  # what this process is still to get it cannot hand on
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING

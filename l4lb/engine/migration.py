@@ -18,7 +18,7 @@ from l4lb.model.forwarder import ExportedSession, QuicIds
 from l4lb.model.snapshot import ListenerSpec
 
 
-class Belongings(NamedTuple):
+class Owners(NamedTuple):
     """What a session that arrives belongs to. `measured`: its pool goes by how fast backends answer."""
 
     listener: snapshots.ListenerLive
@@ -28,7 +28,7 @@ class Belongings(NamedTuple):
     measured: bool
 
 
-class Moving:
+class Migration:
     """All arguments are the forwarder's."""
 
     def __init__(self, plane: _fastpath.DataPlane, listening: Listening, records: Records) -> None:
@@ -70,33 +70,33 @@ class Moving:
             pool.restore_quic_ids(ids.seed, ids.lengths, ids.entries, found)
 
     def import_sessions(
-        self, sessions: Sequence[ExportedSession], belongings: Callable[[ExportedSession], Belongings | None]
+        self, sessions: Sequence[ExportedSession], owners_of: Callable[[ExportedSession], Owners | None]
     ) -> int:
         workers = self._listening.workers_by_place()
-        arrivals: dict[int, migration.Imports] = {}
+        imports: dict[int, migration.Imports] = {}
         counts: Counter[int] = Counter()
         for session in sessions:
             place = workers.get((session.place, session.position))
-            if place is None or not _add(arrivals, *place, session, belongings(session)):
+            if place is None or not _add(imports, *place, session, owners_of(session)):
                 os.close(session.fd)
                 continue
             counts[place[0]] += 1
-        for worker, arriving in arrivals.items():
-            if not self._plane.import_sessions(worker, arriving):
+        for worker, batch in imports.items():
+            if not self._plane.import_sessions(worker, batch):
                 del counts[worker]  # it hangs, and has not taken those before
         self._plane.hold_udp(False)
         return counts.total()
 
 
 def _add(
-    arrivals: dict[int, migration.Imports], worker: int, fd: int, session: ExportedSession, owners: Belongings | None
+    imports: dict[int, migration.Imports], worker: int, fd: int, session: ExportedSession, owners: Owners | None
 ) -> bool:
-    """False for what cannot go on: its owners are not there, or it is told of in a way that is not known here."""
+    """False for what cannot go on: its owners are not there, or its state is not one that this version knows."""
     if owners is None:
         return False
-    arriving = arrivals.setdefault(worker, migration.Imports())
+    batch = imports.setdefault(worker, migration.Imports())
     try:
-        arriving.add(
+        batch.add(
             listener=owners.listener,
             pool=owners.pool,
             backend=owners.backend,

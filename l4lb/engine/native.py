@@ -18,7 +18,7 @@ from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import listener_stats, shortages, worker_stats
 from l4lb.engine.fields import backend_options, listener_fields, listener_limits
 from l4lb.engine.listening import Listening
-from l4lb.engine.migration import Belongings, Moving
+from l4lb.engine.migration import Migration, Owners
 from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
@@ -73,7 +73,7 @@ class NativeForwarder(NativeTables):
         self._ids = count(1)  # for the records of the data plane, by which a name is found again
         self._records = Records(self._plane)
         self._pools = Pools(workers, self._records, self._ids)
-        self._moving = Moving(self._plane, self._listening, self._records)
+        self._migration = Migration(self._plane, self._listening, self._records)
         self._version = 0
         self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
         self._closed = False
@@ -127,28 +127,28 @@ class NativeForwarder(NativeTables):
             self._plane.hold_udp(True)
 
     def begin_export(self) -> None:
-        self._moving.begin_export()
+        self._migration.begin_export()
 
     def exported_sessions(self, *, anyway: bool = False) -> list[ExportedSession] | None:
-        return self._moving.exported_sessions(anyway=anyway)
+        return self._migration.exported_sessions(anyway=anyway)
 
     def quic_ids(self) -> list[QuicIds]:
-        return self._moving.quic_ids({name: pool.live for name, pool in self._pools.owned.items()})
+        return self._migration.quic_ids({name: pool.live for name, pool in self._pools.owned.items()})
 
     def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
         for ids in quic_ids:
             if (pool := self._pools.owned.get(ids.pool)) is not None:
-                self._moving.know(ids, pool.live, pool.backends)
-        return self._moving.import_sessions(sessions, self._belongings)
+                self._migration.know(ids, pool.live, pool.backends)
+        return self._migration.import_sessions(sessions, self._owners)
 
-    def _belongings(self, session: ExportedSession) -> Belongings | None:
+    def _owners(self, session: ExportedSession) -> Owners | None:
         listener = next((one for one in self._listeners.values() if session.place in self._places(one)), None)
         pool = self._pools.owned.get(session.pool)
         backend = pool.backends.get(session.backend) if pool else None
         if listener is None or pool is None or pool.spec is None or backend is None:
             return None
         measured = pool.spec.selection is Selection.PEAK_EWMA
-        return Belongings(listener.live, listener.spec, pool.live, backend, measured)
+        return Owners(listener.live, listener.spec, pool.live, backend, measured)
 
     def _places(self, listener: OwnedListener) -> set[Place]:
         return set(self._listening.places(listener.served))

@@ -43,7 +43,7 @@ class Predecessor:
         self._status = status
         self._admin = admin
         self._supervision = supervision
-        self._has_handed_over = asyncio.Event()
+        self._has_all = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -53,9 +53,9 @@ class Predecessor:
         else:
             self._go_on_alone()
 
-    async def handed_over(self) -> None:
+    async def all_received(self) -> None:
         """Wait until this process has all that it is to get."""
-        await self._has_handed_over.wait()
+        await self._has_all.wait()
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -87,5 +87,5 @@ class Predecessor:
             self._events.emit("sessions_moved", {"sessions": count, "ended": len(sessions) - count})
 
     def _go_on_alone(self) -> None:
-        self._has_handed_over.set()
+        self._has_all.set()
         self._supervision.start()
