@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class FlowState(NamedTuple):
-    """What is to be known of a session, but for its sockets and its backend. Addresses are packed, in hexadecimal.
+    """The state of a session, without its sockets and its backend. Addresses are packed, in hexadecimal.
 
     The names and their order are those of the message from process to process: a name that changes ends the sessions at
     an upgrade from a version that has the old one.
@@ -50,8 +50,8 @@ class FlowState(NamedTuple):
 
 
 class ExportedFlow(NamedTuple):
-    """A session that a worker has let go of: `fd` is the listening socket, `link_fd` the one to the backend, which
-    belongs to whoever takes this."""
+    """A session that a worker has released: `fd` is the listening socket, `link_fd` the socket to the backend, which
+    belongs to the receiver of this record."""
 
     fd: int
     link_fd: int

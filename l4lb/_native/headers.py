@@ -22,7 +22,7 @@ class ParsedHeader(NamedTuple):
 
 
 class HeaderKind(NamedTuple):
-    """What a PROXY header is to be, in the same numbers."""
+    """The PROXY header to write, in the same numbers."""
 
     version: int
     command: int

@@ -65,10 +65,10 @@ class ControlPlane:
     """Everything but the forwarding, for one `Config` and one forwarder, which it starts and closes.
 
     `load` reads the configuration again, for a reload; by default the file that `config` is from. `inheritance` is from
-    the process that this one replaces, `host` the process that this runs in. `lookup` is what a name is looked up by.
+    the process that this one replaces, `host` the process that this runs in. `lookup` resolves a name.
 
-    Its parts are made in the order in which they need each other. Who has to hear from a part that was made before it
-    subscribes to that one.
+    Its parts are made in the order in which they need each other. A part that must hear from one that was made before
+    it subscribes to that one.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class Migration:
 def _add(
     imports: dict[int, migration.Imports], worker: int, fd: int, session: ExportedSession, owners: Owners | None
 ) -> bool:
-    """False for what cannot go on: its owners are not there, or its state is not one that this version knows."""
+    """False when it cannot continue: its owners are not there, or this version does not know its state."""
     if owners is None:
         return False
     batch = imports.setdefault(worker, migration.Imports())

@@ -85,7 +85,7 @@ class Pools:
         return live
 
     def retire(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
-        """What the newest snapshot does not name, and the one before did."""
+        """Retire what the snapshot before named and the newest one does not."""
         for name, spec in before.items():
             now = newest.get(name)
             if now is spec:

@@ -194,7 +194,7 @@ class HandOver(Counting, Protocol):
     process's. The old process exports, the new one imports.
 
     An engine in the kernel, whose sessions outlive the process, exports no session: `exported_sessions` is an empty
-    list at once, and `import_sessions` only goes on. Its sockets are those that hold addresses. All methods are called
+    list at once, and `import_sessions` only resumes. Its sockets are those that hold addresses. All methods are called
     from the control thread, and return at once.
     """
 
@@ -227,7 +227,7 @@ class HandOver(Counting, Protocol):
         """After the first snapshot: go on with these sessions of another process and the ids that it knew, or with its
         own sessions that were exported, and read UDP listeners. Their descriptors belong to the forwarder from now on.
 
-        How many go on: not those whose listener, pool or backend is not there.
+        Returns how many continue: those whose listener, pool and backend are there.
         """
 
 

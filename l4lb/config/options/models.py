@@ -1,8 +1,8 @@
 """Every option, once: name, type, default, meaning. What spans several options is checked in `rules/`.
 
-These models are the public `Listener`, `Pool`, `Backend` and so on, and all of `Config` but how it is read; they also
-are the JSON Schema. Instances are immutable. Durations are in seconds, bandwidths in bytes a second, 0 where an option
-is off.
+These models are the public `Listener`, `Pool`, `Backend` and so on, and all of `Config` except how it is read; the JSON
+Schema is made from them. Instances are immutable. Durations are in seconds, bandwidths in bytes a second, 0 where an
+option is off.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ class Pool(Model):
 
 
 class Options(Model):
-    """All of them: what a configuration says, wherever it came from."""
+    """A whole configuration, whatever it was read from."""
 
     global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
     admin: AdminConfig = Field(default_factory=AdminConfig)

@@ -33,7 +33,7 @@ def parse_pattern(text: str) -> re.Pattern[bytes]:
     if not text.startswith(REGEX):
         return re.compile(re.escape(parse_bytes(text)))
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what later releases of Python may read otherwise
+        with warnings.catch_warnings(action="ignore"):  # about syntax that may change in Python
             return re.compile(text.removeprefix(REGEX).encode())
     except (re.error, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None

@@ -1,6 +1,6 @@
-"""From a TOML file, or command-line flags, to options of the `kind` that is asked for; or to every problem at once.
+"""Reads a TOML file, or command-line flags, into options of the requested `kind`; or reports every problem at once.
 
-A value that pydantic refuses is cut out and the rest looked at again: one typo does not hide what else is wrong.
+A value that pydantic refuses is removed and the rest is checked again: one typo does not hide other errors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _dedupe(found: list[tuple[KeyPath, str]]) -> list[tuple[KeyPath, str]]:
 
 
 def _validate(kind: type[T], data: dict[str, Any]) -> tuple[T | None, list[tuple[KeyPath, str]]]:
-    """The options of what is sound in `data`, if that is one, and everything that is not."""
+    """The options that the valid part of `data` describes, if it does, and every problem in the rest."""
     found: list[tuple[KeyPath, str]] = []
     rest = copy.deepcopy(data)
     for _ in range(8):
@@ -138,7 +138,7 @@ def _line_in(message: str, text: str) -> int:
 
 
 def load(kind: type[T], path: Path, flags: Flags | None = None) -> T:
-    """The same of a file."""
+    """The same for a file."""
     return loads(kind, read_text(path), file=str(path), flags=flags)
 
 

@@ -1,4 +1,4 @@
-"""From an error of pydantic's to where it is and what it says to the one who wrote the configuration. Pure."""
+"""Turns an error of pydantic into its place in the configuration and a message for whoever wrote that. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of the options of health checks does not go together, and whether the code that they name is there."""
+"""Combinations of health check options that cannot work, and options that name code which does not exist."""
 
 from __future__ import annotations
 

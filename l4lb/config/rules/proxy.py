@@ -1,4 +1,4 @@
-"""What of the PROXY protocol's options does not go together."""
+"""Combinations of PROXY protocol options that cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of the options that say where to report to has no effect together."""
+"""Combinations of the reporting options (log, access log, StatsD) in which one of them has no effect."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Name:
 
 
 class Names:
-    """`lookup` is what a name is looked up by."""
+    """`lookup` resolves a name."""
 
     def __init__(self, lookup: Lookup = look_up) -> None:
         self._subscribers: list[Callable[[str], None]] = []

@@ -95,7 +95,7 @@ def apply_health(state: State, seen: HealthSeen) -> None:
 
 
 def first_state(desired: Desired, inheritance: Inheritance) -> State:
-    """What is wanted, with what the process before this one has seen of it. See `initial_state`."""
+    """The desired state, with what the previous process observed. See `initial_state`."""
     state = initial_state(desired.config)
     state.drained = frozenset(desired.drained)
     apply_names(state, inheritance.places)
@@ -130,8 +130,8 @@ def send_inheritance(
 
 
 def send_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
-    """Send these UDP sessions and QUIC connection ids, then the message that they are all. Blocks. OSError when the
-    process at the other end is gone."""
+    """Send these UDP sessions and QUIC connection ids, then a message that ends them. Blocks. OSError when the process
+    at the other end is gone."""
     for ids in quic_ids:
         entries = base64.b64encode(ids.entries).decode()
         known = {"pool": ids.pool, "seed": ids.seed, "lengths": ids.lengths, "backends": list(ids.backends.items())}
@@ -149,7 +149,7 @@ def send_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_id
 
 @dataclass(slots=True)
 class Received:
-    """`over`: that process will send nothing more."""
+    """`over`: the other process will send nothing more."""
 
     sessions: list[ExportedSession] = field(default_factory=list)
     quic_ids: list[QuicIds] = field(default_factory=list)

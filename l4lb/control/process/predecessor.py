@@ -1,7 +1,7 @@
-"""The process that this one replaces, from when everything is up here until that one has left: the other end of
-`upgrade.py`. Control loop only.
+"""The process that this one replaces, from when everything here is up until the other one has exited: the other end
+of `upgrade.py`. Control loop only.
 
-A process that replaces none has left it behind from the start.
+A process that replaces none begins where the others end: everything is its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from l4lb.net.handover import Channel
 
 
 class Owner(Protocol):
-    """Who has what was that process's: the admin API's server."""
+    """Something that still belongs to the previous process until it is claimed: the admin API's socket."""
 
     def claim(self) -> None: ...
 
@@ -47,14 +47,14 @@ class Predecessor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Everything is up here."""
+        """Call this when everything here is up."""
         if self._channel is not None:
             self._task = asyncio.create_task(self._replace(self._channel))
         else:
             self._go_on_alone()
 
     async def all_received(self) -> None:
-        """Wait until this process has all that it is to get."""
+        """Wait until this process has received everything from the previous one."""
         await self._has_all.wait()
 
     async def stop(self) -> None:
@@ -63,8 +63,8 @@ class Predecessor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _replace(self, channel: Channel) -> None:
-        """Say that it may go, take its UDP sessions, and follow its drain. When it ends without a message, everything
-        is this process's too."""
+        """Report ready, take its UDP sessions, and follow its drain. When it ends without a message, everything belongs
+        to this process too."""
         try:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(channel.send, {"kind": "ready"})

@@ -251,7 +251,7 @@ def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> N
 
 @dataclass(frozen=True, slots=True)
 class LaidOut:
-    """All that is to be known of a pool for publishing it, or for saying what its clients get."""
+    """Everything that is needed to publish a pool, or to explain which backend a client gets."""
 
     seen: PoolView
     tables: tuple[Table, ...]

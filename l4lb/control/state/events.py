@@ -55,8 +55,8 @@ class Events:
 
 
 class FromThreads:
-    """Emits on the control loop what other threads have to say; what comes once that is closed goes nowhere. Made on
-    the control loop."""
+    """Emits events of other threads on the control loop, where it has to be made; discards them once that loop is
+    closed."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
