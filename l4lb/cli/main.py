@@ -10,32 +10,34 @@ import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.version import __version__
 
-# The module of each command: imported on demand, since serve needs ten times as much as status.
+# The module and the summary of each command. A module is imported when its command is run, not to list it: serve needs
+# ten times as much as status.
 COMMANDS = {
-    "serve": "serve",
-    "demo": "demo",
-    "check": "check",
-    "schema": "schema",
-    "status": "status",
-    "top": "top",
-    "explain": "explain",
-    "backend": "backend",
-    "session": "session",
-    "reload": "lifecycle",
-    "drain": "lifecycle",
-    "upgrade": "lifecycle",
-    "completion": "completion",
+    "serve": ("serve", "Run the load balancer."),
+    "demo": ("demo", "Run a load balancer with small backends and traffic."),
+    "check": ("check", "Check a configuration and print every error in it."),
+    "schema": ("schema", "Print the configuration's JSON Schema, for editors."),
+    "status": ("status", "Show what a running instance is doing."),
+    "top": ("top", "Watch a running instance: listeners, pools, backends."),
+    "explain": ("explain", "Show which backend a client gets, and why."),
+    "backend": ("backend", "List and change the backends of a pool."),
+    "session": ("session", "List and end current sessions."),
+    "reload": ("lifecycle", "Make the instance read its file again."),
+    "drain": ("lifecycle", "Stop accepting, let the sessions end, then exit."),
+    "upgrade": ("lifecycle", "Replace the instance by a new process."),
+    "completion": ("completion", "Print the script for completion in a shell."),
 }
 
-EXTRAS = {"top": "top"}  # the extra whose packages a command needs
-
+EXTRAS = {"top": ("top", "textual")}  # the extra that a command needs, and a package of it
 
 INTERRUPTED = 128 + signal.SIGINT
 READER_LEFT = 128 + signal.SIGPIPE
@@ -89,11 +91,27 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         try:
-            module = import_module(f"l4lb.cli.{COMMANDS[name]}")
+            command: click.Command = getattr(import_module(f"l4lb.cli.{COMMANDS[name][0]}"), name)
         except ModuleNotFoundError as error:
-            return _lacking(name, error)
-        command: click.Command = getattr(module, name)
+            command = _lacking(name, error)
+        command.short_help = _summary(name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=_summary(name)) for name in COMMANDS if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _summary(name: str) -> str:
+    """What the list of commands says of it."""
+    extra, package = EXTRAS.get(name, ("", ""))
+    if package and find_spec(package) is None:
+        return f"Needs more: pip install 'l4lb[{extra}]'."
+    return COMMANDS[name][1]
 
 
 def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
@@ -101,14 +119,14 @@ def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
     package = (error.name or "").partition(".")[0]
     if name not in EXTRAS or package == "l4lb":
         raise error
+    extra, _ = EXTRAS[name]
 
     def fail(arguments: tuple[str, ...]) -> None:
-        raise click.ClickException(f"{name} needs {package}: pip install 'l4lb[{EXTRAS[name]}]'")
+        raise click.ClickException(f"{name} needs {package}: pip install 'l4lb[{extra}]'")
 
     words = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
-    short = f"Needs more: pip install 'l4lb[{EXTRAS[name]}]'."
     settings = {"ignore_unknown_options": True}
-    return click.Command(name, settings, fail, [words], short_help=short, add_help_option=False)
+    return click.Command(name, settings, fail, [words], add_help_option=False)
 
 
 @click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
