@@ -10,7 +10,10 @@ ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
 
-.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before tables screenshots soak soak-scenarios faults asan tsan fuzz man deps build clean
+# Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -57,6 +60,10 @@ soak-scenarios: build $(VENV)/browser  ## the long forms of the scenarios: 10 GB
 bench: build     ## compare with HAProxy and nginx; writes benchmarks/RESULTS.md
 	$(INSTALL) "matplotlib>=3.8"
 	$(BIN)/python -m pytest benchmarks --benchmark-only --write -p no:cacheprovider $(ARGS)
+
+SUITE ?= stable
+peers:           ## haproxy, nginx and dnsdist of a newer Debian for `make bench`, in build/ (as root; SUITE=sid)
+	$(PYTHON) -m benchmarks.newer $(SUITE)
 
 bench-before: build  ## compare with another built checkout: make bench-before BEFORE=/path/to/it
 	$(BIN)/python -m pytest benchmarks --benchmark-only --against="$(BEFORE)" -p no:cacheprovider -k "not accepting and not sending and not hostile and not two_workers" $(ARGS)

@@ -2,6 +2,10 @@
 
 Noise of the machine hits all peers of a round alike, so the median of the rounds' ratios is far steadier than the
 ratio of medians. The ratio that counts is the one to the better peer.
+
+On loopback, chance decides which process is charged for the work of the network stack on a packet. So next to the CPU
+time of a peer's own process stands what all take together: client, peer, backend and the kernel's softirq threads, less
+what the same work takes over a direct connection in the same round.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.machines import cpu_seconds
-from benchmarks.peers import Peer
+from benchmarks.machines import cpu_seconds, cpu_seconds_of_softirqs, cpu_seconds_of_tree, cpu_seconds_spent_here
+from benchmarks.peers import DIRECT, Peer
 
 Figures = dict[str, float]  # of one peer in one round, by metric
+OWN, TOTAL, ADDED = "CPU us", "CPU us of all", "CPU us above direct"
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,14 @@ class Comparison:
     def names(self) -> list[str]:
         return list(self.rounds[0])
 
+    @property
+    def others(self) -> list[str]:
+        """Those that l4lb is compared with."""
+        return [name for name in self.names if name not in ("l4lb", DIRECT)]
+
+    def has(self, name: str, metric: str) -> bool:
+        return metric in self.rounds[0][name]
+
     def median(self, name: str, metric: str) -> float:
         return statistics.median(figures[name][metric] for figures in self.rounds)
 
@@ -60,19 +73,33 @@ class Comparison:
 
     def ratio_to_better(self, bar: Bar) -> float:
         """The ratio to whichever peer makes it look worse."""
-        ratios = [self.ratio(name, bar.metric) for name in self.names if name != "l4lb"]
+        ratios = [self.ratio(name, bar.metric) for name in self.others]
         return min(ratios) if bar.higher_is_better else max(ratios)
 
 
-def run_round(comparison: Comparison, running: list[Peer], work: Callable[[Peer], tuple[float, Figures]]) -> None:
-    """One round. `work` drives a peer and returns how many units of work it did, and other figures that it saw.
+def _measure(one: Peer, work: Callable[[Peer], tuple[float, Figures]]) -> Figures:
+    """What `work` with `one` took, in microseconds of CPU time for a unit of work, and what it saw."""
 
-    The CPU time of the peer's process for a unit, in microseconds, is added as "CPU us".
-    """
+    def spent() -> tuple[float, float]:
+        own = cpu_seconds(one.pid) if one.pid else 0.0
+        return own, own + cpu_seconds_spent_here() + cpu_seconds_of_tree(one.server_pid) + cpu_seconds_of_softirqs()
+
+    before = spent()
+    units, seen = work(one)
+    own, total = (after - start for after, start in zip(spent(), before, strict=True))
+    figures = {OWN: own / units * 1e6} if one.pid else {}
+    if one.server_pid:
+        figures[TOTAL] = total / units * 1e6
+    return {**figures, **seen}
+
+
+def run_round(comparison: Comparison, running: list[Peer], work: Callable[[Peer], tuple[float, Figures]]) -> None:
+    """One round. `work` drives a peer and returns how many units of work it did, and other figures that it saw."""
     turn = len(comparison.rounds) % len(running)
     figures: dict[str, Figures] = {}
     for one in running[turn:] + running[:turn]:  # each is first in turn
-        before = cpu_seconds(one.pid)
-        units, seen = work(one)
-        figures[one.name] = {"CPU us": (cpu_seconds(one.pid) - before) / units * 1e6, **seen}
+        figures[one.name] = _measure(one, work)
+    if DIRECT in figures:
+        for name in figures.keys() - {DIRECT}:
+            figures[name][ADDED] = figures[name][TOTAL] - figures[DIRECT][TOTAL]
     comparison.rounds.append({one.name: figures[one.name] for one in running})

@@ -11,9 +11,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.comparing import Bar, Comparison, Figures, run_round
 from benchmarks.machines import machine
-from benchmarks.peers import Lineup, Peer, peers, program
+from benchmarks.peers import Lineup, Peer, peers
 from benchmarks.results import Results
-from tests.support.programs import free_port, nginx
+from tests.support.programs import free_port, nginx, require
 from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
@@ -86,8 +86,10 @@ def compare(benchmark: BenchmarkFixture, results: Results, pytestconfig: pytest.
 @pytest.fixture(scope="session")
 def http_peers(tmp_path_factory: pytest.TempPathFactory, lineup: Lineup) -> Iterator[list[Peer]]:
     """All peers in front of an nginx that answers each request with a few bytes."""
-    with nginx("hello") as backend, peers(backend.port, tmp_path_factory.mktemp("http"), lineup=lineup) as running:
-        yield running
+    directory = tmp_path_factory.mktemp("http")
+    with nginx("hello") as backend:
+        with peers(lineup.streams, backend.port, directory, lineup=lineup, server_pid=backend.pid) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +97,10 @@ def iperf3_peers(tmp_path_factory: pytest.TempPathFactory, lineup: Lineup) -> It
     """All peers in front of an iperf3 server, which takes every connection for a test: nobody probes it."""
     port, directory = free_port(), tmp_path_factory.mktemp("iperf3")
     with (directory / "server.log").open("w") as log:
-        server = subprocess.Popen([program("iperf3"), "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
+        server = subprocess.Popen([require("iperf3"), "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
         try:
             assert wait_until(lambda: "listening" in (directory / "server.log").read_text())
-            with peers(port, directory, probe=False, lineup=lineup) as running:
+            with peers(lineup.streams, port, directory, probe=False, lineup=lineup, server_pid=server.pid) as running:
                 yield running
         finally:
             server.kill()

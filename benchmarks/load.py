@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import re
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from benchmarks.peers import Peer
@@ -40,8 +44,27 @@ def wrk(
     return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
 
 
+@functools.cache
+def _paced_program() -> str:
+    """`paced.c`, compiled."""
+    target = Path(tempfile.mkdtemp(prefix="l4lb-paced-")) / "paced"
+    atexit.register(shutil.rmtree, target.parent)
+    subprocess.run(["gcc", "-O2", "-o", str(target), str(Path(__file__).with_name("paced.c"))], check=True)
+    return str(target)
+
+
+def paced(peer: Peer, what: str, clients: int, rate: int, seconds: int) -> tuple[float, dict[str, float]]:
+    """(answers, figures) at `rate` requests a second: `what` is keep, close (a session each) or dns."""
+    command = [_paced_program(), what, str(peer.port), str(clients), str(rate), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    kept = report["done"] / report["seconds"] / rate
+    figures = {"p50 us": report["p50"], "p99 us": report["p99"], "rate kept": kept, "failed": float(report["failed"])}
+    return float(report["done"]), figures
+
+
 def dnsperf(peer: Peer, queries: Path, clients: int, seconds: int) -> tuple[float, dict[str, float]]:
-    """(queries answered, figures) of dnsperf, each client on a socket of its own."""
+    """(queries answered, figures) of dnsperf, flat out, each client on a socket of its own."""
     command = ["dnsperf", "-s", "127.0.0.1", "-p", str(peer.port), "-d", str(queries), "-c", str(clients), "-T", "1"]
     done = subprocess.run([*command, "-l", str(seconds)], capture_output=True, text=True, check=True)
     completed = re.search(r"Queries completed:\s+(\d+)", done.stdout)
@@ -53,10 +76,13 @@ def dnsperf(peer: Peer, queries: Path, clients: int, seconds: int) -> tuple[floa
     return float(completed[1]), {"queries/s": float(rate[1]), "failed": float(lost[1])}
 
 
-def iperf3(peer: Peer, seconds: int, *, streams: int = 1, down: bool = False) -> tuple[float, dict[str, float]]:
-    """(gigabytes received, figures) of iperf3 through `peer`; `down`: the backend sends."""
+def iperf3(
+    peer: Peer, seconds: int, *, streams: int = 1, down: bool = False, gbit_s: int = 0
+) -> tuple[float, dict[str, float]]:
+    """(gigabytes received, figures) of iperf3 through `peer`; `down`: the backend sends; `gbit_s`: no faster."""
     command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(peer.port), "-t", str(seconds), "-P", str(streams)]
-    done = subprocess.run([*command, *(["-R"] if down else [])], capture_output=True, text=True, check=False)
+    command += (["-R"] if down else []) + (["-b", f"{gbit_s}G"] if gbit_s else [])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert "error" not in report, report["error"]
     received = report["end"]["sum_received"]

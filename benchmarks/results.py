@@ -6,10 +6,11 @@ import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.comparing import Comparison
-from benchmarks.peers import HAPROXY, L4LB, L4LB_UDP, NGINX, NGINX_UDP
+from benchmarks import newer
+from benchmarks.comparing import ADDED, OWN, Comparison
+from benchmarks.configurations import DNSDIST, HAPROXY, L4LB, L4LB_UDP, NGINX, NGINX_UDP
 
-COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b"}
+COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b", "dnsdist": "#9d8cc2"}
 
 
 def _number(value: float) -> str:
@@ -19,18 +20,14 @@ def _number(value: float) -> str:
 def _rows(comparison: Comparison) -> list[list[str]]:
     """A row a metric: its medians, the ratios to each peer, and the bar if it has one."""
     bars = {bar.metric: bar for bar in comparison.bars}
-    others = [name for name in comparison.names if name != "l4lb"]
+    others = comparison.others
     rows = [["", *comparison.names, *(f"l4lb / {name}" for name in others), "bar", "met"]]
     for metric in comparison.metrics:
-        if metric == "failed":  # one is one too many: the sum, and no ratio
-            row = [
-                metric,
-                *(_number(comparison.total(name, metric)) for name in comparison.names),
-                *("" for _ in others),
-            ]
-        else:
-            row = [metric, *(_number(comparison.median(name, metric)) for name in comparison.names)]
-            row += [f"{comparison.ratio(name, metric):.2f}" for name in others]
+        one_is_too_many = metric == "failed"  # the sum, and no ratio
+        figure = comparison.total if one_is_too_many else comparison.median
+        row = [metric]
+        row += [_number(figure(name, metric)) if comparison.has(name, metric) else "" for name in comparison.names]
+        row += ["" if one_is_too_many else f"{comparison.ratio(name, metric):.2f}" for name in others]
         bar = bars.get(metric)
         met = "" if bar is None else "yes" if bar.met(comparison.ratio_to_better(bar)) else "no"
         rows.append([*row, "" if bar is None else str(bar), met])
@@ -70,11 +67,14 @@ class Results:
             "",
             f"Written by `make bench` on {datetime.date.today()}: medians of {self.rounds} interleaved rounds, "
             f"{self.seconds} s each; one worker each; load, backend and load balancer share the machine. "
-            "A ratio is the median of the rounds' ratios, and a bar is held against the better peer.",
+            "A ratio is the median of the rounds' ratios, and a bar is held against the better peer. On loopback it is "
+            "chance which process is charged for the work on a packet: so next to the CPU time of the load balancer "
+            "stands that of all (client, load balancer, backend, the kernel's softirq threads) above what the same "
+            "work takes over a direct connection.",
             "",
             *(f"- {line}" for line in machine),
             "",
-            "![CPU time of l4lb, nginx and HAProxy for a unit of each kind of work](results.png)",
+            "![CPU time of l4lb and of others for a unit of each kind of work](results.png)",
             "",
         ]
         for comparison in self.comparisons:
@@ -83,32 +83,38 @@ class Results:
             text += ["## l4lb alone", "", *_markdown([["", ""], *map(list, self.figures)]), ""]
         configs = {
             "l4lb": L4LB.replace("{workers}", "1"), "nginx": NGINX, "HAProxy": HAPROXY,
-            "l4lb, UDP": L4LB_UDP.replace("{workers}", "1"), "nginx, UDP": NGINX_UDP,
+            "l4lb, UDP": L4LB_UDP.replace("{workers}", "1"), "nginx, UDP": NGINX_UDP, "dnsdist": DNSDIST,
         }  # fmt: skip
         for name, config in configs.items():
             text += [f"## Configuration of {name}", "", "```", config.strip(), "```", ""]
         (directory / "RESULTS.md").write_text("\n".join(text), encoding="utf-8")
 
     def plot(self, file: Path) -> None:
-        """CPU time for a unit of work, as a share of the better peer's, by kind of work."""
+        """CPU time for a unit of work, as a share of the better peer's, by kind of work: own, and of all."""
         import matplotlib as mpl
 
         mpl.use("Agg")
         from matplotlib import pyplot
 
-        shown = [one for one in self.comparisons if "CPU us" in one.metrics and "nginx" in one.names]
-        figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.75 * len(shown)), layout="constrained")
-        for index, comparison in enumerate(shown):
-            best = min(comparison.median(name, "CPU us") for name in comparison.names if name != "l4lb")
-            for offset, name in enumerate(comparison.names):
-                share = comparison.median(name, "CPU us") / best
-                bars = axes.barh(index + (offset - 1) * 0.26, share, 0.24, color=COLOURS[name])
-                axes.bar_label(bars, [f"{share:.2f}"], padding=3, fontsize=8)
-                bars.set_label(name if index == 0 else "_")
-        axes.axvline(1.0, color="#999999", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [one.title for one in shown])
-        axes.invert_yaxis()
-        axes.set_xlabel("CPU time for a unit of work, better peer = 1 (less is better)")
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+        panels = {OWN: "of the load balancer's process", ADDED: "of all that take part, above a direct connection"}
+        shown = [one for one in self.comparisons if "nginx" in one.names and all(one.has("l4lb", of) for of in panels)]
+        figure, each = pyplot.subplots(
+            1, 2, sharey=True, figsize=(12, 1.2 + 0.75 * len(shown)), layout="constrained", squeeze=False
+        )
+        for axes, (metric, meaning) in zip(each[0], panels.items(), strict=True):
+            for index, comparison in enumerate(shown):
+                best = min(comparison.median(name, metric) for name in comparison.others)
+                for offset, name in enumerate(["l4lb", *comparison.others]):
+                    share = comparison.median(name, metric) / best
+                    drawn = axes.barh(index + (offset - 1) * 0.26, share, 0.24, color=COLOURS[name])
+                    axes.bar_label(drawn, [f"{share:.2f}"], padding=3, fontsize=8)
+            axes.axvline(1.0, color="#999999", linewidth=0.8)
+            axes.set_xlabel(f"CPU time {meaning}")
+            axes.spines[["top", "right"]].set_visible(False)
+        each[0][0].set_yticks(range(len(shown)), [one.title for one in shown])
+        each[0][0].invert_yaxis()
+        seen = [name for name in COLOURS if any(name in one.names for one in shown)]
+        marks = [mpl.patches.Patch(color=COLOURS[name], label=name) for name in seen]
+        title = f"CPU time for a unit of work, better peer = 1 (less is better); others of {newer.origin()}"
+        figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), frameon=False, title=title)
         figure.savefig(file, dpi=110)

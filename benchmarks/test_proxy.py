@@ -15,7 +15,7 @@ from benchmarks import hostile, trains
 from benchmarks.comparing import Bar
 from benchmarks.conftest import Compare
 from benchmarks.load import wrk
-from benchmarks.peers import Options, Peer, Udp, listens, peer, peer_udp
+from benchmarks.peers import Peer, Tcp, Udp, listens, peer
 from tests.support.programs import free_port, free_ports, program
 from tests.support.waiting import wait_until
 
@@ -71,7 +71,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 
 def test_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    with_header = peer("l4lb", backend.proxied, tmp_path, options=Options(pool=SEND), probe=False)
+    with_header = peer("l4lb", backend.proxied, tmp_path, service=Tcp(pool=SEND), probe=False)
     with peer("l4lb", backend.plain, tmp_path) as without, with_header as sending:
         running = [sending, dataclasses.replace(without, name="without")]
         title = f"one-request sessions with send_proxy against without, {CLIENTS} clients"
@@ -80,17 +80,17 @@ def test_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: in
 
 
 def test_accepting(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy", Options(listener=ACCEPT), BARS)
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy", Tcp(listener=ACCEPT), BARS)
 
 
 def test_accepting_deferred(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    options = Options(listener=f'{ACCEPT}\ndefer_accept = "1s"')
-    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and defer_accept", options, BARS)
+    service = Tcp(listener=f'{ACCEPT}\ndefer_accept = "1s"')
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and defer_accept", service, BARS)
 
 
 def test_accepting_and_sending(compare: Compare, backend: Backend, tmp_path: Path, seconds: int) -> None:
-    options = Options(listener=ACCEPT, pool=SEND)
-    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and send_proxy", options, BARS_OF_TWO)
+    service = Tcp(listener=ACCEPT, pool=SEND)
+    _against_plain(compare, (tmp_path, seconds), backend, "accept_proxy and send_proxy", service, BARS_OF_TWO)
 
 
 def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None:
@@ -99,7 +99,7 @@ def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None
     with contextlib.ExitStack() as stack:
         stack.enter_context(trains.echo_server(backend))
         assert wait_until(lambda: listens(backend, udp=True))
-        one, without, other = (stack.enter_context(peer_udp("l4lb", backend, tmp_path, udp)) for _ in range(3))
+        one, without, other = (stack.enter_context(peer("l4lb", backend, tmp_path, udp)) for _ in range(3))
 
         def work(timed: Peer) -> tuple[float, dict[str, float]]:
             with hostile.attacker((one if timed is one else other).port, HOSTILE_RATE) as sent:
@@ -114,9 +114,9 @@ def test_hostile_headers(compare: Compare, tmp_path: Path, seconds: int) -> None
 
 
 def _against_plain(
-    compare: Compare, where: tuple[Path, int], backend: Backend, what: str, options: Options, bars: tuple[Bar, ...]
+    compare: Compare, where: tuple[Path, int], backend: Backend, what: str, service: Tcp, bars: tuple[Bar, ...]
 ) -> None:
-    """Clients of the one with `options` send a header first; those of the other run the same script, which is what
+    """Clients of the one with `service` send a header first; those of the other run the same script, which is what
     limits them, without one."""
     directory, seconds = where
     for name, header in (("l4lb", HEADER), ("without", "")):
@@ -126,8 +126,8 @@ def _against_plain(
         script = directory / f"{one.name}.lua"
         return wrk(one, CLIENTS, seconds, close=True, threads=THREADS, script=script)
 
-    behind = backend.proxied if options.pool else backend.plain
-    with_header = peer("l4lb", behind, directory, options=options, probe=False)
+    behind = backend.proxied if service.pool else backend.plain
+    with_header = peer("l4lb", behind, directory, service=service, probe=False)
     with peer("l4lb", backend.plain, directory) as without, with_header as one:
         running = [one, dataclasses.replace(without, name="without")]
         seen = compare(f"one-request sessions with {what} against without, {CLIENTS} clients", bars, running, work)

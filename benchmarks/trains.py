@@ -45,11 +45,13 @@ def _echo(port: int) -> None:
 
 
 @contextlib.contextmanager
-def echo_server(port: int) -> Iterator[None]:
+def echo_server(port: int) -> Iterator[int]:
+    """Its pid."""
     process = multiprocessing.get_context("spawn").Process(target=_echo, args=(port,), daemon=True)
     process.start()
+    assert process.pid is not None
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.join()

@@ -19,6 +19,7 @@ HOST = "/run/host"  # in a root: what of this machine's files the configuration 
 PIP_FILES = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
 PASSED = re.compile(r"(PIP|UV)_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CI|(https?|no)_proxy", re.IGNORECASE)
 PATHS = re.compile(r"(?<![\w.:/-])(file://)?(/[\w.+/-]+)")
+ROLLING = ("sid", "unstable")  # suites without updates and security of their own
 PROGRAMS = ("debootstrap", "unshare", "mount", "pivot_root", "apt-get", "apt-config")
 
 PIVOT = """
@@ -63,7 +64,9 @@ def _sources(suite: str) -> tuple[str, list[str]]:
             found.setdefault(release.partition("-")[2], uri)
     if "" not in found:
         raise SystemExit("apt here has no mirror of Debian to make a root from")
-    parts = [("", suite), ("updates", f"{suite}-updates"), ("security", f"{suite}-security")]
+    parts = [("", suite)]
+    if suite not in ROLLING:
+        parts += [("updates", f"{suite}-updates"), ("security", f"{suite}-security")]
     return found[""], [f"deb {found[part]} {name} main" for part, name in parts if part in found]
 
 
