@@ -18,6 +18,7 @@ import os
 import sys
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 if sys.platform != "linux":
     raise SystemExit("l4lb runs on Linux only: it is built on epoll, splice and SO_REUSEPORT.")
@@ -67,15 +68,13 @@ DIRECTIVES = {
 }
 
 
-def native_modules(build: str, jobs: int) -> list[Extension]:
-    from Cython.Build import cythonize
-
+def native_modules(build: str) -> list[Extension]:
     compile_args, link_args = BUILDS[build]
     sources = {f"l4lb.{name}": f"l4lb/{name.replace('.', '/')}.pyx" for name in NATIVE}
     if os.environ.get("L4LB_PROBE") == "1":
         sources["_l4lb_probe"] = "tests/native/probe.pyx"
         sources["_l4lb_probe_worker"] = "tests/native/probe_worker.pyx"
-    extensions = [
+    return [
         Extension(
             name,
             [source],
@@ -84,19 +83,41 @@ def native_modules(build: str, jobs: int) -> list[Extension]:
         )
         for name, source in sources.items()
     ]
-    gc.disable()  # Cython makes large trees and drops them at the end: to look for garbage takes it 40 % of its time
-    return cythonize(
-        extensions, build_dir=f"build/cython-{build}", nthreads=jobs, quiet=True, compiler_directives=DIRECTIVES
-    )
+
+
+class BuildNative(build_ext):
+    """Runs Cython when something is built: pip also asks for the metadata, twice, for which nobody needs C."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = JOBS
+
+    def run(self) -> None:
+        from Cython.Build import cythonize
+
+        gc.disable()  # Cython makes large trees and drops them at the end: collecting takes 40 % of its time
+        made = cythonize(
+            self.extensions,
+            build_dir=f"build/cython-{BUILD}",
+            nthreads=JOBS,
+            quiet=True,
+            compiler_directives=DIRECTIVES,
+        )
+        for module, translated in zip(self.extensions, made, strict=True):
+            assert module.name == translated.name
+            module.sources, module.depends = translated.sources, translated.depends
+        super().run()
+
+
+BUILD = os.environ.get("L4LB_BUILD", "release")
+JOBS = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
-    build = os.environ.get("L4LB_BUILD", "release")
-    if build != "none" and build not in BUILDS:
-        raise SystemExit(f"L4LB_BUILD={build}: expected one of {', '.join(BUILDS)}, none")
-    jobs = len(os.sched_getaffinity(0))
-    modules = [] if build == "none" else native_modules(build, jobs)
-    setup(ext_modules=modules, options={"build_ext": {"parallel": jobs}})
+    if BUILD != "none" and BUILD not in BUILDS:
+        raise SystemExit(f"L4LB_BUILD={BUILD}: expected one of {', '.join(BUILDS)}, none")
+    modules = [] if BUILD == "none" else native_modules(BUILD)
+    setup(ext_modules=modules, cmdclass={"build_ext": BuildNative} if modules else {})
 
 
 if __name__ == "__main__":  # Cython's own processes may import this file
