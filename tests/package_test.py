@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import venv
 from pathlib import Path
@@ -30,8 +29,8 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 def install_as_the_dockerfile_does(sdist: Path, scratch: Path) -> None:
     """Its `pip` commands, on the files that it copies, from the sdist; into `scratch`/venv."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(scratch / "sdist", filter="data")
+    (scratch / "sdist").mkdir()
+    run("tar", "-xzf", str(sdist), "-C", str(scratch / "sdist"))  # tarfile differs from patch release to patch release
     (unpacked,) = (scratch / "sdist").iterdir()
     (scratch / "image").mkdir()
     for name in copied():
