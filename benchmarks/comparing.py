@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.machines import cpu_seconds, cpu_seconds_of_softirqs, cpu_seconds_of_tree, cpu_seconds_spent_here
-from benchmarks.peers import DIRECT, Peer
+from benchmarks.peers import DIRECT, FLOOR, Peer
 
 Figures = dict[str, float]  # of one peer in one round, by metric
 OWN, TOTAL, ADDED = "CPU us", "CPU us of all", "CPU us above direct"
@@ -54,8 +54,8 @@ class Comparison:
 
     @property
     def others(self) -> list[str]:
-        """Those that l4lb is compared with."""
-        return [name for name in self.names if name not in ("l4lb", DIRECT)]
+        """Those that a bar is held against."""
+        return [name for name in self.names if name not in ("l4lb", DIRECT, FLOOR)]
 
     def has(self, name: str, metric: str) -> bool:
         return metric in self.rounds[0][name]

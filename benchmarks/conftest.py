@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.comparing import Bar, Comparison, Figures, run_round
 from benchmarks.machines import machine
-from benchmarks.peers import Lineup, Peer, peers
+from benchmarks.peers import Lineup, Peer, Tcp, peers
 from benchmarks.results import Results
 from tests.support.programs import free_port, nginx, require
 from tests.support.waiting import wait_until
@@ -100,7 +100,9 @@ def iperf3_peers(tmp_path_factory: pytest.TempPathFactory, lineup: Lineup) -> It
         server = subprocess.Popen([require("iperf3"), "-s", "-p", str(port), "--forceflush"], stdout=log, stderr=log)
         try:
             assert wait_until(lambda: "listening" in (directory / "server.log").read_text())
-            with peers(lineup.streams, port, directory, probe=False, lineup=lineup, server_pid=server.pid) as running:
+            with peers(
+                lineup.streams, port, directory, Tcp(bulk=True), probe=False, lineup=lineup, server_pid=server.pid
+            ) as running:
                 yield running
         finally:
             server.kill()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import re
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
+from benchmarks.compiled import compiled
 from benchmarks.peers import Peer
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -44,18 +41,9 @@ def wrk(
     return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
 
 
-@functools.cache
-def _paced_program() -> str:
-    """`paced.c`, compiled."""
-    target = Path(tempfile.mkdtemp(prefix="l4lb-paced-")) / "paced"
-    atexit.register(shutil.rmtree, target.parent)
-    subprocess.run(["gcc", "-O2", "-o", str(target), str(Path(__file__).with_name("paced.c"))], check=True)
-    return str(target)
-
-
 def paced(peer: Peer, what: str, clients: int, rate: int, seconds: int) -> tuple[float, dict[str, float]]:
     """(answers, figures) at `rate` requests a second: `what` is keep, close (a session each) or dns."""
-    command = [_paced_program(), what, str(peer.port), str(clients), str(rate), str(seconds)]
+    command = [compiled("paced"), what, str(peer.port), str(clients), str(rate), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     kept = report["done"] / report["seconds"] / rate

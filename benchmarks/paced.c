@@ -25,7 +25,8 @@ enum mode { KEEP, CLOSE, DNS };
 struct client {
     int fd;
     uint16_t id;     /* of the DNS query under way */
-    int64_t due_ns;  /* of the request under way */
+    int64_t due_ns;  /* when the request under way was due; -1: none is */
+    int64_t begun_ns;
     int sent;        /* whether it has been sent: a connection may not be there yet */
     int got;         /* bytes of the answer so far */
     char answer[4096];
@@ -127,6 +128,7 @@ static int send_request(struct client *c)
 static void start_request(struct client *c, int64_t due_ns)
 {
     c->due_ns = due_ns;
+    c->begun_ns = now_ns();
     c->sent = c->got = 0;
     c->id++;
     if (!is_open(c) || send_request(c) < 0)
@@ -167,7 +169,7 @@ static void read_answer(struct client *c)
 static void give_up_lost(int64_t now)
 {
     for (int i = 0; i < client_count; i++)
-        if (clients[i].due_ns >= 0 && now - clients[i].due_ns > LOST_AFTER_NS)
+        if (clients[i].due_ns >= 0 && now - clients[i].begun_ns > LOST_AFTER_NS)
             end_request(&clients[i], 0);
 }
 

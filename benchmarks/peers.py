@@ -11,21 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import configurations, newer
+from benchmarks.compiled import compiled
 from tests.support.programs import answers, free_port
 from tests.support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent
 DIRECT = "direct"  # no load balancer: clients talk to the backend itself
+FLOOR = "floor"  # the bare loop of floor.c, which nobody can go below
 OURS = ("l4lb", "before")
 
 
 @dataclass(frozen=True)
 class Tcp:
-    """What l4lb alone is told: how many workers, and lines for its listener and its pool."""
+    """What l4lb alone is told: how many workers, and lines for its listener and its pool. `bulk`: whether the bare loop
+    splices."""
 
     workers: int = 1
     listener: str = ""
     pool: str = ""
+    bulk: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,22 @@ class Lineup:
     before: Path | None = None
 
     def of(self, *others: str) -> tuple[str, ...]:
-        """l4lb, then `others` and a direct connection; or l4lb and what it was before."""
+        """l4lb, then `others` and a direct connection; or l4lb and what it was before, alone."""
         return OURS if self.before else ("l4lb", *others, DIRECT)
 
     @property
     def streams(self) -> tuple[str, ...]:
-        return self.of("nginx", "haproxy")
+        return self.of("nginx", "haproxy", FLOOR)
 
     @property
     def datagrams(self) -> tuple[str, ...]:
-        """HAProxy's community edition has no generic UDP."""
+        """HAProxy's community edition has no generic UDP. The bare loop knows nothing of trains."""
         return self.of("nginx")
 
     @property
     def queries(self) -> tuple[str, ...]:
         """Of DNS: dnsdist knows nothing else."""
-        return self.of("nginx", "dnsdist")
+        return self.of("nginx", "dnsdist", FLOOR)
 
     def directory_of(self, name: str) -> Path:
         """From where `python -m l4lb` runs that one."""
@@ -88,6 +92,10 @@ def _nginx(template: str, port: int, backend: int, directory: Path, **more: str)
 
 def _command(name: str, port: int, backend: int, directory: Path, service: Tcp | Udp) -> list[str]:
     """How to start the peer called `name`; its configuration goes into `directory`."""
+    if name == FLOOR and isinstance(service, Udp):
+        return [compiled("floor"), "udp1" if service.answers else "udp", str(port), str(backend)]
+    if name == FLOOR:
+        return [compiled("floor"), "bulk" if service.bulk else "small", str(port), str(backend)]
     file = directory / f"{name}-{port}.conf"
     place = {"port": port, "backend": backend}
     if name in OURS and isinstance(service, Udp):

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import newer
 from benchmarks.comparing import ADDED, OWN, Comparison
 from benchmarks.configurations import DNSDIST, HAPROXY, L4LB, L4LB_UDP, NGINX, NGINX_UDP
+from benchmarks.peers import DIRECT
 
 COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b", "dnsdist": "#9d8cc2"}
 
@@ -20,14 +21,17 @@ def _number(value: float) -> str:
 def _rows(comparison: Comparison) -> list[list[str]]:
     """A row a metric: its medians, the ratios to each peer, and the bar if it has one."""
     bars = {bar.metric: bar for bar in comparison.bars}
-    others = comparison.others
+    others = [name for name in comparison.names if name not in ("l4lb", DIRECT)]
     rows = [["", *comparison.names, *(f"l4lb / {name}" for name in others), "bar", "met"]]
     for metric in comparison.metrics:
         one_is_too_many = metric == "failed"  # the sum, and no ratio
         figure = comparison.total if one_is_too_many else comparison.median
         row = [metric]
         row += [_number(figure(name, metric)) if comparison.has(name, metric) else "" for name in comparison.names]
-        row += ["" if one_is_too_many else f"{comparison.ratio(name, metric):.2f}" for name in others]
+        row += [
+            "" if one_is_too_many or not comparison.has(name, metric) else f"{comparison.ratio(name, metric):.2f}"
+            for name in others
+        ]
         bar = bars.get(metric)
         met = "" if bar is None else "yes" if bar.met(comparison.ratio_to_better(bar)) else "no"
         rows.append([*row, "" if bar is None else str(bar), met])
@@ -70,7 +74,8 @@ class Results:
             "A ratio is the median of the rounds' ratios, and a bar is held against the better peer. On loopback it is "
             "chance which process is charged for the work on a packet: so next to the CPU time of the load balancer "
             "stands that of all (client, load balancer, backend, the kernel's softirq threads) above what the same "
-            "work takes over a direct connection.",
+            "work takes over a direct connection. `floor` is a bare loop in C that makes the calls which forwarding "
+            "takes, and nothing else (floor.c): what no load balancer of this kind can go below.",
             "",
             *(f"- {line}" for line in machine),
             "",
