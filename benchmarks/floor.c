@@ -180,8 +180,8 @@ static void on_tcp(int fd, uint32_t events)
         if (!(events & EPOLLIN))
             return;
     }
-    int ended = 0;
-    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+    int ended = halves[other].at_end && events & EPOLLHUP; /* both ends are done: nobody needs to read that */
+    if (!ended && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         ended = relay(fd, events) < 0;
     if (!ended && events & EPOLLOUT && halves[other].held)
         ended = relay(other, 0) < 0;
