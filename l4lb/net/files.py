@@ -22,8 +22,10 @@ def read_bytes(path: str | Path, *, bytes_max: int = BYTES_MAX, within_s: float 
 
     open(2) with O_NONBLOCK: a FIFO without a writer opens at once and is empty; ENXIO for a unix socket. read(2):
     EAGAIN, a writer is there and has not written yet. OSError EFBIG when it is larger, ETIMEDOUT when it does not end,
-    EISDIR for a directory, EINVAL for a device.
+    EISDIR for a directory, EINVAL for a device and for a path that no file can have.
     """
+    if "\0" in str(path):  # Python's own words for it differ from release to release
+        raise OSError(errno.EINVAL, "a NUL in the path")
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         mode = os.fstat(fd).st_mode

@@ -27,9 +27,8 @@ def read_text(path: Path) -> str:
     """ConfigError for what cannot be read, is no text, or is larger than FILE_BYTES_MAX."""
     try:
         raw = read_bytes(path, bytes_max=FILE_BYTES_MAX)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError([Problem("", f"cannot be read: {reason}", str(path))]) from None
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(path))]) from None
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError([Problem("", "not UTF-8: it is UTF-16, by its byte order mark", str(path))])
     try:
