@@ -146,7 +146,8 @@ def main() -> None:
         code = READER_LEFT
     for stream in (sys.stdout, sys.stderr):
         _drop_what_is_left(stream)
-    exec("")  # see `_leaving`
+    with contextlib.suppress(MemoryError, SystemError):  # without memory; Python 3.13 may say so by a SystemError
+        exec("")  # see `_leaving`
     sys.exit(code)
 
 
