@@ -22,10 +22,14 @@ def main() -> None:
     _open_standard_files()
     try:
         from l4lb.cli.main import main as command
-    except MemoryError:
+
+        command()
+    except (MemoryError, SystemError) as error:
+        if isinstance(error, SystemError) and "without" not in str(error):
+            raise
+        # Python 3.13 without memory: "error return without exception set" and the like
         os.write(2, b"l4lb: out of memory\n")
         os._exit(1)  # skips Python's own shutdown, which needs memory too
-    command()
 
 
 def _open_standard_files() -> None:

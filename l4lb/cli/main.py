@@ -146,8 +146,7 @@ def main() -> None:
         code = READER_LEFT
     for stream in (sys.stdout, sys.stderr):
         _drop_what_is_left(stream)
-    with contextlib.suppress(MemoryError, SystemError):  # without memory; Python 3.13 may say so by a SystemError
-        exec("")  # see `_leaving`
+    exec("")  # see `_leaving`
     sys.exit(code)
 
 
@@ -183,9 +182,6 @@ def run() -> int:
         return 2
     except L4lbError as error:
         click.echo(f"l4lb: {error}", err=True)
-    except MemoryError:
-        os.write(2, b"l4lb: out of memory\n")
-        os._exit(1)  # skips Python's own shutdown, which needs memory too and complains
     except BrokenPipeError:
         return READER_LEFT
     except OSError as error:  # such as ENOSPC where the output goes
