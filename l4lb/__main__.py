@@ -24,12 +24,21 @@ def main() -> None:
         from l4lb.cli.main import main as command
 
         command()
-    except (MemoryError, SystemError) as error:
-        if isinstance(error, SystemError) and "without" not in str(error):
+    except MemoryError:
+        _give_up("out of memory")
+    except SystemError as error:
+        if "without" not in str(error):
             raise
-        # Python 3.13 without memory: "error return without exception set" and the like
-        os.write(2, b"l4lb: out of memory\n")
-        os._exit(1)  # skips Python's own shutdown, which needs memory too
+        _give_up("out of memory")  # Python 3.13 says so: "error return without exception set" and the like
+    except ImportError as error:
+        if not str(error.path).endswith(".so"):
+            raise
+        _give_up(str(error))  # dlopen(3), for lack of memory: "cannot map zero-fill pages" and the like
+
+
+def _give_up(why: str) -> None:
+    os.write(2, f"l4lb: {why}\n".encode())
+    os._exit(1)  # skips Python's own shutdown, which needs memory too
 
 
 def _open_standard_files() -> None:

@@ -146,7 +146,8 @@ def main() -> None:
         code = READER_LEFT
     for stream in (sys.stdout, sys.stderr):
         _drop_what_is_left(stream)
-    exec("")  # see `_leaving`
+    with contextlib.suppress(MemoryError, SystemError):  # an error was reported already
+        exec("")  # see `_leaving`
     sys.exit(code)
 
 
