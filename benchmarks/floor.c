@@ -194,6 +194,7 @@ static void on_tcp(int fd, uint32_t events)
 static int link_of[CLIENTS];           /* by the client's port: its socket to the backend, or 0 */
 static struct sockaddr_in client_of[FDS];
 static int rested[FDS], rested_count;  /* udp1: sockets that may serve another client */
+static int asked[FDS];                 /* questions without an answer, by socket */
 static int one_answer;
 static struct mmsghdr answers[BATCH];
 static struct iovec answer_parts[BATCH];
@@ -237,8 +238,11 @@ static void read_questions(void)
             questions[i].msg_hdr = (struct msghdr){&from[i], sizeof from[i], &parts[i], 1, NULL, 0, 0};
         }
         count = recvmmsg(listening, questions, BATCH, MSG_DONTWAIT, NULL);
-        for (int i = 0; i < count; i++)
-            send(link_for(&from[i]), bytes[i], questions[i].msg_len, 0);
+        for (int i = 0; i < count; i++) {
+            int link = link_for(&from[i]);
+            asked[link]++;
+            send(link, bytes[i], questions[i].msg_len, 0);
+        }
     } while (count == BATCH);
 }
 
@@ -259,7 +263,8 @@ static int read_answers(int link)
         answers[answer_count].msg_hdr = (struct msghdr){
             &answer_to[answer_count], sizeof *answer_to, &answer_parts[answer_count], 1, NULL, 0, 0};
     }
-    if (count > 0 && one_answer) {
+    asked[link] -= count > 0 ? count : 0;
+    if (count > 0 && one_answer && !asked[link]) {
         link_of[client_of[link].sin_port] = 0;
         rested[rested_count++] = link;
     }
