@@ -88,8 +88,8 @@ def native_modules(build: str) -> list[Extension]:
 class BuildNative(build_ext):
     """Runs Cython when something is built: pip also asks for the metadata, twice, for which nobody needs C."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
+    def initialize_options(self) -> None:
+        super().initialize_options()
         self.parallel = JOBS
 
     def run(self) -> None:
