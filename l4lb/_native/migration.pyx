@@ -101,7 +101,7 @@ cdef class Exports:
 
     @staticmethod
     cdef list take(worker_t *w):
-        """An `ExportedFlow` for each that `w` has let go of; the caller owns the socket to the backend."""
+        """An `ExportedFlow` for each session that `w` has released; the caller owns the socket to the backend."""
         cdef exported_flow_t *exported
         cdef uint32_t i
         found = []

@@ -49,9 +49,8 @@ def share_of(ports: range) -> range:
     """Those of `ports` that this process may take, where several run tests side by side (pytest-xdist): between the
     look and the program that binds a port, no other takes it."""
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    number = (
-        int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
-    )  # one that crashed has an heir
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    number %= count  # a worker that replaces one that crashed gets the next number
     size = len(ports) // count
     return ports[number * size : (number + 1) * size]
 

@@ -19,7 +19,7 @@ from l4lb.model.forwarder import ExportedSession, HandOver, QuicIds
 from l4lb.net.handover import Channel
 
 
-class Owner(Protocol):
+class Claimable(Protocol):
     """Something that still belongs to the previous process until it is claimed: the admin API's socket."""
 
     def claim(self) -> None: ...
@@ -34,7 +34,7 @@ class Predecessor:
         forwarder: HandOver,
         events: Events,
         status: Status,
-        admin: Owner,
+        admin: Claimable,
         supervision: Supervision,
     ) -> None:
         self._channel = channel
