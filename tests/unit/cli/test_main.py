@@ -1,0 +1,57 @@
+"""What the program itself adds around its commands: each case in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from l4lb.cli.main import COMMANDS
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def failing(error: str) -> subprocess.CompletedProcess[str]:
+    """The program, with a command that raises `error`."""
+    raising = f"def fail(): raise {error}\nl4lb.cli.main.main = fail\n"
+    return run(f"import l4lb.cli.main\n{raising}from l4lb.__main__ import main\nmain()")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("MemoryError", "out of memory"),
+        ("SystemError('error return without exception set')", "out of memory"),
+        ("SystemError('<built-in function exec> returned NULL without setting an exception')", "out of memory"),
+        ("ImportError('/x/y.so: cannot map zero-fill pages', path='/x/y.so')", "/x/y.so: cannot map zero-fill pages"),
+    ],
+)
+def test_lack_of_memory_is_one_line(error: str, line: str) -> None:
+    done = failing(error)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"l4lb: {line}\n")
+
+
+@pytest.mark.parametrize("error", ["SystemError('bad argument to internal function')", "ImportError('no name x')"])
+def test_a_mistake_of_ours_keeps_its_traceback(error: str) -> None:
+    done = failing(error)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def test_the_list_of_commands_imports_none() -> None:
+    done = run(
+        "import sys\nfrom l4lb.cli.main import run\nsys.argv = ['l4lb', '--help']\nrun()\n"
+        "print([name for name in sys.modules if name.startswith('l4lb.cli.') and name != 'l4lb.cli.main'])"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+def test_every_command_has_the_summary_of_the_list() -> None:
+    for name, (_, summary) in COMMANDS.items():
+        done = run(f"from l4lb.cli.main import cli\nprint(cli.get_command(None, {name!r}).get_short_help_str(100))")
+        assert done.stdout.strip() == summary, done
