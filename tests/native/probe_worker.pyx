@@ -15,8 +15,8 @@ from l4lb._dataplane.base.enums cimport (
 from l4lb._dataplane.base.linux cimport AF_INET, connect, read, sockaddr
 from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.types cimport (
-    backend_counters_t, backend_live_t, listener_counters_t, listener_live_t, listener_t, pool_live_t, session_t,
-    snapshot_t, source_address_t,
+    backend_counters_t, backend_live_t, listener_counters_t, listener_live_t, listener_t, listening_list_t, listening_t,
+    pool_live_t, pool_t, session_t, snapshot_t, source_address_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t, link_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
@@ -27,6 +27,7 @@ from l4lb._dataplane.resources.sessions cimport list_init, sessions_at, sessions
 from l4lb._dataplane.resources.stats cimport counters_free, counters_new
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end, socket_has_unsent, socket_reset, socket_unsent
+from l4lb._dataplane.tcp.accept cimport accept_event
 from l4lb._dataplane.udp.flows cimport (
     flow_bind, flow_find, flow_hash, flow_idlest, flow_key_fill, flow_key_t, flow_list_push, flow_take, flow_used,
 )
@@ -34,6 +35,7 @@ from l4lb._dataplane.udp.links cimport (
     link_drain, link_give, link_open, link_reuse, link_watch, links_at, links_sweep, spares_close_one,
 )
 from l4lb._dataplane.udp.plane cimport udp_open
+from l4lb._dataplane.worker.listening cimport worker_accept_on, worker_leave_listeners
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open
 
 cdef source_address_t address_of(bytes host, int port):
@@ -52,8 +54,10 @@ cdef class Plane:
     cdef snapshot_t snapshot
     cdef listener_live_t live
     cdef listener_t listener
+    cdef pool_t terms
     cdef pool_live_t pool
     cdef backend_live_t backend
+    cdef listening_list_t *nowhere          # for each worker
     cdef uint32_t count
 
     def __cinit__(self, uint32_t workers=1, int64_t max_sessions=0, int64_t of_listener=0, bint mixed=False):
@@ -68,11 +72,15 @@ cdef class Plane:
         self.live.flows = <flow_list_t *>calloc(workers, sizeof(flow_list_t))
         self.pool.queues = <session_list_t *>calloc(workers, sizeof(session_list_t))
         self.backend.id = 7
+        self.nowhere = <listening_list_t *>calloc(workers, sizeof(listening_list_t))
+        self.terms.live = &self.pool
+        self.listener.pool = &self.terms
         self.listener.live = &self.live
         self.listener.max_sessions = of_listener
         self.snapshot.mixed = mixed
         self.snapshot.listener_count = 1
         self.snapshot.listeners = &self.listener
+        self.snapshot.listening = self.nowhere
         for i in range(workers):
             self.live.flows[i].head = self.live.flows[i].tail = NO_INDEX
             list_init(&self.pool.queues[i])
@@ -99,6 +107,7 @@ cdef class Plane:
         counters_free(<void **>self.backend.counters, self.count)
         free(self.live.flows)
         free(self.pool.queues)
+        free(self.nowhere)
 
     def set_now(self, uint64_t now_ms):
         """Of every worker; what came before is handled."""
@@ -143,6 +152,26 @@ cdef class Plane:
         assigned = [self.plane.workers[i].assigned for i in range(self.count)]
         plane = self.plane.sessions_active, self.plane.sessions_of[0], self.plane.sessions_of[1]
         return (*plane, self.live.sessions_active, self.pool.sessions_active, assigned)
+
+    # ---- accepting ----
+
+    def listen(self, uint32_t worker, int fd):
+        """Accept there; clients go to the worker with the fewest."""
+        cdef listening_t entry
+        memset(&entry, 0, sizeof(entry))
+        entry.fd = fd
+        entry.listener = &self.listener
+        self.plane.balance_workers = True
+        if worker_accept_on(self.plane.workers[worker], &entry) < 0:
+            raise MemoryError()
+
+    def accept(self, uint32_t worker):
+        """As after an event of its one listening socket."""
+        accept_event(self.plane.workers[worker], &self.plane.workers[worker].accepting[0])
+
+    def leave(self, uint32_t worker):
+        """Its listening socket is named no more."""
+        worker_leave_listeners(self.plane.workers[worker], &self.snapshot)
 
     # ---- limits ----
 

@@ -156,3 +156,4 @@ cdef inline void accept_all(worker_t *w, accepting_t *from_) noexcept nogil:
     cdef uint32_t left = 16384
     while left and accept_one(w, from_) == ACCEPT_MORE:
         left -= 1
+    wake_receivers(w)
