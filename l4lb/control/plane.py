@@ -286,7 +286,7 @@ class ControlPlane:
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING
         self.supervision.name_successor(pid)
-        await self.admin.stop_accepting()
+        self.admin.stop_accepting()
         self.upgrading.retire(pid)
         return pid
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from l4lb.control.admin import binding
 from l4lb.control.admin.connections import CONNECTIONS_MAX
-from l4lb.control.admin.server import AdminServer
+from l4lb.control.admin.http import HttpService
 from tests.support.peers import echo, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.waiting import wait_until
@@ -237,15 +237,15 @@ def ends(sock: socket.socket) -> bytes:
         return b"reset"
 
 
-def admin_of(balancer: Any) -> AdminServer:
-    admin: AdminServer = balancer.plane.admin
-    return admin
+def service_of(balancer: Any) -> HttpService:
+    service: HttpService = balancer.plane.admin.service
+    return service
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/status HTTP/1.1\r\nHost: x"])
 def test_a_request_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
     with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
-        admin_of(balancer).connections.request_within_s = 0.2
+        service_of(balancer).connections.request_within_s = 0.2
         with connection_to(balancer.admin_address) as sock:
             sock.sendall(sent)
             assert ends(sock) in (b"", b"reset")
@@ -269,14 +269,14 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
 
 def test_an_answer_that_is_not_taken_is_not_waited_for() -> None:
     with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
-        admin_of(balancer).connections.taken_within_s = 0.2
+        service_of(balancer).connections.taken_within_s = 0.2
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             host, _, port = balancer.admin_address.rpartition(":")
             sock.connect((host, int(port)))
             with contextlib.suppress(ConnectionError):
                 sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2000)
-            assert wait_until(lambda: not admin_of(balancer).connections.open, 20)
+            assert wait_until(lambda: not service_of(balancer).connections.open, 20)
 
 
 def test_so_many_clients_and_no_more() -> None:
@@ -284,10 +284,10 @@ def test_so_many_clients_and_no_more() -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(CONNECTIONS_MAX):
                 stack.enter_context(connection_to(balancer.admin_address))
-            assert wait_until(lambda: len(admin_of(balancer).connections.open) == CONNECTIONS_MAX)
+            assert wait_until(lambda: len(service_of(balancer).connections.open) == CONNECTIONS_MAX)
             with connection_to(balancer.admin_address) as sock:
                 assert ends(sock).startswith(b"HTTP/1.1 503 ")
-        assert wait_until(lambda: not admin_of(balancer).connections.open)
+        assert wait_until(lambda: not service_of(balancer).connections.open)
         assert get(balancer.admin_address, "/healthz")[0] == 200
 
 

@@ -216,7 +216,7 @@ def test_wrong_parameters_say_which() -> None:
 def test_a_reader_that_takes_nothing_is_cut_off() -> None:
     """Its queue fills, what the kernel keeps for it fills, and after the stream's patience its connection is gone."""
     with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
-        balancer.plane.admin._stream._patience_s = 0.2
+        balancer.plane.admin.service._stream._patience_s = 0.2
         events = balancer.plane.events
         host, _, port = balancer.admin_address.rpartition(":")
         with socket.socket() as sock:
