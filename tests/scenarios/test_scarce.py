@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import require
-from tests.support.users import OTHER_USER, interpreter_of_all, require_root
+from tests.support.users import interpreter_of_all, require_root, unused_uid
 from tests.support.waiting import wait_until
 
 FILE = """
@@ -68,10 +68,11 @@ def test_a_limit_is_enough_or_is_named(kind: str, limit: int, tmp_path: Path) ->
 
 
 def test_threads_that_cannot_be_started(tmp_path: Path) -> None:
-    """RLIMIT_NPROC, of another user: it does not bind root."""
+    """RLIMIT_NPROC, of another user: it does not bind root, and counts all that the user runs."""
     require_root()
     setpriv, prlimit = require("setpriv"), require("prlimit")
-    identity = [setpriv, f"--reuid={OTHER_USER}", "--regid=nogroup", "--clear-groups"]
+    uid = unused_uid()
+    identity = [setpriv, f"--reuid={uid}", "--regid=nogroup", "--clear-groups"]
     address = ["--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--admin", "off", "--workers", "2"]
     for count in (1, 2, 3, 4):
         done = subprocess.run(
@@ -79,7 +80,7 @@ def test_threads_that_cannot_be_started(tmp_path: Path) -> None:
              *address], capture_output=True, text=True, timeout=60, cwd="/",
         )  # fmt: skip
         if "Permission denied" in done.stderr or "No module named" in done.stderr:
-            pytest.skip(f"{OTHER_USER} cannot run this Python: {done.stderr.splitlines()[-1]}")
+            pytest.skip(f"user {uid} cannot run this Python: {done.stderr.splitlines()[-1]}")
         assert done.returncode == 1
         assert done.stderr.splitlines() == [
             "l4lb: cannot start a thread: out of memory, or the limit of processes (RLIMIT_NPROC, pids.max) is reached"

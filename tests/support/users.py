@@ -20,6 +20,16 @@ from tests.support.programs import require
 OTHER_USER = "nobody"
 
 
+def unused_uid() -> int:
+    """A user without any process, though tests run side by side: what a user's processes are limited to, all share."""
+    busy = set()
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            busy.add(path.stat().st_uid)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return next(uid for uid in range(40_000 + 100 * worker, 50_000) if uid not in busy)
+
+
 def require_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
