@@ -160,11 +160,13 @@ def _ending_at_second_signal() -> Iterator[threading.Event]:
     over, stop = threading.Event(), threading.Event()
 
     def listen() -> None:
-        while not over.wait(_LOOK_AGAIN_S / 5):
-            if _taken(STOP_SIGNALS) is not None:
-                if stop.is_set():
-                    os._exit(0)
-                stop.set()
+        # To wait takes memory too. Without any ("can't allocate lock") the start fails and reports it: enough is said.
+        with contextlib.suppress(RuntimeError, MemoryError):
+            while not over.wait(_LOOK_AGAIN_S / 5):
+                if _taken(STOP_SIGNALS) is not None:
+                    if stop.is_set():
+                        os._exit(0)
+                    stop.set()
 
     listening = started(threading.Thread(target=listen, name="l4lb-signal", daemon=True))
     try:
