@@ -117,7 +117,7 @@ class Results:
             axes.set_xlabel(f"CPU time {meaning}")
             axes.spines[["top", "right"]].set_visible(False)
         each[0][0].set_yticks(range(len(shown)), [one.title for one in shown])
-        each[0][0].invert_yaxis()
+        each[0][0].set_ylim(len(shown) - 0.5, -0.5)
         seen = [name for name in COLOURS if any(name in one.names for one in shown)]
         marks = [mpl.patches.Patch(color=COLOURS[name], label=name) for name in seen]
         title = f"CPU time for a unit of work, better peer = 1 (less is better); others of {newer.origin()}"
