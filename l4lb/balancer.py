@@ -7,10 +7,11 @@ be called from any thread; those that begin with ``a`` are awaitable from any as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self, TypeVar
 
 import uvloop
@@ -39,6 +40,7 @@ from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
+_LOOK_AGAIN_S = 1.0
 _FDS_OF_A_LOOP = 8  # epoll, its wake-ups, pipes for signals; with some to spare
 _FINISH_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
@@ -315,10 +317,11 @@ class LoadBalancer:
     # ---- the control loop's thread ----
 
     def _run_loop(self) -> None:
-        name_this_thread("l4lb-control")
         assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        with contextlib.suppress(MemoryError):  # whoever waits for the loop hears of it: see `run`
+            name_this_thread("l4lb-control")
+            asyncio.set_event_loop(self._loop)
+            self._loop.run_forever()
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin `coroutine` on the control loop. EngineError when the loop does not run."""
@@ -335,7 +338,12 @@ class LoadBalancer:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise EngineError("called from the control loop's own thread, which would wait for itself")
-        return self._submit(coroutine).result()
+        future = self._submit(coroutine)
+        while not wait([future], _LOOK_AGAIN_S).done:
+            if self._thread is not None and not self._thread.is_alive():
+                coroutine.close()  # nothing runs it any more
+                raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
+        return future.result()
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same, awaited on any loop."""
@@ -345,7 +353,7 @@ class LoadBalancer:
         loop, thread = self._loop, self._thread
         if loop is None:
             return
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             self.run(_finish_tasks())
             loop.call_soon_threadsafe(loop.stop)
             thread.join()

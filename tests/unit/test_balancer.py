@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 
 import pytest
 
+import l4lb.balancer
 from l4lb import Config, ConfigError, EngineError, LoadBalancer
 from l4lb.config import HealthConfig
 from l4lb.model.states import AdminState, Health
@@ -104,3 +106,18 @@ def test_drain_waits_for_sessions_and_refuses_new_ones() -> None:
             sock.sendall(b"y")
             assert sock.recv(1) == b"y"
         assert balancer.drain(5)
+
+
+def test_a_control_loop_that_ends_for_lack_of_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise MemoryError
+
+    threads = threading.active_count()
+    balancer = LoadBalancer(make_config(["127.0.0.1:1"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(l4lb.balancer, "name_this_thread", fail)
+        with pytest.raises(EngineError, match="the control loop has ended: out of memory"):
+            balancer.start()
+    assert threading.active_count() == threads
+    with balancer:  # it can be started again
+        assert balancer.listeners
