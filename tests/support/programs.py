@@ -170,6 +170,7 @@ class L4lb:
     ) -> None:
         """`environment` is added to the test's own; `within` is a command that starts the one after it; `module` one
         that is run in l4lb's place."""
+        self._arguments = arguments
         # Appended to: the process shares the file's position, which every look at the log moves.
         self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
         command = [sys.executable, "-m", module, *arguments]
@@ -222,6 +223,8 @@ class L4lb:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for pid in re.findall(r" upgraded pid=(\d+)", self.log):  # still there when its test has failed
+            signal_to(int(pid), signal.SIGKILL, "\0".join(self._arguments))
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()
