@@ -134,9 +134,11 @@ class LoadBalancer:
         """Stop at once: sessions that are still there are reset. Idempotent; leaves no thread and no fd behind."""
         with self._life:
             plane, self._plane = self._plane, None
-            if plane is not None:
-                self.run(plane.stop())
-            self._end_loop()
+            try:
+                if plane is not None:
+                    self.run(plane.stop())
+            finally:
+                self._end_loop()
 
     def reload(self, config: Config | None = None) -> Changes:
         """Apply `config`, or by default the file as it is now; return when workers use it.
@@ -338,16 +340,21 @@ class LoadBalancer:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise EngineError("called from the control loop's own thread, which would wait for itself")
-        future = self._submit(coroutine)
+        thread, future = self._thread, self._submit(coroutine)
         while not wait([future], _LOOK_AGAIN_S).done:
-            if self._thread is not None and not self._thread.is_alive():
-                coroutine.close()  # nothing runs it any more
-                raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
+            _expect_alive(thread, coroutine)
         return future.result()
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same, awaited on any loop."""
-        return await asyncio.wrap_future(self._submit(coroutine))
+        thread, future = self._thread, asyncio.wrap_future(self._submit(coroutine))
+        try:
+            while not (await asyncio.wait([future], timeout=_LOOK_AGAIN_S))[0]:
+                _expect_alive(thread, coroutine)
+        except BaseException:
+            future.cancel()
+            raise
+        return await future
 
     def _end_loop(self) -> None:
         loop, thread = self._loop, self._thread
@@ -360,6 +367,13 @@ class LoadBalancer:
         self._aside.shutdown()
         loop.close()
         self._loop = self._thread = None
+
+
+def _expect_alive(thread: threading.Thread | None, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """EngineError when the control loop's thread, to which `coroutine` was given, has ended and cannot finish it."""
+    if thread is None or not thread.is_alive():
+        coroutine.close()
+        raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -121,3 +122,20 @@ def test_a_control_loop_that_ends_for_lack_of_memory_is_reported(monkeypatch: py
     assert set(threading.enumerate()) <= threads
     with balancer:  # it can be started again
         assert balancer.listeners
+
+
+def test_nobody_waits_for_a_control_loop_that_has_ended() -> None:
+    """Whether it ends before they ask or while they wait, and neither does `close`."""
+    for asks in (lambda one: one.reload(), lambda one: asyncio.run(one.areload()), lambda one: one.close()):
+        balancer = LoadBalancer(make_config(["127.0.0.1:1"]))
+        balancer.start()
+        loop, thread = balancer._loop, balancer._thread
+        assert loop is not None
+        assert thread is not None
+        balancer.run(balancer.plane.stop())  # nothing may run on when the test is over
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        with pytest.raises(EngineError, match="the control loop has ended"):
+            asks(balancer)
+        with contextlib.suppress(EngineError):
+            balancer.close()
