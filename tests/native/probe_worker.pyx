@@ -170,7 +170,7 @@ cdef class Plane:
         accept_event(self.plane.workers[worker], &self.plane.workers[worker].accepting[0])
 
     def leave(self, uint32_t worker):
-        """Its listening socket is named no more."""
+        """The snapshot no longer names its listening socket."""
         worker_leave_listeners(self.plane.workers[worker], &self.snapshot)
 
     # ---- limits ----

@@ -21,7 +21,7 @@ OTHER_USER = "nobody"
 
 
 def unused_uid() -> int:
-    """A user without any process, though tests run side by side: what a user's processes are limited to, all share."""
+    """The id of a user who runs nothing: RLIMIT_NPROC counts all processes of a user, also those of other tests."""
     busy = set()
     for path in Path("/proc").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -51,6 +51,11 @@ def test_the_list_of_commands_imports_none() -> None:
         assert f"\n  {name} " in done.stdout
 
 
+def test_aiohttp_is_loaded_with_the_admin_api_alone() -> None:
+    done = run("import sys\nimport l4lb.cli.serve\nprint('aiohttp' in sys.modules)")
+    assert done.stdout.splitlines() == ["False"], done
+
+
 def test_every_command_has_the_summary_of_the_list() -> None:
     for name, (_, summary) in COMMANDS.items():
         done = run(f"from l4lb.cli.main import cli\nprint(cli.get_command(None, {name!r}).get_short_help_str(100))")
