@@ -16,7 +16,7 @@ from l4lb import LoadBalancer
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import SessionRecord
-from tests.support.balancing import address_of, balancing, wait_closed, wait_idle
+from tests.support.balancing import address_of, balancing, closed, wait_closed, wait_idle
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.hellos import real
 from tests.support.peers import connect, echo, one_answer, serving
@@ -110,7 +110,7 @@ def test_those_above_the_rate_are_recorded_as_such() -> None:
         with recording([server.address], listener=listener) as (balancer, forwarder, _):
             for _ in range(5):
                 come(address_of(balancer))
-            wait_closed(balancer, CloseReason.RATE_LIMITED)
+            assert wait_until(lambda: sum(closed(balancer).values()) == 5), closed(balancer)
             wait_idle(balancer)
             records = forwarder.take_records(10)
             assert len(records) == balancer.stats().sessions_total == 5
@@ -182,7 +182,7 @@ def test_a_ring_that_nobody_empties_drops_and_counts() -> None:
         address = address_of(balancer)
         for _ in range(4200):
             come(address)
-        assert wait_until(lambda: balancer.stats().sessions_total == 4200)
+        assert wait_until(lambda: sum(closed(balancer).values()) == 4200), closed(balancer)
         wait_idle(balancer)
         assert len(forwarder.take_records(10_000)) == 4096
         assert forwarder.records_dropped() == 4200 - 4096
