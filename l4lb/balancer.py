@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Self, TypeVar
-
-import uvloop
 
 from l4lb.config import Config
 from l4lb.control.plane import ControlPlane
@@ -32,16 +29,14 @@ from l4lb.model.forwarder import Forwarder
 from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
-from l4lb.net.handover import close_all
 from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
 from l4lb.net.resolving import Lookup, look_up
-from l4lb.net.threads import REFUSED, name_this_thread, no_thread, started
+from l4lb.net.threads import REFUSED, expect_alive, name_this_thread, new_loop, no_thread, started
 from l4lb.views import ListenerView, PoolView
 
 T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
 _LOOK_AGAIN_S = 1.0
-_FDS_OF_A_LOOP = 8  # epoll, its wake-ups, pipes for signals; with some to spare
 _FINISH_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
@@ -104,7 +99,7 @@ class LoadBalancer:
             if self._plane is not None:
                 raise EngineError("already started")
             expect_memory_for(_workers(self._started_with) + _OTHER_THREADS)
-            self._loop = _new_loop()
+            self._loop = new_loop()
             self._aside = ThreadPoolExecutor(
                 thread_name_prefix="l4lb-aside", initializer=name_this_thread, initargs=("l4lb-aside",)
             )
@@ -342,7 +337,7 @@ class LoadBalancer:
             raise EngineError("called from the control loop's own thread, which would wait for itself")
         thread, future = self._thread, self._submit(coroutine)
         while not wait([future], _LOOK_AGAIN_S).done:
-            _expect_alive(thread, coroutine)
+            expect_alive(thread, coroutine)
         return future.result()
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -350,7 +345,7 @@ class LoadBalancer:
         thread, future = self._thread, asyncio.wrap_future(self._submit(coroutine))
         try:
             while not (await asyncio.wait([future], timeout=_LOOK_AGAIN_S))[0]:
-                _expect_alive(thread, coroutine)
+                expect_alive(thread, coroutine)
         except BaseException:
             future.cancel()
             raise
@@ -367,28 +362,6 @@ class LoadBalancer:
         self._aside.shutdown()
         loop.close()
         self._loop = self._thread = None
-
-
-def _expect_alive(thread: threading.Thread | None, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """EngineError when the control loop's thread, to which `coroutine` was given, has ended and cannot finish it."""
-    if thread is None or not thread.is_alive():
-        coroutine.close()
-        raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """EngineError where libuv has too few descriptors or too little memory for one."""
-    spare: list[int] = []
-    try:
-        for _ in range(_FDS_OF_A_LOOP):  # uvloop prints a line when it finds too few
-            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        close_all(spare)
-        spare = []
-        return uvloop.new_event_loop()
-    except (OSError, RuntimeError, MemoryError) as error:
-        raise EngineError(f"cannot make an event loop: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        close_all(spare)
 
 
 async def _finish_tasks() -> None:
