@@ -24,6 +24,7 @@ from l4lb.control.process.upgrade import TAKEOVER_FD
 from l4lb.control.state.events import Event
 from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
+from l4lb.net.limits import keep_address_space
 from l4lb.net.privileges import lent_to_programs
 from l4lb.net.sd_notify import for_successor
 from l4lb.net.threads import started
@@ -142,6 +143,7 @@ def _make_replaceable(host: Host) -> None:
 
 def _start(balancer: LoadBalancer) -> tuple[LoadBalancer, bool]:
     """Start it. Also returns whether a signal to stop has come already."""
+    keep_address_space()
     with _ending_at_second_signal() as stop:
         balancer.start()
 

@@ -16,6 +16,7 @@ see `_dataplane/base/verdicts.pxd`.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import resource
 import socket
@@ -31,6 +32,7 @@ from l4lb.model.states import Protocol
 FDS_A_SESSION = 2  # client and backend; a bulk flow borrows a pipe where there is room and copies where there is none
 _STACK_BYTES = 2 << 20  # pthread_attr_setstacksize(3): where RLIMIT_STACK is unlimited
 _SPARE_BYTES = 32 << 20
+_M_ARENA_MAX = -8  # mallopt(3)
 FDS_RESERVED = 512  # Python, epoll, listening sockets, health checks, admin API, some pipes
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the reader's network namespace
 DEFAULT_PORTS = 60999 - 32768 + 1
@@ -42,6 +44,17 @@ def raise_file_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def keep_address_space() -> None:
+    """Where RLIMIT_AS is set, have the C library keep one heap for all threads. It would reserve 64 MiB of addresses
+    for each further one as its thread starts; libraries for which nothing is left then crash or abort."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return
+    import ctypes  # 3 ms, for the few who set the limit
+
+    with contextlib.suppress(OSError, AttributeError, MemoryError):  # a C library without mallopt(3)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def sessions_for(file_limit: int) -> int:

@@ -27,8 +27,8 @@ pool = "web"
 backends = ["127.0.0.1:1"]
 """
 LIMITS = (
-    *(("data", size << 20) for size in (30, 40, 50, 60, 70, 80, 90, 100, 120)),
-    *(("as", size << 20) for size in (150, 250, 300, 400)),
+    *(("data", size << 20) for size in (20, 30, 40, 50, 60, 70, 80, 90, 100, 120)),
+    *(("as", size << 20) for size in (50, 100, 150, 250, 252, 300, 400)),
     *(("nofile", count) for count in (8, 12, 16, 20, 24, 32)),
     *(("fsize", size) for size in (0, 100)),
 )
