@@ -21,7 +21,9 @@ help:            ## this list
 demo: $(VENV)/ready      ## a pool of small backends behind the load balancer, with traffic
 	$(BIN)/l4lb demo $(ARGS)
 
-test: lint unit scenarios package-test  ## everything that CI runs
+test: build      ## everything that CI runs
+	$(MAKE) -j3 --output-sync=target lint unit package-test
+	$(MAKE) scenarios
 
 lint: build      ## style, types, layers
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ def test_health(benchmark: BenchmarkFixture, results: Results, seconds: int, tmp
         threading.Thread(target=_serve, args=(listening, kind == "http"), daemon=True).start()
         file = _config(tmp_path, listening.getsockname()[1], kind)
         admin = f"unix:{tmp_path}/{kind}.sock"
-        with l4lb("serve", "-c", str(file), "--admin", admin) as process:
+        with l4lb("serve", "-c", str(file), "--admin", admin, fresh=True) as process:
             process.address()
             with Client(admin) as client:
                 while client.status()["pools"][0]["usable"] < TARGETS:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.peers import Server, connect, echo, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
@@ -52,9 +53,8 @@ class Instance:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        with self.start(*arguments) as running:
-            out, err = running.communicate(timeout=60)
-        return running.returncode, out, err
+        done = forking.run(*arguments, environment={"L4LB_ADMIN": self.admin})
+        return done.returncode, done.stdout, done.stderr
 
     def ok(self, *arguments: str) -> str:
         code, out, err = self.run(*arguments)

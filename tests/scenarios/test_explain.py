@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from l4lb import Client
 from l4lb.errors import AdminError
 from tests.scenarios.test_policies import backends, held, three_backends
+from tests.support import forking
 from tests.support.balancing import address_of, balancing
 from tests.support.peers import connect
 from tests.support.programs import l4lb
@@ -37,8 +37,7 @@ type = "none"
 
 
 def explain(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "l4lb", "explain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return forking.run("explain", *arguments)
 
 
 @pytest.mark.parametrize("policy", ["maglev", "ring", "rendezvous"])

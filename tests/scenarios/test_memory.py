@@ -34,7 +34,7 @@ def test_idle_sessions_cost_less_than_a_kibibyte_each() -> None:
         target=lambda: backends.extend(listening.accept()[0] for _ in range(IDLE_SESSIONS + 1))
     )
     accepting.start()
-    with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", address, "--workers", "1") as process:
+    with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", address, "--workers", "1", fresh=True) as process:
         target = process.address()
         process.wait_for("backend up")
         before = process.memory_bytes()
@@ -62,7 +62,9 @@ def test_a_client_that_never_reads_costs_at_most_its_buffer() -> None:
             sent[0] += len(block)
 
     with serving(send_a_gigabyte) as server:
-        with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "1") as process:
+        with l4lb(
+            "serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "1", fresh=True
+        ) as process:
             process.wait_for("backend up")
             before = process.memory_bytes()
             with connect(process.address()):
@@ -81,7 +83,9 @@ def test_a_client_that_never_reads_costs_at_most_its_buffer() -> None:
 def test_connect_and_close_leaves_nothing_behind() -> None:
     seconds = 60 if SOAK else 3
     with serving(one_answer(b"hello")) as server:
-        with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "2") as process:
+        with l4lb(
+            "serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "2", fresh=True
+        ) as process:
             target = process.address()
             process.wait_for("backend up")
             fds, threads = process.fds(), process.threads()
@@ -132,7 +136,9 @@ def test_sixteen_streams_arrive_whole_and_memory_stays_flat(direction: str) -> N
 
     client_side, server_side = (send, receive) if direction == "up" else (receive, send)
     with serving(server_side) as server:
-        with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "2") as process:
+        with l4lb(
+            "serve", "--listen", "127.0.0.1:0", "--backend", server.address, "--workers", "2", fresh=True
+        ) as process:
             target = process.address()
             process.wait_for("backend up")
 
@@ -179,7 +185,7 @@ def test_iperf3_sixteen_streams(reverse: bool, tmp_path: Path) -> None:
         )
         try:
             assert wait_until(lambda: "listening" in (tmp_path / "server.log").read_text())
-            with l4lb("serve", "-c", str(config)) as process:
+            with l4lb("serve", "-c", str(config), fresh=True) as process:
                 target = process.address("web")
                 before = process.memory_bytes()
                 client = ["iperf3", "-c", target[0], "-p", str(target[1]), "-P", "16", "-n", count]

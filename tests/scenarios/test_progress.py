@@ -351,8 +351,9 @@ def nginx_with(data: bytes, directory: Path) -> Iterator[str]:
 
 @pytest.mark.external
 def test_curl_that_is_told_to_be_slow_gets_all_of_nginx_answer(tmp_path: Path) -> None:
-    data = random.Random(3).randbytes(4_000_000)
-    limits = {"half_close_timeout": "500ms"}
+    """curl reads up to 1.6 MB at once and then nothing for as many seconds."""
+    data = random.Random(3).randbytes(5_000_000)
+    limits = {"half_close_timeout": "3s"}
     with nginx_with(data, tmp_path) as backend, balancing([backend], listener=limits, workers=1) as balancer:
         url = f"http://{address_of(balancer)}/file"
         command = [require("curl"), "-sS", "--limit-rate", "1m", "-o", str(tmp_path / "out"), url]

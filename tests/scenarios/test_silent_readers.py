@@ -76,7 +76,7 @@ def test_hundreds_of_streams_that_nobody_reads_slow_no_session(tmp_path: Path) -
     file = tmp_path / "lb.toml"
     with serving(echo) as server, contextlib.ExitStack() as stack:
         file.write_text(CONFIG.format(address=server.address))
-        process: L4lb = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", "127.0.0.1:0"))
+        process: L4lb = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", "127.0.0.1:0", fresh=True))
         found = process.wait_for(r"admin listening address=(\S+):(\d+)")
         admin, web = (found[1], int(found[2])), process.address("web")
         before, memory = seconds_of_sessions(web), process.memory_bytes()

@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 
 from l4lb import Client
 from l4lb.errors import AdminError
+from tests.support import forking
 from tests.support.peers import echo, serving
 from tests.support.programs import L4lb, answers, free_port, l4lb, require
 from tests.support.users import require_root
@@ -179,10 +179,7 @@ def test_a_reload_with_nothing_to_save_needs_no_disk(stage: Stage) -> None:
 
 
 def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "L4LB_ADMIN": f"unix:{stage.directory}/admin.sock"}
-    return subprocess.run(
-        [sys.executable, "-m", "l4lb", *arguments], env=environment, capture_output=True, text=True, timeout=60
-    )
+    return forking.run(*arguments, environment={"L4LB_ADMIN": f"unix:{stage.directory}/admin.sock"})
 
 
 def test_a_fifo_in_its_place_holds_no_change(stage: Stage) -> None:

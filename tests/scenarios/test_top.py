@@ -141,6 +141,7 @@ def test_it_survives_the_instance(tmp_path: Path) -> None:
             screen.wait_for(f"process {process.process.pid}", "first")
         screen.wait_for("disconnected", "first")
         screen.press("Down", "d")
+        assert wait_until(lambda: screen.screen.count("no instance") == 2, 30), "the key's own error"
         with set_up.served() as process:
             shown = screen.wait_for(f"process {process.process.pid}", "first")
             assert "disconnected" not in shown

@@ -51,7 +51,10 @@ def test_a_session_costs_at_most_700_bytes(tmp_path: Path) -> None:
     """Of the process's own; its socket is the kernel's."""
     if raise_file_limit() < 2 * SESSIONS + 1000:
         pytest.skip(f"RLIMIT_NOFILE allows {raise_file_limit()} files only")
-    with serving_udp() as server, l4lb(*config(tmp_path, server.address, "1h"), "--workers", "1") as process:
+    with (
+        serving_udp() as server,
+        l4lb(*config(tmp_path, server.address, "1h"), "--workers", "1", fresh=True) as process,
+    ):
         with contextlib.closing(ManyClients(process.address("idle"))) as clients:
             clients.ask(50)
             sessions(tmp_path)  # what its answer costs is not the sessions'
@@ -74,7 +77,10 @@ def test_flows_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
     """Those that end by their count of answers, and those that end by being idle. The first round makes the room that
     the second one needs again."""
     seconds, rate = (60, 10_000) if SOAK else (2, 5000)
-    with serving_udp() as server, l4lb(*config(tmp_path, server.address, "300ms"), "--workers", "2") as process:
+    with (
+        serving_udp() as server,
+        l4lb(*config(tmp_path, server.address, "300ms"), "--workers", "2", fresh=True) as process,
+    ):
         process.wait_for("listener=idle")
         sessions(tmp_path)
         fds, threads, fresh = process.fds(), process.threads(), process.memory_bytes()

@@ -11,10 +11,9 @@ from collections import Counter
 from tests.soak import content
 from tests.soak.content import Wrong
 from tests.soak.packets import ID_BYTES, LONG, SHORT, long_packet
-from tests.soak.questions import new_source
+from tests.soak.questions import WITHIN_S, new_source
 from tests.soak.streams import new_token
 
-WITHIN_S = 1.0
 MOVES_EVERY = 4
 
 

@@ -13,7 +13,7 @@ from tests.soak import content
 from tests.soak.content import Wrong
 from tests.soak.streams import new_token
 
-WITHIN_S = 1.0
+WITHIN_S = 5.0  # a busy machine stops clients and servers for a second
 _sources = itertools.count(random.getrandbits(23))
 
 

@@ -15,9 +15,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support import forking
 from tests.support.waiting import wait_until
 
 
@@ -167,12 +169,19 @@ class L4lb:
         environment: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
         module: str = "l4lb",
+        fresh: bool = False,
     ) -> None:
         """`environment` is added to the test's own; `within` is a command that starts the one after it; `module` one
-        that is run in l4lb's place."""
+        that is run in l4lb's place; `fresh` starts an interpreter, as each of these does: see `tests.support.forking`.
+        """
         self._arguments = arguments
         # Appended to: the process shares the file's position, which every look at the log moves.
         self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
+        self.process: subprocess.Popen[str] | forking.Forked
+        plain = not (fresh or max_files or within or module != "l4lb")
+        if plain and forking.takes(environment):
+            self.process = forking.start(arguments, self._log.fileno(), environment)
+            return
         command = [sys.executable, "-m", module, *arguments]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
@@ -238,10 +247,12 @@ def l4lb(
     within: Sequence[str] = (),
     admin: bool = False,
     module: str = "l4lb",
+    fresh: bool = False,
 ) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one, or `admin` for the default."""
     extra = () if admin or "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    process = L4lb(*arguments, *extra, max_files=max_files, environment=environment, within=within, module=module)
+    options: dict[str, Any] = {"max_files": max_files, "environment": environment, "within": within}
+    process = L4lb(*arguments, *extra, **options, module=module, fresh=fresh)
     try:
         yield process
     finally:

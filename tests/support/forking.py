@@ -1,0 +1,219 @@
+"""Starts `l4lb` out of a process that has imported it already.
+
+A start of Python with all imports takes a second of CPU time, and the tests start l4lb a thousand times. A fork of a
+process that stops just before ``python -m l4lb`` takes 20 ms. From there on nothing differs: arguments, environment,
+directory, descriptors and the end are those of a process of its own. What a test of the start itself looks at, such as
+limits, privileges or memory, starts l4lb as users do (`programs.L4lb`, ``fresh=True``).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+from l4lb.net.handover import Channel
+
+_STARTS_WITHIN_S = 60.0
+_environment_of_server = dict(os.environ)
+
+
+class Forked:
+    """A running child of the fork server, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, pidfd: int, status: int, stdout: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
+        self._pidfd = pidfd
+        self._status = status
+
+    def poll(self) -> int | None:
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("l4lb", timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """The output is read at the end: it has to fit into a pipe (64 KiB)."""
+        self.wait(timeout)
+        with self.stdout:
+            return self.stdout.read(), ""
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def _ended(self, timeout_s: float | None) -> int | None:
+        """The exit code, as Popen's, once the fork server has told it."""
+        if self.returncode is None and select.select([self._status], [], [], timeout_s)[0]:
+            self.returncode = int(os.read(self._status, 16))
+            os.close(self._status)
+            os.close(self._pidfd)
+        return self.returncode
+
+
+def takes(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a child would see all of the environment: some of it is read as an interpreter starts."""
+    return _read_at_start(_environment(environment)) == _read_at_start(_environment_of_server)
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    return {**os.environ, **(more or {})}
+
+
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(("LD_", "MALLOC_", "PYTHON"))}
+
+
+def start(arguments: Sequence[str], stderr: int, environment: Mapping[str, str] | None = None) -> Forked:
+    """``python -m l4lb`` with these arguments. `environment` is added to this process's own."""
+    out, out_of_child = os.pipe()
+    status, status_of_server = os.pipe()
+    try:
+        request = {"arguments": arguments, "environment": _environment(environment), "directory": os.getcwd()}
+        server = _server(os.getpid())
+        server.send(request, [out_of_child, stderr, status_of_server], _STARTS_WITHIN_S)
+    finally:
+        os.close(out_of_child)
+        os.close(status_of_server)
+    answer, fds = server.receive(_STARTS_WITHIN_S)
+    return Forked(answer["pid"], fds[0], status, out)
+
+
+def run(
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """What a command of l4lb's prints, and its exit code."""
+    assert takes(environment)
+    with tempfile.TemporaryFile("w+") as log:
+        child = start(arguments, log.fileno(), environment)
+        out, _ = child.communicate(timeout_s)
+        log.seek(0)
+        return subprocess.CompletedProcess(arguments, child.wait(), out, log.read())
+
+
+def start_server() -> None:
+    """Before the first test that counts descriptors: the server's socket stays open."""
+    _server(os.getpid())
+
+
+@functools.cache
+def _server(_of: int) -> Channel:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forking", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return Channel(ours)
+
+
+class _Child(NamedTuple):
+    pid: int
+    status: int  # the pipe for its exit code
+
+
+def _serve(channel: Channel) -> dict[str, Any] | None:
+    """Fork a child for each request. Returns the request in the child, None in the server when its user has gone."""
+    children: dict[int, _Child] = {}  # by pidfd
+    poller = select.poll()
+    poller.register(channel.sock, select.POLLIN)
+    while True:
+        for fd, _ in poller.poll():
+            if fd in children:
+                poller.unregister(fd)
+                _report_end(fd, children.pop(fd))
+                continue
+            try:
+                request, (out, err, status) = channel.receive(_STARTS_WITHIN_S)
+            except ConnectionError:
+                return None
+            pid = os.fork()
+            if not pid:
+                os.dup2(out, 1)
+                os.dup2(err, 2)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                channel.sock.detach()
+                return request
+            pidfd = os.pidfd_open(pid)
+            channel.send({"pid": pid}, [pidfd])
+            os.close(out)
+            os.close(err)
+            children[pidfd] = _Child(pid, status)
+            poller.register(pidfd, select.POLLIN)
+
+
+def _report_end(pidfd: int, child: _Child) -> None:
+    _, how = os.waitpid(child.pid, 0)
+    os.write(child.status, str(os.waitstatus_to_exitcode(how)).encode())
+    os.close(child.status)
+    os.close(pidfd)
+
+
+def _import_all() -> None:
+    """What commands import when they run; `l4lb top` is only ever started in a terminal, by itself."""
+    from l4lb.cli.main import COMMANDS
+
+    for module in {module for name, (module, *_) in COMMANDS.items() if name != "top"}:
+        importlib.import_module(f"l4lb.cli.{module}")
+    importlib.import_module("l4lb.control.admin.http")
+
+
+def _main() -> None:
+    channel = Channel.of_fd(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the tests
+    _import_all()
+    gc.collect()
+    gc.freeze()
+    request = _serve(channel)
+    if request is None:
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115  # to what they are now
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.orig_argv[1:] = ["-m", "l4lb", *request["arguments"]]
+    sys.argv[1:] = request["arguments"]
+    code: object = 1
+    try:
+        runpy.run_module("l4lb", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code
+    threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own end but for freeing a heap that was copied
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+if __name__ == "__main__":
+    _main()
