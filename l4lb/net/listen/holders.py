@@ -28,7 +28,7 @@ _HEAD = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI HH16s16sI8s".replace(" ", ""))
 _ANSWER = struct.Struct("=BBBB 2s2s16s16sI8s IIIII".replace(" ", ""))
 _ANSWER_WITHIN_S = 0.5
-_SEARCH_WITHIN_S = 0.3
+_SEARCH_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def process_name(pid: int) -> str:
 
 def owner_of(inodes: Iterable[int]) -> str:
     """The process with the lowest pid that has one of these sockets, see `process_name`; empty when none is found: only
-    root sees those of other users."""
+    root sees those of other users, and a busy host may have too many to look at in time."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     deadline = time.monotonic() + _SEARCH_WITHIN_S
     try:
@@ -161,4 +161,4 @@ def taken_by(address: SocketAddress, kind: int, own: Iterable[socket.socket] = (
         return ""
     if not inodes:
         return ""
-    return f": port {address.port} is taken by {owner_of(inodes) or 'a process of another user'}"
+    return f": port {address.port} is taken by {owner_of(inodes) or 'another process'}"
