@@ -33,9 +33,9 @@ lint: build      ## style, types, layers
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.sweeps l4lb._native.migration l4lb._native.algorithms
 	$(BIN)/lint-imports --no-cache
 
-# Tests wait more than they work: one more at once than there are CPUs. Those marked `alone` measure: they come after the
+# Tests wait as much as they work: two more at once than there are CPUs. Those marked `alone` measure: they come after the
 # others, one by one.
-TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 1)))
+TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 2)))
 SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal -m "not alone"
 ONE_BY_ONE := -m alone
 
