@@ -7,9 +7,9 @@ from libc.string cimport memcpy
 
 from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.base.linux cimport counter_read, htons, sockaddr_storage, socklen_t
-from l4lb._dataplane.base.parts cimport proxy_accept_t, proxy_send_t
+from l4lb._dataplane.base.parts cimport access_t, proxy_accept_t, proxy_send_t, ranges_t
+from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.base.types cimport backend_options_t, histogram_t, listening_t, pool_t, source_address_t, terms_t
-from l4lb._dataplane.proxy_protocol.ranges cimport RANGE_ADDRESS_BYTES
 from l4lb._dataplane.resources.stats cimport counters_new
 
 
@@ -107,14 +107,24 @@ cdef inline int listening_fill(listening_t *entry, object assigned) except -1:
     return 0
 
 
+cdef inline int ranges_fill(ranges_t *ranges, bytes bounds) except -1:
+    """The caller keeps `bounds`."""
+    ranges.bounds = <const uint8_t *><char *>bounds
+    ranges.count = len(bounds) // (2 * RANGE_ADDRESS_BYTES)
+    return 0
+
+
+cdef inline int access_fill(access_t *access, object spec) except -1:
+    """Of a `specs.Access`; the caller keeps it, for its ranges."""
+    access.closes = spec.closes
+    return ranges_fill(&access.refused, spec.refused)
+
+
 cdef inline int proxy_accept_fill(proxy_accept_t *accept, object spec) except -1:
     """Of a `specs.ProxyAccept`; the caller keeps it, for its ranges."""
-    cdef bytes trusted = spec.trusted
     accept.mode = spec.mode
     accept.timeout_ms = spec.timeout_ms
-    accept.trusted.bounds = <const uint8_t *><char *>trusted
-    accept.trusted.count = len(trusted) // (2 * RANGE_ADDRESS_BYTES)
-    return 0
+    return ranges_fill(&accept.trusted, spec.trusted)
 
 
 cdef inline int proxy_send_fill(proxy_send_t *send, object spec) except -1:

@@ -34,8 +34,8 @@ from l4lb._dataplane.udp.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
 )
 from l4lb._native.convert cimport (
-    backend_options_fill, buckets_list, counters, indices_copy, indices_of, listening_fill, pool_settings_fill,
-    proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
+    access_fill, backend_options_fill, buckets_list, counters, indices_copy, indices_of, listening_fill,
+    pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
 
 from l4lb._native.reports import BackendCounters, ListenerCounters
@@ -391,6 +391,7 @@ cdef class NativeSnapshot:
         listener.one_way = spec.one_way
         listener.trains = spec.trains
         listener.draining = spec.draining
+        access_fill(&listener.access, spec.access)
         proxy_accept_fill(&listener.accept, spec.proxy_accept)
-        self.kept.append(spec.proxy_accept)
+        self.kept += [spec.access, spec.proxy_accept]
         return 0

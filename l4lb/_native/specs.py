@@ -50,6 +50,14 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """`refused` are address ranges, see `l4lb.net.access`; `closes`: with a FIN, not with a reset."""
+
+    refused: bytes
+    closes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyAccept:
     """`mode` is one of `snapshots.PROXY_MODES`; `trusted` are address ranges, see `l4lb.net.ranges`."""
 
@@ -125,6 +133,7 @@ class Listener:
     responses: int
     one_way: bool
     trains: bool
+    access: Access
     proxy_accept: ProxyAccept
 
 

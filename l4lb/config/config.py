@@ -9,6 +9,7 @@ from typing import Self
 from l4lb.config.options.models import Options
 from l4lb.config.reading import loader
 from l4lb.config.reading.flags import Flags
+from l4lb.errors import ConfigError
 
 
 class Config(Options):
@@ -23,6 +24,21 @@ class Config(Options):
     def loads(cls, text: str, *, file: str = "") -> Self:
         """The same for a string; `file` is how messages call it."""
         return loader.loads(cls, text, file=file)
+
+    def with_lists_read(self) -> Self:
+        """With the files of `allow` and `deny` as they are now; itself when none has changed. ConfigError when one
+        cannot be read or is broken."""
+        listeners, problems = {}, []
+        for name, listener in self.listeners.items():
+            try:
+                listeners[name] = listener.with_lists_read()
+            except ValueError as error:
+                problems.append(self.problem(("listeners", name), str(error)))
+        if problems:
+            raise ConfigError(problems)
+        if all(one is self.listeners[name] for name, one in listeners.items()):
+            return self
+        return self.model_copy(update={"listeners": listeners})
 
 
 def load(path: Path, flags: Flags | None = None) -> Config:

@@ -17,6 +17,7 @@ from l4lb.config.rules.loops import loop_conflicts
 from l4lb.control.admin.server import AdminServer
 from l4lb.control.changes.applying import Applying, Subsystems
 from l4lb.control.changes.environment import environment_problems
+from l4lb.control.changes.lists import Lists
 from l4lb.control.changes.names import Names
 from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn, Resolution, Watchers
 from l4lb.control.changes.session_cleanup import SessionCleanup
@@ -119,6 +120,7 @@ class ControlPlane:
             self.reconciler,
             forwarder,
         )
+        self.lists = Lists(self.state, self.applying, self.events)
         self.sessions = Sessions(self.state, forwarder, self.events)
         self.draining = Draining(
             self.state,
@@ -173,6 +175,7 @@ class ControlPlane:
         self.monitor.start()
         self.passive.start()
         self.agents.start()
+        self.lists.start()
         self.sources.sample(self.forwarder.stats())
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
@@ -315,6 +318,7 @@ class ControlPlane:
             self._watch = None
         await self.predecessor.stop()
         self.names.stop()
+        await self.lists.stop()
         await self.resolution.stop()
         await self.upgrading.stop()
         await self.supervision.stop()

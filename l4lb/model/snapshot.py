@@ -173,6 +173,9 @@ class ListenerSpec:
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
     session rate in sessions per second; 0 means no limit. `keepalive` and `user_timeout_s` apply to both sides.
 
+    `refused` are the address ranges whose clients are refused, see `l4lb.net.access`; `deny_closes`: TCP clients get a
+    FIN then, not a reset.
+
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
     kernel supports it; `udp_one_way`: no answers are expected."""
 
@@ -191,6 +194,8 @@ class ListenerSpec:
     fast_open: int = 0
     defer_accept_s: float = 0.0
     transparent: bool = False
+    refused: bytes = b""
+    deny_closes: bool = False
     accept: ProxyAccept | None = None
     splice: str = "auto"
     max_sessions: int = 0

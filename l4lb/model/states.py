@@ -47,6 +47,7 @@ class DropReason(StrEnum):
     ANSWER_NOT_SENT = "answer_not_sent"
     LATE = "late"
     PROXY_HEADER = "proxy_header"
+    DENIED = "denied"
     KERNEL = "kernel"
 
 

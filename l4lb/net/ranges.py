@@ -43,7 +43,7 @@ def _packed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def packed_ranges(networks: tuple[str, ...]) -> bytes:
-    """As `_dataplane/proxy_protocol/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
+    """As `_dataplane/base/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
 
     ValueError as `parse_network`.
     """

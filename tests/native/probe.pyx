@@ -21,7 +21,7 @@ from l4lb._dataplane.base.verdicts cimport (
 from l4lb._dataplane.base.worker_types cimport sessions_t
 from l4lb._dataplane.proxy_protocol.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
 from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse
-from l4lb._dataplane.proxy_protocol.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
+from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
 from l4lb._dataplane.proxy_protocol.sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_STREAM, proxy_header_t, proxy_writer_t
 from l4lb._dataplane.proxy_protocol.writer cimport (

@@ -53,9 +53,13 @@ cdef struct chunks_t:
     uint32_t idle_count[CHUNK_CLASSES]
     uint32_t out_count
 
-cdef struct ranges_t:             # address ranges, see proxy_protocol/ranges.pxd; owned by control
+cdef struct ranges_t:             # address ranges, see base/ranges.pxd; owned by control
     uint32_t count
     const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
+
+cdef struct access_t:             # a listener's: which clients it refuses
+    ranges_t refused
+    bint closes                   # TCP: with a FIN; otherwise with a reset
 
 cdef struct proxy_accept_t:       # a listener's: which PROXY header precedes a client's bytes
     ranges_t trusted              # whose headers are believed; unix clients always are

@@ -14,7 +14,9 @@ from l4lb._dataplane.base.enums cimport (
     TIER_CURSORS, hash_key_t, selection_t,
 )
 from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
-from l4lb._dataplane.base.parts cimport chunk_t, pipe_t, proxy_accept_t, proxy_send_t, session_list_t, timer_t, tried_t
+from l4lb._dataplane.base.parts cimport (
+    access_t, chunk_t, pipe_t, proxy_accept_t, proxy_send_t, session_list_t, timer_t, tried_t,
+)
 from l4lb._dataplane.base.udp_types cimport flow_list_t, flow_t, quic_ids_t
 
 cdef struct half_t:
@@ -214,6 +216,7 @@ cdef struct listener_t:
     bint one_way                  # UDP: udp_responses is "none"
     bint trains                   # UDP: many datagrams as one, see udp/datagrams.pxd
     bint draining                 # UDP: no new sessions
+    access_t access
     proxy_accept_t accept
 
 cdef struct listening_t:          # a socket that one worker accepts from; control opens and closes it

@@ -4,20 +4,21 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
+from l4lb._dataplane.admission.access cimport access_refused
 from l4lb._dataplane.admission.admission cimport (
     ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, admit_to_listener, admitted_t, release,
 )
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
-    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT,
+    ACCEPT_BATCH, ACCEPT_PAUSE_MS, CLOSE_DENIED, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT,
     PROXY_REFUSED_UNTRUSTED, close_reason_t,
 )
 from l4lb._dataplane.base.linux cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, sockaddr, socklen_t,
 )
+from l4lb._dataplane.base.ranges cimport ranges_hold
 from l4lb._dataplane.base.types cimport listener_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
-from l4lb._dataplane.proxy_protocol.ranges cimport ranges_hold
 from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
 from l4lb._dataplane.tcp.inboxes cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.tcp.opening cimport client_end, session_start
@@ -33,7 +34,21 @@ cdef enum accept_result_t:
 cdef inline void client_refuse(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
     """Reset the client at once, and count it as a session that ended for `reason`."""
     counter_add(&client.listener.counters[w.index].sessions_total, 1)
-    client_end(w, client, reason)
+    client_end(w, client, reason, True)
+
+
+cdef inline bint client_denied(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
+    """Whether this client is refused by its address, before a byte is read: then it has been. Behind a PROXY header is
+    the client's own address, see opening.pxd."""
+    cdef source_address_t source
+    if listener.access.refused.count == 0 or listener.accept.mode:
+        return False
+    source_address_set(&source, &client.address)
+    if not access_refused(listener, &source):
+        return False
+    counter_add(&client.listener.counters[w.index].sessions_total, 1)
+    client_end(w, client, CLOSE_DENIED, not listener.access.closes)
+    return True
 
 
 cdef inline bint client_trusted(listener_t *listener, accepted_client_t *client) noexcept nogil:
@@ -76,6 +91,8 @@ cdef inline void accept_client(worker_t *w, accepting_t *from_, accepted_client_
     if listener.accept.mode and not client_trusted(listener, client):
         counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
         client_refuse(w, client, CLOSE_PROXY_HEADER_ERROR)
+        return
+    if client_denied(w, listener, client):
         return
     admitted = admit(w, listener, False, &client.held)
     if admitted == ADMIT_PROCESS_FULL and client_transfer_for_room(w, listener, client):

@@ -72,5 +72,5 @@ cdef inline void inboxes_drop(worker_t *w) noexcept nogil:
         inbox = &w.inboxes[i]
         while inbox.read != inbox.written:
             client = &inbox.clients[inbox.read % INBOX_SIZE]
-            client_end(w, client, CLOSE_SHUTDOWN)
+            client_end(w, client, CLOSE_SHUTDOWN, True)
             inbox.read += 1

@@ -4,20 +4,21 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
+from l4lb._dataplane.admission.access cimport session_listener_refusing
 from l4lb._dataplane.admission.admission cimport HELD_PROCESS, hold_pool, hold_worker, release
 from l4lb._dataplane.balancing.pick cimport client_hash, selection_hashes
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_CLIENT_ABORT, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE, HASH_KEY_DESTINATION,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY,
-    SESSION_READING, SIDE_CLIENT, close_reason_t,
+    CLOSE_CLIENT_ABORT, CLOSE_DENIED, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE,
+    HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN,
+    PROXY_SEND_AUTHORITY, SESSION_READING, SIDE_CLIENT, close_reason_t,
 )
 from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport IPPROTO_TCP, counter_add
-from l4lb._dataplane.base.types cimport pool_t, session_t, source_address_t
+from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
 from l4lb._dataplane.resources.sessions cimport sessions_take
-from l4lb._dataplane.session.closing cimport session_end, socket_reset
+from l4lb._dataplane.session.closing cimport session_end, socket_end
 from l4lb._dataplane.session.records cimport record_client
 from l4lb._dataplane.session.setup cimport session_init, session_pool
 from l4lb._dataplane.tcp.headers cimport session_destination
@@ -59,9 +60,25 @@ cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noex
     session_arm(w, s, s.state_deadline_ms)
 
 
+cdef inline bint session_denied(worker_t *w, session_t *s) noexcept nogil:
+    """Whether the client that the header names is refused by its address: then the session has ended."""
+    cdef listener_t *listener = session_listener_refusing(w, s)
+    if listener == NULL:
+        return False
+    if listener.access.closes:
+        socket_end(s.client_fd, False)
+        s.client_fd = -1
+    session_end(w, s, CLOSE_DENIED)
+    return True
+
+
 cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
     """Read what is there. True: more is needed. False: the session has gone on to a backend, or has ended."""
+    cdef bint unnamed = s.awaited & AWAIT_HEADER
     cdef preface_outcome_t outcome = preface_read(w, s)
+    if (outcome == PREFACE_WAITS or outcome == PREFACE_DONE) and unnamed and not s.awaited & AWAIT_HEADER:
+        if session_denied(w, s):
+            return False
     if outcome == PREFACE_WAITS:
         return True
     if outcome == PREFACE_DONE:
@@ -109,10 +126,10 @@ cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nog
 
 # ---- from a client that was admitted ----
 
-cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
-    """A client that was counted and gets no session: record it, reset it, and count it as ended for `reason`."""
+cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason_t reason, bint reset) noexcept nogil:
+    """A client that was counted and gets no session: record it, reset or close it, count it as ended for `reason`."""
     record_client(w, client, reason)
-    socket_reset(client.fd)
+    socket_end(client.fd, reset)
     counter_add(&client.listener.counters[w.index].closed[<int>reason], 1)
     release(w, client.listener, client.pool, &client.held)
 
@@ -125,7 +142,7 @@ cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept 
     if client.held & HELD_PROCESS or admit_to_process_with_room(w, False, &client.held):
         s = sessions_take(&w.sessions)
     if s == NULL:
-        client_end(w, client, CLOSE_RESOURCE_LIMIT)
+        client_end(w, client, CLOSE_RESOURCE_LIMIT, True)
         return
     hold_pool(client.pool, &client.held)
     session_init(w, s, client)

@@ -4,22 +4,23 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
+from l4lb._dataplane.admission.access cimport access_refused
 from l4lb._dataplane.admission.admission cimport (
     ADMITTED, ADMIT_RATE_LIMITED, HELD_NOTHING, admitted_t, hold_pool, hold_worker, release,
 )
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_RESOURCE_LIMIT, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED, DROP_RESOURCES,
-    DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_REFUSED_UNTRUSTED,
-    SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, drop_reason_t, proxy_result_t,
+    CLOSE_RESOURCE_LIMIT, DROP_DENIED, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
+    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE,
+    PROXY_REFUSED_UNTRUSTED, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, drop_reason_t, proxy_result_t,
 )
 from l4lb._dataplane.base.linux cimport counter_add
+from l4lb._dataplane.base.ranges cimport ranges_hold
 from l4lb._dataplane.base.types cimport listener_t, session_t
 from l4lb._dataplane.base.udp_types cimport datagram_t, flow_t, intake_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
 from l4lb._dataplane.proxy_protocol.header cimport proxy_datagram_parse, source_address_unmap
-from l4lb._dataplane.proxy_protocol.ranges cimport ranges_hold
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_INET, PROXY_INET6, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.resources.sessions cimport sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm
@@ -125,6 +126,9 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     cdef session_t *s
     if listener.draining:
         datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
+        return NULL
+    if access_refused(listener, &n.source):
+        datagrams_dropped(w, listener.live, DROP_DENIED, datagrams)
         return NULL
     n.held = HELD_NOTHING
     admitted = admit(w, listener, True, &n.held)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
+from l4lb.config.options.access import Access, AccessEntry
 from l4lb.config.options.base import Count, Line, Model, Name, PositiveCount, listify, reject_bool
 from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.hints import did_you_mean
@@ -146,6 +147,15 @@ class Listener(Model):
         default_factory=list, description="from whom, as CIDRs; others are reset. Unix clients are trusted"
     )
     proxy_timeout: Duration = Field(default=5.0, description="from accept until the header is complete")
+    allow: Annotated[list[AccessEntry], BeforeValidator(listify)] = Field(
+        default_factory=list, description="CIDRs, or file:/path with one a line; empty: whom deny does not name"
+    )
+    deny: Annotated[list[AccessEntry], BeforeValidator(listify)] = Field(
+        default_factory=list, description="the same; the longest prefix that matches decides, deny wins a tie"
+    )
+    deny_action: Literal["reset", "drop", "close"] = Field(
+        default="reset", description="drop: no answer at all, of udp; udp never answers whom it refuses"
+    )
     max_sessions: Count = Field(
         default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
     )
@@ -181,6 +191,24 @@ class Listener(Model):
     )
     udp_requests: Count = Field(default=0, description="begin a new session after so many datagrams of the client")
     udp_gro: bool = Field(default=True, description="take many datagrams of a client from the kernel as one")
+    _access: Access = PrivateAttr(default=Access())
+
+    @property
+    def access(self) -> Access:
+        return self._access
+
+    @model_validator(mode="after")
+    def _read_lists(self) -> Self:
+        self._access = Access.of(self.allow, self.deny)
+        return self
+
+    def with_lists_read(self) -> Listener:
+        """The listener with its files as they are now: itself when none has changed. ValueError as `Access.of`."""
+        if self._access.is_current():
+            return self
+        copy = self.model_copy()
+        copy._access = Access.of(self.allow, self.deny)
+        return copy
 
     @model_validator(mode="before")
     @classmethod

@@ -9,8 +9,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("hooks",),
     ("global",): ("kernel_pin",),
     ("listeners", "*"): (
-        "allow", "deny", "deny_action", "per_source", "routes", "when_no_backend",
-        "engine", "mode", "attach", "devices",
+        "per_source", "routes", "when_no_backend", "engine", "mode", "attach", "devices",
     ),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip

@@ -59,9 +59,21 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
         hint = did_you_mean(listener.pool, pools) or f" (known: {known})"
         yield ("listeners", name, "pool"), f'"{listener.pool}": no such pool{hint}'
     yield from _protocol(name, listener)
+    yield from ((("listeners", name, "deny_action"), message) for message in _deny_action(listener))
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
     yield from ((("listeners", name, key), message) for key, message in accept_conflicts(listener))
+
+
+def _deny_action(listener: Listener) -> Iterator[str]:
+    if not given(listener, "deny_action"):
+        return
+    if not listener.allow and not listener.deny:
+        yield "has no effect without allow or deny"
+    elif listener.protocol is Protocol.UDP and listener.deny_action != "drop":
+        yield f'"{listener.deny_action}": a UDP client that is refused hears nothing; expected "drop"'
+    elif listener.protocol is Protocol.TCP and listener.deny_action == "drop":
+        yield '"drop" is for UDP; expected "reset" or "close"'
 
 
 _OF_PROTOCOL = {

@@ -87,8 +87,10 @@ class Host:
         if self.identity is None:
             return
         name = self.identity.name
-        if config.file and not os.access(config.file, os.R_OK, effective_ids=True):
-            yield config.file, f"user {name} may not read it: reloads and upgrades will fail"
+        lists = (file.path for listener in config.listeners.values() for file in listener.access.files)
+        for path in (*([config.file] if config.file else []), *lists):
+            if not os.access(path, os.R_OK, effective_ids=True):
+                yield path, f"user {name} may not read it: reloads and upgrades will fail"
         for path in files:
             if not may_write(Path(path).parent):
                 yield path, f"user {name} may not remove files there: it stays when this process ends"

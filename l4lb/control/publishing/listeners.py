@@ -50,6 +50,8 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
         fast_open=config.fast_open,
         defer_accept_s=config.defer_accept,
         transparent=config.transparent,
+        refused=config.access.refused,
+        deny_closes=config.deny_action == "close",
         accept=_accept(config),
         splice=config.splice,
         max_sessions=config.max_sessions,

@@ -170,6 +170,11 @@ class Desired:
             raise ConfigError(problems)
         return cls(file, kept, config, still)
 
+    def with_lists_read(self) -> Desired:
+        """With the listeners' files as they are now; itself when none has changed. ConfigError when one is broken."""
+        file = self.file.with_lists_read()
+        return self if file is self.file else Desired.of(file, self.overlay, self.drained)
+
     def reloaded(self, file: Config) -> Desired:
         return Desired.of(file, self.overlay, self.drained)
 
