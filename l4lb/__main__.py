@@ -3,8 +3,8 @@
 Python answers SIGINT with an exception wherever it is, which in the middle of an import is a traceback. So until a
 command runs, SIGINT ends the process as the kernel does; the signals that `l4lb serve` and `l4lb demo` wait for are
 blocked from here on. Descriptors 0 to 2 are open from here on: otherwise a socket could get the number of a closed one
-and receive output that is meant for the user. There is enough memory for the imports: a library that aborts the process
-for want of it, as those written in Rust do, cannot be told from a crash.
+and receive output that is meant for the user. Memory for the imports is asked for before them: libraries written in
+Rust abort the process when they get none, which looks like a crash.
 """
 
 import mmap

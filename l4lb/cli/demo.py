@@ -12,6 +12,7 @@ from l4lb import logs
 from l4lb.cli.serve import STOP_SIGNALS
 from l4lb.config import GlobalConfig
 from l4lb.demo import PREFERRED_ADMIN_PORT, PREFERRED_ECHO_PORT, PREFERRED_PORT, Demo, running_demo
+from l4lb.net.limits import keep_address_space
 
 REQUESTS = 30
 DATAGRAMS = 10
@@ -41,6 +42,7 @@ def demo(once: bool) -> None:
     """Run three small backends and a UDP echo behind a load balancer and send traffic through it."""
     logs.set_up(GlobalConfig())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    keep_address_space()
     stop = _stop_signal()
     with running_demo() as running:
         found = (running.address, running.echo_address, running.admin)

@@ -7,7 +7,7 @@ live object, so the same snapshot can feed another forwarder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from l4lb.model.address import SocketAddress
@@ -194,7 +194,7 @@ class ListenerSpec:
     fast_open: int = 0
     defer_accept_s: float = 0.0
     transparent: bool = False
-    refused: bytes = b""
+    refused: bytes = field(default=b"", repr=False)
     deny_closes: bool = False
     accept: ProxyAccept | None = None
     splice: str = "auto"

@@ -8,10 +8,9 @@ line. IPv4 addresses that are mapped into IPv6 are IPv4's, and no IPv6 network i
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from l4lb.net.ranges import parse_network
@@ -35,7 +34,7 @@ Bounds = tuple[int, int]  # the first and the last address of a network, as IPv6
 
 
 def bounds_of(text: str) -> Bounds:
-    """Of a CIDR or an address. ValueError as `parse_network`, which is asked where it is not in the usual form."""
+    """The bounds of a CIDR or an address. ValueError as `parse_network`, which reads all but the usual forms."""
     address, slash, bits = text.partition("/")
     family, width = (socket.AF_INET6, 128) if ":" in address else (socket.AF_INET, 32)
     with contextlib.suppress(OSError, ValueError):
@@ -148,12 +147,11 @@ def _joined(ranges: Iterable[Bounds]) -> Iterator[Bounds]:
         yield start, end
 
 
-@functools.lru_cache(maxsize=64)
-def refused_ranges(allow: tuple[Entry, ...], deny: tuple[Entry, ...]) -> bytes:
-    """As `_dataplane/base/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
+def refused_ranges(allow: Sequence[Entry], deny: Sequence[Entry]) -> bytes:
+    """The refused ranges as `_dataplane/base/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
 
-    ValueError with the file and the line of what is no CIDR. A network of 100,000 takes a second; call it on a thread
-    that nobody waits for.
+    ValueError with the file and the line of what is no CIDR. 100,000 networks take more than a second: call it on a
+    thread for which nobody waits.
     """
     lists = ((allow, False), (deny, True))
     decided = _decisions((one, denied) for entries, denied in lists for entry in entries for one in _bounds(entry))

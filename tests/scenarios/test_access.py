@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,8 @@ def test_a_file_that_changes_holds_within_moments_and_a_broken_one_does_not(tmp_
         assert wait_until(lambda: is_served(balancer, OUTSIDE), 20)
         assert not is_served(balancer, INSIDE)
         file.write_text(f"{OUTSIDE}\n\nnobody\n")
-        assert wait_until(lambda: [one for one in told if one.kind == "access_list_refused"], 20)
-        said = next(one for one in told if one.kind == "access_list_refused")
+        assert wait_until(lambda: [one for one in told if one.kind == "access_lists_reload_failed"], 20)
+        said = next(one for one in told if one.kind == "access_lists_reload_failed")
         assert f'{file}:3: "nobody": expected an address or a network' in str(said.fields["reason"])
         assert [is_served(balancer, one) for one in (INSIDE, OUTSIDE)] == [False, True], "the old list holds"
         file.unlink()
@@ -176,7 +177,23 @@ def test_a_file_that_changes_holds_within_moments_and_a_broken_one_does_not(tmp_
         replaced.rename(file)
         assert wait_until(lambda: is_served(balancer, INSIDE), 20)
         assert wait_until(lambda: [one for one in told if one.kind == "clients_denied"], 20)
-        assert len([one for one in told if one.kind == "access_list_refused"]) == 2, "each once"
+        assert len([one for one in told if one.kind == "access_lists_reload_failed"]) == 2, "each once"
+
+
+def test_a_process_that_drains_does_not_watch_its_files(tmp_path: Path) -> None:
+    file = tmp_path / "denied"
+    file.write_text(f"{OUTSIDE}\n")
+    told: list[Event] = []
+    with letting_in(deny=[f"file:{file}"]) as balancer, connect(address_of(balancer)) as held:
+        held.sendall(b"a")
+        assert held.recv(1) == b"a"
+        balancer.plane.events.subscribe(told.append)
+        with ThreadPoolExecutor(1) as aside:
+            drained = aside.submit(balancer.drain, 2.5)
+            assert wait_until(lambda: [one for one in told if one.kind == "draining"])
+            file.write_text(f"{INSIDE}\n")
+            assert not drained.result()
+        assert not [one for one in told if one.kind.startswith("access_lists")]
 
 
 def test_a_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Starts `l4lb` out of a process that has imported it already.
 
 A start of Python with all imports takes a second of CPU time, and the tests start l4lb a thousand times. A fork of a
-process that stops just before ``python -m l4lb`` takes 20 ms. From there on nothing differs: arguments, environment,
-directory, descriptors and the end are those of a process of its own. What a test of the start itself looks at, such as
-limits, privileges or memory, starts l4lb as users do (`programs.L4lb`, ``fresh=True``).
+process that stops just before ``python -m l4lb`` takes 20 ms. From there on arguments, environment, directory,
+descriptors and exit code are those of a process of its own; only the heap is not freed at the end. What a test of the
+start itself looks at, such as limits, privileges or memory, starts l4lb as users do (`programs.L4lb`, ``fresh=True``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -50,10 +51,18 @@ class Forked:
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """The output is read at the end: it has to fit into a pipe (64 KiB)."""
-        self.wait(timeout)
+        """As Popen's: until the output ends, and then the process."""
+        deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
+        parts = []
         with self.stdout:
-            return self.stdout.read(), ""
+            while True:
+                if not select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
+                    raise subprocess.TimeoutExpired("l4lb", timeout or 0)
+                if not (part := os.read(self.stdout.fileno(), 1 << 16)):
+                    break
+                parts.append(part)
+        self.wait(max(0, deadline - time.monotonic()))
+        return b"".join(parts).decode(), ""
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -109,7 +118,11 @@ def run(
     assert takes(environment)
     with tempfile.TemporaryFile("w+") as log:
         child = start(arguments, log.fileno(), environment)
-        out, _ = child.communicate(timeout_s)
+        try:
+            out, _ = child.communicate(timeout_s)
+        finally:
+            child.kill()  # no more than a look, where it has ended
+            child.wait()
         log.seek(0)
         return subprocess.CompletedProcess(arguments, child.wait(), out, log.read())
 

@@ -18,6 +18,8 @@ cdef inline listener_t *session_listener_refusing(worker_t *w, session_t *s) noe
     """The listener of a session whose client is known only now, when that refuses it; NULL: it may go on."""
     cdef listener_t *listener
     cdef uint32_t i
+    if not w.snapshot.refuses:
+        return NULL
     for i in range(w.snapshot.listener_count):
         listener = &w.snapshot.listeners[i]
         if listener.live == s.listener:

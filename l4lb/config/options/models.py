@@ -154,7 +154,7 @@ class Listener(Model):
         default_factory=list, description="the same; the longest prefix that matches decides, deny wins a tie"
     )
     deny_action: Literal["reset", "drop", "close"] = Field(
-        default="reset", description="drop: no answer at all, of udp; udp never answers whom it refuses"
+        default="reset", description="what a refused TCP client sees; udp: drop, no answer at all"
     )
     max_sessions: Count = Field(
         default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"

@@ -93,15 +93,16 @@ class Applying:
             self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
         return changes
 
-    async def read_lists_again(self) -> None:
-        """Refuse clients by the listeners' files as they are now. ConfigError when one is broken; nothing has changed
-        then. Does nothing while the process starts or ends."""
+    async def read_lists_again(self) -> bool:
+        """Refuse clients by the listeners' files as they are now. Returns whether any had changed. ConfigError when one
+        is broken; nothing has changed then. ChangeError when the process is not running."""
         async with self.one_at_a_time:
-            if self._state.process is not ProcessState.RUNNING:
-                return
+            self._expect_running()
             desired = await asyncio.to_thread(self.desired.with_lists_read)
-            if desired is not self.desired:
-                await self._make(desired, everything=False)
+            if desired is self.desired:
+                return False
+            await self._make(desired, everything=False)
+            return True
 
     async def put_backend(
         self, pool: str, backend: str, settings: Mapping[str, Any], *, add: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -60,10 +62,23 @@ def test_a_file_that_breaks_or_goes_is_an_error_with_the_place(tmp_path: Path) -
         config.with_lists_read()
 
 
-def test_a_broken_file_is_an_error_of_its_entry(tmp_path: Path) -> None:
+def test_a_broken_file_is_an_error_of_its_listener(tmp_path: Path) -> None:
     file = tmp_path / "list"
     file.write_text("nobody\n")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf'listeners.web: .*{file}:1: "nobody": expected an address'):
         config_with(f'allow = ["192.0.2.1", "file:{file}"]')
-    assert "listeners.web.allow[1]: " in str(caught.value)
-    assert f'{file}:1: "nobody": expected an address' in str(caught.value)
+    with pytest.raises(ConfigError, match=r"listeners.web.allow\[1\]: .*: No such file or directory"):
+        config_with(f'allow = ["192.0.2.1", "file:{tmp_path}/nothing"]')
+
+
+def test_the_same_lists_are_shared_and_old_ones_go(tmp_path: Path) -> None:
+    file = tmp_path / "list"
+    file.write_text("192.0.2.0/24\n")
+    first, second = (config_with(f'deny = "file:{file}"') for _ in range(2))
+    assert first.listeners["web"].access is second.listeners["web"].access
+    watched = weakref.ref(first.listeners["web"].access)
+    file.write_text("198.51.100.0/24\n")
+    first, second = first.with_lists_read(), second.with_lists_read()
+    assert first.listeners["web"].access is second.listeners["web"].access
+    gc.collect()
+    assert watched() is None
