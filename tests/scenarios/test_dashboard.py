@@ -138,7 +138,7 @@ def test_a_backend_that_is_killed_shows_as_down_and_as_up_when_it_is_back(tmp_pa
         strip = row.locator("svg.strip").get_attribute("aria-label")
         assert strip == "down for less than a minute; went down once in the last 15 min"
         visit.page.wait_for_selector("#events li.warning:has-text('backend down')")
-        visit.until("document.getElementById('said').textContent.includes('backend down web two')")
+        visit.hear("backend down web two")
         lb.backends["two"].start()
         visit.page.wait_for_selector(f"{ROW.format('two')}.up")
         visit.page.wait_for_selector("text=3 of 3 backends in 1 pool are usable")

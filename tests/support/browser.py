@@ -28,6 +28,15 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDE = {"width": 1440, "height": 900}
+# The page says one thing after another in the same place: each is kept, also what is there for a moment only.
+LISTENING = """
+window.heard = [];
+document.addEventListener("DOMContentLoaded", () => {
+  const said = document.querySelector("[role=status]");
+  const hear = () => { if (said.textContent) window.heard.push(said.textContent); };
+  if (said) new MutationObserver(hear).observe(said, {childList: true, characterData: true, subtree: true});
+});
+"""
 
 
 def _require_module(name: str) -> None:
@@ -76,6 +85,10 @@ class Visit:
         """Wait until the JavaScript `expression` holds. (Playwright's own wait is eval, which the page forbids.)"""
         assert wait_until(lambda: self.page.evaluate(expression, argument), TIMEOUT_MS / 1000), expression
 
+    def hear(self, text: str) -> None:
+        """Wait until the page has said `text` to screen readers, since it was opened."""
+        self.until("text => window.heard.some(said => said.includes(text))", text)
+
     def press_until(self, key: str, reached: Callable[[], bool], at_most: int = 80) -> int:
         """Press `key` until `reached`; how often."""
         for count in range(1, at_most + 1):
@@ -95,6 +108,7 @@ def visiting(url: str, expected: tuple[str, ...] = (), **context: Any) -> Iterat
     """The page at `url`; afterwards: no error on the console, and nothing asked of another origin."""
     with chromium() as browser:
         opened = browser.new_context(**{"viewport": WIDE, **context})
+        opened.add_init_script(LISTENING)
         visit = Visit(opened.new_page(), expected)
         visit.page.goto(url)
         yield visit
