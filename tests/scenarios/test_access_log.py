@@ -21,7 +21,8 @@ from tests.support.traffic import Counted, Scraped, sessions
 from tests.support.waiting import wait_until
 
 SESSIONS = 100_000 if os.environ.get("L4LB_SOAK") else 5000
-MORE_THAN_WAIT = 6000  # a pipe and what is kept for it hold about 4,800 lines
+LONG = "b" * 250  # a name that makes lines of 730 bytes
+MORE_THAN_WAIT = 2000  # a pipe and what is kept for it hold about 1,500 such lines
 SLOW_S = 5.0  # no session takes so long, however busy the machine
 CONFIG = """
 [global]
@@ -31,19 +32,19 @@ workers = 2
 bind = "127.0.0.1:0"
 [listeners.web]
 bind = "0.0.0.0:0"
-pool = "web"
-[pools.web]
-backends = ["{backend}"]
+pool = "{pool}"
+[pools.{pool}]
+backends = [{{ address = "{backend}", id = "{id}" }}]
 """
 
 
 class Serving:
     """A running `l4lb` with its address, its metrics and its configuration."""
 
-    def __init__(self, process: L4lb, file: Path, backend: str) -> None:
+    def __init__(self, process: L4lb, file: Path, names: dict[str, str]) -> None:
         self.process = process
-        self.backend = backend
         self._file = file
+        self._names = names
         self.address = ("127.0.0.1", process.address("web")[1])
         self.admin = process.wait_for(r"admin listening address=(\S+)")[1]
         process.wait_for("backend up")
@@ -51,7 +52,7 @@ class Serving:
     def reload(self, options: str, expect: str = "") -> None:
         """Until that is done; `expect` is what the log says of it."""
         before = Scraped(self.admin).total("l4lb_config_reloads_total")
-        self._file.write_text(CONFIG.format(options=options, backend=self.backend))
+        self._file.write_text(CONFIG.format(options=options, **self._names))
         self.process.signal(signal.SIGHUP)
         assert wait_until(lambda: Scraped(self.admin).total("l4lb_config_reloads_total") > before)
         assert expect in self.process.log
@@ -75,12 +76,14 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving_with(tmp_path: Path, options: str) -> Iterator[Serving]:
+def serving_with(tmp_path: Path, options: str, name: str = "one") -> Iterator[Serving]:
+    """A backend with that `name`, in a pool of the same."""
     with serving(echo) as server:
+        names = {"backend": server.address, "id": name, "pool": name}
         file = tmp_path / "lb.toml"
-        file.write_text(CONFIG.format(options=options, backend=server.address))
+        file.write_text(CONFIG.format(options=options, **names))
         with l4lb("serve", "-c", str(file), "--admin", "127.0.0.1:0") as process:
-            yield Serving(process, file, server.address)
+            yield Serving(process, file, names)
 
 
 def check_against(counted: Counted, lines: list[dict[str, str]], scraped: Scraped) -> None:
@@ -105,7 +108,7 @@ def test_clients_log_and_metrics_count_the_same(tmp_path: Path) -> None:
         place = f"127.0.0.1:{balancer.address[1]}"
     check_against(counted, lines, scraped)
     assert {tuple(line) for line in lines} == {tuple(KEYS)}
-    for key, value in (("listener", "web"), ("pool", "web"), ("backend", balancer.backend), ("local", place)):
+    for key, value in (("listener", "web"), ("pool", "one"), ("backend", "one"), ("local", place)):
         assert {line[key] for line in lines} == {value}
 
 
@@ -126,7 +129,7 @@ def test_json_to_stdout_after_a_reload(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_had_is_an_error_and_a_reload_to_it_changes_nothing(tmp_path: Path) -> None:
     options = f'access_log = "{tmp_path}/no/access.log"'
     file = tmp_path / "wrong.toml"
-    file.write_text(CONFIG.format(options=options, backend="127.0.0.1:1"))
+    file.write_text(CONFIG.format(options=options, backend="127.0.0.1:1", id="one", pool="one"))
     with l4lb("serve", "-c", str(file)) as process:
         assert process.wait() == 2
         message = f'"{tmp_path}/no/access.log": cannot be opened: No such file or directory'
@@ -153,7 +156,7 @@ def test_sessions_that_end_with_the_process_are_told(tmp_path: Path) -> None:
 
 
 def test_a_reader_of_the_pipe_that_is_stuck_and_then_gone(tmp_path: Path) -> None:
-    with serving_with(tmp_path, 'access_log = "stdout"') as balancer:
+    with serving_with(tmp_path, 'access_log = "stdout"', LONG) as balancer:
         stdout = balancer.process.process.stdout
         assert stdout is not None
         first = sessions(balancer.address, MORE_THAN_WAIT)
@@ -192,7 +195,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     path = disk / "access.log"
     with small_disk(disk):
-        with serving_with(tmp_path, f'access_log = "{path}"') as balancer:
+        with serving_with(tmp_path, f'access_log = "{path}"', LONG) as balancer:
             counted = sessions(balancer.address, MORE_THAN_WAIT)
             lost = balancer.wait_lost("No space left on device")
             (disk / "other").unlink()
@@ -318,7 +321,7 @@ def test_access_log_and_log_to_a_real_syslog(transport: str, tmp_path: Path) -> 
 def test_a_syslog_that_is_gone_and_comes_back(tmp_path: Path) -> None:
     options = f'access_log = "syslog"\nsyslog = "unix:{tmp_path}/log"\nsyslog_facility = "local2"'
     port = free_port()
-    with serving_with(tmp_path, options) as balancer:
+    with serving_with(tmp_path, options, LONG) as balancer:
         first = sessions(balancer.address, MORE_THAN_WAIT)  # there was none yet
         lost = balancer.wait_lost("No such file or directory")
         with rsyslog(tmp_path, port):

@@ -28,7 +28,7 @@ from tests.support.programs import free_port, l4lb, run
 from tests.support.waiting import wait_until
 
 FAST = HealthConfig(
-    type="tcp", interval="100ms", fast_interval="100ms", down_interval="100ms", timeout="1s", rise=1, fall=1
+    type="tcp", interval="100ms", fast_interval="100ms", down_interval="100ms", timeout="10s", rise=1, fall=1
 )
 DEAD, ALIVE, OTHER = "127.0.0.3", "127.0.0.1", "127.0.0.2"
 

@@ -155,8 +155,8 @@ def asked(address: str) -> str:
 
 
 def test_peak_ewma_leaves_a_slow_backend_nearly_alone() -> None:
-    """It answers after 30 ms, the others at once: once known, it is asked only when both draws fall on it."""
-    delays = {"a": 0.0, "b": 0.0, "c": 0.03}
+    """It answers after 300 ms, the others at once: once known, it is asked only when both draws fall on it."""
+    delays = {"a": 0.0, "b": 0.0, "c": 0.3}
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(serving(answering_after(name, delay))) for name, delay in delays.items()]
         balancer = stack.enter_context(balancing(backends(servers), policy="peak_ewma"))

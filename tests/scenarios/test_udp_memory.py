@@ -61,7 +61,8 @@ def test_a_session_costs_at_most_700_bytes(tmp_path: Path) -> None:
             before = process.memory_bytes()
             clients.ask(SESSIONS)
             grown = process.memory_bytes() - before
-            assert sessions(tmp_path) == {"one": 0, "idle": SESSIONS + 50}
+            assert sessions(tmp_path)["one"] == 0
+            assert clients.answered <= sessions(tmp_path)["idle"] <= clients.sent
             assert process.fds() >= SESSIONS
     assert grown / SESSIONS <= BYTES_A_SESSION, grown / SESSIONS
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +22,8 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 60_000
+STARTED_WITHIN_S = 60
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -46,15 +52,56 @@ def _require_module(name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install -e '.[browser]'")
 
 
+class _Chromium:
+    """One for all tests of this process, started when it is first wanted: a start takes seconds of CPU time."""
+
+    def __init__(self) -> None:
+        options = {"executablePath": require("chromium"), "args": FLAGS, "env": without_preload()}
+        with tempfile.NamedTemporaryFile("w") as config, tempfile.TemporaryFile("w+") as said:
+            json.dump(options, config)
+            config.flush()
+            command = [sys.executable, "-m", "playwright", "launch-server", "--browser=chromium"]
+            command += ["--config", config.name]
+            self._process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+
+            def address() -> str:
+                said.seek(0)
+                return said.read()
+
+            assert wait_until(lambda: address().endswith("\n") or not self.runs(), STARTED_WITHIN_S), address()
+            self.address = address().strip()
+        assert self.address.startswith("ws://"), self.address
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """With the processes that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+            assert wait_until(lambda: os.killpg(self._process.pid, 0), 20), "chromium does not end"  # until it raises
+
+
+_started: list[_Chromium] = []
+
+
+def stop_chromium() -> None:
+    """At the end of all tests."""
+    while _started:
+        _started.pop().stop()
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """With an empty profile of its own, gone afterwards."""
+    """What is opened there is gone afterwards, cookies and storage too."""
     _require_module("playwright")
     from playwright.sync_api import sync_playwright
 
-    program = require("chromium")
+    if not _started or not _started[-1].runs():
+        _started.append(_Chromium())
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS, env=without_preload())
+        browser = playwright.chromium.connect(_started[-1].address)
         try:
             yield browser
         finally:
