@@ -32,7 +32,7 @@ from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
 from l4lb.net.resolving import Lookup, look_up
 from l4lb.net.threads import REFUSED, expect_alive, name_this_thread, new_loop, no_thread, started
-from l4lb.views import ListenerView, PoolView
+from l4lb.views import BansView, ListenerView, PoolView
 
 T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
@@ -194,6 +194,10 @@ class LoadBalancer:
     @property
     def pools(self) -> dict[str, PoolView]:
         return {name: PoolView(self, state) for name, state in self.plane.state.pools.items()}
+
+    @property
+    def bans(self) -> BansView:
+        return BansView(self)
 
     @property
     def admin_address(self) -> str:

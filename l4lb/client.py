@@ -15,7 +15,7 @@ from l4lb.errors import AdminError
 from l4lb.model.changes import Changes
 from l4lb.model.sessions import LIMIT_DEFAULT
 from l4lb.net.address import parse_address
-from l4lb.remote import RemoteListener, RemotePool, drain, drained, quoted
+from l4lb.remote import RemoteBans, RemoteListener, RemotePool, drain, drained, quoted
 
 UPGRADED_WITHIN_S = 90.0  # the new process has 60 s to start
 
@@ -68,6 +68,10 @@ class Client:
     @property
     def pools(self) -> dict[str, RemotePool]:
         return {one["name"]: RemotePool(self, one["name"]) for one in self.ask("GET", "/v1/pools")}
+
+    @property
+    def bans(self) -> RemoteBans:
+        return RemoteBans(self)
 
     def pool(self, name: str) -> dict[str, Any]:
         """The answer of ``GET /v1/pools/NAME``."""

@@ -1,4 +1,4 @@
-"""Pools, backends and listeners of another process, as a `Client` shows and changes them: the same methods as in
+"""Pools, backends, listeners and bans of another process, as a `Client` shows and changes them: the same methods as in
 `views.py`, over the admin API. Every value is requested when it is read.
 
 Each method has an awaitable twin whose name begins with ``a``. All raise `l4lb.errors.AdminError`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -251,6 +251,55 @@ class RemoteListener:
 
     async def aresume(self) -> None:
         await asyncio.to_thread(self.resume)
+
+
+class RemoteBans:
+    """Who is kept out of another process at runtime."""
+
+    def __init__(self, client: Asking) -> None:
+        self._client = client
+
+    def list(self, source: str = "", listener: str = "") -> list[dict[str, Any]]:
+        """The bans that hold; with `source`, an address or a network, those that concern it, with `listener` those that
+        it carries out."""
+        query = _query(source=source, listener=listener)
+        found: list[dict[str, Any]] = self._client.ask("GET", f"/v1/bans{query}")
+        return found
+
+    # ---- changes ----
+
+    def add(self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = "") -> dict[str, Any]:
+        """Keep clients from `cidr`, an address or a network, out for `for_s` seconds, and end their sessions.
+
+        Without `for_s`, until the ban is removed. `listener`: at this one alone. A ban of the same `cidr` and
+        `listener` is replaced.
+        """
+        asked: dict[str, Any] = {"listener": listener, "reason": reason}
+        if for_s is not None:
+            asked["for"] = for_s
+        said: dict[str, Any] = self._client.ask("PUT", f"/v1/bans/{quoted(cidr)}", asked)
+        return said
+
+    def remove(self, cidr: str, *, listener: str = "") -> dict[str, Any]:
+        """Let clients in again. Returns what the ban was."""
+        said: dict[str, Any] = self._client.ask("DELETE", f"/v1/bans/{quoted(cidr)}{_query(listener=listener)}")
+        return said
+
+    async def alist(self, source: str = "", listener: str = "") -> Sequence[dict[str, Any]]:
+        return await asyncio.to_thread(self.list, source, listener)
+
+    async def aadd(
+        self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = ""
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: self.add(cidr, for_s=for_s, listener=listener, reason=reason))
+
+    async def aremove(self, cidr: str, *, listener: str = "") -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: self.remove(cidr, listener=listener))
+
+
+def _query(**given: str) -> str:
+    found = "&".join(f"{name}={quoted(text)}" for name, text in given.items() if text)
+    return f"?{found}" if found else ""
 
 
 def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pools, backends and listeners of a running `LoadBalancer`, to read and to change.
+"""Pools, backends, listeners and bans of a running `LoadBalancer`, to read and to change.
 
 Single fields are read on the caller's thread, everything else runs on the control loop. A view of something that was
 removed keeps its last values. Methods that change something return when workers use the change; each has an awaitable
@@ -8,7 +8,7 @@ then.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from l4lb.control.plane import ControlPlane
@@ -228,3 +228,43 @@ class ListenerView:
         if wait:
             return await draining.wait_listener(self.name) == 0
         return draining.progress(self.name)["sessions_active"] == 0
+
+
+class BansView:
+    """Who is kept out of a running `LoadBalancer` at runtime."""
+
+    def __init__(self, balancer: Running) -> None:
+        self._balancer = balancer
+
+    def list(self, source: str = "", listener: str = "") -> list[shapes.Ban]:
+        """The bans that hold; with `source`, an address or a network, those that concern it, with `listener` those that
+        it carries out."""
+        return self._balancer.run(self._balancer.plane.banning.list(source, listener))
+
+    # ---- changes ----
+
+    def add(self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = "") -> shapes.Banned:
+        """Keep clients from `cidr`, an address or a network, out for `for_s` seconds, and end their sessions.
+
+        Without `for_s`, until the ban is removed. `listener`: at this one alone. A ban of the same `cidr` and
+        `listener` is replaced.
+        """
+        return self._balancer.run(self._add(cidr, listener, for_s, reason))
+
+    def remove(self, cidr: str, *, listener: str = "") -> shapes.Ban:
+        """Let clients in again. Returns what the ban was."""
+        return self._balancer.run(self._balancer.plane.banning.remove(cidr, listener))
+
+    async def alist(self, source: str = "", listener: str = "") -> Sequence[shapes.Ban]:
+        return await self._balancer.arun(self._balancer.plane.banning.list(source, listener))
+
+    async def aadd(
+        self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = ""
+    ) -> shapes.Banned:
+        return await self._balancer.arun(self._add(cidr, listener, for_s, reason))
+
+    async def aremove(self, cidr: str, *, listener: str = "") -> shapes.Ban:
+        return await self._balancer.arun(self._balancer.plane.banning.remove(cidr, listener))
+
+    async def _add(self, cidr: str, listener: str, for_s: float | None, reason: str) -> shapes.Banned:
+        return (await self._balancer.plane.banning.add(cidr, listener, for_s, reason))[0]

@@ -117,6 +117,7 @@ cdef inline int ranges_fill(ranges_t *ranges, bytes bounds) except -1:
 cdef inline int access_fill(access_t *access, object spec) except -1:
     """Of a `specs.Access`; the caller keeps it, for its ranges."""
     access.closes = spec.closes
+    ranges_fill(&access.banned, spec.banned)
     return ranges_fill(&access.refused, spec.refused)
 
 

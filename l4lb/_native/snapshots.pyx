@@ -346,7 +346,7 @@ cdef class NativeSnapshot:
             self.fill_listener(&self.snapshot.listeners[i], listeners[i])
         for i in range(worker_count):
             self.fill_listening(i, listeners)
-        self.snapshot.refuses = any([listener.access.refused for listener in listeners])
+        self.snapshot.refuses = any([one.access.refused or one.access.banned for one in listeners])
         self.snapshot.mixed = len({one.datagrams for listener in listeners for one in listener.sockets}) == 2
 
     def __dealloc__(self):

@@ -51,9 +51,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`refused` are address ranges, see `l4lb.net.access`; `closes`: with a FIN, not with a reset."""
+    """`refused` and `banned` are address ranges, see `l4lb.net.access`; `closes`: with a FIN, not with a reset."""
 
     refused: bytes
+    banned: bytes
     closes: bool
 
 

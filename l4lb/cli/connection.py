@@ -35,6 +35,19 @@ def duration_option(name: str, description: str, default: str | None = None) -> 
     )
 
 
+def _long_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    from l4lb.config.options.units import parse_long_duration  # as above
+
+    try:
+        return None if value is None else parse_long_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def long_duration_option(name: str, parameter: str, description: str) -> Callable[[F], F]:
+    return click.option(name, parameter, metavar="DURATION", callback=_long_duration, help=description)
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON; its form is stable.")
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "explain": ("explain", "Show which backend a client gets, and why."),
     "backend": ("backend", "List and change the backends of a pool."),
     "session": ("session", "List and end current sessions."),
+    "ban": ("ban", "Keep clients out at runtime, for a time."),
     "reload": ("lifecycle", "Make the instance read its file again."),
     "drain": ("lifecycle", "Stop accepting, let the sessions end, then exit."),
     "upgrade": ("lifecycle", "Replace the instance by a new process."),

@@ -40,9 +40,9 @@ from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.outputs import Outputs
 from l4lb.control.reporting.refusals import Refusals
 from l4lb.control.reporting.shortages import Shortages
+from l4lb.control.sessions.banning import Banning
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
-from l4lb.control.state.desired import Desired
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
@@ -88,7 +88,7 @@ class ControlPlane:
 
         # what is wanted and known at the start
         self.inheritance = inheritance or Inheritance()
-        desired = Desired.of(config, self.inheritance.overlay, self.inheritance.drained)
+        desired = self.inheritance.desired(config)
         self.state: State = first_state(desired, self.inheritance)
         self.names = Names(lookup)
         self.names.prime(self.inheritance.names)
@@ -122,6 +122,7 @@ class ControlPlane:
         )
         self.lists = Lists(self.state, self.applying, self.events)
         self.sessions = Sessions(self.state, forwarder, self.events)
+        self.banning = Banning(self.state, self.applying, self.sessions, self.events)
         self.draining = Draining(
             self.state,
             forwarder,
@@ -176,6 +177,7 @@ class ControlPlane:
         self.passive.start()
         self.agents.start()
         self.lists.start()
+        self.banning.start()
         self.sources.sample(self.forwarder.stats())
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
@@ -319,6 +321,7 @@ class ControlPlane:
         await self.predecessor.stop()
         self.names.stop()
         await self.lists.stop()
+        await self.banning.stop()
         await self.resolution.stop()
         await self.upgrading.stop()
         await self.supervision.stop()

@@ -69,7 +69,7 @@ def listener_fields(
         responses=spec.udp_responses,
         one_way=spec.udp_one_way,
         trains=spec.trains,
-        access=specs.Access(spec.refused, spec.deny_closes),
+        access=specs.Access(spec.refused, spec.banned, spec.deny_closes),
         proxy_accept=_proxy_accept(spec.accept),
     )
 

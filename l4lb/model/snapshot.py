@@ -173,8 +173,8 @@ class ListenerSpec:
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
     session rate in sessions per second; 0 means no limit. `keepalive` and `user_timeout_s` apply to both sides.
 
-    `refused` are the address ranges whose clients are refused, see `l4lb.net.access`; `deny_closes`: TCP clients get a
-    FIN then, not a reset.
+    `refused` are the address ranges whose clients are refused, and `banned` those whose clients are at the moment, see
+    `l4lb.net.access`; `deny_closes`: TCP clients get a FIN then, not a reset.
 
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
     kernel supports it; `udp_one_way`: no answers are expected."""
@@ -195,6 +195,7 @@ class ListenerSpec:
     defer_accept_s: float = 0.0
     transparent: bool = False
     refused: bytes = field(default=b"", repr=False)
+    banned: bytes = field(default=b"", repr=False)
     deny_closes: bool = False
     accept: ProxyAccept | None = None
     splice: str = "auto"

@@ -1,4 +1,4 @@
-"""Who may come in: from `allow` and `deny`, as users write them, to the address ranges that are refused.
+"""Who may come in: from `allow`, `deny` and bans, as users write them, to the address ranges that are refused.
 
 The longest prefix that matches an address decides, and `deny` wins a tie. Where `allow` is empty, everybody may come in
 whom `deny` does not name; otherwise only those whom `allow` names. An entry is a CIDR, or ``file:/path`` with one to a
@@ -96,20 +96,26 @@ def _bounds(entry: Entry) -> Iterator[Bounds]:
             raise ValueError(f'{entry.path}:{number}: "{text[:80]}": {error}') from None
 
 
+def _beside_v4(bounds: Bounds) -> list[Bounds]:
+    """The network, or of an IPv6 network around IPv4's addresses what is before and behind them."""
+    first, last = bounds
+    if first >= _V4_FIRST or last < _V4_LAST:
+        return [bounds]
+    return [(first, _V4_FIRST - 1), *([(_V4_LAST + 1, last)] if last > _V4_LAST else ())]
+
+
 def _decisions(networks: Iterable[tuple[Bounds, bool]]) -> dict[Bounds, bool]:
-    """Whether each network is denied. Of an IPv6 network around IPv4's, what is before and behind that remains."""
+    """Whether each network is denied."""
     decided: dict[Bounds, bool] = {}
-    around = list[tuple[int, bool, Bounds]]()
+    around = list[tuple[int, bool, list[Bounds]]]()
     for bounds, denied in networks:
-        first, last = bounds
-        if first < _V4_FIRST and last >= _V4_LAST:
-            around.append((first - last, denied, bounds))
+        parts = _beside_v4(bounds)
+        if parts != [bounds]:
+            around.append((bounds[0] - bounds[1], denied, parts))
         else:
             decided[bounds] = denied or decided.get(bounds, False)
-    for _, denied, (first, last) in sorted(around):  # the smallest, which decides, comes last
-        decided[first, _V4_FIRST - 1] = denied
-        if last > _V4_LAST:
-            decided[_V4_LAST + 1, last] = denied
+    for _, denied, parts in sorted(around):  # the smallest, which decides, comes last
+        decided.update(dict.fromkeys(parts, denied))
     return decided
 
 
@@ -134,27 +140,33 @@ def _refused(decided: Mapping[Bounds, bool], first: int, last: int, refused: boo
         at = until + 1
 
 
-def _joined(ranges: Iterable[Bounds]) -> Iterator[Bounds]:
-    """Sorted ranges, those that touch as one."""
-    start, end = -1, -2
+def _joined(ranges: Iterable[Bounds]) -> bytes:
+    """Sorted ranges as `_dataplane/base/ranges.pxd` searches them: 32 bytes each; those that meet become one."""
+    found = list[Bounds]()
+    start, end = 0, -1
     for first, last in ranges:
-        if first != end + 1:
-            if start >= 0:
-                yield start, end
-            start = first
-        end = last
-    if start >= 0:
-        yield start, end
+        if first > end + 1 or end < 0:
+            if end >= 0:
+                found.append((start, end))
+            start, end = first, last
+        else:
+            end = max(end, last)
+    if end >= 0:
+        found.append((start, end))
+    return b"".join(first.to_bytes(16, "big") + last.to_bytes(16, "big") for first, last in found)
+
+
+def united_ranges(networks: Iterable[str]) -> bytes:
+    """The ranges that these CIDRs make up together. ValueError as `bounds_of`."""
+    return _joined(sorted(part for text in networks for part in _beside_v4(bounds_of(text))))
 
 
 def refused_ranges(allow: Sequence[Entry], deny: Sequence[Entry]) -> bytes:
-    """The refused ranges as `_dataplane/base/ranges.pxd` searches them: 32 bytes each, sorted and disjoint.
+    """The refused ranges, for workers. ValueError with the file and the line of what is no CIDR.
 
-    ValueError with the file and the line of what is no CIDR. 100,000 networks take more than a second: call it on a
-    thread for which nobody waits.
+    100,000 networks take more than a second: call it on a thread for which nobody waits.
     """
     lists = ((allow, False), (deny, True))
     decided = _decisions((one, denied) for entries, denied in lists for entry in entries for one in _bounds(entry))
     parts = ((0, _V4_FIRST - 1), (_V4_FIRST, _V4_LAST), (_V4_LAST + 1, _LAST))
-    found = (one for first, last in parts for one in _refused(decided, first, last, bool(allow)))
-    return b"".join(first.to_bytes(16, "big") + last.to_bytes(16, "big") for first, last in _joined(found))
+    return _joined(one for first, last in parts for one in _refused(decided, first, last, bool(allow)))

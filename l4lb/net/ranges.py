@@ -26,15 +26,28 @@ def parse_network(text: str) -> Network:
     raise ValueError(f'has bits set beyond its prefix (did you mean "{meant}"?)')
 
 
+def plain_network(network: Network) -> Network:
+    """A network of v4-mapped addresses as the one of IPv4 that it is."""
+    if isinstance(network, ipaddress.IPv4Network) or not network.subnet_of(_MAPPED):
+        return network
+    address = ipaddress.IPv4Address(network.network_address.packed[12:])
+    return ipaddress.IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
+
+
+def overlap(one: Network, other: Network) -> bool:
+    """Whether some address is in both. IPv4 addresses are in no IPv6 network."""
+    if isinstance(one, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and one.overlaps(other)
+    return isinstance(other, ipaddress.IPv6Network) and one.overlaps(other)
+
+
 def _plain(network: Network) -> Iterator[Network]:
     """Separates IPv4 and IPv6: v4-mapped addresses count as IPv4, and no IPv6 network includes them."""
-    if isinstance(network, ipaddress.IPv4Network) or not network.overlaps(_MAPPED):
-        yield network
-    elif network.prefixlen >= _MAPPED.prefixlen:
-        address = ipaddress.IPv4Address(network.network_address.packed[12:])
-        yield ipaddress.IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
-    else:
+    network = plain_network(network)
+    if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_MAPPED):
         yield from network.address_exclude(_MAPPED)
+    else:
+        yield network
 
 
 def _packed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:

@@ -56,7 +56,7 @@ class World:
         response = connection.getresponse()
         answer = json.loads(response.read())
         connection.close()
-        assert response.status == 200, answer
+        assert response.status in (200, 201), answer
         return answer
 
     def backend(self, name: str) -> Any:
@@ -153,6 +153,35 @@ def test_clients_that_are_not_served_are_told_of(tmp_path: Path) -> None:
         visit.page.wait_for_selector("#problems .warning:has-text('not served in the last minute (no backend')")
         visit.page.wait_for_selector("#listeners td:has-text('no backend')")
         visit.page.wait_for_selector(".pool.dead")
+
+
+def test_a_client_is_banned_and_let_in_again(tmp_path: Path) -> None:
+    with world(tmp_path) as lb, visiting(lb.url, expected=("status of 422",)) as visit:
+        page = visit.page
+        page.wait_for_selector(ROW.format("one"))
+        page.fill("#ban-cidr", "192.0.2.1/24")
+        page.click("#ban-form button")
+        assert "Ban 192.0.2.1/24 for 1h?" in page.inner_text("#confirm")
+        page.click("#confirm-yes")
+        page.wait_for_selector("#messages .message:has-text('did you mean \"192.0.2.0/24\"')")
+        page.fill("#ban-cidr", "192.0.2.0/24")
+        page.fill("#ban-reason", "port scan")
+        page.select_option("#ban-listener", "web")
+        page.click("#ban-form button")
+        assert "At listener web its clients are refused" in page.inner_text("#confirm-text")
+        page.click("#confirm-yes")
+        row = page.locator("#ban-rows tr")
+        page.wait_for_selector("#ban-rows tr:has-text('port scan')")
+        assert "192.0.2.0/24" in row.inner_text()
+        assert "web" in row.inner_text()
+        visit.hear("192.0.2.0/24 is banned, 0 sessions ended.")
+        assert [(one["cidr"], one["listener"]) for one in lb.api("GET", "/v1/bans")] == [("192.0.2.0/24", "web")]
+        lb.api("PUT", "/v1/bans/198.51.100.7", {"reason": "from elsewhere"})
+        page.wait_for_selector("#ban-rows tr:has-text('from elsewhere') >> text=never")
+        page.click("button[aria-label='Remove the ban of 192.0.2.0/24']")
+        page.wait_for_selector("#ban-rows tr:has-text('port scan')", state="detached")
+        visit.hear("The ban of 192.0.2.0/24 is removed.")
+        assert [one["cidr"] for one in lb.api("GET", "/v1/bans")] == ["198.51.100.7/32"]
 
 
 def test_clicking_drain_drains_and_ready_brings_back(tmp_path: Path) -> None:

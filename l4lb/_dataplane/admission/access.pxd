@@ -1,17 +1,28 @@
-# Access: whom a listener refuses by address (allow, deny). Checked before limits, so that nobody takes a place from
-# those who may come in. Behind a PROXY header it is the client that the header names who is refused. Established
-# sessions go on when the lists change. Called by workers; the ranges belong to a snapshot and do not change.
+# Access: whom a listener refuses by address: by its lists (allow, deny), or banned at the moment. Checked before
+# limits, so that nobody takes a place from those who may come in. Behind a PROXY header the client that the header
+# names is refused. Established sessions go on when the lists change; control ends the sessions of banned clients.
+# Called by workers; the ranges belong to a snapshot and do not change.
 
 from libc.stdint cimport uint32_t
 
+from l4lb._dataplane.base.parts cimport access_t
 from l4lb._dataplane.base.ranges cimport ranges_hold
 from l4lb._dataplane.base.types cimport listener_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 
 
-cdef inline bint access_refused(const listener_t *listener, const source_address_t *source) noexcept nogil:
+cdef inline bint access_limited(const access_t *access) noexcept nogil:
+    """Whether anybody is refused."""
+    return access.refused.count or access.banned.count
+
+
+cdef inline bint access_refused(const access_t *access, const source_address_t *source) noexcept nogil:
     """A unix client has no address: its socket's file decides who may connect."""
-    return listener.access.refused.count and source.length and ranges_hold(&listener.access.refused, source)
+    if not source.length:
+        return False
+    return (access.banned.count and ranges_hold(&access.banned, source)) or (
+        access.refused.count and ranges_hold(&access.refused, source)
+    )
 
 
 cdef inline listener_t *session_listener_refusing(worker_t *w, session_t *s) noexcept nogil:
@@ -23,5 +34,5 @@ cdef inline listener_t *session_listener_refusing(worker_t *w, session_t *s) noe
     for i in range(w.snapshot.listener_count):
         listener = &w.snapshot.listeners[i]
         if listener.live == s.listener:
-            return listener if access_refused(listener, &s.source) else NULL
+            return listener if access_refused(&listener.access, &s.source) else NULL
     return NULL

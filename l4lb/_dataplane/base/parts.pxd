@@ -58,7 +58,8 @@ cdef struct ranges_t:             # address ranges, see base/ranges.pxd; owned b
     const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
 
 cdef struct access_t:             # a listener's: which clients it refuses
-    ranges_t refused
+    ranges_t refused              # by its lists
+    ranges_t banned               # at runtime
     bint closes                   # TCP: with a FIN; otherwise with a reset
 
 cdef struct proxy_accept_t:       # a listener's: which PROXY header precedes a client's bytes

@@ -243,4 +243,4 @@ cdef struct snapshot_t:
     listener_t *listeners
     listening_list_t *listening   # by worker
     bint mixed                    # both TCP and UDP sockets are among them
-    bint refuses                  # a listener has access lists
+    bint refuses                  # a listener refuses somebody by address

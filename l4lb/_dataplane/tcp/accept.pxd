@@ -4,7 +4,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
-from l4lb._dataplane.admission.access cimport access_refused
+from l4lb._dataplane.admission.access cimport access_limited, access_refused
 from l4lb._dataplane.admission.admission cimport (
     ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, admit_to_listener, admitted_t, release,
 )
@@ -41,10 +41,10 @@ cdef inline bint client_denied(worker_t *w, listener_t *listener, accepted_clien
     """Whether this client is refused by its address, before a byte is read: then it has been. Behind a PROXY header is
     the client's own address, see opening.pxd."""
     cdef source_address_t source
-    if listener.access.refused.count == 0 or listener.accept.mode:
+    if not access_limited(&listener.access) or listener.accept.mode:
         return False
     source_address_set(&source, &client.address)
-    if not access_refused(listener, &source):
+    if not access_refused(&listener.access, &source):
         return False
     counter_add(&client.listener.counters[w.index].sessions_total, 1)
     client_end(w, client, CLOSE_DENIED, not listener.access.closes)

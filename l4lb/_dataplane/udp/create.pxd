@@ -127,7 +127,7 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     if listener.draining:
         datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
         return NULL
-    if access_refused(listener, &n.source):
+    if access_refused(&listener.access, &n.source):
         datagrams_dropped(w, listener.live, DROP_DENIED, datagrams)
         return NULL
     n.held = HELD_NOTHING

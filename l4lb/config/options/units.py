@@ -23,6 +23,7 @@ BANDWIDTH_EXPECTED = 'expected a bandwidth such as "10MiB/s" or "off"'
 RATE_EXPECTED = 'expected a rate such as "100/s" or "off"'
 LARGEST = 2**50  # a pebibyte a second; beyond it the data plane's sums of nanoseconds end
 MAX_DURATION_S = 24 * 86400.0  # what the data plane's clock can compare
+MAX_LONG_DURATION_S = 10 * 365 * 86400.0
 
 
 def _number(value: object, units: dict[str, float] | dict[str, int], expected: str) -> float:
@@ -47,6 +48,14 @@ def parse_duration(value: object) -> float:
     seconds = _number(value, _DURATION_UNITS, DURATION_EXPECTED)
     if not 0 < seconds <= MAX_DURATION_S:
         raise ValueError(f"{DURATION_EXPECTED}, above 0 and at most 24 days")
+    return seconds
+
+
+def parse_long_duration(value: object) -> float:
+    """Seconds, above 0: for what no timer of a worker has to count."""
+    seconds = _number(value, _DURATION_UNITS, DURATION_EXPECTED)
+    if not 0 < seconds <= MAX_LONG_DURATION_S:
+        raise ValueError(f"{DURATION_EXPECTED}, above 0 and at most ten years")
     return seconds
 
 
@@ -101,6 +110,7 @@ def _schema(description: str, examples: list[Any]) -> WithJsonSchema:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), _schema(DURATION_EXPECTED, ["250ms", "5s"])]
+LongDuration = Annotated[float, BeforeValidator(parse_long_duration), _schema(DURATION_EXPECTED, ["1h", "720h"])]
 DurationOrOff = Annotated[float, BeforeValidator(_or_off(parse_duration)), _schema(DURATION_EXPECTED, ["10m", "off"])]
 DurationOrZero = Annotated[float, BeforeValidator(_or_zero), _schema(f"{DURATION_EXPECTED}; 0: at once", ["30s", 0])]
 Bandwidth = Annotated[float, BeforeValidator(_or_off(parse_bandwidth)), _schema(BANDWIDTH_EXPECTED, ["10MiB/s", "off"])]

@@ -13,6 +13,7 @@ from l4lb.control.admin.stream import EventStream
 from l4lb.control.process.status import Status
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.exposition import Metrics
+from l4lb.control.sessions.banning import Banning
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.model.changes import Changes
@@ -27,6 +28,8 @@ class Verbs(Protocol):
     def sessions(self) -> Sessions: ...
     @property
     def draining(self) -> Draining: ...
+    @property
+    def banning(self) -> Banning: ...
     async def reload(self) -> Changes: ...
     async def upgrade(self) -> int: ...
     async def put_backend(

@@ -90,7 +90,7 @@ class HttpService:
         for route in self._routes:
             extra = {"allow_head": route.media != "text/event-stream"} if route.method == "GET" else {}
             add = getattr(app.router, f"add_{route.method.lower()}")
-            add(route.path, bind(route, self._api), expect_handler=_asked_for_later, **extra)
+            add(route.pattern, bind(route, self._api), expect_handler=_asked_for_later, **extra)
         for path in files:
             app.router.add_get(path, serve_file, expect_handler=_asked_for_later)
         return app

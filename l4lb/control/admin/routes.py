@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from l4lb.control.admin import changes, sessions
+from l4lb.control.admin import bans, changes, sessions
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
@@ -43,8 +43,18 @@ class Route:
     dashboard: bool = False
     statuses: tuple[int, ...] = (200,)
 
+    @property
+    def pattern(self) -> str:
+        """As aiohttp matches it."""
+        return self.path.replace("{cidr}", "{cidr:.+}")
 
-PATH_PARAMETERS = {"pool": "name of a pool", "address": "of a backend, or its id", "id": "of a session"}
+
+PATH_PARAMETERS = {
+    "pool": "name of a pool",
+    "address": "of a backend, or its id",
+    "id": "of a session",
+    "cidr": "an address or a network; its slash may be written as it is",
+}
 
 
 class ExplainQuery(Query):
@@ -141,6 +151,13 @@ ROUTES = (
           shapes.Ended, query=sessions.SessionsQuery, refuses=(404, 409)),
     Route("DELETE", "/v1/sessions/{id}", "End a session (close reason admin)", sessions.end_session, shapes.Session,
           refuses=(404, 409)),
+    Route("GET", "/v1/bans", "Who is kept out at runtime", bans.list_bans, list[shapes.Ban], query=bans.ListQuery,
+          refuses=(422,)),
+    Route("GET", "/v1/bans/{cidr}", "A ban", bans.show_ban, shapes.Ban, query=bans.OneQuery, refuses=(404, 422)),
+    Route("PUT", "/v1/bans/{cidr}", "Keep clients out, for a time or until the ban is removed, and end their sessions",
+          bans.put_ban, shapes.Banned, body=bans.BanRequest, refuses=(404, 409, 507), statuses=(200, 201)),
+    Route("DELETE", "/v1/bans/{cidr}", "Let clients in again", bans.remove_ban, shapes.Ban, query=bans.OneQuery,
+          refuses=(404, 409, 422, 507)),
     Route("POST", "/v1/reload", "Read the file again and make what it says what is wanted", changes.reload,
           shapes.Reloaded, refuses=(409, 422, 507)),
     Route("POST", "/v1/drain", "Drain the whole process, which then exits, or a listener", changes.drain, shapes.Drain,

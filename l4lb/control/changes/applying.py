@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from l4lb.config import Backend, Config
@@ -26,6 +26,7 @@ from l4lb.control.health.passive import Passive
 from l4lb.control.publishing.listeners import listener_spec, prepare_listeners, refuse_clients_elsewhere
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
+from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
@@ -148,6 +149,21 @@ class Applying:
             self._expect_running()
             await self._change(self.desired.with_drained(listener, drained=drained))
 
+    async def change_bans(self, change: Callable[[Bans], Bans], *, save: bool = True) -> None:
+        """Return when workers use the bans that `change` makes of those that hold. Those that are over need not be
+        saved: a later process leaves them out. ChangeError when that is impossible; nothing has changed then."""
+        async with self.one_at_a_time:
+            self._expect_running()
+            bans = change(self.desired.bans)
+            desired = replace(self.desired, bans=bans)
+            banned = await asyncio.to_thread(bans.ranges)
+            if save:
+                await (await self._save(desired)).commit()
+            self.desired = desired
+            self._state.bans, self._state.banned = len(bans), banned
+            await self._reconciler.carry_out(())
+            await adopted(self._forwarder)
+
     def _expect_running(self) -> None:
         if self._state.process is not ProcessState.RUNNING:
             raise ChangeError("conflict", f"the process is {self._state.process}: nothing can be changed")
@@ -171,11 +187,14 @@ class Applying:
             outputs.discard() if outputs else None
             raise
         await refuse_clients_elsewhere(self._forwarder, listeners)
+        kept = desired.bans is self.desired.bans
+        banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
         self._names.keep_only(names)
         self._state.drained = frozenset(desired.drained)
+        self._state.bans, self._state.banned = len(desired.bans), banned
         self.desired = desired
         everything = plan.config.global_.hash_seed != seed_before
         await self._reconciler.carry_out(self._state.pools if everything else [one.name for one in plan.pools])

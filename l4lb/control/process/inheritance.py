@@ -6,10 +6,14 @@ Everything is optional: a first start has nothing.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from l4lb.config import Config
+from l4lb.control.state import bans
+from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
 from l4lb.model.address import SocketAddress
@@ -27,17 +31,22 @@ HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by
 
 @dataclass(slots=True)
 class Inheritance:
-    """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`), the health of backends,
-    and the `channel` to the process that sent all this."""
+    """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`, `bans`), the health of
+    backends, and the `channel` to the process that sent all this."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
+    bans: Bans = field(default_factory=Bans)
     health: HealthSeen = field(default_factory=dict)
     names: NamesKnown = field(default_factory=dict)
     places: PlacesSeen = field(default_factory=dict)
     sockets: list[ExportedSockets] = field(default_factory=list)
     admin: AdminSocket | None = None
     channel: Channel | None = None
+
+    def desired(self, config: Config) -> Desired:
+        """`config` with the runtime changes that it does not contradict, and the bans that are not over."""
+        return Desired.of(config, self.overlay, self.drained, self.bans.at(time.time()))
 
 
 def _encoded_place(place: Place) -> dict[str, Any]:
@@ -98,6 +107,7 @@ def first_state(desired: Desired, inheritance: Inheritance) -> State:
     """The desired state, with what the previous process observed. See `initial_state`."""
     state = initial_state(desired.config)
     state.drained = frozenset(desired.drained)
+    state.bans, state.banned = len(desired.bans), desired.bans.ranges()
     apply_names(state, inheritance.places)
     apply_health(state, inheritance.health)
     return state
@@ -124,7 +134,11 @@ def send_inheritance(
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
-    changes = {"overlay": saved(desired.overlay), "drained": desired.drained}
+    changes = {
+        "overlay": saved(desired.overlay),
+        "drained": desired.drained,
+        "bans": bans.saved(desired.bans),
+    }
     observed = {"health": seen.health, "names": seen.names, "places": seen.places}
     channel.send({"kind": "start", **changes, **observed})
 
@@ -215,6 +229,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
         case "start":
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
+            found.bans = bans.restored(message.get("bans", []))
             found.health = message["health"]
             names, places = message.get("names", {}), message.get("places", {})
             found.names = {name: [_host(host) for host in hosts] for name, hosts in names.items()}

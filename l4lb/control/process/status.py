@@ -205,6 +205,7 @@ class Status:
             "connect_time": _connect_time(stats.workers),
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
+            "bans": self._state.bans,
             "listeners": self.listeners(stats),
             "pools": self.pools(stats),
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],

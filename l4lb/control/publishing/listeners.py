@@ -31,8 +31,8 @@ def _burst(config: Listener) -> int:
     return config.session_burst or max(1, round(config.session_rate / 10))
 
 
-def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpec:
-    """A `drained` listener has no address; it keeps its sessions and counters."""
+def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes = b"") -> ListenerSpec:
+    """A `drained` listener has no address; it keeps its sessions and counters. `banned`: see `ListenerSpec`."""
     config = state.config
     return ListenerSpec(
         name=state.name,
@@ -51,6 +51,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False) -> ListenerSpe
         defer_accept_s=config.defer_accept,
         transparent=config.transparent,
         refused=config.access.refused,
+        banned=banned,
         deny_closes=config.deny_action == "close",
         accept=_accept(config),
         splice=config.splice,

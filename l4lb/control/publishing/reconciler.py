@@ -28,6 +28,7 @@ from l4lb.control.publishing.pools import (
     pool_spec,
     view,
 )
+from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import PoolState, State
 from l4lb.errors import ConfigError, Problem
@@ -180,8 +181,12 @@ class Reconciler:
         return _Look(self._looks, now, views, listeners, then)
 
     def _listener_specs(self) -> tuple[ListenerSpec, ...]:
-        drained = self._state.drained
-        return tuple(listener_spec(one, drained=name in drained) for name, one in self._state.listeners.items())
+        drained, banned = self._state.drained, self._state.banned
+        everywhere = banned.get(EVERYWHERE, b"")
+        return tuple(
+            listener_spec(one, drained=name in drained, banned=banned.get(name, everywhere))
+            for name, one in self._state.listeners.items()
+        )
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""

@@ -225,6 +225,7 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         (((str(index),), ratio) for index, ratio in enumerate(gathered.busy)),
     )
     yield _gauge("l4lb_snapshot_version", "Version of the routing state in use", (), [((), gathered.snapshot_version)])
+    yield _gauge("l4lb_bans", "Bans that hold", (), [((), gathered.bans)])
     yield _counter(
         "l4lb_config_reloads",
         "Reloads of the configuration, by result",

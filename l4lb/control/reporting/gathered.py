@@ -47,6 +47,7 @@ class Gathered:
     checks_skipped: int
     reloads: tuple[int, int]
     snapshot_version: int
+    bans: int
     draining: bool
     access_log: Counts
     usage: Usage | None = None
@@ -106,6 +107,7 @@ class Sources:
             sum(checker.skipped for checker in checkers),
             (self.reloads_applied, self.reloads_refused),
             self.reconciler.version,
+            state.bans,
             state.process is ProcessState.DRAINING,
             self.access_log.counts,
             self.usage.read(),

@@ -40,6 +40,24 @@ class Check(TypedDict):
 
 
 @_EXACT
+class Ban(TypedDict):
+    """`listener` null: all of them; `until` null: until it is removed."""
+
+    cidr: str
+    listener: str | None
+    until: float | None
+    reason: str
+    since: float
+
+
+@_EXACT
+class Banned(Ban):
+    """`sessions_ended`: those that the clients had."""
+
+    sessions_ended: int
+
+
+@_EXACT
 class HealthChange(TypedDict):
     at: float
     health: Health
@@ -258,7 +276,7 @@ class Usage(TypedDict):
 @_EXACT
 class Status(TypedDict):
     """The whole process. `connect_time` covers successful connects since the start; `usage` is null when no file
-    descriptor was left to read it."""
+    descriptor was left to read it; `bans` is their number."""
 
     pid: int
     version: str
@@ -272,6 +290,7 @@ class Status(TypedDict):
     connect_time: Histogram
     health_lag_s: float
     health_checks_skipped: int
+    bans: int
     listeners: list[Listener]
     pools: list[Pool]
     workers: list[Worker]

@@ -1,1 +1,1 @@
-"""Current sessions: listed, ended, drained."""
+"""Current sessions: listed, ended, drained, banned."""

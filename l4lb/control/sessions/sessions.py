@@ -61,9 +61,13 @@ class Sessions:
         self._events.emit("session_ended", {"id": id_, "client": ended["client"], "reason": str(CloseReason.ADMIN)})
         return ended
 
+    async def reset(self, query: SessionQuery, reason: CloseReason) -> int:
+        """Reset all matching sessions, and return their number, without an event."""
+        return (await self._sweep(self._filter(query), 0, reason)).matched()
+
     async def end_all(self, query: SessionQuery, reason: CloseReason = CloseReason.ADMIN) -> int:
         """Reset all matching sessions, and return their number."""
-        count = (await self._sweep(self._filter(query), 0, reason)).matched()
+        count = await self.reset(query, reason)
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
         self._events.emit("sessions_ended", {**given, "sessions": count, "reason": str(reason)})
         return count

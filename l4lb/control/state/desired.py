@@ -6,6 +6,7 @@ The rule: a runtime change survives a reload unless the file contradicts it.
 - A backend that was added stays until the file names it, or no longer has its pool.
 - A backend that was removed stays removed until the file's entry for it changes in any key.
 - A listener that was drained accepts nothing until the file's entry for it changes in any key.
+- A ban holds until it is over, or the file no longer has its listener.
 
 So each `Override`, and each drained listener, remembers what the file said. The same rule applies to a state file that
 a later process reads.
@@ -23,6 +24,7 @@ from l4lb.config import Backend, Config, Listener, Pool, build_backend
 from l4lb.config.options.paths import path_text
 from l4lb.config.rules.checks import backend_conflicts
 from l4lb.config.rules.loops import loop_conflicts
+from l4lb.control.state.bans import Bans
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")
@@ -147,36 +149,40 @@ def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`config` is `file` with `overlay` applied; its listeners accept unless they are `drained`. Immutable: each change
-    makes a new one."""
+    """`config` is `file` with `overlay` applied; its listeners accept unless they are `drained`, and those clients who
+    are not banned. Immutable: each change makes a new one."""
 
     file: Config
     overlay: Overlay
     config: Config
     drained: Drained = field(default_factory=dict)
+    bans: Bans = field(default_factory=Bans)
 
     @classmethod
-    def of(cls, file: Config, overlay: Overlay | None = None, drained: Drained | None = None) -> Self:
-        """`file` with the parts of `overlay` and `drained` that it does not contradict. ConfigError for conflicts."""
+    def of(
+        cls, file: Config, overlay: Overlay | None = None, drained: Drained | None = None, bans: Bans | None = None
+    ) -> Self:
+        """`file` with the runtime changes that it does not contradict. ConfigError for conflicts."""
+        kept_bans = (bans or Bans()).of(file.listeners)
         names = file.listeners.keys() & (drained or {}).keys()
         still = {name: said for name in names if _says_still(file.listeners[name], said := (drained or {})[name])}
         kept = {name: _kept(file.pools[name], one) for name, one in (overlay or {}).items() if name in file.pools}
         kept = {name: overrides for name, overrides in kept.items() if overrides}
         if not kept:
-            return cls(file, {}, file, still)
+            return cls(file, {}, file, still, kept_bans)
         merged = {name: _merged(file.pools[name], overrides) for name, overrides in kept.items()}
         config = file.model_copy(update={"pools": {**file.pools, **merged}})
         if problems := list(_conflicts(config, list(kept))):
             raise ConfigError(problems)
-        return cls(file, kept, config, still)
+        return cls(file, kept, config, still, kept_bans)
 
     def with_lists_read(self) -> Desired:
         """With the listeners' files as they are now; itself when none has changed. ConfigError when one is broken."""
         file = self.file.with_lists_read()
-        return self if file is self.file else Desired.of(file, self.overlay, self.drained)
+        return self if file is self.file else self.reloaded(file)
 
     def reloaded(self, file: Config) -> Desired:
-        return Desired.of(file, self.overlay, self.drained)
+        return Desired.of(file, self.overlay, self.drained, self.bans)
 
     # ---- runtime changes; ChangeError when they are impossible ----
 

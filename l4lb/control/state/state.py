@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -131,6 +132,8 @@ class State:
     pools: dict[str, PoolState]
     listeners: dict[str, ListenerState]
     drained: frozenset[str] = frozenset()  # listeners that the operator drained
+    bans: int = 0  # how many there are
+    banned: Mapping[str, bytes] = field(default_factory=dict)  # the clients whom they refuse, see `Bans.ranges`
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
 

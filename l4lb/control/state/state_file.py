@@ -14,9 +14,12 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from l4lb.config import Config
+from l4lb.control.state import bans
+from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state.events import Events
 from l4lb.errors import ChangeError, ConfigError
@@ -26,25 +29,33 @@ FORMAT = 1
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC  # ENXIO for a FIFO that nobody reads
 
 
-def read_state(config: Config) -> tuple[Overlay, Drained]:
+class Saved(NamedTuple):
+    """What a state file has, in the order of `Inheritance`."""
+
+    overlay: Overlay = MappingProxyType({})
+    drained: Drained = MappingProxyType({})
+    bans: Bans = Bans()
+
+
+def read_state(config: Config) -> Saved:
     """The content of the state file of `config`; empty when there is none. ConfigError, with its place, when it cannot
     be read or written, or is broken."""
     path = config.global_.state_file
     if not path:
-        return {}, {}
+        return Saved()
     try:
         directory = Path(path).resolve().parent
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ValueError(f"cannot be written: {directory} is no directory that this user may write to")
         return _parse(read_text(path))
     except FileNotFoundError:
-        return {}, {}
+        return Saved()
     except (OSError, ValueError) as error:
         reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise ConfigError([config.problem(("global", "state_file"), f'"{path}": {reason}')]) from error
 
 
-def _parse(text: str) -> tuple[Overlay, Drained]:
+def _parse(text: str) -> Saved:
     try:
         said = json.loads(text)
     except json.JSONDecodeError as error:
@@ -53,14 +64,19 @@ def _parse(text: str) -> tuple[Overlay, Drained]:
         raise ValueError("not JSON of this program: too many levels within each other") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise ValueError(f'expected an object with "format": {FORMAT}')
-    if unknown := said.keys() - {"format", "pools", "drained"}:
+    if unknown := said.keys() - {"format", "pools", "drained", "bans"}:
         raise ValueError(f'"{min(unknown)}": unknown')
-    return restored(said.get("pools", {})), restored_drained(said.get("drained", {}))
+    pools, drained = restored(said.get("pools", {})), restored_drained(said.get("drained", {}))
+    return Saved(pools, drained, bans.restored(said.get("bans", [])))
 
 
 def _text(desired: Desired) -> str:
     said: dict[str, Any] = {"format": FORMAT, "pools": saved(desired.overlay), "drained": desired.drained}
-    return json.dumps(said, indent=1) + "\n"
+    text = json.dumps(said, indent=1)
+    if desired.bans:  # one a line: there may be thousands, which json would take four times as long to indent
+        lines = ",\n  ".join(map(json.dumps, bans.saved(desired.bans)))
+        text = f'{text[:-2]},\n "bans": [\n  {lines}\n ]\n}}'
+    return text + "\n"
 
 
 def _new_of(path: Path) -> Path:
@@ -112,9 +128,12 @@ class StateFile:
 
     async def begin(self, desired: Desired) -> Saving:
         """Write the new desired state. ChangeError when that fails; nothing has changed then."""
-        path, text = desired.config.global_.state_file, _text(desired)
-        empty = not desired.overlay and not desired.drained
-        if not path or await asyncio.to_thread(_says, Path(path), text, empty=empty):
+        path = desired.config.global_.state_file
+        if not path:
+            return Saving(self, None)
+        text = await asyncio.to_thread(_text, desired)
+        empty = not desired.overlay and not desired.drained and not desired.bans
+        if await asyncio.to_thread(_says, Path(path), text, empty=empty):
             return Saving(self, None)
         await self.attempt(_write, Path(path), text)
         return Saving(self, Path(path))

@@ -15,8 +15,8 @@ probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built
 
 @pytest.mark.external
 @pytest.mark.parametrize("target", list(fuzzing.MAX_BYTES))
-def test_half_a_minute_of_fuzzing_finds_nothing(target: str) -> None:
-    said = fuzzing.fuzz(target, fuzzing.build(target), seconds=30)
+def test_a_short_run_of_the_fuzzer_finds_nothing(target: str) -> None:
+    said = fuzzing.fuzz(target, fuzzing.build(target), seconds=5)
     runs = re.search(r"Done (\d+) runs", said)
     assert runs is not None, said[-4000:]
     assert int(runs[1]) > 10 * len(list(fuzzing.corpus(target).iterdir())), said[-4000:]

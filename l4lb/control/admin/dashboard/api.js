@@ -1,5 +1,6 @@
-// The admin API as the page uses it: the status again and again, changes of backends, the stream of events. The token
-// is kept in sessionStorage alone. Addresses are relative, so that the page works behind a proxy's prefix too.
+// The admin API as the page uses it: the status again and again, changes of backends and bans, the stream of events.
+// The token is kept in sessionStorage alone. Addresses are relative, so that the page works behind a proxy's prefix
+// too.
 
 const TOKEN = "l4lb-token";
 const TIMEOUT_MS = 5000;
@@ -49,16 +50,23 @@ async function ask(path, options = {}) {
   throw error;
 }
 
-/** Set keys of a backend, by its id or address. Returns what the API then says of it. */
-export async function putBackend(pool, backend, settings) {
-  const response = await ask(`v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, {
-    method: "PUT",
-    headers: {"Content-Type": "application/json"},
-    body: JSON.stringify(settings),
-    signal: AbortSignal.timeout(TIMEOUT_MS * 2),
-  });
-  return response.json();
+async function change(method, path, body) {
+  const headers = body === undefined ? {} : {"Content-Type": "application/json"};
+  const signal = AbortSignal.timeout(TIMEOUT_MS * 2);
+  return (await ask(path, {method, headers, body: JSON.stringify(body), signal})).json();
 }
+
+/** Set keys of a backend, by its id or address. Returns what the API then says of it. */
+export const putBackend = (pool, backend, settings) =>
+  change("PUT", `v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, settings);
+
+export const listBans = async () => (await ask("v1/bans", {signal: AbortSignal.timeout(TIMEOUT_MS)})).json();
+
+export const putBan = (cidr, settings) => change("PUT", `v1/bans/${encodeURIComponent(cidr)}`, settings);
+
+/** `listener`: "" for the ban of all of them. */
+export const removeBan = (cidr, listener) =>
+  change("DELETE", `v1/bans/${encodeURIComponent(cidr)}?listener=${encodeURIComponent(listener)}`);
 
 /** How far the server's clock is ahead of ours, in seconds; below what Date can say it is none. */
 function skewOf(response) {

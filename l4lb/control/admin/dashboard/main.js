@@ -1,6 +1,7 @@
 // The dashboard: asks for the status about every second, hears the events, and draws what changed. `/` serves it.
 
 import {EventStream, Poller, token} from "./api.js";
+import {Bans} from "./bans.js";
 import {TokenForm, announce} from "./dialogs.js";
 import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
 import {Feed} from "./events.js";
@@ -30,10 +31,11 @@ const pools = new Pools(byId("pool-list"), byId("none"), store, draw);
 const attention = new Attention({place: byId("problems"), calm: byId("calm"), reveal: (pool) => pools.reveal(pool)});
 const listeners = new Listeners(byId("listeners"), store);
 const workers = new Workers(byId("workers"), store);
+const bans = new Bans(draw);
 const feed = new Feed(store);
 const form = new TokenForm(useToken);
 const poller = new Poller(heard, failed);
-const stream = new EventStream((events) => feed.add(events, skew), streaming);
+const stream = new EventStream(news, streaming);
 
 let skew = 0;
 let asked = 0; // when the status that is shown was asked for, by performance.now()
@@ -66,6 +68,11 @@ function heard(status, theirs, began) {
   setHidden(byId("banner"), status.version === OURS);
   if (!stream.open && !document.hidden) stream.run();
   draw();
+}
+
+function news(events) {
+  feed.add(events, skew);
+  bans.hear(events);
 }
 
 /** While nothing answers at all the banner says enough. */
@@ -131,6 +138,7 @@ function draw() {
   pools.draw(status, now, asked);
   listeners.draw(status.listeners);
   workers.draw(status.workers);
+  bans.draw(status, now);
 }
 
 function facts({state, version, pid, uptime_s, snapshot_version, sessions_active}) {
