@@ -30,7 +30,7 @@ from l4lb.control.process.predecessor import Predecessor
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.process.upgrade import Upgrade
-from l4lb.control.publishing.listeners import listener_spec, prepare_listeners
+from l4lb.control.publishing.listeners import listener_specs, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
@@ -199,8 +199,7 @@ class ControlPlane:
         if config.global_.user and self.host.identity is None:
             reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
             raise ConfigError([config.problem(("global", "user"), reason)])
-        drained = self.applying.desired.drained
-        listeners = [listener_spec(one, drained=name in drained) for name, one in self.state.listeners.items()]
+        listeners = listener_specs(self.state.listeners, self.applying.desired.drained, self.state.banned)
         prepare_listeners(self.forwarder, config, listeners)
         self.admin.bind(self.host.identity)
         files = self.forwarder.socket_files()

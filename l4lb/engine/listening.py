@@ -58,8 +58,9 @@ def _is_unix(place: Place) -> bool:
 
 def _options(spec: ListenerSpec) -> tuple[object, ...]:
     """What is set on the sockets themselves."""
+    dropped = (spec.refused, spec.banned) if spec.drops else None
     inherited = (spec.nodelay, spec.keepalive, spec.user_timeout_s, spec.fast_open, spec.defer_accept_s)
-    return (spec.backlog, spec.transparent, spec.trains, *inherited)
+    return (spec.backlog, spec.transparent, spec.trains, dropped, *inherited)
 
 
 def _set(sockets: ListeningSockets, spec: ListenerSpec) -> None:
@@ -218,7 +219,7 @@ class Listening:
             del self._closing[place]
             if place in self._refusing:
                 self._refusing.discard(place)
-                self._places[place].sockets.accept_new_clients(self._places[place].spec.backlog)
+                self._places[place].sockets.accept_new_clients(self._places[place].spec)
         self._published = needed
 
     def _leave_unix(self, place: Place, version: int) -> None:

@@ -174,7 +174,8 @@ class ListenerSpec:
     session rate in sessions per second; 0 means no limit. `keepalive` and `user_timeout_s` apply to both sides.
 
     `refused` are the address ranges whose clients are refused, and `banned` those whose clients are at the moment, see
-    `l4lb.net.access`; `deny_closes`: TCP clients get a FIN then, not a reset.
+    `l4lb.net.access`; `deny_closes`: TCP clients get a FIN then, not a reset; `drops`: they get no answer
+    at all.
 
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
     kernel supports it; `udp_one_way`: no answers are expected."""
@@ -197,6 +198,7 @@ class ListenerSpec:
     refused: bytes = field(default=b"", repr=False)
     banned: bytes = field(default=b"", repr=False)
     deny_closes: bool = False
+    drops: bool = False
     accept: ProxyAccept | None = None
     splice: str = "auto"
     max_sessions: int = 0

@@ -156,6 +156,14 @@ def _joined(ranges: Iterable[Bounds]) -> bytes:
     return b"".join(first.to_bytes(16, "big") + last.to_bytes(16, "big") for first, last in found)
 
 
+def joined_ranges(one: bytes, other: bytes) -> bytes:
+    """Both sets of ranges as one."""
+    if not one or not other:
+        return one or other
+    words = [int.from_bytes(part[at : at + 16], "big") for part in (one, other) for at in range(0, len(part), 16)]
+    return _joined(sorted(zip(words[::2], words[1::2], strict=True)))
+
+
 def united_ranges(networks: Iterable[str]) -> bytes:
     """The ranges that these CIDRs make up together. ValueError as `bounds_of`."""
     return _joined(sorted(part for text in networks for part in _beside_v4(bounds_of(text))))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NET_BIND_SERVICE = 10  # linux/capability.h
+NET_ADMIN = 12
 NET_RAW = 13
 
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -15,11 +15,11 @@ import pytest
 from l4lb import LoadBalancer
 from l4lb.config import GlobalConfig
 from l4lb.errors import ConfigError
-from l4lb.net.privileges import NET_BIND_SERVICE, NET_RAW
+from l4lb.net.privileges import NET_ADMIN, NET_BIND_SERVICE, NET_RAW
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support.balancing import make_config
 from tests.support.peers import connect, echo, serving
-from tests.support.programs import L4lb, l4lb, share_of
+from tests.support.programs import L4lb, free_port, l4lb, share_of
 from tests.support.users import OTHER_USER, directory_of_all, interpreter_of_all, require_root, rights_of
 from tests.support.waiting import wait_until
 
@@ -189,6 +189,24 @@ def test_transparent_keeps_one_capability_more_and_only_from_the_start(directory
             reason = r"127\.0\.0\.1:0: cannot listen: transparent requires CAP_NET_RAW or CAP_NET_ADMIN"
             process.wait_for(rf"reload failed reason=\".*lb\.toml:\d+: listeners\.web\.bind: {reason}")
             expect_user(process.process.pid, OTHER_USER, 1 << NET_BIND_SERVICE)
+
+
+def test_dropping_clients_keeps_the_capability_that_filters_need(directory: Path) -> None:
+    """A reload sets another filter."""
+    with serving(echo) as one:
+        address = f"127.0.0.1:{free_port()}"
+        listener = 'deny = ["127.0.0.2"]\ndeny_action = "drop"'
+        file = write(directory, one.address, [address], listener=listener)
+        with served(file) as process:
+            expect_user(process.process.pid, OTHER_USER, 1 << NET_BIND_SERVICE | 1 << NET_ADMIN)
+            assert asked(address) == b"?"
+            write(directory, one.address, [address], listener=listener.replace("127.0.0.2", "127.0.0.1"))
+            process.signal(signal.SIGHUP)
+            process.wait_for("reloaded")
+            with socket.socket() as client:
+                client.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    client.connect(("127.0.0.1", int(address.rpartition(":")[2])))
 
 
 def test_what_the_user_may_not_read_is_said_at_once_and_changes_nothing(directory: Path) -> None:

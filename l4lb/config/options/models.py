@@ -154,7 +154,7 @@ class Listener(Model):
         default_factory=list, description="the same; the longest prefix that matches decides, deny wins a tie"
     )
     deny_action: Literal["reset", "drop", "close"] = Field(
-        default="reset", description="what a refused TCP client sees; udp: drop, no answer at all"
+        default="reset", description="what a refused client sees; drop: no answer at all, as always with udp"
     )
     max_sessions: Count = Field(
         default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
@@ -196,6 +196,11 @@ class Listener(Model):
     @property
     def access(self) -> Access:
         return self._access
+
+    @property
+    def drops(self) -> bool:
+        """Whether the kernel drops the SYNs of refused clients."""
+        return self.protocol is Protocol.TCP and self.deny_action == "drop"
 
     @model_validator(mode="after")
     def _read_lists(self) -> Self:

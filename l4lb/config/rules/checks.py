@@ -16,6 +16,7 @@ from l4lb.config.rules.proxy import accept_conflicts, send_conflicts
 from l4lb.config.rules.reporting import reporting_conflicts
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
+from l4lb.net.listen.filters import TooLong, drop_from
 from l4lb.net.privileges import group_id, identity_of
 
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
@@ -68,12 +69,21 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
 def _deny_action(listener: Listener) -> Iterator[str]:
     if not given(listener, "deny_action"):
         return
-    if not listener.allow and not listener.deny:
-        yield "has no effect without allow or deny"
-    elif listener.protocol is Protocol.UDP and listener.deny_action != "drop":
+    if listener.protocol is Protocol.UDP and listener.deny_action != "drop":
         yield f'"{listener.deny_action}": a UDP client that is refused hears nothing; expected "drop"'
-    elif listener.protocol is Protocol.TCP and listener.deny_action == "drop":
-        yield '"drop" is for UDP; expected "reset" or "close"'
+    elif listener.drops:
+        yield from _drops(listener)
+
+
+def _drops(listener: Listener) -> Iterator[str]:
+    expected = 'expected "reset" or "close"'
+    if listener.accept_proxy != "off":
+        yield f'"drop": a PROXY header names the client when the handshake is over; {expected}'
+    try:
+        drop_from(listener.access.refused)
+    except TooLong:
+        ranges = len(listener.access.refused) // 32
+        yield f'"drop": {ranges} ranges of addresses are more than a socket filter can hold; {expected}'
 
 
 _OF_PROTOCOL = {

@@ -23,7 +23,7 @@ from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.publishing.listeners import listener_spec, prepare_listeners, refuse_clients_elsewhere
+from l4lb.control.publishing.listeners import listener_specs, prepare_listeners, refuse_clients_elsewhere
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
 from l4lb.control.state.bans import Bans
@@ -159,10 +159,22 @@ class Applying:
             banned = await asyncio.to_thread(bans.ranges)
             if save:
                 await (await self._save(desired)).commit()
+            self._drop_banned(banned)
             self.desired = desired
             self._state.bans, self._state.banned = len(bans), banned
             await self._reconciler.carry_out(())
             await adopted(self._forwarder)
+
+    def _drop_banned(self, banned: Mapping[str, bytes]) -> None:
+        """Where refused clients get no answer, that is what the sockets' filters do. Otherwise workers refuse them."""
+        if not any(one.config.drops for one in self._state.listeners.values()):
+            return
+        try:
+            specs = listener_specs(self._state.listeners, self.desired.drained, banned)
+            prepare_listeners(self._forwarder, self._state.config, specs)
+        except ConfigError as error:  # ENOMEM, EPERM without CAP_NET_ADMIN
+            reason = f"{error.problems[0].message}: banned clients are reset"
+            self._events.emit("bans_not_dropped", {"reason": reason}, logging.WARNING)
 
     def _expect_running(self) -> None:
         if self._state.process is not ProcessState.RUNNING:
@@ -179,7 +191,9 @@ class Applying:
         names = self._names_in(desired.config)
         await self._names.look_up_new(names, NEW_NAMES_WITHIN_S)
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
-        listeners = _specs(plan.listeners, desired)
+        kept = desired.bans is self.desired.bans
+        banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
+        listeners = listener_specs(plan.listeners, desired.drained, banned)
         outputs = await self._prepare_outputs(plan)
         try:
             await self._open_and_save(desired, plan, listeners)
@@ -187,8 +201,6 @@ class Applying:
             outputs.discard() if outputs else None
             raise
         await refuse_clients_elsewhere(self._forwarder, listeners)
-        kept = desired.bans is self.desired.bans
-        banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
         seed_before = self._state.config.global_.hash_seed
         first()
         changes = self._apply(plan)
@@ -216,7 +228,8 @@ class Applying:
         except ChangeError:
             self._forwarder.forget_prepared()
             with contextlib.suppress(ConfigError):  # back to the options from before
-                prepare_listeners(self._forwarder, self._state.config, _specs(self._state.listeners, self.desired))
+                before = listener_specs(self._state.listeners, self.desired.drained, self._state.banned)
+                prepare_listeners(self._forwarder, self._state.config, before)
             raise
 
     async def _prepare_outputs(self, plan: Plan) -> Prepared | None:
@@ -284,10 +297,6 @@ class Applying:
             subsystems.monitor.remove_pool(pool.name)
             subsystems.agents.remove_pool(pool.name)
             subsystems.passive.remove_pool(pool.name)
-
-
-def _specs(listeners: Mapping[str, ListenerState], desired: Desired) -> list[ListenerSpec]:
-    return [listener_spec(one, drained=name in desired.drained) for name, one in listeners.items()]
 
 
 async def adopted(forwarder: Forwarding) -> None:

@@ -12,17 +12,29 @@ from pathlib import Path
 
 from l4lb.config import Config
 from l4lb.errors import ConfigError
-from l4lb.net.privileges import NET_BIND_SERVICE, NET_RAW, Identity, become, cannot_become, identity_of, may_write
+from l4lb.net.privileges import (
+    NET_ADMIN,
+    NET_BIND_SERVICE,
+    NET_RAW,
+    Identity,
+    become,
+    cannot_become,
+    identity_of,
+    may_write,
+)
 from l4lb.net.sd_notify import Notifier
 
 READY_WITHIN_S = 60.0
 
 
 def needed_capabilities(config: Config) -> set[int]:
-    """The capabilities needed after everything is bound: reloads may bind low ports, sockets use clients' addresses."""
+    """The capabilities needed after everything is bound: reloads may bind low ports, sockets use clients' addresses
+    and get filters."""
     transparent = any(listener.transparent for listener in config.listeners.values())
     as_client = any(pool.source_address == "client" for pool in config.pools.values())
-    return {NET_BIND_SERVICE, NET_RAW} if transparent or as_client else {NET_BIND_SERVICE}
+    raw = {NET_RAW} if transparent or as_client else set()
+    drops = {NET_ADMIN} if any(listener.drops for listener in config.listeners.values()) else set()
+    return {NET_BIND_SERVICE} | raw | drops
 
 
 @dataclass(slots=True)

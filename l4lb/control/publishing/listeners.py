@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from l4lb.config import Config, Listener
+from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
@@ -53,6 +54,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         refused=config.access.refused,
         banned=banned,
         deny_closes=config.deny_action == "close",
+        drops=config.drops,
         accept=_accept(config),
         splice=config.splice,
         max_sessions=config.max_sessions,
@@ -66,6 +68,17 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
         udp_one_way=config.udp_responses == "none",
         udp_gro=config.udp_gro,
+    )
+
+
+def listener_specs(
+    listeners: Mapping[str, ListenerState], drained: Collection[str], banned: Mapping[str, bytes]
+) -> tuple[ListenerSpec, ...]:
+    """`banned`: see `Bans.ranges`."""
+    everywhere = banned.get(EVERYWHERE, b"")
+    return tuple(
+        listener_spec(one, drained=name in drained, banned=banned.get(name, everywhere))
+        for name, one in listeners.items()
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.publishing.explaining import explain
-from l4lb.control.publishing.listeners import listener_spec
+from l4lb.control.publishing.listeners import listener_specs
 from l4lb.control.publishing.pools import (
     PoolView,
     Table,
@@ -28,7 +28,6 @@ from l4lb.control.publishing.pools import (
     pool_spec,
     view,
 )
-from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import PoolState, State
 from l4lb.errors import ConfigError, Problem
@@ -181,12 +180,7 @@ class Reconciler:
         return _Look(self._looks, now, views, listeners, then)
 
     def _listener_specs(self) -> tuple[ListenerSpec, ...]:
-        drained, banned = self._state.drained, self._state.banned
-        everywhere = banned.get(EVERYWHERE, b"")
-        return tuple(
-            listener_spec(one, drained=name in drained, banned=banned.get(name, everywhere))
-            for name, one in self._state.listeners.items()
-        )
+        return listener_specs(self._state.listeners, self._state.drained, self._state.banned)
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""

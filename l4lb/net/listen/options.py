@@ -1,5 +1,5 @@
 """Options of listening sockets, and the classic BPF programs attached to them: one selects the worker of a connection,
-one refuses new clients. Called by `l4lb.net.listen.sockets`."""
+one drops clients. Called by `l4lb.net.listen.sockets`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from l4lb.model.snapshot import Keepalive, ListenerSpec
 from l4lb.model.states import Protocol
+from l4lb.net.access import joined_ranges
+from l4lb.net.listen.filters import Instruction, TooLong, drop_from
 
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
@@ -86,6 +88,7 @@ def _set_tcp(sock: socket.socket, spec: ListenerSpec) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, spec.fast_open)
     defer_s = max(round(spec.defer_accept_s), 1) if spec.defer_accept_s else 0
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_s)
+    set_filter(sock, spec)
 
 
 def steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
@@ -102,11 +105,36 @@ def steer_by_cpu(sock: socket.socket, cpus: Sequence[int]) -> None:
     attach(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
-# Classic BPF, which sees the TCP header: load its flags; drop the packet if SYN is among them, else take all of it.
-DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+def set_filter(sock: socket.socket, spec: ListenerSpec) -> None:
+    """Drop the SYNs of the clients that `spec` refuses, or let all in. Accepted sockets inherit the filter, which takes
+    their clients' packets. Too many networks for one filter, or for net.core.optmem_max (ENOMEM): those of the lists
+    are dropped, and workers reset banned clients, as they do with those who connected before.
+
+    Linux 6.18 lets only CAP_NET_ADMIN filter TCP (EPERM).
+    """
+    if not spec.drops:
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter, or none can be had
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        return
+    try:
+        try:
+            attach(sock, SO_ATTACH_FILTER, drop_from(joined_ranges(spec.refused, spec.banned)))
+        except (TooLong, MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+                raise
+            attach(sock, SO_ATTACH_FILTER, drop_from(spec.refused))
+    except TooLong:
+        raise OSError(errno.E2BIG, 'too many networks for deny_action = "drop"') from None
+    except PermissionError:
+        raise PermissionError(errno.EPERM, 'deny_action = "drop" requires CAP_NET_ADMIN') from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            reason = 'the networks of deny_action = "drop" take more memory than net.core.optmem_max allows'
+            raise OSError(errno.ENOMEM, reason) from None
+        raise
 
 
-def attach(sock: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+def attach(sock: socket.socket, option: int, program: Sequence[Instruction]) -> None:
     """Attach classic BPF with an SO_ATTACH_... option (socket(7))."""
     buffer = bytearray(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     import ctypes  # the kernel wants a pointer to the program, which only ctypes gives

@@ -6,7 +6,6 @@ workers share it, except an inherited UDP socket: one worker has it, since a cli
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -18,13 +17,13 @@ from typing import Any, NamedTuple
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket, ListenerSpec
 from l4lb.model.states import Protocol
+from l4lb.net.listen.filters import DROP_SYN
 from l4lb.net.listen.holders import Holder, packed, taken_by
 from l4lb.net.listen.options import (
-    DROP_SYN,
     SO_ATTACH_FILTER,
-    SO_DETACH_FILTER,
     ask_for_local_address,
     attach,
+    set_filter,
     set_options,
     steer_by_cpu,
 )
@@ -168,12 +167,11 @@ class ListeningSockets:
             except PermissionError:
                 sock.listen(0)
 
-    def accept_new_clients(self, backlog: int) -> None:
+    def accept_new_clients(self, spec: ListenerSpec) -> None:
         """Undo `refuse_new_clients`; TCP."""
         for sock in self.sockets:
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter
-                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-            sock.listen(backlog)
+            set_filter(sock, spec)
+            sock.listen(spec.backlog)
 
     def claim(self) -> None:
         """The process that they were taken over from will not remove their file: this one will."""

@@ -70,11 +70,12 @@ def test_tcp_who_is_in_is_served_and_who_comes_is_refused_at_the_end(host: str) 
 
 
 def test_tcp_who_comes_gets_in_when_it_was_no_end() -> None:
-    with listening(SocketAddress(socket.AF_INET, "127.0.0.1", 0)) as opened:
-        opened.accept_new_clients(128)  # nobody was turned away
+    address = SocketAddress(socket.AF_INET, "127.0.0.1", 0)
+    with listening(address) as opened:
+        opened.accept_new_clients(spec_of(address))  # nobody was turned away
         opened.refuse_new_clients()
         with begun(opened.address) as late:
-            opened.accept_new_clients(128)
+            opened.accept_new_clients(spec_of(address))
             assert wait_until(lambda: outcome(late) == 0)
 
 
