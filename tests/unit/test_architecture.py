@@ -35,5 +35,15 @@ def test_every_named_file_and_function_is_there(document: str) -> None:
             assert re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE), f"{document}: {place}:{function}"
 
 
+def test_every_promise_of_security_has_its_tests() -> None:
+    text = Path("SECURITY.md").read_text(encoding="utf-8")
+    tests = "\n".join(file.read_text(encoding="utf-8") for file in Path("tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) >= 30
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+    promises = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == 3]
+    assert [line for line in promises if "`" not in line and "shown by" not in line] == []
+
+
 def test_the_architecture_is_read_in_one_sitting() -> None:
     assert len(Path("ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 195
