@@ -96,6 +96,24 @@ def test_a_ban_wins_over_allow_and_is_over_at_its_time() -> None:
         assert balancer.bans.list() == []
 
 
+def test_a_ban_is_over_also_when_its_end_fails_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without another thread to be had."""
+    with serving(echo) as server, balancing([server.address]) as balancer:
+        target = address_pair(address_of(balancer))
+        change, failed = balancer.plane.applying.change_bans, []
+
+        async def fails_once(*arguments: Any, **options: Any) -> None:
+            if options and not failed:
+                failed.append(True)
+                raise RuntimeError("can't start new thread")
+            await change(*arguments, **options)
+
+        monkeypatch.setattr(balancer.plane.applying, "change_bans", fails_once)
+        balancer.bans.add(THERE, for_s=0.2)
+        assert wait_until(lambda: asked(target, THERE), 20)
+        assert failed
+
+
 def test_udp_is_banned_too_and_its_sessions_end() -> None:
     with serving_udp() as server, balancing([server.address], listener={"protocol": "udp"}) as balancer:
         target = address_pair(address_of(balancer))

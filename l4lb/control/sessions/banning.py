@@ -13,13 +13,14 @@ from l4lb.control.sessions.sessions import SessionQuery, Sessions
 from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
-from l4lb.errors import ChangeError
+from l4lb.errors import ChangeError, L4lbError
 from l4lb.model.bans import Ban
 from l4lb.model.states import CloseReason, ProcessState
 from l4lb.net.ranges import Network, overlap, parse_network, plain_network
 
 REASON_MAX = 255
 _LOOK_AT_LEAST_S = 10.0  # the clock may be set meanwhile
+_AGAIN_S = 1.0
 
 
 class Banning:
@@ -103,13 +104,18 @@ class Banning:
             wait_s = _LOOK_AT_LEAST_S if next_s is None else min(max(next_s - time.time(), 0), _LOOK_AT_LEAST_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
-            now = time.time()
-            over = [one for one in self._applying.desired.bans if one.is_over(now)]
-            if over:
-                with contextlib.suppress(ChangeError):  # it drains now
-                    await self._applying.change_bans(lambda bans: bans.at(now), save=False)  # noqa: B023
-                    for one in over:
-                        self._events.emit("ban_over", _fields(one))
+            try:
+                await self._remove_over(time.time())
+            except (L4lbError, RuntimeError, MemoryError):  # such as "can't start new thread": again in a moment
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _remove_over(self, now: float) -> None:
+        over = [one for one in self._applying.desired.bans if one.is_over(now)]
+        if not over:
+            return
+        await self._applying.change_bans(lambda bans: bans.at(now), save=False)
+        for one in over:
+            self._events.emit("ban_over", _fields(one))
 
 
 def _parsed(text: str) -> Network:

@@ -116,22 +116,24 @@ def set_filter(sock: socket.socket, spec: ListenerSpec) -> None:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter, or none can be had
             sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         return
+    if not _dropped(sock, joined_ranges(spec.refused, spec.banned)) and not _dropped(sock, spec.refused):
+        reason = 'too many networks for deny_action = "drop", or for net.core.optmem_max'
+        raise OSError(errno.ENOMEM, reason)
+
+
+def _dropped(sock: socket.socket, ranges: bytes) -> bool:
+    """Drop the SYNs from these addresses. False when that is too much for a filter."""
     try:
-        try:
-            attach(sock, SO_ATTACH_FILTER, drop_from(joined_ranges(spec.refused, spec.banned)))
-        except (TooLong, MemoryError, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
-                raise
-            attach(sock, SO_ATTACH_FILTER, drop_from(spec.refused))
+        attach(sock, SO_ATTACH_FILTER, drop_from(ranges))
     except TooLong:
-        raise OSError(errno.E2BIG, 'too many networks for deny_action = "drop"') from None
+        return False
     except PermissionError:
         raise PermissionError(errno.EPERM, 'deny_action = "drop" requires CAP_NET_ADMIN') from None
     except OSError as error:
-        if error.errno == errno.ENOMEM:
-            reason = 'the networks of deny_action = "drop" take more memory than net.core.optmem_max allows'
-            raise OSError(errno.ENOMEM, reason) from None
-        raise
+        if error.errno != errno.ENOMEM:
+            raise
+        return False
+    return True
 
 
 def attach(sock: socket.socket, option: int, program: Sequence[Instruction]) -> None:
