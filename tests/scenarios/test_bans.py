@@ -88,10 +88,10 @@ def test_a_ban_wins_over_allow_and_is_over_at_its_time() -> None:
         target = address_pair(address_of(balancer))
         assert asked(target, THERE)
         began = time.monotonic()
-        balancer.bans.add("127.0.0.0/8", for_s=1.5)
+        balancer.bans.add("127.0.0.0/8", for_s=4)
         assert not asked(target, THERE)
         assert wait_until(lambda: asked(target, THERE), 20)
-        assert time.monotonic() - began >= 1.5
+        assert time.monotonic() - began >= 4
         assert wait_until(lambda: kinds(heard) == ["banned", "ban_over"])
         assert balancer.bans.list() == []
 
