@@ -49,6 +49,8 @@ class Program:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """With SIGSTOP for the server and its children, as a hung host looks: the kernel still accepts."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        assert wait_until(lambda: _state(self.process.pid) == "T")  # from here on no child comes, and none is reaped
         pids = [self.process.pid, *self.children]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -56,7 +58,7 @@ class Program:
         try:
             yield
         finally:
-            for pid in pids:
+            for pid in reversed(pids):  # the parent last: it reaps
                 os.kill(pid, signal.SIGCONT)
 
     @property
