@@ -53,14 +53,15 @@ class Recorder:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    recorder = Recorder(socket.create_server(("127.0.0.1", 0)))
+    # At an address of its own: on 127.0.0.1 the port may be one that another test, side by side, still asks.
+    recorder = Recorder(socket.create_server(("127.0.7.1", 0)))
     yield recorder
     if recorder.listening.fileno() >= 0:
         recorder.stop()
 
 
 def address(recorder: Recorder) -> str:
-    return f"127.0.0.1:{recorder.listening.getsockname()[1]}"
+    return f"127.0.7.1:{recorder.listening.getsockname()[1]}"
 
 
 def test_an_open_port_passes_and_the_backend_sees_an_orderly_close(recorder: Recorder) -> None:
