@@ -98,8 +98,11 @@ class Listening:
         opened: list[Place] = []
         changed: list[tuple[_Place, ListenerSpec]] = []
         problems: list[Problem] = []
+        wide = {place: spec for spec in specs for place, _ in places_of(spec)}
+        covered = {place: wide[by] for place, by in self._needed(specs)[1].items()}
         for spec in specs:
-            for place, address in places_of(spec):
+            named = places_of(spec)
+            for place, address in [*named, *((one, one.address) for one, by in covered.items() if by is spec)]:
                 try:
                     known = self._places.get(place)
                     if known is None:

@@ -17,7 +17,7 @@ from l4lb.net.ranges import parse_network
 
 FILE = "file:"
 FILE_BYTES_MAX = 64 << 20
-_V4_FIRST, _V4_LAST = 0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF  # as v4-mapped addresses
+V4_FIRST, V4_LAST = 0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF  # as v4-mapped addresses
 _LAST = (1 << 128) - 1
 
 
@@ -41,10 +41,10 @@ def bounds_of(text: str) -> Bounds:
         first = int.from_bytes(socket.inet_pton(family, address), "big")
         hosts = width - (int(bits) if slash else width)
         if bits.isascii() and (bits.isdigit() or not slash) and hosts >= 0 and not first & ((1 << hosts) - 1):
-            mapped = 0 if width == 128 else _V4_FIRST
+            mapped = 0 if width == 128 else V4_FIRST
             return first + mapped, first + mapped + (1 << hosts) - 1
     network = parse_network(text)
-    mapped = _V4_FIRST if network.version == 4 else 0
+    mapped = V4_FIRST if network.version == 4 else 0
     return int(network.network_address) + mapped, int(network.broadcast_address) + mapped
 
 
@@ -99,9 +99,9 @@ def _bounds(entry: Entry) -> Iterator[Bounds]:
 def _beside_v4(bounds: Bounds) -> list[Bounds]:
     """The network, or of an IPv6 network around IPv4's addresses what is before and behind them."""
     first, last = bounds
-    if first >= _V4_FIRST or last < _V4_LAST:
+    if first >= V4_FIRST or last < V4_LAST:
         return [bounds]
-    return [(first, _V4_FIRST - 1), *([(_V4_LAST + 1, last)] if last > _V4_LAST else ())]
+    return [(first, V4_FIRST - 1), *([(V4_LAST + 1, last)] if last > V4_LAST else ())]
 
 
 def _decisions(networks: Iterable[tuple[Bounds, bool]]) -> dict[Bounds, bool]:
@@ -176,5 +176,5 @@ def refused_ranges(allow: Sequence[Entry], deny: Sequence[Entry]) -> bytes:
     """
     lists = ((allow, False), (deny, True))
     decided = _decisions((one, denied) for entries, denied in lists for entry in entries for one in _bounds(entry))
-    parts = ((0, _V4_FIRST - 1), (_V4_FIRST, _V4_LAST), (_V4_LAST + 1, _LAST))
+    parts = ((0, V4_FIRST - 1), (V4_FIRST, V4_LAST), (V4_LAST + 1, _LAST))
     return _joined(one for first, last in parts for one in _refused(decided, first, last, bool(allow)))

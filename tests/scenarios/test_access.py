@@ -26,7 +26,7 @@ from l4lb.net.listen.options import SO_ATTACH_FILTER, attach
 from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed, wait_idle
 from tests.support.datagrams import address_pair, serving_udp
 from tests.support.peers import connect, echo, hold, serving
-from tests.support.programs import nginx, require, without_preload
+from tests.support.programs import free_port, nginx, require, without_preload
 from tests.support.waiting import wait_until
 
 INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
@@ -284,6 +284,23 @@ def test_both_families_of_a_dual_stack_socket_are_dropped(may_filter: None) -> N
         assert hears_nothing(f"[::1]:{port}", "::1")
         assert hears_nothing(f"127.0.0.1:{port}", OUTSIDE)
         assert not hears_nothing(f"127.0.0.1:{port}", INSIDE)
+
+
+@pytest.mark.external
+def test_a_socket_that_a_wider_address_covers_drops_whom_its_listener_drops_now(may_filter: None) -> None:
+    """Its sockets stay when 127.0.0.1 becomes every address, and so would a filter that nobody changes."""
+    address = f"127.0.0.1:{free_port()}"
+    wide = {"bind": f":{address_pair(address)[1]}"}
+    with (
+        serving(echo) as server,
+        balancing([server.address], listener={"bind": address, "deny": [OUTSIDE], "deny_action": "drop"}) as balancer,
+    ):
+        assert hears_nothing(address, OUTSIDE)
+        balancer.reload(make_config([server.address], listener={**wide, "deny": [INSIDE], "deny_action": "drop"}))
+        assert hears_nothing(address, INSIDE)
+        assert not hears_nothing(address, OUTSIDE)
+        balancer.reload(make_config([server.address], listener=wide))
+        assert not hears_nothing(address, INSIDE)
 
 
 @pytest.mark.external

@@ -89,7 +89,7 @@ cdef enum drop_reason_t:
     DROP_ANSWER_NOT_SENT          # ... or to a client
     DROP_LATE                     # an answer after the last one that udp_responses allows
     DROP_PROXY_HEADER
-    DROP_DENIED                   # allow, deny
+    DROP_DENIED                   # by address: allow, deny, bans
     DROP_KERNEL                   # a socket's queue was full
     DROP_REASON_COUNT
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from l4lb.net.access import V4_FIRST, V4_LAST
+
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant: as in struct sock_filter
 
 INSTRUCTIONS_MAX = 4096  # BPF_MAXINSNS
@@ -17,7 +19,6 @@ _SHIFT_RIGHT, _JUMP, _IF_EQUAL, _IF_ABOVE, _IF_AT_LEAST, _IF_SET, _RETURN = 0x74
 _TAKE: Instruction = (_RETURN, 0, 0, 0xFFFFFFFF)
 _DROP: Instruction = (_RETURN, 0, 0, 0)
 _WORDS = 4  # of an IPv6 address
-_V4_FIRST, _V4_LAST = 0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF  # as v4-mapped addresses
 
 # Load the flags of the TCP header; drop the packet if SYN is among them.
 DROP_SYN: Sequence[Instruction] = ((_LOAD_BYTE, 0, 0, 13), (_IF_SET, 0, 1, 0x02), _DROP, _TAKE)
@@ -30,11 +31,11 @@ class TooLong(ValueError):
 def drop_from(ranges: bytes) -> list[Instruction]:
     """Drops packets from the addresses in `ranges`, which are as `l4lb.net.access` makes them. TooLong for about 800
     ranges of IPv4, or 300 of IPv6, and more."""
+    if len(ranges) // 32 > INSTRUCTIONS_MAX:
+        raise TooLong
     bounds = [int.from_bytes(ranges[at : at + 16], "big") for at in range(0, len(ranges), 16)]
     pairs = list(zip(bounds[::2], bounds[1::2], strict=True))
-    v4 = [(max(one, _V4_FIRST), min(two, _V4_LAST)) for one, two in pairs if one <= _V4_LAST and two >= _V4_FIRST]
-    if len(pairs) > INSTRUCTIONS_MAX:
-        raise TooLong
+    v4 = [(max(one, V4_FIRST), min(two, V4_LAST)) for one, two in pairs if one <= V4_LAST and two >= V4_FIRST]
     of_v4 = [
         (_LOAD_WORD, 0, 0, _NETWORK_HEADER + 12),
         *_search([(one & 0xFFFFFFFF, two & 0xFFFFFFFF) for one, two in v4]),
@@ -42,7 +43,7 @@ def drop_from(ranges: bytes) -> list[Instruction]:
     of_v6: list[Instruction] = []
     for word in range(_WORDS):
         of_v6 += [(_LOAD_WORD, 0, 0, _NETWORK_HEADER + 8 + 4 * word), (_STORE_SCRATCH, 0, 0, word)]
-    of_v6 += _search_v6([(one, two) for one, two in pairs if one < _V4_FIRST or two > _V4_LAST])
+    of_v6 += _search_v6([(one, two) for one, two in pairs if one < V4_FIRST or two > V4_LAST])
     version = [(_LOAD_BYTE, 0, 0, _NETWORK_HEADER), (_SHIFT_RIGHT, 0, 0, 4), (_IF_EQUAL, 0, 1, 6), _jump(len(of_v4))]
     program = [*version, *of_v4, *of_v6]
     if len(program) > INSTRUCTIONS_MAX:

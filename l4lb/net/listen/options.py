@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from l4lb.model.snapshot import Keepalive, ListenerSpec
 from l4lb.model.states import Protocol
 from l4lb.net.access import joined_ranges
-from l4lb.net.listen.filters import Instruction, TooLong, drop_from
+from l4lb.net.listen.filters import INSTRUCTIONS_MAX, Instruction, TooLong, drop_from
 
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name these
 _IPV6_TRANSPARENT = 75
@@ -116,7 +116,9 @@ def set_filter(sock: socket.socket, spec: ListenerSpec) -> None:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # there is no filter, or none can be had
             sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         return
-    if not _dropped(sock, joined_ranges(spec.refused, spec.banned)) and not _dropped(sock, spec.refused):
+    few = len(spec.banned) // 32 <= INSTRUCTIONS_MAX  # else not worth the time to join them
+    both = joined_ranges(spec.refused, spec.banned) if few else spec.refused
+    if not _dropped(sock, both) and not _dropped(sock, spec.refused):
         reason = 'too many networks for deny_action = "drop", or for net.core.optmem_max'
         raise OSError(errno.ENOMEM, reason)
 
