@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ HERE, THERE = "127.0.0.1", "127.0.0.2"
 STOCK = Path("/etc/fail2ban")
 OURS = """
 [Definition]
+loglevel = DEBUG
 logtarget = {dir}/fail2ban.log
 socket = {dir}/fail2ban.sock
 pidfile = {dir}/fail2ban.pid
@@ -120,6 +122,10 @@ def test_who_tries_passwords_is_kept_out_until_the_ban_is_removed(tmp_path: Path
             assert 3590 < ban["until"] - ban["since"] <= 3600
             assert status_of(target, THERE, "right") == 0
             assert status_of(target, HERE, "right") == 200
+            # Until its command has ended, fail2ban takes the client for one that needs no unban.
+            log = tmp_path / "fail2ban.log"
+            ended = re.compile("127.0.0.2/32: banned for .*returned successfully", re.DOTALL)
+            assert wait_until(lambda: ended.search(log.read_text()), 60), log.read_text()
             run("fail2ban-client", "-s", f"{tmp_path}/fail2ban.sock", "set", "nginx-http-auth", "unbanip", THERE)
             process.wait_for("unbanned source=127.0.0.2/32")
             assert status_of(target, THERE, "right") == 200
