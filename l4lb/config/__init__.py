@@ -2,16 +2,9 @@
 
 from l4lb.config.config import Config, from_flags, load, loads
 from l4lb.config.options.health import HealthConfig
-from l4lb.config.options.models import (
-    AdminConfig,
-    AgentConfig,
-    Backend,
-    GlobalConfig,
-    KeepaliveConfig,
-    Listener,
-    PassiveConfig,
-    Pool,
-)
+from l4lb.config.options.listener import KeepaliveConfig, Listener
+from l4lb.config.options.models import AgentConfig, Backend, PassiveConfig, Pool
+from l4lb.config.options.process import AdminConfig, GlobalConfig
 from l4lb.config.reading.flags import Flags
 from l4lb.config.reading.loader import build_backend
 

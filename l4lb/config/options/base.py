@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from l4lb.net.address import parse_address
+
 
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False, validate_default=True)
@@ -25,6 +27,20 @@ def reject_bool(value: Any) -> Any:
 
 def listify(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
+    """Of an address: its kind is one of these, see `parse_address`; `ranges`: it may have a range of ports."""
+
+    def check(text: str) -> str:
+        address = parse_address(text)
+        if address.kind not in kinds:
+            raise ValueError(f'"{address.kind}:" addresses cannot be used here')
+        if address.is_range and not ranges:
+            raise ValueError("a range of ports is for listeners; here it is one port")
+        return text
+
+    return AfterValidator(check)
 
 
 def _one_line(text: str) -> str:

@@ -9,8 +9,10 @@ from pydantic_core import ErrorDetails
 
 from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.hints import did_you_mean
-from l4lb.config.options.models import AdminConfig, Backend, GlobalConfig, Listener, Options, Pool
+from l4lb.config.options.listener import Listener
+from l4lb.config.options.models import Backend, Options, Pool
 from l4lb.config.options.paths import Path
+from l4lb.config.options.process import AdminConfig, GlobalConfig
 from l4lb.config.options.proxy import OwnTlv
 from l4lb.config.reading.supported import is_later_key
 

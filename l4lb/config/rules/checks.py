@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from l4lb.config.options.base import given
 from l4lb.config.options.hints import did_you_mean
-from l4lb.config.options.models import Listener, Options, Pool
+from l4lb.config.options.listener import Listener
+from l4lb.config.options.models import Options, Pool
 from l4lb.config.options.policies import find_policy
 from l4lb.config.rules.health import health_conflicts
 from l4lb.config.rules.loops import loop_conflicts

@@ -7,7 +7,8 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from l4lb.config.options.models import Listener, Options
+from l4lb.config.options.listener import Listener
+from l4lb.config.options.models import Options
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 from l4lb.net.environment import is_own_address

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from l4lb.config.options.base import given
-from l4lb.config.options.models import Listener, Pool
+from l4lb.config.options.listener import Listener
+from l4lb.config.options.models import Pool
 from l4lb.config.options.proxy import OWN_BYTES_MAX, OwnTlv
 from l4lb.model.states import Protocol
 from l4lb.net.address import parse_address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from l4lb.config.options.models import GlobalConfig
+from l4lb.config.options.process import GlobalConfig
 
 
 def reporting_conflicts(settings: GlobalConfig) -> Iterator[tuple[str, str]]:

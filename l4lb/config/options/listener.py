@@ -1,0 +1,115 @@
+"""The options of a listener."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+
+from l4lb.config.options.access import Access, AccessEntry
+from l4lb.config.options.base import Count, Model, listify, one_of, reject_bool
+from l4lb.config.options.proxy import Network
+from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
+from l4lb.model.states import Protocol
+
+UDP_IDLE_S = 30.0
+ListenAddress = Annotated[str, one_of(("ip", "unix", "fd"), ranges=True)]
+
+
+def _off_to_none(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+class KeepaliveConfig(Model):
+    """TCP keepalive on both sides of a session."""
+
+    idle: Duration = 60.0
+    interval: Duration = 10.0
+    count: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=127)] = 6
+
+
+class Listener(Model):
+    bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
+    protocol: Protocol = Protocol.TCP
+    pool: str
+    accept_proxy: Literal["off", "v1", "v2", "any"] = Field(
+        default="off", description="expect a PROXY header of this version before the bytes of each client"
+    )
+    proxy_trusted: Annotated[list[Network], BeforeValidator(listify)] = Field(
+        default_factory=list, description="from whom, as CIDRs; others are reset. Unix clients are trusted"
+    )
+    proxy_timeout: Duration = Field(default=5.0, description="from accept until the header is complete")
+    allow: Annotated[list[AccessEntry], BeforeValidator(listify)] = Field(
+        default_factory=list, description="CIDRs, or file:/path with one a line; empty: whom deny does not name"
+    )
+    deny: Annotated[list[AccessEntry], BeforeValidator(listify)] = Field(
+        default_factory=list, description="the same; the longest prefix that matches decides, deny wins a tie"
+    )
+    deny_action: Literal["reset", "drop", "close"] = Field(
+        default="reset", description="what a refused client sees; drop: no answer at all, as always with udp"
+    )
+    max_sessions: Count = Field(
+        default=0, description="0: no limit of its own; at it tcp resets new clients, udp ends the idlest session"
+    )
+    idle_timeout: DurationOrOff = Field(default=600.0, description="10m for tcp, 30s for udp, unless given")
+    half_close: bool = Field(
+        default=True, description="false: the first FIN ends both sides, after the bytes before it"
+    )
+    half_close_timeout: DurationOrOff = Field(
+        default=60.0, description="once one side has ended: time without progress"
+    )
+    max_session_duration: DurationOrOff = 0.0
+    backlog: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
+    nodelay: bool = True
+    keepalive: Annotated[KeepaliveConfig | None, BeforeValidator(_off_to_none)] = Field(
+        default=None, description="off, or { idle, interval, count }; both sides"
+    )
+    user_timeout: DurationOrOff = Field(default=0.0, description="TCP_USER_TIMEOUT, both sides")
+    fast_open: Count = Field(default=0, description="length of the TCP Fast Open queue; 0: off")
+    defer_accept: DurationOrOff = Field(default=0.0, description="accept only once the client has sent something")
+    transparent: bool = Field(default=False, description="accept for addresses that are not this host's (TPROXY)")
+    splice: Literal["auto", "always", "off"] = "auto"
+    session_rate: Rate = Field(default=0.0, description="new sessions a second; faster ones are reset")
+    session_burst: Count = Field(
+        default=0, description="sessions above the rate at once; 0: a tenth of a second's worth"
+    )
+    bandwidth_up: Bandwidth = Field(default=0.0, description="of each session, client to backend")
+    bandwidth_down: Bandwidth = Field(default=0.0, description="of each session, backend to client")
+    total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
+    total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
+    udp_responses: Count | Literal["none"] = Field(
+        default=0,
+        description='end the session after so many answers to each datagram; 0: by idle_timeout; "none": one-way',
+    )
+    udp_requests: Count = Field(default=0, description="begin a new session after so many datagrams of the client")
+    udp_gro: bool = Field(default=True, description="take many datagrams of a client from the kernel as one")
+    _access: Access = PrivateAttr(default=Access())
+
+    @property
+    def access(self) -> Access:
+        return self._access
+
+    @property
+    def drops(self) -> bool:
+        """Whether the kernel drops the SYNs of refused clients."""
+        return self.protocol is Protocol.TCP and self.deny_action == "drop"
+
+    @model_validator(mode="after")
+    def _read_lists(self) -> Self:
+        self._access = Access.of(self.allow, self.deny)
+        return self
+
+    def with_lists_read(self) -> Listener:
+        """The listener with its files as they are now: itself when none has changed. ValueError as `Access.of`."""
+        if self._access.is_current():
+            return self
+        copy = self.model_copy()
+        copy._access = Access.of(self.allow, self.deny)
+        return copy
+
+    @model_validator(mode="before")
+    @classmethod
+    def _idle_of_udp(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("protocol") == Protocol.UDP and "idle_timeout" not in data:
+            return {**data, "idle_timeout": UDP_IDLE_S}
+        return data

@@ -1,0 +1,79 @@
+"""The options of the process: `[global]` and `[admin]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from l4lb.config.options.base import Line, Model, Name, PositiveCount, reject_bool
+from l4lb.config.options.reporting import (
+    AccessLogTarget,
+    DatagramAddress,
+    DatagramAddressOrOff,
+    LogTarget,
+    MetricPrefix,
+)
+from l4lb.config.options.units import Duration, DurationOrOff
+from l4lb.net.address import parse_address
+from l4lb.net.output.syslog import Facility
+
+
+def _admin_address(text: str) -> str:
+    address = parse_address(text)
+    if address.kind == "fd" or address.is_range:
+        raise ValueError('expected "unix:/path", "host:port" or "off"')
+    return text
+
+
+AdminAddress = Annotated[str, AfterValidator(lambda text: text if text in ("off", "") else _admin_address(text))]
+
+
+class GlobalConfig(Model):
+    workers: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=64)] | Literal["auto"] = Field(
+        default="auto", description="worker threads; auto: one per usable CPU (cgroup quota and affinity respected)"
+    )
+    worker_affinity: bool = Field(
+        default=False, description="pin worker i to the i-th usable CPU and steer connections there"
+    )
+    busy_poll: DurationOrOff = Field(
+        default=0.0, description="look for events so long before sleeping: latency for CPU"
+    )
+    max_sessions: PositiveCount | Literal["auto"] = Field(
+        default="auto", description="sessions of the whole process; auto: from RLIMIT_NOFILE and local ports"
+    )
+    drain_timeout: Duration = Field(default=30.0, description="how long sessions may go on after SIGTERM")
+    log: LogTarget = Field(default="stderr", description="stderr, /path (opened again at SIGUSR1) or syslog")
+    state_file: Line = Field(
+        default="", description="file in which runtime changes survive a restart; empty: they do not"
+    )
+    user: Name = Field(default="", description="who to become once everything is bound; empty: stay who started it")
+    group: Name = Field(default="", description="with which group; empty: the user's own")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
+    access_log: AccessLogTarget = Field(
+        default="off", description="a line a session: off, stdout, /path (opened again at SIGUSR1) or syslog"
+    )
+    syslog: DatagramAddress = Field(
+        default="unix:/dev/log", description="of log and access_log: unix:/path, or host:port by UDP; RFC 5424"
+    )
+    syslog_facility: Facility = "daemon"
+    statsd: DatagramAddressOrOff = Field(default="off", description="send metrics to host:port or unix:/path")
+    statsd_format: Literal["statsd", "datadog"] = Field(
+        default="statsd", description="labels as parts of the name, or as Datadog's tags"
+    )
+    statsd_interval: Duration = 10.0
+    statsd_prefix: MetricPrefix = "l4lb"
+    statsd_tags: dict[Name, Name] = Field(default_factory=dict, description="of every metric; datadog only")
+    hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
+        default=0, description="the same on every node gives the same tables on every node"
+    )
+
+
+class AdminConfig(Model):
+    bind: AdminAddress = Field(
+        default="",
+        description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
+    )
+    token_file: Line = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
+    dashboard: bool = Field(default=True, description="serve the dashboard at /")
