@@ -2,7 +2,7 @@ from typing import Self, final
 
 from l4lb._native.flow_state import ExportedFlow
 from l4lb._native.migration import Imports
-from l4lb._native.reports import WorkerCounters
+from l4lb._native.reports import FoundSource, WorkerCounters
 from l4lb._native.snapshots import BackendLive, NativeSnapshot
 from l4lb._native.sweeps import Sweep
 
@@ -11,6 +11,8 @@ CLOSE_REASONS: int
 DROP_REASONS: int
 CONNECT_FAILURES: int
 PATH_ERRORS: int
+SOURCE_LIMITS: int
+SOURCE_ORDERS: dict[str, int]
 
 @final
 class EndedSession:
@@ -45,6 +47,7 @@ class DataPlane:
     def wake(self) -> None: ...
     def sessions_active(self) -> int: ...
     def bound_sessions(self, max_sessions: int) -> None: ...
+    def sources(self, listener_id: int, order: int, limit: int) -> tuple[int, list[FoundSource]]: ...
     def shortages(self) -> list[int]: ...
     def finish(self) -> None: ...
     @property

@@ -10,16 +10,23 @@ from cython cimport final
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
+from l4lb._dataplane.admission.heaviest cimport (
+    SOURCES_BY_BYTES, SOURCES_BY_RATE, SOURCES_BY_SESSIONS, found_source_t, heaviest_t, source_order_t,
+    sources_heaviest,
+)
+from l4lb._dataplane.admission.sources cimport SOURCE_RECENT_NS, sources_close, sources_init
 from l4lb._dataplane.base.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
     RECORD_SLOTS, SHORTAGE_COUNT,
 )
 from l4lb._dataplane.base.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, gauge_read, ntohs, published_load_pointer,
+    EFD_CLOEXEC, EFD_NONBLOCK, clock_now_ns, close, counter_read, eventfd, gauge_read, ntohs, published_load_pointer,
     published_load_u64, published_store_pointer, published_store_u32, published_store_u64, read, shared_read,
     shared_store, write,
 )
+from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT, source_key_t
 from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
 from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
@@ -28,13 +35,15 @@ from l4lb._native.migration cimport Exports, Imports
 from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
 from l4lb._native.sweeps cimport Sweep
 
-from l4lb._native.reports import WorkerCounters
+from l4lb._native.reports import FoundSource, WorkerCounters
 
 HISTOGRAM_BOUNDS_S = [64e-6 * 2**i for i in range(<int>HISTOGRAM_BUCKETS - 1)]
 CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
 CONNECT_FAILURES = <int>FAILURE_COUNT
 PATH_ERRORS = <int>PATH_ERROR_COUNT
+SOURCE_LIMITS = <int>SOURCE_LIMIT_COUNT
+SOURCE_ORDERS = {"sessions": <int>SOURCES_BY_SESSIONS, "rate": <int>SOURCES_BY_RATE, "bytes": <int>SOURCES_BY_BYTES}
 
 
 @final
@@ -83,6 +92,22 @@ cdef EndedSession ended_session(record_t *record):
     return ended
 
 
+cdef object found_source(const found_source_t *found):
+    cdef const source_key_t *key = &found.source.key
+    return FoundSource(
+        listener_id=key.listener_id,
+        network=(<char *>key.network)[:key.length],
+        bits=key.bits,
+        scope_id=key.scope_id,
+        sessions=found.source.sessions,
+        sessions_total=found.source.sessions_total,
+        session_rate=found.recent * 1e9 / SOURCE_RECENT_NS,
+        limited=found.source.refused,
+        bytes_up=found.source.bytes[0],
+        bytes_down=found.source.bytes[1],
+    )
+
+
 @final
 cdef class DataPlane:
     """The workers, their shared counts and the pointer to the snapshot that they read."""
@@ -100,6 +125,7 @@ cdef class DataPlane:
             raise OSError(errno, os.strerror(errno))
         self.plane.instance = int.from_bytes(os.urandom(8), "big")
         self.plane.max_sessions = max_sessions
+        sources_init(&self.plane.sources, int.from_bytes(os.urandom(8), "big"))
         self.plane.balance_workers = balance_workers and worker_count > 1
         self.plane.worker_count = worker_count
         self.plane.workers = <worker_t **>zeroed(worker_count, sizeof(worker_t *))
@@ -117,6 +143,7 @@ cdef class DataPlane:
             worker_close(self.plane.workers[i])
             free(self.plane.workers[i])
         free(self.plane.workers)
+        sources_close(&self.plane.sources)
 
     def run(self, int index):
         """Be worker `index` until `stop`. Called once on a thread of its own, which leaves the GIL here."""
@@ -268,6 +295,22 @@ cdef class DataPlane:
     def bound_sessions(self, int64_t max_sessions):
         """From now on at most so many at a time; 0: without a bound. Those above it go on."""
         published_store_u64(<uint64_t *>&self.plane.max_sessions, max_sessions)
+
+    def sources(self, uint32_t listener_id, int order, uint32_t limit):
+        """(how many sources there are, the heaviest of them as `FoundSource`), of one listener or of all (0). `order`
+        is one of SOURCE_ORDERS."""
+        cdef heaviest_t heaviest
+        cdef uint32_t i
+        memset(&heaviest, 0, sizeof(heaviest))
+        heaviest.order = <source_order_t>order
+        heaviest.limit = limit
+        heaviest.found = <found_source_t *>zeroed(limit, sizeof(found_source_t))
+        try:
+            with nogil:
+                sources_heaviest(&self.plane.sources, &heaviest, listener_id, clock_now_ns())
+            return heaviest.matched, [found_source(&heaviest.found[i]) for i in range(heaviest.count)]
+        finally:
+            free(heaviest.found)
 
     def shortages(self):
         """How often this host's own wants kept workers from asking a backend, by `shortage_t` from 1 on."""

@@ -26,7 +26,7 @@ from l4lb.engine.tables import NativeTables
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.sessions import LIMIT_DEFAULT
+from l4lb.model.sessions import LIMIT_DEFAULT, SourceOrder
 from l4lb.model.stats import Stats
 from l4lb.net.cpus import usable_cpus
 from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
@@ -230,6 +230,11 @@ class LoadBalancer:
         """
         return self.run(self._sessions(SessionQuery(pool, backend, source, listener), limit))
 
+    def sources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[shapes.Source]:
+        """The heaviest sources of clients, where `per_source` limits them, by sessions, rate or bytes. Raises
+        `l4lb.errors.ChangeError` for an unknown listener."""
+        return self.run(self._sources(listener, by, limit))
+
     def kill_session(self, id: str) -> shapes.Session:
         """Reset the session with that id (close reason ``admin``) and return its last state.
 
@@ -243,6 +248,9 @@ class LoadBalancer:
 
     async def _sessions(self, query: SessionQuery, limit: int) -> list[shapes.Session]:
         return (await self.plane.sessions.list(query, limit))[0]
+
+    async def _sources(self, listener: str, by: SourceOrder, limit: int) -> list[shapes.Source]:
+        return list(self.plane.sessions.sources(listener, by, limit)[0])
 
     async def _explain(self, pool: str, source: str, to: str) -> shapes.Explanation:
         return self.plane.status.explain(pool, source, to)
@@ -285,6 +293,9 @@ class LoadBalancer:
         self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
     ) -> list[shapes.Session]:
         return await self.arun(self._sessions(SessionQuery(pool, backend, source, listener), limit))
+
+    async def asources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[shapes.Source]:
+        return await self.arun(self._sources(listener, by, limit))
 
     async def akill_session(self, id: str) -> shapes.Session:
         return await self.arun(self.plane.sessions.end(id))

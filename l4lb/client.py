@@ -13,7 +13,7 @@ from urllib.parse import urlencode as _urlencode
 
 from l4lb.errors import AdminError
 from l4lb.model.changes import Changes
-from l4lb.model.sessions import LIMIT_DEFAULT
+from l4lb.model.sessions import LIMIT_DEFAULT, SourceOrder
 from l4lb.net.address import parse_address
 from l4lb.remote import RemoteBans, RemoteListener, RemotePool, drain, drained, quoted
 
@@ -92,6 +92,11 @@ class Client:
         query = _filter(pool, backend, source, listener)
         return cast("list[dict[str, Any]]", self.ask("GET", f"/v1/sessions?{urlencode({**query, 'limit': limit})}"))
 
+    def sources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[dict[str, Any]]:
+        """See `LoadBalancer.sources`."""
+        query = urlencode({"by": by, "limit": limit, **({"listener": listener} if listener else {})})
+        return cast("list[dict[str, Any]]", self.ask("GET", f"/v1/sources?{query}"))
+
     # ---- changes ----
 
     def kill_session(self, id: str) -> dict[str, Any]:
@@ -136,6 +141,9 @@ class Client:
     ) -> list[dict[str, Any]]:
         query = _filter(pool, backend, source, listener)
         return await asyncio.to_thread(lambda: self.sessions(**query, limit=limit))
+
+    async def asources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(lambda: self.sources(listener=listener, by=by, limit=limit))
 
     async def akill_session(self, id: str) -> dict[str, Any]:
         return await asyncio.to_thread(self.kill_session, id)

@@ -6,10 +6,13 @@ from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
-from l4lb._dataplane.base.linux cimport counter_read, htons, sockaddr_storage, socklen_t
+from l4lb._dataplane.base.linux cimport counter_read, htons, published_store_u64, sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport access_t, proxy_accept_t, proxy_send_t, ranges_t
 from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES
-from l4lb._dataplane.base.types cimport backend_options_t, histogram_t, listening_t, pool_t, source_address_t, terms_t
+from l4lb._dataplane.base.source_types cimport source_limits_t
+from l4lb._dataplane.base.types cimport (
+    backend_options_t, histogram_t, limits_t, listening_t, pool_t, source_address_t, terms_t,
+)
 from l4lb._dataplane.resources.stats cimport counters_new
 
 
@@ -76,6 +79,38 @@ cdef inline int backend_options_fill(backend_options_t *options, object spec) ex
     options.keepalive_interval_s = spec.keepalive_interval_s
     options.keepalive_count = spec.keepalive_count
     options.user_timeout_ms = spec.user_timeout_ms
+    return 0
+
+
+cdef inline int limits_publish(limits_t *live, object limits) except -1:
+    """`specs.Limits`. Workers may be reading."""
+    cdef int direction
+    for direction in range(2):
+        published_store_u64(&live.bandwidth[direction], limits.bandwidth[direction])
+        published_store_u64(&live.total_bandwidth[direction], limits.total_bandwidth[direction])
+    published_store_u64(&live.session_burst_ns, limits.session_burst_ns)
+    published_store_u64(&live.session_rate, limits.session_rate)
+    return source_limits_publish(&live.source, limits.source)
+
+
+cdef inline int source_limits_publish(source_limits_t *live, object limits) except -1:
+    """`specs.SourceLimits`; None: sources are not counted."""
+    cdef int direction
+    if limits is None:
+        published_store_u64(&live.counts, 0)
+        for direction in range(2):
+            published_store_u64(&live.bandwidth[direction], 0)
+        return 0
+    published_store_u64(&live.sessions, limits.sessions)
+    published_store_u64(&live.session_burst_ns, limits.session_burst_ns)
+    published_store_u64(&live.session_rate, limits.session_rate)
+    for direction in range(2):
+        published_store_u64(&live.bandwidth[direction], limits.bandwidth[direction])
+    published_store_u64(&live.prefix_v4, limits.prefix_v4)
+    published_store_u64(&live.prefix_v6, limits.prefix_v6)
+    published_store_u64(&live.closes, limits.closes)
+    published_store_u64(&live.dry_run, limits.dry_run)
+    published_store_u64(&live.counts, 1)
     return 0
 
 

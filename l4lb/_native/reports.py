@@ -42,8 +42,8 @@ class BackendCounters(NamedTuple):
 
 
 class ListenerCounters(NamedTuple):
-    """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, in the order of the native enums; `session_time`
-    are the buckets of a histogram, with the sum of what was counted in microseconds."""
+    """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, `source_limited` by limit, in the order of the
+    native enums; `session_time` are the buckets of a histogram, with the sum of what was counted in microseconds."""
 
     sessions_active: int
     sessions_total: int
@@ -52,6 +52,24 @@ class ListenerCounters(NamedTuple):
     session_time_sum_us: int
     proxy_refused: list[int]
     dropped: list[int]
+    source_limited: list[int]
+
+
+class FoundSource(NamedTuple):
+    """A source at one moment: the first `bits` of a packed address, at one listener. `session_rate` is new sessions a
+    second of late, those that were refused included; `limited` counts what exceeded a limit, `sessions_total` and bytes
+    count from when the source was first seen."""
+
+    listener_id: int
+    network: bytes
+    bits: int
+    scope_id: int
+    sessions: int
+    sessions_total: int
+    session_rate: float
+    limited: int
+    bytes_up: int
+    bytes_down: int
 
 
 class FoundSession(NamedTuple):

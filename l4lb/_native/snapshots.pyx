@@ -19,9 +19,10 @@ from l4lb._dataplane.base.enums cimport (
     SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.base.linux cimport (
-    AF_UNIX, published_store_pointer, published_store_u64, shared_read, shared_store, sockaddr_in,
+    AF_UNIX, published_store_pointer, shared_read, shared_store, sockaddr_in,
 )
 from l4lb._dataplane.base.parts cimport session_list_t
+from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT
 from l4lb._dataplane.base.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
     pool_t, tier_t,
@@ -34,8 +35,8 @@ from l4lb._dataplane.udp.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
 )
 from l4lb._native.convert cimport (
-    access_fill, backend_options_fill, buckets_list, counters, indices_copy, indices_of, listening_fill,
-    pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
+    access_fill, backend_options_fill, buckets_list, counters, indices_copy, indices_of, limits_publish,
+    listening_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
 
 from l4lb._native.reports import BackendCounters, ListenerCounters
@@ -209,14 +210,8 @@ cdef class ListenerLive:
         published_store_pointer(<void **>&self.live.options, self.options[i])
 
     def set_limits(self, limits not None):
-        """`specs.Limits`, which hold at once, for all."""
-        cdef uint64_t burst_ns = limits.session_burst_ns, rate = limits.session_rate
-        cdef int direction
-        for direction in range(2):
-            published_store_u64(&self.live.limits.bandwidth[direction], limits.bandwidth[direction])
-            published_store_u64(&self.live.limits.total_bandwidth[direction], limits.total_bandwidth[direction])
-        published_store_u64(&self.live.limits.session_burst_ns, burst_ns)
-        published_store_u64(&self.live.limits.session_rate, rate)
+        """`specs.Limits`, which hold at once, for all. What a source is follows for new sessions."""
+        limits_publish(&self.live.limits, limits)
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -232,7 +227,7 @@ cdef class ListenerLive:
     def stats(self):
         """`ListenerCounters` of this moment."""
         cdef listener_counters_t total
-        cdef int reason
+        cdef int reason, limit
         counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
         return ListenerCounters(
             sessions_active=shared_read(&self.live.sessions_active),
@@ -242,6 +237,7 @@ cdef class ListenerLive:
             session_time_sum_us=total.session_time.sum_us,
             proxy_refused=[total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
             dropped=[total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
+            source_limited=[total.source_limited[limit] for limit in range(<int>SOURCE_LIMIT_COUNT)],
         )
 
 

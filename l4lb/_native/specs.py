@@ -34,6 +34,22 @@ class Limits:
     total_bandwidth: tuple[int, int]
     session_rate: int
     session_burst_ns: int
+    source: SourceLimits | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLimits:
+    """Of each source: the first bits of a client's address. 0 means no limit; `bandwidth` is (up, down). `closes`: who
+    is refused sees a FIN, not a reset."""
+
+    sessions: int
+    session_rate: int
+    session_burst_ns: int
+    bandwidth: tuple[int, int]
+    prefix_v4: int
+    prefix_v6: int
+    closes: bool
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)

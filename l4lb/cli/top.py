@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import click
 from rich.text import Text
@@ -25,11 +26,13 @@ from l4lb.cli.session import age_text
 from l4lb.cli.status import HEALTH_STYLE, drain_text, size_text, usage_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
+from l4lb.model.sessions import SourceOrder
 from l4lb.remote import RemoteBackend, RemotePool
 
 STATE_STYLE = {"ready": "", "drain": "yellow", "maint": "magenta"}
 WIDE = 104  # columns of a terminal from which the tables have a trend
 MARGIN = 4  # columns beside a table: padding and a scroll bar
+TREND = ("trend", 20)
 WEIGHT_MAX = 65535
 Row = list[Text]
 T = TypeVar("T")
@@ -45,7 +48,7 @@ def bytes_text(rate: float) -> str:
     return f"{float(value):.0f}{unit[0]}" if len(value) > 4 or unit == "B" else f"{value}{unit[0]}"
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -55,9 +58,10 @@ class Table(DataTable[Text]):
     `stretches`: the column that takes the remaining width.
     """
 
-    def __init__(self, columns: list[tuple[str, int]], stretches: int, **options: Any) -> None:
+    def __init__(self, columns: list[tuple[str, int]], stretches: int, trend: bool = True, **options: Any) -> None:
         super().__init__(cell_padding=0, **options)
         self._wanted = columns
+        self._trend = trend
         self._stretches = stretches
         self._shown: dict[Key, Row] = {}
         self._cursor_was: Key = ()
@@ -65,7 +69,7 @@ class Table(DataTable[Text]):
 
     def fit(self, width: int) -> None:
         """Lay the columns out for a terminal of that width; call `show` afterwards."""
-        wanted = [*self._wanted, TREND] if width >= WIDE else self._wanted
+        wanted = [*self._wanted, TREND] if self._trend and width >= WIDE else self._wanted
         self.widths = [column_width for _, column_width in wanted]
         self.widths[self._stretches] = max(10, width - MARGIN - sum(self.widths) - len(wanted))
         self._cursor_was, self._shown = self.selected or self._cursor_was, {}
@@ -99,14 +103,15 @@ class Table(DataTable[Text]):
         return keys[self.cursor_row] if 0 <= self.cursor_row < len(keys) else ()
 
 
-def _right(text: str, width: int, style: str = "") -> Text:
+def right(text: str, width: int, style: str = "") -> Text:
     return Text(text.rjust(width), style)
 
 
 BACKENDS = [("pool, backend", 0), ("state", 6), ("health", 8), ("weight", 6), ("sess", 6), ("new/s", 6),
             ("up/s", 6), ("down/s", 6)]  # fmt: skip
 LISTENERS = [("listener", 16), ("address", 0), ("pool", 12), ("sess", 6), ("new/s", 6)]
-TREND = ("trend", 20)
+SOURCES = [("source", 0), ("listener", 16), ("sess", 6), ("new/s", 6), ("over", 7), ("up", 6), ("down", 6)]
+SOURCES_SHOWN = 10
 
 
 class Top(App[None]):
@@ -119,6 +124,7 @@ class Top(App[None]):
     #head { height: auto; padding: 0 1; }
     #listeners { height: auto; max-height: 25%; margin-top: 1; padding: 0 1; }
     #backends { height: 1fr; margin-top: 1; padding: 0 1; }
+    #sources { height: auto; max-height: 25%; margin-top: 1; padding: 0 1; }
     .lost { opacity: 50%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -127,6 +133,7 @@ class Top(App[None]):
         Binding("m", "set_state('maint')", "Maint"),
         Binding("plus,equals_sign", "weight(1)", "Weight up", key_display="+"),
         Binding("minus", "weight(-1)", "Weight down", key_display="-"),
+        Binding("o", "order", "Order"),
         Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
     ]
@@ -137,6 +144,9 @@ class Top(App[None]):
         self._interval = interval
         self._rates = Rates()
         self._status: dict[str, Any] | None = None
+        self._sources: list[dict[str, Any]] = []
+        self._order = itertools.cycle(get_args(SourceOrder))
+        self._by: SourceOrder = next(self._order)
         self._lost = ""
         self._polling = asyncio.Lock()
         self._changing = asyncio.Lock()
@@ -147,6 +157,9 @@ class Top(App[None]):
         listeners.can_focus = False
         yield listeners
         yield Table(BACKENDS, 0, id="backends", cursor_type="row")
+        sources = Table(SOURCES, 0, trend=False, id="sources", show_cursor=False)
+        sources.can_focus = False
+        yield sources
         yield Footer()
 
     def on_mount(self) -> None:
@@ -175,6 +188,7 @@ class Top(App[None]):
             try:
                 with self._connect() as client:
                     self._status = await _aside(client.status)
+                    self._sources = await _aside(lambda: client.sources(by=self._by, limit=SOURCES_SHOWN))
                 self._lost = ""
                 self._rates.feed(self._status, time.monotonic())
             except AdminError as error:
@@ -184,11 +198,14 @@ class Top(App[None]):
     def _show(self) -> None:
         self.query_one("#head", Static).update(self._head())
         listeners, backends = self.query_one("#listeners", Table), self.query_one("#backends", Table)
-        for table in (listeners, backends):
+        sources = self.query_one("#sources", Table)
+        for table in (listeners, backends, sources):
             table.set_class(bool(self._lost), "lost")  # what is shown is out of date
         if self._status is not None and listeners.widths and backends.widths:
             listeners.show(self._listener_rows(self._status, listeners.widths))
             backends.show(self._backend_rows(self._status, backends.widths))
+            sources.display = bool(self._sources)
+            sources.show(self._source_rows(sources.widths))
 
     def _head(self) -> Text:
         status = self._status
@@ -219,20 +236,20 @@ class Top(App[None]):
         """The trend, if there is a column for it after the others."""
         if len(widths) == columns:
             return []
-        return [_right(spark(self._rates.history(key, "sessions_total"), TREND[1]), TREND[1], "cyan")]
+        return [right(spark(self._rates.history(key, "sessions_total"), TREND[1]), TREND[1], "cyan")]
 
     def _listener_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
         rows: dict[Key, Row] = {}
         for one in status["listeners"]:
             key: Key = ("listener", one["name"])
             draining = drain_text(one["drain"])
-            address = _cut(draining or " ".join(one["addresses"]), widths[1])
+            address = cut(draining or " ".join(one["addresses"]), widths[1])
             rows[key] = [
-                Text(_cut(one["name"], widths[0])),
-                _right(address, widths[1], "yellow" if draining else ""),
-                _right(_cut(one["pool"], widths[2]), widths[2]),
-                _right(str(one["sessions_active"]), widths[3]),
-                _right(rate_text(self._rates.now(key, "sessions_total")), widths[4]),
+                Text(cut(one["name"], widths[0])),
+                right(address, widths[1], "yellow" if draining else ""),
+                right(cut(one["pool"], widths[2]), widths[2]),
+                right(str(one["sessions_active"]), widths[3]),
+                right(rate_text(self._rates.now(key, "sessions_total")), widths[4]),
                 *self._trend(key, widths, len(LISTENERS)),
             ]
         return rows
@@ -243,11 +260,11 @@ class Top(App[None]):
             key: Key = ("pool", pool["name"])
             usable = f"{pool['usable']}/{len(pool['backends'])} up"
             style = "bold" if pool["usable"] else "bold red"
-            name = Text(_cut(f"{pool['name']} ({pool['policy']})", widths[0]), style)
+            name = Text(cut(f"{pool['name']} ({pool['policy']})", widths[0]), style)
             rows[key] = [
                 name,
                 Text(),
-                _right(usable, widths[2], style),
+                right(usable, widths[2], style),
                 Text(),
                 *self._numbers(key, pool, widths, style),
             ]
@@ -258,23 +275,43 @@ class Top(App[None]):
     def _backend_row(self, pool: str, one: dict[str, Any], widths: list[int]) -> Row:
         health = "ejected" if one["ejected"] else one["health"]
         return [
-            Text(_cut(f"  {one['id']}", widths[0])),
-            _right(one["admin_state"], widths[1], STATE_STYLE[one["admin_state"]]),
-            _right(health, widths[2], HEALTH_STYLE.get(health, "red")),
-            _right(str(one["weight"]), widths[3]),
+            Text(cut(f"  {one['id']}", widths[0])),
+            right(one["admin_state"], widths[1], STATE_STYLE[one["admin_state"]]),
+            right(health, widths[2], HEALTH_STYLE.get(health, "red")),
+            right(str(one["weight"]), widths[3]),
             *self._numbers(("backend", pool, one["id"]), one, widths, ""),
         ]
 
+    def _source_rows(self, widths: list[int]) -> dict[Key, Row]:
+        return {
+            ("source", one["listener"], one["source"]): [
+                Text(cut(one["source"], widths[0])),
+                right(cut(one["listener"], widths[1]), widths[1]),
+                right(str(one["sessions_active"]), widths[2]),
+                right(rate_text(one["session_rate"]), widths[3]),
+                right(str(one["limited"]), widths[4], "yellow" if one["limited"] else ""),
+                right(bytes_text(one["bytes_up"]), widths[5]),
+                right(bytes_text(one["bytes_down"]), widths[6]),
+            ]
+            for one in self._sources
+        }
+
     def _numbers(self, key: Key, one: dict[str, Any], widths: list[int], style: str) -> Row:
         return [
-            _right(str(one["sessions_active"]), widths[4], style),
-            _right(rate_text(self._rates.now(key, "sessions_total")), widths[5], style),
-            _right(bytes_text(self._rates.now(key, "bytes_up")), widths[6], style),
-            _right(bytes_text(self._rates.now(key, "bytes_down")), widths[7], style),
+            right(str(one["sessions_active"]), widths[4], style),
+            right(rate_text(self._rates.now(key, "sessions_total")), widths[5], style),
+            right(bytes_text(self._rates.now(key, "bytes_up")), widths[6], style),
+            right(bytes_text(self._rates.now(key, "bytes_down")), widths[7], style),
             *self._trend(key, widths, len(BACKENDS)),
         ]
 
     # ---- what is changed ----
+
+    def action_order(self) -> None:
+        """Of the sources: by sessions, rate, bytes."""
+        self._by = next(self._order)
+        self.notify(f"sources by {self._by}", timeout=2)
+        self._begin_poll()
 
     def action_set_state(self, state: str) -> None:
         self._change(lambda backend: backend.set(admin_state=state), f"admin state {state}")
@@ -333,7 +370,7 @@ def _resolve(future: asyncio.Future[Any], result: object, error: Exception | Non
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, metavar="SECONDS")
 @admin_options
 def top(interval: float, admin: str | None, token_file: str | None) -> int:
-    """Watch a running instance: listeners, pools, backends. Keys change admin states and weights."""
+    """Watch a running instance: listeners, pools, backends, sources. Keys change admin states and weights."""
     connected(admin, token_file).close()  # report a wrong address or token file before using the screen
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("top needs a terminal; `l4lb status` prints the same once")

@@ -5,6 +5,7 @@ from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.listener import KeepaliveConfig, Listener
 from l4lb.config.options.models import AgentConfig, Backend, PassiveConfig, Pool
 from l4lb.config.options.process import AdminConfig, GlobalConfig
+from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.reading.flags import Flags
 from l4lb.config.reading.loader import build_backend
 
@@ -19,6 +20,7 @@ __all__ = [
     "KeepaliveConfig",
     "Listener",
     "PassiveConfig",
+    "PerSourceConfig",
     "Pool",
     "build_backend",
     "from_flags",

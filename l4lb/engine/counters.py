@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from l4lb import _fastpath
 from l4lb._native import snapshots
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
 N = TypeVar("N", bound=str)
@@ -15,6 +15,7 @@ _CLOSE_REASONS = tuple(CloseReason)
 _DROP_REASONS = tuple(DropReason)
 _CONNECT_FAILURES = tuple(ConnectFailure)
 _PATH_ERRORS = tuple(PathError)
+_SOURCE_LIMITS = tuple(SourceLimit)
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -77,4 +78,5 @@ def listener_stats(live: snapshots.ListenerLive, addresses: tuple[str, ...], ker
         session_time=_histogram(now.session_time, now.session_time_sum_us),
         dropped=dropped,
         proxy_refused=_named(PROXY_REFUSALS, now.proxy_refused),
+        source_limited=_named(_SOURCE_LIMITS, now.source_limited),
     )

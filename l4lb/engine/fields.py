@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 
 from l4lb._native import snapshots, specs
-from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend, TierSpec
+from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend, SourceLimits, TierSpec
 from l4lb.net.listen.sockets import Assigned, sockaddr_bytes
 from l4lb.net.ranges import packed_ranges
 
@@ -34,7 +34,25 @@ def listener_limits(spec: ListenerSpec) -> specs.Limits:
         bandwidth=(round(spec.bandwidth_up), round(spec.bandwidth_down)),
         total_bandwidth=(round(spec.total_bandwidth_up), round(spec.total_bandwidth_down)),
         session_rate=round(spec.session_rate),
-        session_burst_ns=round(spec.session_burst * 1e9 / spec.session_rate) if spec.session_rate else 0,
+        session_burst_ns=_burst_ns(spec.session_burst, spec.session_rate),
+        source=_source_limits(spec.per_source) if spec.per_source else None,
+    )
+
+
+def _burst_ns(burst: int, rate: float) -> int:
+    return round(burst * 1e9 / rate) if rate else 0
+
+
+def _source_limits(spec: SourceLimits) -> specs.SourceLimits:
+    return specs.SourceLimits(
+        sessions=spec.sessions,
+        session_rate=round(spec.session_rate),
+        session_burst_ns=_burst_ns(spec.session_burst, spec.session_rate),
+        bandwidth=(round(spec.bandwidth_up), round(spec.bandwidth_down)),
+        prefix_v4=spec.prefix_v4,
+        prefix_v6=spec.prefix_v6,
+        closes=spec.closes,
+        dry_run=spec.dry_run,
     )
 
 

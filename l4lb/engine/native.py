@@ -22,11 +22,11 @@ from l4lb.engine.migration import Migration, Owners
 from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
-from l4lb.engine.sessions import Names, SessionSweep
+from l4lb.engine.sessions import Names, SessionSweep, source
 from l4lb.engine.tables import NativeTables
 from l4lb.errors import EngineError
 from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
-from l4lb.model.sessions import SessionFilter
+from l4lb.model.sessions import SessionFilter, Source, SourceOrder
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
@@ -271,11 +271,19 @@ class NativeForwarder(NativeTables):
         return known.live.sessions_active() if known else 0
 
     def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
-        names = Names(self._records, {name: pool.live.slot for name, pool in self._pools.owned.items()})
+        names = self._names()
         reason = -1 if end is None else _CLOSE_REASONS.index(end)
         native = sweeps.Sweep(self._plane.worker_count, names.filter(wanted), limit, reason)
         self._plane.begin_sweep(native)
         return SessionSweep(native, names, limit)
+
+    def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[list[Source], int]:
+        names = self._names()
+        matched, found = self._plane.sources(names.listener_number(listener), _fastpath.SOURCE_ORDERS[by], limit)
+        return [source(one, names) for one in found], matched
+
+    def _names(self) -> Names:
+        return Names(self._records, {name: pool.live.slot for name, pool in self._pools.owned.items()})
 
     # ---- what is read from it ----
 

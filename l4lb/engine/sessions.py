@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from array import array
 from collections.abc import Mapping, Sequence
 
 from l4lb._native import specs, sweeps
-from l4lb._native.reports import FoundSession
-from l4lb.engine.records import Records, endpoint_text
+from l4lb._native.reports import FoundSession, FoundSource
+from l4lb.engine.records import Records, address_text, endpoint_text
 from l4lb.errors import ChangeError
-from l4lb.model.sessions import Session, SessionFilter
+from l4lb.model.sessions import Session, SessionFilter, Source
 from l4lb.model.states import Protocol, SessionState
 
 _STATES = (*SessionState, SessionState.RELAYING)  # the last is a session of UDP
@@ -57,12 +58,16 @@ class Names:
             raise ChangeError("not_found", f'no backend "{wanted.backends[0][1]}"', "backend")
         return array("I", found)
 
+    def listener_number(self, name: str) -> int:
+        """0 for no name; ChangeError for one that nothing has."""
+        return self._listener(name) if name else 0
+
     def filter(self, wanted: SessionFilter) -> specs.Filter:
         """ChangeError for a name that nothing has."""
         network = wanted.source
         return specs.Filter(
             session_id=wanted.id,
-            listener_id=self._listener(wanted.listener) if wanted.listener else 0,
+            listener_id=self.listener_number(wanted.listener),
             pool_slot=self._pool(wanted.pool) if wanted.pool else None,
             backend_ids=self._backends(wanted) if wanted.backends else None,
             source=network.network_address.packed if network else b"",
@@ -70,6 +75,22 @@ class Names:
             source_port=wanted.source_port if network else 0,
             source_scope=wanted.source_scope if network else 0,
         )
+
+
+def source(found: FoundSource, names: Names) -> Source:
+    """`network` is of the address family's length, with the interface of a link-local one behind."""
+    host = address_text(found.network + (found.scope_id.to_bytes(4, sys.byteorder) if found.scope_id else b""))
+    whole = found.bits == 8 * len(found.network)
+    return Source(
+        listener=names.listener(found.listener_id),
+        source=host if whole else f"{host}/{found.bits}",
+        sessions_active=found.sessions,
+        sessions_total=found.sessions_total,
+        session_rate=found.session_rate,
+        limited=found.limited,
+        bytes_up=found.bytes_up,
+        bytes_down=found.bytes_down,
+    )
 
 
 class SessionSweep:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from l4lb.model.sessions import SessionFilter, Sweep
+from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
@@ -152,6 +152,10 @@ class SessionControl(Counting, Protocol):
 
         One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
         """
+
+    def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[list[Source], int]:
+        """The heaviest sources of a listener, or of all that limit sources (""), by that measure, the heaviest first;
+        and how many there are. ChangeError for a name that no listener has."""
 
     @property
     def notice_fd(self) -> int:

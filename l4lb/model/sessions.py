@@ -11,6 +11,8 @@ from l4lb.model.states import Protocol, SessionState
 
 LIMIT_DEFAULT = 1_000  # of listed sessions
 LIMIT_MAX = 10_000
+SOURCES_DEFAULT = 20  # of listed sources
+SOURCES_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,28 @@ class Session:
     state: SessionState
     age_s: float
     idle_s: float
+    bytes_up: int
+    bytes_down: int
+
+
+SourceOrder = typing.Literal["sessions", "rate", "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of clients at one listener, of those that limit them: `source` is its address or network.
+
+    `session_rate` is new sessions a second of late, those that were refused included; `limited` is how many of them
+    were over a limit. `sessions_total`, `limited` and bytes count from when the source was first seen: one without a
+    session is forgotten after a while.
+    """
+
+    listener: str
+    source: str
+    sessions_active: int
+    sessions_total: int
+    session_rate: float
+    limited: int
     bytes_up: int
     bytes_down: int
 

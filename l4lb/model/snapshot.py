@@ -168,6 +168,23 @@ class Keepalive:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLimits:
+    """Limits of each source of a listener: all clients whose addresses have the first `prefix_v4` or `prefix_v6` bits
+    in common. 0 means no limit. `session_burst`: so many at once may exceed the rate; `closes`: TCP clients get a FIN
+    when they are refused, not a reset; `dry_run`: nobody is."""
+
+    sessions: int = 0
+    session_rate: float = 0.0
+    session_burst: int = 0
+    bandwidth_up: float = 0.0
+    bandwidth_down: float = 0.0
+    prefix_v4: int = 32
+    prefix_v6: int = 64
+    closes: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
@@ -208,6 +225,7 @@ class ListenerSpec:
     bandwidth_down: float = 0.0
     total_bandwidth_up: float = 0.0
     total_bandwidth_down: float = 0.0
+    per_source: SourceLimits | None = None
     udp_requests: int = 0
     udp_responses: int = 0
     udp_one_way: bool = False

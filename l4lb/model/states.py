@@ -51,6 +51,15 @@ class DropReason(StrEnum):
     KERNEL = "kernel"
 
 
+class SourceLimit(StrEnum):
+    """What of a source was at its limit. The order is the native enum's (`_dataplane/base/source_types.pxd`); a test
+    compares them."""
+
+    SESSIONS = "sessions"
+    SESSION_RATE = "session_rate"
+    BANDWIDTH = "bandwidth"
+
+
 class ConnectFailure(StrEnum):
     """Why a connect to a backend failed. The order is the native enum's; a test compares them.
 

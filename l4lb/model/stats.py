@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
 # Why a PROXY header was refused, in the order of `_dataplane/base/enums.pxd:proxy_refusal_t`: what is wrong with it, in
 # the words of `l4lb.proxy_protocol.Reason`, then that its sender is not trusted, or that it came too late.
@@ -119,7 +119,8 @@ class ListenerStats:
     """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
 
     `session_time` excludes clients that were refused at once; `dropped` counts lost datagrams by reason;
-    `proxy_refused` counts refused PROXY headers by the reasons in PROXY_REFUSALS.
+    `proxy_refused` counts refused PROXY headers by the reasons in PROXY_REFUSALS; `source_limited` how often a source
+    was over a limit of `per_source`, in a dry run too.
     """
 
     addresses: tuple[str, ...] = ()
@@ -129,6 +130,7 @@ class ListenerStats:
     session_time: Histogram = Histogram()
     dropped: dict[DropReason, int] = field(default_factory=dict)
     proxy_refused: dict[str, int] = field(default_factory=dict)
+    source_limited: dict[SourceLimit, int] = field(default_factory=dict)
 
 
 class SessionRecord(NamedTuple):

@@ -6,17 +6,30 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.admission.admission cimport admit_to_places, hold_as_before, hold_pool, hold_worker, release
-from l4lb._dataplane.admission.limits cimport bandwidth_pay, bandwidth_room, bandwidth_wait_ms, session_rate_take
+from l4lb._dataplane.admission.admission cimport (
+    admit_to_places, hold_as_before, hold_nothing, hold_pool, hold_worker, release,
+)
+from l4lb._dataplane.admission.heaviest cimport found_source_t, heaviest_t, source_order_t, sources_heaviest
+from l4lb._dataplane.admission.limits cimport (
+    bandwidth_pay, bandwidth_room, bandwidth_t, bandwidth_wait_ms, session_bandwidth, session_rate_take,
+)
+from l4lb._dataplane.admission.sources cimport (
+    SOURCE_NO_MEMORY, SOURCE_RECENT_NS, SOURCE_TAKEN, source_key_fill, source_taken_t, sources_close, sources_give,
+    sources_init, sources_take, sources_take_anyway,
+)
 from l4lb._dataplane.balancing.queue cimport queue_enter, queue_leave, queue_poke
 from l4lb._dataplane.base.enums cimport (
     NO_INDEX, SESSION_CONNECTING, SESSION_FLOW, SESSION_RELAYING, TIMER_IDLE, close_reason_t,
 )
 from l4lb._dataplane.base.linux cimport AF_INET, connect, read, sockaddr
 from l4lb._dataplane.base.parts cimport session_list_t
+from l4lb._dataplane.base.source_types cimport (
+    SOURCE_IDLE_MAX, SOURCE_LIMIT_COUNT, SOURCE_SHARDS, source_key_t, source_limit_t, source_limits_t, source_t,
+    sources_t,
+)
 from l4lb._dataplane.base.types cimport (
-    backend_counters_t, backend_live_t, listener_counters_t, listener_live_t, listener_t, listening_list_t, listening_t,
-    pool_live_t, pool_t, session_t, snapshot_t, source_address_t,
+    backend_counters_t, backend_live_t, held_t, listener_counters_t, listener_live_t, listener_t, listening_list_t,
+    listening_t, pool_live_t, pool_t, session_t, snapshot_t, source_address_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t, link_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
@@ -65,6 +78,7 @@ cdef class Plane:
         self.count = workers
         self.plane.worker_count = workers
         self.plane.max_sessions = max_sessions
+        sources_init(&self.plane.sources, 1)
         self.plane.notice_fd = self.plane.records_fd = -1
         self.plane.workers = <worker_t **>calloc(workers, sizeof(worker_t *))
         self.live.counters = <listener_counters_t **>counters_new(workers, sizeof(listener_counters_t))
@@ -103,6 +117,7 @@ cdef class Plane:
             free(self.plane.workers[i])
         free(self.plane.workers)
         self.plane.workers = NULL
+        sources_close(&self.plane.sources)
         counters_free(<void **>self.live.counters, self.count)
         counters_free(<void **>self.backend.counters, self.count)
         free(self.live.flows)
@@ -125,27 +140,36 @@ cdef class Plane:
     # ---- admission ----
 
     def admit(self, uint32_t worker, bint datagrams, int held=0):
-        """(what came of it, what is held)."""
-        cdef uint8_t holds = <uint8_t>held
-        cdef int result = <int>admit_to_places(self.plane.workers[worker], &self.listener, datagrams, &holds)
-        return result, holds
+        """(what came of it, what places are held)."""
+        cdef held_t holds
+        cdef int result
+        hold_nothing(&holds)
+        holds.places = <uint8_t>held
+        result = <int>admit_to_places(self.plane.workers[worker], &self.listener, datagrams, &holds)
+        return result, holds.places
 
     def hold(self, uint32_t worker, int held):
         """Pool and worker too."""
-        cdef uint8_t holds = <uint8_t>held
+        cdef held_t holds
+        hold_nothing(&holds)
+        holds.places = <uint8_t>held
         hold_pool(&self.pool, &holds)
         hold_worker(self.plane.workers[worker], &holds)
-        return holds
+        return holds.places
 
     def hold_as_before(self, bint datagrams):
-        cdef uint8_t holds = 0
-        hold_as_before(&self.plane, &self.live, &self.pool, datagrams, &holds)
-        return holds
+        cdef held_t holds
+        cdef source_address_t client = address_of(b"\x7f\0\0\1", 1)
+        hold_nothing(&holds)
+        hold_as_before(&self.plane, &self.live, &self.pool, &client, datagrams, &holds)
+        return holds.places
 
     def release(self, uint32_t worker, int held):
-        cdef uint8_t holds = <uint8_t>held
+        cdef held_t holds
+        hold_nothing(&holds)
+        holds.places = <uint8_t>held
         release(self.plane.workers[worker], &self.live, &self.pool, &holds)
-        return holds
+        return holds.places
 
     def counts(self):
         """(process, TCP, UDP, listener, pool, by worker)."""
@@ -346,20 +370,148 @@ cdef class Plane:
 cdef class Bucket:
     """The token bucket of one session and direction, under a plane's limits for "up"."""
 
-    cdef uint64_t paid_until_ns
+    cdef session_t session
     cdef Plane plane
 
     def __cinit__(self, Plane plane):
         self.plane = plane
+        self.session.listener = &plane.live
 
     def room(self, uint64_t now_ns):
-        return bandwidth_room(&self.plane.live.limits, &self.paid_until_ns, 0, now_ns)
+        cdef bandwidth_t bandwidth = session_bandwidth(&self.session, 0)
+        return bandwidth_room(&bandwidth, now_ns)
 
     def pay(self, uint64_t now_ns, uint64_t moved):
-        bandwidth_pay(&self.plane.live.limits, &self.paid_until_ns, 0, now_ns, moved)
+        cdef bandwidth_t bandwidth = session_bandwidth(&self.session, 0)
+        bandwidth_pay(&bandwidth, now_ns, moved)
 
     def wait_ms(self, uint64_t now_ns):
-        return bandwidth_wait_ms(&self.plane.live.limits, &self.paid_until_ns, 0, now_ns)
+        cdef bandwidth_t bandwidth = session_bandwidth(&self.session, 0)
+        return bandwidth_wait_ms(&bandwidth, now_ns)
+
+
+cdef class Sources:
+    """A table of sources, with the limits of one listener. Addresses are of 4 or 16 bytes."""
+
+    cdef sources_t table
+    cdef source_limits_t limits
+    cdef list sessions                      # pointers to the sources that have one; None when it was given back
+
+    def __cinit__(
+        self, uint64_t sessions=0, uint64_t session_rate=0, uint64_t burst_ns=0, bint dry_run=False,
+        uint64_t prefix_v4=32, uint64_t prefix_v6=64, uint64_t bandwidth=0,
+    ):
+        sources_init(&self.table, 12345)
+        self.limits.counts = 1
+        self.limits.sessions = sessions
+        self.limits.session_rate = session_rate
+        self.limits.session_burst_ns = burst_ns
+        self.limits.prefix_v4 = prefix_v4
+        self.limits.prefix_v6 = prefix_v6
+        self.limits.dry_run = dry_run
+        self.limits.bandwidth[0] = bandwidth
+        self.sessions = []
+
+    def __dealloc__(self):
+        sources_close(&self.table)
+
+    def take(self, bytes host, uint64_t now_ns, uint32_t listener=1, uint32_t scope_id=0, bint anyway=False):
+        """(a number for `give`, or None; which limit it is over, 3: none)."""
+        cdef source_address_t address = address_of(host, 1)
+        cdef source_key_t key
+        cdef source_t *source = NULL
+        cdef source_limit_t over = SOURCE_LIMIT_COUNT
+        cdef source_taken_t taken = SOURCE_TAKEN
+        address.scope_id = scope_id
+        source_key_fill(&key, &self.limits, listener, &address)
+        if anyway:
+            source = sources_take_anyway(&self.table, &key)
+        else:
+            taken = sources_take(&self.table, &self.limits, &key, now_ns, &source, &over)
+        if taken == SOURCE_NO_MEMORY:
+            raise MemoryError()
+        if taken != SOURCE_TAKEN:
+            return None, <int>over
+        self.sessions.append(<size_t>source)
+        return len(self.sessions) - 1, <int>over
+
+    def give(self, size_t session, uint64_t now_ns):
+        cdef size_t pointer = self.sessions[session]
+        self.sessions[session] = None
+        sources_give(&self.table, <source_t *>pointer, now_ns)
+
+    def pass_by(self, uint64_t first, uint64_t count, uint64_t start_ns, uint64_t step_ns):
+        """So many IPv6 networks of 64 bits, each with one session that begins and ends, one after the other. Returns
+        how many were refused."""
+        cdef source_address_t address
+        cdef source_key_t key
+        cdef source_t *source
+        cdef source_limit_t over
+        cdef uint64_t i, network, refused = 0
+        memset(&address, 0, sizeof(address))
+        address.length = 16
+        for i in range(count):
+            network = first + i
+            memcpy(&address.bytes[0], &network, 8)
+            source_key_fill(&key, &self.limits, 1, &address)
+            if sources_take(&self.table, &self.limits, &key, start_ns + i * step_ns, &source, &over) == SOURCE_TAKEN:
+                sources_give(&self.table, source, start_ns + i * step_ns)
+            else:
+                refused += 1
+        return refused
+
+    def move(self, size_t session, int direction, int64_t count, int64_t paid_until_ns=0):
+        """Bytes, and how far its bucket is then."""
+        cdef size_t pointer = self.sessions[session]
+        (<source_t *>pointer).bytes[direction] += count
+        (<source_t *>pointer).paid_until_ns[direction] = paid_until_ns
+
+    def known(self):
+        """How many there are in the table, and how many of them have no session."""
+        cdef uint32_t i, count = 0, idle = 0
+        for i in range(SOURCE_SHARDS):
+            count += self.table.shards[i].count
+            idle += self.table.shards[i].idle_count
+        return count, idle
+
+    def heap_is_sound(self):
+        """Whether every idle source is where it says, and owes no less than the one above it."""
+        cdef uint32_t i, at
+        for i in range(SOURCE_SHARDS):
+            for at in range(self.table.shards[i].idle_count):
+                if self.table.shards[i].idle[at].idle_at != at:
+                    return False
+                if at and self.table.shards[i].idle[(at - 1) // 2].owed_until_ns > (
+                    self.table.shards[i].idle[at].owed_until_ns
+                ):
+                    return False
+        return True
+
+    def heaviest(self, int order, uint32_t limit, uint64_t now_ns, uint32_t listener=0):
+        """(how many there are, [(network, sessions, all sessions, recent, refused, bytes up, bytes down)])."""
+        cdef heaviest_t heaviest
+        cdef found_source_t *found = <found_source_t *>calloc(limit + 1, sizeof(found_source_t))
+        cdef uint32_t i
+        memset(&heaviest, 0, sizeof(heaviest))
+        heaviest.order = <source_order_t>order
+        heaviest.limit = limit
+        heaviest.found = found
+        sources_heaviest(&self.table, &heaviest, listener, now_ns)
+        told = [
+            (
+                (<char *>found[i].source.key.network)[:found[i].source.key.length],
+                found[i].source.sessions, found[i].source.sessions_total, found[i].recent, found[i].source.refused,
+                found[i].source.bytes[0], found[i].source.bytes[1],
+            )
+            for i in range(heaviest.count)
+        ]
+        free(found)
+        return heaviest.matched, told
+
+
+SOURCES_REMEMBERED = <int>SOURCE_SHARDS * <int>SOURCE_IDLE_MAX
+SOURCE_BYTES = sizeof(source_t)
+RECENT_NS = <int64_t>SOURCE_RECENT_NS
 
 
 def reset(int fd):

@@ -155,6 +155,22 @@ def test_it_needs_a_terminal(tmp_path: Path) -> None:
     assert done.stderr == "l4lb: top needs a terminal; `l4lb status` prints the same once\n"
 
 
+def test_the_heaviest_sources_are_listed_where_they_are_limited(tmp_path: Path) -> None:
+    with stage(tmp_path) as set_up:
+        file = tmp_path / "lb.toml"
+        file.write_text(file.read_text().replace('pool = "web"\n', 'pool = "web"\nper_source = { sessions = 2 }\n', 1))
+        with set_up.served(), set_up.top() as screen, contextlib.ExitStack() as held:
+            screen.wait_for("first", "q Quit")
+            assert "source" not in screen.screen
+            for _ in range(3):
+                with contextlib.suppress(ConnectionResetError):
+                    held.enter_context(connect(("127.0.0.1", set_up.port)))
+            screen.wait_for("source", "over")
+            assert wait_until(lambda: screen.line_with(" 127.0.0.1 ").split()[1:3] == ["web", "2"], 30), screen.screen
+            screen.press("o")
+            screen.wait_for("sources by rate")
+
+
 def test_it_ends_by_ctrl_c_too(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up, set_up.served(), set_up.top() as screen:
         screen.wait_for("first", "q Quit")

@@ -197,6 +197,23 @@ def test_a_quic_client_that_moves_after_an_upgrade_keeps_its_connection(tmp_path
                         assert client.ask() == name
 
 
+def test_limits_by_source_count_the_sessions_that_moved(tmp_path: Path, servers: list[UdpServer]) -> None:
+    limits = "per_source = { sessions = 3 }"
+    with instance(tmp_path, servers, limits) as balancer, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(UdpClient(("127.0.0.1", balancer.port))) for _ in range(4)]
+        for client in clients[:3]:
+            assert client.ask(b"first") == b"first"
+        balancer.upgrade()
+        assert wait_until(lambda: balancer.sessions() == 3)
+        with Client(balancer.admin) as admin:
+            (source,) = admin.sources()
+            assert (source["source"], source["sessions_active"]) == ("127.0.0.1", 3)
+            clients[3].send(b"one more")
+            assert wait_until(lambda: admin.listeners["web"].status["dropped"] == {"max_sessions": 1}, 20)
+        for client in clients[:3]:
+            assert client.ask(b"again") == b"again"
+
+
 def test_sessions_of_what_the_new_file_does_not_name_end(tmp_path: Path, servers: list[UdpServer]) -> None:
     with instance(tmp_path, servers) as balancer, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(UdpClient(("127.0.0.1", balancer.port))) for _ in range(30)]

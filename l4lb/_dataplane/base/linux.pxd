@@ -17,6 +17,7 @@ cdef extern from * nogil:
     #include <netinet/in.h>
     #include <netinet/tcp.h>
     #include <netinet/udp.h>
+    #include <pthread.h>
     #include <linux/sock_diag.h>
     #include <linux/sockios.h>
     #include <stdlib.h>
@@ -88,6 +89,14 @@ cdef extern from * nogil:
     void published_store_u32 "published_store"(uint32_t *place, uint32_t value)
     uint64_t clock_now_ns()
     int count_leading_zeros "__builtin_clzll"(unsigned long long value)
+
+    # Held for a few hundred instructions at most. No function of these fails on a mutex of the default kind.
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
     int count_trailing_zeros "__builtin_ctzll"(unsigned long long value)
 
     ctypedef unsigned int socklen_t

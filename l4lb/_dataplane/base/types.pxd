@@ -17,6 +17,7 @@ from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport (
     access_t, chunk_t, pipe_t, proxy_accept_t, proxy_send_t, session_list_t, timer_t, tried_t,
 )
+from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT, source_limits_t, source_t
 from l4lb._dataplane.base.udp_types cimport flow_list_t, flow_t, quic_ids_t
 
 cdef struct half_t:
@@ -34,6 +35,10 @@ cdef struct source_address_t:     # the client, in network order; v4-mapped addr
     uint32_t scope_id             # of a link-local address: its interface; else 0
     uint16_t port
     uint8_t length                # 4, 16, or 0 for a unix client
+
+cdef struct held_t:               # what a client, then its session, counts for: see admission/admission.pxd
+    source_t *source              # NULL: none
+    uint8_t places                # held_place_t
 
 cdef struct preface_t:            # what is known before a session connects; only a session that needs it has one
     source_address_t destination  # where the client connected to, by its PROXY header or else here; length 0: not known
@@ -78,7 +83,7 @@ cdef struct session_t:
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t awaited               # in READING: what must come first, see tcp/preface.pxd
-    uint8_t held                  # what it counts for, see admission/admission.pxd
+    held_t held
 
 # ---- what outlives snapshots ----
 
@@ -121,6 +126,7 @@ cdef struct listener_counters_t:
     uint64_t dropped[DROP_REASON_COUNT]  # datagrams, by drop_reason_t
     histogram_t session_time
     uint64_t proxy_refused[PROXY_REFUSAL_COUNT]  # headers, by proxy_refusal_t
+    uint64_t source_limited[SOURCE_LIMIT_COUNT]  # by source_limit_t: how often, in a dry run too
     uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
 
 cdef struct limits_t:             # of one listener, for all workers. Control writes the rates, also while sessions run
@@ -130,6 +136,7 @@ cdef struct limits_t:             # of one listener, for all workers. Control wr
     uint64_t session_burst_ns     # how far ahead of the rate new sessions may get
     int64_t total_paid_until_ns[2]  # shared token buckets
     int64_t sessions_paid_until_ns
+    source_limits_t source
 
 cdef struct backend_options_t:    # of every backend socket; clients' sockets inherit them. Immutable once published
     bint keepalive

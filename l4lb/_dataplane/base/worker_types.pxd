@@ -11,9 +11,10 @@ from l4lb._dataplane.base.enums cimport (
 )
 from l4lb._dataplane.base.linux cimport epoll_event, sockaddr_storage
 from l4lb._dataplane.base.parts cimport chunks_t, pipes_t, session_list_t, timers_t
+from l4lb._dataplane.base.source_types cimport sources_t
 from l4lb._dataplane.base.types cimport (
-    backend_live_t, histogram_t, listener_live_t, listener_t, pool_live_t, session_t, snapshot_t, source_address_t,
-    terms_t,
+    backend_live_t, held_t, histogram_t, listener_live_t, listener_t, pool_live_t, session_t, snapshot_t,
+    source_address_t, terms_t,
 )
 from l4lb._dataplane.base.udp_types cimport exported_flow_t, udp_t
 
@@ -59,7 +60,7 @@ cdef struct accepted_client_t:    # a client that was accepted, until it has a s
     source_address_t local        # where it connected to; length 0: ask getsockname(2)
     uint32_t proxy_timeout_ms
     uint8_t proxy_mode            # the listener's: proxy_mode_t
-    uint8_t held                  # what it counts for, see admission/admission.pxd
+    held_t held
     sockaddr_storage address
 
 cdef struct imported_flow_t:      # a session from another process, see udp/migration.pxd
@@ -230,5 +231,6 @@ cdef struct plane_t:
     int64_t sessions_active       # shared
     int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd
     int64_t max_sessions          # control, at any time; 0: none
+    sources_t sources
     uint32_t worker_count
     worker_t **workers

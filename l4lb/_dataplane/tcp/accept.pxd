@@ -6,7 +6,8 @@ from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.admission.access cimport access_limited, access_refused
 from l4lb._dataplane.admission.admission cimport (
-    ADMITTED, ADMIT_PROCESS_FULL, ADMIT_RATE_LIMITED, HELD_NOTHING, admit_to_listener, admitted_t, release,
+    ADMITTED, ADMIT_PROCESS_FULL, admit_source, admit_to_listener, admitted_t, admitted_too_fast, hold_nothing,
+    refusal_closes, release,
 )
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
@@ -14,7 +15,8 @@ from l4lb._dataplane.base.enums cimport (
     PROXY_REFUSED_UNTRUSTED, close_reason_t,
 )
 from l4lb._dataplane.base.linux cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add, sockaddr, socklen_t,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, counter_add,
+    published_load_u64, sockaddr, socklen_t,
 )
 from l4lb._dataplane.base.ranges cimport ranges_hold
 from l4lb._dataplane.base.types cimport listener_t, source_address_t
@@ -31,10 +33,22 @@ cdef enum accept_result_t:
     ACCEPT_PAUSE                  # no file descriptor or memory for another
 
 
-cdef inline void client_refuse(worker_t *w, accepted_client_t *client, close_reason_t reason) noexcept nogil:
-    """Reset the client at once, and count it as a session that ended for `reason`."""
+cdef inline void client_refuse(
+    worker_t *w, accepted_client_t *client, close_reason_t reason, bint closes
+) noexcept nogil:
+    """Reset the client at once, or close its connection, and count it as a session that ended for `reason`."""
     counter_add(&client.listener.counters[w.index].sessions_total, 1)
-    client_end(w, client, reason, True)
+    client_end(w, client, reason, not closes)
+
+
+cdef inline admitted_t client_admit(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
+    """To its source, if that is known here, and to all else."""
+    cdef admitted_t admitted = ADMITTED
+    cdef source_address_t source
+    if published_load_u64(&listener.live.limits.source.counts) and not listener.accept.mode:
+        source_address_set(&source, &client.address)
+        admitted = admit_source(w, listener.live, &source, &client.held)
+    return admit(w, listener, False, &client.held) if admitted == ADMITTED else admitted
 
 
 cdef inline bint client_denied(worker_t *w, listener_t *listener, accepted_client_t *client) noexcept nogil:
@@ -46,8 +60,7 @@ cdef inline bint client_denied(worker_t *w, listener_t *listener, accepted_clien
     source_address_set(&source, &client.address)
     if not access_refused(&listener.access, &source):
         return False
-    counter_add(&client.listener.counters[w.index].sessions_total, 1)
-    client_end(w, client, CLOSE_DENIED, not listener.access.closes)
+    client_refuse(w, client, CLOSE_DENIED, listener.access.closes)
     return True
 
 
@@ -79,7 +92,7 @@ cdef inline void client_describe(accepting_t *from_, accepted_client_t *client) 
     client.local = from_.local
     client.proxy_mode = listener.accept.mode
     client.proxy_timeout_ms = listener.accept.timeout_ms
-    client.held = HELD_NOTHING
+    hold_nothing(&client.held)
 
 
 cdef inline void accept_client(worker_t *w, accepting_t *from_, accepted_client_t *client) noexcept nogil:
@@ -87,19 +100,21 @@ cdef inline void accept_client(worker_t *w, accepting_t *from_, accepted_client_
     cdef listener_t *listener = from_.listener
     cdef worker_t *target = w
     cdef admitted_t admitted
+    cdef close_reason_t reason
     client_describe(from_, client)
     if listener.accept.mode and not client_trusted(listener, client):
         counter_add(&listener.live.counters[w.index].proxy_refused[<int>PROXY_REFUSED_UNTRUSTED], 1)
-        client_refuse(w, client, CLOSE_PROXY_HEADER_ERROR)
+        client_refuse(w, client, CLOSE_PROXY_HEADER_ERROR, False)
         return
     if client_denied(w, listener, client):
         return
-    admitted = admit(w, listener, False, &client.held)
+    admitted = client_admit(w, listener, client)
     if admitted == ADMIT_PROCESS_FULL and client_transfer_for_room(w, listener, client):
         counter_add(&listener.live.counters[w.index].sessions_total, 1)
         return
     if admitted != ADMITTED:
-        client_refuse(w, client, CLOSE_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else CLOSE_RESOURCE_LIMIT)
+        reason = CLOSE_RATE_LIMITED if admitted_too_fast(admitted) else CLOSE_RESOURCE_LIMIT
+        client_refuse(w, client, reason, refusal_closes(listener.live, admitted))
         return
     counter_add(&listener.live.counters[w.index].sessions_total, 1)
     if w.plane.balance_workers:

@@ -5,13 +5,17 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from l4lb._dataplane.admission.access cimport session_listener_refusing
-from l4lb._dataplane.admission.admission cimport HELD_PROCESS, hold_pool, hold_worker, release
+from l4lb._dataplane.admission.admission cimport (
+    ADMITTED, HELD_PROCESS, admit_source, admitted_t, admitted_too_fast, hold_pool, hold_worker, refusal_closes,
+    release,
+)
+from l4lb._dataplane.admission.limits cimport bandwidth_pay, bandwidth_t, session_bandwidth
 from l4lb._dataplane.balancing.pick cimport client_hash, selection_hashes
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_CLIENT_ABORT, CLOSE_DENIED, CLOSE_PROXY_HEADER_ERROR, CLOSE_RESOURCE_LIMIT, HALF_READABLE,
-    HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT, PROXY_SEND_ALPN,
-    PROXY_SEND_AUTHORITY, SESSION_READING, SIDE_CLIENT, close_reason_t,
+    CLOSE_CLIENT_ABORT, CLOSE_DENIED, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT,
+    HALF_READABLE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT,
+    PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_READING, SIDE_CLIENT, close_reason_t,
 )
 from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport IPPROTO_TCP, counter_add
@@ -46,6 +50,10 @@ cdef inline void session_hash(worker_t *w, session_t *s, pool_t *pool) noexcept 
 cdef inline void session_route(worker_t *w, session_t *s) noexcept nogil:
     """The client and what it wants are known: on to a backend."""
     cdef pool_t *pool = session_pool(w, s)
+    cdef bandwidth_t bandwidth
+    if s.up.chunk != NULL:
+        bandwidth = session_bandwidth(s, 0)
+        bandwidth_pay(&bandwidth, w.now_ns, s.up.chunk.length)
     if pool != NULL and selection_hashes(pool.selection):
         session_hash(w, s, pool)
     session_connect(w, s)
@@ -60,15 +68,28 @@ cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noex
     session_arm(w, s, s.state_deadline_ms)
 
 
-cdef inline bint session_denied(worker_t *w, session_t *s) noexcept nogil:
-    """Whether the client that the header names is refused by its address: then the session has ended."""
-    cdef listener_t *listener = session_listener_refusing(w, s)
-    if listener == NULL:
-        return False
-    if listener.access.closes:
+cdef inline void session_refuse(worker_t *w, session_t *s, close_reason_t reason, bint closes) noexcept nogil:
+    """End a session that has not begun to relay; `closes`: its client sees a FIN."""
+    if closes:
         socket_end(s.client_fd, False)
         s.client_fd = -1
-    session_end(w, s, CLOSE_DENIED)
+    session_end(w, s, reason)
+
+
+cdef inline bint session_admitted(worker_t *w, session_t *s) noexcept nogil:
+    """Whether the client that the header names may come in, by its address and its source's limits. Otherwise the
+    session has ended."""
+    cdef listener_t *listener = session_listener_refusing(w, s)
+    cdef admitted_t admitted
+    cdef close_reason_t reason
+    if listener != NULL:
+        session_refuse(w, s, CLOSE_DENIED, listener.access.closes)
+        return False
+    admitted = admit_source(w, s.listener, &s.source, &s.held)
+    if admitted != ADMITTED:
+        reason = CLOSE_RATE_LIMITED if admitted_too_fast(admitted) else CLOSE_RESOURCE_LIMIT
+        session_refuse(w, s, reason, refusal_closes(s.listener, admitted))
+        return False
     return True
 
 
@@ -77,7 +98,7 @@ cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
     cdef bint unnamed = s.awaited & AWAIT_HEADER
     cdef preface_outcome_t outcome = preface_read(w, s)
     if (outcome == PREFACE_WAITS or outcome == PREFACE_DONE) and unnamed and not s.awaited & AWAIT_HEADER:
-        if session_denied(w, s):
+        if not session_admitted(w, s):
             return False
     if outcome == PREFACE_WAITS:
         return True
@@ -139,7 +160,7 @@ cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept 
     cdef session_t *s = NULL
     cdef pool_t *pool
     hold_worker(w, &client.held)
-    if client.held & HELD_PROCESS or admit_to_process_with_room(w, False, &client.held):
+    if client.held.places & HELD_PROCESS or admit_to_process_with_room(w, False, &client.held):
         s = sessions_take(&w.sessions)
     if s == NULL:
         client_end(w, client, CLOSE_RESOURCE_LIMIT, True)

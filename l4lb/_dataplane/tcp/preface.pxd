@@ -12,7 +12,6 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy
 
-from l4lb._dataplane.admission.limits cimport bandwidth_pay
 from l4lb._dataplane.base.enums cimport (
     HALF_EOF, HALF_READABLE, HALF_SOURCE_FIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES,
     PROXY_NEED_MORE, PROXY_TRUNCATED, SIDE_CLIENT, proxy_result_t,
@@ -215,6 +214,4 @@ cdef inline preface_outcome_t preface_read(worker_t *w, session_t *s) noexcept n
     cdef preface_outcome_t outcome = PREFACE_WAITS
     while outcome == PREFACE_WAITS and s.up.flags & HALF_READABLE:
         outcome = preface_step(w, s)
-    if outcome == PREFACE_DONE and s.up.chunk != NULL:
-        bandwidth_pay(&s.listener.limits, &s.up.paid_until_ns, 0, w.now_ns, s.up.chunk.length)
     return outcome

@@ -13,10 +13,10 @@
 # matter, see `source_inline`.
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcpy
 
-from l4lb._dataplane.admission.limits cimport BANDWIDTH_MIN_BYTES, bandwidth_pay, bandwidth_room
+from l4lb._dataplane.admission.limits cimport BANDWIDTH_MIN_BYTES
 from l4lb._dataplane.base.enums cimport (
     BULK_MIN_BYTES, BULK_READS, HALF_BULK, HALF_DEAD, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON,
     HALF_SOURCE_FIN, HALF_WRITABLE, SCRATCH_BYTES, SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NODELAY_DONE,
@@ -25,15 +25,16 @@ from l4lb._dataplane.base.enums cimport (
 )
 from l4lb._dataplane.base.linux cimport (
     EAGAIN, EINTR, EINVAL, ENOMEM, ENOSYS, IPPROTO_TCP, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_OOBINLINE,
-    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice, unlikely,
+    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, counter_add, recv, send, setsockopt, shutdown, splice,
 )
 from l4lb._dataplane.base.parts cimport chunk_t
-from l4lb._dataplane.base.types cimport backend_counters_t, half_t, session_t
+from l4lb._dataplane.base.types cimport half_t, session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take
 from l4lb._dataplane.resources.sessions cimport session_reads_short
 from l4lb._dataplane.session.half cimport half_pending
+from l4lb._dataplane.tcp.half_io cimport half_holds_header, half_io_t, half_moved, half_read, half_take_turn
 
 cdef enum pump_t:
     PUMP_IDLE = 0                 # nothing to do before the next event
@@ -42,57 +43,6 @@ cdef enum pump_t:
     PUMP_SOURCE_LOST              # the source was reset: nothing more will come
     PUMP_SINK_LOST                # the sink was reset: nothing more can be delivered
     PUMP_NO_MEMORY
-
-cdef struct half_io_t:            # one half with its two sockets, for the length of one pump
-    session_t *session
-    half_t *half
-    int source_fd
-    int sink_fd
-    int direction                 # 0 up, 1 down
-    int64_t budget                # what is left of this turn
-    int64_t room                  # what the bandwidth limits still allow; -1: no limit
-
-
-cdef inline bint half_holds_header(half_io_t *io) noexcept nogil:
-    """Our header waits for the client's first bytes. The FIN ends the wait, since then none come."""
-    cdef session_t *s = io.session
-    if io.direction or not s.flags & SESSION_HEADER_HELD:
-        return False
-    return s.state == SESSION_RELAYING and not io.half.flags & HALF_EOF
-
-
-cdef inline uint64_t half_count_payload(half_io_t *io, uint64_t count) noexcept nogil:
-    """How many of the next `count` bytes are the client's: our header comes first, and does not count."""
-    cdef uint32_t header = io.half.overhead_bytes
-    if count < header:
-        header = <uint32_t>count
-    io.half.overhead_bytes -= header
-    io.session.flags |= SESSION_HEADER_SENT
-    return count - header
-
-
-cdef inline void half_moved(worker_t *w, half_io_t *io, uint64_t count) noexcept nogil:
-    """`count` bytes were handed to the sink's kernel. 0 is no progress."""
-    cdef session_t *s = io.session
-    cdef backend_counters_t *counters = s.backend.counters[w.index]
-    if count == 0:
-        return
-    io.budget -= count
-    if unlikely(io.half.overhead_bytes):
-        count = half_count_payload(io, count)
-    io.half.bytes += count
-    s.active_ms = <uint32_t>w.now_ms
-    if io.direction == 0:
-        counter_add(&counters.bytes_up, count)
-    else:
-        counter_add(&counters.bytes_down, count)
-
-
-cdef inline void half_read(worker_t *w, half_io_t *io, uint64_t count) noexcept nogil:
-    """`count` bytes were taken from the source."""
-    if io.room >= 0:
-        io.room -= count
-        bandwidth_pay(&io.session.listener.limits, &io.half.paid_until_ns, io.direction, w.now_ns, count)
 
 
 cdef inline void backend_nodelay(half_io_t *io) noexcept nogil:
@@ -363,8 +313,7 @@ cdef inline pump_t half_pump(worker_t *w, half_io_t *io) noexcept nogil:
     cdef pump_t outcome
     if h.flags & HALF_DEAD:
         return PUMP_IDLE
-    io.budget = TURN_BYTES
-    io.room = bandwidth_room(&io.session.listener.limits, &h.paid_until_ns, io.direction, w.now_ns)
+    half_take_turn(w, io)
     outcome = half_pass(w, io)
     if h.pipe != NULL and h.pipe.held_bytes == 0 and outcome != PUMP_AGAIN:
         pipe_give(&w.pipes, h.pipe)

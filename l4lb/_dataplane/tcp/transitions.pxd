@@ -6,7 +6,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from l4lb._dataplane.admission.limits cimport bandwidth_wait_ms
+from l4lb._dataplane.admission.limits cimport bandwidth_t, bandwidth_wait_ms, session_bandwidth
 from l4lb._dataplane.balancing.queue cimport queue_enter, queue_leave
 from l4lb._dataplane.base.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_CONNECT_FAILED, CLOSE_NORMAL, CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL,
@@ -79,10 +79,9 @@ cdef inline void session_stop_holding(session_t *s) noexcept nogil:
 
 cdef inline void session_throttle(worker_t *w, session_t *s, side_t source) noexcept nogil:
     """A half has used up its bandwidth: come back when there is some again."""
-    cdef half_t *h = &s.up if source == SIDE_CLIENT else &s.down
-    cdef uint32_t wait_ms = bandwidth_wait_ms(&s.listener.limits, &h.paid_until_ns, <int>source, w.now_ns)
+    cdef bandwidth_t bandwidth = session_bandwidth(s, <int>source)
     s.flags |= SESSION_THROTTLED
-    session_arm(w, s, <uint32_t>w.now_ms + wait_ms)
+    session_arm(w, s, <uint32_t>w.now_ms + bandwidth_wait_ms(&bandwidth, w.now_ns))
 
 
 cdef inline bint session_handle(worker_t *w, session_t *s, pump_t outcome, side_t source) noexcept nogil:

@@ -1,18 +1,22 @@
 # Answers: datagrams of backends on their way to clients, gathered over a turn and sent together. Called on the worker's
 # thread by events.pxd and reports.pxd.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.admission.limits cimport bandwidth_pay, bandwidth_room
+from l4lb._dataplane.admission.limits cimport (
+    bandwidth_limited, bandwidth_pay, bandwidth_room, bandwidth_source_is_over, bandwidth_t, session_bandwidth,
+    source_note_limited,
+)
 from l4lb._dataplane.base.enums cimport (
     CLOSE_NORMAL, DATAGRAM_BATCH, DROP_ANSWER_NOT_SENT, DROP_BANDWIDTH, DROP_LATE, DROP_TOO_LARGE, NO_INDEX,
     SESSION_ANSWERED,
 )
 from l4lb._dataplane.base.linux cimport (
-    AF_INET, AF_INET6, EAGAIN, counter_add, published_load_u64, sockaddr_in, sockaddr_in6,
+    AF_INET, AF_INET6, EAGAIN, counter_add, shared_add, sockaddr_in, sockaddr_in6,
 )
-from l4lb._dataplane.base.types cimport limits_t, listener_live_t, session_t
+from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_BANDWIDTH
+from l4lb._dataplane.base.types cimport listener_live_t, session_t
 from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t, link_t, post_t, route_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.sessions cimport sessions_at
@@ -24,23 +28,20 @@ from l4lb._dataplane.udp.quic cimport quic_note_given_id
 from l4lb._dataplane.udp.send_batch cimport post_add, post_add_train, post_flush, post_full
 
 
-cdef inline bint bandwidth_limited(session_t *s, int direction) noexcept nogil:
-    cdef limits_t *limits = &s.listener.limits
-    return (
-        published_load_u64(&limits.bandwidth[direction]) or published_load_u64(&limits.total_bandwidth[direction])
-    ) != 0
-
-
-cdef inline bint bandwidth_allows(worker_t *w, session_t *s, int direction, datagram_t *d) noexcept nogil:
+cdef inline bint bandwidth_allows(
+    worker_t *w, session_t *s, const bandwidth_t *bandwidth, datagram_t *d
+) noexcept nogil:
     """Datagrams above the limit are dropped: over UDP there is no sender to hold back."""
-    cdef uint64_t *paid = &s.up.paid_until_ns if direction == 0 else &s.down.paid_until_ns
-    cdef int64_t room = bandwidth_room(&s.listener.limits, paid, direction, w.now_ns)
-    if room < 0:
+    cdef int64_t room
+    if not bandwidth_limited(bandwidth):
         return True
-    if room < <int64_t>d.length:
+    room = bandwidth_room(bandwidth, w.now_ns)
+    if bandwidth_source_is_over(bandwidth, w.now_ns):
+        source_note_limited(w, s, SOURCE_LIMIT_BANDWIDTH)
+    if 0 <= room < <int64_t>d.length:
         datagrams_dropped(w, s.listener, DROP_BANDWIDTH, datagram_count(d))
         return False
-    bandwidth_pay(&s.listener.limits, paid, direction, w.now_ns, d.length)
+    bandwidth_pay(bandwidth, w.now_ns, d.length)
     return True
 
 
@@ -111,6 +112,8 @@ cdef inline void flow_answered(worker_t *w, session_t *s, datagram_t *d, uint32_
     s.down.bytes += d.length
     counter_add(&s.backend.counters[w.index].datagrams_down, datagrams)
     counter_add(&s.backend.counters[w.index].bytes_down, d.length)
+    if s.held.source != NULL:
+        shared_add(&s.held.source.bytes[1], d.length)
     if not s.flags & SESSION_ANSWERED:
         answer_watch(w, s)
 
@@ -127,7 +130,8 @@ cdef inline void answer_forward(worker_t *w, session_t *s, link_t *link, uint32_
     if s.flow.one_way:
         datagrams_dropped(w, s.listener, DROP_LATE, datagrams)
         return
-    if not bandwidth_allows(w, s, 1, d):
+    bandwidth = session_bandwidth(s, 1)
+    if not bandwidth_allows(w, s, &bandwidth, d):
         return
     flow_answered(w, s, d, datagrams)
     if s.flow.quic:

@@ -17,7 +17,7 @@ from l4lb._dataplane.base.hashing cimport random_next, xxh64
 from l4lb._dataplane.base.linux cimport (
     AF_INET, AF_INET6, IPPROTO_UDP, counter_add, getsockname, sockaddr, sockaddr_in6, sockaddr_storage, socklen_t,
 )
-from l4lb._dataplane.base.types cimport backend_t, listener_t, pick_t, pool_t, source_address_t
+from l4lb._dataplane.base.types cimport backend_t, held_t, listener_t, pick_t, pool_t, source_address_t
 from l4lb._dataplane.base.udp_types cimport datagram_t, link_t, quic_header_t
 from l4lb._dataplane.base.verdicts cimport shortage_is_everywhere, shortage_of
 from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
@@ -42,7 +42,7 @@ cdef struct new_flow_t:          # a datagram without a session, on its way to b
     source_address_t source       # the client
     source_address_t destination  # where the client meant to go; length 0: not known yet
     quic_header_t quic            # with hash_key quic_cid
-    uint8_t held                  # what it counts for, see admission/admission.pxd
+    held_t held
     pool_t *pool
     backend_t *resumed            # it has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.admission.access cimport access_refused
 from l4lb._dataplane.admission.admission cimport (
-    ADMITTED, ADMIT_RATE_LIMITED, HELD_NOTHING, admitted_t, hold_pool, hold_worker, release,
+    ADMITTED, admit_source, admitted_t, admitted_too_fast, hold_nothing, hold_pool, hold_worker, release,
 )
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.base.addresses cimport source_address_set
@@ -130,11 +130,14 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     if access_refused(&listener.access, &n.source):
         datagrams_dropped(w, listener.live, DROP_DENIED, datagrams)
         return NULL
-    n.held = HELD_NOTHING
-    admitted = admit(w, listener, True, &n.held)
+    hold_nothing(&n.held)
+    admitted = admit_source(w, listener.live, &n.source, &n.held)
+    if admitted == ADMITTED:
+        admitted = admit(w, listener, True, &n.held)
     if admitted != ADMITTED:
-        reason = DROP_RATE_LIMITED if admitted == ADMIT_RATE_LIMITED else DROP_MAX_SESSIONS
+        reason = DROP_RATE_LIMITED if admitted_too_fast(admitted) else DROP_MAX_SESSIONS
         datagrams_dropped(w, listener.live, reason, datagrams)
+        release(w, listener.live, NULL, &n.held)
         return NULL
     n.pool = listener.pool
     if not new_flow_link(w, n):

@@ -11,13 +11,14 @@ from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
+from l4lb._dataplane.admission.limits cimport bandwidth_limited, bandwidth_t, session_bandwidth
 from l4lb._dataplane.base.enums cimport (
     CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX,
     DROP_NOT_SENT, DROP_TOO_LARGE, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
     UDP_TURN_BATCHES,
 )
 from l4lb._dataplane.base.linux cimport (
-    EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send,
+    EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send, shared_add,
 )
 from l4lb._dataplane.base.parts cimport proxy_send_t
 from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_address_t
@@ -31,7 +32,7 @@ from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.latency cimport answer_watch
 from l4lb._dataplane.session.records cimport session_id
 from l4lb._dataplane.session.setup cimport session_pool
-from l4lb._dataplane.udp.answers cimport answers_forward, answers_receive, bandwidth_allows, bandwidth_limited
+from l4lb._dataplane.udp.answers cimport answers_forward, answers_receive, bandwidth_allows
 from l4lb._dataplane.udp.create cimport flow_arm, session_for_datagram
 from l4lb._dataplane.udp.datagrams cimport (
     datagram_count, datagram_first_bytes, intake_bytes, intake_datagram, intake_receive,
@@ -81,6 +82,8 @@ cdef inline void flow_sent_up(worker_t *w, session_t *s, uint64_t datagrams, uin
     s.up.bytes += size
     counter_add(&s.backend.counters[w.index].datagrams_up, datagrams)
     counter_add(&s.backend.counters[w.index].bytes_up, size)
+    if s.held.source != NULL:
+        shared_add(&s.held.source.bytes[0], size)
     if not s.flags & SESSION_ANSWERED:
         answer_watch(w, s)
 
@@ -212,12 +215,13 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
     may not have the others."""
     cdef intake_t *up = &w.udp.up
     cdef datagram_t *d = &up.datagrams[first]
+    cdef bandwidth_t bandwidth = session_bandwidth(s, 0)
     cdef pool_t *pool
     cdef int refused
     count = flow_allowance(s, count)
-    if bandwidth_limited(s, 0):
+    if bandwidth_limited(&bandwidth):
         count = 1
-        if not bandwidth_allows(w, s, 0, d):
+        if not bandwidth_allows(w, s, &bandwidth, d):
             return 1
     if s.flow.quic_given_length:
         flow_confirm_quic_ids(w, s, first, count)

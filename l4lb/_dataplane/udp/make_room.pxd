@@ -3,14 +3,14 @@
 # goes to the worker with the most UDP sessions (tcp/accept.pxd:client_transfer_for_room). Called on the worker's
 # thread.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from l4lb._dataplane.admission.admission cimport (
     ADMITTED, ADMIT_LISTENER_FULL, ADMIT_RATE_LIMITED, admit_by_rate, admit_to_places, admit_to_process, admitted_t,
 )
 from l4lb._dataplane.base.enums cimport CLOSE_RESOURCE_LIMIT, SHORTAGE_FILES, SHORTAGE_PORTS, shortage_t
 from l4lb._dataplane.base.linux cimport AF_INET, counter_read
-from l4lb._dataplane.base.types cimport listener_live_t, listener_t, session_t
+from l4lb._dataplane.base.types cimport held_t, listener_live_t, listener_t, session_t
 from l4lb._dataplane.base.verdicts cimport shortage_count, shortage_of
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.session.closing cimport session_end
@@ -45,8 +45,9 @@ cdef inline void idle_session_end(worker_t *w, session_t *s, bint datagrams) noe
     session_end(w, s, CLOSE_RESOURCE_LIMIT)
 
 
-cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, uint8_t *held) noexcept nogil:
-    """Admit a new client of the listener, if need be at the cost of idle UDP sessions. If refused, it holds nothing."""
+cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, held_t *held) noexcept nogil:
+    """Admit a new client of the listener, if need be at the cost of idle UDP sessions. If refused, it holds no
+    place."""
     cdef uint32_t _try
     cdef session_t *idlest
     cdef admitted_t admitted
@@ -64,7 +65,7 @@ cdef inline admitted_t admit(worker_t *w, listener_t *listener, bint datagrams, 
     return admitted
 
 
-cdef inline bint admit_to_process_with_room(worker_t *w, bint datagrams, uint8_t *held) noexcept nogil:
+cdef inline bint admit_to_process_with_room(worker_t *w, bint datagrams, held_t *held) noexcept nogil:
     """The same for a client that its listener has admitted already."""
     cdef uint32_t _try
     cdef session_t *idlest

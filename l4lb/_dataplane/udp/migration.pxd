@@ -97,13 +97,22 @@ cdef inline void flows_export_all(worker_t *w) noexcept nogil:
 
 # ---- importing ----
 
+cdef inline void exported_flow_client(const exported_flow_t *exported, source_address_t *client) noexcept nogil:
+    client.length = exported.source_length
+    client.port = exported.source_port
+    client.scope_id = 0 if exported.flow.named else exported.flow.scope_id
+    memcpy(client.bytes, exported.source, 16)
+
+
 cdef inline void import_batch_reserve(plane_t *plane, import_batch_t *batch) noexcept nogil:
     """On control's thread, before a worker gets the batch: what its sessions belong to is not freed meanwhile."""
     cdef imported_flow_t *one
+    cdef source_address_t client
     cdef uint32_t i
     for i in range(batch.count):
         one = &batch.entries[i]
-        hold_as_before(plane, one.client.listener, one.client.pool, True, &one.client.held)
+        exported_flow_client(&one.exported, &client)
+        hold_as_before(plane, one.client.listener, one.client.pool, &client, True, &one.client.held)
         shared_add(&one.backend.sessions_active, 1)
 
 
@@ -122,10 +131,7 @@ cdef inline void imported_flow_count(worker_t *w, imported_flow_t *one) noexcept
 
 cdef inline void imported_flow_fill(worker_t *w, session_t *s, imported_flow_t *one) noexcept nogil:
     cdef exported_flow_t *exported = &one.exported
-    s.source.length = exported.source_length
-    s.source.port = exported.source_port
-    s.source.scope_id = 0 if exported.flow.named else exported.flow.scope_id
-    memcpy(s.source.bytes, exported.source, 16)
+    exported_flow_client(exported, &s.source)
     s.backend = one.backend
     s.attempts = 1
     s.started_ns = w.now_ns - <uint64_t>exported.age_ms * 1000000

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from l4lb.config.options.access import Access, AccessEntry
 from l4lb.config.options.base import Count, Model, listify, one_of, reject_bool
 from l4lb.config.options.proxy import Network
+from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.model.states import Protocol
 
@@ -77,6 +78,7 @@ class Listener(Model):
     bandwidth_down: Bandwidth = Field(default=0.0, description="of each session, backend to client")
     total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
     total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
+    per_source: PerSourceConfig = Field(default=PerSourceConfig(), description="limits of each source of clients")
     udp_responses: Count | Literal["none"] = Field(
         default=0,
         description='end the session after so many answers to each datagram; 0: by idle_timeout; "none": one-way',

@@ -9,7 +9,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("hooks",),
     ("global",): ("kernel_pin",),
     ("listeners", "*"): (
-        "per_source", "routes", "when_no_backend", "engine", "mode", "attach", "devices",
+        "routes", "when_no_backend", "engine", "mode", "attach", "devices",
     ),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip

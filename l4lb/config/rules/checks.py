@@ -64,7 +64,20 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
     yield from ((("listeners", name, "deny_action"), message) for message in _deny_action(listener))
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
+    yield from ((("listeners", name, "per_source", key), message) for key, message in _per_source(listener))
     yield from ((("listeners", name, key), message) for key, message in accept_conflicts(listener))
+
+
+def _per_source(listener: Listener) -> Iterator[tuple[str, str]]:
+    limits = listener.per_source
+    if listener.protocol is Protocol.UDP and given(limits, "action"):
+        yield "action", "has no effect with udp: a client that is refused hears nothing"
+    if not limits.limits:
+        yield from (
+            (key, "has no effect without a limit: sessions, session_rate, bandwidth_up or bandwidth_down")
+            for key in ("prefix_v4", "prefix_v6", "action", "dry_run")
+            if given(limits, key)
+        )
 
 
 def _deny_action(listener: Listener) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from l4lb.config.options.models import AdminConfig
+from l4lb.config.options.process import AdminConfig
 from l4lb.control.admin.binding import BODY_BYTES_MAX, bind
 from l4lb.control.admin.calls import Api, Verbs
 from l4lb.control.admin.connections import Connections

@@ -151,6 +151,8 @@ ROUTES = (
           shapes.Ended, query=sessions.SessionsQuery, refuses=(404, 409)),
     Route("DELETE", "/v1/sessions/{id}", "End a session (close reason admin)", sessions.end_session, shapes.Session,
           refuses=(404, 409)),
+    Route("GET", "/v1/sources", "The heaviest sources of clients that per_source limits; X-Total-Count: of so many",
+          sessions.list_sources, list[shapes.Source], query=sessions.SourcesQuery, refuses=(404,)),
     Route("GET", "/v1/bans", "Who is kept out at runtime", bans.list_bans, list[shapes.Ban], query=bans.ListQuery,
           refuses=(422,)),
     Route("GET", "/v1/bans/{cidr}", "A ban", bans.show_ban, shapes.Ban, query=bans.OneQuery, refuses=(404, 422)),

@@ -11,7 +11,7 @@ from l4lb.control.admin.calls import Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery
-from l4lb.model.sessions import LIMIT_DEFAULT, LIMIT_MAX
+from l4lb.model.sessions import LIMIT_DEFAULT, LIMIT_MAX, SOURCES_DEFAULT, SOURCES_MAX, SourceOrder
 from l4lb.net.address import parse_source
 
 
@@ -37,6 +37,19 @@ class SessionsQuery(Query):
 
 class ListQuery(SessionsQuery):
     limit: int = Field(default=LIMIT_DEFAULT, ge=1, le=LIMIT_MAX, description="at most so many")
+
+
+class SourcesQuery(Query):
+    listener: str = Field(default="", description="name of a listener; by default all that limit sources")
+    by: SourceOrder = Field(default="sessions", description="what the heaviest have the most of")
+    limit: int = Field(default=SOURCES_DEFAULT, ge=1, le=SOURCES_MAX, description="at most so many")
+
+
+async def list_sources(api: Api, call: Call) -> web.Response:
+    """`X-Total-Count` is the number of all sources, listed or not."""
+    query = call.query
+    sources, matched = api.verbs.sessions.sources(query.listener, query.by, query.limit)
+    return web.json_response(sources, headers={"X-Total-Count": str(matched)})
 
 
 async def list_sessions(api: Api, call: Call) -> web.Response:

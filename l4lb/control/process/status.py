@@ -128,6 +128,7 @@ def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | 
         "sessions_total": stats.sessions_total,
         "closed": dict(stats.closed),
         "proxy_refused": dict(stats.proxy_refused),
+        "source_limited": dict(stats.source_limited),
         "dropped": dict(stats.dropped),
     }
 

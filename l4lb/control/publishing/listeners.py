@@ -10,7 +10,7 @@ from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
-from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept
+from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept, SourceLimits
 
 # A long round trip; clients that come meanwhile repeat their SYN after 1 s (RFC 6298) and are refused.
 _HANDSHAKE_S = 0.2
@@ -30,6 +30,24 @@ def _accept(config: Listener) -> ProxyAccept | None:
 
 def _burst(config: Listener) -> int:
     return config.session_burst or max(1, round(config.session_rate / 10))
+
+
+def _per_source(config: Listener) -> SourceLimits | None:
+    """Of a source's rate a second's worth may come at once: browsers open several connections together."""
+    limits = config.per_source
+    if not limits.limits:
+        return None
+    return SourceLimits(
+        sessions=limits.sessions,
+        session_rate=limits.session_rate,
+        session_burst=max(0, round(limits.session_rate) - 1),
+        bandwidth_up=limits.bandwidth_up,
+        bandwidth_down=limits.bandwidth_down,
+        prefix_v4=limits.prefix_v4,
+        prefix_v6=limits.prefix_v6,
+        closes=limits.action == "close",
+        dry_run=limits.dry_run,
+    )
 
 
 def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes = b"") -> ListenerSpec:
@@ -64,6 +82,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         bandwidth_down=config.bandwidth_down,
         total_bandwidth_up=config.total_bandwidth_up,
         total_bandwidth_down=config.total_bandwidth_down,
+        per_source=_per_source(config),
         udp_requests=config.udp_requests,
         udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
         udp_one_way=config.udp_responses == "none",

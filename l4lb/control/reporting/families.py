@@ -108,6 +108,12 @@ def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
         ("listener", "reason"),
         (((name, reason), count) for name, one in listeners for reason, count in one.proxy_refused.items()),
     )
+    yield _counter(
+        "l4lb_source_limited",
+        "New sessions, and turns or datagrams of sessions, over a limit of per_source, by which; in a dry run too",
+        ("listener", "limit"),
+        (((name, limit), count) for name, one in listeners for limit, count in one.source_limited.items()),
+    )
     yield _gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
                  (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
 

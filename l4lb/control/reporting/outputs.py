@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from l4lb.config import Config
-from l4lb.config.options.models import GlobalConfig
+from l4lb.config.options.process import GlobalConfig
 from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.statsd import Statsd, StatsdSettings

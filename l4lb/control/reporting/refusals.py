@@ -1,6 +1,6 @@
-"""Reports clients that were refused, by address or for their PROXY header, in the log and to `/v1/events`. Workers
-only count; the counters are read here now and then, so that a flood is one line per listener each time. Control loop
-only."""
+"""Reports clients that were refused, by address, for their PROXY header or at a limit of their source, in the log and
+to `/v1/events`. Workers only count; the counters are read here now and then, so that a flood is one line per listener
+each time. Control loop only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ class Refusals:
     def __init__(self, events: Events) -> None:
         self._headers = _Reports(events, "proxy_header_refused")
         self._denied = _Reports(events, "clients_denied")
+        self._limited = _Reports(events, "sources_limited")
 
     def report(self, stats: Stats) -> None:
         """Report what was refused since the last line. Called at regular intervals."""
         self._headers.report({name: one.proxy_refused for name, one in stats.listeners.items()})
         self._denied.report({name: _denied(one) for name, one in stats.listeners.items()})
+        self._limited.report(
+            {
+                name: {str(limit): count for limit, count in one.source_limited.items()}
+                for name, one in stats.listeners.items()
+            }
+        )
 
 
 def _denied(stats: ListenerStats) -> dict[str, int]:

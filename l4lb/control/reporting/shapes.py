@@ -23,6 +23,7 @@ from l4lb.model.states import (
     ProcessState,
     Protocol,
     SessionState,
+    SourceLimit,
 )
 
 _EXACT = with_config(ConfigDict(extra="forbid"))
@@ -165,7 +166,8 @@ class Drain(TypedDict):
 @_EXACT
 class Listener(TypedDict):
     """`addresses` have real port numbers, and are empty while it drains; `closed` counts sessions by close reason,
-    `proxy_refused` refused PROXY headers by reason, `dropped` datagrams that were not forwarded."""
+    `proxy_refused` refused PROXY headers by reason, `dropped` datagrams that were not forwarded, `source_limited` how
+    often a source was over a limit of `per_source`, in a dry run too."""
 
     name: str
     protocol: str
@@ -177,6 +179,7 @@ class Listener(TypedDict):
     sessions_total: int
     closed: dict[CloseReason, int]
     proxy_refused: dict[str, int]
+    source_limited: dict[SourceLimit, int]
     dropped: dict[DropReason, int]
 
 
@@ -187,6 +190,22 @@ class Histogram(TypedDict):
     bounds_s: list[float]
     counts: list[int]
     sum_s: float
+
+
+@_EXACT
+class Source(TypedDict):
+    """Clients of one listener with the same address, or in the same network. `session_rate`: new sessions a second of
+    late, those that were refused included; `limited`: how many were over a limit. Totals count from when the source was
+    first seen: one without a session is forgotten after a while."""
+
+    listener: str
+    source: str
+    sessions_active: int
+    sessions_total: int
+    session_rate: float
+    limited: int
+    bytes_up: int
+    bytes_down: int
 
 
 @_EXACT

@@ -6,7 +6,7 @@ Control loop only. One sweep at a time; an abandoned sweep is over before the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from l4lb.control.reporting import shapes
@@ -14,7 +14,17 @@ from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import SessionControl
-from l4lb.model.sessions import LIMIT_MAX, Session, SessionFilter, Sweep, parse_session_id, session_id_text
+from l4lb.model.sessions import (
+    LIMIT_MAX,
+    SOURCES_MAX,
+    Session,
+    SessionFilter,
+    Source,
+    SourceOrder,
+    Sweep,
+    parse_session_id,
+    session_id_text,
+)
 from l4lb.model.states import CloseReason
 from l4lb.net.address import parse_source, source_interface
 
@@ -33,6 +43,19 @@ class SessionQuery:
 
     def __bool__(self) -> bool:
         return bool(self.pool or self.backend or self.source or self.listener)
+
+
+def _source(source: Source) -> shapes.Source:
+    return {
+        "listener": source.listener,
+        "source": source.source,
+        "sessions_active": source.sessions_active,
+        "sessions_total": source.sessions_total,
+        "session_rate": round(source.session_rate, 2),
+        "limited": source.limited,
+        "bytes_up": source.bytes_up,
+        "bytes_down": source.bytes_down,
+    }
 
 
 class Sessions:
@@ -71,6 +94,11 @@ class Sessions:
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
         self._events.emit("sessions_ended", {**given, "sessions": count, "reason": str(reason)})
         return count
+
+    def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[Sequence[shapes.Source], int]:
+        """See `SessionControl.sources`."""
+        found, matched = self._forwarder.sources(listener, by, max(0, min(limit, SOURCES_MAX)))
+        return [_source(one) for one in found], matched
 
     def stop(self) -> None:
         """Everybody who waits here gets an error."""

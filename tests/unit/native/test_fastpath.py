@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from l4lb import _fastpath
-from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage
+from l4lb.model.sessions import SourceOrder
+from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
 
 def test_close_reasons_are_the_native_enum_in_its_order() -> None:
@@ -20,6 +23,14 @@ def test_drop_reasons_are_the_native_enum_in_its_order() -> None:
     native = [line.removeprefix("DROP_").lower() for line in lines]
     assert native == [*DropReason, "reason_count"]
     assert len(DropReason) == _fastpath.DROP_REASONS
+
+
+def test_source_limits_are_the_native_enum_in_its_order() -> None:
+    with open("l4lb/_dataplane/base/source_types.pxd", encoding="utf-8") as file:
+        lines = [line.split()[0] for line in file if line.strip().startswith("SOURCE_LIMIT_")]
+    assert [line.removeprefix("SOURCE_LIMIT_").lower() for line in lines] == [*SourceLimit, "count"]
+    assert len(SourceLimit) == _fastpath.SOURCE_LIMITS
+    assert list(_fastpath.SOURCE_ORDERS) == list(get_args(SourceOrder))
 
 
 def test_shortages_are_the_native_enum_in_its_order() -> None:
