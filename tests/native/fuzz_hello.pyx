@@ -8,8 +8,9 @@ from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from l4lb._dataplane.tcp.client_hello cimport (
-    HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, HELLO_NOT_TLS, client_hello_parse, client_hello_t, hello_result_t,
+from l4lb._dataplane.tls.client_hello cimport (
+    HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NAME_MAX_BYTES, HELLO_NEED_MORE, HELLO_NOT_TLS, client_hello_parse,
+    client_hello_parse_message, client_hello_t, hello_result_t,
 )
 
 cdef enum:
@@ -57,6 +58,21 @@ cdef void check_found(client_hello_t *hello, const uint8_t *data, uint32_t size)
     require(again.server_name_length == hello.server_name_length and again.alpn_length == hello.alpn_length)
     require(memcmp(again.server_name, hello.server_name, hello.server_name_length) == 0)
     require(memcmp(again.alpn, hello.alpn, hello.alpn_length) == 0)
+    require(again.offered_length == hello.offered_length <= HELLO_NAME_MAX_BYTES)
+    require(memcmp(again.offered, hello.offered, hello.offered_length) == 0)
+
+
+cdef void check_message(const uint8_t *data, uint32_t size) noexcept nogil:
+    """The same without records: from a copy too, and a part of it is not judged otherwise."""
+    cdef uint8_t *copy = <uint8_t *>malloc(size if size else 1)
+    cdef client_hello_t hello
+    cdef hello_result_t whole, part
+    if size:
+        memcpy(copy, data, size)
+    whole = client_hello_parse_message(&hello, copy, size)
+    part = client_hello_parse_message(&hello, copy, size // 2)
+    require(part == whole or part == HELLO_NEED_MORE)
+    free(copy)
 
 
 cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcept nogil:
@@ -66,6 +82,7 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) noexcep
     require(whole == HELLO_FOUND or whole == HELLO_NEED_MORE or whole == HELLO_NOT_TLS)
     require(whole != HELLO_NEED_MORE or length < HELLO_MAX_BYTES)
     check_pieces(data, length, whole)
+    check_message(data, length)
     if whole == HELLO_FOUND:
         check_found(&hello, data, length)
     return 0

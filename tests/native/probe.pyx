@@ -31,7 +31,9 @@ from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_tak
 from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
-from l4lb._dataplane.tcp.client_hello cimport HELLO_FOUND, client_hello_parse, client_hello_t, hello_result_t
+from l4lb._dataplane.tls.client_hello cimport (
+    HELLO_FOUND, client_hello_parse, client_hello_parse_message, client_hello_t, hello_result_t,
+)
 from l4lb._dataplane.udp.quic cimport (
     QUIC_BUCKETS, QUIC_WAYS, quic_header_read, quic_id_hash, quic_ids_find, quic_ids_free, quic_ids_init, quic_ids_put,
 )
@@ -343,20 +345,27 @@ def ranges_have(bytes ranges, bytes address):
     return ranges_hold(&given, &wanted)
 
 
-def client_hello(bytes data):
-    """(server name, first protocol), empty where there is none; or "need_more", or "not_tls"."""
+def client_hello(bytes data, bint records=True):
+    """(server name, protocols), empty where there is none; or "need_more", or "not_tls"."""
     cdef client_hello_t hello
     cdef uint8_t *copy = <uint8_t *>malloc(len(data) if data else 1)      # which ends where the sanitizer sees it
     cdef hello_result_t result
     memcpy(copy, <const char *>data, len(data))
-    result = client_hello_parse(&hello, copy, len(data))
+    if records:
+        result = client_hello_parse(&hello, copy, len(data))
+    else:
+        result = client_hello_parse_message(&hello, copy, len(data))
     free(copy)
     if result != HELLO_FOUND:
         return ["need_more", "not_tls"][<int>result - 1]
-    return (
-        (<char *>hello.server_name)[:hello.server_name_length],
-        (<char *>hello.alpn)[:hello.alpn_length],
-    )
+    offered = (<char *>hello.offered)[:hello.offered_length]
+    protocols = []
+    while offered:
+        protocols.append(offered[1 : 1 + offered[0]])
+        offered = offered[1 + offered[0] :]
+    if protocols[:1] != [(<char *>hello.alpn)[:hello.alpn_length]] and hello.alpn_length:
+        raise AssertionError("the first is not the first")
+    return (<char *>hello.server_name)[:hello.server_name_length], protocols
 
 
 cdef bytes quic_id(quic_id_t *id):

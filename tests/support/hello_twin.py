@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MAX_BYTES = 16384
 
-Found = tuple[bytes, bytes]  # the server name and the first protocol of ALPN, empty where there is none
+Found = tuple[bytes, list[bytes]]  # the server name, empty where there is none, and the protocols of ALPN
 
 
 class _More(Exception):
@@ -18,10 +18,10 @@ class _NotTls(Exception):
 class _Message:
     """The handshake message in `data`, out of the records that it is cut into (RFC 8446 5.1)."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, records: bool) -> None:
         self._data = data
         self._at = 0
-        self._record = 0
+        self._record = 0 if records else MAX_BYTES
         self.left = 4
 
     def _open_record(self) -> None:
@@ -80,17 +80,19 @@ def _server_name(message: _Message, length: int) -> bytes:
     return name
 
 
-def _alpn(message: _Message, length: int) -> bytes:
-    """RFC 7301 3.1: the first that is not GREASE (RFC 8701)."""
+def _alpn(message: _Message, length: int) -> list[bytes]:
+    """RFC 7301 3.1: those that are not GREASE (RFC 8701), as far as they fit 255 bytes with their lengths."""
     _expect(length >= 2)
     _expect(message.length(2, 2, 65535) == length - 2)
-    left, first = length - 2, b""
+    left, room, offered = length - 2, 255, []
     while left:
         name = message.take(message.length(1, 1, left - 1))
         left -= 1 + len(name)
         grease = len(name) == 2 and name[0] == name[1] and name[0] & 15 == 10
-        first = first or (b"" if grease else name)
-    return first
+        if not grease and room >= 1 + len(name):
+            room -= 1 + len(name)
+            offered.append(name)
+    return offered
 
 
 def _hello(message: _Message) -> Found:
@@ -104,25 +106,28 @@ def _hello(message: _Message) -> Found:
     _expect(suites % 2 == 0)
     message.take(suites)
     message.take(message.length(1, 1, 255))
-    found = {0: b"", 16: b""}
+    name, offered = b"", list[bytes]()
     if message.left:
         _expect(message.length(2, 0, 65535) == message.left)
         seen: set[int] = set()
         while message.left:
             kind, length = message.number(2), message.length(2, 0, 65535)
-            if kind not in found:
+            if kind not in (0, 16):
                 message.take(length)
                 continue
             _expect(kind not in seen)
             seen.add(kind)
-            found[kind] = (_server_name if kind == 0 else _alpn)(message, length)
-    return found[0], found[16]
+            if kind == 0:
+                name = _server_name(message, length)
+            else:
+                offered = _alpn(message, length)
+    return name, offered
 
 
-def judge(data: bytes) -> Found | str:
-    """What is found in `data`, or "need_more", or "not_tls"."""
+def judge(data: bytes, records: bool = True) -> Found | str:
+    """What is found in `data`, or "need_more", or "not_tls". Without `records` it is the message alone, as in QUIC."""
     try:
-        return _hello(_Message(data[:MAX_BYTES]))
+        return _hello(_Message(data[:MAX_BYTES], records))
     except _NotTls:
         return "not_tls"
     except _More:

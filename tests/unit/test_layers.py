@@ -21,6 +21,7 @@ ROOMS = [
     "admission",
     "proxy_protocol",
     "balancing",
+    "tls",
     "tables",
     "resources",
     "base",

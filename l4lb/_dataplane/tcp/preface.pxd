@@ -23,7 +23,7 @@ from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse, source_ad
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_UNSPEC, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.resources.sessions cimport session_reads_short
-from l4lb._dataplane.tcp.client_hello cimport (
+from l4lb._dataplane.tls.client_hello cimport (
     HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, client_hello_parse, client_hello_t, hello_result_t,
 )
 

@@ -1,16 +1,19 @@
-# ClientHello: which name a TLS client asks for and which protocol it prefers (RFC 8446 4.1.2, RFC 6066 3, RFC 7301
+# ClientHello: which name a TLS client asks for and which protocols it offers (RFC 8446 4.1.2, RFC 6066 3, RFC 7301
 # 3.1), read from its first bytes, which it never changes. Strict; no system call, no allocation, no state of its own.
 # Called by a worker, again with all bytes whenever more have come. Any thread.
 #
 #   record:     0x16, version 3.x, length | a part of the message; the message may go on in the next record
 #   message:    1, length | version, random, session id, cipher suites, compression methods, extensions
 #
+# QUIC carries the message without records (RFC 9001 4.1.3). With Encrypted Client Hello it is the outer name that is
+# found: the true one is readable to the server alone.
+#
 #   data so far --> HELLO_FOUND: the whole message is here, and well-formed
 #               --> HELLO_NEED_MORE: only without mistakes so far; more than HELLO_MAX_BYTES are never needed
 #               --> HELLO_NOT_TLS: the same for every longer piece of the same stream
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef enum:
     HELLO_MAX_BYTES = 16384       # of the message and its record headers; the largest in use have 4 KiB
@@ -32,6 +35,8 @@ cdef struct client_hello_t:
     uint8_t server_name_length    # 0: no name
     uint8_t alpn[HELLO_NAME_MAX_BYTES]
     uint8_t alpn_length           # of the first protocol that it offers; 0: it offers none
+    uint8_t offered[HELLO_NAME_MAX_BYTES]  # all of them, each after its length, as far as they fit
+    uint8_t offered_length
     uint8_t seen                  # extensions that may be there only once
 
 cdef struct hello_reader_t:       # the message, without the headers of the records that carry it
@@ -150,8 +155,18 @@ cdef inline bint alpn_is_grease(const uint8_t *name, uint32_t length) noexcept n
     return length == 2 and name[0] == name[1] and name[0] & 15 == 10
 
 
+cdef inline void hello_offer(client_hello_t *hello, const uint8_t *name, uint32_t size) noexcept nogil:
+    if not hello.alpn_length:
+        memcpy(hello.alpn, name, size)
+        hello.alpn_length = size
+    if hello.offered_length + 1 + size <= HELLO_NAME_MAX_BYTES:
+        hello.offered[hello.offered_length] = size
+        memcpy(hello.offered + hello.offered_length + 1, name, size)
+        hello.offered_length += 1 + size
+
+
 cdef inline void hello_alpn(hello_reader_t *reader, client_hello_t *hello, uint32_t length) noexcept nogil:
-    """The first protocol of the list, which is in the order of the client's preference (RFC 7301 3.1)."""
+    """The protocols, which are in the order of the client's preference (RFC 7301 3.1)."""
     cdef uint32_t left, size
     cdef uint8_t name[HELLO_NAME_MAX_BYTES]
     if length < 2 or hello_length(reader, 2, 2, 65535) != length - 2:
@@ -160,9 +175,8 @@ cdef inline void hello_alpn(hello_reader_t *reader, client_hello_t *hello, uint3
     while left and reader.result == HELLO_FOUND:
         size = hello_length(reader, 1, 1, left - 1)
         hello_copy(reader, name, size)
-        if reader.result == HELLO_FOUND and not hello.alpn_length and not alpn_is_grease(name, size):
-            hello.alpn = name
-            hello.alpn_length = size
+        if reader.result == HELLO_FOUND and not alpn_is_grease(name, size):
+            hello_offer(hello, name, size)
         left -= 1 + size
 
 
@@ -210,17 +224,32 @@ cdef inline void hello_message(hello_reader_t *reader, client_hello_t *hello) no
         hello_extensions(reader, hello)
 
 
-cdef inline hello_result_t client_hello_parse(
-    client_hello_t *hello, const uint8_t *data, uint32_t length
+cdef inline hello_result_t hello_parse(
+    client_hello_t *hello, const uint8_t *data, uint32_t length, uint32_t record_left
 ) noexcept nogil:
-    """`hello` is meaningful only when found."""
+    """`record_left`: of a record that has begun before."""
     cdef hello_reader_t reader
-    hello.server_name_length = hello.alpn_length = hello.seen = 0
+    hello.server_name_length = hello.alpn_length = hello.offered_length = hello.seen = 0
     memset(&reader, 0, sizeof(reader))
     reader.data = data
     reader.available = length if length < HELLO_MAX_BYTES else <uint32_t>HELLO_MAX_BYTES
+    reader.record_left = record_left
     reader.result = HELLO_FOUND
     hello_message(&reader, hello)
     if reader.result == HELLO_NEED_MORE and length >= HELLO_MAX_BYTES:
         return HELLO_NOT_TLS
     return reader.result
+
+
+cdef inline hello_result_t client_hello_parse(
+    client_hello_t *hello, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    """Of a TLS stream. `hello` is meaningful only when found."""
+    return hello_parse(hello, data, length, 0)
+
+
+cdef inline hello_result_t client_hello_parse_message(
+    client_hello_t *hello, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    """Of a message without records."""
+    return hello_parse(hello, data, length, HELLO_MAX_BYTES)

@@ -31,7 +31,7 @@ def judged(data: bytes) -> Found | str:
 )
 def test_of_openssl(newest: str, name: str, offered: list[str]) -> None:
     data = hellos.real(name, offered, newest)
-    wanted = (name.encode(), offered[0].encode() if offered else b"")
+    wanted = (name.encode(), [one.encode() for one in offered])
     assert judged(data) == wanted
     assert judged(data + b"more") == wanted
     assert {judged(data[:length]) for length in range(len(data))} == {"need_more"}
@@ -65,16 +65,32 @@ def test_of_programs(command: list[str]) -> None:
         arguments = [require(command[0]), *(word.format(port=port) for word in command[1:])]
         subprocess.run(arguments, env=without_preload(), capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
         thread.join(20)
-    name, protocol = judged(got[0])
-    assert (name, protocol) == (b"b.example", b"h2")
+    assert judged(got[0]) == (b"b.example", [b"h2", b"http/1.1"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 40, 16384])
 def test_cut_into_records(size: int) -> None:
     """RFC 8446 5.1: "Handshake messages MAY be ... fragmented across several records"."""
     data = records(message(server_name(b"a.example") + alpn(b"h2")), size)
-    assert judged(data) == (b"a.example", b"h2")
+    assert judged(data) == (b"a.example", [b"h2"])
     assert {judged(data[:length]) for length in range(len(data))} == {"need_more"}
+
+
+@pytest.mark.parametrize("count", [2, 80, 300])
+def test_protocols_beyond_what_fits_are_left_out(count: int) -> None:
+    offered = [b"%d" % number for number in range(count)]
+    _, kept = judged(records(message(alpn(*offered))))
+    assert kept == offered[: len(kept)]
+    assert sum(1 + len(one) for one in kept) <= 255
+    assert len(kept) == count or 255 - sum(1 + len(one) for one in kept) < 4
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_a_message_without_records(noise: bytes, whole: bool) -> None:
+    data = message(server_name(b"a.example") + alpn(b"h3") + extension(57, noise))
+    assert hello_twin.judge(data, records=False) == (b"a.example", [b"h3"])
+    for piece in (data, data + noise, data[: len(noise)], noise):
+        assert probe.client_hello(piece, False) == hello_twin.judge(piece, records=False)
 
 
 def test_extensions_that_mean_nothing_here() -> None:
@@ -83,8 +99,8 @@ def test_extensions_that_mean_nothing_here() -> None:
     data = records(
         message(grease + extension(0xFE0D, bytes(200)) + server_name(b"public.example") + alpn(GREASE_NAME, b"h3"))
     )
-    assert judged(data) == (b"public.example", b"h3")
-    assert judged(records(message(alpn(GREASE_NAME)))) == (b"", b"")
+    assert judged(data) == (b"public.example", [b"h3"])
+    assert judged(records(message(alpn(GREASE_NAME)))) == (b"", [])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +112,7 @@ def test_extensions_that_mean_nothing_here() -> None:
     ],
 )
 def test_without_a_name(data: bytes) -> None:
-    assert judged(data) == (b"", b"")
+    assert judged(data) == (b"", [])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,7 @@ def test_more_than_16_kib_are_never_waited_for() -> None:
     assert judged(data[:16383]) == "need_more"
     assert judged(data[:16384]) == judged(data) == "not_tls"
     whole = records(message(extension(0x4444, bytes(16000)) + server_name(b"a.example")))
-    assert judged(whole) == (b"a.example", b"")
+    assert judged(whole) == (b"a.example", [])
 
 
 @settings(max_examples=300, deadline=None)
