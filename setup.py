@@ -60,6 +60,7 @@ NATIVE = {
     "l4lb._fastpath": "-O3",
     "l4lb._native.algorithms": "-O2",
     "l4lb._native.snapshots": "-O1",
+    "l4lb._native.routes": "-O1",
     "l4lb._native.sweeps": "-O1",
     "l4lb._native.migration": "-O1",
 }

@@ -15,7 +15,7 @@ if sys.platform != "linux":
 if TYPE_CHECKING:
     from l4lb.balancer import LoadBalancer
     from l4lb.client import Client
-    from l4lb.config import Backend, Config, Listener, Pool
+    from l4lb.config import Backend, Config, Listener, Pool, Route
     from l4lb.errors import AdminError, ChangeError, ConfigError, EngineError, L4lbError
     from l4lb.version import __version__
 
@@ -31,6 +31,7 @@ __all__ = [
     "Listener",
     "LoadBalancer",
     "Pool",
+    "Route",
     "__version__",
 ]
 
@@ -47,6 +48,7 @@ _PLACES = {
     "Listener": "config",
     "LoadBalancer": "balancer",
     "Pool": "config",
+    "Route": "config",
     "__version__": "version",
 }
 

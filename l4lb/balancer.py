@@ -18,11 +18,9 @@ from l4lb.control.plane import ControlPlane
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance
 from l4lb.control.reporting import shapes
-from l4lb.control.reporting.explanation import explain_config
 from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.control.state.state_file import read_state
 from l4lb.engine.native import NativeForwarder
-from l4lb.engine.tables import NativeTables
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
@@ -387,12 +385,3 @@ async def _finish_tasks() -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-
-
-def explain_offline(config: Config, pool: str, source: str, to: str = "") -> shapes.Explanation:
-    """`PoolView.explain` without a running instance, as if every backend were up.
-
-    Looks no backend's name up: who gets a client does not depend on it. ConfigError for a listener's that does not
-    resolve, ValueError for an address that is none, KeyError for a pool that is not there.
-    """
-    return explain_config(config, pool, source, to, NativeTables())

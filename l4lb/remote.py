@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Any, Protocol, cast
+from urllib.parse import quote, urlencode
 
 from l4lb.errors import AdminError
 from l4lb.model.states import AdminState, Health
@@ -232,6 +232,15 @@ class RemoteListener:
     def addresses(self) -> list[str]:
         """The addresses on which it listens, with real port numbers. Empty once it drains."""
         return list(self.status["addresses"])
+
+    def explain(
+        self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
+    ) -> dict[str, Any]:
+        """See `ListenerView.explain`."""
+        given = {"source": source, "to": to, "alpn": ",".join(alpn), "first": first}
+        query = {key: value for key, value in given.items() if value} | ({} if sni is None else {"sni": sni})
+        path = f"/v1/listeners/{quoted(self.name)}/explain?{urlencode(query)}"
+        return cast("dict[str, Any]", self._client.ask("GET", path))
 
     # ---- changes ----
 

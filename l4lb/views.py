@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 from l4lb.control.plane import ControlPlane
 from l4lb.control.reporting import shapes
+from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.state import BackendState, ListenerState, PoolState
 from l4lb.model.states import AdminState, Health
 from l4lb.model.stats import BackendStats, PoolStats, Stats
+from l4lb.routing.routes import Facts
 
 T = TypeVar("T")
 DRAIN_TIMEOUT_S = 30.0
@@ -202,6 +204,20 @@ class ListenerView:
     def addresses(self) -> list[str]:
         """The addresses on which it listens: port 0 is replaced by the kernel's choice. Empty once it drains."""
         return self._balancer.listener_addresses(self.name)
+
+    def explain(
+        self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
+    ) -> shapes.ListenerExplanation:
+        """By which route a client goes, to which backend, and why.
+
+        `source` and `to` as in `PoolView.explain`; `sni` is the server name in its ClientHello (None: it sends none),
+        `alpn` are the protocols that it offers, `first` its first bytes as in `starts_with`. Raises ValueError for what
+        is no address.
+        """
+        return self._balancer.run(self._explain(source, to, facts_of(source, sni, alpn, first)))
+
+    async def _explain(self, source: str, to: str, facts: Facts) -> shapes.ListenerExplanation:
+        return self._balancer.plane.status.explain_listener(self.name, facts, source, to)
 
     # ---- changes ----
 

@@ -38,6 +38,7 @@ from l4lb._native.convert cimport (
     access_fill, backend_options_fill, buckets_list, counters, indices_copy, indices_of, limits_publish,
     listening_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
 )
+from l4lb._native.routes cimport Routes
 
 from l4lb._native.reports import BackendCounters, ListenerCounters
 
@@ -389,6 +390,8 @@ cdef class NativeSnapshot:
         listener.trains = spec.trains
         listener.draining = spec.draining
         access_fill(&listener.access, spec.access)
+        if spec.routes is not None:
+            listener.routes = &(<Routes>spec.routes).routes
         proxy_accept_fill(&listener.accept, spec.proxy_accept)
-        self.kept += [spec.access, spec.proxy_accept]
+        self.kept += [spec.access, spec.routes, spec.proxy_accept]
         return 0

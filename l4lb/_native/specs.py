@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from l4lb._native import snapshots
+    from l4lb._native import routes, snapshots
     from l4lb.net.listen.sockets import Assigned
 
 
@@ -72,6 +72,20 @@ class Access:
     refused: bytes
     banned: bytes
     closes: bool
+
+
+class Route(NamedTuple):
+    """`names` and `suffixes` (with the dot that they begin with) of servers, in lower case; `alpn` and `starts` are
+    strings, each after its length; `sources` are address ranges, see `l4lb.net.ranges`, which count when `by_source`;
+    `targets`: of each pool its slot, the seed of its name and its weight."""
+
+    names: tuple[bytes, ...]
+    suffixes: tuple[bytes, ...]
+    alpn: bytes
+    starts: bytes
+    by_source: bool
+    sources: bytes
+    targets: tuple[tuple[int, int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,7 @@ class Listener:
     one_way: bool
     trains: bool
     access: Access
+    routes: routes.Routes | None
     proxy_accept: ProxyAccept
 
 

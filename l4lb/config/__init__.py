@@ -5,6 +5,7 @@ from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.listener import KeepaliveConfig, Listener
 from l4lb.config.options.models import AgentConfig, Backend, PassiveConfig, Pool
 from l4lb.config.options.process import AdminConfig, GlobalConfig
+from l4lb.config.options.routes import Route
 from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.reading.flags import Flags
 from l4lb.config.reading.loader import build_backend
@@ -22,6 +23,7 @@ __all__ = [
     "PassiveConfig",
     "PerSourceConfig",
     "Pool",
+    "Route",
     "build_backend",
     "from_flags",
     "load",

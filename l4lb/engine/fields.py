@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from l4lb._native import snapshots, specs
-from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend, SourceLimits, TierSpec
+from l4lb._native import routes, snapshots, specs
+from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend, RouteSpec, SourceLimits, TierSpec
 from l4lb.net.listen.sockets import Assigned, sockaddr_bytes
 from l4lb.net.ranges import packed_ranges
+from l4lb.routing.routes import name_seed
 
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
 
@@ -75,6 +76,7 @@ def listener_fields(
     sockets: list[Assigned],
     *,
     draining: bool,
+    routed: routes.Routes | None,
 ) -> specs.Listener:
     return specs.Listener(
         live=live,
@@ -87,9 +89,26 @@ def listener_fields(
         responses=spec.udp_responses,
         one_way=spec.udp_one_way,
         trains=spec.trains,
+        routes=routed,
         access=specs.Access(spec.refused, spec.banned, spec.deny_closes),
         proxy_accept=_proxy_accept(spec.accept),
     )
+
+
+def route_fields(spec: RouteSpec, slots: Mapping[str, int]) -> specs.Route:
+    return specs.Route(
+        names=tuple(name.encode() for name in spec.sni if not name.startswith("*.")),
+        suffixes=tuple(name[1:].encode() for name in spec.sni if name.startswith("*.")),
+        alpn=_listed(spec.alpn),
+        starts=_listed(spec.starts_with),
+        by_source=spec.source is not None,
+        sources=spec.source or b"",
+        targets=tuple((slots[pool], name_seed(pool), weight) for pool, weight in spec.targets),
+    )
+
+
+def _listed(strings: Sequence[bytes]) -> bytes:
+    return b"".join(bytes([len(one)]) + one for one in strings)
 
 
 def pool_fields(spec: PoolSpec, live: snapshots.PoolLive, backends: list[specs.Backend]) -> specs.Pool:

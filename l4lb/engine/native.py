@@ -213,6 +213,8 @@ class NativeForwarder(NativeTables):
         self._listeners[spec.name] = listener
         listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
         listener.spec, listener.pool = spec, pool
+        if spec.routes or listener.routes:
+            listener.route(spec.routes, {name: owned.live.slot for name, owned in self._pools.owned.items()})
         listener.addresses = self._listening.addresses(spec)
         self._records.name_listener(listener.id, spec.name, listener.addresses)
         listener.live.set_options(backend_options(spec))
@@ -220,7 +222,8 @@ class NativeForwarder(NativeTables):
 
     def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> specs.Listener:
         sockets = self._listening.spread(spec)
-        return listener_fields(spec, listener.live, listener.pool, sockets, draining=draining)
+        pool = listener.pool
+        return listener_fields(spec, listener.live, pool, sockets, draining=draining, routed=listener.routes)
 
     def adopted(self) -> bool:
         if self._threads and self._plane.seen_version() < self._version:

@@ -3,10 +3,14 @@ snapshots."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from l4lb._native import snapshots
-from l4lb.model.snapshot import ListenerSpec, PoolSpec
+from l4lb._native import routes, snapshots
+from l4lb.engine.fields import route_fields
+from l4lb.model.snapshot import ListenerSpec, PoolSpec, RouteSpec
+
+Routed = tuple[tuple[RouteSpec, ...], tuple[int, ...]] | tuple[()]
 
 
 @dataclass(slots=True)
@@ -31,6 +35,15 @@ class OwnedListener:
     pool: snapshots.NativePool
     addresses: tuple[str, ...] = ()
     held: ListenerSpec | None = None
+    routes: routes.Routes | None = None
+    routed: Routed = ()
+
+    def route(self, specs: tuple[RouteSpec, ...], slots: Mapping[str, int]) -> None:
+        """Take these routes, to pools in those slots; made anew only when they differ from those that it has."""
+        targets = tuple(slots[pool] for route in specs for pool, _ in route.targets)
+        if self.routed != (specs, targets):
+            self.routes = routes.Routes([route_fields(one, slots) for one in specs]) if specs else None
+            self.routed = (specs, targets)
 
     @property
     def served(self) -> ListenerSpec:

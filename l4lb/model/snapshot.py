@@ -185,6 +185,22 @@ class SourceLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """Clients that go to other pools than their listener's: those for whom every condition holds that is set.
+
+    `sni`: names of servers in lower case, or ``*.`` and how they end; `alpn`: the client offers one of these;
+    `starts_with`: its first bytes; `source`: address ranges as `l4lb.net.ranges` packs them, None: any. `targets` are
+    pools with their weights; a client at one address always goes to the same one.
+    """
+
+    targets: tuple[tuple[str, float], ...]
+    sni: tuple[str, ...] = ()
+    alpn: tuple[bytes, ...] = ()
+    starts_with: tuple[bytes, ...] = ()
+    source: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
@@ -226,10 +242,17 @@ class ListenerSpec:
     total_bandwidth_up: float = 0.0
     total_bandwidth_down: float = 0.0
     per_source: SourceLimits | None = None
+    routes: tuple[RouteSpec, ...] = ()
     udp_requests: int = 0
     udp_responses: int = 0
     udp_one_way: bool = False
     udp_gro: bool = True
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """All that its clients may go to; its own first."""
+        routed = (pool for route in self.routes for pool, _ in route.targets)
+        return tuple(dict.fromkeys((self.pool, *routed)))
 
     @property
     def trains(self) -> bool:

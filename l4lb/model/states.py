@@ -107,6 +107,7 @@ class SessionState(StrEnum):
     READING = "reading"
     QUEUED = "queued"
     CONNECTING = "connecting"
+    NEGOTIATING = "negotiating"
     PAUSING = "pausing"
     RELAYING = "relaying"
     RESETTING = "resetting"

@@ -87,7 +87,7 @@ class PortBound:
     def see(self, pools: Sequence[PoolSpec], listeners: Sequence[ListenerSpec]) -> None:
         """Add a snapshot. It counts for ever: sessions may outlive their pools and listeners."""
         for pool in pools:
-            protocols = {one.protocol for one in listeners if one.pool == pool.name}
+            protocols = {one.protocol for one in listeners if pool.name in one.pools}
             if protocols:
                 self._unbounded = self._unbounded or _takes_no_ports(pool)
             if Protocol.TCP in protocols:

@@ -82,6 +82,7 @@ def examples(session: str) -> dict[str, tuple[str, object, int]]:
         "GET /v1/sessions": ("/v1/sessions?pool=web&source=127.0.0.0/8&limit=10", None, 200),
         "DELETE /v1/sessions/{id}": (f"/v1/sessions/{session}", None, 200),
         "DELETE /v1/sessions": ("/v1/sessions?listener=web", None, 200),
+        "GET /v1/listeners/{listener}/explain": ("/v1/listeners/web/explain?source=192.0.2.1&sni=a.example", None, 200),
         "GET /v1/sources": ("/v1/sources?listener=web&by=rate&limit=5", None, 200),
         "PUT /v1/bans/{cidr}": ("/v1/bans/192.0.2.0/24", {"for": "1h", "reason": "scan"}, 201),
         "GET /v1/bans/{cidr}": ("/v1/bans/192.0.2.0/24", None, 200),

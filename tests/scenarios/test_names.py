@@ -17,9 +17,9 @@ import dns.rcode
 import pytest
 
 from l4lb import LoadBalancer
-from l4lb.balancer import explain_offline
 from l4lb.config import HealthConfig
 from l4lb.control.state.events import Event
+from l4lb.offline import explain_pool
 from tests.support.balancing import address_of, make_config
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.names import Table, dns_answering, resolving_by
@@ -220,7 +220,7 @@ def test_tables_and_explanations_go_by_the_name() -> None:
         with balancing(table, names, policy="maglev") as (balancer, _):
             digests.add(balancer.status()["pools"][0]["table_digest"])
             chosen.add(balancer.explain("web", "192.0.2.7")["chosen"])
-    offline = explain_offline(make_config(names, policy="maglev"), "web", "192.0.2.7")
+    offline = explain_pool(make_config(names, policy="maglev"), "web", "192.0.2.7")
     assert digests == {offline["table_digest"]}
     assert chosen == {offline["chosen"]}
 

@@ -3,12 +3,9 @@
 # names is refused. Established sessions go on when the lists change; control ends the sessions of banned clients.
 # Called by workers; the ranges belong to a snapshot and do not change.
 
-from libc.stdint cimport uint32_t
-
 from l4lb._dataplane.base.parts cimport access_t
 from l4lb._dataplane.base.ranges cimport ranges_hold
-from l4lb._dataplane.base.types cimport listener_t, session_t, source_address_t
-from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.base.types cimport source_address_t
 
 
 cdef inline bint access_limited(const access_t *access) noexcept nogil:
@@ -23,16 +20,3 @@ cdef inline bint access_refused(const access_t *access, const source_address_t *
     return (access.banned.count and ranges_hold(&access.banned, source)) or (
         access.refused.count and ranges_hold(&access.refused, source)
     )
-
-
-cdef inline listener_t *session_listener_refusing(worker_t *w, session_t *s) noexcept nogil:
-    """The listener of a session whose client is known only now, when that refuses it; NULL: it may go on."""
-    cdef listener_t *listener
-    cdef uint32_t i
-    if not w.snapshot.refuses:
-        return NULL
-    for i in range(w.snapshot.listener_count):
-        listener = &w.snapshot.listeners[i]
-        if listener.live == s.listener:
-            return listener if access_refused(&listener.access, &s.source) else NULL
-    return NULL

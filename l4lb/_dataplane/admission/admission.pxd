@@ -160,6 +160,14 @@ cdef inline void hold_pool(pool_live_t *pool, held_t *held) noexcept nogil:
         shared_add(&pool.sessions_active, 1)
 
 
+cdef inline void hold_other_pool(pool_live_t *before, pool_live_t *pool, held_t *held) noexcept nogil:
+    """The session belongs to another pool than was held for it."""
+    shared_add(&pool.sessions_active, 1)
+    if held.places & HELD_POOL:
+        shared_add(&before.sessions_active, -1)
+    held.places |= HELD_POOL
+
+
 cdef inline void hold_worker(worker_t *w, held_t *held) noexcept nogil:
     """It is this worker's work, even while it waits in an inbox."""
     if not held.places & HELD_WORKER:

@@ -13,6 +13,7 @@ cdef enum:
     ACK_HOLD_MS = 8               # how long a handshake's last ACK waits for bytes to ride on
     CLIENT_FIRST_MAX = 3
     HELLO_WAIT_MS = 3000          # how long to wait for a ClientHello: time for one retransmission
+    ROUTE_WAIT_MS = 5000          # ... when it decides about the pool: time for two
     ACCEPT_PAUSE_MS = 100         # after EMFILE and similar errors
     ENDING_POLL_MS = 16           # shortest interval between checks whether an ending session's last bytes were taken
     ENDING_POLL_MAX_MS = 128      # ... and the longest
@@ -138,6 +139,8 @@ cdef enum path_error_t:
 #                       | | ^ next attempt
 #                       | | +--> (itself), or with retry_pause, when no other backend is left to try,
 #                       | +----> PAUSING --the pause is over--> (choice)
+#                       | +--TLS is to be agreed on first--> NEGOTIATING --the backend agrees--> RELAYING
+#                       |                                      +--it does not--> (choice)
 #                       +--connected--> RELAYING --both FINs forwarded--> FREE
 #                                        +--one side reset--> RESETTING --its last bytes were taken--> FREE
 #                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
@@ -150,6 +153,7 @@ cdef enum session_state_t:
     SESSION_READING
     SESSION_QUEUED
     SESSION_CONNECTING
+    SESSION_NEGOTIATING
     SESSION_PAUSING
     SESSION_RELAYING
     SESSION_RESETTING

@@ -17,6 +17,7 @@ from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport (
     access_t, chunk_t, pipe_t, proxy_accept_t, proxy_send_t, session_list_t, timer_t, tried_t,
 )
+from l4lb._dataplane.base.route_types cimport routes_t
 from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT, source_limits_t, source_t
 from l4lb._dataplane.base.udp_types cimport flow_list_t, flow_t, quic_ids_t
 
@@ -82,7 +83,7 @@ cdef struct session_t:
     uint8_t close_reason          # for a RESETTING or CLOSING session
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
-    uint8_t awaited               # in READING: what must come first, see tcp/preface.pxd
+    uint8_t awaited               # what must come before there is a backend, see tcp/preface.pxd
     held_t held
 
 # ---- what outlives snapshots ----
@@ -223,6 +224,7 @@ cdef struct listener_t:
     bint one_way                  # UDP: udp_responses is "none"
     bint trains                   # UDP: many datagrams as one, see udp/datagrams.pxd
     bint draining                 # UDP: no new sessions
+    const routes_t *routes        # NULL: all clients go to the pool
     access_t access
     proxy_accept_t accept
 

@@ -60,6 +60,7 @@ cdef struct accepted_client_t:    # a client that was accepted, until it has a s
     source_address_t local        # where it connected to; length 0: ask getsockname(2)
     uint32_t proxy_timeout_ms
     uint8_t proxy_mode            # the listener's: proxy_mode_t
+    bint routed                   # the listener has routes
     held_t held
     sockaddr_storage address
 

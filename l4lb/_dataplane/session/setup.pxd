@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from l4lb._dataplane.base.enums cimport SESSION_NODELAY_DONE, SIDE_CLIENT
 from l4lb._dataplane.base.linux cimport AF_UNIX
-from l4lb._dataplane.base.types cimport half_t, pool_t, session_t
+from l4lb._dataplane.base.types cimport half_t, listener_t, pool_t, session_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
 
 
@@ -37,6 +37,15 @@ cdef inline void session_init(worker_t *w, session_t *s, accepted_client_t *clie
     s.local_port = client.local_port
     s.attempts = 0
     s.flags = 0 if client.terms.nodelay else SESSION_NODELAY_DONE
+
+
+cdef inline listener_t *session_listener(worker_t *w, session_t *s) noexcept nogil:
+    """The session's listener in the current snapshot; NULL when it was removed. Not for each byte: it is looked for."""
+    cdef uint32_t i
+    for i in range(w.snapshot.listener_count):
+        if w.snapshot.listeners[i].live == s.listener:
+            return &w.snapshot.listeners[i]
+    return NULL
 
 
 cdef inline pool_t *session_pool(worker_t *w, session_t *s) noexcept nogil:

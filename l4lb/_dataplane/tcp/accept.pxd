@@ -92,6 +92,7 @@ cdef inline void client_describe(accepting_t *from_, accepted_client_t *client) 
     client.local = from_.local
     client.proxy_mode = listener.accept.mode
     client.proxy_timeout_ms = listener.accept.timeout_ms
+    client.routed = listener.routes != NULL
     hold_nothing(&client.held)
 
 

@@ -1,12 +1,13 @@
 # Events: what an edge of one of its sockets, its timer or its turn in the ready list means to a TCP session in each of
 # its states: one function for each, named in worker/states.pxd. Called on the worker's thread.
 
+from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t
 
 from l4lb._dataplane.base.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT,
-    CLOSE_MAX_DURATION, CLOSE_QUEUE_TIMEOUT, FAILURE_TIMEOUT, SESSION_ACK_HELD, SESSION_HEADER_HELD, SESSION_THROTTLED,
-    SIDE_CLIENT, side_t,
+    CLOSE_MAX_DURATION, CLOSE_QUEUE_TIMEOUT, FAILURE_OTHER, FAILURE_RESET, FAILURE_TIMEOUT, SESSION_ACK_HELD,
+    SESSION_HEADER_HELD, SESSION_THROTTLED, SIDE_CLIENT, side_t,
 )
 from l4lb._dataplane.base.linux cimport AF_INET, EPOLLERR, EPOLLHUP
 from l4lb._dataplane.base.types cimport session_t
@@ -19,8 +20,11 @@ from l4lb._dataplane.tcp.opening cimport session_event_reading, session_timeout_
 from l4lb._dataplane.tcp.progress cimport (
     deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
 )
+from l4lb._dataplane.tcp.starttls cimport (
+    STARTTLS_AGREED, STARTTLS_ENDED, STARTTLS_LOST, STARTTLS_WAITS, starttls_answer_t, starttls_done, starttls_hear,
+)
 from l4lb._dataplane.tcp.transitions cimport (
-    client_is_gone, session_connected, session_expect_urgent, session_mark, session_pump, session_retry,
+    client_is_gone, session_connected, session_expect_urgent, session_mark, session_pump, session_relay, session_retry,
     session_stop_holding, session_try_again, session_watch,
 )
 
@@ -56,6 +60,23 @@ cdef inline void edge_connecting(worker_t *w, session_t *s, side_t side, uint32_
         session_retry(w, s, failure_reported(error, AF_INET), CLOSE_CONNECT_FAILED)
     else:
         session_connected(w, s, events)
+
+
+cdef inline void edge_negotiating(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
+    """Connected, and asked for TLS: the backend agrees, or another is asked."""
+    cdef starttls_answer_t answer
+    if side == SIDE_CLIENT:
+        edge_waiting(w, s, side, events)
+        return
+    answer = starttls_hear(s)
+    if answer == STARTTLS_AGREED:
+        starttls_done(w, s)
+        s.awaited = 0
+        session_relay(w, s, events)
+    elif answer == STARTTLS_LOST:
+        session_retry(w, s, failure_reported(errno, AF_INET), CLOSE_CONNECT_FAILED)
+    elif answer != STARTTLS_WAITS:
+        session_retry(w, s, FAILURE_RESET if answer == STARTTLS_ENDED else FAILURE_OTHER, CLOSE_CONNECT_FAILED)
 
 
 cdef inline void edge_relaying(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
@@ -94,7 +115,7 @@ cdef inline void timeout_pausing(worker_t *w, session_t *s) noexcept nogil:
 
 
 cdef inline void timeout_connecting(worker_t *w, session_t *s) noexcept nogil:
-    """An attempt that takes its time: from the first timeout on the client is watched."""
+    """CONNECTING, NEGOTIATING. An attempt that takes its time: from the first timeout on the client is watched."""
     if deadline_passed(w, s.state_deadline_ms):
         session_retry(w, s, FAILURE_TIMEOUT, CLOSE_CONNECT_TIMEOUT)
     elif session_watch(w, s):

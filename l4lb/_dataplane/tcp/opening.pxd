@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from l4lb._dataplane.admission.access cimport session_listener_refusing
+from l4lb._dataplane.admission.access cimport access_refused
 from l4lb._dataplane.admission.admission cimport (
     ADMITTED, HELD_PROCESS, admit_source, admitted_t, admitted_too_fast, hold_pool, hold_worker, refusal_closes,
     release,
@@ -15,20 +15,23 @@ from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_DENIED, CLOSE_PROXY_HEADER_ERROR, CLOSE_RATE_LIMITED, CLOSE_RESOURCE_LIMIT,
     HALF_READABLE, HASH_KEY_DESTINATION, HASH_KEY_RANDOM, HASH_KEY_SESSION, HELLO_WAIT_MS, PROXY_REFUSED_TIMEOUT,
-    PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, SESSION_READING, SIDE_CLIENT, close_reason_t,
+    ROUTE_WAIT_MS, SESSION_READING, SIDE_CLIENT, close_reason_t,
 )
 from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport IPPROTO_TCP, counter_add
+from l4lb._dataplane.base.parts cimport chunk_t
 from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
+from l4lb._dataplane.resources.chunks cimport chunk_bytes
 from l4lb._dataplane.resources.sessions cimport sessions_take
 from l4lb._dataplane.session.closing cimport session_end, socket_end
 from l4lb._dataplane.session.records cimport record_client
-from l4lb._dataplane.session.setup cimport session_init, session_pool
+from l4lb._dataplane.session.setup cimport session_init, session_listener, session_pool
 from l4lb._dataplane.tcp.headers cimport session_destination
 from l4lb._dataplane.tcp.preface cimport (
-    AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, PREFACE_DONE, PREFACE_NO_MEMORY, PREFACE_REFUSED, PREFACE_WAITS,
-    preface_note_destination, preface_outcome_t, preface_read, preface_refuse,
+    AWAIT_HEADER, AWAIT_HELLO, AWAIT_NOTHING, AWAIT_ROUTE, AWAIT_STARTTLS, PREFACE_DONE, PREFACE_NO_MEMORY,
+    PREFACE_REFUSED, PREFACE_WAITS, pool_asks_for_hello, preface_note_destination, preface_outcome_t, preface_read,
+    preface_refuse, preface_route,
 )
 from l4lb._dataplane.tcp.progress cimport session_arm
 from l4lb._dataplane.tcp.transitions cimport session_connect, session_mark, session_watch
@@ -59,11 +62,13 @@ cdef inline void session_route(worker_t *w, session_t *s) noexcept nogil:
     session_connect(w, s)
 
 
-cdef inline bint pool_asks_for_hello(pool_t *pool) noexcept nogil:
-    return pool != NULL and pool.send.tlvs & (PROXY_SEND_AUTHORITY | PROXY_SEND_ALPN)
-
-
-cdef inline void session_await(worker_t *w, session_t *s, uint32_t wait_ms) noexcept nogil:
+cdef inline void session_await(worker_t *w, session_t *s, uint32_t proxy_timeout_ms) noexcept nogil:
+    """Until a deadline that no byte moves, for what is awaited next."""
+    cdef uint32_t wait_ms = HELLO_WAIT_MS
+    if s.awaited & AWAIT_HEADER:
+        wait_ms = proxy_timeout_ms
+    elif s.awaited & AWAIT_ROUTE:
+        wait_ms = ROUTE_WAIT_MS
     s.state_deadline_ms = <uint32_t>w.now_ms + wait_ms
     session_arm(w, s, s.state_deadline_ms)
 
@@ -79,10 +84,10 @@ cdef inline void session_refuse(worker_t *w, session_t *s, close_reason_t reason
 cdef inline bint session_admitted(worker_t *w, session_t *s) noexcept nogil:
     """Whether the client that the header names may come in, by its address and its source's limits. Otherwise the
     session has ended."""
-    cdef listener_t *listener = session_listener_refusing(w, s)
+    cdef listener_t *listener = session_listener(w, s) if w.snapshot.refuses else NULL
     cdef admitted_t admitted
     cdef close_reason_t reason
-    if listener != NULL:
+    if listener != NULL and access_refused(&listener.access, &s.source):
         session_refuse(w, s, CLOSE_DENIED, listener.access.closes)
         return False
     admitted = admit_source(w, s.listener, &s.source, &s.held)
@@ -111,10 +116,25 @@ cdef inline bint session_reads(worker_t *w, session_t *s) noexcept nogil:
     return False
 
 
-cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_ms, bint deferred) noexcept nogil:
+cdef inline bint session_is_routed(worker_t *w, session_t *s) noexcept nogil:
+    """By its address alone, if that is enough. False: the session has ended."""
+    cdef uint32_t skipped = 0
+    if preface_route(w, s, w.scratch, 0, &skipped, False) != PREFACE_NO_MEMORY:
+        return True
+    session_end(w, s, CLOSE_RESOURCE_LIMIT)
+    return False
+
+
+cdef inline void session_open(
+    worker_t *w, session_t *s, uint32_t proxy_timeout_ms, bint deferred, bint routed
+) noexcept nogil:
     """A new session, whose `awaited` is the version of the header that its listener expects. If the client was
     `deferred`, its first bytes are here, mostly all that is awaited: then it need not be watched for them."""
-    if pool_asks_for_hello(session_pool(w, s)):
+    if routed:
+        s.awaited |= AWAIT_ROUTE
+        if not s.awaited & AWAIT_HEADER and not session_is_routed(w, s):
+            return
+    elif pool_asks_for_hello(session_pool(w, s)):
         s.awaited |= AWAIT_HELLO
     if s.awaited == AWAIT_NOTHING:
         session_route(w, s)
@@ -125,24 +145,30 @@ cdef inline void session_open(worker_t *w, session_t *s, uint32_t proxy_timeout_
         if not session_reads(w, s):
             return
     if session_watch(w, s):
-        session_await(w, s, proxy_timeout_ms if s.awaited & AWAIT_HEADER else <uint32_t>HELLO_WAIT_MS)
+        session_await(w, s, proxy_timeout_ms)
 
 
 cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     cdef bint named = not s.awaited & AWAIT_HEADER
     session_mark(s, SIDE_CLIENT, events)
     if session_reads(w, s) and not named and not s.awaited & AWAIT_HEADER:
-        session_await(w, s, HELLO_WAIT_MS)
+        session_await(w, s, 0)
 
 
 cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:
-    """Without its header there is no session; without a ClientHello it goes on."""
+    """Without its header there is no session; without what decides about its route, or a ClientHello, it goes on."""
+    cdef chunk_t *chunk = s.up.chunk
+    cdef uint32_t skipped = 0
     if s.awaited & AWAIT_HEADER:
         preface_refuse(w, s, PROXY_REFUSED_TIMEOUT)
         session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
-    else:
-        s.awaited = AWAIT_NOTHING
-        session_route(w, s)
+        return
+    if s.awaited & AWAIT_ROUTE and chunk == NULL:
+        preface_route(w, s, w.scratch, 0, &skipped, True)
+    elif s.awaited & AWAIT_ROUTE:
+        preface_route(w, s, chunk_bytes(chunk) + chunk.start, chunk.length, &skipped, True)
+    s.awaited &= AWAIT_STARTTLS
+    session_route(w, s)
 
 
 # ---- from a client that was admitted ----
@@ -169,7 +195,7 @@ cdef inline void session_start(worker_t *w, accepted_client_t *client) noexcept 
     session_init(w, s, client)
     source_address_set(&s.source, &client.address)
     pool = session_pool(w, s)
-    if pool != NULL and pool.send.version and preface_note_destination(s, &client.local) < 0:
+    if ((pool != NULL and pool.send.version) or client.routed) and preface_note_destination(s, &client.local) < 0:
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
         return
-    session_open(w, s, client.proxy_timeout_ms, client.terms.deferred)
+    session_open(w, s, client.proxy_timeout_ms, client.terms.deferred, client.routed)

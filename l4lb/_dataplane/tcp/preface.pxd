@@ -3,26 +3,36 @@
 # The session keeps what they said in a `preface_t` of its own, freed when it ends. Called on the worker's thread by
 # opening.pxd.
 #
-#   awaited: a header --complete--> AWAIT_HELLO, when the pool wants one --here, or no TLS--> AWAIT_NOTHING
+#   awaited: a header --complete--> AWAIT_ROUTE, when the listener has routes --decided--> AWAIT_HELLO, when the pool
+#            wants one --here, or no TLS--> AWAIT_NOTHING
 #
-# A header is waited for until a deadline that no byte moves. A ClientHello is optional.
+# A header is waited for until a deadline that no byte moves, as is what decides about the route: then the pool is the
+# one for which nothing more is needed. A ClientHello is optional.
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy
 
+from l4lb._dataplane.admission.admission cimport hold_other_pool
+from l4lb._dataplane.balancing.routes cimport ROUTE_LATER, route_facts_t, route_target, routes_find
 from l4lb._dataplane.base.enums cimport (
     HALF_EOF, HALF_READABLE, HALF_SOURCE_FIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE, PROXY_HEADER_MAX_BYTES,
-    PROXY_NEED_MORE, PROXY_TRUNCATED, SIDE_CLIENT, proxy_result_t,
+    PROXY_NEED_MORE, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_TRUNCATED, SIDE_CLIENT, proxy_result_t,
 )
+from l4lb._dataplane.base.hashing cimport random_next
 from l4lb._dataplane.base.linux cimport EAGAIN, EINTR, counter_add, recv
-from l4lb._dataplane.base.types cimport half_t, preface_t, session_t, source_address_t
+from l4lb._dataplane.base.route_types cimport route_t, routes_t
+from l4lb._dataplane.base.types cimport half_t, listener_t, pool_t, preface_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse, source_address_unmap
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_UNSPEC, proxy_header_t, proxy_mode_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
 from l4lb._dataplane.resources.sessions cimport session_reads_short
+from l4lb._dataplane.session.setup cimport session_listener, session_pool
+from l4lb._dataplane.tcp.starttls cimport (
+    STARTTLS_BYTES, STARTTLS_NONE, STARTTLS_PART, STARTTLS_TLS, starttls_read, starttls_t, starttls_tell,
+)
 from l4lb._dataplane.tls.client_hello cimport (
     HELLO_FOUND, HELLO_MAX_BYTES, HELLO_NEED_MORE, client_hello_parse, client_hello_t, hello_result_t,
 )
@@ -30,6 +40,8 @@ from l4lb._dataplane.tls.client_hello cimport (
 cdef enum:
     AWAIT_NOTHING = 0             # up to here: proxy_mode_t
     AWAIT_HELLO = 0x10            # in addition, or alone
+    AWAIT_ROUTE = 0x20
+    AWAIT_STARTTLS = 0x40         # the client was told to begin TLS: the backend must be asked for it, see starttls.pxd
     AWAIT_HEADER = 0x0F           # mask of the mode
     PREFACE_BYTES = PROXY_HEADER_MAX_BYTES + HELLO_MAX_BYTES      # more is never read before there is a backend
 
@@ -123,18 +135,94 @@ cdef inline preface_outcome_t preface_header(
     if result != PROXY_COMPLETE:
         preface_refuse(w, s, (PROXY_TRUNCATED if result == PROXY_NEED_MORE else result) - PROXY_BAD_SIGNATURE)
         return PREFACE_REFUSED
-    s.awaited &= AWAIT_HELLO
+    s.awaited &= <uint8_t>~AWAIT_HEADER
     skipped[0] = header.length
     return PREFACE_DONE if preface_keep_header(s, &header, data) == 0 else PREFACE_NO_MEMORY
+
+
+cdef inline bint pool_asks_for_hello(pool_t *pool) noexcept nogil:
+    return pool != NULL and pool.send.tlvs & (PROXY_SEND_AUTHORITY | PROXY_SEND_ALPN)
+
+
+cdef inline hello_result_t preface_hello_parse(
+    session_t *s, client_hello_t *hello, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    """Of all that the client has sent, behind its request for TLS if there was one."""
+    cdef uint32_t at = STARTTLS_BYTES if s.awaited & AWAIT_STARTTLS else 0
+    return client_hello_parse(hello, data + at, length - at)
+
+
+# ---- routes ----
+
+cdef inline void session_take_pool(worker_t *w, session_t *s, uint32_t slot) noexcept nogil:
+    """Its route leads to the pool in that slot of the current snapshot."""
+    cdef pool_t *pool = w.snapshot.pools_by_slot[slot]
+    if pool.live == s.pool:
+        return
+    hold_other_pool(s.pool, pool.live, &s.held)
+    s.pool = pool.live
+
+
+cdef inline preface_outcome_t preface_routed(
+    worker_t *w, session_t *s, const route_t *route, const route_facts_t *facts
+) noexcept nogil:
+    """The route is known; NULL: none takes the client."""
+    s.awaited &= <uint8_t>~AWAIT_ROUTE
+    if facts.hello == HELLO_FOUND and preface_keep_hello(s, facts.said) < 0:
+        return PREFACE_NO_MEMORY
+    if route != NULL:
+        session_take_pool(w, s, route_target(route, &s.source, random_next(&w.random)))
+    if facts.hello == HELLO_NEED_MORE and not facts.complete and pool_asks_for_hello(session_pool(w, s)):
+        s.awaited |= AWAIT_HELLO
+    return PREFACE_DONE
+
+
+cdef inline preface_outcome_t preface_starttls(session_t *s, starttls_t request, uint32_t *skipped) noexcept nogil:
+    """The route depends on a ClientHello that comes after an answer."""
+    if request == STARTTLS_PART:
+        return PREFACE_WAITS
+    if request == STARTTLS_TLS:
+        s.awaited |= AWAIT_STARTTLS
+        return PREFACE_WAITS if starttls_tell(s, 0x53) else PREFACE_ABANDONED
+    skipped[0] += STARTTLS_BYTES
+    return PREFACE_WAITS if starttls_tell(s, 0x4E) else PREFACE_ABANDONED
+
+
+cdef inline preface_outcome_t preface_route(
+    worker_t *w, session_t *s, const uint8_t *data, uint32_t length, uint32_t *skipped, bint complete
+) noexcept nogil:
+    """By all that the client has sent. `complete`: no more is waited for, and what is not known does not hold."""
+    cdef listener_t *listener = session_listener(w, s)
+    cdef const routes_t *routes = listener.routes if listener != NULL else NULL
+    cdef starttls_t request = STARTTLS_NONE
+    cdef client_hello_t hello
+    cdef route_facts_t facts
+    cdef int found
+    facts.source = &s.source
+    facts.first = data
+    facts.first_length = length
+    facts.complete = complete or s.up.flags & HALF_EOF != 0
+    facts.hello = HELLO_NEED_MORE
+    facts.said = &hello
+    if routes == NULL:
+        return preface_routed(w, s, NULL, &facts)
+    if routes.reads_hello and not s.awaited & AWAIT_STARTTLS:
+        request = starttls_read(data, length)
+    if routes.reads_hello and request == STARTTLS_NONE:
+        facts.hello = preface_hello_parse(s, &hello, data, length)
+    found = routes_find(routes, &facts)
+    if found == ROUTE_LATER:
+        return PREFACE_WAITS if request == STARTTLS_NONE else preface_starttls(s, request, skipped)
+    return preface_routed(w, s, &routes.entries[found] if found >= 0 else NULL, &facts)
 
 
 cdef inline preface_outcome_t preface_hello(session_t *s, const uint8_t *data, uint32_t length) noexcept nogil:
     """Anything but a ClientHello goes on at once without one."""
     cdef client_hello_t hello
-    cdef hello_result_t result = client_hello_parse(&hello, data, length)
+    cdef hello_result_t result = preface_hello_parse(s, &hello, data, length)
     if result == HELLO_NEED_MORE and not s.up.flags & HALF_EOF:
         return PREFACE_WAITS
-    s.awaited = AWAIT_NOTHING
+    s.awaited &= <uint8_t>~AWAIT_HELLO
     if result == HELLO_FOUND and preface_keep_hello(s, &hello) < 0:
         return PREFACE_NO_MEMORY
     return PREFACE_DONE
@@ -171,6 +259,8 @@ cdef inline preface_outcome_t preface_judge(
     cdef preface_outcome_t outcome = PREFACE_DONE
     if s.awaited & AWAIT_HEADER:
         outcome = preface_header(w, s, w.scratch, length, skipped)
+    if outcome == PREFACE_DONE and s.awaited & AWAIT_ROUTE:
+        outcome = preface_route(w, s, w.scratch + skipped[0], length - skipped[0], skipped, False)
     if outcome == PREFACE_DONE and s.awaited & AWAIT_HELLO:
         outcome = preface_hello(s, w.scratch + skipped[0], length - skipped[0])
     return outcome

@@ -12,8 +12,8 @@ from l4lb._dataplane.base.enums cimport (
     ACK_HOLD_MS, CLIENT_FIRST_MAX, CLOSE_CONNECT_FAILED, CLOSE_NORMAL, CLOSE_NO_BACKEND, CLOSE_QUEUE_FULL,
     CLOSE_RESOURCE_LIMIT, HALF_EOF, HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_SOURCE_FIN, HALF_WRITABLE,
     NO_INDEX, SESSION_ACK_HELD, SESSION_ANSWERED, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_ENDING,
-    SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_PAUSING, SESSION_RELAYING, SESSION_SPOKEN, SESSION_THROTTLED,
-    SESSION_URGENT_INLINE, SIDE_BACKEND, SIDE_CLIENT, close_reason_t, connect_failure_t, side_t,
+    SESSION_HEADER_HELD, SESSION_HEADER_SENT, SESSION_NEGOTIATING, SESSION_PAUSING, SESSION_RELAYING, SESSION_SPOKEN,
+    SESSION_THROTTLED, SESSION_URGENT_INLINE, SIDE_BACKEND, SIDE_CLIENT, close_reason_t, connect_failure_t, side_t,
 )
 from l4lb._dataplane.base.linux cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, MSG_PEEK, SOL_SOCKET, SO_OOBINLINE,
@@ -37,11 +37,13 @@ from l4lb._dataplane.tcp.connect cimport (
     attempt_failed, attempt_misfit, attempt_short, attempt_t, session_pick, session_was_short,
 )
 from l4lb._dataplane.tcp.ending cimport session_close, session_reset
+from l4lb._dataplane.tcp.preface cimport AWAIT_STARTTLS
 from l4lb._dataplane.tcp.progress cimport session_arm, session_is_ending, session_rearm
 from l4lb._dataplane.tcp.relay cimport (
     PUMP_AGAIN, PUMP_NO_MEMORY, PUMP_SINK_LOST, PUMP_SOURCE_LOST, PUMP_THROTTLED, backend_inline, pump_down, pump_t,
     pump_up,
 )
+from l4lb._dataplane.tcp.starttls cimport starttls_ask
 
 # ---- who speaks first ----
 
@@ -195,7 +197,7 @@ cdef inline bint session_watch(worker_t *w, session_t *s) noexcept nogil:
     return True
 
 
-cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+cdef inline void session_relay(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
     """Start to relay. `events` is the edge that reported it, which may bring the backend's first bytes with it.
 
     A client that was not watched before is watched only from here on.
@@ -219,6 +221,16 @@ cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) n
         half_pending(&s.up) and not s.flags & SESSION_HEADER_HELD
     ):
         session_pump(w, s)
+
+
+cdef inline void session_connected(worker_t *w, session_t *s, uint32_t events) noexcept nogil:
+    """`events` is the edge that reported it."""
+    if unlikely(s.awaited & AWAIT_STARTTLS):
+        s.state = SESSION_NEGOTIATING
+        starttls_ask(s)
+        session_arm(w, s, s.state_deadline_ms)
+        return
+    session_relay(w, s, events)
 
 
 cdef inline void session_wait(worker_t *w, session_t *s, pool_t *pool) noexcept nogil:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from l4lb.config.options.access import Access, AccessEntry
 from l4lb.config.options.base import Count, Model, listify, one_of, reject_bool
 from l4lb.config.options.proxy import Network
+from l4lb.config.options.routes import Route
 from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.model.states import Protocol
@@ -79,6 +80,9 @@ class Listener(Model):
     total_bandwidth_up: Bandwidth = Field(default=0.0, description="of all its sessions together, client to backend")
     total_bandwidth_down: Bandwidth = Field(default=0.0, description="of all its sessions together, backend to client")
     per_source: PerSourceConfig = Field(default=PerSourceConfig(), description="limits of each source of clients")
+    routes: list[Route] = Field(
+        default_factory=list, description="clients for other pools; the first that takes a client, else pool"
+    )
     udp_responses: Count | Literal["none"] = Field(
         default=0,
         description='end the session after so many answers to each datagram; 0: by idle_timeout; "none": one-way',
@@ -95,6 +99,11 @@ class Listener(Model):
     def drops(self) -> bool:
         """Whether the kernel drops the SYNs of refused clients."""
         return self.protocol is Protocol.TCP and self.deny_action == "drop"
+
+    @property
+    def pools(self) -> list[str]:
+        """All that its clients may go to; its own first."""
+        return list(dict.fromkeys([self.pool, *(pool for route in self.routes for pool in route.pools)]))
 
     @model_validator(mode="after")
     def _read_lists(self) -> Self:

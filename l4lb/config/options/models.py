@@ -193,7 +193,7 @@ class Options(Model):
 
     def protocols_of(self, pool: str) -> set[Protocol]:
         """Of the listeners that use a pool."""
-        return {listener.protocol for listener in self.listeners.values() if listener.pool == pool}
+        return {listener.protocol for listener in self.listeners.values() if pool in listener.pools}
 
     def came_from(self, file: str, lines: Lines | None, flags: dict[Path, str]) -> None:
         """Note for messages where it was read: the file and its lines, and the flag that each changed path is from."""

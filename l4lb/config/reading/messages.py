@@ -9,11 +9,13 @@ from pydantic_core import ErrorDetails
 
 from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.hints import did_you_mean
-from l4lb.config.options.listener import Listener
-from l4lb.config.options.models import Backend, Options, Pool
+from l4lb.config.options.listener import KeepaliveConfig, Listener
+from l4lb.config.options.models import AgentConfig, Backend, Options, PassiveConfig, Pool
 from l4lb.config.options.paths import Path
 from l4lb.config.options.process import AdminConfig, GlobalConfig
 from l4lb.config.options.proxy import OwnTlv
+from l4lb.config.options.routes import Route
+from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.reading.supported import is_later_key
 
 _EXPECTED = {
@@ -28,6 +30,17 @@ _EXPECTED = {
     "list_type": "expected a list",
 }
 
+_WITHIN: dict[str, type[BaseModel]] = {
+    "agent": AgentConfig,
+    "backends": Backend,
+    "health": HealthConfig,
+    "keepalive": KeepaliveConfig,
+    "passive": PassiveConfig,
+    "per_source": PerSourceConfig,
+    "routes": Route,
+    "send_proxy_tlvs": OwnTlv,
+}  # the tables in those of listeners and pools
+
 
 def _known_keys(path: Path) -> list[str]:
     """The keys that the table above `path` may have."""
@@ -37,11 +50,9 @@ def _known_keys(path: Path) -> list[str]:
         model = GlobalConfig
     elif above[:1] == ["admin"]:
         model = AdminConfig
-    elif above[:1] == ["listeners"]:
-        model = Listener
-    elif above[:1] == ["pools"]:
-        within: dict[str, type[BaseModel]] = {"health": HealthConfig, "backends": Backend, "send_proxy_tlvs": OwnTlv}
-        model = next((within[part] for part in above[2:] if part in within), Pool)
+    elif above[:1] in (["listeners"], ["pools"]):
+        itself = Listener if above[0] == "listeners" else Pool
+        model = next((_WITHIN[part] for part in above[2:] if part in _WITHIN), itself)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

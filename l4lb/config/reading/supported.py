@@ -9,7 +9,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("hooks",),
     ("global",): ("kernel_pin",),
     ("listeners", "*"): (
-        "routes", "when_no_backend", "engine", "mode", "attach", "devices",
+        "when_no_backend", "engine", "mode", "attach", "devices",
     ),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from l4lb.config.options.hints import did_you_mean
 from l4lb.config.options.listener import Listener
 from l4lb.config.options.models import Options, Pool
 from l4lb.config.options.policies import find_policy
+from l4lb.config.options.routes import Route
 from l4lb.config.rules.health import health_conflicts
 from l4lb.config.rules.loops import loop_conflicts
 from l4lb.config.rules.proxy import accept_conflicts, send_conflicts
@@ -60,12 +61,29 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
         known = ", ".join(pools) or "none"
         hint = did_you_mean(listener.pool, pools) or f" (known: {known})"
         yield ("listeners", name, "pool"), f'"{listener.pool}": no such pool{hint}'
+    for index, route in enumerate(listener.routes):
+        yield from (
+            (("listeners", name, "routes", index, key), say) for key, say in _route(listener, index, route, pools)
+        )
     yield from _protocol(name, listener)
     yield from ((("listeners", name, "deny_action"), message) for message in _deny_action(listener))
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
     yield from ((("listeners", name, "per_source", key), message) for key, message in _per_source(listener))
     yield from ((("listeners", name, key), message) for key, message in accept_conflicts(listener))
+
+
+def _route(listener: Listener, index: int, route: Route, pools: list[str]) -> Iterator[tuple[str, str]]:
+    for pool in route.pools:
+        if pool not in pools:
+            hint = did_you_mean(pool, pools) or f" (known: {', '.join(pools) or 'none'})"
+            yield "pool" if route.pool else "split", f'"{pool}": no such pool{hint}'
+    if route.starts_with and listener.protocol is Protocol.UDP:
+        yield "starts_with", "has no effect with udp; there sni and alpn are those of QUIC"
+    if listener.protocol is Protocol.UDP:
+        yield "pool" if route.pool else "split", "routes of udp: not supported by this version"
+    if any(before.takes_all for before in listener.routes[:index]):
+        yield "pool" if route.pool else "split", "no client comes here: a route before it takes all"
 
 
 def _per_source(listener: Listener) -> Iterator[tuple[str, str]]:

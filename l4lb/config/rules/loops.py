@@ -47,7 +47,8 @@ def leads_back(config: Options, pool: str, address: str, resolve: Resolve = noth
     """The listener by which a backend of `pool` at that address leads back to it; empty when it does not."""
     for protocol in config.protocols_of(pool):
         for name in _listeners_at(config, pool, protocol, parse_address(address), resolve):
-            if _reaches(config, config.listeners[name].pool, pool, protocol, resolve, set()):
+            starts = config.listeners[name].pools
+            if any(_reaches(config, start, pool, protocol, resolve, set()) for start in starts):
                 return name
     return ""
 
@@ -60,7 +61,8 @@ def _reaches(config: Options, start: str, wanted: str, protocol: Protocol, resol
     seen.add(start)
     addresses = [parse_address(backend.address) for backend in config.pools[start].backends]
     reached = (name for one in addresses for name in _listeners_at(config, start, protocol, one, resolve))
-    return any(_reaches(config, config.listeners[name].pool, wanted, protocol, resolve, seen) for name in reached)
+    starts = (start for name in reached for start in config.listeners[name].pools)
+    return any(_reaches(config, start, wanted, protocol, resolve, seen) for start in starts)
 
 
 def _listeners_at(config: Options, pool: str, protocol: Protocol, address: Address, resolve: Resolve) -> list[str]:
@@ -69,7 +71,7 @@ def _listeners_at(config: Options, pool: str, protocol: Protocol, address: Addre
     for name, listener in config.listeners.items():
         if listener.protocol is not protocol:
             continue
-        for bind in _near(listener, address, same_port=listener.pool == pool):
+        for bind in _near(listener, address, same_port=pool in listener.pools):
             if bind.kind == "unix" or _numeric(bind, resolve) & _numeric(address, resolve):
                 exact.append(name)
             elif any(_takes(bind, host) for _, host in _numeric(address, resolve)):

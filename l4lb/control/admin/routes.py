@@ -20,6 +20,7 @@ from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
 from l4lb.control.reporting import shapes
+from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.events import RECENT
 
 
@@ -50,6 +51,7 @@ class Route:
 
 
 PATH_PARAMETERS = {
+    "listener": "name of a listener",
     "pool": "name of a pool",
     "address": "of a backend, or its id",
     "id": "of a session",
@@ -60,6 +62,14 @@ PATH_PARAMETERS = {
 class ExplainQuery(Query):
     source: str = Field(description="the client: an address, or address:port")
     to: str = Field(default="", description="address:port that it connects to, for a hash_key that needs it")
+
+
+class ExplainListenerQuery(ExplainQuery):
+    sni: str | None = Field(
+        default=None, description="the server name in the client's ClientHello; empty: it names none"
+    )
+    alpn: str = Field(default="", description="the protocols that it offers, with commas between them")
+    first: str = Field(default="", description="its first bytes, text or hex:...")
 
 
 class EventsQuery(Query):
@@ -99,6 +109,17 @@ async def _explain(api: Api, call: Call) -> shapes.Explanation:
         raise Refusal(400, str(error), "source") from None
 
 
+async def _explain_listener(api: Api, call: Call) -> shapes.ListenerExplanation:
+    name, query = call.path["listener"], call.query
+    try:
+        facts = facts_of(query.source, query.sni, [one for one in query.alpn.split(",") if one], query.first)
+        return api.status.explain_listener(name, facts, query.source, query.to)
+    except KeyError:
+        raise Refusal(404, f'no listener "{name}"', "listener") from None
+    except ValueError as error:
+        raise Refusal(400, str(error), "source") from None
+
+
 async def _config(api: Api, call: Call) -> shapes.ConfigShape:
     return api.status.config()
 
@@ -134,6 +155,8 @@ async def _page(api: Api, call: Call) -> web.Response:
 ROUTES = (
     Route("GET", "/v1/status", "The whole process: state, listeners, pools, workers", _status, shapes.Status),
     Route("GET", "/v1/listeners", "All listeners", _listeners, list[shapes.Listener]),
+    Route("GET", "/v1/listeners/{listener}/explain", "By which route a client goes, to which backend, and why",
+          _explain_listener, shapes.ListenerExplanation, query=ExplainListenerQuery, refuses=(404,)),
     Route("GET", "/v1/pools", "All pools with their backends", _pools, list[shapes.Pool]),
     Route("GET", "/v1/pools/{pool}", "A pool, with the latest checks of its backends", _pool, shapes.Pool,
           refuses=(404,)),

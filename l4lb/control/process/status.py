@@ -12,7 +12,7 @@ from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
-from l4lb.control.reporting.explanation import explanation
+from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
@@ -20,6 +20,7 @@ from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
 from l4lb.net.address import parse_endpoint
+from l4lb.routing.routes import Facts
 from l4lb.version import __version__
 
 
@@ -244,6 +245,12 @@ class Status:
         stats = self._forwarder.pool_stats(name)
         said = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
         return explanation(pool, source, said)
+
+    def explain_listener(self, name: str, facts: Facts, source: str, to: str = "") -> shapes.ListenerExplanation:
+        """By which route of the listener such a client goes, and to which backend. KeyError for an unknown listener,
+        ValueError for an invalid address."""
+        listener = self._state.listeners[name].config
+        return listener_explanation(name, listener, facts, lambda pool: self.explain(pool, source, to))
 
     def config(self) -> shapes.ConfigShape:
         return masked(self._state.config)

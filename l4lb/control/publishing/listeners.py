@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from l4lb.config import Config, Listener
+from l4lb.config.options.patterns import parse_bytes
 from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
-from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept, SourceLimits
+from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept, RouteSpec, SourceLimits
 
 # A long round trip; clients that come meanwhile repeat their SYN after 1 s (RFC 6298) and are refused.
 _HANDSHAKE_S = 0.2
@@ -50,6 +51,19 @@ def _per_source(config: Listener) -> SourceLimits | None:
     )
 
 
+def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
+    return tuple(
+        RouteSpec(
+            targets=tuple(route.targets.items()),
+            sni=tuple(route.sni),
+            alpn=tuple(protocol.encode() for protocol in route.alpn),
+            starts_with=tuple(map(parse_bytes, route.starts_with)),
+            source=route.ranges,
+        )
+        for route in config.routes
+    )
+
+
 def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes = b"") -> ListenerSpec:
     """A `drained` listener has no address; it keeps its sessions and counters. `banned`: see `ListenerSpec`."""
     config = state.config
@@ -83,6 +97,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         total_bandwidth_up=config.total_bandwidth_up,
         total_bandwidth_down=config.total_bandwidth_down,
         per_source=_per_source(config),
+        routes=route_specs(config),
         udp_requests=config.udp_requests,
         udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
         udp_one_way=config.udp_responses == "none",

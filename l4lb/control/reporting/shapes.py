@@ -344,6 +344,28 @@ class Explanation(TypedDict):
 
 
 @_EXACT
+class RouteExplanation(TypedDict):
+    """A route that did not take the client: `number` from 1 on, the condition that does not hold."""
+
+    number: int
+    pools: list[str]
+    condition: str
+
+
+@_EXACT
+class ListenerExplanation(TypedDict):
+    """By which route a client goes: from 1 on, null when none takes it and it gets the listener's own pool; `passed`
+    are those before it. `backend`: which backend of that pool it gets."""
+
+    listener: str
+    route: int | None
+    conditions: dict[str, list[str]]
+    split: dict[str, int]
+    passed: list[RouteExplanation]
+    backend: Explanation
+
+
+@_EXACT
 class Alive(TypedDict):
     status: Literal["alive"]
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from l4lb.config import AdminConfig, Backend, Config, GlobalConfig, HealthConfig, KeepaliveConfig, Listener, Pool
+from l4lb.config import (
+    AdminConfig,
+    Backend,
+    Config,
+    GlobalConfig,
+    HealthConfig,
+    KeepaliveConfig,
+    Listener,
+    PerSourceConfig,
+    Pool,
+    Route,
+)
 from l4lb.config.options.proxy import OwnTlv
 from l4lb.config.schema import json_schema
 
@@ -16,7 +27,18 @@ EXAMPLE = Path("lb.toml.example")
 
 def test_the_schema_knows_every_option() -> None:
     text = json.dumps(json_schema())
-    for model in (GlobalConfig, AdminConfig, Listener, Pool, Backend, HealthConfig, KeepaliveConfig, OwnTlv):
+    for model in (
+        GlobalConfig,
+        AdminConfig,
+        Listener,
+        Pool,
+        Backend,
+        HealthConfig,
+        KeepaliveConfig,
+        OwnTlv,
+        Route,
+        PerSourceConfig,
+    ):
         for name in model.model_fields:
             assert f'"{name}"' in text
 
@@ -40,7 +62,9 @@ def test_the_example_shows_every_option_with_its_default() -> None:
     shown: list[tuple[type[BaseModel], BaseModel, dict[str, Any], set[str]]] = [
         (GlobalConfig, config.global_, data["global"], set()),
         (AdminConfig, config.admin, data["admin"], set()),
-        (Listener, config.listeners["web"], data["listeners"]["web"], {"bind", "pool"}),
+        (Listener, config.listeners["web"], data["listeners"]["web"], {"bind", "pool", "routes"}),
+        (Route, config.listeners["web"].routes[0], data["listeners"]["web"]["routes"][0], {"pool"}),
+        (PerSourceConfig, config.listeners["web"].per_source, data["listeners"]["web"]["per_source"], set()),
         (Pool, config.pools["web"], data["pools"]["web"], {"backends", "health"}),
         (HealthConfig, config.pools["web"].health, data["pools"]["web"]["health"], set()),
     ]

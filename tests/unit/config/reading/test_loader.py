@@ -18,6 +18,14 @@ keepalive = { idle = "30s" }
 policy = "maglev"
 backends = ["10.0.0.1:80", { address = "10.0.0.2:80", weight = 3, id = "two" }]
 """
+ROUTE = """
+[pools.p]
+backends = ["h:1"]
+[listeners.a]
+bind = ":1"
+pool = "p"
+[[listeners.a.routes]]
+"""
 
 
 def problems(text: str) -> list[str]:
@@ -85,6 +93,20 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         ('[listeners.a]\nbind = ":1"\npool = "p"\nper_source = { session_rate = "0.1/s" }', "per_source.session_rate"),
         ('[listeners.a]\nbind = ":1"\npool = "p"\nprotocol = "udp"\nper_source = { sessions = 1, action = "close" }',
          "has no effect with udp"),
+        (ROUTE + 'pool = "nosuch"', 'listeners.a.routes[0].pool: "nosuch": no such pool'),
+        (ROUTE + 'split = { p = 1, q = 2 }', 'listeners.a.routes[0].split: "q": no such pool'),
+        (ROUTE + 'pool = "p"\nsplit = { p = 1 }', "expected pool or split, not both"),
+        (ROUTE + 'sni = "a.test"', "expected pool or split"),
+        (ROUTE + "split = { p = 0 }", "at least one pool with a weight above 0"),
+        (ROUTE + 'pool = "p"\nsni = "a.*.test"', "expected a server name such as"),
+        (ROUTE + 'pool = "p"\nsni = "*"', "expected a server name such as"),
+        (ROUTE + 'pool = "p"\nsni = "b\u00fccher.test"', 'beginning with "xn--"'),
+        (ROUTE + 'pool = "p"\nsin = "a.test"', "did you mean"),
+        (ROUTE + 'pool = "p"\nalpn = ""', "of 1 to 255 bytes"),
+        (ROUTE + 'pool = "p"\nstarts_with = "hex:1"', "pairs of hexadecimal digits"),
+        (ROUTE + 'pool = "p"\nsource = "10.0.0.0/33"', "routes[0].source"),
+        (ROUTE + 'pool = "p"\n[[listeners.a.routes]]\npool = "p"', "routes[1].pool: no client comes here"),
+        (ROUTE.replace("[[", 'protocol = "udp"\n[[') + 'pool = "p"\nstarts_with = "SSH-"', "has no effect with udp"),
         ('[pools.p]\nbackends = ["h:1"]\nhash_prefix_v4 = 24', 'has no effect with policy "round_robin"'),
         ('[pools.p]\nbackends = ["h:1"]\nqueue_timeout = "1s"', "has no effect without queue_size"),
         ('[pools.p]\nbackends = ["h:1"]\nretry_pause = "1s"\nconnect_attempts = 1', "has no effect with connect_att"),

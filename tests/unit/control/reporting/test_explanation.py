@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import pytest
 
 from l4lb import Config, Pool
-from l4lb.balancer import explain_offline
 from l4lb.config import HealthConfig
 from l4lb.control.reporting.explanation import explain_config
 from l4lb.errors import ConfigError
 from l4lb.model.snapshot import TableKind
+from l4lb.offline import explain_pool
 from tests.support.balancing import make_config
 from tests.support.tables import PythonTables
 
@@ -49,22 +49,22 @@ def test_it_takes_no_socket_and_no_thread() -> None:
 
 def test_it_is_the_same_by_whatever_builds_the_tables() -> None:
     config = make_config(BACKENDS, policy="ring")
-    assert explain_offline(config, "web", "192.0.2.7") == explain_config(config, "web", "192.0.2.7", "", PythonTables())
+    assert explain_pool(config, "web", "192.0.2.7") == explain_config(config, "web", "192.0.2.7", "", PythonTables())
 
 
 @pytest.mark.parametrize("health", [HealthConfig(), HealthConfig(type="none"), HealthConfig(initial="down")])
 def test_every_backend_is_as_if_it_were_up(health: HealthConfig) -> None:
-    assert len(explain_offline(make_config(BACKENDS, health=health), "web", "192.0.2.7")["candidates"]) == 2
+    assert len(explain_pool(make_config(BACKENDS, health=health), "web", "192.0.2.7")["candidates"]) == 2
 
 
 def test_questions_that_have_no_answer() -> None:
     config = make_config(BACKENDS, policy="maglev", hash_key="destination")
     with pytest.raises(KeyError):
-        explain_offline(config, "other", "192.0.2.7")
+        explain_pool(config, "other", "192.0.2.7")
     with pytest.raises(ValueError, match="expected an IP address"):
-        explain_offline(config, "web", "here")
+        explain_pool(config, "web", "here")
     with pytest.raises(ValueError, match="destination"):
-        explain_offline(config, "web", "192.0.2.7")
+        explain_pool(config, "web", "192.0.2.7")
 
 
 def test_what_would_keep_an_instance_from_starting_is_an_error_here_too() -> None:

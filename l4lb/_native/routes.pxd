@@ -1,0 +1,15 @@
+# A listener's routes, as other native modules see them: see `_native/routes.pyx`.
+
+from libc.stdint cimport uint8_t
+
+from l4lb._dataplane.base.route_types cimport route_names_t, route_t, routes_t
+
+
+cdef class Routes:
+    cdef routes_t routes
+    cdef list kept
+
+    cdef int fill_route(self, route_t *route, object spec) except -1
+    cdef int fill_names(self, route_names_t *names, tuple wanted) except -1
+    cdef int fill_targets(self, route_t *route, tuple targets) except -1
+    cdef const uint8_t *keep(self, bytes text)
