@@ -41,9 +41,10 @@ def wrk(
     return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
 
 
-def paced(peer: Peer, what: str, clients: int, rate: int, seconds: int) -> tuple[float, dict[str, float]]:
-    """(answers, figures) at `rate` requests a second: `what` is keep, close (a session each) or dns."""
-    command = [compiled("paced"), what, str(peer.port), str(clients), str(rate), str(seconds)]
+def paced(peer: Peer, what: str, clients: int, rate: int, seconds: int, *files: Path) -> tuple[float, dict[str, float]]:
+    """(answers, figures) at `rate` requests a second: `what` is keep, close (a session each), file (the bytes of one in
+    a session each) or dns."""
+    command = [compiled("paced"), what, str(peer.port), str(clients), str(rate), str(seconds), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     kept = report["done"] / report["seconds"] / rate

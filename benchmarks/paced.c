@@ -1,6 +1,8 @@
-/* Requests at a fixed rate, whatever the answers take: HTTP in sessions that stay, HTTP in a session each, or DNS by UDP.
+/* Requests at a fixed rate, whatever the answers take: HTTP in sessions that stay, HTTP in a session each, the bytes of a
+ * file in a session each, which the server answers in HTTP, or DNS by UDP.
  *
  *     paced keep|close|dns PORT CLIENTS RATE SECONDS
+ *     paced file PORT CLIENTS RATE SECONDS FILE
  *
  * Request number i is due i/RATE seconds after the start, and its latency counts from then: when the server, or this
  * program, falls behind, the delay is in the figures. A request that is due while all clients wait for answers is sent
@@ -20,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum mode { KEEP, CLOSE, DNS };
+enum mode { KEEP, CLOSE, FILE_EACH, DNS };
 
 struct client {
     int fd;
@@ -36,6 +38,8 @@ static const char *const REQUEST[] = {
     [KEEP] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     [CLOSE] = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 };
+static char file[16384];
+static size_t file_bytes;
 static const unsigned char QUESTION[] = /* host0.example.test A IN; its first two bytes become the id */
     "\0\0\1\0\0\1\0\0\0\0\0\0\5host0\7example\4test\0\0\1\0\1";
 enum { QUESTION_BYTES = sizeof(QUESTION) - 1, LOST_AFTER_NS = 1000000000 };
@@ -87,7 +91,7 @@ static void end_request(struct client *c, int ok)
         latencies[done_count++] = now_ns() - c->due_ns;
     else
         failed_count++;
-    if (mode == CLOSE || !ok)
+    if (mode == CLOSE || mode == FILE_EACH || !ok)
         hang_up(c);
     make_idle(c);
 }
@@ -114,8 +118,8 @@ static int is_open(struct client *c)
 static int send_request(struct client *c)
 {
     unsigned char question[QUESTION_BYTES];
-    const void *data = mode == DNS ? (const void *)question : REQUEST[mode];
-    size_t size = mode == DNS ? sizeof question : strlen(REQUEST[mode]);
+    const void *data = mode == DNS ? (const void *)question : mode == FILE_EACH ? file : REQUEST[mode];
+    size_t size = mode == DNS ? sizeof question : mode == FILE_EACH ? file_bytes : strlen(REQUEST[mode]);
     if (mode == DNS) {
         memcpy(question, QUESTION, sizeof question);
         memcpy(question, &c->id, 2);
@@ -157,7 +161,7 @@ static void read_answer(struct client *c)
             continue;
         }
         if (count <= 0) {
-            end_request(c, count == 0 && mode == CLOSE && is_whole(c));
+            end_request(c, count == 0 && (mode == CLOSE || mode == FILE_EACH) && is_whole(c));
             return;
         }
         c->got += count;
@@ -186,9 +190,16 @@ static double percentile_us(int percent)
 
 int main(int argc, char **argv)
 {
-    if (argc != 6)
+    if (argc != (argc > 1 && strcmp(argv[1], "file") == 0 ? 7 : 6))
         return 2;
-    mode = strcmp(argv[1], "keep") == 0 ? KEEP : strcmp(argv[1], "close") == 0 ? CLOSE : DNS;
+    mode = strcmp(argv[1], "keep") == 0 ? KEEP : strcmp(argv[1], "close") == 0 ? CLOSE : argc == 7 ? FILE_EACH : DNS;
+    if (mode == FILE_EACH) {
+        FILE *opened = fopen(argv[6], "rb");
+        if (!opened)
+            die(argv[6]);
+        file_bytes = fread(file, 1, sizeof file, opened);
+        fclose(opened);
+    }
     server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     client_count = atoi(argv[3]);
