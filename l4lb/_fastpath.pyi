@@ -14,6 +14,8 @@ PATH_ERRORS: int
 SOURCE_LIMITS: int
 SOURCE_ORDERS: dict[str, int]
 
+def load_libcrypto() -> bool: ...
+
 @final
 class EndedSession:
     session_id: int

@@ -28,6 +28,7 @@ from l4lb._dataplane.base.linux cimport (
 )
 from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT, source_key_t
 from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
+from l4lb._dataplane.tls.libcrypto cimport libcrypto_load
 from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._native.convert cimport address_bytes, buckets_list, zeroed
@@ -44,6 +45,12 @@ CONNECT_FAILURES = <int>FAILURE_COUNT
 PATH_ERRORS = <int>PATH_ERROR_COUNT
 SOURCE_LIMITS = <int>SOURCE_LIMIT_COUNT
 SOURCE_ORDERS = {"sessions": <int>SOURCES_BY_SESSIONS, "rate": <int>SOURCES_BY_RATE, "bytes": <int>SOURCES_BY_BYTES}
+
+
+def load_libcrypto():
+    """Make workers able to read QUIC's ClientHello, before a snapshot has routes that need it. False when OpenSSL's
+    libcrypto is not there."""
+    return bool(libcrypto_load())
 
 
 @final

@@ -31,7 +31,7 @@ from l4lb._dataplane.base.udp_types cimport flow_list_t, quic_entry_t
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
 from l4lb._dataplane.resources.sessions cimport list_init
 from l4lb._dataplane.resources.stats cimport counters_free, counters_total
-from l4lb._dataplane.udp.quic cimport (
+from l4lb._dataplane.balancing.quic cimport (
     QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
 )
 from l4lb._native.convert cimport (

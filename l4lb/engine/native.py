@@ -24,7 +24,7 @@ from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep, source
 from l4lb.engine.tables import NativeTables
-from l4lb.errors import EngineError
+from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
@@ -159,6 +159,10 @@ class NativeForwarder(NativeTables):
     # ---- snapshots ----
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
+        for one in listeners:
+            if one.reads_quic and not _fastpath.load_libcrypto():
+                message = "routes by sni or alpn of udp need OpenSSL's libcrypto, on Debian the package libssl3"
+                raise ConfigError([Problem(f"listeners.{one.name}.routes", message)])
         self._listening.prepare(listeners)
 
     def forget_prepared(self) -> None:

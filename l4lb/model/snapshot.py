@@ -255,6 +255,11 @@ class ListenerSpec:
         return tuple(dict.fromkeys((self.pool, *routed)))
 
     @property
+    def reads_quic(self) -> bool:
+        """Whether a route depends on the ClientHello in a QUIC Initial."""
+        return self.protocol is Protocol.UDP and any(route.sni or route.alpn for route in self.routes)
+
+    @property
     def trains(self) -> bool:
         """Whether datagrams may travel as one: not where each of them is counted."""
         return self.udp_gro and not self.udp_requests and not self.udp_responses and self.accept is None

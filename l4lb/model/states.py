@@ -48,6 +48,7 @@ class DropReason(StrEnum):
     LATE = "late"
     PROXY_HEADER = "proxy_header"
     DENIED = "denied"
+    UNROUTED = "unrouted"
     KERNEL = "kernel"
 
 

@@ -32,9 +32,12 @@ from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.tls.client_hello cimport (
-    HELLO_FOUND, client_hello_parse, client_hello_parse_message, client_hello_t, hello_result_t,
+    HELLO_FOUND, HELLO_MAX_BYTES, client_hello_parse, client_hello_parse_message, client_hello_t, hello_result_t,
 )
-from l4lb._dataplane.udp.quic cimport (
+from l4lb._dataplane.tls.libcrypto cimport libcrypto, libcrypto_load
+from l4lb._dataplane.tls.quic_initial cimport HELLO_HAVE_BYTES, hello_stream_t, quic_frames_read
+from l4lb._dataplane.tls.quic_keys cimport PLAIN_BYTES, quic_hello_read, quic_reader_t
+from l4lb._dataplane.balancing.quic cimport (
     QUIC_BUCKETS, QUIC_WAYS, quic_header_read, quic_id_hash, quic_ids_find, quic_ids_free, quic_ids_init, quic_ids_put,
 )
 
@@ -366,6 +369,50 @@ def client_hello(bytes data, bint records=True):
     if protocols[:1] != [(<char *>hello.alpn)[:hello.alpn_length]] and hello.alpn_length:
         raise AssertionError("the first is not the first")
     return (<char *>hello.server_name)[:hello.server_name_length], protocols
+
+
+cdef class QuicHello:
+    """The ClientHello in a client's Initial packets."""
+
+    cdef quic_reader_t reader
+    cdef hello_stream_t stream
+    cdef bytearray plain
+    cdef bytearray memory
+
+    def __cinit__(self):
+        if not libcrypto_load():
+            raise RuntimeError("there is no libcrypto")
+        self.plain = bytearray(PLAIN_BYTES)
+        self.memory = bytearray(HELLO_MAX_BYTES + HELLO_HAVE_BYTES)
+        self.reader.plain = <uint8_t *><char *>self.plain
+        self.reader.ecb = libcrypto.context_new()
+        self.reader.gcm = libcrypto.context_new()
+        self.stream.bytes = <uint8_t *><char *>self.memory
+        self.stream.have = self.stream.bytes + HELLO_MAX_BYTES
+
+    def __dealloc__(self):
+        libcrypto.context_free(self.reader.ecb)
+        libcrypto.context_free(self.reader.gcm)
+
+    def read(self, bytes datagram):
+        """Whether it was an Initial that could be read."""
+        cdef uint8_t *copy = <uint8_t *>malloc(len(datagram) if datagram else 1)
+        memcpy(copy, <const char *>datagram, len(datagram))
+        found = quic_hello_read(&self.reader, &self.stream, copy, len(datagram))
+        free(copy)
+        return bool(found)
+
+    def frames(self, bytes plain):
+        """The same of what a packet has when it is decrypted."""
+        cdef uint8_t *copy = <uint8_t *>malloc(len(plain) if plain else 1)
+        memcpy(copy, <const char *>plain, len(plain))
+        found = quic_frames_read(&self.stream, copy, len(plain))
+        free(copy)
+        return bool(found)
+
+    def whole(self):
+        """The message so far."""
+        return bytes(self.memory[: self.stream.whole])
 
 
 cdef bytes quic_id(quic_id_t *id):

@@ -17,7 +17,7 @@ from tests.support.programs import require, without_preload
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build/fuzz"
-MAX_BYTES = {"proxy": 5000, "hello": 20000}  # by target: of an input
+MAX_BYTES = {"proxy": 5000, "hello": 20000, "quic": 20000}  # by target: of an input
 DIRECTIVES = ["boundscheck=False", "wraparound=False", "cdivision=True", "initializedcheck=False"]
 # The harness runs without Python, so nothing that the module refers to of Python's is ever reached or needed.
 CLANG_OPTIONS = [

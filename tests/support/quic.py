@@ -8,7 +8,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,9 +53,12 @@ class QuicPeers:
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, TIMEOUT_S), self._loop).result()
 
     @contextlib.contextmanager
-    def serving(self, *names: str, retry: bool = False, id_bytes: int = 8) -> Iterator[dict[str, RunningServer]]:
+    def serving(
+        self, *names: str, retry: bool = False, id_bytes: int = 8, alpn: Sequence[str] = ()
+    ) -> Iterator[dict[str, RunningServer]]:
         """Servers that answer each stream with their name; their connection ids have `id_bytes`."""
         self._server.connection_id_length = id_bytes
+        self._server.alpn_protocols = list(alpn) or None
         servers = {name: self.run(self._serve(name, retry)) for name in names}
         try:
             yield servers
@@ -77,7 +80,8 @@ class QuicPeers:
 
     def connect(self, address: str, **options: Any) -> QuicClient:
         """A connection whose handshake is complete; `options` are QuicConfiguration's."""
-        configuration = QuicConfiguration(verify_mode=ssl.CERT_NONE, server_name="quic.example", **options)
+        given = {"verify_mode": ssl.CERT_NONE, "server_name": "quic.example", **options}
+        configuration = QuicConfiguration(**given)
         return self.run(self._connect(address, configuration))
 
     async def _connect(self, address: str, configuration: QuicConfiguration) -> QuicClient:

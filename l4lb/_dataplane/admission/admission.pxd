@@ -195,7 +195,7 @@ cdef inline void hold_as_before(
 
 cdef inline void release(worker_t *w, listener_live_t *listener, pool_live_t *pool, held_t *held) noexcept nogil:
     """Give back all that it holds. `pool` may be NULL when none is held; `w` is the worker that is held, if one is."""
-    if held.places & HELD_POOL:
+    if pool != NULL and held.places & HELD_POOL:
         shared_add(&pool.sessions_active, -1)
     if held.places & HELD_LISTENER:
         shared_add(&listener.sessions_active, -1)

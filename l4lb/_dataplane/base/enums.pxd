@@ -91,6 +91,7 @@ cdef enum drop_reason_t:
     DROP_LATE                     # an answer after the last one that udp_responses allows
     DROP_PROXY_HEADER
     DROP_DENIED                   # by address: allow, deny, bans
+    DROP_UNROUTED                 # a part of a QUIC ClientHello, whose rest did not come
     DROP_KERNEL                   # a socket's queue was full
     DROP_REASON_COUNT
 
@@ -219,7 +220,7 @@ cdef enum hash_key_t:
     HASH_KEY_DESTINATION
     HASH_KEY_SESSION              # source, destination and protocol
     HASH_KEY_RANDOM               # drawn anew for each session
-    HASH_KEY_QUIC_CID             # UDP only: the connection id in a first packet, see udp/quic.pxd
+    HASH_KEY_QUIC_CID             # UDP only: the connection id in a first packet, see balancing/quic.pxd
 
 # The result of parsing. From PROXY_BAD_SIGNATURE on it is a refusal, and each reason has a counter.
 # l4lb.proxy_protocol.Reason names them in this order; tests/unit/test_proxy_protocol.py holds them together.

@@ -33,8 +33,8 @@ cdef struct intake_t:
     iovec vectors[DATAGRAM_BATCH]
     sockaddr_storage names[DATAGRAM_BATCH]
     uint8_t control[DATAGRAM_BATCH][CONTROL_BYTES]
-    datagram_t datagrams[DATAGRAM_BATCH]
-    uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES
+    datagram_t datagrams[DATAGRAM_BATCH + 1]
+    uint8_t *bytes                # DATAGRAM_BATCH slots of DATAGRAM_BYTES, and one for what waited: udp/waiting.pxd
     uint32_t used                 # slots whose bytes are still needed
 
 cdef struct quic_id_t:            # in a datagram
@@ -47,7 +47,7 @@ cdef struct quic_header_t:
     quic_id_t destination
     quic_id_t source              # of the long form
 
-cdef struct quic_ids_t:           # of a pool, for all workers, see udp/quic.pxd
+cdef struct quic_ids_t:           # of a pool, for all workers, see balancing/quic.pxd
     uint64_t *words               # shared; NULL: the pool does not need them
     void *memory                  # the allocation that holds them
     uint64_t seed                 # so that no client can aim at one bucket
@@ -183,6 +183,9 @@ cdef struct udp_t:                # a worker's; made when it first serves a UDP 
     links_t links
     flows_t flows
     refused_t refused[REFUSED_SLOTS]
+    void *waiting                 # waitings_t, see udp/waiting.pxd; NULL until it is needed
+    uint32_t waiting_count
+    void *replayed                # waiting_t: of the session that was just made; its datagrams are still to be sent
     uint32_t denials              # sends that a firewall denied, in this event
     uint8_t prefix[PROXY_HEADER_MAX_BYTES]  # the PROXY header of the datagram that is being sent
 

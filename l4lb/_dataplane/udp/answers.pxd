@@ -24,7 +24,7 @@ from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.latency cimport answer_watch
 from l4lb._dataplane.udp.datagrams cimport datagram_count, datagram_first_bytes, intake_bytes, intake_receive
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_count_drops, flow_used
-from l4lb._dataplane.udp.quic cimport quic_note_given_id
+from l4lb._dataplane.balancing.quic cimport quic_note_given_id
 from l4lb._dataplane.udp.send_batch cimport post_add, post_add_train, post_flush, post_full
 
 

@@ -30,7 +30,8 @@ from l4lb._dataplane.udp.links cimport link_close, link_open, link_reuse, link_w
 from l4lb._dataplane.udp.make_room cimport room_make_for_link
 from l4lb._dataplane.udp.paths cimport refused_lately, refused_note
 from l4lb._dataplane.udp.picking cimport flow_pick
-from l4lb._dataplane.udp.quic cimport quic_header_read, quic_ids_find
+from l4lb._dataplane.balancing.quic cimport quic_header_read, quic_ids_find
+from l4lb._dataplane.udp.waiting cimport waiting_t
 
 cdef struct new_flow_t:          # a datagram without a session, on its way to become the first of one
     accepting_t *from_
@@ -44,6 +45,8 @@ cdef struct new_flow_t:          # a datagram without a session, on its way to b
     quic_header_t quic            # with hash_key quic_cid
     held_t held
     pool_t *pool
+    waiting_t *waiting            # what it has sent before, while its route was not known; NULL: nothing
+    uint32_t slot                 # of the datagram, in the intake
     backend_t *resumed            # it has the client's connection already; reserved until it is taken for `backend`
     backend_t *backend
     link_t *link

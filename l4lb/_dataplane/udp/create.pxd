@@ -12,8 +12,9 @@ from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.base.addresses cimport source_address_set
 from l4lb._dataplane.base.enums cimport (
     CLOSE_RESOURCE_LIMIT, DROP_DENIED, DROP_DRAINING, DROP_MAX_SESSIONS, DROP_PROXY_HEADER, DROP_RATE_LIMITED,
-    DROP_RESOURCES, DROP_TOO_LARGE, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE, PROXY_COMPLETE,
-    PROXY_REFUSED_UNTRUSTED, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, drop_reason_t, proxy_result_t,
+    DROP_RESOURCES, DROP_TOO_LARGE, DROP_UNROUTED, HASH_KEY_QUIC_CID, LINK_BATCH_MIN, PROXY_BAD_SIGNATURE,
+    PROXY_COMPLETE, PROXY_REFUSED_UNTRUSTED, SELECT_PEAK_EWMA, SESSION_FLOW, SESSION_MEASURED, drop_reason_t,
+    proxy_result_t,
 )
 from l4lb._dataplane.base.linux cimport counter_add
 from l4lb._dataplane.base.ranges cimport ranges_hold
@@ -25,7 +26,7 @@ from l4lb._dataplane.proxy_protocol.types cimport PROXY_INET, PROXY_INET6, proxy
 from l4lb._dataplane.resources.sessions cimport sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end
-from l4lb._dataplane.session.setup cimport session_init
+from l4lb._dataplane.session.setup cimport session_init, session_pool
 from l4lb._dataplane.udp.connect cimport new_flow_find_destination, new_flow_link, new_flow_resume, new_flow_t
 from l4lb._dataplane.udp.datagrams cimport datagram_count, intake_bytes, intake_datagram
 from l4lb._dataplane.udp.flows cimport (
@@ -35,6 +36,8 @@ from l4lb._dataplane.udp.flows cimport (
 from l4lb._dataplane.udp.links cimport link_close
 from l4lb._dataplane.udp.make_room cimport admit
 from l4lb._dataplane.udp.picking cimport flow_has_other_backend
+from l4lb._dataplane.udp.routing cimport new_flow_route
+from l4lb._dataplane.udp.waiting cimport waiting_find, waiting_lose
 
 
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
@@ -117,12 +120,41 @@ cdef inline session_t *flow_session_take(worker_t *w, new_flow_t *n) noexcept no
     return s
 
 
+cdef inline bint new_flow_admit(worker_t *w, new_flow_t *n, uint32_t datagrams) noexcept nogil:
+    """Take its places, or those that it holds already since its first datagram. False: dropped and counted."""
+    cdef listener_t *listener = n.from_.listener
+    cdef admitted_t admitted
+    cdef drop_reason_t reason
+    hold_nothing(&n.held)
+    n.waiting = NULL
+    if listener.routes != NULL and w.udp.waiting_count:
+        n.waiting = waiting_find(w, &n.key, n.hash)
+    if n.waiting != NULL:
+        n.held = n.waiting.held
+        hold_nothing(&n.waiting.held)
+        return True
+    admitted = admit_source(w, listener.live, &n.source, &n.held)
+    if admitted == ADMITTED:
+        admitted = admit(w, listener, True, &n.held)
+    if admitted == ADMITTED:
+        return True
+    reason = DROP_RATE_LIMITED if admitted_too_fast(admitted) else DROP_MAX_SESSIONS
+    datagrams_dropped(w, listener.live, reason, datagrams)
+    release(w, listener.live, NULL, &n.held)
+    return False
+
+
+cdef inline void new_flow_drop(worker_t *w, new_flow_t *n) noexcept nogil:
+    """It gets no session; its datagram is counted."""
+    release(w, n.from_.listener.live, NULL, &n.held)
+    if n.waiting != NULL:
+        waiting_lose(w, n.waiting, DROP_UNROUTED)
+
+
 cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     """A new session for a datagram that belongs to none. NULL: dropped and counted."""
     cdef listener_t *listener = n.from_.listener
     cdef uint32_t datagrams = datagram_count(n.datagram)
-    cdef admitted_t admitted
-    cdef drop_reason_t reason
     cdef session_t *s
     if listener.draining:
         datagrams_dropped(w, listener.live, DROP_DRAINING, datagrams)
@@ -130,26 +162,19 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     if access_refused(&listener.access, &n.source):
         datagrams_dropped(w, listener.live, DROP_DENIED, datagrams)
         return NULL
-    hold_nothing(&n.held)
-    admitted = admit_source(w, listener.live, &n.source, &n.held)
-    if admitted == ADMITTED:
-        admitted = admit(w, listener, True, &n.held)
-    if admitted != ADMITTED:
-        reason = DROP_RATE_LIMITED if admitted_too_fast(admitted) else DROP_MAX_SESSIONS
-        datagrams_dropped(w, listener.live, reason, datagrams)
-        release(w, listener.live, NULL, &n.held)
+    if not new_flow_admit(w, n, datagrams) or not new_flow_route(w, n):
         return NULL
-    n.pool = listener.pool
     if not new_flow_link(w, n):
-        release(w, listener.live, NULL, &n.held)
+        new_flow_drop(w, n)
         return NULL
     s = flow_session_take(w, n)
     if s == NULL:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
         link_close(&w.udp.links, n.link)
         backend_release(n.backend.live)
-        release(w, listener.live, NULL, &n.held)
+        new_flow_drop(w, n)
         return NULL
+    w.udp.replayed = n.waiting
     flow_fill(w, s, n)
     flow_list_push(w, s)
     counter_add(&w.flow_count, 1)
@@ -201,8 +226,8 @@ cdef inline bint header_take(worker_t *w, new_flow_t *n, const uint8_t *data) no
 cdef inline bint flow_address_reused(worker_t *w, session_t *s, new_flow_t *n) noexcept nogil:
     """Whether a datagram from the address of `s` comes from a client that has a QUIC connection with another backend: a
     NAT gave it an address that another client had before. That backend is reserved then."""
-    n.pool = n.from_.listener.pool
-    if n.pool.live == s.pool:
+    n.pool = session_pool(w, s)
+    if n.pool != NULL:
         n.resumed = new_flow_resume(w, n, s.backend.id)
     return n.resumed != NULL
 
@@ -224,6 +249,7 @@ cdef inline session_t *session_for_datagram(worker_t *w, accepting_t *from_, uin
     cdef session_t *s
     n.from_ = from_
     n.datagram = &up.datagrams[slot]
+    n.slot = slot
     if n.datagram.cut:
         datagrams_dropped(w, from_.listener.live, DROP_TOO_LARGE, 1)
         return NULL

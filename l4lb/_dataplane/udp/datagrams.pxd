@@ -22,7 +22,7 @@ from l4lb._dataplane.base.udp_types cimport datagram_t, intake_t
 cdef inline int intake_init(intake_t *self) noexcept nogil:
     """0, or -1 when memory is short. The kernel backs a page only once a datagram lies there."""
     cdef uint32_t i
-    self.bytes = <uint8_t *>malloc(<size_t>DATAGRAM_BATCH * DATAGRAM_BYTES)
+    self.bytes = <uint8_t *>malloc(<size_t>(DATAGRAM_BATCH + 1) * DATAGRAM_BYTES)
     if self.bytes == NULL:
         return -1
     memset(self.headers, 0, sizeof(self.headers))

@@ -12,13 +12,14 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from l4lb._dataplane.admission.limits cimport bandwidth_limited, bandwidth_t, session_bandwidth
+from l4lb._dataplane.balancing.quic cimport quic_confirm_id
 from l4lb._dataplane.base.enums cimport (
     CLOSE_DRAIN, CLOSE_IDLE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, DATAGRAM_BATCH, DATAGRAM_PAYLOAD_MAX,
-    DROP_NOT_SENT, DROP_TOO_LARGE, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
-    UDP_TURN_BATCHES,
+    DROP_NOT_SENT, DROP_TOO_LARGE, DROP_UNROUTED, LINK_BATCH_MIN, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED,
+    SESSION_FLOW, UDP_TURN_BATCHES,
 )
 from l4lb._dataplane.base.linux cimport (
-    EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send, shared_add,
+    EAGAIN, ECONNREFUSED, EINTR, EPERM, MSG_DONTWAIT, MSG_NOSIGNAL, counter_add, send, shared_add, unlikely,
 )
 from l4lb._dataplane.base.parts cimport proxy_send_t
 from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_address_t
@@ -39,9 +40,11 @@ from l4lb._dataplane.udp.datagrams cimport (
 )
 from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_unbind, flow_used
 from l4lb._dataplane.udp.links cimport link_drain, links_at
-from l4lb._dataplane.udp.quic cimport quic_confirm_id
 from l4lb._dataplane.udp.reports cimport flow_denied, flow_note_path_error, flow_note_post_errors, flow_refused
 from l4lb._dataplane.udp.send_batch cimport post_add, post_add_train, post_begin, post_flush, post_full
+from l4lb._dataplane.udp.waiting cimport (
+    REPLAY_SLOT, waiting_lose, waiting_replay, waiting_t, waitings_end_on_socket,
+)
 
 # ---- up ----
 
@@ -243,6 +246,16 @@ cdef inline uint32_t flow_forward(worker_t *w, session_t *s, uint32_t first, uin
     return count
 
 
+cdef inline void flow_replay(worker_t *w, session_t *s, uint32_t generation) noexcept nogil:
+    """Send what its client sent while its route was not known, if the session, which was just made, has not ended. QUIC
+    does not mind the order."""
+    cdef waiting_t *client = <waiting_t *>w.udp.replayed
+    w.udp.replayed = NULL
+    while s.state == SESSION_FLOW and s.generation == generation and waiting_replay(client, &w.udp.up):
+        flow_forward(w, s, REPLAY_SLOT, 1)
+    waiting_lose(w, client, DROP_UNROUTED)
+
+
 cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
     """Datagrams of clients. Level-triggered: what is left after some batches is reported again next turn.
 
@@ -250,7 +263,7 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
     """
     cdef intake_t *up = &w.udp.up
     cdef session_t *s
-    cdef uint32_t _batch, slot
+    cdef uint32_t _batch, slot, generation
     cdef int got
     w.udp.denials = 0
     for _batch in range(UDP_TURN_BATCHES):
@@ -261,7 +274,10 @@ cdef inline void udp_event(worker_t *w, accepting_t *from_) noexcept nogil:
             if s == NULL:
                 slot += 1
                 continue
+            generation = s.generation
             slot += flow_forward(w, s, slot, slots_alike(from_.listener, up, slot, <uint32_t>got))
+            if unlikely(w.udp.replayed != NULL):
+                flow_replay(w, s, generation)
         if got < DATAGRAM_BATCH:
             return
 
@@ -333,6 +349,7 @@ cdef inline void flows_end_on_socket(worker_t *w, int fd) noexcept nogil:
     """A listening socket is about to close: its clients could not be answered any more."""
     cdef uint32_t i
     cdef session_t *s
+    waitings_end_on_socket(w, fd)
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
         s = sessions_at(&w.sessions, i)
         if s.state == SESSION_FLOW and s.flow.fd == fd:

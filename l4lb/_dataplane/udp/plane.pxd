@@ -9,6 +9,7 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.udp.datagrams cimport intake_free, intake_init
 from l4lb._dataplane.udp.flows cimport flows_free, flows_init
 from l4lb._dataplane.udp.links cimport links_free, links_init
+from l4lb._dataplane.udp.waiting cimport waitings_close
 
 
 cdef inline int udp_open(worker_t *w) noexcept nogil:
@@ -32,6 +33,7 @@ cdef inline int udp_open(worker_t *w) noexcept nogil:
 cdef inline void udp_close(worker_t *w) noexcept nogil:
     if w.udp == NULL:
         return
+    waitings_close(w)
     links_free(&w.udp.links)
     flows_free(&w.udp.flows)
     intake_free(&w.udp.up)

@@ -36,6 +36,7 @@ from l4lb._dataplane.udp.events cimport link_event, udp_event
 from l4lb._dataplane.udp.links cimport links_sweep
 from l4lb._dataplane.udp.migration cimport flows_export, flows_import, migration_drop
 from l4lb._dataplane.udp.plane cimport udp_close
+from l4lb._dataplane.udp.waiting cimport WAITING_MAX, waitings_expire
 from l4lb._dataplane.worker.listening cimport worker_adopt, worker_retry_listening
 from l4lb._dataplane.worker.states cimport states_fill
 
@@ -117,7 +118,7 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     due = timers_next_ms(&w.timers, w.now_ms)
     if (w.accept_paused or w.listening_short) and (due < 0 or due > 10):
         due = 10
-    if w.udp != NULL and w.udp.links.spare_count and (due < 0 or due > 1000):
+    if w.udp != NULL and (w.udp.links.spare_count or w.udp.waiting_count) and (due < 0 or due > 1000):
         due = 1000
     return <int>due if due < 1000000000 else 1000000000
 
@@ -213,6 +214,7 @@ cdef inline void worker_run_timers(worker_t *w) noexcept nogil:
         worker_retry_listening(w)
     if w.udp != NULL:
         links_sweep(w)
+        waitings_expire(w, WAITING_MAX)
 
 
 cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
@@ -222,6 +224,8 @@ cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
         s = sessions_at(&w.sessions, i)
         if s.state != SESSION_FREE:
             session_end(w, s, CLOSE_SHUTDOWN)
+    if w.udp != NULL:
+        waitings_expire(w, 0)
 
 
 cdef inline void worker_run(worker_t *w) noexcept nogil:

@@ -80,8 +80,6 @@ def _route(listener: Listener, index: int, route: Route, pools: list[str]) -> It
             yield "pool" if route.pool else "split", f'"{pool}": no such pool{hint}'
     if route.starts_with and listener.protocol is Protocol.UDP:
         yield "starts_with", "has no effect with udp; there sni and alpn are those of QUIC"
-    if listener.protocol is Protocol.UDP:
-        yield "pool" if route.pool else "split", "routes of udp: not supported by this version"
     if any(before.takes_all for before in listener.routes[:index]):
         yield "pool" if route.pool else "split", "no client comes here: a route before it takes all"
 
