@@ -158,15 +158,19 @@ cdef inline void session_event_reading(worker_t *w, session_t *s, uint32_t event
 cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nogil:
     """Without its header there is no session; without what decides about its route, or a ClientHello, it goes on."""
     cdef chunk_t *chunk = s.up.chunk
+    cdef preface_outcome_t outcome = PREFACE_DONE
     cdef uint32_t skipped = 0
     if s.awaited & AWAIT_HEADER:
         preface_refuse(w, s, PROXY_REFUSED_TIMEOUT)
         session_end(w, s, CLOSE_PROXY_HEADER_ERROR)
         return
     if s.awaited & AWAIT_ROUTE and chunk == NULL:
-        preface_route(w, s, w.scratch, 0, &skipped, True)
+        outcome = preface_route(w, s, w.scratch, 0, &skipped, True)
     elif s.awaited & AWAIT_ROUTE:
-        preface_route(w, s, chunk_bytes(chunk) + chunk.start, chunk.length, &skipped, True)
+        outcome = preface_route(w, s, chunk_bytes(chunk) + chunk.start, chunk.length, &skipped, True)
+    if outcome == PREFACE_NO_MEMORY:
+        session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
     s.awaited &= AWAIT_STARTTLS
     session_route(w, s)
 
