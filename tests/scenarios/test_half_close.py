@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_a_client_that_ends_ends_its_backend_which_has_all_of_it(size: int, spli
             wait_closed(balancer, CloseReason.NORMAL)
         assert wait_until(lambda: got)
     assert got == [(DATA[:size], False)]
+
+
+def test_a_sink_that_takes_the_rest_at_any_moment_is_no_abort() -> None:
+    """It may be between two looks at its queue: one session in some thousands was reset for it."""
+
+    def many(address: str) -> None:
+        for _ in range(1500):
+            with connect(address) as sock:
+                sock.sendall(b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                assert read_until_end(sock) == (b"", False)
+
+    def take(sock: socket.socket) -> None:
+        read_until_end(sock)
+
+    with serving(take) as server, balancing([server.address], listener=OFF) as balancer:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(many, [address_of(balancer)] * 4))
+        wait_closed(balancer, CloseReason.NORMAL, 6000)
+        assert closed(balancer) == {CloseReason.NORMAL: 6000}
 
 
 def test_a_slow_reader_is_waited_for_and_what_it_sends_is_not_in_its_way() -> None:

@@ -107,11 +107,14 @@ cdef inline void session_close_progress(worker_t *w, session_t *s) noexcept nogi
     cdef pump_t outcome = pump_down(w, s) if client_first else pump_up(w, s)
     cdef bint taken = socket_unsent(sink_fd) == 0
     cdef discarded_t discarded = socket_discard(w, sink_fd)
+    cdef bint waits = not taken and socket_has_unsent(sink_fd)
+    if not taken and not waits:
+        taken = socket_unsent(sink_fd) == 0        # the rest went between the two looks, or the sink was reset
     if outcome == PUMP_SINK_LOST or outcome == PUMP_NO_MEMORY:
         half_drop(w, other)                        # the sender of the FIN is gone, and needs nothing more
     if taken and not half_pending(other):
         session_end(w, s, CLOSE_NORMAL)
-    elif discarded == DISCARD_LOST or not (taken or socket_has_unsent(sink_fd)):
+    elif discarded == DISCARD_LOST or not (taken or waits):
         session_end(w, s, CLOSE_BACKEND_ABORT if client_first else CLOSE_CLIENT_ABORT)
     else:
         if discarded == DISCARD_MORE:
