@@ -15,8 +15,8 @@ from l4lb import Config, Listener, LoadBalancer, Pool, Route
 from l4lb.config import AdminConfig, GlobalConfig
 from l4lb.model.states import DropReason
 from tests.support.balancing import NO_CHECKS, address_of, wait_idle
-from tests.support.datagrams import address_pair, serving_udp
-from tests.support.quic import QuicPeers, RunningServer, quic_peers
+from tests.support.datagrams import UDP_SEGMENT, address_pair, serving_udp
+from tests.support.quic import QuicPeers, RunningServer, free_udp_socket, quic_peers
 from tests.support.waiting import wait_until
 from tests.unit.dataplane.tls.test_quic_hello import HELLO, crypto, initial
 
@@ -87,6 +87,39 @@ def test_a_routed_client_that_moves_keeps_its_connection(peers: QuicPeers, worke
             for _ in range(20):
                 client.move()
                 assert client.ask() == "a"
+
+
+def test_who_waits_and_turns_out_to_have_a_connection_goes_on_with_it(peers: QuicPeers) -> None:
+    """A part of a hello first, from the address to which a client with a connection then moves."""
+    part = first_flight("a.example", MANY)[0]
+    with quic(peers, workers=1, policy="maglev", hash_key="quic_cid") as (balancer, servers):
+        with peers.connect(address_of(balancer), server_name="a.example") as client:
+            assert client.ask() == "a"
+            for _ in range(5):
+                sock = free_udp_socket()
+                more = balancer.stats().listeners["web"].sessions_active + 1
+                sock.sendto(part, address_pair(address_of(balancer)))
+                assert wait_until(lambda more=more: balancer.stats().listeners["web"].sessions_active == more)
+                client.move(sock)
+                assert client.ask() == "a"
+                with peers.connect(address_of(balancer), server_name="other.example") as other:
+                    assert other.ask() == "web"
+            assert servers["b"].datagrams == 0
+            assert balancer.stats().listeners["web"].dropped == {}
+
+
+@pytest.mark.parametrize("parts", [[12_000], [1200] * 5])
+def test_more_than_a_hello_has_is_not_kept(parts: list[int]) -> None:
+    """One that is too large, and a train of too many."""
+    sent = [initial(crypto(0, HELLO[:40]).ljust(size - 60, b"\0")) for size in parts]
+    with echoing() as (balancer, servers, client):
+        if len(sent) > 1:
+            client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(sent[0]))
+        client.send(b"".join(sent))
+        client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+        assert [len(client.recv(65536)) for _ in sent] == [len(one) for one in sent]
+        assert sent_to(servers) == {"web": len(sent), "a": 0, "b": 0}
+        assert balancer.stats().listeners["web"].dropped == {}
 
 
 def first_flight(name: str, protocols: list[str]) -> list[bytes]:

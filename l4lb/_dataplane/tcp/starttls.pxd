@@ -57,8 +57,8 @@ cdef inline starttls_t starttls_read(const uint8_t *data, uint32_t length) noexc
 
 
 cdef inline bint starttls_tell(session_t *s, uint8_t answer) noexcept nogil:
-    """Send the client its answer. send(2): EAGAIN cannot be, since nothing else was sent; otherwise the client is
-    gone."""
+    """Send the client its answer. send(2): EAGAIN when it has asked thousands of times and read no answer; otherwise it
+    is gone. False ends the session either way."""
     return send(s.client_fd, &answer, 1, MSG_NOSIGNAL) == 1
 
 

@@ -3,7 +3,7 @@
 # each thread.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strlen
 
 from l4lb._dataplane.tls.libcrypto cimport EVP_CTRL_AEAD_SET_TAG, evp_context, libcrypto
 from l4lb._dataplane.tls.quic_initial cimport (
@@ -19,15 +19,19 @@ cdef enum:
 
 cdef extern from * nogil:
     """
-    /* RFC 9001 5.2, RFC 9369 3.3.1 */
+    /* RFC 9001 5.1, 5.2; RFC 9369 3.3 */
     static const uint8_t quic_salts[2][20] = {
         {0x38, 0x76, 0x2C, 0xF7, 0xF5, 0x59, 0x34, 0xB3, 0x4D, 0x17,
          0x9A, 0xE6, 0xA4, 0xC8, 0x0C, 0xAD, 0xCC, 0xBB, 0x7F, 0x0A},
         {0x0D, 0xED, 0xE3, 0xDE, 0xF7, 0x00, 0xA6, 0xDB, 0x81, 0x93,
          0x81, 0xBE, 0x6E, 0x26, 0x9D, 0xCB, 0xF9, 0xBD, 0x2E, 0xD9},
     };
+    static const char *const quic_labels[2][3] = {
+        {"quic key", "quic iv", "quic hp"}, {"quicv2 key", "quicv2 iv", "quicv2 hp"},
+    };
     """
     const uint8_t quic_salts[2][20]
+    const char *quic_labels[2][3]
 
 cdef struct quic_keys_t:
     uint8_t key[KEY_BYTES]
@@ -49,11 +53,12 @@ cdef inline bint hmac_sha256(
 
 
 cdef inline bint expand_label(
-    uint8_t *out, uint32_t size, const uint8_t *secret, const char *label, uint32_t length
+    uint8_t *out, uint32_t size, const uint8_t *secret, const char *label
 ) noexcept nogil:
     """HKDF-Expand-Label of RFC 8446 7.1, with an empty context, of at most SECRET_BYTES."""
     cdef uint8_t info[LABEL_MAX_BYTES]
     cdef uint8_t block[SECRET_BYTES]
+    cdef uint32_t length = <uint32_t>strlen(label)
     info[0] = 0
     info[1] = <uint8_t>size
     info[2] = <uint8_t>(6 + length)
@@ -73,20 +78,13 @@ cdef inline bint quic_keys_derive(
     """The client's, of a first packet to that connection id (RFC 9001 5.2). False when memory is short."""
     cdef uint8_t initial[SECRET_BYTES]
     cdef uint8_t client[SECRET_BYTES]
-    if version == QUIC_V1:
-        return (
-            hmac_sha256(initial, quic_salts[0], 20, id, length)
-            and expand_label(client, SECRET_BYTES, initial, b"client in", 9)
-            and expand_label(keys.key, KEY_BYTES, client, b"quic key", 8)
-            and expand_label(keys.iv, IV_BYTES, client, b"quic iv", 7)
-            and expand_label(keys.header, KEY_BYTES, client, b"quic hp", 7)
-        )
+    cdef int second = version != QUIC_V1
     return (
-        hmac_sha256(initial, quic_salts[1], 20, id, length)
-        and expand_label(client, SECRET_BYTES, initial, b"client in", 9)
-        and expand_label(keys.key, KEY_BYTES, client, b"quicv2 key", 10)
-        and expand_label(keys.iv, IV_BYTES, client, b"quicv2 iv", 9)
-        and expand_label(keys.header, KEY_BYTES, client, b"quicv2 hp", 9)
+        hmac_sha256(initial, quic_salts[second], 20, id, length)
+        and expand_label(client, SECRET_BYTES, initial, b"client in")
+        and expand_label(keys.key, KEY_BYTES, client, quic_labels[second][0])
+        and expand_label(keys.iv, IV_BYTES, client, quic_labels[second][1])
+        and expand_label(keys.header, KEY_BYTES, client, quic_labels[second][2])
     )
 
 

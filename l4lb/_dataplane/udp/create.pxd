@@ -37,7 +37,7 @@ from l4lb._dataplane.udp.links cimport link_close
 from l4lb._dataplane.udp.make_room cimport admit
 from l4lb._dataplane.udp.picking cimport flow_has_other_backend
 from l4lb._dataplane.udp.routing cimport new_flow_route
-from l4lb._dataplane.udp.waiting cimport waiting_find, waiting_lose
+from l4lb._dataplane.udp.waiting cimport waiting_find, waiting_lose, waiting_take
 
 
 cdef inline void flow_arm(worker_t *w, session_t *s) noexcept nogil:
@@ -121,7 +121,7 @@ cdef inline session_t *flow_session_take(worker_t *w, new_flow_t *n) noexcept no
 
 
 cdef inline bint new_flow_admit(worker_t *w, new_flow_t *n, uint32_t datagrams) noexcept nogil:
-    """Take its places, or those that it holds already since its first datagram. False: dropped and counted."""
+    """Take its places, or those that it holds since its first datagram. False: dropped and counted."""
     cdef listener_t *listener = n.from_.listener
     cdef admitted_t admitted
     cdef drop_reason_t reason
@@ -164,6 +164,8 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
         return NULL
     if not new_flow_admit(w, n, datagrams) or not new_flow_route(w, n):
         return NULL
+    if n.waiting != NULL:
+        waiting_take(w, n.waiting)
     if not new_flow_link(w, n):
         new_flow_drop(w, n)
         return NULL
@@ -174,7 +176,6 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
         backend_release(n.backend.live)
         new_flow_drop(w, n)
         return NULL
-    w.udp.replayed = n.waiting
     flow_fill(w, s, n)
     flow_list_push(w, s)
     counter_add(&w.flow_count, 1)
@@ -184,7 +185,10 @@ cdef inline session_t *flow_create(worker_t *w, new_flow_t *n) noexcept nogil:
     if flow_bind(w, s, n.hash) < 0:
         datagrams_dropped(w, listener.live, DROP_RESOURCES, datagrams)
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        if n.waiting != NULL:
+            waiting_lose(w, n.waiting, DROP_UNROUTED)
         return NULL
+    w.udp.replayed = n.waiting
     return s
 
 

@@ -128,7 +128,7 @@ cdef inline int intake_receive(intake_t *self, int fd, uint32_t first, uint32_t 
     return got
 
 
-cdef inline uint32_t datagram_count(datagram_t *d) noexcept nogil:
+cdef inline uint32_t datagram_count(const datagram_t *d) noexcept nogil:
     """How many datagrams a train has."""
     return (d.length + d.segment_bytes - 1) // d.segment_bytes if d.segment_bytes else 1
 

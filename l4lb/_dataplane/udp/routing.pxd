@@ -20,8 +20,8 @@ from l4lb._dataplane.udp.connect cimport new_flow_resume, new_flow_t
 from l4lb._dataplane.udp.datagrams cimport datagram_count
 from l4lb._dataplane.udp.flows cimport datagrams_dropped
 from l4lb._dataplane.udp.waiting cimport (
-    WAITING_DATAGRAMS, WAITING_MAX, hello_stream_open, waiting_add, waiting_is_over, waiting_lose, waiting_store,
-    waiting_take, waitings_expire, waitings_open, waitings_t,
+    WAITING_DATAGRAMS, WAITING_MAX, hello_stream_open, waiting_add, waiting_has_room, waiting_lose,
+    waiting_store, waiting_take, waitings_expire, waitings_open, waitings_t,
 )
 
 
@@ -90,8 +90,8 @@ cdef inline void new_flow_wait(worker_t *w, new_flow_t *n) noexcept nogil:
 
 
 cdef inline bint new_flow_route(worker_t *w, new_flow_t *n) noexcept nogil:
-    """Find the pool of a client that was admitted. False: it waits, or was dropped and counted; it holds nothing
-    here then."""
+    """Find the pool of a client that was admitted. False: it waits, or was dropped and counted. True: what it sent
+    before, if it has waited, is still in the lists of those who wait."""
     cdef listener_t *listener = n.from_.listener
     cdef const routes_t *routes = listener.routes
     cdef client_hello_t hello
@@ -111,13 +111,11 @@ cdef inline bint new_flow_route(worker_t *w, new_flow_t *n) noexcept nogil:
     found = routes_find(routes, &facts)
     if found == ROUTE_LATER:
         facts.hello = new_flow_read(w, n, &hello)
-        facts.complete = facts.hello == HELLO_NEED_MORE and waiting_is_over(w, n.waiting)
+        facts.complete = facts.hello == HELLO_NEED_MORE and not waiting_has_room(w, n.waiting, n.datagram)
         found = routes_find(routes, &facts)
     if found == ROUTE_LATER:
         new_flow_wait(w, n)
         return False
-    if n.waiting != NULL:
-        waiting_take(w, n.waiting)
     n.pool = listener.pool
     if found >= 0:
         n.pool = w.snapshot.pools_by_slot[

@@ -2,9 +2,9 @@
 # where it is large. What they have sent is kept, and goes to their backend once the route is known.
 #
 # Such a client is admitted already: it holds places as a session does, so limits bound these too. Besides, a worker
-# keeps at most WAITING_MAX, each with WAITING_DATAGRAMS for WAITING_MS; the oldest goes when there are more, since the
-# parts of a hello come within milliseconds of each other. Called on the worker's thread by create.pxd, events.pxd and
-# the loop.
+# keeps at most WAITING_MAX, each with WAITING_DATAGRAMS and WAITING_BYTES for WAITING_MS; the oldest goes when there
+# are more, since the parts of a hello come within milliseconds of each other. Called on the worker's thread by
+# create.pxd, events.pxd and the loop.
 
 from libc.stdint cimport int32_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
@@ -25,6 +25,7 @@ from l4lb._dataplane.udp.flows cimport datagrams_dropped, flow_key_t
 cdef enum:
     WAITING_MAX = 1024
     WAITING_DATAGRAMS = 4
+    WAITING_BYTES = 8192          # of one client: Initials are not fragmented, and fit the path
     WAITING_MS = 3000             # a client repeats a lost part after 1 s (RFC 9002 6.2.2)
     WAITING_BUCKETS = 1024        # power of two
     REPLAY_SLOT = DATAGRAM_BATCH  # of the intake: behind those that are received into
@@ -41,7 +42,8 @@ cdef struct waiting_t:
     flow_key_t key
     uint32_t hash                 # of its key
     uint32_t since_ms
-    uint32_t count                # of stored datagrams, or trains of them
+    uint32_t count                # of stored datagrams
+    uint32_t size                 # ... and of all their bytes
     stored_t *first
     stored_t *last
     hello_stream_t hello
@@ -229,15 +231,21 @@ cdef inline bint waiting_store(waiting_t *client, intake_t *up, uint32_t slot) n
     else:
         client.first = stored
     client.last = stored
-    client.count += 1
+    client.count += datagram_count(d)
+    client.size += size
     return True
 
 
-cdef inline bint waiting_is_over(worker_t *w, const waiting_t *client) noexcept nogil:
-    """Whether no more of its datagrams may be stored."""
-    return client != NULL and (
-        client.count >= WAITING_DATAGRAMS or <int32_t>(<uint32_t>w.now_ms - client.since_ms) >= WAITING_MS
-    )
+cdef inline bint waiting_has_room(worker_t *w, const waiting_t *client, const datagram_t *d) noexcept nogil:
+    """Whether the datagram, or train of them, may be stored; `client` is NULL when nothing was stored yet."""
+    cdef uint32_t count = datagram_count(d)
+    cdef uint32_t size = d.skip + d.length
+    if client != NULL:
+        count += client.count
+        size += client.size
+        if <int32_t>(<uint32_t>w.now_ms - client.since_ms) >= WAITING_MS:
+            return False
+    return count <= WAITING_DATAGRAMS and size <= WAITING_BYTES
 
 
 cdef inline bint waiting_replay(waiting_t *client, intake_t *up) noexcept nogil:
