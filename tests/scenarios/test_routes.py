@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l4lb import Config, Listener, LoadBalancer, Pool, Route
-from l4lb.config import AdminConfig, GlobalConfig
+from l4lb.config import AdminConfig, GlobalConfig, PassiveConfig
 from l4lb.model.states import CloseReason, SessionState
 from tests.support import hellos
 from tests.support.balancing import NO_CHECKS, address_of, closed, wait_idle
 from tests.support.datagrams import address_pair
 from tests.support.hellos import alpn, extension, message, records, server_name
-from tests.support.peers import connect, read_exactly, read_until_end, serving
+from tests.support.peers import connect, hold, read_exactly, read_until_end, reset, serving
 from tests.support.waiting import wait_until
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
@@ -331,6 +331,79 @@ def test_a_backend_that_declines_tls_is_a_failed_attempt() -> None:
         wait_idle(balancer)
         assert closed(balancer) == {CloseReason.CONNECT_FAILED: 1}
         assert made["api"].asked == 2
+
+
+def closing(sock: socket.socket) -> None:
+    read_exactly(sock, 8)
+
+
+def resetting(sock: socket.socket) -> None:
+    read_exactly(sock, 8)
+    reset(sock)
+
+
+def gone(sock: socket.socket) -> None:
+    reset(sock)
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        (closing, CloseReason.CONNECT_FAILED),
+        (resetting, CloseReason.CONNECT_FAILED),
+        (gone, CloseReason.CONNECT_FAILED),
+        (hold, CloseReason.CONNECT_TIMEOUT),
+    ],
+)
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_backend_that_fails_before_it_answers_has_the_next_one_tried(
+    fails: Callable[[socket.socket], None], reason: CloseReason, proxied: bool
+) -> None:
+    """The second backend gets all from the beginning; without one the client is reset, for the same reason as if the
+    connect had failed."""
+    first = hellos.real("db.example.com", [])
+
+    def answering(sock: socket.socket) -> None:
+        if proxied:
+            header = read_exactly(sock, 16)
+            read_exactly(sock, int.from_bytes(header[14:], "big"))
+        Postgres("api")(sock)
+
+    pool = {"connect_timeout": "300ms", "policy": "first", "health": NO_CHECKS, "passive": PassiveConfig(failures=0)}
+    pool |= {"send_proxy": "v2"} if proxied else {}
+    with serving(fails) as bad, serving(answering) as good:
+        for backends, is_served in (([bad.address, good.address], True), ([bad.address], False)):
+            pools = {"web": Pool(backends=["127.0.0.1:1"], health=NO_CHECKS), "api": Pool(backends=backends, **pool)}
+            listener = Listener(bind="127.0.0.1:0", pool="web", routes=[DATABASE])
+            config = Config(admin=AdminConfig(bind="off"), listeners={"web": listener}, pools=pools)
+            with LoadBalancer(config) as balancer, connect(address_of(balancer)) as client:
+                client.sendall(SSL_REQUEST)
+                assert read_exactly(client, 1) == b"S"
+                client.sendall(first)
+                if is_served:
+                    assert read_exactly(client, 8).strip() == b"api"
+                    assert read_exactly(client, len(first)) == first
+                else:
+                    assert read_until_end(client) == (b"", True)
+                    assert closed(balancer) == {reason: 1}
+                failures = balancer.stats().pools["api"].backends[bad.address].failed
+                assert sum(failures.values()) >= 1
+
+
+def test_a_client_that_leaves_while_its_backend_is_asked_ends_its_session() -> None:
+    with serving(hold) as server:
+        listener = Listener(bind="127.0.0.1:0", pool="web", routes=[DATABASE])
+        pools = {name: Pool(backends=[server.address], health=NO_CHECKS) for name in ("web", "api")}
+        config = Config(admin=AdminConfig(bind="off"), listeners={"web": listener}, pools=pools)
+        with LoadBalancer(config) as balancer:
+            with connect(address_of(balancer)) as client:
+                client.sendall(SSL_REQUEST)
+                assert read_exactly(client, 1) == b"S"
+                client.sendall(hello("db.example.com"))
+                assert wait_until(lambda: [one["state"] for one in balancer.sessions()] == [SessionState.NEGOTIATING])
+                reset(client)
+            wait_idle(balancer)
+            assert closed(balancer) == {CloseReason.CLIENT_ABORT: 1}
 
 
 def test_bytes_behind_a_request_that_did_not_wait_are_for_the_backend_to_judge() -> None:

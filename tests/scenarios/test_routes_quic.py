@@ -11,8 +11,9 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from l4lb import Config, Listener, LoadBalancer, Pool, Route
+from l4lb import Config, Listener, LoadBalancer, Pool, Route, _fastpath
 from l4lb.config import AdminConfig, GlobalConfig
+from l4lb.errors import ConfigError
 from l4lb.model.states import DropReason
 from tests.support.balancing import NO_CHECKS, address_of, wait_idle
 from tests.support.datagrams import UDP_SEGMENT, address_pair, serving_udp
@@ -224,6 +225,15 @@ def test_a_flood_of_halves_keeps_within_its_bounds_and_others_are_served() -> No
         assert sent_to(servers)["b"] == 1
         stats = balancer.stats().listeners["web"]
         assert stats.dropped.get(DropReason.UNROUTED, 0) >= 1500 - 1024
+
+
+def test_without_libcrypto_routes_by_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fastpath, "load_libcrypto", lambda: False)
+    with pytest.raises(ConfigError, match="routes by sni or alpn of udp need OpenSSL's libcrypto"):
+        with routing({"web": "127.0.0.1:1", "a": "127.0.0.1:2", "b": "127.0.0.1:3"}, SNI):
+            pass
+    with routing({"web": "127.0.0.1:1", "a": "127.0.0.1:2"}, [{"source": "127.0.7.0/24", "pool": "a"}]):
+        pass
 
 
 def test_by_source_nothing_is_waited_for() -> None:

@@ -25,6 +25,7 @@ from tests.soak import questions, streams
 from tests.soak.movers import Mover
 from tests.soak.questions import Asker
 from tests.soak.streams import KINDS
+from tests.support.waiting import stdin_ended
 
 WITHIN_S = {"slow": 150.0}
 STREAM_S = 60.0
@@ -99,15 +100,7 @@ class Clients:
 
 
 async def _main(plan: str) -> None:
-    loop = asyncio.get_running_loop()
-    until: asyncio.Future[None] = loop.create_future()
-
-    class End(asyncio.Protocol):
-        def connection_lost(self, error: Exception | None) -> None:
-            if not until.done():
-                until.set_result(None)
-
-    await loop.connect_read_pipe(End, sys.stdin)
+    until = await stdin_ended()
     clients = Clients(until)
     clients.begin(json.loads(plan))
     await clients.report()

@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import stdin_ended, wait_until
 
 ANSWER_WITHIN_S = 15.0
 SESSIONS_AT_ONCE = 400  # a machine that cannot do the rate does less, instead of piling sessions up
@@ -167,15 +167,7 @@ async def _ask(address: str, rate: float, long: int, until: asyncio.Future[None]
 
 
 async def _main(command: str, *arguments: str) -> None:
-    loop = asyncio.get_running_loop()
-    until: asyncio.Future[None] = loop.create_future()
-
-    class End(asyncio.Protocol):
-        def connection_lost(self, error: Exception | None) -> None:
-            if not until.done():
-                until.set_result(None)
-
-    await loop.connect_read_pipe(End, sys.stdin)
+    until = await stdin_ended()
     if command == "serve":
         await _serve(int(arguments[0]), until)
     else:

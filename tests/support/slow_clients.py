@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from l4lb.net.limits import raise_file_limit
-from tests.support.waiting import wait_until
+from tests.support.waiting import stdin_ended, wait_until
 
 REPORT_EVERY_S = 0.1
 DRIBBLE_EVERY_S = (1.0, 3.0)
@@ -190,15 +190,7 @@ async def _ask(address: str, rate: float, sources: Sequence[str], until: asyncio
 
 async def _main(command: str, address: str, number: str, *sources: str) -> None:
     raise_file_limit()
-    loop = asyncio.get_running_loop()
-    until: asyncio.Future[None] = loop.create_future()
-
-    class End(asyncio.Protocol):
-        def connection_lost(self, error: Exception | None) -> None:
-            if not until.done():
-                until.set_result(None)
-
-    await loop.connect_read_pipe(End, sys.stdin)
+    until = await stdin_ended()
     if command == "dribble":
         os.nice(5)  # they stand for other hosts: where there are few CPUs, whoever is timed goes first
         await _dribble(address, int(number), sources, until)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,3 +17,18 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
             return False
         time.sleep(0.005)
     return True
+
+
+async def stdin_ended() -> asyncio.Future[None]:
+    """For a program that goes on until whoever started it closes its standard input, or is gone: a future that is done
+    then."""
+    loop = asyncio.get_running_loop()
+    until: asyncio.Future[None] = loop.create_future()
+
+    class End(asyncio.Protocol):
+        def connection_lost(self, error: Exception | None) -> None:
+            if not until.done():
+                until.set_result(None)
+
+    await loop.connect_read_pipe(End, sys.stdin)
+    return until
