@@ -7,13 +7,13 @@ from libc.string cimport memcpy
 
 from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
 from l4lb._dataplane.base.linux cimport counter_read, htons, published_store_u64, sockaddr_storage, socklen_t
-from l4lb._dataplane.base.parts cimport access_t, proxy_accept_t, proxy_send_t, ranges_t
-from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES
+from l4lb._dataplane.base.parts cimport access_t, proxy_accept_t, proxy_send_t
 from l4lb._dataplane.base.source_types cimport source_limits_t
 from l4lb._dataplane.base.types cimport (
     backend_options_t, histogram_t, limits_t, listening_t, pool_t, source_address_t, terms_t,
 )
 from l4lb._dataplane.resources.stats cimport counters_new
+from l4lb._native.routes cimport AddressRanges
 
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
@@ -142,25 +142,20 @@ cdef inline int listening_fill(listening_t *entry, object assigned) except -1:
     return 0
 
 
-cdef inline int ranges_fill(ranges_t *ranges, bytes bounds) except -1:
-    """The caller keeps `bounds`."""
-    ranges.bounds = <const uint8_t *><char *>bounds
-    ranges.count = len(bounds) // (2 * RANGE_ADDRESS_BYTES)
-    return 0
-
-
 cdef inline int access_fill(access_t *access, object spec) except -1:
     """Of a `specs.Access`; the caller keeps it, for its ranges."""
     access.closes = spec.closes
-    ranges_fill(&access.banned, spec.banned)
-    return ranges_fill(&access.refused, spec.refused)
+    access.banned = (<AddressRanges?>spec.banned).ranges
+    access.refused = (<AddressRanges?>spec.refused).ranges
+    return 0
 
 
 cdef inline int proxy_accept_fill(proxy_accept_t *accept, object spec) except -1:
     """Of a `specs.ProxyAccept`; the caller keeps it, for its ranges."""
     accept.mode = spec.mode
     accept.timeout_ms = spec.timeout_ms
-    return ranges_fill(&accept.trusted, spec.trusted)
+    accept.trusted = (<AddressRanges?>spec.trusted).ranges
+    return 0
 
 
 cdef inline int proxy_send_fill(proxy_send_t *send, object spec) except -1:

@@ -1,8 +1,15 @@
-# A listener's routes, as other native modules see them: see `_native/routes.pyx`.
+# Routes and address ranges, as other native modules see them: see `_native/routes.pyx`.
 
 from libc.stdint cimport uint8_t
 
+from l4lb._dataplane.base.parts cimport ranges_t
 from l4lb._dataplane.base.route_types cimport route_names_t, route_t, routes_t
+
+
+cdef class AddressRanges:
+    cdef object __weakref__
+    cdef ranges_t ranges
+    cdef readonly bytes bounds
 
 
 cdef class Routes:

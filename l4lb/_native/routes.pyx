@@ -1,8 +1,9 @@
-# The routes of a listener as native memory, made once and shared by all the snapshots in which they are the same. What
-# they decide is in `_dataplane/balancing/routes.pxd`.
+# What workers go by to tell clients apart, as native memory: the routes of a listener and sets of addresses. Made once
+# and shared by all the snapshots in which they are the same. What they decide is in
+# `_dataplane/balancing/routes.pxd` and `_dataplane/base/ranges.pxd`.
 #
 # Used by `l4lb.engine` alone, on the control thread.
-"""Native routes; see `l4lb.engine.fields` for what they are made of."""
+"""Native routes and address ranges; see `l4lb.engine.fields` for what they are made of."""
 
 from cython cimport final
 from libc.stdint cimport uint32_t, uint8_t
@@ -10,16 +11,31 @@ from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy
 
 from l4lb._dataplane.balancing.routes cimport ROUTE_NONE, route_facts_t, route_name_hash, route_target, routes_find
+from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES, ranges_free, ranges_init
 from l4lb._dataplane.base.route_types cimport route_name_t, route_names_t, route_t, route_target_t
 from l4lb._dataplane.base.types cimport source_address_t
 from l4lb._dataplane.tls.client_hello cimport client_hello_parse, client_hello_t
-from l4lb._native.convert cimport ranges_fill, zeroed
+from l4lb._native.convert cimport zeroed
 
 
 cdef int compare_names(const void *a, const void *b) noexcept nogil:
     cdef const route_name_t *one = <const route_name_t *>a
     cdef const route_name_t *other = <const route_name_t *>b
     return (one.hash > other.hash) - (one.hash < other.hash)
+
+
+@final
+cdef class AddressRanges:
+    """An immutable `ranges_t`, made of sorted and disjoint ranges of 32 bytes: see `l4lb.net.access`."""
+
+    def __cinit__(self, bytes bounds):
+        cdef uint32_t count = len(bounds) // (2 * RANGE_ADDRESS_BYTES)
+        self.bounds = bounds
+        if not ranges_init(&self.ranges, <const uint8_t *><const char *>bounds, count):
+            raise MemoryError()
+
+    def __dealloc__(self):
+        ranges_free(&self.ranges)
 
 
 @final
@@ -46,7 +62,8 @@ cdef class Routes:
         return <const uint8_t *><const char *>text
 
     cdef int fill_route(self, route_t *route, object spec) except -1:
-        cdef bytes alpn = spec.alpn, starts = spec.starts, sources = spec.sources
+        cdef bytes alpn = spec.alpn, starts = spec.starts
+        cdef AddressRanges sources = spec.sources
         self.fill_names(&route.names, spec.names)
         self.fill_names(&route.suffixes, spec.suffixes)
         route.alpn = self.keep(alpn)
@@ -54,7 +71,7 @@ cdef class Routes:
         route.starts = self.keep(starts)
         route.starts_length = len(starts)
         route.by_source = spec.by_source
-        ranges_fill(&route.sources, sources)
+        route.sources = sources.ranges
         self.kept.append(sources)
         self.fill_targets(route, spec.targets)
         if route.names.count or route.suffixes.count or route.alpn_length:

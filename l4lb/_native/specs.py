@@ -67,34 +67,34 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`refused` and `banned` are address ranges, see `l4lb.net.access`; `closes`: with a FIN, not with a reset."""
+    """`closes`: with a FIN, not with a reset."""
 
-    refused: bytes
-    banned: bytes
+    refused: routes.AddressRanges
+    banned: routes.AddressRanges
     closes: bool
 
 
 class Route(NamedTuple):
     """`names` and `suffixes` (with the dot that they begin with) of servers, in lower case; `alpn` and `starts` are
-    strings, each after its length; `sources` are address ranges, see `l4lb.net.ranges`, which count when `by_source`;
-    `targets`: of each pool its slot, the seed of its name and its weight."""
+    strings, each after its length; `sources` count when `by_source`; `targets`: of each pool its slot, the seed of its
+    name and its weight."""
 
     names: tuple[bytes, ...]
     suffixes: tuple[bytes, ...]
     alpn: bytes
     starts: bytes
     by_source: bool
-    sources: bytes
+    sources: routes.AddressRanges
     targets: tuple[tuple[int, int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyAccept:
-    """`mode` is one of `snapshots.PROXY_MODES`; `trusted` are address ranges, see `l4lb.net.ranges`."""
+    """`mode` is one of `snapshots.PROXY_MODES`."""
 
     mode: int
     timeout_ms: int
-    trusted: bytes
+    trusted: routes.AddressRanges
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from weakref import WeakValueDictionary
 
 from l4lb._native import routes, snapshots, specs
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, ProxyAccept, ProxySend, RouteSpec, SourceLimits, TierSpec
@@ -12,6 +13,8 @@ from l4lb.net.ranges import packed_ranges
 from l4lb.routing.routes import name_seed
 
 _MS_MAX = 2**31 - 1  # 24 days: the workers compare 32-bit milliseconds
+
+_known_ranges = WeakValueDictionary[int, routes.AddressRanges]()  # by the id of what they are made of
 
 
 def milliseconds(seconds: float) -> int:
@@ -90,7 +93,7 @@ def listener_fields(
         one_way=spec.udp_one_way,
         trains=spec.trains,
         routes=routed,
-        access=specs.Access(spec.refused, spec.banned, spec.deny_closes),
+        access=specs.Access(_ranges(spec.refused), _ranges(spec.banned), spec.deny_closes),
         proxy_accept=_proxy_accept(spec.accept),
     )
 
@@ -102,9 +105,17 @@ def route_fields(spec: RouteSpec, slots: Mapping[str, int]) -> specs.Route:
         alpn=_listed(spec.alpn),
         starts=_listed(spec.starts_with),
         by_source=spec.source is not None,
-        sources=spec.source or b"",
+        sources=_ranges(spec.source or b""),
         targets=tuple((slots[pool], name_seed(pool), weight) for pool, weight in spec.targets),
     )
+
+
+def _ranges(bounds: bytes) -> routes.AddressRanges:
+    """One for all who have the same list: 100,000 ranges take 4 MB, and a millisecond to make."""
+    known = _known_ranges.get(id(bounds))
+    if known is None:
+        known = _known_ranges[id(bounds)] = routes.AddressRanges(bounds)  # which keeps `bounds`, and so its id
+    return known
 
 
 def _listed(strings: Sequence[bytes]) -> bytes:
@@ -149,9 +160,9 @@ def _slots(slots: Sequence[int]) -> array[int]:
 def _proxy_accept(spec: ProxyAccept | None) -> specs.ProxyAccept:
     modes = snapshots.PROXY_MODES
     if spec is None:
-        return specs.ProxyAccept(modes["off"], 0, b"")
+        return specs.ProxyAccept(modes["off"], 0, _ranges(b""))
     mode = modes[f"v{spec.version}" if spec.version else "any"]
-    return specs.ProxyAccept(mode, milliseconds(spec.timeout_s) or _MS_MAX, packed_ranges(spec.trusted))
+    return specs.ProxyAccept(mode, milliseconds(spec.timeout_s) or _MS_MAX, _ranges(packed_ranges(spec.trusted)))
 
 
 def _proxy_send(spec: ProxySend | None) -> specs.ProxySend:

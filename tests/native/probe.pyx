@@ -21,7 +21,7 @@ from l4lb._dataplane.base.verdicts cimport (
 from l4lb._dataplane.base.worker_types cimport sessions_t
 from l4lb._dataplane.proxy_protocol.crc32c cimport CRC32C_BEGIN, crc32c_by_table, crc32c_end
 from l4lb._dataplane.proxy_protocol.header cimport proxy_header_parse
-from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES, ranges_hold
+from l4lb._dataplane.base.ranges cimport RANGE_ADDRESS_BYTES, ranges_free, ranges_hold, ranges_init
 from l4lb._dataplane.proxy_protocol.sender cimport proxy_bytes_t, proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_STREAM, proxy_header_t, proxy_writer_t
 from l4lb._dataplane.proxy_protocol.writer cimport (
@@ -339,13 +339,18 @@ def proxy_send(tuple settings, tuple source, tuple destination, dict said, uint3
     return length, bytes(out)
 
 
-def ranges_have(bytes ranges, bytes address):
+def ranges_find(bytes ranges, list addresses):
+    """Whether each address, as packed bytes, is in one of the ranges."""
     cdef ranges_t given
     cdef source_address_t wanted
-    endpoint_set(&wanted, address, b"\0\0")
-    given.bounds = <const uint8_t *><char *>ranges
-    given.count = len(ranges) // (2 * RANGE_ADDRESS_BYTES)
-    return ranges_hold(&given, &wanted)
+    found = []
+    if not ranges_init(&given, <const uint8_t *><char *>ranges, len(ranges) // (2 * RANGE_ADDRESS_BYTES)):
+        raise MemoryError()
+    for address in addresses:
+        endpoint_set(&wanted, address, b"\0\0")
+        found.append(bool(ranges_hold(&given, &wanted)))
+    ranges_free(&given)
+    return found
 
 
 def client_hello(bytes data, bint records=True):

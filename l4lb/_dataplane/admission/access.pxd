@@ -4,19 +4,17 @@
 # Called by workers; the ranges belong to a snapshot and do not change.
 
 from l4lb._dataplane.base.parts cimport access_t
-from l4lb._dataplane.base.ranges cimport ranges_hold
+from l4lb._dataplane.base.ranges cimport ranges_any, ranges_hold
 from l4lb._dataplane.base.types cimport source_address_t
 
 
 cdef inline bint access_limited(const access_t *access) noexcept nogil:
     """Whether anybody is refused."""
-    return access.refused.count or access.banned.count
+    return ranges_any(&access.refused) or ranges_any(&access.banned)
 
 
 cdef inline bint access_refused(const access_t *access, const source_address_t *source) noexcept nogil:
     """A unix client has no address: its socket's file decides who may connect."""
     if not source.length:
         return False
-    return (access.banned.count and ranges_hold(&access.banned, source)) or (
-        access.refused.count and ranges_hold(&access.refused, source)
-    )
+    return ranges_hold(&access.banned, source) or ranges_hold(&access.refused, source)

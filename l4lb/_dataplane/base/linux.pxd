@@ -11,6 +11,7 @@ cdef extern from * nogil:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <endian.h>
     #include <errno.h>
     #include <fcntl.h>
     #include <arpa/inet.h>
@@ -65,6 +66,8 @@ cdef extern from * nogil:
     #define direct_sendmmsg(...) ((int)syscall(SYS_sendmmsg, __VA_ARGS__))
     #define direct_sendmsg(...) syscall(SYS_sendmsg, __VA_ARGS__)
 
+    typedef unsigned __int128 l4lb_uint128;
+
     static inline uint64_t clock_now_ns(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);   /* no error with a valid clock id; vDSO, no system call */
@@ -100,6 +103,7 @@ cdef extern from * nogil:
     int count_trailing_zeros "__builtin_ctzll"(unsigned long long value)
 
     ctypedef unsigned int socklen_t
+    ctypedef unsigned long long uint128_t "l4lb_uint128"
 
     cdef struct sockaddr:
         uint16_t sa_family
@@ -221,5 +225,8 @@ cdef extern from * nogil:
     int eventfd(unsigned int initial, int flags)
     ssize_t read(int fd, void *buffer, size_t size)
     uint16_t htons(uint16_t value)
+    uint64_t be64toh(uint64_t value)
+    uint32_t ntohl(uint32_t value)
     uint16_t ntohs(uint16_t value)
+    int posix_memalign(void **place, size_t alignment, size_t size)
     ssize_t write(int fd, const void *buffer, size_t size)

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport CHUNK_CLASSES, TIMER_LEVELS, TIMER_SLOTS
+from l4lb._dataplane.base.linux cimport uint128_t
 
 cdef struct candidate_t:          # a backend while a table is built; in the order that all nodes agree on
     const uint8_t *id
@@ -54,8 +55,10 @@ cdef struct chunks_t:
     uint32_t out_count
 
 cdef struct ranges_t:             # address ranges, see base/ranges.pxd; owned by control
-    uint32_t count
-    const uint8_t *bounds         # 32 bytes each: the first and the last address, as 16 bytes
+    uint32_t v4_count
+    uint32_t v6_count
+    uint32_t *v4                  # a search tree
+    uint128_t *v6
 
 cdef struct access_t:             # a listener's: which clients it refuses
     ranges_t refused              # by its lists

@@ -21,7 +21,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 def refuses(address: str, allow: list[str], deny: list[str]) -> bool:
     ranges = refused_ranges(tuple(map(entry_of, allow)), tuple(map(entry_of, deny)))
-    return bool(probe.ranges_have(ranges, ipaddress.ip_address(address).packed))
+    return bool(probe.ranges_find(ranges, [ipaddress.ip_address(address).packed])[0])
 
 
 def as_said(address: Address, allow: list[str], deny: list[str]) -> bool:

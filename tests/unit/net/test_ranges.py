@@ -14,7 +14,9 @@ probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built
 
 
 def in_native(networks: list[str], address: str) -> bool:
-    return probe.ranges_have(packed_ranges(tuple(networks)), ipaddress.ip_address(address).packed)
+    found: bool
+    [found] = probe.ranges_find(packed_ranges(tuple(networks)), [ipaddress.ip_address(address).packed])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,23 @@ def test_the_native_search_agrees_with_ipaddress(given: list[Network], address: 
     for one in given:  # the edges, where a search goes wrong
         assert in_native([str(each) for each in given], str(one[0]))
         assert in_native([str(each) for each in given], str(one[-1]))
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 255, 256, 257, 4096, 4097])  # nodes have 16 keys
+@pytest.mark.parametrize("width", [32, 128])
+def test_long_lists(count: int, width: int) -> None:
+    make = ipaddress.IPv4Address if width == 32 else ipaddress.IPv6Address
+    first = 10 << (width - 8)
+    ranges = packed_ranges(tuple(str(make(first + 2 * n)) for n in range(count)))
+    sought = [make(first - 1 + n).packed for n in range(2 * count)]
+    assert probe.ranges_find(ranges, sought) == [n % 2 == 1 for n in range(2 * count)]
+    assert probe.ranges_find(ranges, [bytes(20 - width // 8)]) == [False]
+
+
+def test_a_range_over_ipv4_and_its_neighbours_has_both() -> None:
+    everything = bytes(16) + b"\xff" * 16  # as `l4lb.net.access` joins what meets
+    sought = ["0.0.0.0", "255.255.255.255", "::ffff:10.0.0.1", "::", "::fffe:ffff:ffff", "::1:0:0:0", "ffff::"]
+    assert probe.ranges_find(everything, [ipaddress.ip_address(one).packed for one in sought]) == [True] * len(sought)
 
 
 @pytest.mark.parametrize("text", ["", "lan", "10.0.0.0/33", "1.2.3", "::1%eth0/64", "10.0.0.0/8/8"])
