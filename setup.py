@@ -63,6 +63,8 @@ NATIVE = {
     "l4lb._native.routes": "-O1",
     "l4lb._native.sweeps": "-O1",
     "l4lb._native.migration": "-O1",
+    "l4lb._native.tcp_migration": "-O1",
+    "l4lb._native.counted": "-O1",
 }
 DIRECTIVES = {
     "language_level": "3",

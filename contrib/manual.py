@@ -29,7 +29,7 @@ SIGNALS = (
         "Refuse new clients, let sessions finish up to drain_timeout, exit 0. A second one exits at once.",
     ),
     ("SIGHUP", "Reload the configuration. A wrong one changes nothing; the log says why."),
-    ("SIGUSR2", "Upgrade: a new process takes over the listening sockets, and this one drains."),
+    ("SIGUSR2", "Upgrade: a new process takes over the listening sockets and all sessions, and this one ends."),
 )
 ENVIRONMENT = (
     ("L4LB_ADMIN", "Address of the admin API, for commands that ask a running instance."),

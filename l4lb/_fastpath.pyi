@@ -1,10 +1,12 @@
 from typing import Self, final
 
+from l4lb._native.counted import Counts
 from l4lb._native.flow_state import ExportedFlow
 from l4lb._native.migration import Imports
 from l4lb._native.reports import FoundSource, WorkerCounters
 from l4lb._native.snapshots import BackendLive, NativeSnapshot
 from l4lb._native.sweeps import Sweep
+from l4lb._native.tcp_migration import TcpMoves
 
 HISTOGRAM_BOUNDS_S: list[float]
 CLOSE_REASONS: int
@@ -52,6 +54,8 @@ class DataPlane:
     def sources(self, listener_id: int, order: int, limit: int) -> tuple[int, list[FoundSource]]: ...
     def shortages(self) -> list[int]: ...
     def finish(self) -> None: ...
+    tcp: TcpMoves
+    counts: Counts
     @property
     def instance(self) -> int: ...
     @property

@@ -27,14 +27,16 @@ from l4lb._dataplane.base.linux cimport (
     shared_store, write,
 )
 from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT, source_key_t
-from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_t
+from l4lb._dataplane.base.worker_types cimport notices_t, plane_t, record_t, records_t, worker_counters_t, worker_t
 from l4lb._dataplane.tls.libcrypto cimport libcrypto_load
 from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._native.convert cimport address_bytes, buckets_list, zeroed
+from l4lb._native.counted cimport Counts
 from l4lb._native.migration cimport Exports, Imports
 from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
 from l4lb._native.sweeps cimport Sweep
+from l4lb._native.tcp_migration cimport TcpMoves
 
 from l4lb._native.reports import FoundSource, WorkerCounters
 
@@ -122,6 +124,8 @@ cdef class DataPlane:
     cdef plane_t plane
     cdef readonly int worker_count
     cdef Sweep sweep                     # the last one that was begun
+    cdef readonly TcpMoves tcp
+    cdef readonly Counts counts
 
     def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
         cdef uint32_t i
@@ -132,6 +136,8 @@ cdef class DataPlane:
             raise OSError(errno, os.strerror(errno))
         self.plane.instance = int.from_bytes(os.urandom(8), "big")
         self.plane.max_sessions = max_sessions
+        self.tcp = TcpMoves.of(&self.plane)
+        self.counts = Counts.of(&self.plane)
         sources_init(&self.plane.sources, int.from_bytes(os.urandom(8), "big"))
         self.plane.balance_workers = balance_workers and worker_count > 1
         self.plane.worker_count = worker_count
@@ -322,7 +328,7 @@ cdef class DataPlane:
     def shortages(self):
         """How often this host's own wants kept workers from asking a backend, by `shortage_t` from 1 on."""
         cdef int i, kind
-        totals = [0] * (<int>SHORTAGE_COUNT - 1)
+        totals = [self.plane.before.shortages[kind] for kind in range(1, <int>SHORTAGE_COUNT)]
         for i in range(self.worker_count):
             for kind in range(1, <int>SHORTAGE_COUNT):
                 totals[kind - 1] += counter_read(&self.plane.workers[i].counters.shortages[kind])
@@ -331,17 +337,23 @@ cdef class DataPlane:
     def worker_stats(self, int index):
         """`WorkerCounters` of one worker at this moment."""
         cdef worker_t *w = self.plane.workers[index]
+        cdef worker_counters_t now = w.counters
+        cdef uint64_t *sums = <uint64_t *>&now
+        cdef size_t field
+        if index == 0:
+            for field in range(sizeof(now) // sizeof(uint64_t)):
+                sums[field] += (<uint64_t *>&self.plane.before)[field]
         return WorkerCounters(
             sessions_active=gauge_read(&w.sessions.active),
             pipes=gauge_read(&w.pipes.out_count),
             chunks=gauge_read(&w.chunks.out_count),
-            busy_ns=counter_read(&w.counters.busy_ns),
-            turns=counter_read(&w.counters.turns),
-            spliced_bytes=counter_read(&w.counters.spliced_bytes),
-            accept_pauses=counter_read(&w.counters.accept_pauses),
-            handed_over=counter_read(&w.counters.transferred),
-            records_dropped=counter_read(&w.counters.records_dropped),
-            late_answers=counter_read(&w.counters.late_answers),
-            connect_time=buckets_list(&w.counters.connect_time),
-            connect_time_sum_us=counter_read(&w.counters.connect_time.sum_us),
+            busy_ns=now.busy_ns,
+            turns=now.turns,
+            spliced_bytes=now.spliced_bytes,
+            accept_pauses=now.accept_pauses,
+            handed_over=now.transferred,
+            records_dropped=now.records_dropped,
+            late_answers=now.late_answers,
+            connect_time=buckets_list(&now.connect_time),
+            connect_time_sum_us=now.connect_time.sum_us,
         )

@@ -1,12 +1,14 @@
 # Between Python objects and the structs of the data plane: what the native modules share. With the GIL.
 
 from cpython.array cimport array
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from l4lb._dataplane.base.enums cimport HISTOGRAM_BUCKETS, hash_key_t
-from l4lb._dataplane.base.linux cimport counter_read, htons, published_store_u64, sockaddr_storage, socklen_t
+from l4lb._dataplane.base.linux cimport (
+    counter_add, counter_read, htons, published_store_u64, sockaddr_storage, socklen_t,
+)
 from l4lb._dataplane.base.parts cimport access_t, proxy_accept_t, proxy_send_t
 from l4lb._dataplane.base.source_types cimport source_limits_t
 from l4lb._dataplane.base.types cimport (
@@ -36,6 +38,19 @@ cdef inline void **counters(uint32_t worker_count, size_t size) except NULL:
     if blocks == NULL:
         raise MemoryError()
     return blocks
+
+
+cdef inline int counters_add_before(void **blocks, uint32_t count, bytes exported, size_t size) except -1:
+    """To the last block, which no worker writes."""
+    cdef uint64_t *sums = <uint64_t *>blocks[count - 1]
+    cdef uint64_t value
+    cdef size_t field
+    if len(exported) != size:
+        raise ValueError("no counters of these")
+    for field in range(size // sizeof(uint64_t)):
+        memcpy(&value, <char *>exported + field * sizeof(uint64_t), sizeof(value))
+        counter_add(sums + field, value)
+    return 0
 
 
 cdef inline uint32_t *indices_of(array indices) except? NULL:

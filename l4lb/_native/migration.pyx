@@ -1,16 +1,17 @@
 # Sessions of UDP on their way between processes, from plain values to the workers and back. What workers do is in
-# `_dataplane/udp/migration.pxd`.
+# `_dataplane/udp/migration.pxd`; `_native/tcp_migration.pyx` has those of TCP.
 #
 # Used by `l4lb.engine` alone, on the control thread.
 """Sessions that move between processes; see `l4lb.engine.migration` for the interface to use."""
 
 from cython cimport final
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.base.linux cimport close, htons, ntohs
-from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t
+from l4lb._dataplane.balancing.quic cimport QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_restore
+from l4lb._dataplane.base.linux cimport close, htons, ntohs, shared_read, shared_store
+from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t, quic_entry_t
 from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, worker_t
 from l4lb._native.convert cimport terms_fill, zeroed
 from l4lb._native.snapshots cimport BackendLive, ListenerLive, PoolLive
@@ -161,3 +162,35 @@ cdef class Imports:
         cdef import_batch_t *given = self.batch
         self.batch = NULL
         return given
+
+
+# ---- what is known of QUIC ----
+
+def quic_ids(PoolLive pool not None):
+    """(seed, lengths, entries) of the connection ids that are known, as `restore_quic_ids` takes them. None: none
+    are wanted."""
+    cdef uint32_t count = quic_ids_count(&pool.live.quic_ids)
+    cdef bytes entries = bytes(count * sizeof(quic_entry_t))
+    if pool.live.quic_ids.words == NULL:
+        return None
+    count = quic_ids_copy(&pool.live.quic_ids, <quic_entry_t *><char *>entries, count)
+    entries = entries[: count * sizeof(quic_entry_t)]
+    return pool.live.quic_ids.seed, shared_read(&pool.live.quic_ids.lengths), entries
+
+
+def restore_quic_ids(PoolLive pool not None, uint64_t seed, int64_t lengths, bytes entries, dict backends):
+    """Those of another process. `backends`: what it called them, and their ids here; others are left out.
+
+    Before workers read a datagram for this pool. ValueError for entries that are none."""
+    cdef const quic_entry_t *entry = <const quic_entry_t *><const char *>entries
+    cdef uint32_t i
+    if pool.live.quic_ids.words == NULL:
+        return
+    if len(entries) % sizeof(quic_entry_t):
+        raise ValueError("no table of connection ids")
+    pool.live.quic_ids.seed = seed
+    shared_store(&pool.live.quic_ids.lengths, lengths & QUIC_LENGTHS)
+    for i in range(len(entries) // sizeof(quic_entry_t)):
+        backend_id = backends.get(entry[i].backend_id)
+        if backend_id is not None and not quic_ids_restore(&pool.live.quic_ids, &entry[i], backend_id):
+            raise ValueError("no table of connection ids")

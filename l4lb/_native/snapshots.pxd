@@ -4,13 +4,16 @@ from cpython.array cimport array
 from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.base.types cimport (
-    backend_live_t, backend_options_t, backend_t, listener_live_t, listener_t, pool_live_t, pool_t, snapshot_t, tier_t,
+    backend_counters_t, backend_live_t, backend_options_t, backend_t, listener_counters_t, listener_live_t, listener_t,
+    pool_live_t, pool_t, snapshot_t, tier_t,
 )
 
 
 cdef class BackendLive:
     cdef backend_live_t live
-    cdef uint32_t worker_count
+    cdef uint32_t blocks                 # of counters: one for each worker, then one for what was counted before
+
+    cdef void total(self, backend_counters_t *total) noexcept
 
 
 cdef class PoolLive:
@@ -21,11 +24,12 @@ cdef class PoolLive:
 
 cdef class ListenerLive:
     cdef listener_live_t live
-    cdef uint32_t worker_count
+    cdef uint32_t blocks                 # as a backend's
     cdef backend_options_t **options     # every set that there was, each once
     cdef uint32_t options_count
 
     cdef int keep_options(self, uint32_t count) except -1
+    cdef void total(self, listener_counters_t *total) noexcept
 
 
 cdef class NativePool:

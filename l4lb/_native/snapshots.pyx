@@ -6,7 +6,7 @@ import os
 
 from cpython.array cimport array
 from cython cimport final
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memset
 
@@ -27,13 +27,11 @@ from l4lb._dataplane.base.types cimport (
     backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
     pool_t, tier_t,
 )
-from l4lb._dataplane.base.udp_types cimport flow_list_t, quic_entry_t
+from l4lb._dataplane.base.udp_types cimport flow_list_t
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
 from l4lb._dataplane.resources.sessions cimport list_init
 from l4lb._dataplane.resources.stats cimport counters_free, counters_total
-from l4lb._dataplane.balancing.quic cimport (
-    QUIC_LENGTHS, quic_ids_copy, quic_ids_count, quic_ids_free, quic_ids_init, quic_ids_restore,
-)
+from l4lb._dataplane.balancing.quic cimport quic_ids_free, quic_ids_init
 from l4lb._native.convert cimport (
     access_fill, backend_options_fill, buckets_list, counters, indices_copy, indices_of, limits_publish,
     listening_fill, pool_settings_fill, proxy_accept_fill, proxy_send_fill, sockaddr_copy, terms_fill, zeroed,
@@ -66,12 +64,19 @@ cdef class BackendLive:
     """A backend's counts, which outlive snapshots. Keep it while `sessions_active` is above 0."""
 
     def __cinit__(self, uint32_t worker_count, uint32_t id):
-        self.worker_count = worker_count
+        self.blocks = worker_count + 1
         self.live.id = id
-        self.live.counters = <backend_counters_t **>counters(self.worker_count, sizeof(backend_counters_t))
+        self.live.counters = <backend_counters_t **>counters(self.blocks, sizeof(backend_counters_t))
 
     def __dealloc__(self):
-        counters_free(<void **>self.live.counters, self.worker_count)
+        counters_free(<void **>self.live.counters, self.blocks)
+
+    @property
+    def id(self):
+        return self.live.id
+
+    cdef void total(self, backend_counters_t *total) noexcept:
+        counters_total(<void **>self.live.counters, self.blocks, total, sizeof(backend_counters_t))
 
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)
@@ -88,7 +93,7 @@ cdef class BackendLive:
         """`BackendCounters` of this moment."""
         cdef backend_counters_t total
         cdef int reason, kind
-        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        self.total(&total)
         return BackendCounters(
             sessions_active=shared_read(&self.live.sessions_active),
             sessions_total=total.sessions_total,
@@ -125,34 +130,6 @@ cdef class PoolLive:
             raise MemoryError()
         return 0
 
-    def quic_ids(self):
-        """(seed, lengths, entries) of the connection ids that are known, as `restore_quic_ids` takes them. None: none
-        are wanted."""
-        cdef uint32_t count = quic_ids_count(&self.live.quic_ids)
-        cdef bytes entries = bytes(count * sizeof(quic_entry_t))
-        if self.live.quic_ids.words == NULL:
-            return None
-        count = quic_ids_copy(&self.live.quic_ids, <quic_entry_t *><char *>entries, count)
-        entries = entries[: count * sizeof(quic_entry_t)]
-        return self.live.quic_ids.seed, shared_read(&self.live.quic_ids.lengths), entries
-
-    def restore_quic_ids(self, uint64_t seed, int64_t lengths, bytes entries, dict backends):
-        """Those of another process. `backends`: what it called them, and their ids here; others are left out.
-
-        Before workers read a datagram for this pool. ValueError for entries that are none."""
-        cdef const quic_entry_t *entry = <const quic_entry_t *><const char *>entries
-        cdef uint32_t i
-        if self.live.quic_ids.words == NULL:
-            return
-        if len(entries) % sizeof(quic_entry_t):
-            raise ValueError("no table of connection ids")
-        self.live.quic_ids.seed = seed
-        shared_store(&self.live.quic_ids.lengths, lengths & QUIC_LENGTHS)
-        for i in range(len(entries) // sizeof(quic_entry_t)):
-            backend_id = backends.get(entry[i].backend_id)
-            if backend_id is not None and not quic_ids_restore(&self.live.quic_ids, &entry[i], backend_id):
-                raise ValueError("no table of connection ids")
-
     @property
     def slot(self):
         return self.live.slot
@@ -170,8 +147,8 @@ cdef class ListenerLive:
 
     def __cinit__(self, uint32_t worker_count, uint32_t id):
         cdef uint32_t i
-        self.worker_count = worker_count
-        self.live.counters = <listener_counters_t **>counters(self.worker_count, sizeof(listener_counters_t))
+        self.blocks = worker_count + 1
+        self.live.counters = <listener_counters_t **>counters(self.blocks, sizeof(listener_counters_t))
         self.live.id = id
         for i in range(worker_count):
             self.live.counters[i].client_first = CLIENT_FIRST_MAX
@@ -216,11 +193,18 @@ cdef class ListenerLive:
 
     def __dealloc__(self):
         cdef uint32_t i
-        counters_free(<void **>self.live.counters, self.worker_count)
+        counters_free(<void **>self.live.counters, self.blocks)
         free(self.live.flows)
         for i in range(self.options_count):
             free(self.options[i])
         free(self.options)
+
+    @property
+    def id(self):
+        return self.live.id
+
+    cdef void total(self, listener_counters_t *total) noexcept:
+        counters_total(<void **>self.live.counters, self.blocks, total, sizeof(listener_counters_t))
 
     def sessions_active(self):
         return shared_read(&self.live.sessions_active)
@@ -229,7 +213,7 @@ cdef class ListenerLive:
         """`ListenerCounters` of this moment."""
         cdef listener_counters_t total
         cdef int reason, limit
-        counters_total(<void **>self.live.counters, self.worker_count, &total, sizeof(total))
+        self.total(&total)
         return ListenerCounters(
             sessions_active=shared_read(&self.live.sessions_active),
             sessions_total=total.sessions_total,

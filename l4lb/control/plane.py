@@ -144,7 +144,13 @@ class ControlPlane:
             self.state, forwarder, self.events, self.admin, self.applying, self.names, self.host.successor
         )
         self.predecessor = Predecessor(
-            self.inheritance.channel, forwarder, self.events, self.status, self.admin, self.supervision
+            self.inheritance.channel,
+            forwarder,
+            self.events,
+            self.status,
+            self.admin,
+            self.supervision,
+            self._removed_before,
         )
 
         self.refusals = Refusals(self.events)
@@ -157,7 +163,10 @@ class ControlPlane:
         try:
             if problems := list(environment_problems(self.state.config)):
                 raise ConfigError(problems)
+            self.forwarder.tcp.epoch = self.inheritance.epoch
             self.forwarder.import_sockets(self.inheritance.sockets)
+            if self.inheritance.tcp_format == self.forwarder.tcp.format:
+                self.forwarder.tcp.hold_clients(True)  # until the sessions of the other process are here
             outputs = self.outputs.prepare(self.state.config)  # on no other thread: see `_bind`
             try:
                 self._bind()
@@ -181,6 +190,7 @@ class ControlPlane:
         self.sources.sample(self.forwarder.stats())
         self._watch = asyncio.create_task(self._watch_forwarder())
         self._announce()
+        self.host.started()
         self.predecessor.start()
 
     async def _resolve(self) -> None:
@@ -293,6 +303,11 @@ class ControlPlane:
         self.admin.stop_accepting()
         self.upgrading.retire(pid)
         return pid
+
+    def _removed_before(self, pool: str, way: str, backends: list[str]) -> None:
+        """Backends of sessions from the process before this one that are not in this configuration."""
+        known = self.state.pools.get(pool)
+        self.cleanup.removed(pool, known.config.on_backend_removed if known else way, backends)
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""

@@ -58,7 +58,7 @@ class Migration:
         return [
             QuicIds(name, *known, {number: id_ for number, (pool, id_) in numbered if pool == name})
             for name, live in pools.items()
-            if (known := live.quic_ids()) is not None
+            if (known := migration.quic_ids(live)) is not None
         ]
 
     def know(self, ids: QuicIds, pool: snapshots.PoolLive, backends: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class Migration:
         here = {id_: number for number, (name, id_) in self._records.backends.items() if name == ids.pool}
         found = {number: here[id_] for number, id_ in ids.backends.items() if id_ in there}
         with contextlib.suppress(ValueError, OverflowError):  # of a version that keeps them otherwise
-            pool.restore_quic_ids(ids.seed, ids.lengths, ids.entries, found)
+            migration.restore_quic_ids(pool, ids.seed, ids.lengths, ids.entries, found)
 
     def import_sessions(
         self, sessions: Sequence[ExportedSession], owners_of: Callable[[ExportedSession], Owners | None]

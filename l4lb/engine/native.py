@@ -24,6 +24,7 @@ from l4lb.engine.pools import Pools
 from l4lb.engine.records import Records
 from l4lb.engine.sessions import Names, SessionSweep, source
 from l4lb.engine.tables import NativeTables
+from l4lb.engine.tcp_migration import TcpMigration
 from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder
@@ -74,6 +75,7 @@ class NativeForwarder(NativeTables):
         self._records = Records(self._plane)
         self._pools = Pools(workers, self._records, self._ids)
         self._migration = Migration(self._plane, self._listening, self._records)
+        self.tcp = TcpMigration(self._plane, self._pools, self._ids, self._listeners, self._left)
         self._version = 0
         self._turns_seen: list[int] = []  # by worker, when somebody last looked for silent ones
         self._closed = False
@@ -227,6 +229,7 @@ class NativeForwarder(NativeTables):
     def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> specs.Listener:
         sockets = self._listening.spread(spec)
         pool = listener.pool
+        assert pool is not None  # of those that are published
         return listener_fields(spec, listener.live, pool, sockets, draining=draining, routed=listener.routes)
 
     def adopted(self) -> bool:
@@ -244,7 +247,8 @@ class NativeForwarder(NativeTables):
         self._listening.reap(seen)
         if len(self._snapshots) <= 1:
             draining = not self._listeners  # then all are shown to the end
-            self._left = {name: one for name, one in self._left.items() if draining or one.live.sessions_active() > 0}
+            for name in [name for name, one in self._left.items() if not draining and not one.live.sessions_active()]:
+                del self._left[name]
             self._pools.reap()
 
     # ---- what becomes of backends ----

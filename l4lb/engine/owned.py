@@ -26,13 +26,13 @@ class OwnedPool:
 
 @dataclass(slots=True)
 class OwnedListener:
-    """`pool` is what workers have of its pool. `held`: of UDP, and drained: as it was when it had sockets, which its
-    sessions still need."""
+    """`pool` is what workers have of its pool; None: it comes from another process, and accepts nobody here. `held`: of
+    UDP, and drained: as it was when it had sockets, which its sessions still need."""
 
     id: int
     live: snapshots.ListenerLive
     spec: ListenerSpec
-    pool: snapshots.NativePool
+    pool: snapshots.NativePool | None
     addresses: tuple[str, ...] = ()
     held: ListenerSpec | None = None
     routes: routes.Routes | None = None

@@ -23,7 +23,7 @@ class Pools:
 
     def __init__(self, workers: int, records: Records, ids: Iterator[int]) -> None:
         self._workers = workers
-        self._records = records
+        self.records = records
         self._ids = ids
         self.owned: dict[str, OwnedPool] = {}
         self._retired: list[snapshots.BackendLive | snapshots.PoolLive] = []
@@ -54,7 +54,7 @@ class Pools:
         pool = self.owned.get(spec.name)
         if pool is None:
             slot = self._free_slot()
-            self._records.pools[slot] = spec.name
+            self.records.pools[slot] = spec.name
             pool = self.owned[spec.name] = OwnedPool(spec.name, snapshots.PoolLive(self._workers, slot))
         if pool.native is None or pool.spec is not spec:
             backends = [self._native_backend(pool, backend) for backend in spec.backends]
@@ -74,7 +74,7 @@ class Pools:
         if live is None:
             id_ = next(self._ids)
             live = pool.backends[spec.id] = snapshots.BackendLive(self._workers, id_)
-            self._records.backends[id_] = (pool.name, spec.id)
+            self.records.backends[id_] = (pool.name, spec.id)
         return specs.Backend(live, sockaddr_bytes(spec.address), spec.weight, spec.max_sessions, spec.resumes)
 
     def _returned(self, pool: str, backend: str) -> snapshots.BackendLive | None:
@@ -83,6 +83,43 @@ class Pools:
         if live is not None:
             self._retired.remove(live)
         return live
+
+    # ---- from another process ----
+
+    def numbered(self) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
+        """The names of pools by slot, and of backends by number, those included that are removed and have sessions."""
+        pools = {pool.live.slot: name for name, pool in self.owned.items()}
+        pools |= {live.slot: self.records.pools[live.slot] for live in self._retired_pools()}
+        backends = {live.id: (name, id_) for name, pool in self.owned.items() for id_, live in pool.backends.items()}
+        return pools, backends | {live.id: place for place, live in self._removed.items()}
+
+    def _retired_pools(self) -> list[snapshots.PoolLive]:
+        return [live for live in self._retired if isinstance(live, snapshots.PoolLive)]
+
+    def adopt(self, name: str) -> snapshots.PoolLive:
+        """The pool of that name; one that no snapshot names is as if it had been removed."""
+        if name in self.owned:
+            return self.owned[name].live
+        for live in self._retired_pools():
+            if self.records.pools[live.slot] == name:
+                return live
+        slot = self._free_slot()
+        self.records.pools[slot] = name
+        live = snapshots.PoolLive(self._workers, slot)
+        self._retired.append(live)
+        return live
+
+    def adopt_backend(self, pool: str, backend: str) -> snapshots.BackendLive:
+        """The same of a backend."""
+        live = self.backend(pool, backend)
+        if live is None:
+            id_ = next(self._ids)
+            live = self._removed[pool, backend] = snapshots.BackendLive(self._workers, id_)
+            self.records.backends[id_] = (pool, backend)
+            self._retired.append(live)
+        return live
+
+    # ---- what is removed ----
 
     def retire(self, before: Mapping[str, PoolSpec | None], newest: Mapping[str, PoolSpec]) -> None:
         """Retire what the snapshot before named and the newest one does not."""

@@ -52,6 +52,54 @@ class QuicIds:
     backends: Mapping[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ExportedTcp:
+    """Sessions of TCP on their way to another process: `count` of them, described in `state`, with their descriptors in
+    `fds`, which stay the exporting process's own."""
+
+    count: int
+    state: bytes
+    fds: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TcpNames:
+    """What the exporting process's numbers stand for: listeners, pools, and backends by pool and id."""
+
+    listeners: Mapping[int, str]
+    pools: Mapping[int, str]
+    backends: Mapping[int, tuple[str, str]]
+
+
+class Arriving(Protocol):
+    """Sockets of sessions that another process has sent ahead, while it has the sessions."""
+
+    def add(self, ids: bytes, fds: Sequence[int], /) -> None:
+        """One message. ValueError, with the descriptors closed, for one that is none or has lost some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a process has counted and what of its limits is used up, for the one that takes over to go on from."""
+
+    workers: bytes
+    sources: bytes
+    listeners: Mapping[int, str]
+    limits: Mapping[str, bytes]
+    by_listener: Mapping[str, bytes]
+    by_backend: Mapping[tuple[str, str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTcp:
+    """Sessions of another process that could go on here at once. `removed`: ids of backends, by pool, that are not in
+    this configuration; `engine`: what the engine knows of them."""
+
+    count: int
+    removed: Mapping[str, list[str]]
+    engine: object
+
+
 class Counting(Protocol):
     """What is there now, and what was counted. Every engine counts: draining waits for these numbers to become 0.
 
@@ -193,6 +241,68 @@ class SessionRecords(Protocol):
         """How many were dropped. Any thread."""
 
 
+class TcpHandOver(Protocol):
+    """Sessions of TCP that go to another process: all of them at one moment, or none. Called from the control thread;
+    no method waits."""
+
+    format: int  # of ExportedTcp and Counted: a process of another one cannot take these sessions
+    epoch: int  # how many processes took over from each other before this one; set it before the first snapshot
+
+    def hold_clients(self, held: bool) -> None:
+        """Accept no TCP clients, who then wait in the sockets' queues; or accept them again."""
+
+    def clients_held(self) -> bool:
+        """Whether what was asked last holds, and who was accepted before has a session."""
+
+    def names(self) -> TcpNames: ...
+
+    def precopy(self, fd: int) -> None:
+        """Send the sockets of sessions ahead, as messages by the unix socket `fd`, which stays open until `precopied`:
+        so less is left to do while the sessions stand still."""
+
+    def precopied(self) -> bool: ...
+
+    def freeze(self) -> None:
+        """Have all sessions stand still, and be described. Clients are held."""
+
+    def frozen(self) -> ExportedTcp | None:
+        """None while workers are at it. MemoryError when one could not describe its sessions."""
+
+    def settle(self, *, gone: bool) -> None:
+        """End the freeze. `gone`: another process has the sessions, and they are forgotten here without a word to their
+        peers; otherwise they go on."""
+
+    def settled(self) -> bool:
+        """Whether the workers have done so."""
+
+    def counted(self) -> Counted:
+        """Once `settled`: sessions that are gone do not count here."""
+
+    def arriving(self) -> Arriving:
+        """For sockets that come ahead: then `take_arrivals`, and once the sessions are here or stay where they are,
+        `end_arrivals`."""
+
+    def take_arrivals(self, arriving: Arriving) -> None: ...
+
+    def arrivals_taken(self) -> bool: ...
+
+    def end_arrivals(self, *, reset: bool) -> None:
+        """Close those that no session has come for. `reset`: the other process is gone, and its sessions with it."""
+
+    def load(self, exported: ExportedTcp, arriving: Arriving, names: TcpNames) -> LoadedTcp:
+        """Make everything ready for sessions of another process, and touch none of them. ValueError for what cannot be
+        understood; MemoryError."""
+
+    def start(self, loaded: LoadedTcp) -> None:
+        """Go on with them, at once; their descriptors belong to the forwarder from now on."""
+
+    def started_ns(self) -> int:
+        """When all sessions of `start` went on, in monotonic time; 0: not yet."""
+
+    def take_counted(self, said: Counted) -> None:
+        """After `start`. ValueError for what cannot be understood."""
+
+
 class HandOver(Counting, Protocol):
     """What goes from one process to the next at an upgrade: listening sockets, and the sessions of UDP, which are one
     process's. The old process exports, the new one imports.
@@ -201,6 +311,10 @@ class HandOver(Counting, Protocol):
     list at once, and `import_sessions` only resumes. Its sockets are those that hold addresses. All methods are called
     from the control thread, and return at once.
     """
+
+    @property
+    def tcp(self) -> TcpHandOver:
+        """What TCP has besides."""
 
     def export_sockets(self) -> list[ExportedSockets]:
         """The sockets that the published listeners accept on; they stay open here."""

@@ -7,11 +7,15 @@ A message is a JSON object. On the wire: eight bytes, its length and the number 
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
 import os
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 FDS_MAX = 253  # SCM_MAX_FD
@@ -78,6 +82,43 @@ class Channel:
             left -= len(data)
         return b"".join(parts)
 
+    def send_bulk(self, data: bytes, fds: Sequence[int], timeout_s: float) -> None:
+        """Bytes, and any number of descriptors, after a message that says how many. `timeout_s` is for all of it."""
+        deadline = time.monotonic() + timeout_s
+        self.sock.settimeout(timeout_s)
+        self.sock.sendall(data)
+        start = 0
+        while start < len(fds):
+            self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                socket.send_fds(self.sock, [b"\0"], fds[start : start + FDS_MAX])
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.0005)  # until the other process has received some
+            else:
+                start += FDS_MAX
+
+    def receive_bulk(self, length: int, count: int, timeout_s: float) -> tuple[bytes, array[int]]:
+        """The other end of `send_bulk`. `timeout_s` is for each part. OSError with EMFILE when there is no room for so
+        many descriptors: all has been received then, and those that came are closed."""
+        self.sock.settimeout(timeout_s)
+        data, fds, received, short = self._exactly(length), array("i"), 0, False
+        try:
+            while received < count:
+                mark, more, flags, _ = socket.recv_fds(self.sock, 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+                fds.extend(more)
+                if not mark:
+                    raise ConnectionError("the other process is gone")
+                short = short or bool(flags & socket.MSG_CTRUNC)
+                received += min(FDS_MAX, count - received)
+            if short or len(fds) != count:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        except BaseException:
+            close_all(fds)
+            raise
+        return data, fds
+
     async def wait_for_message(self) -> tuple[Message, list[int]] | None:
         """Like `receive`, without a time-out; None at the end, or for an invalid message."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
@@ -98,3 +139,31 @@ class Channel:
 def close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def receive_ahead(sock: socket.socket, add: Callable[[bytes, Sequence[int]], None], timeout_s: float) -> None:
+    """All messages of `sock`, up to its end: ids, and descriptors. OSError with EMFILE when some were lost: all has
+    been received then. TimeoutError when nothing comes for `timeout_s`."""
+    sock.settimeout(timeout_s)
+    short = False
+    while True:
+        ids, fds, flags, _ = socket.recv_fds(sock, 4096, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+        if not ids:
+            break
+        if flags & socket.MSG_CTRUNC:
+            short = True
+            close_all(fds)
+        else:
+            add(ids, fds)
+    if short:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def reserve_descriptors(fd: int, count: int) -> None:
+    """Have the kernel make the process's table of descriptors large enough for `count` more: it would grow step by step
+    as they come, and waits for all CPUs at each step while several threads use it. `fd` is any that is open.
+
+    OSError when there may not be so many (EINVAL, EMFILE).
+    """
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    os.close(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, highest + count))

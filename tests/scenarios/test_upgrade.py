@@ -166,40 +166,15 @@ def test_upgrades_lose_no_connection_and_keep_what_was_known(tmp_path: Path) -> 
                 assert status["state"] == "running"
             long.sendall(b"of the first process")
             assert long.recv(100) == b"of the first process"
-        assert all(gone(pid) for pid in pids[1:-1]) or wait_until(lambda: all(gone(pid) for pid in pids[1:-1]), 20)
-        assert process.process.poll() is None, "its session goes on"
-        long.close()
+        assert wait_until(lambda: all(gone(pid) for pid in pids[:-1]), 20), "their sessions have moved"
         assert process.wait() == 0
+        long.close()
         running.stop()
         assert running.failed == []
         os.kill(pids[-1], signal.SIGTERM)
         assert wait_until(lambda: gone(pids[-1]), 20)
         assert not (tmp_path / "web.sock").exists()
         assert not (tmp_path / "admin.sock").exists()
-
-
-def test_the_old_process_shows_while_it_drains(tmp_path: Path) -> None:
-    file, port = tmp_path / "lb.toml", free_port()
-    admin, address = f"unix:{tmp_path}/admin.sock", f"127.0.0.1:{port}"
-    with serving(echo) as one, contextlib.ExitStack() as stack:
-        write(file, port, [one.address])
-        process = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", admin))
-        process.wait_for("backend up")
-        long = stack.enter_context(connect(address))
-        long.sendall(b"x")
-        assert long.recv(1) == b"x"
-        new = upgraded(process, process.process.pid, admin)
-        stack.callback(end, new)
-
-        def predecessor() -> object:
-            with Client(admin) as client:
-                return client.status()["predecessor"]
-
-        expected = {"pid": process.process.pid, "sessions_active": 1}
-        assert wait_until(lambda: predecessor() == expected)
-        long.close()
-        assert process.wait() == 0
-        assert wait_until(lambda: predecessor() is None)
 
 
 def test_a_new_process_that_cannot_start_leaves_everything_as_it_was(tmp_path: Path) -> None:

@@ -331,7 +331,8 @@ cdef inline source_taken_t sources_take(
 
 
 cdef inline source_t *sources_take_anyway(sources_t *self, const source_key_t *key) noexcept nogil:
-    """For a session that began in another process. NULL when memory is short: it is not counted."""
+    """For a session that began in another process, which has counted it. NULL when memory is short: it is not
+    counted."""
     cdef uint64_t hash = source_hash(self, key)
     cdef source_shard_t *shard = source_shard(self, hash)
     cdef source_t *source
@@ -341,6 +342,7 @@ cdef inline source_t *sources_take_anyway(sources_t *self, const source_key_t *k
         source = shard_add(self, shard, key, hash)
     if source != NULL:
         source_begin(shard, source)
+        source.sessions_total -= 1
     pthread_mutex_unlock(&shard.lock)
     return source
 

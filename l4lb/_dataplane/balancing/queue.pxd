@@ -29,6 +29,14 @@ cdef inline bint queue_enter(worker_t *w, session_t *s, int64_t queue_size) noex
     return True
 
 
+cdef inline void queue_return(worker_t *w, session_t *s) noexcept nogil:
+    """A QUEUED session of another process goes on waiting here, whatever the queue's size. Called in the order in which
+    they came."""
+    shared_add(&s.pool.waiting, 1)
+    list_append(&w.sessions, &s.pool.queues[w.index], s)
+    w.queue_poked = True
+
+
 cdef inline void queue_leave(worker_t *w, session_t *s) noexcept nogil:
     """Remove it from the queue, wherever it stands."""
     list_remove(&w.sessions, &s.pool.queues[w.index], s)

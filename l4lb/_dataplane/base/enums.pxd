@@ -147,7 +147,8 @@ cdef enum path_error_t:
 #                                        +--one FIN forwarded, half_close = false--> CLOSING --it was taken--> FREE
 #   any --no backend, limit, timeout, shutdown, before RELAYING a client that is gone--> FREE
 #
-# A UDP session is a FLOW from its first datagram to its end (udp/events.pxd). worker/states.pxd says what happens to a
+# A UDP session is a FLOW from its first datagram to its end (udp/events.pxd). ARRIVING is no session yet: its sockets
+# are here, and another process has it (tcp/precopy.pxd). worker/states.pxd says what happens to a
 # session in each state. The order is that of l4lb.model.states.SessionState.
 cdef enum session_state_t:
     SESSION_FREE = 0
@@ -160,6 +161,7 @@ cdef enum session_state_t:
     SESSION_RESETTING
     SESSION_CLOSING
     SESSION_FLOW
+    SESSION_ARRIVING
     SESSION_STATE_COUNT
 
 cdef enum side_t:

@@ -19,6 +19,7 @@ cdef extern from * nogil:
     #include <netinet/tcp.h>
     #include <netinet/udp.h>
     #include <pthread.h>
+    #include <poll.h>
     #include <linux/sock_diag.h>
     #include <linux/sockios.h>
     #include <stdlib.h>
@@ -128,6 +129,13 @@ cdef extern from * nogil:
     cdef struct sockaddr_storage:
         uint16_t ss_family
 
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+
+    short POLLIN
+
     cdef struct iovec:
         void *iov_base
         size_t iov_len
@@ -144,6 +152,8 @@ cdef extern from * nogil:
     cdef struct mmsghdr:
         msghdr msg_hdr
         unsigned int msg_len
+
+    int SCM_RIGHTS
 
     cdef struct cmsghdr:
         size_t cmsg_len
@@ -173,7 +183,7 @@ cdef extern from * nogil:
         uint32_t events
         epoll_data_t data
 
-    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE, IPPROTO_TCP, TCP_NODELAY, TCP_QUICKACK
     int IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IPPROTO_IPV6, IPV6_TRANSPARENT
     int SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT
@@ -188,7 +198,7 @@ cdef extern from * nogil:
     int EFD_NONBLOCK, EFD_CLOEXEC
     unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
     int O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ
-    int EAGAIN, EINTR, EINPROGRESS, EINVAL, ENOSYS, ENOMEM, ENOBUFS, EMFILE, ENFILE
+    int EAGAIN, EINTR, EINPROGRESS, EINVAL, ENOSYS, ENOMEM, ENOBUFS, EMFILE, ENFILE, ETOOMANYREFS
     int ECONNRESET, ECONNABORTED, ECONNREFUSED, EPIPE, EPROTO, EPERM, ETIMEDOUT, EALREADY, EISCONN, ENOTCONN
     int EEXIST, EIO, EMSGSIZE, EACCES, EADDRINUSE, EADDRNOTAVAIL, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOENT
     int EAFNOSUPPORT, EHOSTDOWN, ELOOP, ENONET, ENOPROTOOPT, ENOSPC, ENOTDIR, EOPNOTSUPP, EPROTONOSUPPORT
@@ -223,6 +233,7 @@ cdef extern from * nogil:
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll_fd, epoll_event *events, int capacity, int timeout_ms)
     int eventfd(unsigned int initial, int flags)
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
     ssize_t read(int fd, void *buffer, size_t size)
     uint16_t htons(uint16_t value)
     uint64_t be64toh(uint64_t value)

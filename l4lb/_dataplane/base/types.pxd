@@ -48,6 +48,7 @@ cdef struct preface_t:            # what is known before a session connects; onl
     uint8_t alpn_length           # ... and the protocol that it prefers: the last
 
 cdef struct session_t:
+    uint64_t id                   # see session/records.pxd:session_id_next; the same in every process that has it
     uint32_t generation           # changes when the slot is freed: a stale epoll tag does not match
     uint32_t index
     int client_fd
@@ -83,6 +84,7 @@ cdef struct session_t:
     uint8_t close_reason          # for a RESETTING or CLOSING session
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
+    bint shared                   # its sockets are open in another process too, see tcp/precopy.pxd
     uint8_t awaited               # what must come before there is a backend, see tcp/preface.pxd
     held_t held
 

@@ -10,6 +10,7 @@ from l4lb._dataplane.base.enums cimport (
     NOTICE_SLOTS, SESSION_STATE_COUNT, SHORTAGE_COUNT, SNI_MAX_BYTES, close_reason_t, side_t,
 )
 from l4lb._dataplane.base.linux cimport epoll_event, sockaddr_storage
+from l4lb._dataplane.base.migration_types cimport arrivals_t, exports_t, imported_sessions_t
 from l4lb._dataplane.base.parts cimport chunks_t, pipes_t, session_list_t, timers_t
 from l4lb._dataplane.base.source_types cimport sources_t
 from l4lb._dataplane.base.types cimport (
@@ -109,7 +110,7 @@ cdef struct notices_t:            # ring of backends that fail: its worker write
     uint32_t backend_ids[NOTICE_SLOTS]
 
 cdef struct filter_t:             # which sessions a sweep selects; every condition that is set must hold
-    uint64_t session_id           # 0: any; see session/records.pxd:session_id
+    uint64_t session_id           # 0: any; see session/records.pxd:session_id_next
     uint32_t listener_id          # 0: any
     uint32_t pool_slot            # NO_INDEX: any
     uint32_t backend_count        # 0: any
@@ -200,7 +201,7 @@ cdef struct worker_t:
     uint8_t *scratch
     inbox_t *inboxes              # by sending worker
     records_t records
-    uint32_t refused              # clients that it recorded without a session
+    uint64_t ids                  # that it has given to sessions and refused clients
     notices_t notices
     eviction_t eviction
     sweeping_t sweeping
@@ -215,11 +216,25 @@ cdef struct worker_t:
     exported_flow_t *exported
     uint32_t exported_count
     import_batch_t *importing     # control publishes it, the worker takes it
+    bint tcp_held                 # it accepts no TCP clients
+    uint64_t held_version         # published: the request to hold them, or not to, that it goes by
+    uint64_t frozen_version       # published: the freeze that `exports` belongs to
+    uint64_t settled_version      # published: this freeze is over here too
+    exports_t exports             # control reads it until it has settled the freeze
+    imported_sessions_t *imports  # control publishes it, the worker takes it
+    uint64_t imported_ns          # published: when it had taken the last ones
+    uint64_t precopy_version      # of its pass
+    uint64_t precopied_version    # published: the last pass that is over
+    bint precopying
+    uint32_t precopy_at           # the next session to look at
+    arrivals_t *arriving          # control publishes it, the worker takes it
+    uint64_t arrived_version      # published
     worker_counters_t counters
     epoll_event *events
 
 cdef struct plane_t:
     uint64_t instance             # random: distinguishes this process from others in unique ids
+    uint64_t epoch                # how many processes took over from each other before this one; 16 bits
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
     int records_fd                # eventfd of the reader of records, see session/records.pxd; set before any are wanted
@@ -228,10 +243,20 @@ cdef struct plane_t:
     sweep_t *sweep                # of that version; read by workers that have just seen it
     uint64_t export_version       # control: UDP sessions are to be exported, see udp/migration.pxd
     uint32_t udp_held             # control: UDP listening sockets are not read
+    uint32_t tcp_held             # control: no TCP clients are accepted
+    uint64_t held_version         # control: of that request
+    uint64_t precopy_version      # control: sockets of TCP sessions are to go ahead, see tcp/precopy.pxd
+    int precopy_fd                # control, before that: where to
+    uint64_t arrived_version      # control: what is still ARRIVING does not come
+    uint32_t arrivals_reset       # control, before that: the other process is gone
+    uint64_t freeze_version       # control: TCP sessions are to be exported, see tcp/exporting.pxd
+    uint64_t settled_version      # control: this freeze is over
+    uint32_t settled_gone         # control, before that: the sessions are another process's now
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd
     int64_t max_sessions          # control, at any time; 0: none
     sources_t sources
+    worker_counters_t before      # control: what the workers of the process before this one had counted
     uint32_t worker_count
     worker_t **workers

@@ -8,14 +8,14 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport (
-    EVICT_ENDED_MAX, EVICT_LOOKED_MAX, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, close_reason_t,
+    EVICT_ENDED_MAX, EVICT_LOOKED_MAX, NO_INDEX, SESSIONS_PER_BLOCK, close_reason_t,
 )
 from l4lb._dataplane.base.linux cimport published_load_u64, published_store_u32, published_store_u64
 from l4lb._dataplane.base.types cimport backend_live_t, listener_live_t, pool_live_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport filter_t, found_t, plane_t, sweep_part_t, sweep_t, sweeping_t, worker_t
-from l4lb._dataplane.resources.sessions cimport sessions_at
+from l4lb._dataplane.resources.sessions cimport session_is_here, sessions_at
 from l4lb._dataplane.session.closing cimport session_end
-from l4lb._dataplane.session.records cimport session_id, session_local
+from l4lb._dataplane.session.records cimport session_local
 
 # ---- control's thread ----
 
@@ -70,7 +70,7 @@ cdef inline bint filter_takes(
 # ---- what is listed ----
 
 cdef inline void found_fill(worker_t *w, found_t *found, session_t *s) noexcept nogil:
-    found.session_id = session_id(w, s)
+    found.session_id = s.id
     found.listener_id = s.listener.id
     found.pool_slot = s.pool.slot
     found.backend_id = s.backend.id if s.backend != NULL else 0
@@ -86,23 +86,16 @@ cdef inline void found_fill(worker_t *w, found_t *found, session_t *s) noexcept 
 # ---- the pass ----
 
 cdef inline void sweep_begin(worker_t *w, uint64_t version) noexcept nogil:
-    """Visit all sessions that exist now, or only the one that is meant."""
+    """Visit all sessions that exist now."""
     cdef sweeping_t *sweeping = &w.sweeping
-    cdef uint64_t id
     sweeping.version = version
     sweeping.sweep = w.plane.sweep
     sweeping.at = 0
     sweeping.end = w.sessions.block_count * SESSIONS_PER_BLOCK
-    id = sweeping.sweep.wanted.session_id
-    if id and (id >> 24 & 0xFF) != w.index:
-        sweeping.end = 0
-    elif id and (id & 0xFFFFFF) < sweeping.end:
-        sweeping.at = <uint32_t>(id & 0xFFFFFF)
-        sweeping.end = sweeping.at + 1
 
 
 cdef inline bint sweep_wants(worker_t *w, sweep_t *sweep, session_t *s) noexcept nogil:
-    if s.state == SESSION_FREE or (sweep.wanted.session_id and sweep.wanted.session_id != session_id(w, s)):
+    if not session_is_here(s) or (sweep.wanted.session_id and sweep.wanted.session_id != s.id):
         return False
     return filter_takes(&sweep.wanted, s.listener, s.pool, s.backend, &s.source)
 

@@ -72,7 +72,9 @@ cdef inline void poller_watch_unwatched(worker_t *w) noexcept nogil:
     """Try those again that should be watched now; the others are watched when they are resumed."""
     cdef uint32_t i
     for i in range(w.accepting_count):
-        if w.accepting[i].unwatched and not (w.udp_held if w.accepting[i].datagrams else w.accept_paused):
+        if w.accepting[i].unwatched and not (
+            w.udp_held if w.accepting[i].datagrams else w.accept_paused or w.tcp_held
+        ):
             poller_watch_listener(w, &w.accepting[i], i)
 
 

@@ -4,7 +4,9 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, realloc
 
-from l4lb._dataplane.base.enums cimport HALF_READ_ON, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FREE, TIMER_IDLE, side_t
+from l4lb._dataplane.base.enums cimport (
+    HALF_READ_ON, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ARRIVING, SESSION_FREE, TIMER_IDLE, side_t,
+)
 from l4lb._dataplane.base.linux cimport gauge_add
 from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.types cimport half_t, session_t
@@ -79,6 +81,11 @@ cdef inline void sessions_free(sessions_t *self) noexcept nogil:
         free(self.blocks[i])
     free(self.blocks)
     sessions_init(self)
+
+
+cdef inline bint session_is_here(const session_t *s) noexcept nogil:
+    """Whether the slot has a session of this process."""
+    return s.state != SESSION_FREE and s.state != SESSION_ARRIVING
 
 
 # ---- lists: doubly linked through the sessions, so that one that ends is removed at once ----

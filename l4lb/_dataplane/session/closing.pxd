@@ -7,17 +7,19 @@
 
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
 from l4lb._dataplane.admission.admission cimport release
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.balancing.queue cimport queue_poke
 from l4lb._dataplane.base.enums cimport CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_NORMAL, HALF_FIN_SENT, close_reason_t
 from l4lb._dataplane.base.linux cimport (
-    IPPROTO_TCP, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, counter_add, getsockopt, ioctl, linger,
-    setsockopt, socklen_t,
+    AF_UNSPEC, IPPROTO_TCP, SHUT_WR, SIOCOUTQ, SOL_SOCKET, SO_LINGER, TCP_CLOSE, TCP_INFO, close, connect, counter_add,
+    getsockopt, ioctl, linger, setsockopt, shutdown, sockaddr, socklen_t,
 )
 from l4lb._dataplane.base.types cimport session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
+from l4lb._dataplane.resources.poller cimport poller_forget
 from l4lb._dataplane.resources.ready cimport ready_remove
 from l4lb._dataplane.resources.sessions cimport sessions_give
 from l4lb._dataplane.resources.timers cimport timers_disarm
@@ -69,6 +71,31 @@ cdef inline void socket_end(int fd, bint reset) noexcept nogil:
         close(fd)
 
 
+cdef inline void shared_socket_end(worker_t *w, int fd, bint reset) noexcept nogil:
+    """A TCP socket that is open in another process too, so that its close says nothing to the peer.
+
+    shutdown(2): ENOTCONN, it has ended. connect(2) to AF_UNSPEC resets a connection and has no error on a TCP socket.
+    """
+    cdef sockaddr nowhere
+    if fd < 0:
+        return
+    memset(&nowhere, 0, sizeof(nowhere))
+    nowhere.sa_family = AF_UNSPEC
+    if reset:
+        connect(fd, &nowhere, sizeof(nowhere))
+    else:
+        shutdown(fd, SHUT_WR)
+    poller_forget(w, fd)
+    close(fd)
+
+
+cdef inline void session_socket_end(worker_t *w, session_t *s, int fd, bint reset) noexcept nogil:
+    if s.shared:
+        shared_socket_end(w, fd, reset)
+    else:
+        socket_end(fd, reset)
+
+
 cdef inline bint client_is_reset(session_t *s, close_reason_t reason) noexcept nogil:
     if reason == CLOSE_HALF_CLOSE_TIMEOUT and s.down.flags & HALF_FIN_SENT:
         return socket_has_unsent(s.client_fd)
@@ -91,8 +118,8 @@ cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reaso
     w.states[s.state].cleanup(w, s, reason)
     half_drop(w, &s.up)
     half_drop(w, &s.down)
-    socket_end(s.backend_fd, reason != CLOSE_NORMAL)
-    socket_end(s.client_fd, client_is_reset(s, reason))
+    session_socket_end(w, s, s.backend_fd, reason != CLOSE_NORMAL)
+    session_socket_end(w, s, s.client_fd, client_is_reset(s, reason))
     session_forget_backend(w, s)
     if s.tried != NULL:
         free(s.tried.backend_ids)

@@ -16,9 +16,6 @@ from l4lb._dataplane.base.linux cimport (
 from l4lb._dataplane.base.types cimport histogram_t, preface_t, session_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, record_t, records_t, worker_t
 
-cdef enum:
-    NO_SLOT = 0xFFFFFF            # in a session id: the client was refused before there was a session
-
 
 cdef inline void histogram_add(histogram_t *self, uint64_t duration_ns) noexcept nogil:
     """Bucket i takes what is below 64 us * 2**i."""
@@ -30,15 +27,10 @@ cdef inline void histogram_add(histogram_t *self, uint64_t duration_ns) noexcept
     counter_add(&self.sum_us, duration_ns // 1000)
 
 
-cdef inline uint64_t session_id(worker_t *w, session_t *s) noexcept nogil:
-    """Unique while the process lives, until a slot was used 2**32 times."""
-    return (<uint64_t>s.generation << 32) | (<uint64_t>w.index << 24) | s.index
-
-
-cdef inline uint64_t refused_id(worker_t *w) noexcept nogil:
-    """An id for a client without a session; no session has it."""
-    w.refused += 1
-    return (<uint64_t>w.refused << 32) | (<uint64_t>w.index << 24) | NO_SLOT
+cdef inline uint64_t session_id_next(worker_t *w) noexcept nogil:
+    """For a session, or a client that gets none. Unique among the processes that take over from each other."""
+    w.ids += 1
+    return w.plane.epoch << 48 | w.ids << 24 >> 16 | w.index
 
 
 cdef inline void socket_local(source_address_t *local, int fd, uint16_t port) noexcept nogil:
@@ -91,7 +83,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
     record.duration_ns = w.now_ns - s.started_ns
     record.bytes_up = s.up.bytes
     record.bytes_down = s.down.bytes
-    record.session_id = session_id(w, s)
+    record.session_id = s.id
     record.listener_id = s.listener.id
     record.pool_slot = s.pool.slot
     record.backend_id = record_backend(s)
@@ -140,7 +132,7 @@ cdef inline void record_client(worker_t *w, accepted_client_t *client, close_rea
         return
     memset(record, 0, sizeof(record_t))
     record.started_ns = w.now_ns
-    record.session_id = refused_id(w)
+    record.session_id = session_id_next(w)
     record.listener_id = client.listener.id
     record.pool_slot = client.pool.slot
     record.close_reason = <int>reason

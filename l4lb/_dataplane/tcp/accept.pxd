@@ -153,7 +153,7 @@ cdef inline void accept_pause(worker_t *w) noexcept nogil:
     w.paused_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
     counter_add(&w.counters.accept_pauses, 1)
     for i in range(w.accepting_count):
-        if not w.accepting[i].datagrams:
+        if not w.accepting[i].datagrams and not w.tcp_held:
             poller_forget(w, w.accepting[i].fd)
 
 
@@ -161,6 +161,8 @@ cdef inline void accept_resume(worker_t *w) noexcept nogil:
     cdef uint32_t i
     w.accept_paused = False
     w.resources_short = False
+    if w.tcp_held:
+        return
     for i in range(w.accepting_count):
         if not w.accepting[i].datagrams:
             poller_watch_listener(w, &w.accepting[i], i)

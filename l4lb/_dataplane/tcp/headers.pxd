@@ -14,7 +14,6 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.proxy_protocol.sender cimport proxy_client_t, proxy_send_write
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_STREAM
 from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_take
-from l4lb._dataplane.session.records cimport session_id
 from l4lb._dataplane.tcp.preface cimport preface_bytes
 
 
@@ -41,7 +40,7 @@ cdef inline int header_build(worker_t *w, session_t *s, pool_t *pool, uint8_t *b
     client.destination = &destination
     client.transport = PROXY_STREAM
     client.instance = w.plane.instance
-    client.session_id = session_id(w, s)
+    client.session_id = s.id
     if s.preface != NULL:
         client.received.data = preface_bytes(s.preface)
         client.received.length = s.preface.received_length

@@ -31,7 +31,6 @@ from l4lb._dataplane.resources.ready cimport ready_push
 from l4lb._dataplane.resources.sessions cimport sessions_at
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.session.latency cimport answer_watch
-from l4lb._dataplane.session.records cimport session_id
 from l4lb._dataplane.session.setup cimport session_pool
 from l4lb._dataplane.udp.answers cimport answers_forward, answers_receive, bandwidth_allows
 from l4lb._dataplane.udp.create cimport flow_arm, session_for_datagram
@@ -148,7 +147,7 @@ cdef inline int header_write(worker_t *w, session_t *s, const proxy_send_t *want
     client.source = &s.source
     client.destination = &destination
     client.instance = w.plane.instance
-    client.session_id = session_id(w, s)
+    client.session_id = s.id
     client.transport = PROXY_DGRAM
     if d.skip and d.tlvs_length:
         client.received.data = intake_datagram(&w.udp.up, slot) + d.tlvs_at

@@ -28,7 +28,7 @@ cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint3
 
 cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
     """Whether a listening socket is in epoll now."""
-    return not w.udp_held if from_.datagrams else not w.accept_paused
+    return not w.udp_held if from_.datagrams else not (w.accept_paused or w.tcp_held)
 
 
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
@@ -46,7 +46,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
                 udp_event(w, &w.accepting[i])
             flows_end_on_socket(w, w.accepting[i].fd)
             udp_flush(w)
-        else:
+        elif not w.tcp_held:
             accept_all(w, &w.accepting[i])
         w.accepting_count -= 1
         w.accepting[i] = w.accepting[w.accepting_count]

@@ -15,7 +15,7 @@ from l4lb._dataplane.base.enums cimport (
 )
 from l4lb._dataplane.base.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_now_ns, close, counter_add,
-    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_u32, read,
+    epoll_create1, epoll_event, epoll_wait, eventfd, published_load_u32, read, unlikely,
 )
 from l4lb._dataplane.base.types cimport session_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, inbox_t, plane_t, worker_t
@@ -25,11 +25,14 @@ from l4lb._dataplane.resources.chunks cimport chunks_free
 from l4lb._dataplane.resources.pipes cimport pipes_free
 from l4lb._dataplane.resources.poller cimport EVENT_TAG, LINK_TAG_BIT, LISTENER_TAG_BASE, poller_control
 from l4lb._dataplane.resources.ready cimport ready_remove
-from l4lb._dataplane.resources.sessions cimport list_init, sessions_at, sessions_free, sessions_init
+from l4lb._dataplane.resources.sessions cimport list_init, session_is_here, sessions_at, sessions_free, sessions_init
 from l4lb._dataplane.resources.timers cimport timers_init, timers_next_ms, timers_pop
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.tcp.accept cimport accept_event, accept_resume
+from l4lb._dataplane.tcp.exporting cimport clients_hold, exports_free, freeze_is_asked, sessions_freeze
+from l4lb._dataplane.tcp.importing cimport imports_drop, sessions_import
 from l4lb._dataplane.tcp.inboxes cimport inboxes_drop, inboxes_take
+from l4lb._dataplane.tcp.precopy cimport arrivals_drop, arrivals_take, precopies
 from l4lb._dataplane.tcp.transitions cimport queues_serve
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.events cimport link_event, udp_event
@@ -76,6 +79,8 @@ cdef inline int worker_open(worker_t *w, plane_t *plane, uint32_t index) noexcep
 cdef inline void worker_release(worker_t *w) noexcept nogil:
     """Close all file descriptors, after every worker has stopped. Counters can still be read."""
     inboxes_drop(w)
+    exports_free(&w.exports)
+    imports_drop(w)
     migration_drop(w)
     udp_close(w)
     pipes_free(&w.pipes)
@@ -116,6 +121,8 @@ cdef inline int worker_timeout_ms(worker_t *w) noexcept nogil:
     if w.ready_count or w.eviction.running or w.sweeping.sweep != NULL:
         return 0
     due = timers_next_ms(&w.timers, w.now_ms)
+    if w.precopying:
+        due = 0 if due == 0 else 1                       # its socket may be full
     if (w.accept_paused or w.listening_short) and (due < 0 or due > 10):
         due = 10
     if w.udp != NULL and (w.udp.links.spare_count or w.udp.waiting_count) and (due < 0 or due > 1000):
@@ -222,8 +229,9 @@ cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
     cdef session_t *s
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
         s = sessions_at(&w.sessions, i)
-        if s.state != SESSION_FREE:
+        if session_is_here(s):
             session_end(w, s, CLOSE_SHUTDOWN)
+    arrivals_drop(w, False)
     if w.udp != NULL:
         waitings_expire(w, 0)
 
@@ -233,10 +241,17 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
     while not published_load_u32(&w.stopping):
         count = worker_wait(w)
         flows_export(w)
+        clients_hold(w)
+        if unlikely(freeze_is_asked(w)):
+            sessions_freeze(w)
         worker_adopt(w)
         flows_import(w)
+        arrivals_take(w)
+        sessions_import(w)
         for i in range(count):
             worker_event(w, &w.events[i])
+            if unlikely(freeze_is_asked(w)):
+                sessions_freeze(w)             # now: a turn may take long, and the sessions of other workers wait
         worker_handled(w, count)
         if w.udp != NULL and not w.udp_held:
             for i in range(count):
@@ -246,6 +261,7 @@ cdef inline void worker_run(worker_t *w) noexcept nogil:
         worker_run_timers(w)
         evictions(w)
         sweeps(w)
+        precopies(w)
         if w.queue_poked:
             queues_serve(w)
     worker_end_sessions(w)

@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.balancing.queue cimport queue_leave
 from l4lb._dataplane.base.enums cimport (
-    SESSION_CLOSING, SESSION_CONNECTING, SESSION_FLOW, SESSION_FREE, SESSION_NEGOTIATING, SESSION_PAUSING,
-    SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING, close_reason_t, side_t,
+    SESSION_ARRIVING, SESSION_CLOSING, SESSION_CONNECTING, SESSION_FLOW, SESSION_FREE, SESSION_NEGOTIATING,
+    SESSION_PAUSING, SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING, close_reason_t, side_t,
 )
 from l4lb._dataplane.base.types cimport session_t
 from l4lb._dataplane.base.worker_types cimport session_cleanup_f, session_edge_f, session_step_f, state_t, worker_t
@@ -15,6 +15,7 @@ from l4lb._dataplane.tcp.events cimport (
     edge_connecting, edge_ending, edge_negotiating, edge_reading, edge_relaying, edge_waiting, timeout_connecting,
     timeout_pausing, timeout_queued, timeout_reading, timeout_relaying,
 )
+from l4lb._dataplane.tcp.precopy cimport edge_arriving
 from l4lb._dataplane.tcp.transitions cimport session_pump
 from l4lb._dataplane.udp.events cimport flow_timeout, flow_turn
 from l4lb._dataplane.udp.flows cimport flow_cleanup
@@ -61,3 +62,4 @@ cdef inline void states_fill(state_t *states) noexcept nogil:
         &states[<int>SESSION_CLOSING], edge_ending, session_timeout_ending, session_close_progress, no_cleanup
     )
     state_fill(&states[<int>SESSION_FLOW], no_edge, flow_timeout, flow_turn, flow_cleanup)
+    state_fill(&states[<int>SESSION_ARRIVING], edge_arriving, no_step, no_step, no_cleanup)

@@ -56,12 +56,13 @@ class Successor:
 @dataclass(slots=True)
 class Host:
     """`identity` None: the process keeps its user. `drain_asked` is called when the admin API has begun to drain the
-    process, which then has to end."""
+    process, which then has to end; `started` once everything is up, before sessions of another process come."""
 
     notifier: Notifier = field(default_factory=Notifier)
     identity: Identity | None = None
     successor: Successor = field(default_factory=Successor)
     drain_asked: Callable[[], None] = lambda: None
+    started: Callable[[], None] = lambda: None
 
     @classmethod
     def of_process(cls, config: Config) -> Host:

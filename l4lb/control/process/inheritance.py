@@ -32,7 +32,8 @@ HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by
 @dataclass(slots=True)
 class Inheritance:
     """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`, `bans`), the health of
-    backends, and the `channel` to the process that sent all this."""
+    backends, and the `channel` to the process that sent all this. `epoch`: how many processes took over from each other
+    before this one; `tcp_format`: how that process describes its TCP sessions, 0 if it keeps them."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
@@ -43,6 +44,8 @@ class Inheritance:
     sockets: list[ExportedSockets] = field(default_factory=list)
     admin: AdminSocket | None = None
     channel: Channel | None = None
+    epoch: int = 0
+    tcp_format: int = 0
 
     def desired(self, config: Config) -> Desired:
         """`config` with the runtime changes that it does not contradict, and the bans that are not over."""
@@ -127,9 +130,15 @@ def observed_by(state: State, names: NamesKnown) -> Observed:
 
 
 def send_inheritance(
-    channel: Channel, sockets: list[ExportedSockets], admin: AdminSocket | None, desired: Desired, seen: Observed
+    channel: Channel,
+    sockets: list[ExportedSockets],
+    admin: AdminSocket | None,
+    desired: Desired,
+    seen: Observed,
+    sessions: Mapping[str, int],
 ) -> None:
-    """Send all of it to the process at the other end. Blocks. OSError when that process is gone."""
+    """Send all of it to the process at the other end; `sessions`: its epoch and tcp_format. Blocks. OSError when that
+    process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if admin is not None:
@@ -140,12 +149,14 @@ def send_inheritance(
         "bans": bans.saved(desired.bans),
     }
     observed = {"health": seen.health, "names": seen.names, "places": seen.places}
-    channel.send({"kind": "start", **changes, **observed})
+    channel.send({"kind": "start", **changes, **observed, **sessions})
 
 
-def send_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds]) -> None:
-    """Send these UDP sessions and QUIC connection ids, then a message that ends them. Blocks. OSError when the process
-    at the other end is gone."""
+def send_sessions(
+    channel: Channel, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds], *, tcp: bool
+) -> None:
+    """Send these UDP sessions and QUIC connection ids, then a message that ends them, and says whether those of TCP
+    follow. Blocks. OSError when the process at the other end is gone."""
     for ids in quic_ids:
         entries = base64.b64encode(ids.entries).decode()
         known = {"pool": ids.pool, "seed": ids.seed, "lengths": ids.lengths, "backends": list(ids.backends.items())}
@@ -158,15 +169,16 @@ def send_sessions(channel: Channel, sessions: Sequence[ExportedSession], quic_id
             for one in some
         ]
         channel.send({"kind": "sessions", "sessions": said}, [one.fd for one in some])
-    channel.send({"kind": "moved"})
+    channel.send({"kind": "moved", "tcp": tcp})
 
 
 @dataclass(slots=True)
 class Received:
-    """`over`: the other process will send nothing more."""
+    """`tcp`: sessions of TCP follow; `over`: the other process will send nothing more."""
 
     sessions: list[ExportedSession] = field(default_factory=list)
     quic_ids: list[QuicIds] = field(default_factory=list)
+    tcp: bool = False
     over: bool = False
 
     def take(self, message: Message, fds: list[int]) -> bool:
@@ -189,6 +201,7 @@ async def receive_sessions(channel: Channel) -> Received:
     found = Received()
     while (message := await channel.wait_for_message()) is not None:
         if not found.take(*message):
+            found.tcp = bool(message[0].get("tcp"))
             return found
     found.over = True
     return found
@@ -227,6 +240,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
         case "admin":
             found.admin = AdminSocket.imported(fds, message["about"])
         case "start":
+            found.epoch, found.tcp_format = int(message.get("epoch", 0)) + 1, int(message.get("tcp_format", 0))
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
             found.bans = bans.restored(message.get("bans", []))

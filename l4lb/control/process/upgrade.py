@@ -5,7 +5,7 @@ process drains. Control loop only.
 |---|---|
 | starts it, sends it sockets, runtime changes, health | receives them, starts, accepts |
 | goes on as before | sends ``ready``, or ``failed`` with the reason, or ends, or sends nothing for too long |
-| at ``ready``: releases the UDP sessions, sends them | reads no UDP socket before it has them all |
+| at ``ready``: sends its sessions, `tcp_handover.py` says how | reads no UDP socket before, accepts no TCP client |
 | no longer owns the sockets' files, sends ``yours`` | owns them, notifies the service manager |
 | drains, and reports its progress | shows that in its status |
 
@@ -28,6 +28,7 @@ from l4lb.control.changes.applying import Applying
 from l4lb.control.changes.names import Names
 from l4lb.control.process.host import Successor
 from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions
+from l4lb.control.process.tcp_handover import NotTaken, move_sessions, send_counted, until
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
@@ -116,7 +117,8 @@ class Upgrade:
         sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._applying.desired
         seen = observed_by(self._state, self._names.answers())
         try:
-            await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen)
+            formats = {"epoch": self._forwarder.tcp.epoch, "tcp_format": self._forwarder.tcp.format}
+            await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen, formats)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
         except TimeoutError:
             raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None
@@ -127,26 +129,47 @@ class Upgrade:
             raise UpgradeError(f"the new process (pid {process.pid}) could not start: {said.get('reason', said)}")
         if self._state.process is not ProcessState.RUNNING:
             raise UpgradeError(f"the process is {self._state.process}: it was told to end meanwhile")
-        await self._move_sessions(channel, process)
+        await self._move_sessions(channel, process, tcp=said.get("tcp_format") == self._forwarder.tcp.format)
         self._forwarder.give_up_sockets()
         if admin is not None:
             admin.give_up()
 
-    async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
-        """Move the UDP sessions with their sockets to backends; on failure they stay here as before. A worker that does
-        not release its sessions in time keeps them."""
+    async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes], *, tcp: bool) -> None:
+        """Move the sessions; on failure all stay here as before. A worker that does not release its UDP sessions in
+        time keeps them. Without `tcp`, those of TCP drain here: the new process knows them in another format."""
         self._forwarder.begin_export()
         deadline = time.monotonic() + _MOVED_WITHIN_S
         while (sessions := self._forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:
             await asyncio.sleep(_MOVED_POLL_S)
         try:
-            await asyncio.to_thread(send_sessions, channel, sessions, self._forwarder.quic_ids())
+            await asyncio.to_thread(send_sessions, channel, sessions, self._forwarder.quic_ids(), tcp=tcp)
+            if tcp:
+                await self._move_tcp(channel, process)
         except BaseException as error:
+            self._forwarder.tcp.hold_clients(False)
             self._forwarder.import_sessions(sessions)
             if isinstance(error, OSError):
                 raise UpgradeError(f"the new process (pid {process.pid}) did not take over: {error}") from error
             raise
         close_all([one.fd for one in sessions])
+        if not tcp:
+            self._stay("the new process has another version")
+
+    async def _move_tcp(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
+        ways = {name: pool.config.on_backend_removed for name, pool in self._state.pools.items()}
+        try:
+            left = self._forwarder.stats().sessions_left
+            await move_sessions(channel, self._forwarder.tcp, left, ways, lambda: _end(process))
+        except NotTaken as error:
+            self._stay(str(error))
+        else:
+            with contextlib.suppress(OSError):  # it has them, and counts from now on
+                await until(self._forwarder.tcp.settled)
+                await asyncio.to_thread(send_counted, channel, self._forwarder.tcp.counted())
+
+    def _stay(self, reason: str) -> None:
+        if left := self._forwarder.stats().sessions_left:
+            self._events.emit("sessions_stay", {"sessions": left, "reason": reason}, logging.WARNING)
 
     def retire(self, pid: int) -> None:
         """Call this after `upgrade`: tells the new process that everything is its own, then reports this drain's

@@ -7,10 +7,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from l4lb import LoadBalancer
+from l4lb._native import tcp_migration
 from l4lb.control.process.inheritance import Inheritance
 from l4lb.errors import UpgradeError
 from l4lb.model.address import SocketAddress
@@ -38,7 +40,7 @@ def taking_over() -> Iterator[tuple[Channel, LoadBalancer, UdpClient]]:
         )
         config = make_config([server.address], listener={"bind": f"{host}:{port}", "protocol": "udp"})
         with LoadBalancer(config, inheritance=inherited) as balancer, UdpClient((host, port)) as client:
-            assert told.receive(10)[0] == {"kind": "ready"}
+            assert told.receive(10)[0] == {"kind": "ready", "tcp_format": tcp_migration.FORMAT}
             client.send(b"asked before")
             yield told, balancer, client
 
@@ -78,3 +80,47 @@ def test_sessions_that_are_told_of_otherwise(said: dict[str, object]) -> None:
         told.send({"kind": "moved"})
         told.send({"kind": "yours"})
         assert_is_alone(balancer, client)
+
+
+NAMES = {"ways": {"web": "drain"}, "sessions": 1, "listeners": [[1, "default"]], "pools": [[0, "web"]], "backends": []}
+RECORD = tcp_migration.RECORD_BYTES
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"kind": "hello"}],
+        [{"kind": "tcp_names"}],
+        [{"kind": "tcp_names", **NAMES, "listeners": [["x", "y"]]}],
+        [{"kind": "tcp_names", **NAMES}, {"kind": "tcp_stays"}],
+        [{"kind": "tcp_names", **NAMES}, {"kind": "tcp", "began_ns": 0, "count": 1, "bytes": 4, "fds": 0}, b"none"],
+        [{"kind": "tcp_names", **NAMES}, {"kind": "tcp", "count": "?"}],
+        *(
+            [{"kind": "tcp_names", **NAMES}, {"kind": "tcp", "began_ns": 0, "count": 1, "bytes": RECORD, "fds": 0}, one]
+            for one in (bytes(RECORD), b"\xff" * RECORD, struct.pack("=I", RECORD) + bytes(RECORD - 4))
+        ),
+    ],
+)
+def test_tcp_sessions_that_are_told_of_otherwise(said: list[dict[str, object] | bytes]) -> None:
+    """None is taken, and this process goes on."""
+    with taking_over() as (told, balancer, client):
+        told.send({"kind": "moved", "tcp": True})
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            told.send(cast("dict[str, object]", said[0]), [theirs.fileno()] if len(said) > 1 else [])
+        for one in said[1:]:
+            if isinstance(one, bytes):
+                told.sock.sendall(one)
+            else:
+                assert told.receive(10)[0] == {"kind": "prepared"}
+                told.send(one)
+        if said[-1] != {"kind": "tcp_stays"}:
+            assert told.receive(10)[0]["kind"] == "not_taken"
+        told.send({"kind": "counted", "workers": "?"})
+        told.send({"kind": "yours"})
+        assert_is_alone(balancer, client)
+
+
+def test_the_format_has_the_number_that_its_layout_had_first() -> None:
+    """Whoever changes what a session looks like on its way raises EXPORT_FORMAT, and writes the new pair here."""
+    assert (tcp_migration.FORMAT, tcp_migration.RECORD_BYTES) == (1, 232)

@@ -1,0 +1,292 @@
+"""Sessions of TCP on their way from one process to the next: the messages, and what each side does. Control loop only.
+
+| this process | the new one |
+|---|---|
+| accepts no clients any more | accepts none yet |
+| sends what its numbers stand for, and most sockets ahead | registers the sockets, says ``prepared`` |
+| freezes its sessions, sends what is to be known of them | makes everything ready, touches none |
+| | says ``taken``, goes on with them and says ``running``; or says ``not_taken``, and why |
+| forgets them, or goes on with them | accepts |
+| sends what it has counted | counts on from there |
+
+Everything between freeze and ``running`` is bounded in time, and short: no session moves a byte meanwhile. So the
+control loop stands still as well: to hand the work to another thread and back would take longer. When the new process
+ends before it has said ``taken``, or says nothing for too long and is ended, no session has been touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, TcpHandOver, TcpNames
+from l4lb.net.handover import Channel, Message, close_all, receive_ahead, reserve_descriptors
+
+_SOON_S = 5.0  # what workers do in their next turns, and a process that has nothing else to do
+_FROZEN_WITHIN_S = 2.0
+_TAKEN_WITHIN_S = 5.0
+_RUNNING_WITHIN_S = 1.0
+_POLL_S = 0.001
+_FROZEN_POLL_S = 0.0001
+
+
+class NotTaken(Exception):
+    """The new process cannot take these sessions, which go on here; the message says why."""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """TimeoutError when a worker hangs."""
+    deadline = time.monotonic() + _SOON_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        await asyncio.sleep(_POLL_S)
+
+
+# ---- the old process ----
+
+
+async def move_sessions(
+    channel: Channel,
+    tcp: TcpHandOver,
+    sessions: int,
+    removed_ways: Mapping[str, str],
+    end_process: Callable[[], None],
+) -> int:
+    """Accept no clients any more, and move all sessions to the process at the other end; how many. `sessions`: about as
+    many; `removed_ways`: on_backend_removed by pool.
+
+    NotTaken, or OSError when that process is gone or too slow: then `end_process` has ended it. Either way the sessions
+    go on here.
+    """
+    tcp.hold_clients(True)
+    await until(tcp.clients_held)
+    try:
+        await _send_ahead(channel, tcp, sessions, removed_ways, end_process)
+        said, fds = await asyncio.to_thread(channel.receive, _SOON_S)
+        close_all(fds)
+        if said.get("kind") != "prepared":
+            raise ConnectionError(str(said.get("reason", said)))
+    except BaseException:
+        end_process()
+        raise
+    return _send(channel, tcp, end_process)
+
+
+async def _send_ahead(
+    channel: Channel,
+    tcp: TcpHandOver,
+    sessions: int,
+    removed_ways: Mapping[str, str],
+    end_process: Callable[[], None],
+) -> None:
+    names = _encoded_names(tcp.names())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    try:
+        with theirs:
+            said = {"ways": dict(removed_ways), "sessions": sessions, **names}
+            channel.send({"kind": "tcp_names", **said}, [theirs.fileno()])
+        tcp.precopy(ours.fileno())
+        await until(tcp.precopied)
+    except BaseException:
+        end_process()  # then nothing holds up the workers
+        await until(tcp.precopied)
+        raise
+    finally:
+        if tcp.precopied():  # otherwise a worker hangs, and might send them somewhere else
+            ours.close()
+        else:
+            ours.detach()
+
+
+def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -> int:
+    began_ns = time.monotonic_ns()
+    tcp.freeze()
+    gone = False
+    try:
+        exported = _frozen(tcp)
+        if exported is None:
+            channel.send({"kind": "tcp_stays"})
+            raise NotTaken("this process could not describe its sessions")
+        try:
+            gone, reason = _transfer(channel, exported, began_ns)
+        except BaseException:
+            end_process()  # before any session moves again: nothing is read by both
+            gone = _said_taken(channel)
+            if not gone:
+                raise
+            reason = ""
+        if not gone:
+            raise NotTaken(reason)
+        with contextlib.suppress(OSError):  # to forget the sessions takes time that they now need there
+            channel.receive(_RUNNING_WITHIN_S)
+        return exported.count
+    finally:
+        tcp.settle(gone=gone)
+
+
+def _frozen(tcp: TcpHandOver) -> ExportedTcp | None:
+    deadline = time.monotonic() + _FROZEN_WITHIN_S
+    try:
+        while (exported := tcp.frozen()) is None and time.monotonic() < deadline:
+            time.sleep(_FROZEN_POLL_S)
+    except MemoryError:
+        return None
+    return exported
+
+
+def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> tuple[bool, str]:
+    """Whether the sessions are taken, and why not. OSError."""
+    sizes = {"count": exported.count, "bytes": len(exported.state), "fds": len(exported.fds)}
+    channel.send({"kind": "tcp", "began_ns": began_ns, **sizes})
+    channel.send_bulk(exported.state, exported.fds, _TAKEN_WITHIN_S)
+    said, fds = channel.receive(_TAKEN_WITHIN_S)
+    close_all(fds)
+    return said.get("kind") == "taken", str(said.get("reason", said))
+
+
+def _said_taken(channel: Channel) -> bool:
+    """Whether a process that has ended had said so."""
+    with contextlib.suppress(OSError, ValueError):
+        return channel.receive(0.1)[0].get("kind") == "taken"
+    return False
+
+
+def send_counted(channel: Channel, counted: Counted) -> None:
+    """OSError when the process at the other end is gone."""
+    said = {
+        "workers": _text(counted.workers),
+        "sources": _text(counted.sources),
+        "listeners": list(counted.listeners.items()),
+        "limits": {name: _text(one) for name, one in counted.limits.items()},
+        "by_listener": {name: _text(one) for name, one in counted.by_listener.items()},
+        "by_backend": [[pool, id_, _text(one)] for (pool, id_), one in counted.by_backend.items()],
+    }
+    channel.send({"kind": "counted", **said})
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _encoded_names(names: TcpNames) -> dict[str, Any]:
+    backends = [[number, pool, id_] for number, (pool, id_) in names.backends.items()]
+    return {"listeners": list(names.listeners.items()), "pools": list(names.pools.items()), "backends": backends}
+
+
+# ---- the new process ----
+
+
+class Taken(NamedTuple):
+    """How many sessions, and for how long they stood still."""
+
+    sessions: int = 0
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """`ways`: on_backend_removed of the other process's pools."""
+
+    names: TcpNames
+    ways: Mapping[str, str]
+
+
+async def take_sessions(channel: Channel, tcp: TcpHandOver, removed: Callable[[str, str, list[str]], None]) -> Taken:
+    """Go on with the sessions of the other process, or with none, and say so. `removed` is told of backends
+    that are not in this configuration, by pool, with the way that was the pool's."""
+    arriving = tcp.arriving()
+    gone = False
+    try:
+        announced = await asyncio.to_thread(_receive_ahead, channel, arriving)
+        tcp.take_arrivals(arriving)
+        await until(tcp.arrivals_taken)
+        received = await asyncio.to_thread(_receive, channel)
+        if received is None:
+            return Taken()
+        exported, began_ns = received
+        count = _take(channel, tcp, announced, exported, arriving, removed)
+        return Taken(count, max(tcp.started_ns() - began_ns, 0) / 1e9)
+    except (OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+        gone = isinstance(error, ConnectionError)
+        _refuse(channel, getattr(error, "strerror", None) or str(error) or "not enough memory")
+        return Taken()
+    finally:
+        tcp.end_arrivals(reset=gone)
+
+
+def _receive_ahead(channel: Channel, arriving: Arriving) -> _Announced:
+    said, fds = channel.receive(_SOON_S)
+    if said.get("kind") != "tcp_names" or len(fds) != 1:
+        close_all(fds)
+        raise ValueError(f'expected names of sessions, not "{said.get("kind")}"')
+    with socket.socket(fileno=fds[0]) as ahead:
+        with contextlib.suppress(OSError):  # then it shows when they come
+            reserve_descriptors(ahead.fileno(), 2 * int(said["sessions"]))
+        receive_ahead(ahead, arriving.add, _SOON_S)
+    names = TcpNames(
+        {int(number): str(name) for number, name in said["listeners"]},
+        {int(slot): str(name) for slot, name in said["pools"]},
+        {int(number): (str(pool), str(id_)) for number, pool, id_ in said["backends"]},
+    )
+    return _Announced(names, {str(pool): str(way) for pool, way in said["ways"].items()})
+
+
+def _receive(channel: Channel) -> tuple[ExportedTcp, int] | None:
+    """What is to be known of the sessions, and since when they stand still; None when they stay where they are."""
+    channel.send({"kind": "prepared"})
+    said, _ = channel.receive(_SOON_S + _FROZEN_WITHIN_S)
+    if said.get("kind") != "tcp":
+        return None
+    state, fds = channel.receive_bulk(int(said["bytes"]), int(said["fds"]), _TAKEN_WITHIN_S)
+    return ExportedTcp(int(said["count"]), state, fds), int(said["began_ns"])
+
+
+def _take(
+    channel: Channel,
+    tcp: TcpHandOver,
+    announced: _Announced,
+    exported: ExportedTcp,
+    arriving: Arriving,
+    removed: Callable[[str, str, list[str]], None],
+) -> int:
+    try:
+        loaded = tcp.load(exported, arriving, announced.names)
+    except BaseException:
+        close_all(exported.fds)
+        raise
+    with contextlib.suppress(OSError):  # it is gone: then they would end with it
+        channel.send({"kind": "taken", "sessions": loaded.count})
+    tcp.start(loaded)
+    deadline = time.monotonic() + _RUNNING_WITHIN_S
+    while not tcp.started_ns() and time.monotonic() < deadline:
+        time.sleep(_FROZEN_POLL_S)
+    with contextlib.suppress(OSError):
+        channel.send({"kind": "running"})
+    for pool, ids in loaded.removed.items():
+        removed(pool, announced.ways.get(pool, "keep"), ids)
+    return loaded.count
+
+
+def _refuse(channel: Channel, reason: str) -> None:
+    with contextlib.suppress(OSError):
+        channel.send({"kind": "not_taken", "reason": reason})
+
+
+def counted_of(said: Message) -> Counted:
+    """ValueError, LookupError, TypeError for what is none of ours."""
+    return Counted(
+        workers=base64.b64decode(said["workers"]),
+        sources=base64.b64decode(said["sources"]),
+        listeners={int(number): str(name) for number, name in said["listeners"]},
+        limits={name: base64.b64decode(one) for name, one in said["limits"].items()},
+        by_listener={name: base64.b64decode(one) for name, one in said["by_listener"].items()},
+        by_backend={(pool, id_): base64.b64decode(one) for pool, id_, one in said["by_backend"]},
+    )
