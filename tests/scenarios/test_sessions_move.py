@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from l4lb import Client
+from l4lb.net.limits import raise_file_limit
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.soak.world import Server
 from tests.support.load import echo_servers, load
 from tests.support.metronome import metronome
-from tests.support.peers import read_all
+from tests.support.peers import connect, read_all, read_exactly
 from tests.support.programs import L4lb, free_port, l4lb, without_preload
 from tests.support.waiting import wait_until
 
 SOAK = bool(os.environ.get("L4LB_SOAK"))
-IDLE, BUSY, RATE, UPGRADES = (5000, 500, 1000, 10) if SOAK else (300, 60, 100, 3)
-PACED = 200 if SOAK else 40
+IDLE, BUSY, RATE, UPGRADES = (5000, 100, 200, 10) if SOAK else (300, 60, 100, 3)
+PACED, LONG = 40, 20
 
 FILE = """
 [global]
@@ -185,6 +186,12 @@ def samples(admin: str, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)", text, re.MULTILINE))
 
 
+def all_answer(socks: list[socket.socket]) -> bool:
+    for sock in socks:
+        sock.sendall(b"idle")
+    return all(read_exactly(sock, 4) == b"idle" for sock in socks)
+
+
 def test_every_session_goes_on_in_the_new_process(tmp_path: Path) -> None:
     said: list[str] = []
     waits: list[float] = []
@@ -197,7 +204,10 @@ def test_every_session_goes_on_in_the_new_process(tmp_path: Path) -> None:
         process.wait_for("backend up")
         pids = [process.process.pid]
         stack.callback(lambda: [end(pid) for pid in pids[1:]])
-        crowd = stack.enter_context(load(world.address(0), RATE, IDLE))
+        raise_file_limit()
+        idle = [stack.enter_context(connect(world.address(0))) for _ in range(IDLE)]
+        assert all_answer(idle)
+        crowd = stack.enter_context(load(world.address(0), RATE, LONG))
         clients = stack.enter_context(busy(world.streams(BUSY)))
         paced = stack.enter_context(metronome(world.address(0), PACED, 0.02))
         crowd.wait_for_more()
@@ -216,6 +226,9 @@ def test_every_session_goes_on_in_the_new_process(tmp_path: Path) -> None:
             crowd.wait_for_more()
             with Client(world.admin) as client:
                 assert client.status()["predecessor"] is None
+        assert all_answer(idle)
+        for sock in idle:
+            sock.close()
         counts = clients.finish()
         assert clients.failed == []
         assert [one for one in said if '"short"' in one or '"wrong"' in one or '"foreign"' in one] == []
@@ -273,7 +286,7 @@ def test_the_new_process_is_killed_and_the_old_one_goes_on(tmp_path: Path) -> No
         takes_s = time.monotonic() - began
         stack.callback(lambda: [end(pid) for pid in pids[1:]])
         old = pids[-1]
-        crowd = stack.enter_context(load(world.address(0), RATE, IDLE))
+        crowd = stack.enter_context(load(world.address(0), RATE, LONG))
         clients = stack.enter_context(busy(world.streams(BUSY)))
         crowd.wait_for_more()
         draw = random.Random(1)
