@@ -47,7 +47,7 @@ cdef struct accepting_t:          # one listening socket of this worker
     bint first
     bint datagrams
     bint wide
-    bint unwatched                # not in epoll although it should be: see `poller_watch_listener`
+    bint watched                  # in epoll: see resources/poller.pxd:listeners_update
     source_address_t local
     uint32_t batch                # how many accepts the next event is likely to yield
     listener_t *listener          # in the worker's current snapshot

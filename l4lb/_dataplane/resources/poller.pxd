@@ -59,27 +59,38 @@ cdef inline void poller_watch_listener(worker_t *w, accepting_t *from_, uint32_t
     them.
 
     epoll_ctl(2): ENOMEM, ENOSPC. The kernel goes on giving this socket its share of the clients, so it must not stay
-    unwatched: `poller_watch_unwatched` tries again. EEXIST: it is watched already.
+    unwatched: `listeners_update` tries again. EEXIST: it is watched already.
     """
     cdef uint32_t exclusive = EPOLLEXCLUSIVE if from_.shared else 0
     cdef int error = poller_control(w, EPOLL_CTL_ADD, from_.fd, EPOLLIN | exclusive, LISTENER_TAG_BASE + position)
-    from_.unwatched = error < 0 and error != -EEXIST
-    if from_.unwatched:
+    from_.watched = error == 0 or error == -EEXIST
+    if not from_.watched:
         worker_retry_later(w)
-
-
-cdef inline void poller_watch_unwatched(worker_t *w) noexcept nogil:
-    """Try those again that should be watched now; the others are watched when they are resumed."""
-    cdef uint32_t i
-    for i in range(w.accepting_count):
-        if w.accepting[i].unwatched and not (
-            w.udp_held if w.accepting[i].datagrams else w.accept_paused or w.tcp_held
-        ):
-            poller_watch_listener(w, &w.accepting[i], i)
 
 
 cdef inline int poller_forget(worker_t *w, int fd) noexcept nogil:
     return poller_control(w, EPOLL_CTL_DEL, fd, 0, 0)
+
+
+cdef inline bint listener_is_held(const worker_t *w, const accepting_t *from_) noexcept nogil:
+    """Whether a listening socket is not to be read now."""
+    return w.udp_held if from_.datagrams else w.accept_paused or w.tcp_held
+
+
+cdef inline void listeners_update(worker_t *w) noexcept nogil:
+    """Watch all listening sockets but those that are held: after a change of what `listener_is_held` goes by, and to
+    try again those that could not be watched."""
+    cdef accepting_t *from_
+    cdef uint32_t i
+    cdef bint held
+    for i in range(w.accepting_count):
+        from_ = &w.accepting[i]
+        held = listener_is_held(w, from_)
+        if held and from_.watched:
+            poller_forget(w, from_.fd)
+            from_.watched = False
+        elif not held and not from_.watched:
+            poller_watch_listener(w, from_, i)
 
 
 cdef inline void worker_wake(worker_t *w) noexcept nogil:

@@ -21,7 +21,7 @@ from l4lb._dataplane.base.linux cimport (
 from l4lb._dataplane.base.ranges cimport ranges_hold
 from l4lb._dataplane.base.types cimport listener_t, source_address_t
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, accepting_t, worker_t
-from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.resources.poller cimport listeners_update
 from l4lb._dataplane.tcp.inboxes cimport client_transfer, wake_receivers, worker_for_next
 from l4lb._dataplane.tcp.opening cimport client_end, session_start
 from l4lb._dataplane.udp.links cimport spares_close_one
@@ -146,26 +146,18 @@ cdef inline accept_result_t accept_one(worker_t *w, accepting_t *from_) noexcept
 cdef inline void accept_pause(worker_t *w) noexcept nogil:
     """Stop watching all TCP listening sockets for a while; what waits in their queues goes on waiting. UDP listening
     sockets stay watched: existing sessions receive through them."""
-    cdef uint32_t i
     if w.accept_paused:
         return
     w.accept_paused = True
     w.paused_until_ms = <uint32_t>w.now_ms + ACCEPT_PAUSE_MS
     counter_add(&w.counters.accept_pauses, 1)
-    for i in range(w.accepting_count):
-        if not w.accepting[i].datagrams and not w.tcp_held:
-            poller_forget(w, w.accepting[i].fd)
+    listeners_update(w)
 
 
 cdef inline void accept_resume(worker_t *w) noexcept nogil:
-    cdef uint32_t i
     w.accept_paused = False
     w.resources_short = False
-    if w.tcp_held:
-        return
-    for i in range(w.accepting_count):
-        if not w.accepting[i].datagrams:
-            poller_watch_listener(w, &w.accepting[i], i)
+    listeners_update(w)
 
 
 cdef inline void accept_event(worker_t *w, accepting_t *from_) noexcept nogil:

@@ -26,7 +26,7 @@ from l4lb._dataplane.base.migration_types cimport (
 from l4lb._dataplane.base.types cimport half_t, preface_t, session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes
-from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.resources.poller cimport listeners_update, poller_forget
 from l4lb._dataplane.resources.sessions cimport session_is_here, sessions_at
 from l4lb._dataplane.session.closing cimport session_dispose
 from l4lb._dataplane.session.setup cimport session_count
@@ -34,21 +34,6 @@ from l4lb._dataplane.tcp.inboxes cimport inboxes_take
 
 cdef enum:
     FREEZE_LOOK_MS = 100          # how often a waiting worker looks whether its process ends
-
-
-cdef inline void tcp_hold(worker_t *w, bint held) noexcept nogil:
-    """Stop watching the TCP listening sockets, or watch them again."""
-    cdef uint32_t i
-    if w.tcp_held == held:
-        return
-    w.tcp_held = held
-    for i in range(w.accepting_count):
-        if w.accepting[i].datagrams or w.accept_paused:
-            continue
-        if held:
-            poller_forget(w, w.accepting[i].fd)
-        else:
-            poller_watch_listener(w, &w.accepting[i], i)
 
 
 # ---- what is said of a session ----
@@ -257,8 +242,10 @@ cdef inline void freeze_wait(worker_t *w) noexcept nogil:
 cdef inline void clients_hold(worker_t *w) noexcept nogil:
     """Each turn, before anything is read."""
     cdef uint64_t asked = published_load_u64(&w.plane.held_version)
-    tcp_hold(w, published_load_u32(&w.plane.tcp_held) != 0)
-    published_store_u64(&w.held_version, asked)
+    if asked != w.held_version:
+        w.tcp_held = published_load_u32(&w.plane.tcp_held) != 0
+        listeners_update(w)
+        published_store_u64(&w.held_version, asked)
 
 
 cdef inline bint freeze_is_asked(worker_t *w) noexcept nogil:

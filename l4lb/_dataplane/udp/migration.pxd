@@ -24,7 +24,7 @@ from l4lb._dataplane.base.linux cimport (
 from l4lb._dataplane.base.types cimport session_t, source_address_t
 from l4lb._dataplane.base.udp_types cimport exported_flow_t, flow_t, link_t
 from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, plane_t, worker_t
-from l4lb._dataplane.resources.poller cimport poller_forget, poller_watch_listener
+from l4lb._dataplane.resources.poller cimport listeners_update
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.session.closing cimport session_dispose, session_end
 from l4lb._dataplane.session.setup cimport session_init
@@ -39,15 +39,9 @@ from l4lb._dataplane.udp.links cimport link_adopt, link_detach, links_at
 
 cdef inline void udp_hold(worker_t *w, bint held) noexcept nogil:
     """Stop watching the UDP listening sockets, or watch them again."""
-    cdef uint32_t i
-    if w.udp_held == held:
-        return
-    w.udp_held = held
-    for i in range(w.accepting_count):
-        if w.accepting[i].datagrams and held:
-            poller_forget(w, w.accepting[i].fd)
-        elif w.accepting[i].datagrams:
-            poller_watch_listener(w, &w.accepting[i], i)
+    if w.udp_held != held:
+        w.udp_held = held
+        listeners_update(w)
 
 
 # ---- exporting ----

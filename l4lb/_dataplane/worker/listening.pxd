@@ -8,7 +8,7 @@ from l4lb._dataplane.base.linux cimport published_load_pointer, published_store_
 from l4lb._dataplane.base.types cimport listening_list_t, listening_t, snapshot_t
 from l4lb._dataplane.base.worker_types cimport accepting_t, worker_t
 from l4lb._dataplane.resources.poller cimport (
-    poller_forget, poller_watch_listener, poller_watch_unwatched, worker_retry_later,
+    listener_is_held, listeners_update, poller_forget, poller_watch_listener, worker_retry_later,
 )
 from l4lb._dataplane.tcp.accept cimport accept_all
 from l4lb._dataplane.udp.answers cimport udp_flush
@@ -26,11 +26,6 @@ cdef inline listening_t *listening_find(listening_list_t *sockets, int fd, uint3
     return NULL
 
 
-cdef inline bint worker_watches(worker_t *w, accepting_t *from_) noexcept nogil:
-    """Whether a listening socket is in epoll now."""
-    return not w.udp_held if from_.datagrams else not (w.accept_paused or w.tcp_held)
-
-
 cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexcept nogil:
     """Stop accepting on sockets that `next_one` no longer names, after serving what waits in their queues (except a
     held socket's: that waits for another process)."""
@@ -39,7 +34,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
         if listening_find(&next_one.listening[w.index], w.accepting[i].fd, i) != NULL:
             i += 1
             continue
-        if worker_watches(w, &w.accepting[i]):
+        if w.accepting[i].watched:
             poller_forget(w, w.accepting[i].fd)
         if w.accepting[i].datagrams:
             if not w.udp_held:
@@ -50,7 +45,7 @@ cdef inline void worker_leave_listeners(worker_t *w, snapshot_t *next_one) noexc
             accept_all(w, &w.accepting[i])
         w.accepting_count -= 1
         w.accepting[i] = w.accepting[w.accepting_count]
-        if i < w.accepting_count and worker_watches(w, &w.accepting[i]):       # a new position needs a new tag
+        if i < w.accepting_count and w.accepting[i].watched:                  # a new position needs a new tag
             poller_forget(w, w.accepting[i].fd)
             poller_watch_listener(w, &w.accepting[i], i)
 
@@ -81,12 +76,12 @@ cdef inline int worker_accept_on(worker_t *w, listening_t *socket) noexcept nogi
     entry.local = socket.local
     entry.batch = 1
     entry.datagrams = socket.datagrams
-    entry.unwatched = False
+    entry.watched = False
     entry.wide = socket.wide
     entry.listener = socket.listener
     if socket.datagrams and udp_open(w) < 0:
         return -1
-    if worker_watches(w, entry):
+    if not listener_is_held(w, entry):
         poller_watch_listener(w, entry, w.accepting_count)
     w.accepting_count += 1
     return 0
@@ -106,7 +101,7 @@ cdef inline void worker_join_listeners(worker_t *w, snapshot_t *snapshot) noexce
 cdef inline void worker_retry_listening(worker_t *w) noexcept nogil:
     """Serve the listening sockets that could not be served before."""
     w.listening_short = False
-    poller_watch_unwatched(w)
+    listeners_update(w)
     worker_join_listeners(w, w.snapshot)
 
 
