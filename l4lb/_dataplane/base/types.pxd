@@ -84,7 +84,7 @@ cdef struct session_t:
     uint8_t close_reason          # for a RESETTING or CLOSING session
     uint8_t half_close            # 0: the first FIN ends both sides
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
-    bint shared                   # its sockets are open in another process too, see tcp/precopy.pxd
+    uint8_t shared                # its sockets are open in another process too, see tcp/precopy.pxd
     uint8_t awaited               # what must come before there is a backend, see tcp/preface.pxd
     held_t held
 

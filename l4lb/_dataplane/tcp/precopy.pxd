@@ -33,6 +33,11 @@ cdef enum:
     PRECOPY_BATCH = 64            # sessions in one message
     CONTROL_ROOM = 1024           # for the descriptors of one message
 
+cdef enum precopy_result_t:
+    PRECOPY_SENT = 0
+    PRECOPY_LATER                 # no room now
+    PRECOPY_FAILED                # these go with their sessions
+
 cdef struct precopy_t:            # one message
     uint64_t ids[PRECOPY_BATCH]
     int fds[2 * PRECOPY_BATCH]
@@ -48,12 +53,9 @@ cdef inline bint session_can_go_ahead(const session_t *s) noexcept nogil:
     return s.state == SESSION_RELAYING and s.unix_sides == 0 and s.flags & SESSION_CLIENT_WATCHED != 0
 
 
-cdef inline bint precopy_send(worker_t *w, int fd, precopy_t *message) noexcept nogil:
-    """False when it has to wait.
-
-    sendmsg(2), SCM_RIGHTS: EAGAIN, ENOBUFS the socket is full; ETOOMANYREFS too many are on their way (unix(7)); EPIPE,
-    ECONNRESET, EBADF: nobody wants them any more, so there is nothing to wait for.
-    """
+cdef inline precopy_result_t precopy_send(int fd, precopy_t *message) noexcept nogil:
+    """sendmsg(2), SCM_RIGHTS: EAGAIN, ENOBUFS the socket is full; ETOOMANYREFS too many are on their way (unix(7));
+    EINTR. ENOMEM: not these. EPIPE, ECONNRESET, EBADF: nobody wants them any more."""
     cdef uint8_t control[CONTROL_ROOM]
     cdef msghdr header
     cdef cmsghdr *rights
@@ -71,9 +73,11 @@ cdef inline bint precopy_send(worker_t *w, int fd, precopy_t *message) noexcept 
     rights.cmsg_type = SCM_RIGHTS
     rights.cmsg_len = CMSG_LEN(2 * message.count * sizeof(int))
     memcpy(CMSG_DATA(rights), message.fds, 2 * message.count * sizeof(int))
-    return sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 or not (
-        errno == EAGAIN or errno == ENOBUFS or errno == ETOOMANYREFS or errno == EINTR
-    )
+    if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0:
+        return PRECOPY_SENT
+    if errno == EAGAIN or errno == ENOBUFS or errno == ETOOMANYREFS or errno == EINTR:
+        return PRECOPY_LATER
+    return PRECOPY_FAILED
 
 
 cdef inline void precopy_collect(worker_t *w, precopy_t *message) noexcept nogil:
@@ -103,16 +107,20 @@ cdef inline void precopy_begin(worker_t *w, uint64_t version) noexcept nogil:
 
 
 cdef inline void precopy_run(worker_t *w) noexcept nogil:
-    """One message. From then on the sockets in it count as shared."""
+    """One message. Once it is sent, the sockets in it count as shared."""
     cdef precopy_t message
+    cdef precopy_result_t result = PRECOPY_SENT
     cdef uint32_t at = w.precopy_at
     cdef uint32_t i
     precopy_collect(w, &message)
-    if message.count and not precopy_send(w, <int>published_load_u32(<uint32_t *>&w.plane.precopy_fd), &message):
+    if message.count:
+        result = precopy_send(w.plane.precopy_fd, &message)
+    if result == PRECOPY_LATER:
         w.precopy_at = at
         return
-    for i in range(message.count):
-        sessions_at(&w.sessions, message.indices[i]).shared = True
+    if result == PRECOPY_SENT:
+        for i in range(message.count):
+            sessions_at(&w.sessions, message.indices[i]).shared = True
     if w.precopy_at >= w.sessions.block_count * SESSIONS_PER_BLOCK:
         w.precopying = False
         published_store_u64(&w.precopied_version, w.precopy_version)
