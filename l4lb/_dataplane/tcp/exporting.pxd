@@ -26,7 +26,7 @@ from l4lb._dataplane.base.migration_types cimport (
 from l4lb._dataplane.base.types cimport half_t, preface_t, session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes
-from l4lb._dataplane.resources.poller cimport listeners_update, poller_forget
+from l4lb._dataplane.resources.poller cimport listeners_update, poller_forget, worker_wake
 from l4lb._dataplane.resources.sessions cimport session_is_here, sessions_at
 from l4lb._dataplane.session.closing cimport session_dispose
 from l4lb._dataplane.session.setup cimport session_count
@@ -225,7 +225,8 @@ cdef inline bint freeze_is_settled(worker_t *w) noexcept nogil:
 
 
 cdef inline void freeze_wait(worker_t *w) noexcept nogil:
-    """Until control has settled it, or the process ends. Whatever else woke this worker is looked at afterwards.
+    """Until control has settled it, or the process ends. A wake-up that this takes may have been for something else, so
+    the worker wakes itself: the next turn, which looks at everything, comes at once.
 
     poll(2): EINTR and ENOMEM: look again.
     """
@@ -236,7 +237,7 @@ cdef inline void freeze_wait(worker_t *w) noexcept nogil:
     while not freeze_is_settled(w):
         if poll(&event, 1, FREEZE_LOOK_MS) > 0:
             read(w.event_fd, &ignored, sizeof(ignored))
-    w.queue_poked = True
+    worker_wake(w)
 
 
 cdef inline void clients_hold(worker_t *w) noexcept nogil:
