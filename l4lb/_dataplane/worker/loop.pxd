@@ -238,6 +238,7 @@ cdef inline void worker_end_sessions(worker_t *w) noexcept nogil:
 
 cdef inline void worker_run(worker_t *w) noexcept nogil:
     cdef int count, i
+    worker_read_clock(w)                       # what was before is not its time
     while not published_load_u32(&w.stopping):
         count = worker_wait(w)
         flows_export(w)
