@@ -39,11 +39,13 @@ class FlowState(NamedTuple):
     quic: bool
     quic_given: int
     quic_given_length: int
+    id: int = 0
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> FlowState:
         """KeyError for what is missing. What only another version knows is left out; native code checks the values."""
-        return cls(**{name: said[name] for name in cls._fields})
+        optional = cls._field_defaults
+        return cls(**{name: said[name] for name in cls._fields if name in said or name not in optional})
 
     def as_json(self) -> dict[str, Any]:
         return self._asdict()

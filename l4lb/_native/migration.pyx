@@ -61,6 +61,7 @@ cdef object flow_state(const exported_flow_t *exported):
         quic=bool(flow.quic),
         quic_given=flow.quic_given,
         quic_given_length=flow.quic_given_length,
+        id=exported.id,
     )
 
 
@@ -93,6 +94,7 @@ cdef int exported_flow_fill(exported_flow_t *exported, object state) except -1:
     flow.quic = state.quic
     flow.quic_given = state.quic_given
     flow.quic_given_length = state.quic_given_length
+    exported.id = state.id
     return 0
 
 

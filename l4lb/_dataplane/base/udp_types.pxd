@@ -192,6 +192,7 @@ cdef struct udp_t:                # a worker's; made when it first serves a UDP 
 cdef struct exported_flow_t:      # all that another process needs to take a session over
     int fd                        # of the listening socket
     int link_fd                   # moves with it
+    uint64_t id                   # 0: it gets a new one
     uint32_t backend_id
     uint32_t age_ms
     uint32_t idle_ms

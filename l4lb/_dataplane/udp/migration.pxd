@@ -27,7 +27,7 @@ from l4lb._dataplane.base.worker_types cimport import_batch_t, imported_flow_t, 
 from l4lb._dataplane.resources.poller cimport listeners_update
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.session.closing cimport session_dispose, session_end
-from l4lb._dataplane.session.setup cimport session_init
+from l4lb._dataplane.session.setup cimport session_count, session_init
 from l4lb._dataplane.udp.answers cimport udp_flush
 from l4lb._dataplane.udp.create cimport flow_arm
 from l4lb._dataplane.udp.flows cimport (
@@ -54,6 +54,7 @@ cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exporte
     exported.link_fd = link.fd
     exported.link_wide = link.wide
     exported.backend_id = s.backend.id
+    exported.id = s.id
     exported.age_ms = <uint32_t>((w.now_ns - s.started_ns) // 1000000)
     exported.idle_ms = <uint32_t>w.now_ms - s.active_ms
     exported.bytes_up = s.up.bytes
@@ -65,8 +66,7 @@ cdef inline void flow_export(worker_t *w, session_t *s, exported_flow_t *exporte
     exported.flow = s.flow[0]
     link_detach(w, link)
     s.flow.link = NO_INDEX
-    counter_add(&s.listener.counters[w.index].sessions_total, -1)
-    counter_add(&s.backend.counters[w.index].sessions_total, -1)
+    session_count(w, s, -1)
     session_dispose(w, s, CLOSE_DRAIN)
 
 
@@ -117,15 +117,11 @@ cdef inline void imported_flow_drop(worker_t *w, imported_flow_t *one) noexcept 
     backend_release(one.backend)
 
 
-cdef inline void imported_flow_count(worker_t *w, imported_flow_t *one) noexcept nogil:
-    counter_add(&w.flow_count, 1)
-    counter_add(&one.client.listener.counters[w.index].sessions_total, 1)
-    counter_add(&one.backend.counters[w.index].sessions_total, 1)
-
-
 cdef inline void imported_flow_fill(worker_t *w, session_t *s, imported_flow_t *one) noexcept nogil:
     cdef exported_flow_t *exported = &one.exported
     exported_flow_client(exported, &s.source)
+    if exported.id:
+        s.id = exported.id
     s.backend = one.backend
     s.attempts = 1
     s.started_ns = w.now_ns - <uint64_t>exported.age_ms * 1000000
@@ -174,8 +170,9 @@ cdef inline void flow_import(worker_t *w, imported_flow_t *one) noexcept nogil:
         return
     session_init(w, s, &one.client)
     hold_worker(w, &s.held)
-    imported_flow_count(w, one)
+    counter_add(&w.flow_count, 1)
     imported_flow_fill(w, s, one)
+    session_count(w, s, 1)
     flow_restore(flow, &one.exported)
     s.flow = flow
     flow_list_push(w, s)

@@ -199,14 +199,15 @@ def test_the_message_from_process_to_process_keeps_its_names(servers: dict[str, 
     names = (
         "age_ms idle_ms bytes_up bytes_down datagrams_up datagrams_down requests_left responses one_way source "
         "source_port peer peer_port scope_id local local_port interface destination destination_port named wide "
-        "link_wide no_trains quic quic_given quic_given_length"
+        "link_wide no_trains quic quic_given quic_given_length id"
     )
     with two(servers) as (first, second, port), contextlib.ExitStack() as stack:
         (client,) = asked(port, 1, stack)
         (moving,) = first.move()
         assert list(moving.about) == names.split()
         assert (moving.about["source"], moving.about["one_way"]) == ("7f000001", False)
-        more = dataclasses.replace(moving, about={**moving.about, "colour": "green"})
+        before = {name: value for name, value in moving.about.items() if name != "id"}  # which was added
+        more = dataclasses.replace(moving, about={**before, "colour": "green"})
         assert second.forwarder.import_sessions([more]) == 1
         assert client.ask(b"later") == b"later"
         assert sum(map(len, peers(servers).values())) == 1
