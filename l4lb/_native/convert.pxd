@@ -17,6 +17,13 @@ from l4lb._dataplane.base.types cimport (
 from l4lb._dataplane.resources.stats cimport counters_new
 from l4lb._native.routes cimport AddressRanges
 
+cdef enum:
+    NUMBERS_MAX = 1 << 24         # a process numbers what it makes from 1 on
+
+cdef struct numbered_t:           # by the number that another process gave; NULL: nothing
+    void **places
+    uint32_t count
+
 
 cdef inline void *zeroed(size_t count, size_t size) except NULL:
     """Memory for `count` items, at least one; MemoryError when there is none."""
@@ -51,6 +58,19 @@ cdef inline int counters_add_before(void **blocks, uint32_t count, bytes exporte
         memcpy(&value, <char *>exported + field * sizeof(uint64_t), sizeof(value))
         counter_add(sums + field, value)
     return 0
+
+
+cdef inline int numbered_init(numbered_t *self, dict known) except -1:
+    """ValueError for numbers that nobody gives."""
+    if any([not 0 <= number < NUMBERS_MAX for number in known]):
+        raise ValueError("a number is too large")
+    self.count = max(known, default=0) + 1
+    self.places = <void **>zeroed(self.count, sizeof(void *))
+    return 0
+
+
+cdef inline void *numbered_find(numbered_t *self, uint32_t number) noexcept:
+    return self.places[number] if number < self.count else NULL
 
 
 cdef inline uint32_t *indices_of(array indices) except? NULL:

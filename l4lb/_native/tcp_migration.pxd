@@ -7,6 +7,7 @@ from l4lb._dataplane.base.migration_types cimport (
     arrival_t, arrivals_t, exported_session_t, imported_session_t, imported_sessions_t,
 )
 from l4lb._dataplane.base.worker_types cimport plane_t
+from l4lb._native.convert cimport numbered_t
 
 cdef struct part_t:               # of a message: one session
     const exported_session_t *said
@@ -14,14 +15,11 @@ cdef struct part_t:               # of a message: one session
     arrival_t *arrival            # NULL: its sockets come with it
     uint32_t worker
 
-cdef struct numbered_t:           # by the number that the other process gave; NULL: nothing
-    void **places
-    uint32_t count
-
 
 cdef class Arrivals:
     cdef readonly uint32_t count
     cdef uint32_t worker_count
+    cdef bint given
     cdef arrivals_t *batches
     cdef arrival_t **by_id
     cdef uint32_t known

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport bsearch, free, qsort, realloc
 from libc.string cimport memcpy, memset
 
-from l4lb._dataplane.base.enums cimport SESSION_FLOW, SESSION_FREE, SESSION_QUEUED, SESSION_STATE_COUNT
+from l4lb._dataplane.base.enums cimport SESSION_QUEUED
 from l4lb._dataplane.base.linux cimport (
     close, published_load_pointer, published_load_u64, published_store_pointer,
     published_store_u32, published_store_u64,
@@ -22,28 +22,14 @@ from l4lb._dataplane.base.migration_types cimport (
 from l4lb._dataplane.base.types cimport backend_live_t, listener_live_t, pool_live_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
 from l4lb._dataplane.resources.poller cimport worker_wake
-from l4lb._dataplane.tcp.importing cimport exported_fds, exported_size, imported_reserve, imported_sessions_free
-from l4lb._native.convert cimport zeroed
+from l4lb._dataplane.tcp.importing cimport (
+    exported_fds, exported_is_sound, exported_size, imported_reserve, imported_sessions_free,
+)
+from l4lb._native.convert cimport numbered_find, numbered_init, zeroed
 from l4lb._native.snapshots cimport BackendLive, ListenerLive, PoolLive
 
 FORMAT = <int>EXPORT_FORMAT
 RECORD_BYTES = sizeof(exported_session_t)                       # a test holds it to the format
-
-cdef enum:
-    NUMBERS_MAX = 1 << 24         # a process numbers what it makes from 1 on
-
-cdef int numbered_init(numbered_t *self, dict known) except -1:
-    """ValueError for numbers that nobody gives."""
-    if any([not 0 <= number < NUMBERS_MAX for number in known]):
-        raise ValueError("a number is too large")
-    self.count = max(known, default=0) + 1
-    self.places = <void **>zeroed(self.count, sizeof(void *))
-    return 0
-
-
-cdef inline void *numbered_find(numbered_t *self, uint32_t number) noexcept:
-    return self.places[number] if number < self.count else NULL
-
 
 cdef int compare_parts(const void *a, const void *b) noexcept nogil:
     """Queued sessions last, who waits longest first."""
@@ -63,33 +49,42 @@ cdef int compare_arrivals(const void *a, const void *b) noexcept nogil:
 
 @final
 cdef class Arrivals:
-    """Sockets of sessions that went ahead, for `worker_count` workers. Keep it until `TcpImports` is made."""
+    """Sockets of sessions that went ahead, for `worker_count` workers. Keep it until `TcpImports` is made. Those that
+    are not given to workers are closed with this."""
 
     def __cinit__(self, int worker_count):
         self.worker_count = worker_count
         self.batches = <arrivals_t *>zeroed(worker_count, sizeof(arrivals_t))
 
     def __dealloc__(self):
-        cdef uint32_t i
-        for i in range(self.worker_count):
-            free(self.batches[i].entries)
+        cdef uint32_t i, j
+        if self.batches != NULL:
+            for i in range(self.worker_count):
+                for j in range(0 if self.given else self.batches[i].count):
+                    close(self.batches[i].entries[j].fds[0])
+                    close(self.batches[i].entries[j].fds[1])
+                free(self.batches[i].entries)
         free(self.batches)
         free(self.by_id)
 
     def add(self, bytes ids not None, fds):
         """One message: two descriptors for each id, which belong to this from here on. ValueError, with all of them
-        closed, for one that is none."""
-        cdef uint32_t i
+        closed, for one that is none; MemoryError, with those closed that it has not got."""
+        cdef uint32_t i = 0
         cdef arrival_t *entry
-        if len(ids) != 4 * len(fds):
-            for fd in fds:
+        try:
+            if len(ids) != 4 * len(fds):
+                raise ValueError("a socket is missing")
+            while i < len(fds) // 2:
+                entry = self.grow(self.count % self.worker_count)
+                memcpy(&entry.id, <char *>ids + i * sizeof(uint64_t), sizeof(uint64_t))
+                entry.fds = [fds[2 * i], fds[2 * i + 1]]
+                self.count += 1
+                i += 1
+        except BaseException:
+            for fd in fds[2 * i:]:
                 close(fd)
-            raise ValueError("a socket is missing")
-        for i in range(len(fds) // 2):
-            entry = self.grow(self.count % self.worker_count)
-            memcpy(&entry.id, <char *>ids + i * sizeof(uint64_t), sizeof(uint64_t))
-            entry.fds = [fds[2 * i], fds[2 * i + 1]]
-            self.count += 1
+            raise
 
     cdef arrival_t *grow(self, uint32_t worker) except NULL:
         cdef arrivals_t *batch = &self.batches[worker]
@@ -169,9 +164,9 @@ cdef class TcpImports:
             said = <const exported_session_t *>(bytes_ + at)
             if length - at < sizeof(exported_session_t) or length - at < said.size or said.size % 8:
                 raise ValueError("the message ends within a session")
-            if said.size < exported_size(said) or said.state >= SESSION_STATE_COUNT or said.state == SESSION_FREE:
+            if said.size < exported_size(said) or not exported_is_sound(said):
                 raise ValueError("a session is described otherwise than here")
-            if said.state == SESSION_FLOW or exported_fds(said) > fd_count - fds_at:
+            if exported_fds(said) > fd_count - fds_at:
                 raise ValueError("descriptors are missing")
             self.parts[self.count].said = said
             self.parts[self.count].fds = fds.data.as_ints + fds_at
@@ -331,6 +326,7 @@ cdef class TcpMoves:
         """Give the workers sockets that another process has sent ahead. Once."""
         cdef uint32_t i
         self.arrivals = arrivals                       # which a worker may read at any time
+        arrivals.given = True
         for i in range(self.plane.worker_count):
             published_store_pointer(<void **>&self.plane.workers[i].arriving, &arrivals.batches[i])
         self.wake()

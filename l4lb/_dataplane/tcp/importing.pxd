@@ -9,15 +9,17 @@ from l4lb._dataplane.admission.admission cimport hold_as_before, hold_worker, re
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.balancing.queue cimport queue_return
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_RESOURCE_LIMIT, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED, SESSION_FREE, SESSION_QUEUED, SESSION_READY,
-    SIDE_BACKEND, SIDE_CLIENT, TIMER_TICK_MS,
+    CLOSE_REASON_COUNT, CLOSE_RESOURCE_LIMIT, SCRATCH_BYTES, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
+    SESSION_CLOSING, SESSION_CONNECTING, SESSION_FREE, SESSION_NEGOTIATING, SESSION_PAUSING, SESSION_QUEUED,
+    SESSION_READING, SESSION_READY, SESSION_RELAYING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, SPLICE_OFF,
+    TIMER_TICK_MS,
 )
 from l4lb._dataplane.base.linux cimport (
     EPOLLOUT, clock_now_ns, gauge_add, published_load_pointer, published_load_u64,
     published_store_pointer, published_store_u64, shared_add,
 )
 from l4lb._dataplane.base.migration_types cimport (
-    EXPORTED_COUNTED, EXPORTED_PREFACE, EXPORTED_SHORT, EXPORTED_TIMED, EXPORTED_TRIED, exported_half_t,
+    EXPORTED_AHEAD, EXPORTED_COUNTED, EXPORTED_PREFACE, EXPORTED_SHORT, EXPORTED_TIMED, EXPORTED_TRIED, exported_half_t,
     exported_session_t, imported_session_t, imported_sessions_t,
 )
 from l4lb._dataplane.base.parts cimport pipe_t, tried_t
@@ -43,6 +45,59 @@ cdef inline size_t exported_size(const exported_session_t *said) noexcept nogil:
     return (
         sizeof(exported_session_t) + said.preface_bytes + <size_t>said.tried_count * sizeof(uint32_t)
         + said.up.chunk_bytes + said.down.chunk_bytes
+    )
+
+
+cdef inline bint source_length_is_sound(uint8_t length) noexcept nogil:
+    return length == 0 or length == 4 or length == 16
+
+
+cdef inline bint exported_half_is_sound(const exported_half_t *h) noexcept nogil:
+    return (
+        h.chunk_bytes <= SCRATCH_BYTES and h.overhead_bytes <= h.chunk_bytes
+        and (h.pipe_bytes == 0 or h.pipe_bytes <= h.pipe_capacity)
+    )
+
+
+cdef inline bint exported_has_sockets(const exported_session_t *said) noexcept nogil:
+    """What its state takes for granted."""
+    cdef bint client = said.has_client or said.bits & EXPORTED_AHEAD
+    cdef bint backend = (said.has_backend or said.bits & EXPORTED_AHEAD) and said.backend_id
+    if said.state == SESSION_READING or said.state == SESSION_QUEUED or said.state == SESSION_PAUSING:
+        return client and not said.has_backend and not said.bits & EXPORTED_AHEAD
+    if said.state == SESSION_CONNECTING or said.state == SESSION_NEGOTIATING:
+        return client and backend and not said.bits & EXPORTED_AHEAD
+    if said.state == SESSION_RELAYING or said.state == SESSION_RESETTING or said.state == SESSION_CLOSING:
+        return client and backend
+    return False
+
+
+cdef inline bint exported_preface_is_sound(const exported_session_t *said) noexcept nogil:
+    cdef preface_t preface
+    if not said.bits & EXPORTED_PREFACE:
+        return said.preface_bytes == 0
+    if said.preface_bytes < sizeof(preface_t):
+        return False
+    memcpy(&preface, <const uint8_t *>said + sizeof(exported_session_t), sizeof(preface_t))
+    return (
+        said.preface_bytes
+        == sizeof(preface_t) + preface.received_length + preface.authority_length + preface.alpn_length
+        and source_length_is_sound(preface.destination.length)
+    )
+
+
+cdef inline bint exported_is_sound(const exported_session_t *said) noexcept nogil:
+    """Whether what follows from it stays within bounds. All of its `size` is there."""
+    return (
+        said.has_client <= 1 and said.has_backend <= 1
+        and not (said.bits & EXPORTED_AHEAD and (said.has_client or said.has_backend))
+        and exported_has_sockets(said)
+        and exported_half_is_sound(&said.up) and exported_half_is_sound(&said.down)
+        and exported_preface_is_sound(said)
+        and (said.bits & EXPORTED_TRIED != 0 or said.tried_count == 0)
+        and said.close_reason < CLOSE_REASON_COUNT and said.splice <= SPLICE_OFF and said.half_close <= 1
+        and said.unix_sides <= 3
+        and source_length_is_sound(said.source.length)
     )
 
 
