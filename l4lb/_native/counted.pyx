@@ -114,7 +114,9 @@ cdef class Counts:
         return (<char *>&total)[:sizeof(total)]
 
     def import_counters(self, bytes exported not None):
-        """They count as the first worker's. ValueError for what is none."""
+        """They count as the first worker's, but for what says something about that process alone. ValueError for what
+        is none."""
         if len(exported) != sizeof(worker_counters_t):
             raise ValueError("no counters")
         memcpy(&self.plane.before, <char *>exported, sizeof(worker_counters_t))
+        self.plane.before.busy_ns = self.plane.before.turns = self.plane.before.records_dropped = 0

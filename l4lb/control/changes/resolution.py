@@ -31,7 +31,7 @@ from l4lb.control.state.state import (
 )
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.states import Health
-from l4lb.model.stats import PoolStats, Stats
+from l4lb.model.stats import BackendStats, PoolStats, Stats
 from l4lb.net.address import name_of
 
 NEW_NAMES_WITHIN_S = 2.0
@@ -109,6 +109,12 @@ class Resolution:
         if not result.ok and backend.health is Health.DOWN:
             self._fails(pool, backend)
 
+    def know(self, stats: Stats) -> None:
+        """What connects came to up to now says nothing about the addresses of now."""
+        for pool in self._state.pools.values():
+            for id_, counted in stats.pools.get(pool.name, PoolStats()).backends.items():
+                self._counted[pool.name, id_] = _connects(counted)
+
     def sample(self, stats: Stats) -> None:
         """About once a second. In pools without checks, connects decide: an address is given up when every connect
         since the last call has failed."""
@@ -121,7 +127,7 @@ class Resolution:
             counted = stats.backends.get(backend.id)
             if counted is None or backend.unresolved:
                 continue
-            now = (counted.connect_failures, counted.sessions_total, counted.bytes_down)
+            now = _connects(counted)
             before = self._counted.get((pool.name, backend.id), (0, 0, 0))
             self._counted[pool.name, backend.id] = now
             failed, begun, answered = (new - old for new, old in zip(now, before, strict=True))
@@ -220,6 +226,11 @@ class Resolution:
         self._watchers.monitor.update_pool(pool, targets)
         self._watchers.agents.update_pool(pool)
         self._watchers.passive.update_pool(pool)
+
+
+def _connects(counted: BackendStats) -> tuple[int, int, int]:
+    """Failed, begun, and the bytes that came of them."""
+    return counted.connect_failures, counted.sessions_total, counted.bytes_down
 
 
 def _named(pool: PoolState) -> Iterator[BackendState]:

@@ -15,13 +15,21 @@ class Capacity:
         self._limit = 0  # of sessions, as last reported
         self._pauses = 0
 
+    def know(self, stats: Stats) -> None:
+        """Pauses up to now have been reported."""
+        self._pauses = _pauses(stats)
+
     def report(self, stats: Stats) -> None:
         """Emit what has changed since the last call. Called at the start, and at regular intervals."""
         if stats.max_sessions != self._limit:  # with the backends, or at the start
             self._limit = stats.max_sessions
             self._events.emit("sessions_limited", {"max_sessions": stats.max_sessions, "by": stats.limited_by})
-        pauses = sum(worker.accept_pauses for worker in stats.workers)
+        pauses = _pauses(stats)
         if pauses > self._pauses:
             reason = "out of file descriptors or memory; established sessions go on"
             self._events.emit("accepting_paused", {"times": pauses - self._pauses, "reason": reason}, logging.ERROR)
         self._pauses = pauses
+
+
+def _pauses(stats: Stats) -> int:
+    return sum(worker.accept_pauses for worker in stats.workers)

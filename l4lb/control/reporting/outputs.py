@@ -13,7 +13,7 @@ from l4lb.config import Config
 from l4lb.config.options.process import GlobalConfig
 from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.gathered import Sources
-from l4lb.control.reporting.statsd import Statsd, StatsdSettings
+from l4lb.control.reporting.statsd import Sent, Statsd, StatsdSettings
 from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address, resolve_backend
@@ -34,6 +34,14 @@ class Prepared:
             self.sink.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What was sent by StatsD, and where to."""
+
+    to: str
+    sent: Sent
+
+
 def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
     if settings.access_log == "syslog":
         return (settings.access_log, settings.syslog, settings.syslog_facility)
@@ -48,6 +56,7 @@ class Outputs:
         self._access_log_of: tuple[str, ...] = ("off",)
         self._log_format = ""
         self._statsd: Statsd | None = None
+        self._statsd_paused = False
         self._statsd_settings = StatsdSettings()
 
     def prepare(self, config: Config) -> Prepared:
@@ -86,7 +95,8 @@ class Outputs:
             await self._stop_statsd()
             self._statsd_settings = prepared.statsd
             self._statsd = Statsd(prepared.statsd, self._sources, self._events)
-            self._statsd.start()
+            if not self._statsd_paused:
+                self._statsd.start()
 
     def reopen(self) -> None:
         """Open files again by name; an event reports the result."""
@@ -96,6 +106,22 @@ class Outputs:
         """Call this after the forwarder has closed. Idempotent."""
         await self._stop_statsd()
         await asyncio.to_thread(self.access_log.stop)
+
+    async def pause_statsd(self) -> Reported | None:
+        """Send nothing until `resume_statsd`. What was sent, for another process to go on from; None: nothing."""
+        self._statsd_paused = True
+        sent = await self._statsd.pause() if self._statsd is not None else None
+        return None if sent is None else Reported(str(self._statsd_settings.address), sent)
+
+    def resume_statsd(self, reported: Reported | None) -> None:
+        """Go on from there, when that was sent to the same receiver, or else from now. Nothing is done while it
+        runs."""
+        if not self._statsd_paused:
+            return
+        self._statsd_paused = False
+        if self._statsd is not None:
+            same = reported is not None and reported.to == str(self._statsd_settings.address)
+            self._statsd.start(reported.sent if reported is not None and same else None)
 
     async def _stop_statsd(self) -> None:
         statsd, self._statsd = self._statsd, None

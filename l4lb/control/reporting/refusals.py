@@ -20,16 +20,32 @@ class Refusals:
         self._denied = _Reports(events, "clients_denied")
         self._limited = _Reports(events, "sources_limited")
 
+    def know(self, stats: Stats) -> None:
+        """What was refused up to now has been reported."""
+        self._headers.know(_headers(stats))
+        self._denied.know(_all_denied(stats))
+        self._limited.know(_limited(stats))
+
     def report(self, stats: Stats) -> None:
         """Report what was refused since the last line. Called at regular intervals."""
-        self._headers.report({name: one.proxy_refused for name, one in stats.listeners.items()})
-        self._denied.report({name: _denied(one) for name, one in stats.listeners.items()})
-        self._limited.report(
-            {
-                name: {str(limit): count for limit, count in one.source_limited.items()}
-                for name, one in stats.listeners.items()
-            }
-        )
+        self._headers.report(_headers(stats))
+        self._denied.report(_all_denied(stats))
+        self._limited.report(_limited(stats))
+
+
+def _headers(stats: Stats) -> Mapping[str, Mapping[str, int]]:
+    return {name: one.proxy_refused for name, one in stats.listeners.items()}
+
+
+def _all_denied(stats: Stats) -> Mapping[str, Mapping[str, int]]:
+    return {name: _denied(one) for name, one in stats.listeners.items()}
+
+
+def _limited(stats: Stats) -> Mapping[str, Mapping[str, int]]:
+    return {
+        name: {str(limit): count for limit, count in one.source_limited.items()}
+        for name, one in stats.listeners.items()
+    }
 
 
 def _denied(stats: ListenerStats) -> dict[str, int]:
@@ -49,6 +65,9 @@ class _Reports:
         self._reported: dict[str, dict[str, int]] = {}  # by listener: the counts up to the last line
         self._quiet: dict[str, int] = {}
 
+    def know(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        self._reported = {name: dict(count) for name, count in counts.items()}
+
     def report(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         for name, count in counts.items():
             quiet = self._quiet.get(name, 0)
@@ -58,7 +77,8 @@ class _Reports:
                 self._report(name, count)
                 self._quiet[name] = QUIET_LOOKS - 1
         for gone in self._reported.keys() - counts.keys():
-            del self._reported[gone], self._quiet[gone]
+            del self._reported[gone]
+            self._quiet.pop(gone, None)
 
     def _report(self, name: str, counts: Mapping[str, int]) -> None:
         before = self._reported.get(name, {})

@@ -20,6 +20,10 @@ class Shortages:
         self._reported: dict[Shortage, int] = {}  # the counts up to the last line
         self._quiet: dict[Shortage, int] = {}
 
+    def know(self, stats: Stats) -> None:
+        """What was short up to now has been reported."""
+        self._reported = dict(stats.shortages)
+
     def report(self, stats: Stats) -> None:
         """Report what was short since the last line. Called at regular intervals."""
         for kind, count in stats.shortages.items():

@@ -25,6 +25,7 @@ DATAGRAM_BYTES = 1432  # what fits into an Ethernet frame
 BURST = 64  # datagrams at once: the receiver's buffer holds some hundred
 _BURST_WAIT_S = 0.01
 Key = tuple[str, tuple[str, ...]]
+Sent = Mapping[Key, float]  # the values of counters up to which they were sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def datagrams(lines: Iterable[tuple[bytes, Key | None, float]]) -> list[Datagram
 
 
 class Statsd:
-    """Sends every `interval_s` while it runs. What was counted before `start` is not sent. Control loop only."""
+    """Sends every `interval_s` while it runs. Control loop only."""
 
     def __init__(self, settings: StatsdSettings, sources: Sources, events: Events) -> None:
         self._settings = settings
@@ -119,26 +120,41 @@ class Statsd:
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, sent: Sent | None = None) -> None:
+        """`sent`: go on from there; None: what was counted until now is not sent."""
         if self._settings.address is not None:
-            self._task = asyncio.create_task(self._run(self._settings.address))
+            self._task = asyncio.create_task(self._run(self._settings.address, sent))
 
     async def stop(self) -> None:
-        """Stop, after sending what was counted since the last flush."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-            if self._based:
-                await self._flush(self._sources.gather())
+        """Stop, after sending what was counted since the last flush. After `pause`, nothing more is sent."""
+        if await self._cancel() and self._based:
+            await self._flush(self._sources.gather())
+        self._close()
+
+    async def pause(self) -> Sent | None:
+        """Stop, for `start` to go on, here or in another process, from what is returned. None: it had not begun."""
+        running = await self._cancel()
+        self._close()
+        return dict(self._sent) if running and self._based else None
+
+    async def _cancel(self) -> bool:
+        """Whether it ran."""
+        task, self._task = self._task, None
+        if task is None:
+            return False
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return True
+
+    def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    async def _run(self, address: SocketAddress) -> None:
+    async def _run(self, address: SocketAddress, sent: Sent | None) -> None:
         self._socket = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         first = self._sources.gather()
-        self._sent = await asyncio.to_thread(_values, first)
+        self._sent = await asyncio.to_thread(_values, first) if sent is None else dict(sent)
         self._based = True
         while True:
             await asyncio.sleep(self._settings.interval_s)

@@ -28,3 +28,14 @@ def test_what_is_said_and_when() -> None:
     assert look(20, 2, 1) == []
     (paused,) = look(20, 2, 2)
     assert paused["times"] == 1
+
+
+def test_pauses_of_the_process_before_are_not_told_again() -> None:
+    said: list[str] = []
+    events = Events()
+    events.subscribe(lambda event: said.append(event.kind))
+    capacity = Capacity(events)
+    stats = Stats(workers=(WorkerStats(accept_pauses=7),))
+    capacity.know(stats)
+    capacity.report(stats)
+    assert "accepting_paused" not in said

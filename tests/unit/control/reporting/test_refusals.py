@@ -19,10 +19,14 @@ class Watched:
     def look(self, **listeners: dict[str, int]) -> list[str]:
         """What is told when these are the counts."""
         self.told.clear()
-        self._refusals.report(
-            Stats(listeners={name: ListenerStats(proxy_refused=one) for name, one in listeners.items()})
-        )
+        self._refusals.report(self._stats(listeners))
         return [f"{event.fields['listener']}: {event.fields['reason']}" for event in self.told]
+
+    def know(self, **listeners: dict[str, int]) -> None:
+        self._refusals.know(self._stats(listeners))
+
+    def _stats(self, listeners: dict[str, dict[str, int]]) -> Stats:
+        return Stats(listeners={name: ListenerStats(proxy_refused=one) for name, one in listeners.items()})
 
 
 def test_told_once_with_the_reasons() -> None:
@@ -51,3 +55,10 @@ def test_a_listener_that_is_gone_and_comes_back_counts_anew() -> None:
     watched.look(web={"timeout": 5})
     assert watched.look() == []
     assert watched.look(web={"timeout": 1}) == ["web: timeout 1"]
+
+
+def test_what_another_process_has_told_is_not_told_again() -> None:
+    watched = Watched()
+    watched.know(web={"timeout": 5}, other={"untrusted": 1})
+    assert watched.look(web={"timeout": 5}, other={"untrusted": 1}) == []
+    assert watched.look(web={"timeout": 7}) == ["web: timeout 2"]

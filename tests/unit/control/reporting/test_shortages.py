@@ -22,6 +22,9 @@ class Watched:
         self._shortages.report(Stats(shortages=counts))
         return [(event.fields["kind"], event.fields["times"]) for event in self.told]
 
+    def know(self, counts: dict[Shortage, int]) -> None:
+        self._shortages.know(Stats(shortages=counts))
+
 
 def test_told_once_with_what_to_do() -> None:
     watched = Watched()
@@ -38,3 +41,10 @@ def test_a_flood_is_a_line_now_and_then_and_nothing_is_lost() -> None:
     for count in range(1, 3 * QUIET_LOOKS + 1):
         lines += watched.look({Shortage.DENIED: 10 * count})
     assert lines == [("denied", 10), *[("denied", 10 * QUIET_LOOKS)] * 2]
+
+
+def test_what_another_process_has_told_is_not_told_again() -> None:
+    watched = Watched()
+    watched.know({Shortage.PORTS: 3})
+    assert watched.look({Shortage.PORTS: 3}) == []
+    assert watched.look({Shortage.PORTS: 4}) == [("ports", 1)]
