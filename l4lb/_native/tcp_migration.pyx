@@ -369,9 +369,9 @@ cdef class TcpMoves:
                 count += exports.count
         return b"".join(parts), fds, count
 
-    def settle(self, bint gone):
-        """Have workers go on: without these sessions, or as before."""
-        published_store_u32(&self.plane.settled_gone, gone)
+    def settle(self, int fate):
+        """Have workers go on; `fate` is a `settled_t`."""
+        published_store_u32(&self.plane.settled_as, fate)
         published_store_u64(&self.plane.settled_version, self.plane.freeze_version)
         self.wake()
 

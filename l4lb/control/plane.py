@@ -37,7 +37,7 @@ from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.capacity import Capacity
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.reporting.gathered import Sources
-from l4lb.control.reporting.outputs import Outputs
+from l4lb.control.reporting.outputs import Outputs, Reported
 from l4lb.control.reporting.refusals import Refusals
 from l4lb.control.reporting.shortages import Shortages
 from l4lb.control.sessions.banning import Banning
@@ -48,7 +48,7 @@ from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
-from l4lb.model.forwarder import Forwarder
+from l4lb.model.forwarder import Counted, Forwarder
 from l4lb.model.states import Health, ProcessState
 from l4lb.net.resolving import Lookup, look_up
 
@@ -141,7 +141,14 @@ class ControlPlane:
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.draining, self.events, forwarder)
         self.upgrading = Upgrade(
-            self.state, forwarder, self.events, self.admin, self.applying, self.names, self.host.successor
+            self.state,
+            forwarder,
+            self.events,
+            self.admin,
+            self.applying,
+            self.names,
+            self.outputs,
+            self.host.successor,
         )
         self.predecessor = Predecessor(
             self.inheritance.channel,
@@ -150,7 +157,7 @@ class ControlPlane:
             self.status,
             self.admin,
             self.supervision,
-            self._removed_before,
+            self,
         )
 
         self.refusals = Refusals(self.events)
@@ -173,6 +180,8 @@ class ControlPlane:
             except BaseException:
                 outputs.discard()
                 raise
+            if self.inheritance.channel is not None:
+                await self.outputs.pause_statsd()  # until it is known what was sent of what was counted: `has_all`
             await self.outputs.commit(outputs)
             await self._resolve()
             self.forwarder.start()
@@ -304,10 +313,21 @@ class ControlPlane:
         self.upgrading.retire(pid)
         return pid
 
-    def _removed_before(self, pool: str, way: str, backends: list[str]) -> None:
-        """Backends of sessions from the process before this one that are not in this configuration."""
+    # ---- what comes from the process before this one: see `l4lb.control.process.predecessor.Heir` ----
+
+    def removed_before(self, pool: str, way: str, backends: list[str]) -> None:
         known = self.state.pools.get(pool)
         self.cleanup.removed(pool, known.config.on_backend_removed if known else way, backends)
+
+    def count_on(self, counted: Counted, reported: Reported | None) -> None:
+        self.forwarder.tcp.take_counted(counted)
+        stats = self.forwarder.stats()
+        for one in (self.refusals, self.shortages, self.capacity, self.resolution):
+            one.know(stats)
+        self.outputs.resume_statsd(reported)
+
+    def has_all(self) -> None:
+        self.outputs.resume_statsd(None)
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every backend is decided and every pool has a usable one. False after `timeout_s`."""

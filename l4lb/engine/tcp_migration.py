@@ -12,7 +12,7 @@ from l4lb import _fastpath
 from l4lb._native import counted, snapshots, tcp_migration
 from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
-from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, LoadedTcp, TcpNames
+from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, Fate, LoadedTcp, TcpNames
 from l4lb.model.snapshot import ListenerSpec
 
 
@@ -75,8 +75,8 @@ class TcpMigration:
         state, fds, count = self._moves.take_frozen()
         return ExportedTcp(count, state, fds)
 
-    def settle(self, *, gone: bool) -> None:
-        self._moves.settle(gone)
+    def settle(self, fate: Fate) -> None:
+        self._moves.settle(fate)
 
     def settled(self) -> bool:
         return self._moves.is_settled()

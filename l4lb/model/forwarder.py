@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Protocol
 
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
@@ -241,6 +242,15 @@ class SessionRecords(Protocol):
         """How many were dropped. Any thread."""
 
 
+class Fate(IntEnum):
+    """What becomes of sessions that stood still. `MOVED`: another process has them, and they are forgotten here without
+    a word to their peers; `LOST`: that process has had them and is gone, so they are reset."""
+
+    STAY = 0
+    MOVED = 1
+    LOST = 2
+
+
 class TcpHandOver(Protocol):
     """Sessions of TCP that go to another process: all of them at one moment, or none. Called from the control thread;
     no method waits."""
@@ -268,9 +278,8 @@ class TcpHandOver(Protocol):
     def frozen(self) -> ExportedTcp | None:
         """None while workers are at it. MemoryError when one could not describe its sessions."""
 
-    def settle(self, *, gone: bool) -> None:
-        """End the freeze. `gone`: another process has the sessions, and they are forgotten here without a word to their
-        peers; otherwise they go on."""
+    def settle(self, fate: Fate) -> None:
+        """End the freeze."""
 
     def settled(self) -> bool:
         """Whether the workers have done so."""

@@ -21,13 +21,16 @@ from typing import Any
 FDS_MAX = 253  # SCM_MAX_FD
 _HEAD = struct.Struct("!II")
 _MESSAGE_BYTES_MAX = 1 << 28
+_GONE = "the other process is gone"
+_NOT_OURS = "no message of ours"
 _REST_WITHIN_S = 30.0  # for the rest of a message that has begun to arrive
 
 Message = dict[str, Any]
 
 
 class Channel:
-    """One end. OSError from every call when the other end is gone or too slow (TimeoutError)."""
+    """One end. OSError from every call when the other end is gone (ConnectionResetError, BrokenPipeError), too slow
+    (TimeoutError), or says what is no message (ConnectionError)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -49,22 +52,22 @@ class Channel:
         self.sock.sendall(head[sent:] + data)
 
     def receive(self, timeout_s: float) -> tuple[Message, list[int]]:
-        """The next message and its descriptors, which belong to the caller. ConnectionError at the end."""
+        """The next message and its descriptors, which belong to the caller. ConnectionResetError at the end."""
         self.sock.settimeout(timeout_s)
         head, fds = b"", list[int]()
         try:
             while len(head) < _HEAD.size:
                 data, more, flags, _ = socket.recv_fds(self.sock, _HEAD.size - len(head), FDS_MAX)
                 fds += more
-                if not data or flags & socket.MSG_CTRUNC:
-                    raise ConnectionError("the other process is gone" if not data else "descriptors were lost")
+                if not data:
+                    raise ConnectionResetError(_GONE)
+                if flags & socket.MSG_CTRUNC:
+                    raise ConnectionError("descriptors were lost")
                 head += data
             length, count = _HEAD.unpack(head)
             if length > _MESSAGE_BYTES_MAX or count != len(fds):
-                raise ConnectionError("no message of ours")
-            message = json.loads(self._exactly(length))
-            if not isinstance(message, dict):
-                raise ConnectionError("no message of ours")
+                raise ConnectionError(_NOT_OURS)
+            message = _parsed(self._exactly(length))
         except BaseException:
             close_all(fds)
             raise
@@ -77,7 +80,7 @@ class Channel:
         while left:
             data = self.sock.recv(min(left, 1 << 20))
             if not data:
-                raise ConnectionError("the other process is gone")
+                raise ConnectionResetError(_GONE)
             parts.append(data)
             left -= len(data)
         return b"".join(parts)
@@ -109,7 +112,7 @@ class Channel:
                 mark, more, flags, _ = socket.recv_fds(self.sock, 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
                 fds.extend(more)
                 if not mark:
-                    raise ConnectionError("the other process is gone")
+                    raise ConnectionResetError(_GONE)
                 short = short or bool(flags & socket.MSG_CTRUNC)
                 received += min(FDS_MAX, count - received)
             if short or len(fds) != count:
@@ -129,11 +132,21 @@ class Channel:
             loop.remove_reader(self.sock.fileno())
         try:
             return await asyncio.to_thread(self.receive, _REST_WITHIN_S)
-        except (OSError, ValueError):
+        except OSError:
             return None
 
     def close(self) -> None:
         self.sock.close()
+
+
+def _parsed(data: bytes) -> Message:
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise ConnectionError(_NOT_OURS)
+    return message
 
 
 def close_all(fds: Sequence[int]) -> None:

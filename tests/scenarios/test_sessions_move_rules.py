@@ -22,9 +22,11 @@ from l4lb import Client
 from tests.scenarios.test_sessions_move import samples
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support import proxy_twin
+from tests.support.checking import address_of, loopback_socket
 from tests.support.peers import connect, echo, hold, read_exactly, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
+from tests.unit.control.reporting.test_statsd import receive
 
 FILE = """
 [global]
@@ -158,18 +160,16 @@ def test_limits_hold_across_it(tmp_path: Path) -> None:
             assert said(first, b"1")
             assert said(second, b"2")
             process.upgrade()
-            with connect(process.address) as third:  # its source has two
-                with pytest.raises(ConnectionResetError):
-                    third.recv(1)
+            with pytest.raises(ConnectionResetError), connect(process.address) as third:  # its source has two
+                third.recv(1)
             other = socket.create_connection(("127.0.0.1", process.port), source_address=("127.0.0.9", 0))
             other.sendall(b"waits in the queue")
             assert wait_until(lambda: process.total("l4lb_queue_length") == 1)
             process.upgrade()
             assert process.total("l4lb_queue_length") == 1
-            fourth = socket.create_connection(("127.0.0.1", process.port), source_address=("127.0.0.8", 0))
             with pytest.raises(ConnectionResetError):  # max_sessions of the listener
-                fourth.recv(1)
-            fourth.close()
+                with socket.create_connection(("127.0.0.1", process.port), source_address=("127.0.0.8", 0)) as fourth:
+                    fourth.recv(1)
             assert said(first, b"1")
             first.close()
             assert read_exactly(other, 18) == b"waits in the queue"
@@ -344,3 +344,43 @@ def test_an_end_on_the_way(tmp_path: Path) -> None:
             assert sock.recv(1) == b""
             assert wait_until(lambda: len(process.records()) == 1)
             assert process.records()[0]["bytes_up"] == "3"
+
+
+def test_what_goes_by_differences_takes_nothing_for_new(tmp_path: Path) -> None:
+    """A StatsD server gets each session once, what was refused is told once, and no worker is busy with the past."""
+    totals: dict[bytes, float] = {}
+    with echoing(tmp_path) as process, loopback_socket() as receiver:
+        process.write('deny = ["127.0.0.66"]')
+        text = process.file.read_text()
+        statsd = f'statsd = "{address_of(receiver)}"\nstatsd_interval = "200ms"\n[listeners.web]'
+        process.file.write_text(text.replace("[listeners.web]", statsd))
+        os.kill(process.pids[-1], signal.SIGHUP)
+        process.running.wait_for("reloaded")
+        assert wait_until(lambda: (receive(receiver, totals), b"l4lb.draining" in totals)[1])
+
+        def sent() -> float:
+            receive(receiver, totals)
+            return totals.get(b"l4lb.sessions.web", 0)
+
+        for count in (5, 10):
+            for _ in range(3):
+                with contextlib.suppress(ConnectionResetError), contextlib.closing(from_denied(process.port)) as sock:
+                    sock.recv(1)
+            for _ in range(2):
+                with connect(process.address) as sock:
+                    assert said(sock, b"hello")
+            assert wait_until(lambda count=count: sent() == count), totals
+            process.running.wait_for("clients denied listener=web")
+            process.upgrade()
+            assert process.total("l4lb_sessions_total") == count
+            assert process.total("l4lb_worker_busy_ratio") < 1.5
+        with connect(process.address) as sock:
+            assert said(sock, b"hello")
+        assert wait_until(lambda: sent() == 11), totals
+        time.sleep(1.5)  # a look at what was refused, and some at what to send
+        assert sent() == 11
+        assert re.findall(r"clients denied .*reason=.sessions (\d+)", process.running.log) == ["3", "3"]
+
+
+def from_denied(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=("127.0.0.66", 0))

@@ -20,6 +20,11 @@ cdef enum exported_bits_t:
     EXPORTED_PREFACE = 16
     EXPORTED_AHEAD = 32           # its sockets have gone ahead: see tcp/precopy.pxd
 
+cdef enum settled_t:              # what becomes of sessions that stood still; as l4lb.model.forwarder.Fate
+    SETTLED_STAY = 0
+    SETTLED_MOVED = 1             # another process has them
+    SETTLED_LOST = 2              # it had them, and is gone
+
 cdef struct exported_half_t:
     uint64_t bytes
     int64_t taken

@@ -251,7 +251,7 @@ cdef struct plane_t:
     uint32_t arrivals_reset       # control, before that: the other process is gone
     uint64_t freeze_version       # control: TCP sessions are to be exported, see tcp/exporting.pxd
     uint64_t settled_version      # control: this freeze is over
-    uint32_t settled_gone         # control, before that: the sessions are another process's now
+    uint32_t settled_as           # control, before that: a settled_t
     bint balance_workers          # new clients go to the least loaded worker
     int64_t sessions_active       # shared
     int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd

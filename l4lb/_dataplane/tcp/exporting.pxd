@@ -3,7 +3,8 @@
 #
 #   control holds the clients (tcp_held)       -> no worker accepts any more
 #   control freezes the workers (freeze)       -> each describes its sessions (exports) and waits: nothing moves
-#   control sends all of it, and is answered   -> settled: the sessions are let go of, or go on here as if nothing were
+#   control sends all of it, and is answered   -> settled: the sessions are let go of, or go on here as if nothing were,
+#                                                 or are reset: the new process said that it has them, and died
 #
 # All sessions of all workers go or none: so when the new process dies before it has them, none is lost. While they
 # wait, both processes have the sockets open and neither reads them. A socket is closed here without a FIN or a reset,
@@ -14,21 +15,21 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_NORMAL, SESSIONS_PER_BLOCK, SESSION_CLIENT_WATCHED, SESSION_FLOW, TIMER_IDLE,
+    CLOSE_NORMAL, CLOSE_SHUTDOWN, SESSIONS_PER_BLOCK, SESSION_CLIENT_WATCHED, SESSION_FLOW, TIMER_IDLE,
 )
 from l4lb._dataplane.base.linux cimport (
     POLLIN, poll, pollfd, published_load_u32, published_load_u64, published_store_u64, read,
 )
 from l4lb._dataplane.base.migration_types cimport (
     EXPORTED_AHEAD, EXPORTED_COUNTED, EXPORTED_PREFACE, EXPORTED_SHORT, EXPORTED_TIMED, EXPORTED_TRIED, EXPORT_FDS_MAX,
-    exported_half_t, exported_session_t, exports_t,
+    SETTLED_MOVED, SETTLED_STAY, exported_half_t, exported_session_t, exports_t, settled_t,
 )
 from l4lb._dataplane.base.types cimport half_t, preface_t, session_t
 from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes
 from l4lb._dataplane.resources.poller cimport listeners_update, poller_forget, worker_wake
 from l4lb._dataplane.resources.sessions cimport session_is_here, sessions_at
-from l4lb._dataplane.session.closing cimport session_dispose
+from l4lb._dataplane.session.closing cimport session_dispose, session_end
 from l4lb._dataplane.session.setup cimport session_count
 from l4lb._dataplane.tcp.inboxes cimport inboxes_take
 
@@ -211,13 +212,18 @@ cdef inline void session_let_go(worker_t *w, session_t *s) noexcept nogil:
     session_dispose(w, s, CLOSE_NORMAL)
 
 
-cdef inline void sessions_let_go(worker_t *w) noexcept nogil:
+cdef inline void sessions_settle(worker_t *w, settled_t fate) noexcept nogil:
+    """Sessions that are lost are reset: some of their bytes may be, and nobody is to take that for an end."""
     cdef session_t *s
     cdef uint32_t i
     for i in range(w.sessions.block_count * SESSIONS_PER_BLOCK):
         s = sessions_at(&w.sessions, i)
-        if session_is_tcp(s):
+        if not session_is_tcp(s):
+            continue
+        if fate == SETTLED_MOVED:
             session_let_go(w, s)
+        else:
+            session_end(w, s, CLOSE_SHUTDOWN)
 
 
 cdef inline bint freeze_is_settled(worker_t *w) noexcept nogil:
@@ -257,11 +263,14 @@ cdef inline void sessions_freeze(worker_t *w) noexcept nogil:
     """Between two events, when it is asked. Clients that other workers have sent here become sessions first: they have
     sent their last one before control asks."""
     cdef uint64_t asked = published_load_u64(&w.plane.freeze_version)
+    cdef settled_t fate
     inboxes_take(w)
     sessions_export(w)
     published_store_u64(&w.frozen_version, asked)
     freeze_wait(w)
     exports_free(&w.exports)
-    if published_load_u64(&w.plane.settled_version) == asked and published_load_u32(&w.plane.settled_gone):
-        sessions_let_go(w)
+    if published_load_u64(&w.plane.settled_version) == asked:
+        fate = <settled_t>published_load_u32(&w.plane.settled_as)
+        if fate != SETTLED_STAY:
+            sessions_settle(w, fate)
     published_store_u64(&w.settled_version, asked)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from typing import Protocol
 
 from l4lb.control.process.inheritance import Received, receive_sessions
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
-from l4lb.control.process.tcp_handover import Taken, counted_of, take_sessions
+from l4lb.control.process.tcp_handover import NOT_OURS, Taken, counted_of, reported_of, take_sessions
+from l4lb.control.reporting.outputs import Reported
 from l4lb.control.state.events import Events
-from l4lb.model.forwarder import HandOver
+from l4lb.model.forwarder import Counted, HandOver
 from l4lb.net.handover import Channel, Message
 
 
@@ -26,9 +26,22 @@ class Claimable(Protocol):
     def claim(self) -> None: ...
 
 
+class Heir(Protocol):
+    """What is to hear of what comes from there."""
+
+    def removed_before(self, pool: str, way: str, backends: list[str]) -> None:
+        """Sessions have backends that are not in this configuration: a pool's name, its on_backend_removed there, and
+        their ids."""
+
+    def count_on(self, counted: Counted, reported: Reported | None) -> None:
+        """From what it has counted, and what it has reported of that. ValueError for what another version means."""
+
+    def has_all(self) -> None:
+        """Nothing more comes that this process depends on."""
+
+
 class Predecessor:
-    """`channel` leads to it; None: there is none. `removed` is told of backends that sessions from there have and this
-    configuration does not: a pool's name, its on_backend_removed there, their ids."""
+    """`channel` leads to it; None: there is none."""
 
     def __init__(
         self,
@@ -38,7 +51,7 @@ class Predecessor:
         status: Status,
         admin: Claimable,
         supervision: Supervision,
-        removed: Callable[[str, str, list[str]], None],
+        heir: Heir,
     ) -> None:
         self._channel = channel
         self._forwarder = forwarder
@@ -46,7 +59,7 @@ class Predecessor:
         self._status = status
         self._admin = admin
         self._supervision = supervision
-        self._removed = removed
+        self._heir = heir
         self._has_all = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -74,10 +87,7 @@ class Predecessor:
                 ready = {"kind": "ready", "tcp_format": self._forwarder.tcp.format}
                 await asyncio.to_thread(channel.send, ready)
             received = await receive_sessions(channel)
-            taken = Taken()
-            if received.tcp:
-                taken = await take_sessions(channel, self._forwarder.tcp, self._removed)
-            self._forwarder.tcp.hold_clients(False)
+            taken = await self._take_tcp(channel) if received.tcp else Taken()
             self._take_udp(received, taken)
             over = received.over or await self._until_mine(channel)
             self._forwarder.claim_sockets()
@@ -87,8 +97,14 @@ class Predecessor:
                 said, _ = message
                 self._status.predecessor = {"pid": said["pid"], "sessions_active": said["sessions_active"]}
         finally:
+            self._forwarder.tcp.hold_clients(False)
             self._status.predecessor = None
             channel.close()
+
+    async def _take_tcp(self, channel: Channel) -> Taken:
+        taken = await take_sessions(channel, self._forwarder.tcp, self._heir.removed_before)
+        self._forwarder.tcp.hold_clients(False)
+        return taken
 
     async def _until_mine(self, channel: Channel) -> bool:
         """Up to its last message before it drains; true when it has ended without one."""
@@ -101,8 +117,8 @@ class Predecessor:
         """From what it has counted. False for another message."""
         if said.get("kind") != "counted":
             return False
-        with contextlib.suppress(ValueError, LookupError, TypeError):  # another version counts otherwise
-            self._forwarder.tcp.take_counted(counted_of(said))
+        with contextlib.suppress(*NOT_OURS):  # another version counts otherwise
+            self._heir.count_on(counted_of(said), reported_of(said))
         return True
 
     def _take_udp(self, received: Received, taken: Taken) -> None:
@@ -117,4 +133,5 @@ class Predecessor:
 
     def _go_on_alone(self) -> None:
         self._has_all.set()
+        self._heir.has_all()
         self._supervision.start()

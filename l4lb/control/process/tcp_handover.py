@@ -10,8 +10,11 @@
 | sends what it has counted | counts on from there |
 
 Everything between freeze and ``running`` is bounded in time, and short: no session moves a byte meanwhile. So the
-control loop stands still as well: to hand the work to another thread and back would take longer. When the new process
-ends before it has said ``taken``, or says nothing for too long and is ended, no session has been touched.
+control loop stands still as well: to hand the work to another thread and back would take longer.
+
+When the new process ends before it has said ``taken``, or says nothing for too long and is ended, no session has been
+touched. When it ends between ``taken`` and ``running``, some bytes may be lost with it: its sessions are reset, and
+this process goes on with new ones.
 """
 
 from __future__ import annotations
@@ -25,8 +28,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, TcpHandOver, TcpNames
+from l4lb.control.reporting.outputs import Reported
+from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, Fate, TcpHandOver, TcpNames
 from l4lb.net.handover import Channel, Message, close_all, receive_ahead, reserve_descriptors
+
+# What it raises to read something that another version has said.
+NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 _SOON_S = 5.0  # what workers do in their next turns, and a process that has nothing else to do
 _FROZEN_WITHIN_S = 2.0
@@ -62,8 +69,8 @@ async def move_sessions(
     """Accept no clients any more, and move all sessions to the process at the other end; how many. `sessions`: about as
     many; `removed_ways`: on_backend_removed by pool.
 
-    NotTaken, or OSError when that process is gone or too slow: then `end_process` has ended it. Either way the sessions
-    go on here.
+    NotTaken: the sessions go on here, and that process has the clients to come. OSError when it is gone or too slow:
+    then `end_process` has ended it, and the sessions go on here, unless it was gone after it had taken them.
     """
     tcp.hold_clients(True)
     await until(tcp.clients_held)
@@ -109,27 +116,26 @@ async def _send_ahead(
 def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -> int:
     began_ns = time.monotonic_ns()
     tcp.freeze()
-    gone = False
+    fate = Fate.STAY
     try:
         exported = _frozen(tcp)
         if exported is None:
             channel.send({"kind": "tcp_stays"})
             raise NotTaken("this process could not describe its sessions")
         try:
-            gone, reason = _transfer(channel, exported, began_ns)
+            reason = _transfer(channel, exported, began_ns)
         except BaseException:
             end_process()  # before any session moves again: nothing is read by both
-            gone = _said_taken(channel)
-            if not gone:
-                raise
-            reason = ""
-        if not gone:
+            fate = Fate.LOST if _said_taken(channel) else Fate.STAY
+            raise
+        if reason is not None:
             raise NotTaken(reason)
-        with contextlib.suppress(OSError):  # to forget the sessions takes time that they now need there
-            channel.receive(_RUNNING_WITHIN_S)
+        fate = Fate.LOST
+        _wait_until_running(channel)
+        fate = Fate.MOVED
         return exported.count
     finally:
-        tcp.settle(gone=gone)
+        tcp.settle(fate)
 
 
 def _frozen(tcp: TcpHandOver) -> ExportedTcp | None:
@@ -142,26 +148,34 @@ def _frozen(tcp: TcpHandOver) -> ExportedTcp | None:
     return exported
 
 
-def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> tuple[bool, str]:
-    """Whether the sessions are taken, and why not. OSError."""
+def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> str | None:
+    """Why the sessions are not taken; None: they are. OSError."""
     sizes = {"count": exported.count, "bytes": len(exported.state), "fds": len(exported.fds)}
     channel.send({"kind": "tcp", "began_ns": began_ns, **sizes})
     channel.send_bulk(exported.state, exported.fds, _TAKEN_WITHIN_S)
     said, fds = channel.receive(_TAKEN_WITHIN_S)
     close_all(fds)
-    return said.get("kind") == "taken", str(said.get("reason", said))
+    return None if said.get("kind") == "taken" else str(said.get("reason", said))
+
+
+def _wait_until_running(channel: Channel) -> None:
+    """To forget the sessions takes time that they now need there. OSError when that process is gone; one that is merely
+    slow has them."""
+    with contextlib.suppress(TimeoutError):
+        _, fds = channel.receive(_RUNNING_WITHIN_S)
+        close_all(fds)
 
 
 def _said_taken(channel: Channel) -> bool:
     """Whether a process that has ended had said so."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError):
         return channel.receive(0.1)[0].get("kind") == "taken"
     return False
 
 
-def send_counted(channel: Channel, counted: Counted) -> None:
+def send_counted(channel: Channel, counted: Counted, reported: Reported | None) -> None:
     """OSError when the process at the other end is gone."""
-    said = {
+    said: dict[str, Any] = {
         "workers": _text(counted.workers),
         "sources": _text(counted.sources),
         "listeners": list(counted.listeners.items()),
@@ -169,6 +183,9 @@ def send_counted(channel: Channel, counted: Counted) -> None:
         "by_listener": {name: _text(one) for name, one in counted.by_listener.items()},
         "by_backend": [[pool, id_, _text(one)] for (pool, id_), one in counted.by_backend.items()],
     }
+    if reported is not None:
+        sent = [[name, labels, value] for (name, labels), value in reported.sent.items()]
+        said["reported"] = {"to": reported.to, "sent": sent}
     channel.send({"kind": "counted", **said})
 
 
@@ -214,8 +231,8 @@ async def take_sessions(channel: Channel, tcp: TcpHandOver, removed: Callable[[s
         exported, began_ns = received
         count = _take(channel, tcp, announced, exported, arriving, removed)
         return Taken(count, max(tcp.started_ns() - began_ns, 0) / 1e9)
-    except (OSError, ValueError, LookupError, TypeError, MemoryError) as error:
-        gone = isinstance(error, ConnectionError)
+    except (OSError, MemoryError, *NOT_OURS) as error:
+        gone = isinstance(error, (ConnectionResetError, BrokenPipeError))
         _refuse(channel, getattr(error, "strerror", None) or str(error) or "not enough memory")
         return Taken()
     finally:
@@ -242,11 +259,12 @@ def _receive_ahead(channel: Channel, arriving: Arriving) -> _Announced:
 def _receive(channel: Channel) -> tuple[ExportedTcp, int] | None:
     """What is to be known of the sessions, and since when they stand still; None when they stay where they are."""
     channel.send({"kind": "prepared"})
-    said, _ = channel.receive(_SOON_S + _FROZEN_WITHIN_S)
+    said, fds = channel.receive(_SOON_S + _FROZEN_WITHIN_S)
+    close_all(fds)
     if said.get("kind") != "tcp":
         return None
-    state, fds = channel.receive_bulk(int(said["bytes"]), int(said["fds"]), _TAKEN_WITHIN_S)
-    return ExportedTcp(int(said["count"]), state, fds), int(said["began_ns"])
+    state, received = channel.receive_bulk(int(said["bytes"]), int(said["fds"]), _TAKEN_WITHIN_S)
+    return ExportedTcp(int(said["count"]), state, received), int(said["began_ns"])
 
 
 def _take(
@@ -281,7 +299,7 @@ def _refuse(channel: Channel, reason: str) -> None:
 
 
 def counted_of(said: Message) -> Counted:
-    """ValueError, LookupError, TypeError for what is none of ours."""
+    """One of NOT_OURS for what is none of ours."""
     return Counted(
         workers=base64.b64decode(said["workers"]),
         sources=base64.b64decode(said["sources"]),
@@ -290,3 +308,11 @@ def counted_of(said: Message) -> Counted:
         by_listener={name: base64.b64decode(one) for name, one in said["by_listener"].items()},
         by_backend={(pool, id_): base64.b64decode(one) for pool, id_, one in said["by_backend"]},
     )
+
+
+def reported_of(said: Message) -> Reported | None:
+    """The same."""
+    if (reported := said.get("reported")) is None:
+        return None
+    sent = {(str(name), tuple(map(str, labels))): float(value) for name, labels, value in reported["sent"]}
+    return Reported(str(reported["to"]), sent)

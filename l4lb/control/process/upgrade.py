@@ -29,6 +29,7 @@ from l4lb.control.changes.names import Names
 from l4lb.control.process.host import Successor
 from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions
 from l4lb.control.process.tcp_handover import NotTaken, move_sessions, send_counted, until
+from l4lb.control.reporting.outputs import Outputs
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
@@ -51,8 +52,8 @@ class HasSocket(Protocol):
 
 
 class Upgrade:
-    """Hands on the socket of `admin`, what is wanted by `applying`, and what is known of `names`. One `upgrade` at a
-    time: the caller sees to that."""
+    """Hands on the socket of `admin`, what is wanted by `applying`, and what is known of `names`; `outputs` go on
+    there. One `upgrade` at a time: the caller sees to that."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Upgrade:
         admin: HasSocket,
         applying: Applying,
         names: Names,
+        outputs: Outputs,
         successor: Successor,
     ) -> None:
         self.successor = successor
@@ -71,6 +73,7 @@ class Upgrade:
         self._admin = admin
         self._applying = applying
         self._names = names
+        self._outputs = outputs
         self._channel: Channel | None = None
         self._reporting: asyncio.Task[None] | None = None
 
@@ -163,9 +166,21 @@ class Upgrade:
         except NotTaken as error:
             self._stay(str(error))
         else:
-            with contextlib.suppress(OSError):  # it has them, and counts from now on
-                await until(self._forwarder.tcp.settled)
-                await asyncio.to_thread(send_counted, channel, self._forwarder.tcp.counted())
+            await self._move_counts(channel)
+
+    async def _move_counts(self, channel: Channel) -> None:
+        """What has been counted here counts there from now on. OSError when that process, with all sessions, is gone;
+        one that is merely slow counts anew."""
+        with contextlib.suppress(TimeoutError):  # of a worker that hangs
+            await until(self._forwarder.tcp.settled)
+        reported = await self._outputs.pause_statsd()
+        try:
+            await asyncio.to_thread(send_counted, channel, self._forwarder.tcp.counted(), reported)
+        except TimeoutError:
+            channel.close()
+        except BaseException:
+            self._outputs.resume_statsd(reported)
+            raise
 
     def _stay(self, reason: str) -> None:
         if left := self._forwarder.stats().sessions_left:

@@ -13,7 +13,7 @@ from l4lb import LoadBalancer
 from l4lb.control.process import tcp_handover
 from l4lb.errors import UpgradeError
 from tests.support.balancing import address_of, balancing
-from tests.support.peers import connect, echo, read_exactly, serving
+from tests.support.peers import connect, echo, read_exactly, read_until_end, serving
 
 SUCCESSOR = """
 import os, signal, socket, sys, time
@@ -49,6 +49,11 @@ reach("frozen")
 state, fds = channel.receive_bulk(said["bytes"], said["fds"], 20)
 reach("received")
 assert len(ahead) + len(fds) == 2 * said["count"], (len(ahead), len(fds), said)
+if where.startswith("taken"):
+    channel.send({"kind": "taken"})
+    reach("taken")
+    channel.send({"kind": "running"})
+    reach("taken and running")
 channel.send({"kind": "not_taken", "reason": "no room"})
 time.sleep(100)
 """
@@ -132,3 +137,23 @@ def test_one_that_says_no_takes_the_clients_to_come() -> None:
         for child in set(psutil.Process().children()) - before:
             child.kill()
             child.wait()
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("where", ["taken", "taken and running"])
+def test_one_that_ends_when_it_has_taken_them(where: str) -> None:
+    """Before it runs, this process still has them, and resets them: some bytes may be lost, and nobody is to take that
+    for an end. Later they end as those of any process that is killed. This process goes on."""
+    with serving(echo) as server, balancing([server.address]) as balancer:
+        balancer.plane.upgrading.successor.command = [sys.executable, "-c", SUCCESSOR, where]
+        socks = clients(balancer, 20)
+        assert answered(socks)
+        upgrade(balancer)
+        ends = [read_until_end(sock) for sock in socks]
+        assert ends == [(b"", True)] * len(socks) or where == "taken and running"
+        for sock in socks:
+            sock.close()
+        again = clients(balancer, 5)
+        assert answered(again)
+        for sock in again:
+            sock.close()
