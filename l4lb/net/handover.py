@@ -57,7 +57,7 @@ class Channel:
         head, fds = b"", list[int]()
         try:
             while len(head) < _HEAD.size:
-                data, more, flags, _ = socket.recv_fds(self.sock, _HEAD.size - len(head), FDS_MAX)
+                data, more, flags = receive_fds(self.sock, _HEAD.size - len(head))
                 fds += more
                 if not data:
                     raise ConnectionResetError(_GONE)
@@ -67,12 +67,10 @@ class Channel:
             length, count = _HEAD.unpack(head)
             if length > _MESSAGE_BYTES_MAX or count != len(fds):
                 raise ConnectionError(_NOT_OURS)
-            message = _parsed(self._exactly(length))
+            message = parsed(self._exactly(length))
         except BaseException:
             close_all(fds)
             raise
-        for fd in fds:
-            os.set_inheritable(fd, False)
         return message, fds
 
     def _exactly(self, length: int) -> bytes:
@@ -109,7 +107,7 @@ class Channel:
         data, fds, received, short = self._exactly(length), array("i"), 0, False
         try:
             while received < count:
-                mark, more, flags, _ = socket.recv_fds(self.sock, 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+                mark, more, flags = receive_fds(self.sock, 1)
                 fds.extend(more)
                 if not mark:
                     raise ConnectionResetError(_GONE)
@@ -139,7 +137,20 @@ class Channel:
         self.sock.close()
 
 
-def _parsed(data: bytes) -> Message:
+def receive_fds(sock: socket.socket, size: int) -> tuple[bytes, list[int], int]:
+    """At most `size` bytes, the descriptors that come with them, and the flags of recvmsg(2). No program that is
+    started meanwhile inherits them: socket.recv_fds of Python 3.11 leaves out its flags."""
+    room = socket.CMSG_LEN(FDS_MAX * array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, fds.tolist(), flags
+
+
+def parsed(data: bytes) -> Message:
+    """ConnectionError for what is no message."""
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
@@ -160,7 +171,7 @@ def receive_ahead(sock: socket.socket, add: Callable[[bytes, Sequence[int]], Non
     sock.settimeout(timeout_s)
     short = False
     while True:
-        ids, fds, flags, _ = socket.recv_fds(sock, 4096, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+        ids, fds, flags = receive_fds(sock, 4096)
         if not ids:
             break
         if flags & socket.MSG_CTRUNC:

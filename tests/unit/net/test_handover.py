@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from l4lb.net.handover import Channel
+from l4lb.net.handover import Channel, receive_ahead
 
 
 def pair() -> tuple[Channel, Channel]:
@@ -51,3 +51,22 @@ def test_silence_and_nonsense_are_errors_that_leave_no_descriptor() -> None:
     os.close(write)
     here.close()
     there.close()
+
+
+def test_no_program_inherits_what_comes_in_bulk_or_ahead() -> None:
+    here, there = pair()
+    read, write = os.pipe()
+    here.send_bulk(b"data", [read, write], 20)
+    data, fds = there.receive_bulk(4, 2, 20)
+    assert data == b"data"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    socket.send_fds(ours, [b"12345678"], [read, write])
+    ours.close()
+    ahead: list[int] = []
+    receive_ahead(theirs, lambda _, fds: ahead.extend(fds), 20)
+    assert len(fds) == len(ahead) == 2
+    assert not any(map(os.get_inheritable, [*fds, *ahead]))
+    for fd in (read, write, *fds, *ahead):
+        os.close(fd)
+    for one in (here, there, theirs):
+        one.close()
