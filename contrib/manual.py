@@ -26,7 +26,8 @@ EXIT_STATUS = (("0", "Done."), ("1", "Failed."), ("2", "Wrong usage, or a config
 SIGNALS = (
     (
         "SIGTERM, SIGINT",
-        "Refuse new clients, let sessions finish up to drain_timeout, exit 0. A second one exits at once.",
+        "Refuse new clients, let sessions finish up to drain_timeout, exit 0. A second one exits at once. "
+        "At a restart by systemd that keeps descriptors, sessions go on in the next process instead.",
     ),
     ("SIGHUP", "Reload the configuration. A wrong one changes nothing; the log says why."),
     ("SIGUSR2", "Upgrade: a new process takes over the listening sockets and all sessions, and this one ends."),

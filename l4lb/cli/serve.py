@@ -20,13 +20,17 @@ from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, receive_inheritance
+from l4lb.control.process.restart import is_trial
 from l4lb.control.process.upgrade import TAKEOVER_FD
 from l4lb.control.state.events import Event
+from l4lb.engine.tcp_migration import FORMAT
 from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
 from l4lb.net.limits import keep_address_space
 from l4lb.net.privileges import lent_to_programs
-from l4lb.net.sd_notify import for_successor
+from l4lb.net.sd_notify import Notifier, for_successor
+from l4lb.net.service_manager import kept_before
+from l4lb.net.stored import Stored
 from l4lb.net.threads import started
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -59,6 +63,8 @@ def serve(file: str | None, **given: object) -> None:
     channel = _predecessor()
     try:
         config = _config(file, flags)
+        if is_trial(FORMAT):
+            return
         _set_up_log(config)
         host = Host.of_process(config)
         host.started = _keep_what_exists
@@ -70,7 +76,7 @@ def serve(file: str | None, **given: object) -> None:
         _report_failure(channel, error)
         raise
     try:
-        if stop or _handle_signals(balancer):
+        if (stop or _handle_signals(balancer)) and not _kept_for_restart(balancer):
             drain_or_second_signal(balancer)
     finally:
         balancer.close()
@@ -104,10 +110,11 @@ def _reopen_logs(balancer: LoadBalancer) -> None:
 
 
 def _predecessor() -> Channel | None:
-    """The channel to the process that this one is to replace, if there is one."""
+    """The channel to the process that this one is to replace, if there is one; or what the one before left with the
+    service manager."""
     fd = os.environ.pop(TAKEOVER_FD, "")
     if not fd:
-        return None
+        return kept_before(Notifier.from_environment())
     try:
         return Channel.of_fd(int(fd))
     except (OSError, ValueError, OverflowError) as error:  # EBADF, ENOTSOCK; no number
@@ -117,7 +124,10 @@ def _predecessor() -> Channel | None:
 
 def _inherited(channel: Channel) -> Inheritance:
     try:
-        return receive_inheritance(channel)
+        found = receive_inheritance(channel)
+        if isinstance(channel, Stored):
+            found.leave_out_removed()
+        return found
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error) or type(error).__name__
         raise EngineError(f"nothing can be taken over from the process before this one: {reason}") from error
@@ -234,6 +244,13 @@ class BackgroundCall:
         with self._lock:
             self._running, self._wanted = self._wanted, False
             return self._running
+
+
+def _kept_for_restart(balancer: LoadBalancer) -> bool:
+    try:
+        return balancer.run(balancer.plane.keep_for_restart())
+    except (L4lbError, CancelledError):  # it has ended by itself
+        return False
 
 
 def drain_or_second_signal(balancer: LoadBalancer) -> None:

@@ -27,9 +27,10 @@ from l4lb.control.health.passive import Passive
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, first_state
 from l4lb.control.process.predecessor import Predecessor
+from l4lb.control.process.restart import Restart
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
-from l4lb.control.process.upgrade import Upgrade
+from l4lb.control.process.upgrade import Handed, Upgrade
 from l4lb.control.publishing.listeners import listener_specs, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
@@ -140,16 +141,9 @@ class ControlPlane:
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.draining, self.events, forwarder)
-        self.upgrading = Upgrade(
-            self.state,
-            forwarder,
-            self.events,
-            self.admin,
-            self.applying,
-            self.names,
-            self.outputs,
-            self.host.successor,
-        )
+        handed = Handed(self.state, forwarder, self.applying, self.names, self.outputs)
+        self.upgrading = Upgrade(handed, self.events, self.admin, self.host.successor)
+        self.restart = Restart(handed, self.events, self.host.notifier, self.host.successor)
         self.predecessor = Predecessor(
             self.inheritance.channel,
             forwarder,
@@ -312,6 +306,16 @@ class ControlPlane:
         self.admin.stop_accepting()
         self.upgrading.retire(pid)
         return pid
+
+    async def keep_for_restart(self) -> bool:
+        """At a restart by the service manager: see `Restart.keep`. If true, this process has only to end."""
+        if not self.predecessor.is_over or not await self.restart.is_wanted():
+            return False
+        async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
+            kept = await self.restart.keep()
+            if kept:
+                self.state.process = ProcessState.DRAINING
+        return kept
 
     # ---- what comes from the process before this one: see `l4lb.control.process.predecessor.Heir` ----
 

@@ -15,6 +15,8 @@ from l4lb.engine.pools import Pools
 from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, Fate, LoadedTcp, TcpNames
 from l4lb.model.snapshot import ListenerSpec
 
+FORMAT: int = tcp_migration.FORMAT  # of ExportedTcp and Counted
+
 
 class TcpMigration:
     """`l4lb.model.forwarder.TcpHandOver`. `listeners` and `left` are the forwarder's, by name."""
@@ -34,7 +36,7 @@ class TcpMigration:
         self._ids = ids
         self._listeners = listeners
         self._left = left
-        self.format: int = tcp_migration.FORMAT
+        self.format = FORMAT
 
     @property
     def epoch(self) -> int:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import time
-from collections.abc import MutableMapping
+from array import array
+from collections.abc import Mapping, MutableMapping, Sequence
 
 _ADDRESS = "NOTIFY_SOCKET"
 _WATCHDOG_US = "WATCHDOG_USEC"
@@ -48,15 +50,36 @@ class Notifier:
         """``notify(READY=1, STATUS="up")``. A notification that the manager does not take is lost; logged once."""
         if not self._address:
             return
-        text = "\n".join(f"{key}={value}" for key, value in fields.items())
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
-                sock.sendto(text.encode(), self._address)
+            self.send(fields)
             self._failed = False
         except (OSError, ValueError) as error:
             if not self._failed:
                 logger.warning("service manager not told", extra={"fields": {"reason": str(error)}})
             self._failed = True
+
+    def send(self, fields: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        """With file descriptors, which stay open here. OSError when the manager does not take it; ValueError for an
+        address that is none."""
+        text = "\n".join(f"{key}={value}" for key, value in fields.items())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            sock.sendmsg([text.encode()], rights, 0, self._address)
+
+    def wait_until_heard(self, timeout_s: float) -> None:
+        """Until the manager has read everything that was sent before (sd_notify_barrier(3)). TimeoutError."""
+        read, write = os.pipe()
+        try:
+            try:
+                self.send({"BARRIER": 1}, [write])
+            finally:
+                os.close(write)
+            poller = select.poll()
+            poller.register(read, 0)  # POLLHUP: it has closed its copy
+            if not poller.poll(timeout_s * 1e3):
+                raise TimeoutError("the service manager does not answer")
+        finally:
+            os.close(read)
 
 
 def for_successor(environment: MutableMapping[str, str]) -> dict[str, str]:

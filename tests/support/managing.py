@@ -18,16 +18,20 @@ _CREDENTIALS = struct.Struct("3i")
 
 @dataclass(frozen=True)
 class Told:
-    """One message: its fields, and the process that the kernel says sent it."""
+    """One message: its fields, the process that the kernel says sent it, and how many descriptors came with it."""
 
     pid: int
     fields: dict[str, str]
+    fds: int = 0
 
 
 class Manager:
-    """Keeps what it is told. `environment` is what a service is started with."""
+    """Keeps what it is told, but no descriptors. `environment` is what a service is started with; `deaf`: nobody is
+    told that all was read."""
 
     def __init__(self, address: str) -> None:
+        self.deaf = False
+        self._unread: list[int] = []
         self.address = address
         self.told: list[Told] = []
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -47,11 +51,16 @@ class Manager:
                 return
             found = {kind: content for _, kind, content in more}
             lines = data.decode().splitlines()
-            if lines == ["BARRIER=1"]:  # the sender waits until all that it said is read: until this is closed
-                os.close(struct.unpack("i", found[socket.SCM_RIGHTS])[0])
+            rights = found.get(socket.SCM_RIGHTS, b"")
+            fds = list(struct.unpack(f"{len(rights) // 4}i", rights))
+            if lines == ["BARRIER=1"] and self.deaf:  # the sender waits until all is read: until this is closed
+                self._unread += fds
                 continue
-            pid, _, _ = _CREDENTIALS.unpack(found[socket.SCM_CREDENTIALS])
-            self.told.append(Told(pid, dict(line.split("=", 1) for line in lines)))
+            for fd in fds:
+                os.close(fd)
+            if lines != ["BARRIER=1"]:
+                pid, _, _ = _CREDENTIALS.unpack(found[socket.SCM_CREDENTIALS])
+                self.told.append(Told(pid, dict(line.split("=", 1) for line in lines), len(fds)))
 
     def count(self, key: str, value: str | None = None, pid: int | None = None) -> int:
         """How many messages set `key`, to `value`, from `pid`."""
@@ -70,6 +79,8 @@ class Manager:
             sock.sendto(b"", self._sock.getsockname())
         self._thread.join()
         self._sock.close()
+        for fd in self._unread:
+            os.close(fd)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
 from l4lb.net.listen.admin_socket import AdminSocket
+from l4lb.net.listen.unix_paths import is_own
 from l4lb.net.resolving import Host
 
 NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
@@ -50,6 +51,13 @@ class Inheritance:
     def desired(self, config: Config) -> Desired:
         """`config` with the runtime changes that it does not contradict, and the bans that are not over."""
         return Desired.of(config, self.overlay, self.drained, self.bans.at(time.time()))
+
+    def leave_out_removed(self) -> None:
+        """Close unix sockets whose file is gone, as in a directory that ends with the service: they are made anew."""
+        for one in list(self.sockets):
+            if one.about["path"] and not is_own(one.about["path"], one.about["inode"]):
+                self.sockets.remove(one)
+                close_all(one.fds)
 
 
 def _encoded_place(place: Place) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class Predecessor:
         else:
             self._go_on_alone()
 
+    @property
+    def is_over(self) -> bool:
+        return self._has_all.is_set()
+
     async def all_received(self) -> None:
         """Wait until this process has received everything from the previous one."""
         await self._has_all.wait()

@@ -35,6 +35,7 @@ from l4lb.net.handover import Channel, Message, close_all, receive_ahead, reserv
 # What it raises to read something that another version has said.
 NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
+_NOT_DESCRIBED = "this process could not describe its sessions"
 _SOON_S = 5.0  # what workers do in their next turns, and a process that has nothing else to do
 _FROZEN_WITHIN_S = 2.0
 _TAKEN_WITHIN_S = 5.0
@@ -86,6 +87,32 @@ async def move_sessions(
     return _send(channel, tcp, end_process)
 
 
+async def store_sessions(
+    store: Channel, tcp: TcpHandOver, sessions: int, removed_ways: Mapping[str, str], keep: Callable[[], None]
+) -> None:
+    """Accept no clients any more, and say all of it to `store`, for a process that does not run yet; then `keep` what
+    was said. From then on the sessions are not here any more. NotTaken, OSError: they go on here."""
+    tcp.hold_clients(True)
+    await until(tcp.clients_held)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()  # nothing goes ahead
+    with theirs:
+        said = {"ways": dict(removed_ways), "sessions": sessions, **_encoded_names(tcp.names())}
+        store.send({"kind": "tcp_names", **said}, [theirs.fileno()])
+    began_ns = time.monotonic_ns()
+    tcp.freeze()
+    fate = Fate.STAY
+    try:
+        exported = _frozen(tcp)
+        if exported is None:
+            raise NotTaken(_NOT_DESCRIBED)
+        _describe(store, exported, began_ns)
+        keep()
+        fate = Fate.MOVED
+    finally:
+        tcp.settle(fate)
+
+
 async def _send_ahead(
     channel: Channel,
     tcp: TcpHandOver,
@@ -121,7 +148,7 @@ def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -
         exported = _frozen(tcp)
         if exported is None:
             channel.send({"kind": "tcp_stays"})
-            raise NotTaken("this process could not describe its sessions")
+            raise NotTaken(_NOT_DESCRIBED)
         try:
             reason = _transfer(channel, exported, began_ns)
         except BaseException:
@@ -148,11 +175,15 @@ def _frozen(tcp: TcpHandOver) -> ExportedTcp | None:
     return exported
 
 
-def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> str | None:
-    """Why the sessions are not taken; None: they are. OSError."""
+def _describe(channel: Channel, exported: ExportedTcp, began_ns: int) -> None:
     sizes = {"count": exported.count, "bytes": len(exported.state), "fds": len(exported.fds)}
     channel.send({"kind": "tcp", "began_ns": began_ns, **sizes})
     channel.send_bulk(exported.state, exported.fds, _TAKEN_WITHIN_S)
+
+
+def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> str | None:
+    """Why the sessions are not taken; None: they are. OSError."""
+    _describe(channel, exported, began_ns)
     said, fds = channel.receive(_TAKEN_WITHIN_S)
     close_all(fds)
     return None if said.get("kind") == "taken" else str(said.get("reason", said))

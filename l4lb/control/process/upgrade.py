@@ -22,6 +22,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from l4lb.control.changes.applying import Applying
@@ -33,7 +34,7 @@ from l4lb.control.reporting.outputs import Outputs
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import UpgradeError
-from l4lb.model.forwarder import HandOver
+from l4lb.model.forwarder import ExportedSession, HandOver
 from l4lb.model.states import ProcessState
 from l4lb.net.handover import Channel, close_all
 from l4lb.net.listen.admin_socket import AdminSocket
@@ -51,29 +52,41 @@ class HasSocket(Protocol):
     def socket(self) -> AdminSocket | None: ...
 
 
-class Upgrade:
-    """Hands on the socket of `admin`, what is wanted by `applying`, and what is known of `names`; `outputs` go on
-    there. One `upgrade` at a time: the caller sees to that."""
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What goes to the next process: sockets and sessions of `forwarder`, what is wanted by `applying`, what is known
+    in `state` and of `names`; `outputs` go on there."""
 
-    def __init__(
-        self,
-        state: State,
-        forwarder: HandOver,
-        events: Events,
-        admin: HasSocket,
-        applying: Applying,
-        names: Names,
-        outputs: Outputs,
-        successor: Successor,
-    ) -> None:
+    state: State
+    forwarder: HandOver
+    applying: Applying
+    names: Names
+    outputs: Outputs
+
+    def removed_ways(self) -> dict[str, str]:
+        """on_backend_removed by pool."""
+        return {name: pool.config.on_backend_removed for name, pool in self.state.pools.items()}
+
+
+async def export_udp(forwarder: HandOver) -> list[ExportedSession]:
+    """The sessions of UDP, which workers have let go of. A worker that does not do so in time keeps them."""
+    forwarder.begin_export()
+    deadline = time.monotonic() + _MOVED_WITHIN_S
+    while (sessions := forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:
+        await asyncio.sleep(_MOVED_POLL_S)
+    return sessions
+
+
+class Upgrade:
+    """Hands on what is `handed`, and the socket of `admin`. One `upgrade` at a time: the caller sees to that."""
+
+    def __init__(self, handed: Handed, events: Events, admin: HasSocket, successor: Successor) -> None:
         self.successor = successor
-        self._state = state
-        self._forwarder = forwarder
+        self._handed = handed
+        self._state = handed.state
+        self._forwarder = handed.forwarder
         self._events = events
         self._admin = admin
-        self._applying = applying
-        self._names = names
-        self._outputs = outputs
         self._channel: Channel | None = None
         self._reporting: asyncio.Task[None] | None = None
 
@@ -117,8 +130,8 @@ class Upgrade:
         return process.pid
 
     async def _transfer(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._applying.desired
-        seen = observed_by(self._state, self._names.answers())
+        sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._handed.applying.desired
+        seen = observed_by(self._state, self._handed.names.answers())
         try:
             formats = {"epoch": self._forwarder.tcp.epoch, "tcp_format": self._forwarder.tcp.format}
             await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen, formats)
@@ -138,12 +151,9 @@ class Upgrade:
             admin.give_up()
 
     async def _move_sessions(self, channel: Channel, process: subprocess.Popen[bytes], *, tcp: bool) -> None:
-        """Move the sessions; on failure all stay here as before. A worker that does not release its UDP sessions in
-        time keeps them. Without `tcp`, those of TCP drain here: the new process knows them in another format."""
-        self._forwarder.begin_export()
-        deadline = time.monotonic() + _MOVED_WITHIN_S
-        while (sessions := self._forwarder.exported_sessions(anyway=time.monotonic() > deadline)) is None:
-            await asyncio.sleep(_MOVED_POLL_S)
+        """Move the sessions; on failure all stay here as before. Without `tcp`, those of TCP drain here: the new
+        process knows them in another format."""
+        sessions = await export_udp(self._forwarder)
         try:
             await asyncio.to_thread(send_sessions, channel, sessions, self._forwarder.quic_ids(), tcp=tcp)
             if tcp:
@@ -159,7 +169,7 @@ class Upgrade:
             self._stay("the new process has another version")
 
     async def _move_tcp(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
-        ways = {name: pool.config.on_backend_removed for name, pool in self._state.pools.items()}
+        ways = self._handed.removed_ways()
         try:
             left = self._forwarder.stats().sessions_left
             await move_sessions(channel, self._forwarder.tcp, left, ways, lambda: _end(process))
@@ -173,13 +183,13 @@ class Upgrade:
         one that is merely slow counts anew."""
         with contextlib.suppress(TimeoutError):  # of a worker that hangs
             await until(self._forwarder.tcp.settled)
-        reported = await self._outputs.pause_statsd()
+        reported = await self._handed.outputs.pause_statsd()
         try:
             await asyncio.to_thread(send_counted, channel, self._forwarder.tcp.counted(), reported)
         except TimeoutError:
             channel.close()
         except BaseException:
-            self._outputs.resume_statsd(reported)
+            self._handed.outputs.resume_statsd(reported)
             raise
 
     def _stay(self, reason: str) -> None:

@@ -80,6 +80,14 @@ def bind_unix(sock: socket.socket, name: str | bytes, path: str = "") -> int:
     return os.lstat(path).st_ino if path else 0
 
 
+def is_own(path: str, inode: int) -> bool:
+    """Whether the file of a socket is still there, and nobody else's."""
+    try:
+        return os.lstat(path).st_ino == inode
+    except OSError:
+        return False
+
+
 def remove_own(path: str, inode: int) -> None:
     """Remove the file of a closed socket, unless somebody else's file is there now. A process that gave up root has
     already warned that it stays."""

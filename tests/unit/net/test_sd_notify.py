@@ -67,3 +67,19 @@ def test_without_a_manager_there_is_silence() -> None:
     notifier = Notifier.from_environment({})
     assert not notifier
     notifier.notify(READY=1)
+
+
+def test_descriptors_go_with_it_and_it_waits_until_all_is_read(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with managing(tmp_path) as manager:
+        notifier = Notifier.from_environment(manager.environment())
+        notifier.send({"FDSTORE": 1, "FDNAME": "x"}, [read, write])
+        notifier.wait_until_heard(20)
+        assert [(one.fields, one.fds) for one in manager.told] == [({"FDSTORE": "1", "FDNAME": "x"}, 2)]
+        manager.deaf = True
+        with pytest.raises(TimeoutError):
+            notifier.wait_until_heard(0.05)
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        notifier.send({"READY": 1})
+    os.close(read)
+    os.close(write)
