@@ -305,6 +305,7 @@ def test_top_ends_with_its_terminal(end: str, answers: bool, file: Path) -> None
             admin = stack.enter_context(hanging(file.parent))
         pid, terminal = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup(1) does
             os.execve(
                 sys.executable, [sys.executable, "-m", "l4lb", "top", "--admin", admin],
                 {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
