@@ -143,7 +143,7 @@ async def _send_ahead(
 def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -> int:
     began_ns = time.monotonic_ns()
     tcp.freeze()
-    fate = Fate.STAY
+    fate, exported = Fate.STAY, None
     try:
         exported = _frozen(tcp)
         if exported is None:
@@ -161,6 +161,11 @@ def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -
         _wait_until_running(channel)
         fate = Fate.MOVED
         return exported.count
+    except OSError as error:
+        if fate is Fate.LOST:
+            reason = f"it ended when it had taken the sessions, and {exported.count if exported else 0} are reset"
+            raise ConnectionResetError(reason) from error
+        raise
     finally:
         tcp.settle(fate)
 

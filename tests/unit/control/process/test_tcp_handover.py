@@ -144,7 +144,8 @@ def test_one_that_ends_when_it_has_taken_them() -> None:
         balancer.plane.upgrading.successor.command = [sys.executable, "-c", SUCCESSOR, "taken"]
         socks = clients(balancer, 20)
         assert answered(socks)
-        upgrade(balancer)
+        with pytest.raises(UpgradeError, match="20 are reset"):
+            balancer.upgrade()
         assert [read_until_end(sock) for sock in socks] == [(b"", True)] * len(socks)
         for sock in socks:
             sock.close()
