@@ -98,7 +98,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t build/asan
 	cd build/asan && L4LB_PROBE=1 L4LB_BUILD=asan $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -n $(TESTS_AT_ONCE) --dist worksteal -o faulthandler_timeout=300 tests/unit/dataplane tests/unit/native tests/unit/engine tests/unit/test_proxy_protocol.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads and not dashboard and not nobody_reads and not gateway_tier and not privileges and not supervised and not without_the_capability"
 
