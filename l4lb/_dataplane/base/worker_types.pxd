@@ -7,7 +7,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport (
-    NOTICE_SLOTS, SESSION_STATE_COUNT, SHORTAGE_COUNT, SNI_MAX_BYTES, close_reason_t, side_t,
+    CACHE_LINE_BYTES, NOTICE_SLOTS, SESSION_STATE_COUNT, SHORTAGE_COUNT, SNI_MAX_BYTES, close_reason_t, side_t,
 )
 from l4lb._dataplane.base.linux cimport epoll_event, sockaddr_storage
 from l4lb._dataplane.base.migration_types cimport arrivals_t, exports_t, imported_sessions_t
@@ -253,9 +253,11 @@ cdef struct plane_t:
     uint64_t settled_version      # control: this freeze is over
     uint32_t settled_as           # control, before that: a settled_t
     bint balance_workers          # new clients go to the least loaded worker
+    int64_t max_sessions          # control, at any time; 0: none
+    uint8_t apart[CACHE_LINE_BYTES]  # what is above is read at every event, what comes is written with every session
     int64_t sessions_active       # shared
     int64_t sessions_of[2]        # shared; of TCP, of UDP, see admission/admission.pxd
-    int64_t max_sessions          # control, at any time; 0: none
+    uint8_t apart_too[CACHE_LINE_BYTES]
     sources_t sources
     worker_counters_t before      # control: what the workers of the process before this one had counted
     uint32_t worker_count
