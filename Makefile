@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]')
+NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]') $(wildcard l4lb/_kernel/*)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
-DEBIAN_TESTS := git debootstrap nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish fail2ban socat openssh-server dbus
+DEBIAN_TESTS := git debootstrap nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish fail2ban socat openssh-server dbus libbpf-dev
 ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
@@ -30,7 +30,7 @@ lint: build      ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*/*.pxd l4lb/_native/*.pxd l4lb/_native/*.pyx tests/native/*.pyx
-	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.routes l4lb._native.sweeps l4lb._native.migration l4lb._native.tcp_migration l4lb._native.counted l4lb._native.algorithms
+	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.routes l4lb._native.sweeps l4lb._native.migration l4lb._native.tcp_migration l4lb._native.counted l4lb._native.algorithms $(if $(wildcard l4lb/_kernel/*.o),l4lb._native.kernel)
 	$(BIN)/lint-imports --no-cache
 
 # Tests wait as much as they work: two more at once than there are CPUs. Those marked `alone` measure: they come after the

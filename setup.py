@@ -9,13 +9,19 @@
 * ``coverage``: gcov counters
 * ``none``: nothing native. The Makefile installs what is Python so, while it builds in place beside it.
 
+Forwarding in the kernel (``l4lb/_kernel``) is built where clang and libbpf are; without them l4lb is built without it.
+
 ``L4LB_PROBE=1`` also builds the tests' probe modules, which cimport the same headers as the product. Modules are built
 side by side, as many as this process may use CPUs.
 """
 
 import gc
 import os
+import platform
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -66,6 +72,9 @@ NATIVE = {
     "l4lb._native.tcp_migration": "-O1",
     "l4lb._native.counted": "-O1",
 }
+KERNEL_MODULE = "l4lb._native.kernel"
+KERNEL_PROGRAMS = {"xdp": [], "tcx": ["-DTCX"]}
+KERNEL_SOURCE = "l4lb/_kernel/balance.bpf.c"
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": False,
@@ -83,15 +92,33 @@ def native_modules(build: str) -> list[Extension]:
     if os.environ.get("L4LB_PROBE") == "1":
         sources["_l4lb_probe"] = "tests/native/probe.pyx"
         sources["_l4lb_probe_worker"] = "tests/native/probe_worker.pyx"
+    if kernel_can_be_built():
+        sources[KERNEL_MODULE] = f"{KERNEL_MODULE.replace('.', '/')}.pyx"
     return [
         Extension(
             name,
             [source],
+            libraries=["bpf"] if name == KERNEL_MODULE else [],
+            include_dirs=["l4lb/_kernel"] if name == KERNEL_MODULE else [],
+            optional=name == KERNEL_MODULE,
             extra_compile_args=COMMON + [NATIVE.get(name, one) if one == "-O3" else one for one in compile_args],
             extra_link_args=link_args,
         )
         for name, source in sources.items()
     ]
+
+
+def kernel_can_be_built() -> bool:
+    return shutil.which("clang") is not None and any(map(os.path.exists, LIBBPF))
+
+
+def build_kernel_programs(directory: Path) -> None:
+    headers = f"-I/usr/include/{platform.machine()}-linux-gnu"  # where Debian has <asm/types.h>
+    for name, options in KERNEL_PROGRAMS.items():
+        command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", headers]
+        done = subprocess.run([*command, *options, "-c", KERNEL_SOURCE, "-o", str(directory / f"{name}.o")])
+        if done.returncode:
+            print("l4lb is built without forwarding in the kernel: clang failed", file=sys.stderr)
 
 
 class BuildNative(build_ext):
@@ -116,8 +143,11 @@ class BuildNative(build_ext):
             assert module.name == translated.name
             module.sources, module.depends = translated.sources, translated.depends
         super().run()
+        if any(module.name == KERNEL_MODULE for module in self.extensions):
+            build_kernel_programs(Path(self.get_ext_fullpath(KERNEL_MODULE)).parent.parent / "_kernel")
 
 
+LIBBPF = ("/usr/include/bpf/libbpf.h", "/usr/local/include/bpf/libbpf.h")
 BUILD = os.environ.get("L4LB_BUILD", "release")
 JOBS = len(os.sched_getaffinity(0))
 

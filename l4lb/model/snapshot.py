@@ -201,6 +201,16 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelTerms:
+    """How a listener is forwarded in the kernel. `mode`: nat or dsr; `attach`: auto, tcx, native or generic; `devices`:
+    those by which its packets come in, none: all."""
+
+    mode: str = "nat"
+    attach: str = "auto"
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerSpec:
     """`bind` are the addresses as configured and resolved. A forwarder opens their sockets once per `name` and bind
     and keeps them while later snapshots still name them. Times are in seconds, bandwidths in bytes per second, the
@@ -211,7 +221,8 @@ class ListenerSpec:
     at all.
 
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
-    kernel supports it; `udp_one_way`: no answers are expected."""
+    kernel supports it; `udp_one_way`: no answers are expected. `kernel`: it is forwarded there, and nothing ends
+    here."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -247,6 +258,7 @@ class ListenerSpec:
     udp_responses: int = 0
     udp_one_way: bool = False
     udp_gro: bool = True
+    kernel: KernelTerms | None = None
 
     @property
     def pools(self) -> tuple[str, ...]:

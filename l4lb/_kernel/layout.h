@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// What control and the programs in the kernel share. l4lb/engine/kernel/layout.py has the same in Python; a test holds
+// the two together.
+
+#define SERVICES_MAX 16384
+#define BACKENDS_MAX 16384
+#define SLOT_WORDS (1 << 22)      // four slots in each: 16 million, 32 MB, of which only what is used is touched
+#define FLOWS_MAX (1 << 18)
+#define FRAGMENTS_MAX 8192
+#define SYNS_REMEMBERED 125000    // a second, on each CPU
+
+#define XXH_PRIME_1 0x9E3779B185EBCA87ULL
+#define XXH_PRIME_2 0xC2B2AE3D27D4EB4FULL
+#define XXH_PRIME_3 0x165667B19E3779F9ULL
+#define XXH_PRIME_4 0x85EBCA77C2B2AE63ULL
+#define XXH_PRIME_5 0x27D4EB2F165667C5ULL
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER 12
+
+enum mode { MODE_NAT, MODE_DSR };
+enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM };
+enum service_flag { SERVICE_LEFT = 1 };  // only what it has goes on
+enum backend_flag { BACKEND_LEFT = 1 };  // its flows go to others
+
+enum verdict {
+	VERDICT_OTHER,         // not for a service: up the stack
+	VERDICT_FORWARDED,
+	VERDICT_ANSWER,
+	VERDICT_NO_BACKEND,
+	VERDICT_NO_ROUTE,
+	VERDICT_NO_NEIGHBOUR,
+	VERDICT_TOO_LARGE,
+	VERDICT_SHORT,         // the packet ends within a header
+	VERDICT_COUNT,
+};
+
+struct address {
+	__u32 words[4];                // in network order; IPv4 is v4-mapped
+};
+
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct service {
+	__u64 seed;
+	struct address prefix;         // mask of the client's address
+	__u32 number;                  // of its counts
+	__u32 first_word;              // of its table in `slots`
+	__u32 slot_count;              // 0: no backend is usable
+	__u8 mode;
+	__u8 hash_key;
+	__u8 flags;
+	__u8 zero;
+};
+
+struct backend {
+	struct address address;
+	__u32 incarnation;             // another one at this index has another
+	__be16 port;
+	__u8 flags;
+	__u8 zero;
+};
+
+struct flow_key {
+	struct address client, service;
+	__be16 client_port, service_port;
+};
+
+struct flow {
+	__u32 backend;
+	__u32 incarnation;
+	__u64 seen;                    // ns, monotonic; at most a second old
+};
+
+struct fragment_key {
+	struct address source, destination;
+	__u32 id;
+	__u32 protocol;
+};
+
+struct fragment {
+	struct address to;             // of an answer: whom it is from
+	__u32 backend;
+	__u32 incarnation;
+	__be16 service_port;
+	__u8 is_answer;
+	__u8 zero[5];
+};
+
+struct new_flows {                 // of one CPU
+	__u64 since;                   // ns
+	__u64 count;
+};
+
+struct counts {                    // of one CPU
+	__u64 packets;
+	__u64 bytes;
+	__u64 flows;
+};
+
+struct icmp {                      // <linux/icmp.h> needs a C library
+	__u8 type, code;
+	__u16 checksum;
+	__u32 rest;
+};
+
+struct fragment_header {           // of IPv6
+	__u8 next, zero;
+	__be16 offset;
+	__u32 id;
+};

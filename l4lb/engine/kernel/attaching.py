@@ -1,0 +1,108 @@
+"""Where the programs see packets, and how: by tcx, or by XDP in the driver (native) or in front of the stack (generic).
+
+`auto` takes what is cheapest on such a device: XDP in the driver of a network card; tcx on virtual devices, which pass
+packets on in large pieces that XDP would have to see apart. Each is tried before the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from l4lb._native import kernel
+
+_WAYS = {
+    "tcx": ("tcx", kernel.ATTACH_TCX_INGRESS, 0),
+    "native": ("xdp", kernel.ATTACH_XDP, 1 << 2),  # XDP_FLAGS_DRV_MODE
+    "generic": ("xdp", kernel.ATTACH_XDP, 1 << 1),  # XDP_FLAGS_SKB_MODE
+}
+_REASONS = {
+    errno.EBUSY: "another program is there",
+    errno.EOPNOTSUPP: "the device cannot",
+    errno.EINVAL: "the kernel cannot (tcx: Linux 6.6)",
+    errno.ENODEV: "there is no such device",
+    errno.EPERM: "not permitted: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed",
+    errno.ERANGE: "the device's MTU is too large for it",
+}
+
+
+@dataclass(slots=True)
+class Attached:
+    """While `link` is open, packets that come in by `device` go through the program. `way`: tcx, native or generic;
+    `why`: what was tried before."""
+
+    device: str
+    way: str
+    why: str
+    link: int
+
+    def close(self) -> None:
+        os.close(self.link)
+
+
+def ways_for(device: str, wanted: str) -> Sequence[str]:
+    if wanted != "auto":
+        return (wanted,)
+    is_card = Path(f"/sys/class/net/{device}/device").exists()
+    return ("native", "tcx", "generic") if is_card else ("tcx", "generic")
+
+
+def images() -> dict[str, bytes]:
+    """The object files of the programs, as they were built."""
+    there = resources.files("l4lb._kernel")
+    return {name: (there / f"{name}.o").read_bytes() for name in ("xdp", "tcx")}
+
+
+def attach(programs: Programs, device: str, wanted: str) -> Attached:
+    """OSError with a message when no way can be had."""
+    tried: list[str] = []
+    error = OSError(errno.ENODEV, f'device "{device}"')
+    for way in ways_for(device, wanted):
+        program, kind, flags = _WAYS[way]
+        try:
+            link = programs.get(program).attach(socket.if_nametoindex(device), kind, flags)
+        except OSError as failed:
+            error = failed
+            tried.append(f"{way}: {_REASONS.get(failed.errno or 0, str(failed))}")
+        else:
+            os.set_inheritable(link, False)
+            return Attached(device, way, ", ".join(tried), link)
+    raise OSError(error.errno, f'device "{device}": {", ".join(tried)}')
+
+
+class Programs:
+    """The two programs, loaded when they are needed, with the same maps. `images` are their object files by name,
+    `sizes` the numbers of entries of maps."""
+
+    def __init__(self, images: dict[str, bytes], sizes: dict[str, int]) -> None:
+        self._images = images
+        self._sizes = sizes
+        self._loaded: dict[str, kernel.Program] = {}
+
+    def get(self, name: str) -> kernel.Program:
+        """OSError when the kernel does not take it."""
+        if name not in self._loaded:
+            first = next(iter(self._loaded.values()), None)
+            self._loaded[name] = kernel.Program(self._images[name], f"l4lb_{name}", self._sizes, first)
+        return self._loaded[name]
+
+    @property
+    def any(self) -> kernel.Program:
+        """For its maps."""
+        return next(iter(self._loaded.values()), None) or self.get("xdp")
+
+
+def packet_devices() -> list[str]:
+    """Those of this host by which packets come in, but for loopback."""
+    found = []
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):
+            if int(Path(f"/sys/class/net/{name}/type").read_text()) == 1:  # ARPHRD_ETHER
+                found.append(name)
+    return found

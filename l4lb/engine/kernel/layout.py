@@ -1,0 +1,100 @@
+"""What control and the programs in the kernel share: l4lb/_kernel/layout.h in Python. A test holds the two together."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from l4lb.model.snapshot import HashKey
+
+SERVICES_MAX = 16384
+BACKENDS_MAX = 16384
+SLOTS_IN_WORD = 4
+
+_MAPPED = bytes(10) + b"\xff\xff"
+_ENDPOINT = struct.Struct("=16s2sBx")
+_SERVICE = struct.Struct("=Q16sIIIBBBx")
+_BACKEND = struct.Struct("=16sI2sBx")
+_COUNTS = struct.Struct("=3Q")
+FLOW_KEY = struct.Struct("=16s16s2s2s")
+FLOW = struct.Struct("=IIQ")
+SIZES = {
+    "endpoint": _ENDPOINT.size,
+    "service": _SERVICE.size,
+    "backend": _BACKEND.size,
+    "counts": _COUNTS.size,
+    "flow_key": FLOW_KEY.size,
+    "flow": FLOW.size,
+}
+
+
+class Mode(IntEnum):
+    NAT = 0
+    DSR = 1
+
+
+class Verdict(IntEnum):
+    """What became of a packet."""
+
+    OTHER = 0
+    FORWARDED = 1
+    ANSWER = 2
+    NO_BACKEND = 3
+    NO_ROUTE = 4
+    NO_NEIGHBOUR = 5
+    TOO_LARGE = 6
+    SHORT = 7
+
+
+SERVICE_LEFT = 1
+BACKEND_LEFT = 1
+HASH_KEYS = {
+    HashKey.SOURCE_IP: 0,
+    HashKey.SOURCE_IP_PORT: 1,
+    HashKey.DESTINATION: 2,
+    HashKey.SESSION: 3,
+    HashKey.RANDOM: 4,
+}
+
+
+def address(text: str) -> bytes:
+    """16 bytes; IPv4 is v4-mapped. ValueError for what is no address."""
+    ip = ip_address(text.partition("%")[0])
+    return ip.packed if isinstance(ip, IPv6Address) else _MAPPED + ip.packed
+
+
+def address_text(packed: bytes) -> str:
+    return str(IPv4Address(packed[12:]) if packed[:12] == _MAPPED else IPv6Address(packed))
+
+
+def endpoint(host: str, port: int, protocol: int) -> bytes:
+    return _ENDPOINT.pack(address(host), port.to_bytes(2, "big"), protocol)
+
+
+def prefix(v4: bool, bits: int) -> bytes:
+    """The mask of a client's address."""
+    length = bits + 96 if v4 else bits
+    return (((1 << length) - 1) << (128 - length)).to_bytes(16, "big")
+
+
+def service(
+    *, seed: int, prefix: bytes, number: int, first_word: int, slot_count: int, mode: Mode, key: HashKey, flags: int = 0
+) -> bytes:
+    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags)
+
+
+def backend(host: str, port: int, incarnation: int, flags: int = 0) -> bytes:
+    return _BACKEND.pack(address(host), incarnation, port.to_bytes(2, "big"), flags)
+
+
+class Counts(NamedTuple):
+    packets: int = 0
+    bytes: int = 0
+    flows: int = 0
+
+
+def counts(raw: bytes) -> Counts:
+    """The sum over all CPUs."""
+    return Counts(*map(sum, zip(*_COUNTS.iter_unpack(raw), strict=True)))

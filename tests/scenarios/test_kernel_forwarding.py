@@ -1,0 +1,149 @@
+"""Forwarding in the kernel between hosts: real clients and servers, each way to attach, both families."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+from tests.support.namespaces import BACKEND, FRONT, Host, Hosts, three_hosts
+from tests.support.programs import without_preload
+
+SERVER = """
+import socket, sys, threading
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+def serve(sock):
+    with sock:
+        wanted = int(sock.makefile("rb").readline())
+        sock.sendall(bytes(range(256)) * (wanted // 256))
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(1)
+listening = socket.create_server((sys.argv[1], 8080), family=family)
+datagrams = socket.socket(family, socket.SOCK_DGRAM)
+datagrams.bind((sys.argv[1], 8080))
+def answer():
+    while True:
+        data, peer = datagrams.recvfrom(65536)
+        datagrams.sendto(data, peer)
+threading.Thread(target=answer, daemon=True).start()
+print("up", flush=True)
+while True:
+    threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+"""
+BALANCER = """
+import json, socket, sys
+from l4lb.engine.kernel.attaching import images
+from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.states import Protocol
+attach, front, backend = sys.argv[1:]
+family = socket.AF_INET6 if ":" in front else socket.AF_INET
+forwarder = KernelForwarder(images(), slots=1 << 12, flows=1 << 12)
+listeners, pools = [], []
+for protocol in Protocol:
+    backends = (BackendSpec("b", SocketAddress(family, backend, 8080)),)
+    pools.append(PoolSpec(str(protocol), Selection.HASH, backends, (0,), [0] * 251))
+    bind = (SocketAddress(family, front, 80),)
+    listeners.append(ListenerSpec(str(protocol), bind, str(protocol), protocol, kernel=KernelTerms("nat", attach)))
+forwarder.prepare(listeners)
+forwarder.publish(Snapshot(1, tuple(pools), tuple(listeners)))
+print(json.dumps([(one.device, one.way, one.why) for one in forwarder.attached]), flush=True)
+for line in sys.stdin:
+    found = {name: counts._asdict() for name, counts in forwarder.by_listener().items()}
+    print(json.dumps({"counts": found, "verdicts": forwarder.verdicts()}), flush=True)
+forwarder.close()
+"""
+CLIENT = """
+import socket, sys
+front = sys.argv[1]
+family = socket.AF_INET6 if ":" in front else socket.AF_INET
+for wanted in (256, 1 << 20, 256):
+    with socket.create_connection((front, 80), timeout=10) as sock:
+        sock.sendall(b"%d\\n" % wanted)
+        got = b""
+        while piece := sock.recv(1 << 16):
+            got += piece
+        assert got == bytes(range(256)) * (wanted // 256), len(got)
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.settimeout(10)
+for size in (5, 1200, 4000, 30000):
+    sock.sendto(bytes(size), (front, 80))
+    assert sock.recv(65536) == bytes(size)
+print("done", flush=True)
+"""
+
+
+# Of the clients' and backends' devices: XDP sees what local senders leave to the hardware, of which there is none here:
+# checksums that are not finished. And a veth device takes frames from XDP only where it may collect them (GRO).
+AS_CARDS_ARE = """
+import ctypes, fcntl, socket, struct, sys
+sock = socket.socket()
+for command, value in ((0x17, 0), (0x2C, 1)):  # ETHTOOL_STXCSUM, ETHTOOL_SGRO
+    set_to = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
+    for _, name in socket.if_nameindex():
+        if name != "lo":
+            request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(set_to))
+            fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
+"""
+
+
+def in_host(host: Host, code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [*host.command, sys.executable, "-c", code, *arguments],
+        env=without_preload(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    with three_hosts() as made:
+        made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for host in (made.client, made.backend):
+            in_host(host, AS_CARDS_ARE)
+        yield made
+
+
+@contextlib.contextmanager
+def started(host: Host, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [*host.command, sys.executable, "-c", code, *arguments],
+        env=without_preload(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("attach", ["tcx", "native", "generic", "auto"])
+def test_nat(attach: str, family: int, hosts: Hosts) -> None:
+    """TCP up to 1 MB, datagrams up to many fragments; the backend sees the client's address."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(started(hosts.backend, SERVER, BACKEND[family]))
+        assert said(server) == "up"
+        balancer = stack.enter_context(started(hosts.balancer, BALANCER, attach, FRONT[family], BACKEND[family]))
+        attached = json.loads(said(balancer))
+        assert len(attached) == 2
+        assert {way for _, way, _ in attached} == {"tcx" if attach == "auto" else attach}, attached
+        assert in_host(hosts.client, CLIENT, FRONT[family]) == "done\n"
+        assert balancer.stdin is not None
+        print(file=balancer.stdin, flush=True)
+        found = json.loads(said(balancer))
+        assert found["counts"]["tcp"]["flows"] == 3
+        assert found["counts"]["udp"]["packets"] == 1 + 1 + 3 + 21  # datagrams, and fragments of the larger ones
+        assert found["verdicts"]["2"] > 0

@@ -1,0 +1,361 @@
+"""What the programs make of single packets (BPF_PROG_TEST_RUN), with every checksum verified: each of the two programs,
+both families, both protocols, both modes, fragments, errors; and that they choose as the proxy does."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+from l4lb.engine.kernel.attaching import images
+from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.engine.kernel.layout import Verdict
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.states import Protocol
+from l4lb.routing.hashing import client_hash
+from tests.support.frames import ACK, ICMP, ICMP6, OURS, SYN, TCP, UDP, Frame, parse
+from tests.support.namespaces import in_namespace, set_sysctl
+from tests.support.programs import run
+
+PROGRAMS = ["xdp", "tcx"]
+PASSED, DROPPED, SENT = {"xdp": 2, "tcx": 0}, {"xdp": 1, "tcx": 2}, {"xdp": 4, "tcx": 7}
+FAMILIES = {4: 2, 6: 10}
+SERVICE = {4: "203.0.113.1", 6: "2001:db8:1::1"}
+CLIENT = {4: "192.0.2.{}", 6: "2001:db8::{:x}"}
+BACKENDS = {4: ["10.9.0.11", "10.9.0.12", "10.9.0.13"], 6: ["fd09::11", "fd09::12", "fd09::13"]}
+GATEWAY = {4: "10.9.0.254", 6: "fd09::254"}
+LINKS = {"a": bytes.fromhex("02000000000b"), "b": bytes.fromhex("02000000000c"), "c": bytes.fromhex("02000000000d")}
+GATEWAYS_LINK = bytes.fromhex("0200000000fe")
+PROTOCOLS = {TCP: Protocol.TCP, UDP: Protocol.UDP}
+SLOTS = array("I", random.Random(3).choices(range(3), k=251))
+
+
+def link_text(link: bytes) -> str:
+    return link.hex(":")
+
+
+def make_host() -> None:
+    """One device, by which backends are reached and, by a gateway, clients; all neighbours are known."""
+    run("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
+    for device in ("v0", "v1"):
+        run("ip", "link", "set", device, "up")
+    for family, address in ((4, "10.9.0.1/24"), (6, "fd09::1/64")):
+        run("ip", "addr", "add", address, "dev", "v0", *(["nodad"] if family == 6 else []))
+        for link, backend in zip(LINKS.values(), BACKENDS[family], strict=True):
+            run("ip", "neigh", "add", backend, "lladdr", link_text(link), "dev", "v0")
+        run("ip", "neigh", "add", GATEWAY[family], "lladdr", link_text(GATEWAYS_LINK), "dev", "v0")
+        run("ip", f"-{family}", "route", "add", "default", "via", GATEWAY[family])
+    set_sysctl("net.ipv4.ip_forward", "1")
+    set_sysctl("net.ipv6.conf.all.forwarding", "1")
+
+
+class Kernel:
+    """A forwarder whose programs are tried with single packets."""
+
+    def __init__(self, program: str, mode: str, **pool: object) -> None:
+        self.name = program
+        self.mode = mode
+        self.pool = pool
+        self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=1 << 12)
+        self.program = self.forwarder.program(program)
+        self.publish()
+
+    def publish(self, slots: array[int] = SLOTS, listeners: bool = True) -> None:
+        pools, found = [], []
+        for family, kind in FAMILIES.items():
+            for protocol in PROTOCOLS.values():
+                name = f"{protocol}{family}"
+                backends = tuple(
+                    BackendSpec(id_, SocketAddress(kind, host, 8080))
+                    for id_, host in zip(LINKS, BACKENDS[family], strict=True)
+                )
+                usable = (0, 1, 2)
+                pools.append(PoolSpec(name, Selection.HASH, backends, usable, slots, **self.pool))  # type: ignore[arg-type]
+                bind = (SocketAddress(kind, SERVICE[family], 80),)
+                terms = KernelTerms(self.mode)
+                found.append(ListenerSpec(name, bind, name, protocol, kernel=terms))
+        self.forwarder.publish(Snapshot(1, tuple(pools), tuple(found) if listeners else ()))
+
+    def sees(self, frame: Frame, cut: int | None = None) -> tuple[int, bytes]:
+        return self.program.test(frame.bytes(cut))
+
+    def sent(self, frame: Frame, cut: int | None = None) -> bytes:
+        verdict, out = self.sees(frame, cut)
+        assert verdict == SENT[self.name], (verdict, self.forwarder.verdicts())
+        return out
+
+    def goes_to(self, frame: Frame) -> str:
+        """The backend's id."""
+        out = self.sent(frame)
+        return next(id_ for id_, link in LINKS.items() if out[:6] == link)
+
+
+@contextlib.contextmanager
+def kernel(program: str, mode: str, **pool: object) -> Iterator[Kernel]:
+    made = Kernel(program, mode, **pool)
+    try:
+        yield made
+    finally:
+        made.forwarder.close()
+
+
+def on_a_host(function: Callable[[], None]) -> None:
+    def inside() -> None:
+        make_host()
+        function()
+
+    in_namespace(inside)
+
+
+def request(family: int, protocol: int, number: int = 7, payload: bytes = b"hello", flags: int = SYN) -> Frame:
+    return Frame(
+        CLIENT[family].format(number), SERVICE[family], 10_000 + number, 80, protocol, flags=flags, payload=payload
+    )
+
+
+def expected(frame: Frame, pool: dict[str, object], key: HashKey = HashKey.SOURCE_IP) -> str:
+    found = client_hash(
+        key, (frame.source, frame.source_port), (frame.destination, frame.destination_port), protocol=frame.protocol,
+        seed=int(str(pool.get("hash_seed", 0))), prefix_v4=int(str(pool.get("hash_prefix_v4", 32))),
+        prefix_v6=int(str(pool.get("hash_prefix_v6", 128))),
+    )  # fmt: skip
+    return list(LINKS)[SLOTS[found % len(SLOTS)]]
+
+
+CASES = [(family, protocol, size) for family in (4, 6) for protocol in (TCP, UDP) for size in (0, 5, 1300, 1301)]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_to_a_backend_and_back_by_nat(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            for family, protocol, size in CASES:
+                asked = request(family, protocol, 7 + size % 2, random.Random(size).randbytes(size))
+                out = parse(made.sent(asked))
+                backend = expected(asked, {})
+                host = BACKENDS[family][list(LINKS).index(backend)]
+                assert out == replace(
+                    asked, destination=host, destination_port=8080, links=(LINKS[backend], out.links[1]),
+                    flags=out.flags,
+                )  # fmt: skip
+                assert out.links[1] != OURS
+                answer = replace(out, links=asked.links).answer(b"an answer")
+                back = parse(made.sent(answer))
+                assert (back.source, back.source_port) == (SERVICE[family], 80)
+                assert (back.destination, back.destination_port) == (asked.source, asked.source_port)
+                assert (back.payload, back.links[0]) == (b"an answer", GATEWAYS_LINK)
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_to_a_backend_as_it_is_by_dsr(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "dsr") as made:
+            for family, protocol, size in CASES:
+                asked = request(family, protocol, 7, bytes(size))
+                data = made.sent(asked)
+                assert data[12:] == asked.bytes()[12:]
+                assert data[:6] == LINKS[expected(asked, {})]
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("mode", ["nat", "dsr"])
+def test_fragments_go_where_the_first_one_went(program: str, mode: str) -> None:
+    def check() -> None:
+        with kernel(program, mode) as made:
+            for family in (4, 6):
+                whole = replace(request(family, UDP, payload=random.Random(1).randbytes(3000)), fragment_id=77)
+                backend = expected(whole, {})
+                host = whole.destination if mode == "dsr" else BACKENDS[family][list(LINKS).index(backend)]
+                pieces = [replace(whole, offset=at, more=at < 2000) for at in (0, 1000, 2000)]
+                outs = [made.sent(piece, 1008 if piece.offset == 2000 else 1000) for piece in pieces]
+                assert {out[:6] for out in outs} == {LINKS[backend]}
+                found = [parse(out, whole=False) for out in outs]
+                assert {one.destination for one in found} == {host}
+                above = b"".join(piece_above(out) for out in outs)
+                port = 80 if mode == "dsr" else 8080
+                assert above == replace(whole, destination=host, destination_port=port).l4()
+                if mode == "nat":
+                    answer = replace(whole, destination=host, destination_port=8080).answer(bytes(3000))
+                    back = [made.sent(replace(answer, offset=at, more=at < 2000), 1008) for at in (0, 1008, 2016)]
+                    assert {parse(one, whole=False).source for one in back} == {SERVICE[family]}
+                stray = replace(whole, fragment_id=78, offset=1000, more=True)
+                assert made.sees(stray, 1000)[0] == PASSED[program]
+
+    on_a_host(check)
+
+
+def piece_above(data: bytes) -> bytes:
+    """What is above IP, and a fragment header."""
+    return data[34:] if data[12:14] == b"\x08\x00" else data[62:]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("mode", ["nat", "dsr"])
+def test_errors_go_to_the_backend_that_they_are_about(program: str, mode: str) -> None:
+    def check() -> None:
+        with kernel(program, mode) as made:
+            for family, protocol in ((4, TCP), (4, UDP), (6, TCP), (6, UDP)):
+                for number in range(1, 12):
+                    asked = request(family, protocol, number)
+                    backend = expected(asked, {})
+                    about = asked.answer(b"what did not get there").ip()[:64]
+                    error = Frame(
+                        GATEWAY[family], SERVICE[family], protocol=ICMP if family == 4 else ICMP6, payload=about
+                    )
+                    data = made.sent(error)
+                    assert data[:6] == LINKS[backend]
+                    out = parse(data)
+                    if mode == "dsr":
+                        assert data[12:] == error.bytes()[12:]
+                        continue
+                    host = BACKENDS[family][list(LINKS).index(backend)]
+                    assert out.destination == host
+                    inner = Frame(host, asked.source, 8080, asked.source_port, protocol, asked.flags)
+                    at = 20 if family == 4 else 40
+                    assert out.payload[:8] == about[:8]
+                    assert out.payload[at : at + 4] == inner.l4()[:4]
+                    assert inner.ip()[12:16] in out.payload
+
+    on_a_host(check)
+
+
+KEYS = [HashKey.SOURCE_IP, HashKey.SOURCE_IP_PORT, HashKey.DESTINATION, HashKey.SESSION]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("key", KEYS)
+def test_they_choose_as_the_proxy_does(program: str, key: HashKey) -> None:
+    def check() -> None:
+        for pool in (
+            {},
+            {"hash_seed": 1 << 63 | 5},
+            {"hash_prefix_v4": 24, "hash_prefix_v6": 56},
+            {"hash_prefix_v4": 0},
+        ):
+            with kernel(program, "nat", hash_key=key, **pool) as made:
+                for family in (4, 6):
+                    for protocol in PROTOCOLS:
+                        for number in range(1, 60):
+                            asked = request(family, protocol, number)
+                            assert made.goes_to(asked) == expected(asked, dict(pool), key), (asked, pool)
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_random_choice_is_kept_by_its_flow(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat", hash_key=HashKey.RANDOM) as made:
+            asked = [request(4, protocol, number) for protocol in PROTOCOLS for number in range(1, 100)]
+            first = [made.goes_to(one) for one in asked]
+            assert set(first) == set(LINKS)
+            later = [replace(one, flags=ACK) for one in asked]
+            for _ in range(3):
+                assert [made.goes_to(one) for one in later] == first
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_flows_stay_where_they_are_when_tables_change(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            asked = [request(4, protocol, number) for protocol in PROTOCOLS for number in range(1, 60)]
+            first = [made.goes_to(one) for one in asked]
+            made.publish(array("I", [(slot + 1) % 3 for slot in SLOTS]))
+            later = [replace(one, flags=ACK) for one in asked]
+            assert [made.goes_to(one) for one in later] == first
+            new = [made.goes_to(one) for one in asked if one.protocol == TCP]  # a SYN begins anew
+            moved = {"a": "b", "b": "c", "c": "a"}
+            assert new == [moved[one] for one, frame in zip(first, asked, strict=True) if frame.protocol == TCP]
+            made.forwarder.leave("udp4", ["a"])
+            left = [made.goes_to(one) for one in later if one.protocol == UDP]
+            was = [one for one, frame in zip(first, asked, strict=True) if frame.protocol == UDP]
+            assert all(now == before for now, before in zip(left, was, strict=True) if before != "a")
+            assert all(now == "b" for now, before in zip(left, was, strict=True) if before == "a")
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_for_nobody_goes_up_the_stack(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            one = request(4, TCP)
+            others = [
+                replace(one, destination_port=81),
+                replace(one, destination="203.0.113.2"),
+                replace(one, protocol=ICMP),
+                Frame("10.9.0.99", "192.0.2.1", 8080, 1000, TCP),
+            ]
+            for other in others:
+                verdict, out = made.sees(other)
+                assert (verdict, out) == (PASSED[program], other.bytes())
+            for length in range(34, 60):  # tcx sees no shorter ones
+                verdict, _ = made.program.test(one.bytes()[:length])
+                assert verdict in (PASSED[program], SENT[program])
+            made.publish(listeners=False)
+            assert made.sees(one)[0] == PASSED[program]
+            assert made.sees(request(6, UDP))[0] == PASSED[program]
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_a_backend_or_a_way_it_is_dropped_and_counted(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "dsr") as made:
+            run("ip", "route", "add", "blackhole", "10.9.0.11/32")
+            run("ip", "route", "add", "blackhole", "10.9.0.12/32")
+            run("ip", "route", "add", "blackhole", "10.9.0.13/32")
+            assert made.sees(request(4, TCP))[0] == DROPPED[program]
+            assert made.forwarder.verdicts()[Verdict.NO_ROUTE] == 1
+            made.publish(array("I"))
+            assert made.sees(request(6, TCP))[0] == DROPPED[program]
+            assert made.forwarder.verdicts()[Verdict.NO_BACKEND] == 1
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_counted(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            asked = [request(4, TCP, number) for number in range(1, 30)]
+            for one in asked:
+                made.sent(one)
+                made.sent(replace(one, flags=ACK))
+            counts = made.forwarder.by_listener()
+            size = len(asked[0].bytes())
+            assert counts["tcp4"] == (58, 58 * size, 29)
+            assert counts["udp4"] == (0, 0, 0)
+            backends = made.forwarder.by_backend()
+            assert sum(one.packets for one in backends.values()) == 58
+            assert backends["tcp4", expected(asked[0], {})].packets >= 2
+            assert sum(made.forwarder.flows(60).values()) == 29
+            assert made.forwarder.verdicts()[Verdict.FORWARDED] == 58
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_udp_without_a_checksum_stays_so(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            asked = replace(request(4, UDP), no_checksum=True)
+            out = parse(made.sent(asked))
+            assert out.no_checksum
+            assert out.destination_port == 8080
+
+    on_a_host(check)
