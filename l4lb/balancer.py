@@ -20,7 +20,7 @@ from l4lb.control.process.inheritance import Inheritance
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.control.state.state_file import read_state
-from l4lb.engine.native import NativeForwarder
+from l4lb.engine.engines import Engines
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
@@ -38,12 +38,12 @@ _LOOK_AGAIN_S = 1.0
 _FINISH_S = 1.0  # how long callers in other threads have to return from what `close` ends
 
 
-def native_forwarder(config: Config) -> NativeForwarder:
+def native_forwarder(config: Config) -> Engines:
     """A forwarder with the workers and limits of `config`. Raises this process's file limit to its hard limit."""
     cpus = usable_cpus()
     settings = config.global_
     file_limit = raise_file_limit()
-    return NativeForwarder(
+    return Engines(
         _workers(config),
         max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
         ports=local_ports() if settings.max_sessions == "auto" else 0,

@@ -57,7 +57,7 @@ typedef struct xdp_md context_t;
 MAP(services, BPF_MAP_TYPE_HASH, struct endpoint, struct service, SERVICES_MAX, 0);
 MAP(slots, BPF_MAP_TYPE_ARRAY, __u32, __u64, SLOT_WORDS, BPF_F_MMAPABLE);      // four backends in each word
 MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKENDS_MAX, BPF_F_MMAPABLE);
-MAP(answers, BPF_MAP_TYPE_HASH, struct endpoint, struct endpoint, BACKENDS_MAX, 0);  // NAT: a backend's, and the service's
+MAP(answers, BPF_MAP_TYPE_HASH, struct endpoint, struct answer, BACKENDS_MAX, 0);  // of NAT, by where they are from
 MAP(tcp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(udp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, FRAGMENTS_MAX, 0);
@@ -78,6 +78,8 @@ struct packet {
 	__u8 part;                            // enum part
 	__u8 is_error;                        // an ICMP error
 	__u8 is_syn;
+	__u8 is_end;                          // FIN or RST
+	__u8 is_new;                          // a flow begins with it
 };
 
 enum part { PART_WHOLE, PART_FIRST, PART_LATER };
@@ -112,6 +114,11 @@ INLINE void address_v4(struct address *address, __be32 v4)
 	address->words[3] = v4;
 }
 
+INLINE int is_v4(const struct address *address)
+{
+	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
+
 // The ports of a TCP or UDP header; 0, or -1 when it is cut off.
 INLINE int parse_ports(struct packet *packet, void *l4, void *end)
 {
@@ -122,6 +129,7 @@ INLINE int parse_ports(struct packet *packet, void *l4, void *end)
 		packet->source_port = tcp->source;
 		packet->destination_port = tcp->dest;
 		packet->is_syn = tcp->syn && !tcp->ack;
+		packet->is_end = tcp->fin || tcp->rst;
 		return 0;
 	}
 	struct udphdr *udp = l4;
@@ -543,38 +551,45 @@ INLINE int links_set(context_t *context, const __u8 *to, const __u8 *from)
 	return 0;
 }
 
-// To `next`, by the kernel's routes and neighbours. A neighbour that the kernel does not know yet is asked for by tcx
-// itself; with XDP the packet goes up the stack, which asks (`up`: it may, since it does not end here).
-INLINE int route(context_t *context, const struct packet *packet, const struct address *from, const struct address *next,
-				 int up)
+// What the kernel's routes and neighbours say of a packet from `from` to `next`: a BPF_FIB_LKUP_RET.
+INLINE long look_up(context_t *context, const struct packet *packet, const struct address *from,
+					const struct address *next, struct bpf_fib_lookup *look)
 {
-	struct bpf_fib_lookup look = {.ifindex = packet->device, .l4_protocol = packet->protocol};
+	__builtin_memset(look, 0, sizeof(*look));
+	look->ifindex = packet->device;
+	look->l4_protocol = packet->protocol;
 #ifndef TCX
-	look.tot_len = packet->bytes - packet->l3;                       // of a socket buffer the kernel knows
+	look->tot_len = packet->bytes - packet->l3;                      // of a socket buffer the kernel knows
 #endif
 	if (packet->v6) {
-		look.family = AF_INET6;
-		__builtin_memcpy(look.ipv6_src, from, 16);
-		__builtin_memcpy(look.ipv6_dst, next, 16);
+		look->family = AF_INET6;
+		__builtin_memcpy(look->ipv6_src, from, 16);
+		__builtin_memcpy(look->ipv6_dst, next, 16);
 	} else {
-		look.family = AF_INET;
-		look.ipv4_src = from->words[3];
-		look.ipv4_dst = next->words[3];
+		look->family = AF_INET;
+		look->ipv4_src = from->words[3];
+		look->ipv4_dst = next->words[3];
 	}
-	long found = bpf_fib_lookup(context, &look, sizeof(look), 0);
+	return bpf_fib_lookup(context, look, sizeof(*look), 0);
+}
+
+// A neighbour that the kernel does not know yet is asked for by tcx itself; with XDP the packet goes up the stack, which
+// asks (`up`: it may, since it does not end here).
+INLINE int forward(context_t *context, struct bpf_fib_lookup *look, long found, int up)
+{
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		if (links_set(context, look.dmac, look.smac))
+		if (links_set(context, look->dmac, look->smac))
 			return stop(VERDICT_SHORT, DROP);
-		return bpf_redirect(look.ifindex, 0);
+		return bpf_redirect(look->ifindex, 0);
 	}
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 #ifdef TCX
-		struct bpf_redir_neigh hop = {.nh_family = look.family};
-		if (packet->v6)
-			__builtin_memcpy(hop.ipv6_nh, look.ipv6_dst, 16);
+		struct bpf_redir_neigh hop = {.nh_family = look->family};
+		if (look->family == AF_INET6)
+			__builtin_memcpy(hop.ipv6_nh, look->ipv6_dst, 16);
 		else
-			hop.ipv4_nh = look.ipv4_dst;
-		return bpf_redirect_neigh(look.ifindex, &hop, sizeof(hop), 0);
+			hop.ipv4_nh = look->ipv4_dst;
+		return bpf_redirect_neigh(look->ifindex, &hop, sizeof(hop), 0);
 #else
 		return stop(VERDICT_NO_NEIGHBOUR, up ? PASS : DROP);
 #endif
@@ -582,6 +597,14 @@ INLINE int route(context_t *context, const struct packet *packet, const struct a
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return stop(VERDICT_TOO_LARGE, up ? PASS : DROP);             // the stack tells the sender
 	return stop(VERDICT_NO_ROUTE, up ? PASS : DROP);
+}
+
+INLINE int route(context_t *context, const struct packet *packet, const struct address *from,
+				 const struct address *next, int up)
+{
+	struct bpf_fib_lookup look;
+	long found = look_up(context, packet, from, next, &look);
+	return forward(context, &look, found, up);
 }
 
 // ---- choosing ----
@@ -624,7 +647,7 @@ struct choice {
 };
 
 // Where its flow goes already; -1 when nobody knows, or its backend is another one now, or has been given up.
-INLINE int known_flow(void *flows, const struct flow_key *key, __u64 now, struct choice *choice)
+INLINE int known_flow(void *flows, const struct flow_key *key, __u64 now, int ends, struct choice *choice)
 {
 	struct flow *flow = bpf_map_lookup_elem(flows, key);
 	if (!flow)
@@ -636,17 +659,20 @@ INLINE int known_flow(void *flows, const struct flow_key *key, __u64 now, struct
 	choice->incarnation = flow->incarnation;
 	if (now - flow->seen > 1000000000ULL)
 		flow->seen = now;
+	if (ends)
+		flow->ended = 1;
 	return 0;
 }
 
-INLINE void remember(void *flows, const struct flow_key *key, __u64 now, const struct choice *choice, __u64 how)
+INLINE void remember(void *flows, const struct flow_key *key, __u64 now, const struct choice *choice, __u32 number,
+					 __u64 how)
 {
-	struct flow flow = {.backend = choice->index, .incarnation = choice->incarnation, .seen = now};
+	struct flow flow = {.backend = choice->index, .incarnation = choice->incarnation, .seen = now, .number = number};
 	bpf_map_update_elem(flows, key, &flow, how);
 }
 
 // The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
-INLINE enum verdict choose(const struct packet *packet, const struct service *service, struct choice *choice)
+INLINE enum verdict choose(struct packet *packet, const struct service *service, struct choice *choice)
 {
 	void *flows = packet->protocol == IPPROTO_TCP ? (void *)&tcp_flows : (void *)&udp_flows;
 	__u64 now = bpf_ktime_get_ns();
@@ -655,7 +681,7 @@ INLINE enum verdict choose(const struct packet *packet, const struct service *se
 	key.service = packet->destination;
 	key.client_port = packet->source_port;
 	key.service_port = packet->destination_port;
-	if (!packet->is_syn && !known_flow(flows, &key, now, choice))
+	if (!packet->is_syn && !known_flow(flows, &key, now, packet->is_end, choice))
 		return VERDICT_FORWARDED;
 	if (service->flags & SERVICE_LEFT)
 		return VERDICT_OTHER;
@@ -665,24 +691,36 @@ INLINE enum verdict choose(const struct packet *packet, const struct service *se
 	struct backend *backend = backend_at(choice->index);
 	if (!backend)
 		return VERDICT_NO_BACKEND;
+	if (packet->v6 == is_v4(&backend->address))                      // a name that means another family now
+		return VERDICT_NO_BACKEND;
 	choice->incarnation = backend->incarnation;
 	if (packet->is_error)
 		return VERDICT_FORWARDED;
 	// What an earlier connection of these ports has left must not catch the ACK of this one's handshake.
-	remember(flows, &key, now, choice, packet->is_syn && !may_remember_syn(now) ? BPF_EXIST : BPF_ANY);
+	packet->is_new = packet->is_syn || packet->protocol == IPPROTO_UDP;
+	remember(flows, &key, now, choice, service->number, packet->is_syn && !may_remember_syn(now) ? BPF_EXIST : BPF_ANY);
 	return VERDICT_FORWARDED;
 }
 
 // ---- the program ----
 
-INLINE void count_packet(void *map, __u32 index, const struct packet *packet)
+INLINE void count_up(void *map, __u32 index, const struct packet *packet)
 {
 	struct counts *counts = bpf_map_lookup_elem(map, &index);
 	if (!counts)
 		return;
-	counts->packets++;
-	counts->bytes += packet->bytes;
-	counts->flows += packet->is_syn;
+	counts->packets_up++;
+	counts->bytes_up += packet->bytes;
+	counts->flows += packet->is_new;
+}
+
+INLINE void count_down(void *map, __u32 index, const struct packet *packet)
+{
+	struct counts *counts = bpf_map_lookup_elem(map, &index);
+	if (!counts)
+		return;
+	counts->packets_down++;
+	counts->bytes_down += packet->bytes;
 }
 
 INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *packet)
@@ -701,8 +739,8 @@ INLINE int send(context_t *context, const struct packet *packet, const struct se
 	struct change change = {.from = packet->destination, .to = to, .of_destination = 1};
 	change.from_port = packet->destination_port;
 	change.to_port = backend->port;
-	count_packet(&by_service, service->number, packet);
-	count_packet(&by_backend, index, packet);
+	count_up(&by_service, service->number, packet);
+	count_up(&by_backend, index, packet);
 	if (service->mode == MODE_DSR)
 		return route(context, packet, &packet->source, &to, 0);
 	if (rewrite(context, packet, &change))
@@ -710,27 +748,43 @@ INLINE int send(context_t *context, const struct packet *packet, const struct se
 	return route(context, packet, &packet->source, &to, 1);
 }
 
-// An answer of a NAT backend, or else none of ours.
+// From a NAT backend, to a client, whom it sees as from the service. What a backend sends to this host itself (checks,
+// sessions of the proxy) is none of ours.
+INLINE int as_service(context_t *context, const struct packet *packet, const struct address *service, __be16 port)
+{
+	struct bpf_fib_lookup look;
+	struct change change = {.from = packet->source, .to = *service, .of_destination = 0};
+	change.from_port = packet->source_port;
+	change.to_port = port;
+	long found = look_up(context, packet, service, &packet->destination, &look);
+	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return stop(VERDICT_OTHER, PASS);
+	if (rewrite(context, packet, &change))
+		return stop(VERDICT_SHORT, DROP);
+	count_verdict(VERDICT_ANSWER);
+	return forward(context, &look, found, 1);
+}
+
 INLINE int answer(context_t *context, const struct packet *packet)
 {
 	struct endpoint from = {.address = packet->source, .port = packet->source_port, .protocol = packet->protocol};
-	struct endpoint *service = bpf_map_lookup_elem(&answers, &from);
-	if (!service || packet->is_error)
+	struct answer *known = bpf_map_lookup_elem(&answers, &from);
+	if (!known || packet->is_error)
 		return stop(VERDICT_OTHER, PASS);
-	struct endpoint seen = *service;
-	struct change change = {.from = packet->source, .to = seen.address, .of_destination = 0};
-	change.from_port = packet->source_port;
-	change.to_port = seen.port;
+	struct endpoint seen = known->service;
 	if (packet->part == PART_FIRST) {
 		struct fragment_key key;
 		struct fragment later = {.is_answer = 1, .to = seen.address};
 		fragment_key_fill(&key, packet);
 		bpf_map_update_elem(&fragments, &key, &later, BPF_ANY);
 	}
-	if (rewrite(context, packet, &change))
-		return stop(VERDICT_SHORT, DROP);
-	count_verdict(VERDICT_ANSWER);
-	return route(context, packet, &seen.address, &packet->destination, 1);
+	__u32 number = known->number, backend = known->backend;
+	int verdict = as_service(context, packet, &seen.address, seen.port);
+	if (verdict != PASS) {
+		count_down(&by_service, number, packet);
+		count_down(&by_backend, backend, packet);
+	}
+	return verdict;
 }
 
 // It has no ports: it goes where the first one went.
@@ -742,12 +796,8 @@ INLINE int later_fragment(context_t *context, struct packet *packet)
 	if (!first)
 		return stop(VERDICT_OTHER, PASS);
 	struct fragment known = *first;
-	if (known.is_answer) {
-		struct change change = {.from = packet->source, .to = known.to, .of_destination = 0};
-		if (rewrite(context, packet, &change))
-			return stop(VERDICT_SHORT, DROP);
-		return route(context, packet, &known.to, &packet->destination, 1);
-	}
+	if (known.is_answer)
+		return as_service(context, packet, &known.to, 0);
 	struct endpoint key_ = {.address = packet->destination, .port = known.service_port, .protocol = packet->protocol};
 	struct service *service = bpf_map_lookup_elem(&services, &key_);
 	struct backend *backend = backend_at(known.backend);

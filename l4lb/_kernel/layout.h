@@ -74,9 +74,18 @@ struct flow_key {
 };
 
 struct flow {
+	__u64 seen;                    // ns, monotonic; at most a second old
 	__u32 backend;
 	__u32 incarnation;
-	__u64 seen;                    // ns, monotonic; at most a second old
+	__u32 number;                  // of its service's counts
+	__u8 ended;                    // its client has said so
+	__u8 zero[3];
+};
+
+struct answer {                    // what a backend's packets become
+	struct endpoint service;
+	__u32 number;                  // of its counts
+	__u32 backend;
 };
 
 struct fragment_key {
@@ -100,9 +109,9 @@ struct new_flows {                 // of one CPU
 };
 
 struct counts {                    // of one CPU
-	__u64 packets;
-	__u64 bytes;
 	__u64 flows;
+	__u64 packets_up, bytes_up;
+	__u64 packets_down, bytes_down;  // NAT alone: other answers do not come by here
 };
 
 struct icmp {                      // <linux/icmp.h> needs a C library

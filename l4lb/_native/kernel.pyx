@@ -85,7 +85,15 @@ cdef extern from *:
     cdef struct flow_key:
         pass
     cdef struct flow:
+        uint64_t seen
+        uint32_t backend
+        uint32_t number
+        uint8_t ended
+    cdef struct answer:
         pass
+    enum:
+        SERVICES_MAX
+        BACKENDS_MAX
 
 cdef enum:
     LOG_BYTES = 1 << 20
@@ -246,34 +254,42 @@ def lookup(int fd, bytes key not None, int size):
     return value
 
 
-def entries(int fd, int key_size, int value_size):
-    """(keys, values) of all entries, one behind the other. While entries come and go some may be missed or be twice."""
+def flows(int fd, uint64_t since):
+    """Of a map of flows, those that have not ended and had a packet since that time (ns, monotonic): how many, by
+    service's number and by backend's index."""
+    cdef flow *values = <flow *>malloc(BATCH * sizeof(flow))
+    cdef flow_key *keys = <flow_key *>malloc(BATCH * sizeof(flow_key))
+    cdef uint32_t *by_service = <uint32_t *>zeroed(SERVICES_MAX, sizeof(uint32_t))
+    cdef uint32_t *by_backend = <uint32_t *>zeroed(BACKENDS_MAX, sizeof(uint32_t))
     cdef uint8_t after[LAST_KEY_BYTES]
     cdef uint8_t last[LAST_KEY_BYTES]
-    cdef char *keys = <char *>malloc(BATCH * key_size)
-    cdef char *values = <char *>malloc(BATCH * value_size)
-    cdef uint32_t count
+    cdef uint32_t count, i
     cdef bint first = True
-    cdef int result
-    found_keys, found_values = [], []
+    cdef int result = 0
     try:
-        if keys == NULL or values == NULL:
+        if values == NULL or keys == NULL:
             raise MemoryError()
-        while True:
+        while result == 0:
             count = BATCH
             with nogil:
                 result = bpf_map_lookup_batch(fd, NULL if first else after, last, keys, values, &count, NULL)
             if result < 0 and result != -ENOENT:
-                check(result, "entries")
-            found_keys.append(keys[:count * key_size])
-            found_values.append(values[:count * value_size])
-            if result < 0:
-                return b"".join(found_keys), b"".join(found_values)
+                check(result, "flows")
+            for i in range(count):
+                if values[i].seen >= since and not values[i].ended:
+                    by_service[values[i].number % <int>SERVICES_MAX] += 1
+                    by_backend[values[i].backend % <int>BACKENDS_MAX] += 1
             after = last
             first = False
+        return (
+            {i: by_service[i] for i in range(<uint32_t>SERVICES_MAX) if by_service[i]},
+            {i: by_backend[i] for i in range(<uint32_t>BACKENDS_MAX) if by_backend[i]},
+        )
     finally:
-        free(keys)
         free(values)
+        free(keys)
+        free(by_service)
+        free(by_backend)
 
 
 def sizes():
@@ -285,4 +301,5 @@ def sizes():
         "counts": sizeof(counts),
         "flow_key": sizeof(flow_key),
         "flow": sizeof(flow),
+        "answer": sizeof(answer),
     }

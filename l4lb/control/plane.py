@@ -36,6 +36,7 @@ from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.capacity import Capacity
+from l4lb.control.reporting.devices import Devices
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.outputs import Outputs, Reported
@@ -47,7 +48,7 @@ from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
-from l4lb.errors import ConfigError, L4lbError, Problem
+from l4lb.errors import ConfigError, L4lbError, Problem, UpgradeError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Counted, Forwarder
 from l4lb.model.states import Health, ProcessState
@@ -157,6 +158,7 @@ class ControlPlane:
         self.refusals = Refusals(self.events)
         self.shortages = Shortages(self.events)
         self.capacity = Capacity(self.events)
+        self.devices = Devices(self.events)
         self._watch: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -236,7 +238,9 @@ class ControlPlane:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)
-        self.capacity.report(self.forwarder.stats())
+        stats = self.forwarder.stats()
+        self.capacity.report(stats)
+        self.devices.report(stats)
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
 
@@ -299,6 +303,8 @@ class ControlPlane:
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
         await self.predecessor.all_received()  # what this process is still to get it cannot hand on
+        if any(one.config.engine == "kernel" for one in self.state.listeners.values()):
+            raise UpgradeError('listeners with engine = "kernel" cannot be handed over yet: start it anew instead')
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING
@@ -381,4 +387,5 @@ class ControlPlane:
             self.refusals.report(stats)
             self.shortages.report(stats)
             self.capacity.report(stats)
+            self.devices.report(stats)
             self.resolution.sample(stats)

@@ -188,6 +188,9 @@ class Stats:
     max_sessions: int = 0  # limit of the whole process; 0: no limit
     limited_by: str = ""  # the source of that limit: max_sessions, file descriptors, local ports
     shortages: dict[Shortage, int] = field(default_factory=dict)  # how often each shortage prevented a connect
+    # What programs in the kernel did with packets (empty: none run); by which devices: how, and what else was tried.
+    kernel_packets: dict[str, int] = field(default_factory=dict)
+    kernel_devices: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def sessions_active(self) -> int:

@@ -56,7 +56,7 @@ forwarder.prepare(listeners)
 forwarder.publish(Snapshot(1, tuple(pools), tuple(listeners)))
 print(json.dumps([(one.device, one.way, one.why) for one in forwarder.attached]), flush=True)
 for line in sys.stdin:
-    found = {name: counts._asdict() for name, counts in forwarder.by_listener().items()}
+    found = {name: forwarder.listener(name)._asdict() for name in forwarder.names()}
     print(json.dumps({"counts": found, "verdicts": forwarder.verdicts()}), flush=True)
 forwarder.close()
 """
@@ -145,5 +145,5 @@ def test_nat(attach: str, family: int, hosts: Hosts) -> None:
         print(file=balancer.stdin, flush=True)
         found = json.loads(said(balancer))
         assert found["counts"]["tcp"]["flows"] == 3
-        assert found["counts"]["udp"]["packets"] == 1 + 1 + 3 + 21  # datagrams, and fragments of the larger ones
+        assert found["counts"]["udp"]["packets_up"] == 1 + 1 + 3 + 21  # datagrams, and fragments of the larger ones
         assert found["verdicts"]["2"] > 0

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from l4lb.config.options.access import Access, AccessEntry
-from l4lb.config.options.base import Count, Model, listify, one_of, reject_bool
+from l4lb.config.options.base import Count, Model, Name, listify, one_of, reject_bool
 from l4lb.config.options.proxy import Network
 from l4lb.config.options.routes import Route
 from l4lb.config.options.sources import PerSourceConfig
@@ -89,6 +89,20 @@ class Listener(Model):
     )
     udp_requests: Count = Field(default=0, description="begin a new session after so many datagrams of the client")
     udp_gro: bool = Field(default=True, description="take many datagrams of a client from the kernel as one")
+    engine: Literal["proxy", "kernel"] = Field(
+        default="proxy", description="kernel: packets are forwarded there, no connection ends here"
+    )
+    mode: Literal["nat", "dsr"] = Field(
+        default="nat",
+        description="of kernel; nat: backends answer by way of this host; dsr: directly, they have the listener's "
+        "address and are on the same link",
+    )
+    attach: Literal["auto", "tcx", "native", "generic"] = Field(
+        default="auto", description="of kernel: where packets are taken; native and generic: by XDP"
+    )
+    devices: Annotated[list[Name], BeforeValidator(listify)] = Field(
+        default_factory=list, description="of kernel: by which packets come in, from clients and backends; none: all"
+    )
     _access: Access = PrivateAttr(default=Access())
 
     @property

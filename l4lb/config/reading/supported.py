@@ -8,9 +8,7 @@ from __future__ import annotations
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("hooks",),
     ("global",): ("kernel_pin",),
-    ("listeners", "*"): (
-        "when_no_backend", "engine", "mode", "attach", "devices",
-    ),
+    ("listeners", "*"): ("when_no_backend",),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip
 

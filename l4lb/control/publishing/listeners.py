@@ -11,7 +11,7 @@ from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
-from l4lb.model.snapshot import Keepalive, ListenerSpec, ProxyAccept, RouteSpec, SourceLimits
+from l4lb.model.snapshot import Keepalive, KernelTerms, ListenerSpec, ProxyAccept, RouteSpec, SourceLimits
 
 # A long round trip; clients that come meanwhile repeat their SYN after 1 s (RFC 6298) and are refused.
 _HANDSHAKE_S = 0.2
@@ -49,6 +49,12 @@ def _per_source(config: Listener) -> SourceLimits | None:
         closes=limits.action == "close",
         dry_run=limits.dry_run,
     )
+
+
+def _kernel(config: Listener) -> KernelTerms | None:
+    if config.engine == "proxy":
+        return None
+    return KernelTerms(config.mode, config.attach, tuple(config.devices))
 
 
 def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
@@ -102,6 +108,7 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
         udp_one_way=config.udp_responses == "none",
         udp_gro=config.udp_gro,
+        kernel=_kernel(config),
     )
 
 

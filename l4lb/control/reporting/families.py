@@ -257,6 +257,12 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         ("kind",),
         (((kind,), gathered.stats.shortages.get(kind, 0)) for kind in Shortage),
     )
+    yield _counter(
+        "l4lb_kernel_packets",
+        "Packets that programs in the kernel saw, by what became of them",
+        ("verdict",),
+        (((verdict,), count) for verdict, count in gathered.stats.kernel_packets.items()),
+    )
     lost = (gathered.access_log.unwritten, gathered.access_log.untaken)
     yield _counter("l4lb_access_log_lines", "Lines written to the access log", (), [((), gathered.access_log.lines)])
     yield _counter(

@@ -6,14 +6,17 @@ packets on in large pieces that XDP would have to see apart. Each is tried befor
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+import psutil
 
 from l4lb._native import kernel
 
@@ -22,6 +25,7 @@ _WAYS = {
     "native": ("xdp", kernel.ATTACH_XDP, 1 << 2),  # XDP_FLAGS_DRV_MODE
     "generic": ("xdp", kernel.ATTACH_XDP, 1 << 1),  # XDP_FLAGS_SKB_MODE
 }
+_SIOCGIFFLAGS, _SIOCGIFHWADDR = 0x8913, 0x8927  # linux/sockios.h
 _REASONS = {
     errno.EBUSY: "another program is there",
     errno.EOPNOTSUPP: "the device cannot",
@@ -98,11 +102,48 @@ class Programs:
         return next(iter(self._loaded.values()), None) or self.get("xdp")
 
 
-def packet_devices() -> list[str]:
-    """Those of this host by which packets come in, but for loopback."""
-    found = []
-    for _, name in socket.if_nameindex():
-        with contextlib.suppress(OSError):
-            if int(Path(f"/sys/class/net/{name}/type").read_text()) == 1:  # ARPHRD_ETHER
-                found.append(name)
-    return found
+def packet_devices(family: int, hosts: Sequence[str], *, all_of_them: bool) -> list[str]:
+    """Where packets for `hosts`, service addresses of that family, come in: the devices that have these addresses, or,
+    for those on loopback or nowhere, the one of the default route. `all_of_them`: also those by which backends may
+    answer, which are all that are up and have an address of the family."""
+    owners = {
+        address.address.partition("%")[0]: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family == family
+    }
+    up = {name for _, name in socket.if_nameindex() if _is_ethernet(name) and _is_up(name)}
+    if all_of_them:
+        return sorted(up.intersection(owners.values()))
+    found = {owners.get(host, "") for host in hosts}
+    if not found <= up:
+        found.add(owners.get(_source_to_the_world(family), ""))
+    return sorted(found & up)
+
+
+def _is_ethernet(device: str) -> bool:
+    return _asked(_SIOCGIFHWADDR, device) == 1  # ARPHRD_ETHER
+
+
+def _is_up(device: str) -> bool:
+    return bool(_asked(_SIOCGIFFLAGS, device) & 1)  # IFF_UP
+
+
+def _asked(request: int, device: str) -> int:
+    """netdevice(7): what it says first. 0 when the device is gone (ENODEV)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            found = fcntl.ioctl(sock, request, struct.pack("256s", device.encode()))
+        except OSError:
+            return 0
+    return int(struct.unpack_from("H", found, 16)[0])
+
+
+def _source_to_the_world(family: int) -> str:
+    """This host's address on the default route; empty when there is none. No packet is sent."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))  # for documentation
+        except OSError:
+            return ""
+        return str(sock.getsockname()[0])

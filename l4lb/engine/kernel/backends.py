@@ -49,10 +49,7 @@ class Backends:
             index, incarnation = self._free()
             known = self._placed[key] = Placed(index, incarnation, key[0], host, port, protocol)
             self._write(known)
-        elif self._removed.pop(known.index, None) is not None and known.left:
-            known.incarnation += 1  # those that left do not come back
-            known.left = False
-            self._write(known)
+        self._removed.pop(known.index, None)
         return known
 
     def _free(self) -> tuple[int, int]:
@@ -80,11 +77,10 @@ class Backends:
                 one.left = True
                 self._write(one)
 
-    def forgive(self, pool: str, ids: Iterable[str]) -> None:
+    def forgive(self, placed: Iterable[Placed]) -> None:
         """They may have flows again, but not those of before."""
-        wanted = {(pool, id_) for id_ in ids}
-        for one in self._placed.values():
-            if one.owner in wanted and one.left:
+        for one in placed:
+            if one.left:
                 one.left = False
                 one.incarnation += 1
                 self._write(one)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from l4lb._native import kernel
 from l4lb.engine.kernel import layout
 from l4lb.engine.kernel.attaching import Attached, Programs, attach, packet_devices
-from l4lb.engine.kernel.backends import Backends, Placed
+from l4lb.engine.kernel.backends import Backends, Owner, Placed
 from l4lb.engine.kernel.layout import Counts, Mode, Verdict
 from l4lb.engine.kernel.slots import Space, words_of
 from l4lb.errors import ConfigError, Problem
-from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
 
+SLOTS = 1 << 23  # of all tables together, four of which are in use while one changes; 16 MiB
 _PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 _MODES = {"nat": Mode.NAT, "dsr": Mode.DSR}
+_FLOWS_AGAIN_S = 0.5  # how old the count of flows may be
 _NANO = 1_000_000_000
+_MAPS = ("services", "slots", "backends", "answers", "tcp_flows", "udp_flows", "by_service", "by_backend", "verdicts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,21 @@ class _Table:
     count: int
 
 
+@dataclass(slots=True)
+class _Listener:
+    """`number` is that of its counts, `services` its part of the map; `left`: only what it has goes on."""
+
+    number: int
+    idle_s: float = 0.0
+    services: dict[bytes, bytes] = field(default_factory=dict)
+    left: bool = False
+
+
 class KernelForwarder:
     """`images` are the object files of the two programs; `slots` and `flows` bound what the maps hold: slots of all
     tables together, and known flows of each protocol."""
 
-    def __init__(self, images: dict[str, bytes], *, slots: int = 1 << 22, flows: int = 1 << 18) -> None:
+    def __init__(self, images: dict[str, bytes], *, slots: int = SLOTS, flows: int = 1 << 18) -> None:
         sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows}
         self._programs = Programs(images, sizes)
         program = self._programs.any
@@ -49,10 +63,16 @@ class KernelForwarder:
         self._backends = Backends(kernel.Memory(self._maps["backends"], layout.SIZES["backend"] * layout.BACKENDS_MAX))
         self._space = Space(words_of(slots))
         self._tables: dict[tuple[str, int], _Table] = {}
+        self._listeners: dict[str, _Listener] = {}
         self._services: dict[bytes, bytes] = {}
         self._answers: dict[bytes, bytes] = {}
-        self._numbers: dict[str, int] = {}  # of listeners' counts
         self._attached: dict[str, Attached] = {}
+        self._counted_at = float("-inf")
+        self._flows: tuple[dict[int, int], dict[int, int]] = ({}, {})
+
+    def program(self, name: str) -> kernel.Program:
+        """xdp or tcx."""
+        return self._programs.get(name)
 
     # ---- devices ----
 
@@ -62,8 +82,13 @@ class KernelForwarder:
         problems = []
         for listener in listeners:
             terms = listener.kernel
-            for device in terms.devices or packet_devices() if terms is not None else ():
-                if terms is None or device in self._attached:
+            if terms is None or not listener.bind:
+                continue
+            devices = terms.devices or _devices(listener, terms)
+            if not devices:
+                problems.append(Problem(f"listeners.{listener.name}.devices", "no device has its packets: name them"))
+            for device in devices:
+                if device in self._attached:
                     continue
                 try:
                     self._attached[device] = attach(self._programs, device, terms.attach)
@@ -72,10 +97,6 @@ class KernelForwarder:
         if problems:
             raise ConfigError(problems)
 
-    def program(self, name: str) -> kernel.Program:
-        """xdp or tcx."""
-        return self._programs.get(name)
-
     @property
     def attached(self) -> list[Attached]:
         return list(self._attached.values())
@@ -83,27 +104,67 @@ class KernelForwarder:
     # ---- snapshots ----
 
     def publish(self, snapshot: Snapshot) -> None:
+        """ConfigError when the maps are too small for it; then nothing has changed."""
         pools = {pool.name: pool for pool in snapshot.pools}
-        listeners = [one for one in snapshot.listeners if one.kernel is not None]
-        services: dict[bytes, bytes] = {}
+        named = {one.name: one for one in snapshot.listeners if one.kernel is not None}
         answers: dict[bytes, bytes] = {}
         used: list[Placed] = []
         tables: dict[tuple[str, int], _Table] = {}
-        for listener in listeners:
-            pool, protocol = pools[listener.pool], _PROTOCOLS[listener.protocol]
-            placed = [self._backends.place(pool.name, one, protocol) for one in pool.backends]
-            used += placed
-            table = tables[pool.name, protocol] = self._table(pool, protocol, placed)
-            for key in _keys(listener, protocol):
-                services[key] = self._service(listener, pool, table, key)
-                if listener.kernel is not None and listener.kernel.mode == "nat":
-                    answers.update((one.endpoint, key) for one in placed)
+        try:
+            for spec in named.values():
+                pool, protocol = pools[spec.pool], _PROTOCOLS[spec.protocol]
+                placed = [self._backends.place(pool.name, one, protocol) for one in pool.backends]
+                used += placed
+                tables[pool.name, protocol] = self._table(pool, protocol, placed)
+                answers.update(self._take(spec, pool, tables[pool.name, protocol], placed))
+        except MemoryError as error:
+            raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
+        for name in self._listeners.keys() - named.keys():
+            self._leave(self._listeners[name])
         self._write(
             "answers", self._answers, {**self._answers, **answers}
         )  # flows of removed backends are answered too
-        self._write("services", self._services, services)
+        wanted = {key: value for one in self._listeners.values() for key, value in one.services.items()}
+        self._write("services", self._services, wanted)
         self._backends.keep_only(used)
+        self._backends.forgive(placed for placed in used if self._is_usable(pools, placed))
         self._leave_tables(tables)
+
+    @staticmethod
+    def _is_usable(pools: dict[str, PoolSpec], placed: Placed) -> bool:
+        pool = pools[placed.owner[0]]
+        return any(pool.backends[index].id == placed.owner[1] for index in pool.usable)
+
+    def _take(
+        self, spec: ListenerSpec, pool: PoolSpec, table: _Table, placed: Sequence[Placed]
+    ) -> Iterable[tuple[bytes, bytes]]:
+        """Returns what its backends' answers become."""
+        known = self._listeners.setdefault(spec.name, _Listener(self._free_number()))
+        if not spec.bind:  # it drains
+            self._leave(known)
+            return ()
+        known.left, known.idle_s = False, spec.idle_timeout_s
+        protocol = _PROTOCOLS[spec.protocol]
+        keys = [layout.endpoint(one.host, one.port, protocol) for one in spec.bind]  # type: ignore[union-attr]
+        known.services = {key: self._service(spec, pool, table, known.number, key) for key in keys}
+        if spec.kernel is None or spec.kernel.mode != "nat":
+            return ()
+        return [
+            (one.endpoint, layout.answer(key, known.number, one.index))
+            for key in keys
+            for one in placed
+            if layout.is_v4(one.endpoint) == layout.is_v4(key)
+        ]
+
+    def _free_number(self) -> int:
+        taken = {one.number for one in self._listeners.values()}
+        return next(number for number in range(layout.SERVICES_MAX) if number not in taken)
+
+    @staticmethod
+    def _leave(known: _Listener) -> None:
+        if not known.left:
+            known.left = True
+            known.services = {key: layout.left(value) for key, value in known.services.items()}
 
     def _table(self, pool: PoolSpec, protocol: int, placed: Sequence[Placed]) -> _Table:
         places = tuple(placed[index].index for index in pool.usable)
@@ -113,7 +174,8 @@ class KernelForwarder:
         if not pool.slots:
             return _Table(pool.slots, places, 0, 0)
         first = self._space.take(len(pool.slots), time.monotonic())
-        self._slots.fill(first, array("I", pool.slots), array("I", places))
+        slots = pool.slots if isinstance(pool.slots, array) else array("I", pool.slots)
+        self._slots.fill(first, slots, array("I", places))
         return _Table(pool.slots, places, first, len(pool.slots))
 
     def _leave_tables(self, tables: dict[tuple[str, int], _Table]) -> None:
@@ -122,17 +184,18 @@ class KernelForwarder:
                 self._space.leave(table.first_word, table.count, time.monotonic())
         self._tables = tables
 
-    def _service(self, listener: ListenerSpec, pool: PoolSpec, table: _Table, key: bytes) -> bytes:
-        assert listener.kernel is not None
-        v4 = key.startswith(layout.address("0.0.0.0")[:12])
+    @staticmethod
+    def _service(spec: ListenerSpec, pool: PoolSpec, table: _Table, number: int, key: bytes) -> bytes:
+        assert spec.kernel is not None
+        v4 = layout.is_v4(key)
         return layout.service(
             seed=pool.hash_seed,
             prefix=layout.prefix(v4, pool.hash_prefix_v4 if v4 else pool.hash_prefix_v6),
-            number=self._numbers.setdefault(listener.name, len(self._numbers)),
+            number=number,
             first_word=table.first_word,
             slot_count=table.count,
-            mode=_MODES[listener.kernel.mode],
-            key=pool.hash_key,
+            mode=_MODES[spec.kernel.mode],
+            key=pool.hash_key if pool.selection is Selection.HASH else HashKey.RANDOM,
         )
 
     def _write(self, name: str, before: dict[bytes, bytes], wanted: dict[bytes, bytes]) -> None:
@@ -147,37 +210,59 @@ class KernelForwarder:
             del before[key]
 
     def leave(self, pool: str, backends: Sequence[str]) -> None:
-        """What these backends have goes to others, with its next packet."""
+        """What these backends have goes to others, with its next packet, and does not come back."""
         self._backends.leave(pool, backends)
 
-    def forgive(self, pool: str, backends: Sequence[str]) -> None:
-        self._backends.forgive(pool, backends)
+    def reap(self) -> None:
+        """Forget listeners that are gone and have no flow any more."""
+        gone = [name for name, one in self._listeners.items() if one.left and not self.flows_on(name)]
+        for name in gone:
+            self._write(
+                "services",
+                self._services,
+                {key: value for key, value in self._services.items() if key not in self._listeners[name].services},
+            )
+            self._listeners[name].services = {}
 
     # ---- what is counted ----
 
-    def by_listener(self) -> dict[str, Counts]:
-        return {name: self._counts("by_service", number) for name, number in self._numbers.items()}
+    def names(self) -> list[str]:
+        """Of listeners that are here, or have flows here still."""
+        return [name for name, one in self._listeners.items() if one.services]
 
-    def by_backend(self) -> dict[tuple[str, str], Counts]:
-        found: dict[tuple[str, str], Counts] = {}
+    def listener(self, name: str) -> Counts:
+        """Of one that is, or was, here."""
+        return self._counts("by_service", self._listeners[name].number)
+
+    def by_backend(self) -> dict[Owner, Counts]:
+        found: dict[Owner, Counts] = {}
         for index, owner in self._backends.owners().items():
-            counts, before = self._counts("by_backend", index), found.get(owner, Counts())
-            found[owner] = Counts(*(one + other for one, other in zip(counts, before, strict=True)))
+            found[owner] = self._counts("by_backend", index).plus(found.get(owner, Counts()))
         return found
 
     def verdicts(self) -> dict[Verdict, int]:
-        return {verdict: sum(_words(self._per_cpu("verdicts", verdict, 8))) for verdict in Verdict}
+        return {verdict: sum(array("Q", self._per_cpu("verdicts", verdict, 8))) for verdict in Verdict}
 
-    def flows(self, idle_s: float) -> dict[tuple[str, str], int]:
-        """How many flows each backend has, of those that had a packet within that time."""
-        owners, since = self._backends.owners(), time.monotonic_ns() - round(idle_s * _NANO)
-        found: dict[tuple[str, str], int] = {}
-        for name in ("tcp_flows", "udp_flows"):
-            _, values = kernel.entries(self._maps[name], layout.FLOW_KEY.size, layout.FLOW.size)
-            for index, _, seen in layout.FLOW.iter_unpack(values):
-                if seen >= since and index in owners:
-                    found[owners[index]] = found.get(owners[index], 0) + 1
-        return found
+    def flows_on(self, listener: str) -> int:
+        known = self._listeners.get(listener)
+        return self._count_flows()[0].get(known.number, 0) if known else 0
+
+    def flows_of(self, pool: str, backend: str) -> int:
+        counted = self._count_flows()[1]
+        owners = self._backends.owners()
+        return sum(count for index, count in counted.items() if owners.get(index) == (pool, backend))
+
+    def _count_flows(self) -> tuple[dict[int, int], dict[int, int]]:
+        """By listener's number, and by backend's index. A flow is there while it had a packet within the shortest
+        idle_timeout, and its client has not ended it."""
+        now = time.monotonic()
+        if now - self._counted_at > _FLOWS_AGAIN_S:
+            self._counted_at = now
+            idle_s = min((one.idle_s for one in self._listeners.values() if one.idle_s), default=600.0)
+            since = time.monotonic_ns() - round(idle_s * _NANO)
+            tcp, udp = (kernel.flows(self._maps[name], max(since, 0)) for name in ("tcp_flows", "udp_flows"))
+            self._flows = (_sum(tcp[0], udp[0]), _sum(tcp[1], udp[1]))
+        return self._flows
 
     def _counts(self, name: str, index: int) -> Counts:
         return layout.counts(self._per_cpu(name, index, layout.SIZES["counts"]))
@@ -194,12 +279,11 @@ class KernelForwarder:
         self._attached = {}
 
 
-_MAPS = ("services", "slots", "backends", "answers", "tcp_flows", "udp_flows", "by_service", "by_backend", "verdicts")
+def _devices(listener: ListenerSpec, terms: KernelTerms) -> Sequence[str]:
+    addresses = [address for address in listener.bind if isinstance(address, SocketAddress)]
+    hosts = [address.host for address in addresses]
+    return packet_devices(addresses[0].family, hosts, all_of_them=terms.mode == "nat")
 
 
-def _keys(listener: ListenerSpec, protocol: int) -> list[bytes]:
-    return [layout.endpoint(one.host, one.port, protocol) for one in listener.bind]  # type: ignore[union-attr]
-
-
-def _words(raw: bytes) -> Sequence[int]:
-    return array("Q", raw)
+def _sum(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in one.keys() | other.keys()}

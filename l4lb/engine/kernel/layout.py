@@ -17,16 +17,14 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
 _SERVICE = struct.Struct("=Q16sIIIBBBx")
 _BACKEND = struct.Struct("=16sI2sBx")
-_COUNTS = struct.Struct("=3Q")
-FLOW_KEY = struct.Struct("=16s16s2s2s")
-FLOW = struct.Struct("=IIQ")
+_COUNTS = struct.Struct("=5Q")
+_ANSWER = struct.Struct("=20sII")
 SIZES = {
     "endpoint": _ENDPOINT.size,
     "service": _SERVICE.size,
     "backend": _BACKEND.size,
     "counts": _COUNTS.size,
-    "flow_key": FLOW_KEY.size,
-    "flow": FLOW.size,
+    "answer": _ANSWER.size,
 }
 
 
@@ -73,6 +71,16 @@ def endpoint(host: str, port: int, protocol: int) -> bytes:
     return _ENDPOINT.pack(address(host), port.to_bytes(2, "big"), protocol)
 
 
+def is_v4(endpoint: bytes) -> bool:
+    return endpoint.startswith(_MAPPED)
+
+
+def left(service: bytes) -> bytes:
+    """The same, of which only what it has goes on."""
+    *fields, flags = _SERVICE.unpack(service)
+    return _SERVICE.pack(*fields, flags | SERVICE_LEFT)
+
+
 def prefix(v4: bool, bits: int) -> bytes:
     """The mask of a client's address."""
     length = bits + 96 if v4 else bits
@@ -85,14 +93,23 @@ def service(
     return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags)
 
 
+def answer(service: bytes, number: int, backend: int) -> bytes:
+    return _ANSWER.pack(service, number, backend)
+
+
 def backend(host: str, port: int, incarnation: int, flags: int = 0) -> bytes:
     return _BACKEND.pack(address(host), incarnation, port.to_bytes(2, "big"), flags)
 
 
 class Counts(NamedTuple):
-    packets: int = 0
-    bytes: int = 0
     flows: int = 0
+    packets_up: int = 0
+    bytes_up: int = 0
+    packets_down: int = 0
+    bytes_down: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts(*map(sum, zip(self, other, strict=True)))
 
 
 def counts(raw: bytes) -> Counts:

@@ -186,7 +186,6 @@ module = "x"
 [listeners.web]
 bind = ":9"
 pool = "web"
-engine = "kernel"
 when_no_backend = "refuse"
 [pools.web]
 backends = ["127.0.0.1:1"]
@@ -194,7 +193,7 @@ backends = ["127.0.0.1:1"]
     with pytest.raises(ConfigError) as raised:
         Config.loads(text)
     said = {problem.path: problem.message for problem in raised.value.problems}
-    keys = ("global.kernel_pin", "hooks", "listeners.web.engine", "listeners.web.when_no_backend")
+    keys = ("global.kernel_pin", "hooks", "listeners.web.when_no_backend")
     assert said == dict.fromkeys(keys, "not supported by this version")
 
 

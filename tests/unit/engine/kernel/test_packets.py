@@ -20,9 +20,10 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
 from l4lb.routing.hashing import client_hash
-from tests.support.frames import ACK, ICMP, ICMP6, OURS, SYN, TCP, UDP, Frame, parse
+from tests.support.frames import ACK, FIN, ICMP, ICMP6, OURS, SYN, TCP, UDP, Frame, parse
 from tests.support.namespaces import in_namespace, set_sysctl
 from tests.support.programs import run
+from tests.support.waiting import wait_until
 
 PROGRAMS = ["xdp", "tcx"]
 PASSED, DROPPED, SENT = {"xdp": 2, "tcx": 0}, {"xdp": 1, "tcx": 2}, {"xdp": 4, "tcx": 7}
@@ -305,9 +306,12 @@ def test_what_is_for_nobody_goes_up_the_stack(program: str) -> None:
             for length in range(34, 60):  # tcx sees no shorter ones
                 verdict, _ = made.program.test(one.bytes()[:length])
                 assert verdict in (PASSED[program], SENT[program])
+            known = request(6, UDP, 1)
+            made.sent(known)
             made.publish(listeners=False)
             assert made.sees(one)[0] == PASSED[program]
-            assert made.sees(request(6, UDP))[0] == PASSED[program]
+            assert made.sees(request(6, UDP, 2))[0] == PASSED[program]
+            made.sent(known)  # what was there goes on
 
     on_a_host(check)
 
@@ -336,15 +340,22 @@ def test_what_is_counted(program: str) -> None:
             for one in asked:
                 made.sent(one)
                 made.sent(replace(one, flags=ACK))
-            counts = made.forwarder.by_listener()
             size = len(asked[0].bytes())
-            assert counts["tcp4"] == (58, 58 * size, 29)
-            assert counts["udp4"] == (0, 0, 0)
+            assert made.forwarder.listener("tcp4") == (29, 58, 58 * size, 0, 0)
+            assert made.forwarder.listener("udp4") == (0, 0, 0, 0, 0)
+            out = parse(made.sent(request(4, UDP)))
+            made.sent(replace(out, links=asked[0].links).answer(b"yes"))
+            assert made.forwarder.listener("udp4") == (1, 1, len(request(4, UDP).bytes()), 1, 14 + 20 + 8 + 3)
             backends = made.forwarder.by_backend()
-            assert sum(one.packets for one in backends.values()) == 58
-            assert backends["tcp4", expected(asked[0], {})].packets >= 2
-            assert sum(made.forwarder.flows(60).values()) == 29
-            assert made.forwarder.verdicts()[Verdict.FORWARDED] == 58
+            assert sum(one.packets_up for one in backends.values()) == 59
+            assert backends["tcp4", expected(asked[0], {})].packets_up >= 2
+            assert backends["udp4", expected(request(4, UDP), {})].packets_down == 1
+            assert made.forwarder.verdicts()[Verdict.FORWARDED] == 59
+            assert made.forwarder.flows_on("tcp4") == 29
+            assert sum(made.forwarder.flows_of("tcp4", one) for one in LINKS) == 29
+            for one in asked[:10]:
+                made.sent(replace(one, flags=ACK | FIN))
+            assert wait_until(lambda: made.forwarder.flows_on("tcp4") == 19)
 
     on_a_host(check)
 

@@ -1,0 +1,137 @@
+"""What a listener that is forwarded in the kernel cannot have: nothing ends here, so nothing is added or bounded."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from l4lb.config.options.base import given
+from l4lb.config.options.listener import Listener
+from l4lb.config.options.models import Options, Pool
+from l4lb.net.address import Address, parse_address
+
+Finding = tuple[tuple[str | int, ...], str]  # (path, message)
+
+POLICIES = ("maglev", "ring", "rendezvous", "random")
+_OF_KERNEL = ("mode", "attach", "devices")
+_INSTEAD = 'engine = "kernel" only forwards packets; expected engine = "proxy"'
+# What needs a connection that ends here, or a look into it.
+_NEEDS_PROXY = (
+    "accept_proxy",
+    "allow",
+    "deny",
+    "deny_action",
+    "max_sessions",
+    "half_close",
+    "half_close_timeout",
+    "max_session_duration",
+    "backlog",
+    "nodelay",
+    "keepalive",
+    "user_timeout",
+    "fast_open",
+    "defer_accept",
+    "transparent",
+    "splice",
+    "session_rate",
+    "bandwidth_up",
+    "bandwidth_down",
+    "total_bandwidth_up",
+    "total_bandwidth_down",
+    "per_source",
+    "routes",
+    "udp_responses",
+    "udp_requests",
+    "udp_gro",
+)
+_POOL_NEEDS_PROXY = (
+    "bounded_load",
+    "send_proxy",
+    "source_address",
+    "connect_timeout",
+    "connect_attempts",
+    "retry_pause",
+    "queue_size",
+    "passive",
+)
+
+
+def kernel_conflicts(config: Options) -> Iterator[Finding]:
+    for name, listener in config.listeners.items():
+        if listener.engine == "proxy":
+            for key in _OF_KERNEL:
+                if given(listener, key):
+                    yield ("listeners", name, key), 'has no effect without engine = "kernel"'
+            continue
+        yield from ((("listeners", name, *path), message) for path, message in _listener(listener))
+        if (pool := config.pools.get(listener.pool)) is not None:
+            yield from ((("pools", listener.pool, *path), message) for path, message in _pool(listener, pool))
+    yield from _shared_backends(config)
+
+
+def _listener(listener: Listener) -> Iterator[Finding]:
+    for key in _NEEDS_PROXY:
+        if given(listener, key):
+            yield (key,), f"cannot be had: {_INSTEAD}"
+    for index, text in enumerate(listener.bind):
+        address = parse_address(text)
+        if address.kind != "ip":
+            yield ("bind", index), f'"{text}": {_INSTEAD}'
+        elif address.is_range or not address.ports[0]:
+            yield ("bind", index), f'"{text}": engine = "kernel" expects one port'
+        elif (version := _version(address)) is None or ipaddress.ip_address(address.host).is_unspecified:
+            yield ("bind", index), f'"{text}": engine = "kernel" expects an address of the service\'s own, as a number'
+        elif version != _version(parse_address(listener.bind[0])):
+            yield ("bind", index), f'"{text}": engine = "kernel" expects addresses of one family; make two listeners'
+        elif version == 6 and ipaddress.IPv6Address(address.host).scope_id:
+            yield ("bind", index), f'"{text}": engine = "kernel" forwards nothing for link-local addresses'
+
+
+def _version(address: Address) -> int | None:
+    """None: a name, or no host at all."""
+    try:
+        return ipaddress.ip_address(address.host).version
+    except ValueError:
+        return None
+
+
+def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
+    if pool.policy not in POLICIES:
+        expected = ", ".join(POLICIES)
+        yield ("policy",), f'"{pool.policy}": a listener with engine = "kernel" uses the pool; expected {expected}'
+    if pool.hash_key == "quic_cid":
+        yield ("hash_key",), f'"quic_cid": {_INSTEAD}'
+    for key in _POOL_NEEDS_PROXY:
+        if given(pool, key):
+            yield (key,), f"cannot be had: {_INSTEAD}"
+    versions = {_version(parse_address(text)) for text in listener.bind}
+    for index, backend in enumerate(pool.backends):
+        address = parse_address(backend.address)
+        place = ("backends", index)
+        if address.kind != "ip":
+            yield place, f'"{backend.address}": {_INSTEAD}'
+        elif backend.max_sessions:
+            yield place, f'"{backend.address}": max_sessions cannot be had: {_INSTEAD}'
+        elif None not in versions and _version(address) not in {None, *versions}:
+            yield place, f'"{backend.address}": engine = "kernel" does not translate between IPv4 and IPv6'
+
+
+def _shared_backends(config: Options) -> Iterator[Finding]:
+    """By nat, a backend's answers say nothing about which of several services the client asked."""
+    owners: dict[tuple[str, str, int | None], tuple[str, str]] = {}
+    for name, listener in config.listeners.items():
+        pool = config.pools.get(listener.pool)
+        if listener.engine != "kernel" or listener.mode != "nat" or pool is None:
+            continue
+        for bind in listener.bind:
+            version = _version(parse_address(bind))
+            for backend in pool.backends:
+                address = parse_address(backend.address)
+                if _version(address) not in (version, None):
+                    continue
+                key = (listener.protocol, str(address), version)
+                other = owners.setdefault(key, (name, bind))
+                if other != (name, bind):
+                    taken = f'backend "{backend.address}" answers for {other[1]} of listener "{other[0]}"'
+                    yield ("listeners", name, "bind"), f'"{bind}": by nat, {taken}, and for nothing else'
+                    break

@@ -1,0 +1,232 @@
+"""Both engines under one snapshot: listeners with `kernel` are forwarded by programs in the kernel, the others by the
+workers. What is told of them is told of both together."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l4lb.engine.native import NativeForwarder
+from l4lb.errors import ConfigError, Problem
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import ListenerSpec, Snapshot
+from l4lb.model.states import CloseReason, Protocol
+from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
+from l4lb.net.listen.holders import taken_by
+
+if TYPE_CHECKING:
+    from l4lb.engine.kernel.forwarding import KernelForwarder
+
+Bound = tuple[Protocol, SocketAddress]
+_IP_FREEBIND = 15  # linux/in.h; of IPv6 too, since Linux 4.15 under IPPROTO_IPV6 as 78
+_IPV6_FREEBIND = 78
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
+
+
+class Engines(NativeForwarder):
+    """`l4lb.model.forwarder.Forwarder`. The programs are loaded with the first listener that needs them."""
+
+    def __init__(self, workers: int, **settings: Any) -> None:
+        super().__init__(workers, **settings)
+        self._kernel: KernelForwarder | None = None
+        self._in_kernel: dict[str, ListenerSpec] = {}
+        self._engines: dict[str, bool] = {}  # whether a published listener is in the kernel
+        self._held: dict[Bound, socket.socket] = {}
+
+    # ---- snapshots ----
+
+    def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
+        ours = [one for one in listeners if one.kernel is not None]
+        self._refuse_changes(listeners)
+        if ours:
+            kernel = self._loaded(ours[0].name)
+            _require_forwarding(ours)
+            self._hold(ours)
+            kernel.prepare(ours)
+        super().prepare(_native(listeners))
+
+    def _refuse_changes(self, listeners: Sequence[ListenerSpec]) -> None:
+        """Connections that end here would get to backends that do not know them, and the other way round."""
+        for one in listeners:
+            before = self._engines.get(one.name)
+            if before is not None and before != (one.kernel is not None):
+                message = "cannot be changed while the listener is there: start anew, or take another name and address"
+                raise ConfigError([Problem(f"listeners.{one.name}.engine", message)])
+
+    def _loaded(self, listener: str) -> KernelForwarder:
+        if self._kernel is None:
+            where = f"listeners.{listener}.engine"
+            try:
+                from l4lb.engine.kernel.attaching import images
+                from l4lb.engine.kernel.forwarding import KernelForwarder
+
+                self._kernel = KernelForwarder(images())
+            except (ImportError, FileNotFoundError) as error:
+                needs = "clang and libbpf, on Debian the packages clang and libbpf-dev"
+                message = f'"kernel": l4lb was installed without it, which takes {needs}'
+                raise ConfigError([Problem(where, message)]) from error
+            except (OSError, MemoryError) as error:
+                reason = str(error)
+                if getattr(error, "errno", 0) == errno.EPERM:
+                    reason = "not permitted: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed"
+                raise ConfigError([Problem(where, f'"kernel": {reason}')]) from error
+        return self._kernel
+
+    def _hold(self, listeners: Sequence[ListenerSpec]) -> None:
+        """Nobody else is to have these addresses, though no socket receives anything there."""
+        opened: dict[Bound, socket.socket] = {}
+        for one in listeners:
+            for address in one.bind:
+                assert isinstance(address, SocketAddress)
+                if (one.protocol, address) in self._held:
+                    continue
+                try:
+                    opened[one.protocol, address] = _bound(one.protocol, address)
+                except OSError as error:
+                    for sock in opened.values():
+                        sock.close()
+                    kind = socket.SOCK_STREAM if one.protocol is Protocol.TCP else socket.SOCK_DGRAM
+                    message = f"{address}: cannot be had: {error.strerror}{taken_by(address, kind)}"
+                    raise ConfigError([Problem(f"listeners.{one.name}.bind", message)]) from error
+        self._held |= opened
+
+    def forget_prepared(self) -> None:
+        self._release()
+        super().forget_prepared()
+
+    def _release(self) -> None:
+        needed = {(one.protocol, address) for one in self._in_kernel.values() for address in one.bind}
+        for bound in self._held.keys() - needed:
+            self._held.pop(bound).close()
+
+    def refuse_new_clients(self, listeners: Sequence[ListenerSpec]) -> bool:
+        return super().refuse_new_clients(_native(listeners))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.prepare(snapshot.listeners)
+        ours = {one.name: one for one in snapshot.listeners if one.kernel is not None}
+        if self._kernel is not None:
+            self._kernel.publish(snapshot)
+        self._in_kernel = ours
+        self._engines = {one.name: one.kernel is not None for one in snapshot.listeners}
+        super().publish(dataclasses.replace(snapshot, listeners=tuple(_native(snapshot.listeners))))
+        self._release()
+
+    def addresses(self, listener: str) -> tuple[str, ...]:
+        if listener in self._in_kernel:
+            return tuple(map(str, self._in_kernel[listener].bind))
+        return super().addresses(listener)
+
+    # ---- sessions ----
+
+    def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:
+        super().end_sessions(pool, backends, reason)
+        if self._kernel is not None:
+            self._kernel.leave(pool, backends)
+
+    def sessions_of(self, pool: str, backend: str) -> int:
+        flows = self._kernel.flows_of(pool, backend) if self._kernel is not None else 0
+        return super().sessions_of(pool, backend) + flows
+
+    def sessions_on(self, listener: str) -> int:
+        flows = self._kernel.flows_on(listener) if self._kernel is not None else 0
+        return super().sessions_on(listener) + flows
+
+    # ---- what is read from them ----
+
+    def pool_stats(self, pool: str) -> PoolStats:
+        return self.stats().pools.get(pool, PoolStats()) if self._kernel is not None else super().pool_stats(pool)
+
+    def stats(self) -> Stats:
+        stats = super().stats()
+        if self._kernel is None:
+            return stats
+        listeners, left = dict(stats.listeners), stats.sessions_left
+        for name in self._kernel.names():
+            counts, active = self._kernel.listener(name), self._kernel.flows_on(name)
+            addresses = self.addresses(name) if name in self._in_kernel else ()
+            listeners[name] = ListenerStats(addresses, sessions_active=active, sessions_total=counts.flows)
+            left += active
+        for name, spec in self._in_kernel.items():
+            listeners.setdefault(name, ListenerStats(tuple(map(str, spec.bind))))
+        packets = {verdict.name.lower(): count for verdict, count in self._kernel.verdicts().items()}
+        return dataclasses.replace(
+            stats,
+            listeners=listeners,
+            pools=self._with_kernel(stats.pools),
+            sessions_left=left,
+            kernel_packets=packets,
+            kernel_devices={one.device: (one.way, one.why) for one in self._kernel.attached},
+        )
+
+    def _with_kernel(self, pools: Mapping[str, PoolStats]) -> dict[str, PoolStats]:
+        assert self._kernel is not None
+        found = {name: dict(pool.backends) for name, pool in pools.items()}
+        for (pool, id_), counts in self._kernel.by_backend().items():
+            if pool not in found:
+                continue
+            known = found[pool].get(id_, BackendStats())
+            found[pool][id_] = dataclasses.replace(
+                known,
+                sessions_active=known.sessions_active + self._kernel.flows_of(pool, id_),
+                sessions_total=known.sessions_total + counts.flows,
+                bytes_up=known.bytes_up + counts.bytes_up,
+                bytes_down=known.bytes_down + counts.bytes_down,
+            )
+        return {name: dataclasses.replace(pool, backends=found[name]) for name, pool in pools.items()}
+
+    def close(self) -> None:
+        if self._kernel is not None:
+            self._kernel.close()
+        for sock in self._held.values():
+            sock.close()
+        self._held = {}
+        super().close()
+
+
+def _native(listeners: Sequence[ListenerSpec]) -> list[ListenerSpec]:
+    return [one for one in listeners if one.kernel is None]
+
+
+def _bound(protocol: Protocol, address: SocketAddress) -> socket.socket:
+    """Without listening; a datagram that comes all the same is dropped. The address need not be this host's."""
+    kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
+    sock = socket.socket(address.family, kind | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, protocol is Protocol.TCP)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        if protocol is Protocol.UDP:
+            _drop_all(sock)
+        sock.bind((address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _drop_all(sock: socket.socket) -> None:
+    """SO_ATTACH_FILTER, as in `l4lb.net.listen.filters`."""
+    import ctypes
+
+    program = ctypes.create_string_buffer(_DROP_ALL)
+    filter_ = struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, 26, filter_)
+
+
+def _require_forwarding(listeners: Sequence[ListenerSpec]) -> None:
+    """The programs ask the kernel's routes, which are for hosts that forward."""
+    families = {address.family for one in listeners for address in one.bind if isinstance(address, SocketAddress)}
+    for family, name in ((socket.AF_INET, "net.ipv4.ip_forward"), (socket.AF_INET6, "net.ipv6.conf.all.forwarding")):
+        path = Path("/proc/sys", *name.split("."))
+        if family in families and path.read_text().strip() == "0":
+            message = f'"kernel": {name} is 0, so that this host forwards nothing: `sysctl -w {name}=1`'
+            raise ConfigError([Problem(f"listeners.{listeners[0].name}.engine", message)])

@@ -1,0 +1,268 @@
+"""A listener with ``engine = "kernel"`` in the whole product: checks, drain, weights, numbers, reload, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
+from tests.support.namespaces import BACKEND, FRONT, Hosts, three_hosts
+from tests.support.programs import L4lb, l4lb, without_preload
+from tests.support.waiting import wait_until
+
+FILE = """
+[global]
+workers = 1
+drain_timeout = "1s"
+[listeners.web]
+bind = "{front[4]}:80"
+pool = "web"
+engine = "kernel"
+attach = "{attach}"
+idle_timeout = "60s"
+[listeners.web6]
+bind = "[{front[6]}]:80"
+pool = "web6"
+engine = "kernel"
+attach = "{attach}"
+[listeners.dns]
+bind = "{front[4]}:53"
+protocol = "udp"
+pool = "dns"
+engine = "kernel"
+attach = "{attach}"
+[listeners.proxied]
+bind = "{front[4]}:81"
+pool = "proxied"
+[pools.web]
+policy = "maglev"
+table_size = 251
+hash_key = "source_ip_port"
+backends = [{backends}]
+on_backend_down = "reset"
+health = {{ interval = "100ms", rise = 1, fall = 1 }}
+[pools.web6]
+policy = "ring"
+hash_key = "session"
+backends = ["[{backend6}]:8001", "[{backend6}]:8002"]
+health = {{ interval = "100ms" }}
+[pools.dns]
+policy = "random"
+backends = ["{backend}:8001", "{backend}:8002"]
+health = {{ type = "none" }}
+[pools.proxied]
+backends = ["{backend}:8001"]
+"""
+SERVERS = """
+import socket, sys, threading
+def serve(sock, port):
+    with sock:
+        try:
+            while data := sock.recv(100):
+                sock.sendall(b"%d " % port + data)
+        except OSError:
+            pass
+def listen(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family)
+    while True:
+        threading.Thread(target=serve, args=(listening.accept()[0], port), daemon=True).start()
+def answer(host, port):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, port))
+    while True:
+        data, peer = sock.recvfrom(1000)
+        sock.sendto(b"%d " % port + data, peer)
+hosts = sys.argv[2:]
+for port in map(int, sys.argv[1].split(",")):
+    for host in hosts:
+        threading.Thread(target=listen, args=(host, port), daemon=True).start()
+    threading.Thread(target=answer, args=(hosts[0], port), daemon=True).start()
+print("up", flush=True)
+threading.Event().wait()
+"""
+# Does what it is told line by line: connects, asks by an old connection or a new one, by a datagram; says what came.
+CLIENTS = """
+import json, socket, sys
+known = {}
+def ask(name, host, port):
+    sock = known.get(name)
+    if sock is None:
+        sock = known[name] = socket.create_connection((host, port), timeout=3)
+    sock.sendall(name.encode())
+    return sock.recv(100).decode()
+def query(name, host, port):
+    sock = known.setdefault(name, socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock.settimeout(3)
+    sock.sendto(name.encode(), (host, port))
+    return sock.recv(100).decode()
+for line in sys.stdin:
+    how, name, host, port = json.loads(line)
+    try:
+        answer = {"ask": ask, "query": query}[how](name, host, port)
+    except OSError as error:
+        answer = type(error).__name__
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class World:
+    def __init__(self, hosts: Hosts, process: L4lb, client: subprocess.Popen[str], file: Path) -> None:
+        self.hosts = hosts
+        self.process = process
+        self.file = file
+        self.admin = f"unix:{file.parent}/admin.sock"
+        self._client = client
+        self.server: subprocess.Popen[str]  # of the second backend
+
+    def ask(self, name: str, family: int = 4, port: int = 80) -> str:
+        """Which backend answers a connection that may be there already."""
+        return self._say("ask", name, FRONT[family], port)
+
+    def query(self, name: str) -> str:
+        return self._say("query", name, FRONT[4], 53)
+
+    def _say(self, *what: object) -> str:
+        assert self._client.stdin is not None
+        print(json.dumps(what), file=self._client.stdin, flush=True)
+        answer: str = json.loads(said(self._client))
+        return answer.split(" ")[0]
+
+    def write(self, attach: str, ports: tuple[int, ...] = (8001, 8002)) -> None:
+        backends = ", ".join(f'"{BACKEND[4]}:{port}"' for port in ports)
+        fields = {"front": FRONT, "backend": BACKEND[4], "backend6": BACKEND[6], "attach": attach}
+        self.file.write_text(FILE.format(**fields, backends=backends))
+
+    def command(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "l4lb", *words, "--admin", self.admin],
+            env=without_preload(), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def listener(self, name: str) -> Any:
+        status = json.loads(self.command("status", "--json"))
+        return next(one for one in status["listeners"] if one["name"] == name)
+
+    def backends(self, pool: str) -> dict[str, Any]:
+        status = json.loads(self.command("status", "--json"))
+        (found,) = (one for one in status["pools"] if one["name"] == pool)
+        return {one["id"]: one for one in found["backends"]}
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    with three_hosts() as made:
+        made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for host in (made.client, made.backend):
+            in_host(host, AS_CARDS_ARE)
+        yield made
+
+
+@contextlib.contextmanager
+def world(hosts: Hosts, tmp_path: Path, attach: str = "auto") -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(started(hosts.backend, SERVERS, "8001", BACKEND[4], BACKEND[6]))
+        other = stack.enter_context(started(hosts.backend, SERVERS, "8002", BACKEND[4], BACKEND[6]))
+        assert said(server) == said(other) == "up"
+        made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
+        made.write(attach)
+        made.server = other
+        arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
+        made.process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
+        made._client = stack.enter_context(started(hosts.client, CLIENTS))
+        assert wait_until(lambda: made.process.log.count("backend up") >= 5, 30), made.process.log
+        yield made
+
+
+def both(made: World, family: int = 4, start: int = 0, count: int = 40) -> dict[str, str]:
+    """Sessions by name, and who answers them."""
+    names = [f"{family}-{number}" for number in range(start, start + count)]
+    found = {name: made.ask(name, family) for name in names}
+    assert set(found.values()) == {"8001", "8002"}, found
+    return found
+
+
+@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+def test_clients_of_both_engines_are_served_and_counted(attach: str, hosts: Hosts, tmp_path: Path) -> None:
+    with world(hosts, tmp_path, attach) as made:
+        found = both(made) | both(made, 6)
+        assert {made.query(f"q{number}") for number in range(30)} == {"8001", "8002"}
+        assert made.ask("proxied", port=81) == "8001"
+        for name, backend in found.items():
+            assert made.ask(name, int(name[0])) == backend
+        assert wait_until(lambda: made.listener("web")["sessions_active"] == 40)
+        assert [made.listener(name)["sessions_total"] for name in ("web", "web6", "dns", "proxied")] == [40, 40, 30, 1]
+        backends = made.backends("web")
+        for port in ("8001", "8002"):
+            expected = sum(one == port and name.startswith("4-") for name, one in found.items())
+            assert backends[f"{BACKEND[4]}:{port}"]["sessions_total"] == expected
+            assert backends[f"{BACKEND[4]}:{port}"]["bytes_down"] > 0
+        assert f"by={attach}" in made.process.log
+
+
+def test_flows_stay_while_backends_drain_fail_and_are_reweighed(hosts: Hosts, tmp_path: Path) -> None:
+    with world(hosts, tmp_path) as made:
+        found = both(made)
+        made.command("backend", "drain", "web", f"{BACKEND[4]}:8002")
+        assert {made.ask(f"new-{number}") for number in range(20)} == {"8001"}
+        assert all(made.ask(name) == backend for name, backend in found.items())
+        made.command("backend", "ready", "web", f"{BACKEND[4]}:8002")
+        both(made, start=100)
+        made.write("auto")
+        os.kill(made.process.process.pid, signal.SIGHUP)
+        made.process.wait_for("reloaded")
+        assert all(made.ask(name) == backend for name, backend in found.items())
+        made.server.kill()
+        made.process.wait_for(rf"backend down pool=web backend={BACKEND[4]}:8002")
+        assert wait_until(lambda: not made.backends("web")[f"{BACKEND[4]}:8002"]["usable"])
+        assert {made.ask(f"last-{number}") for number in range(20)} == {"8001"}
+        assert all(made.ask(name) == "8001" for name, backend in found.items() if backend == "8001")
+
+
+def test_a_reload_takes_a_listener_away_and_the_end_all_of_it(hosts: Hosts, tmp_path: Path) -> None:
+    with world(hosts, tmp_path) as made:
+        found = both(made, 6)
+        text = made.file.read_text()
+        made.file.write_text(text.replace('engine = "kernel"', "").replace('attach = "auto"', ""))
+        os.kill(made.process.process.pid, signal.SIGHUP)
+        made.process.wait_for("reload failed reason=.*listeners.web.engine: cannot be changed while")
+        start, end = text.index("[listeners.web6]"), text.index("[listeners.dns]")
+        made.file.write_text(text[:start] + text[end:])
+        os.kill(made.process.process.pid, signal.SIGHUP)
+        made.process.wait_for("reloaded")
+        assert made.ask("new", 6) == "ConnectionRefusedError"
+        assert all(made.ask(name, 6) == backend for name, backend in found.items())
+        both(made, start=500)
+        made.process.signal(signal.SIGTERM)
+        assert made.process.wait() == 0
+        assert made.ask("after") == "ConnectionRefusedError"
+        assert "prog" not in hosts.balancer.run("ip", "-d", "link", "show")
+
+
+def test_what_it_needs_is_said(hosts: Hosts, tmp_path: Path) -> None:
+    made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
+    made.write("auto")
+    hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    try:
+        with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
+            assert process.wait() == 2
+            assert "net.ipv4.ip_forward is 0" in process.log
+    finally:
+        hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    made.file.write_text(made.file.read_text().replace('attach = "auto"', 'devices = ["nosuch"]'))
+    with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
+        assert process.wait() == 2
+        assert 'listeners.web.devices: device "nosuch"' in process.log
