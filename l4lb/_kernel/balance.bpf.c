@@ -61,6 +61,7 @@ MAP(answers, BPF_MAP_TYPE_HASH, struct endpoint, struct answer, BACKENDS_MAX, 0)
 MAP(tcp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(udp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, FRAGMENTS_MAX, 0);
+MAP(denied, BPF_MAP_TYPE_LPM_TRIE, struct denied_key, __u32, DENIED_MAX, BPF_F_NO_PREALLOC);
 MAP(new_flows, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct new_flows, 1, 0);
 MAP(by_service, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, SERVICES_MAX, 0);
 MAP(by_backend, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, BACKENDS_MAX, 0);
@@ -233,6 +234,8 @@ INLINE int parse(context_t *context, struct packet *packet)
 {
 	__builtin_memset(packet, 0, sizeof(*packet));
 #ifdef TCX
+	if (context->data + HEADERS_MAX > context->data_end)                // in pieces, of which the first may be short
+		bpf_skb_pull_data(context, context->len < HEADERS_MAX ? context->len : HEADERS_MAX);
 	packet->device = context->ifindex;
 	packet->bytes = context->len;
 #else
@@ -723,6 +726,19 @@ INLINE void count_down(void *map, __u32 index, const struct packet *packet)
 	counts->bytes_down += packet->bytes;
 }
 
+// Whether its client may not come in. Later packets of a flow are asked too: a ban ends it.
+INLINE int is_denied(const struct packet *packet, const struct service *service)
+{
+	struct denied_key key = {.bits = 160, .number = service->number, .client = packet->source};
+	__u32 number = service->number;
+	if (packet->is_error || !bpf_map_lookup_elem(&denied, &key))
+		return 0;
+	struct counts *counts = bpf_map_lookup_elem(&by_service, &number);
+	if (counts)
+		counts->denied++;
+	return 1;
+}
+
 INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *packet)
 {
 	__builtin_memset(key, 0, sizeof(*key));
@@ -817,6 +833,8 @@ INLINE int balance(context_t *context)
 	struct service *service = bpf_map_lookup_elem(&services, &key);
 	if (!service)
 		return answer(context, &packet);
+	if (is_denied(&packet, service))
+		return stop(VERDICT_DENIED, DROP);
 	struct choice choice = {};
 	enum verdict verdict = choose(&packet, service, &choice);
 	struct backend *backend = backend_at(choice.index);

@@ -8,6 +8,8 @@
 #define SLOT_WORDS (1 << 22)      // four slots in each: 16 million, 32 MB, of which only what is used is touched
 #define FLOWS_MAX (1 << 18)
 #define FRAGMENTS_MAX 8192
+#define DENIED_MAX (1 << 18)      // networks of all lists and bans together
+#define HEADERS_MAX 128           // Ethernet, IPv6 with a fragment header, ICMPv6 with an IPv6 header and ports
 #define SYNS_REMEMBERED 125000    // a second, on each CPU
 
 #define XXH_PRIME_1 0x9E3779B185EBCA87ULL
@@ -34,6 +36,7 @@ enum verdict {
 	VERDICT_NO_NEIGHBOUR,
 	VERDICT_TOO_LARGE,
 	VERDICT_SHORT,         // the packet ends within a header
+	VERDICT_DENIED,        // by address: lists, bans
 	VERDICT_COUNT,
 };
 
@@ -66,6 +69,12 @@ struct backend {
 	__be16 port;
 	__u8 flags;
 	__u8 zero;
+};
+
+struct denied_key {                // of a longest-prefix match
+	__u32 bits;                    // 32 for the number, and those of the network
+	__u32 number;                  // of the service's counts
+	struct address client;
 };
 
 struct flow_key {
@@ -112,6 +121,7 @@ struct counts {                    // of one CPU
 	__u64 flows;
 	__u64 packets_up, bytes_up;
 	__u64 packets_down, bytes_down;  // NAT alone: other answers do not come by here
+	__u64 denied;
 };
 
 struct icmp {                      // <linux/icmp.h> needs a C library

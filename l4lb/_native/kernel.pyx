@@ -91,6 +91,8 @@ cdef extern from *:
         uint8_t ended
     cdef struct answer:
         pass
+    cdef struct denied_key:
+        pass
     enum:
         SERVICES_MAX
         BACKENDS_MAX
@@ -302,4 +304,5 @@ def sizes():
         "flow_key": sizeof(flow_key),
         "flow": sizeof(flow),
         "answer": sizeof(answer),
+        "denied_key": sizeof(denied_key),
     }

@@ -15,7 +15,7 @@ from l4lb.engine.native import NativeForwarder
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import ListenerSpec, Snapshot
-from l4lb.model.states import CloseReason, Protocol
+from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
 from l4lb.net.listen.holders import taken_by
 
@@ -150,7 +150,10 @@ class Engines(NativeForwarder):
         for name in self._kernel.names():
             counts, active = self._kernel.listener(name), self._kernel.flows_on(name)
             addresses = self.addresses(name) if name in self._in_kernel else ()
-            listeners[name] = ListenerStats(addresses, sessions_active=active, sessions_total=counts.flows)
+            dropped = {DropReason.DENIED: counts.denied} if counts.denied else {}
+            listeners[name] = ListenerStats(
+                addresses, sessions_active=active, sessions_total=counts.flows, dropped=dropped
+            )
             left += active
         for name, spec in self._in_kernel.items():
             listeners.setdefault(name, ListenerStats(tuple(map(str, spec.bind))))

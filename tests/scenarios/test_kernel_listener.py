@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
-from tests.support.namespaces import BACKEND, FRONT, Hosts, three_hosts
+from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts, three_hosts
 from tests.support.programs import L4lb, l4lb, without_preload
 from tests.support.waiting import wait_until
 
@@ -246,10 +246,57 @@ def test_a_reload_takes_a_listener_away_and_the_end_all_of_it(hosts: Hosts, tmp_
         assert made.ask("new", 6) == "ConnectionRefusedError"
         assert all(made.ask(name, 6) == backend for name, backend in found.items())
         both(made, start=500)
+        made.command("ban", "add", CLIENT[4], "--for", "1h")
+        assert made.ask("banned") == made.ask("4-500") == "TimeoutError"
+        made.process.wait_for("clients denied listener=web reason=.datagrams")
+        made.command("ban", "remove", CLIENT[4])
+        assert made.ask("not banned") in ("8001", "8002")
         made.process.signal(signal.SIGTERM)
         assert made.process.wait() == 0
         assert made.ask("after") == "ConnectionRefusedError"
         assert "prog" not in hosts.balancer.run("ip", "-d", "link", "show")
+
+
+DIRECT = """
+[listeners.web]
+bind = "{service}:8001"
+pool = "web"
+engine = "kernel"
+mode = "dsr"
+devices = "{device}"
+attach = "{attach}"
+[pools.web]
+policy = "maglev"
+backends = ["{backend}:8001"]
+health = {{ interval = "100ms" }}
+"""
+SERVICE = {4: "10.81.9.1", 6: "fd81:9::1"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+def test_backends_that_answer_directly(attach: str, family: int, hosts: Hosts, tmp_path: Path) -> None:
+    """They have the service's address themselves."""
+    with contextlib.ExitStack() as stack:
+        service, backend = SERVICE[family], BACKEND[family]
+        address = f"{service}/{32 if family == 4 else 128}"
+        hosts.backend.run("ip", "addr", "add", address, "dev", "lo")
+        stack.callback(hosts.backend.run, "ip", "addr", "del", address, "dev", "lo")
+        server = stack.enter_context(started(hosts.backend, SERVERS, "8001", backend, service))
+        assert said(server) == "up"
+        shown = hosts.balancer.run("ip", "-o", f"-{family}", "addr", "show")
+        device = next(line.split()[1] for line in shown.splitlines() if f" {FRONT[family]}/" in line)
+        file = tmp_path / "lb.toml"
+        there, behind = (f"[{one}]" if family == 6 else one for one in (service, backend))
+        file.write_text(DIRECT.format(service=there, device=device, backend=behind, attach=attach))
+        arguments = ("serve", "-c", str(file), "--admin", "off")
+        process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
+        process.wait_for("backend up")
+        client = stack.enter_context(started(hosts.client, CLIENTS))
+        assert client.stdin is not None
+        for name in ("one", "two", "one"):
+            print(json.dumps(["ask", name, service, 8001]), file=client.stdin, flush=True)
+            assert said(client) == f'"8001 {name}"'
 
 
 def test_what_it_needs_is_said(hosts: Hosts, tmp_path: Path) -> None:

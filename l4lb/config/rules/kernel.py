@@ -18,9 +18,6 @@ _INSTEAD = 'engine = "kernel" only forwards packets; expected engine = "proxy"'
 # What needs a connection that ends here, or a look into it.
 _NEEDS_PROXY = (
     "accept_proxy",
-    "allow",
-    "deny",
-    "deny_action",
     "max_sessions",
     "half_close",
     "half_close_timeout",
@@ -73,6 +70,8 @@ def _listener(listener: Listener) -> Iterator[Finding]:
     for key in _NEEDS_PROXY:
         if given(listener, key):
             yield (key,), f"cannot be had: {_INSTEAD}"
+    if given(listener, "deny_action") and listener.deny_action != "drop":
+        yield ("deny_action",), f'"{listener.deny_action}": engine = "kernel" answers nothing; expected "drop"'
     for index, text in enumerate(listener.bind):
         address = parse_address(text)
         if address.kind != "ip":

@@ -22,12 +22,23 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
 
-SLOTS = 1 << 23  # of all tables together, four of which are in use while one changes; 16 MiB
+SLOTS = 1 << 23  # of all tables together, and once more of those that change; 16 MiB
 _PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 _MODES = {"nat": Mode.NAT, "dsr": Mode.DSR}
 _FLOWS_AGAIN_S = 0.5  # how old the count of flows may be
 _NANO = 1_000_000_000
-_MAPS = ("services", "slots", "backends", "answers", "tcp_flows", "udp_flows", "by_service", "by_backend", "verdicts")
+_MAPS = (
+    "services",
+    "slots",
+    "denied",
+    "backends",
+    "answers",
+    "tcp_flows",
+    "udp_flows",
+    "by_service",
+    "by_backend",
+    "verdicts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,8 @@ class _Listener:
     idle_s: float = 0.0
     services: dict[bytes, bytes] = field(default_factory=dict)
     left: bool = False
+    lists: tuple[bytes, bytes] = (b"", b"")  # those that `denied` is made from
+    denied: frozenset[bytes] = frozenset()
 
 
 class KernelForwarder:
@@ -117,7 +130,7 @@ class KernelForwarder:
                 used += placed
                 tables[pool.name, protocol] = self._table(pool, protocol, placed)
                 answers.update(self._take(spec, pool, tables[pool.name, protocol], placed))
-        except MemoryError as error:
+        except (MemoryError, OSError) as error:
             raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
         for name in self._listeners.keys() - named.keys():
             self._leave(self._listeners[name])
@@ -144,6 +157,7 @@ class KernelForwarder:
             self._leave(known)
             return ()
         known.left, known.idle_s = False, spec.idle_timeout_s
+        self._deny(known, (spec.refused, spec.banned))
         protocol = _PROTOCOLS[spec.protocol]
         keys = [layout.endpoint(one.host, one.port, protocol) for one in spec.bind]  # type: ignore[union-attr]
         known.services = {key: self._service(spec, pool, table, known.number, key) for key in keys}
@@ -155,6 +169,18 @@ class KernelForwarder:
             for one in placed
             if layout.is_v4(one.endpoint) == layout.is_v4(key)
         ]
+
+    def _deny(self, known: _Listener, lists: tuple[bytes, bytes]) -> None:
+        """OSError ENOSPC when the map is full."""
+        if lists == known.lists:
+            return
+        wanted = frozenset(key for ranges in lists for key in layout.denied(ranges, known.number))
+        fd = self._maps["denied"]
+        for key in wanted - known.denied:
+            kernel.update(fd, key, bytes(4))
+        for key in known.denied - wanted:
+            kernel.delete(fd, key)
+        known.lists, known.denied = lists, wanted
 
     def _free_number(self) -> int:
         taken = {one.number for one in self._listeners.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
@@ -17,7 +18,8 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
 _SERVICE = struct.Struct("=Q16sIIIBBBx")
 _BACKEND = struct.Struct("=16sI2sBx")
-_COUNTS = struct.Struct("=5Q")
+_COUNTS = struct.Struct("=6Q")
+_DENIED = struct.Struct("=II16s")
 _ANSWER = struct.Struct("=20sII")
 SIZES = {
     "endpoint": _ENDPOINT.size,
@@ -25,6 +27,7 @@ SIZES = {
     "backend": _BACKEND.size,
     "counts": _COUNTS.size,
     "answer": _ANSWER.size,
+    "denied_key": _DENIED.size,
 }
 
 
@@ -44,6 +47,7 @@ class Verdict(IntEnum):
     NO_NEIGHBOUR = 5
     TOO_LARGE = 6
     SHORT = 7
+    DENIED = 8
 
 
 SERVICE_LEFT = 1
@@ -97,6 +101,16 @@ def answer(service: bytes, number: int, backend: int) -> bytes:
     return _ANSWER.pack(service, number, backend)
 
 
+def denied(ranges: bytes, number: int) -> Iterator[bytes]:
+    """The networks that make up these ranges, which are as `l4lb.net.access` packs them."""
+    for at in range(0, len(ranges), 32):
+        first, last = (int.from_bytes(ranges[place : place + 16], "big") for place in (at, at + 16))
+        while first <= last:
+            hosts = min((first & -first).bit_length() - 1 if first else 128, (last - first + 1).bit_length() - 1)
+            yield _DENIED.pack(32 + 128 - hosts, number, first.to_bytes(16, "big"))
+            first += 1 << hosts
+
+
 def backend(host: str, port: int, incarnation: int, flags: int = 0) -> bytes:
     return _BACKEND.pack(address(host), incarnation, port.to_bytes(2, "big"), flags)
 
@@ -107,6 +121,7 @@ class Counts(NamedTuple):
     bytes_up: int = 0
     packets_down: int = 0
     bytes_down: int = 0
+    denied: int = 0
 
     def plus(self, other: Counts) -> Counts:
         return Counts(*map(sum, zip(self, other, strict=True)))

@@ -44,6 +44,9 @@ def test_what_it_can(tmp_path: Path) -> None:
         'idle_timeout = "9s"',
     ):
         assert problems(file, listener=listener) == []
+    for access in ('allow = ["10.0.0.0/8"]', 'deny = ["10.0.0.0/8"]\ndeny_action = "drop"'):
+        assert problems(file, listener=access) == []
+    assert "answers nothing" in problems(file, listener='deny = ["10.0.0.0/8"]\ndeny_action = "close"')[0]
     for pool in ('hash_key = "session"', "hash_prefix_v4 = 24", 'slow_start = "9s"', 'on_backend_down = "reset"'):
         assert problems(file, pool=pool) == []
     assert problems(file, more='[listeners.other]\nbind = "192.0.2.1:81"\npool = "web"') == []
@@ -51,7 +54,6 @@ def test_what_it_can(tmp_path: Path) -> None:
 
 LISTENER = [
     'accept_proxy = "v2"\nproxy_trusted = ["10.0.0.0/8"]',
-    'allow = ["10.0.0.0/8"]',
     "max_sessions = 5",
     "half_close = false",
     'session_rate = "5/s"',

@@ -67,3 +67,15 @@ def test_what_was_left_is_not_overwritten_at_once() -> None:
     with pytest.raises(MemoryError):
         space.take(1, 10.5)
     assert space.take(1, 11.0) == first
+
+
+@given(st.lists(st.ip_addresses(v=6), min_size=2, max_size=2))
+def test_networks_make_up_a_range(bounds: list[ipaddress.IPv6Address]) -> None:
+    first, last = sorted(map(int, bounds))
+    at = first
+    for key in layout.denied(first.to_bytes(16, "big") + last.to_bytes(16, "big"), 7):
+        bits, number = int.from_bytes(key[:4], "little") - 32, int.from_bytes(key[4:8], "little")
+        network = ipaddress.IPv6Network((int.from_bytes(key[8:], "big"), bits))
+        assert (number, int(network.network_address)) == (7, at)
+        at = int(network.broadcast_address) + 1
+    assert at == last + 1

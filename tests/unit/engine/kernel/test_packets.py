@@ -19,6 +19,7 @@ from l4lb.engine.kernel.layout import Verdict
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
+from l4lb.net.ranges import packed_ranges
 from l4lb.routing.hashing import client_hash
 from tests.support.frames import ACK, FIN, ICMP, ICMP6, OURS, SYN, TCP, UDP, Frame, parse
 from tests.support.namespaces import in_namespace, set_sysctl
@@ -68,7 +69,7 @@ class Kernel:
         self.program = self.forwarder.program(program)
         self.publish()
 
-    def publish(self, slots: array[int] = SLOTS, listeners: bool = True) -> None:
+    def publish(self, slots: array[int] = SLOTS, listeners: bool = True, **listener: object) -> None:
         pools, found = [], []
         for family, kind in FAMILIES.items():
             for protocol in PROTOCOLS.values():
@@ -81,7 +82,7 @@ class Kernel:
                 pools.append(PoolSpec(name, Selection.HASH, backends, usable, slots, **self.pool))  # type: ignore[arg-type]
                 bind = (SocketAddress(kind, SERVICE[family], 80),)
                 terms = KernelTerms(self.mode)
-                found.append(ListenerSpec(name, bind, name, protocol, kernel=terms))
+                found.append(ListenerSpec(name, bind, name, protocol, kernel=terms, **listener))  # type: ignore[arg-type]
         self.forwarder.publish(Snapshot(1, tuple(pools), tuple(found) if listeners else ()))
 
     def sees(self, frame: Frame, cut: int | None = None) -> tuple[int, bytes]:
@@ -341,11 +342,11 @@ def test_what_is_counted(program: str) -> None:
                 made.sent(one)
                 made.sent(replace(one, flags=ACK))
             size = len(asked[0].bytes())
-            assert made.forwarder.listener("tcp4") == (29, 58, 58 * size, 0, 0)
-            assert made.forwarder.listener("udp4") == (0, 0, 0, 0, 0)
+            assert made.forwarder.listener("tcp4") == (29, 58, 58 * size, 0, 0, 0)
+            assert made.forwarder.listener("udp4") == (0, 0, 0, 0, 0, 0)
             out = parse(made.sent(request(4, UDP)))
             made.sent(replace(out, links=asked[0].links).answer(b"yes"))
-            assert made.forwarder.listener("udp4") == (1, 1, len(request(4, UDP).bytes()), 1, 14 + 20 + 8 + 3)
+            assert made.forwarder.listener("udp4") == (1, 1, len(request(4, UDP).bytes()), 1, 14 + 20 + 8 + 3, 0)
             backends = made.forwarder.by_backend()
             assert sum(one.packets_up for one in backends.values()) == 59
             assert backends["tcp4", expected(asked[0], {})].packets_up >= 2
@@ -368,5 +369,28 @@ def test_udp_without_a_checksum_stays_so(program: str) -> None:
             out = parse(made.sent(asked))
             assert out.no_checksum
             assert out.destination_port == 8080
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_whom_lists_and_bans_deny_is_dropped(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            good, bad, banned = request(4, TCP, 5), request(4, TCP, 130), request(6, UDP, 0x33)
+            for one in (good, bad, banned):
+                made.sent(one)
+            lists = packed_ranges(("192.0.2.128/25", "198.51.100.7"))
+            made.publish(refused=lists, banned=packed_ranges(("2001:db8::33",)))
+            made.sent(good)
+            made.sent(request(6, UDP, 0x34))
+            for one in (bad, replace(bad, flags=ACK), banned):
+                assert made.sees(one)[0] == DROPPED[program]
+            assert made.forwarder.listener("tcp4").denied == 2
+            assert made.forwarder.verdicts()[Verdict.DENIED] == 3
+            made.publish(refused=lists)
+            made.sent(banned)
+            made.publish()
+            made.sent(bad)
 
     on_a_host(check)
