@@ -78,6 +78,7 @@ struct packet {
 	__u8 v6;
 	__u8 part;                            // enum part
 	__u8 is_error;                        // an ICMP error
+	__u8 hops;                            // that it has left
 	__u8 is_syn;
 	__u8 is_end;                          // FIN or RST
 	__u8 is_new;                          // a flow begins with it
@@ -193,6 +194,7 @@ INLINE int parse_v4(struct packet *packet, void *l3, void *end)
 	address_v4(&packet->destination, ip->daddr);
 	packet->protocol = ip->protocol;
 	packet->fragment_id = ip->id;
+	packet->hops = ip->ttl;
 	packet->l4 = packet->l3 + sizeof(*ip);
 	if (ip->frag_off & bpf_htons(0x1fff)) {
 		packet->part = PART_LATER;
@@ -213,6 +215,7 @@ INLINE int parse_v6(struct packet *packet, void *l3, void *end)
 	__builtin_memcpy(&packet->source, &ip->saddr, 16);
 	__builtin_memcpy(&packet->destination, &ip->daddr, 16);
 	packet->protocol = ip->nexthdr;
+	packet->hops = ip->hop_limit;
 	packet->l4 = packet->l3 + sizeof(*ip);
 	if (packet->protocol == IPPROTO_FRAGMENT) {
 		struct fragment_header *fragment = l4;
@@ -576,23 +579,55 @@ INLINE long look_up(context_t *context, const struct packet *packet, const struc
 	return bpf_fib_lookup(context, look, sizeof(*look), 0);
 }
 
+// One hop less, as of every host that forwards: packets that go round in circles come to an end. 0, or -1 when it is the
+// last one, or the packet ends too early.
+INLINE int hop(context_t *context, const struct packet *packet)
+{
+	if (packet->hops <= 1)
+		return -1;
+#ifdef TCX
+	__u8 left = packet->hops - 1;
+	if (!packet->v6)
+		bpf_l3_csum_replace(context, packet->l3 + 10, bpf_htons(packet->hops << 8), bpf_htons(left << 8), 2);
+	return bpf_skb_store_bytes(context, packet->l3 + (packet->v6 ? 7 : 8), &left, 1, 0);
+#else
+	if (packet->v6) {
+		struct ipv6hdr *ip = at(context, sizeof(struct ethhdr));
+		if ((void *)(ip + 1) > end_of(context))
+			return -1;
+		ip->hop_limit--;
+	} else {
+		struct iphdr *ip = at(context, sizeof(struct ethhdr));
+		if ((void *)(ip + 1) > end_of(context))
+			return -1;
+		ip->ttl--;
+		ip->check = checksum_changed(ip->check, (__u16)~bpf_htons(0x0100));
+	}
+	return 0;
+#endif
+}
+
 // A neighbour that the kernel does not know yet is asked for by tcx itself; with XDP the packet goes up the stack, which
 // asks (`up`: it may, since it does not end here).
-INLINE int forward(context_t *context, struct bpf_fib_lookup *look, long found, int up)
+INLINE int forward(context_t *context, const struct packet *packet, struct bpf_fib_lookup *look, long found, int up)
 {
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		if (hop(context, packet))
+			return stop(VERDICT_EXPIRED, DROP);
 		if (links_set(context, look->dmac, look->smac))
 			return stop(VERDICT_SHORT, DROP);
 		return bpf_redirect(look->ifindex, 0);
 	}
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 #ifdef TCX
-		struct bpf_redir_neigh hop = {.nh_family = look->family};
-		if (look->family == AF_INET6)
-			__builtin_memcpy(hop.ipv6_nh, look->ipv6_dst, 16);
+		struct bpf_redir_neigh next = {.nh_family = look->family};
+		if (packet->v6)
+			__builtin_memcpy(next.ipv6_nh, look->ipv6_dst, 16);
 		else
-			hop.ipv4_nh = look->ipv4_dst;
-		return bpf_redirect_neigh(look->ifindex, &hop, sizeof(hop), 0);
+			next.ipv4_nh = look->ipv4_dst;
+		if (hop(context, packet))
+			return stop(VERDICT_EXPIRED, DROP);
+		return bpf_redirect_neigh(look->ifindex, &next, sizeof(next), 0);
 #else
 		return stop(VERDICT_NO_NEIGHBOUR, up ? PASS : DROP);
 #endif
@@ -607,7 +642,7 @@ INLINE int route(context_t *context, const struct packet *packet, const struct a
 {
 	struct bpf_fib_lookup look;
 	long found = look_up(context, packet, from, next, &look);
-	return forward(context, &look, found, up);
+	return forward(context, packet, &look, found, up);
 }
 
 // ---- choosing ----
@@ -778,7 +813,7 @@ INLINE int as_service(context_t *context, const struct packet *packet, const str
 	if (rewrite(context, packet, &change))
 		return stop(VERDICT_SHORT, DROP);
 	count_verdict(VERDICT_ANSWER);
-	return forward(context, &look, found, 1);
+	return forward(context, packet, &look, found, 1);
 }
 
 INLINE int answer(context_t *context, const struct packet *packet)

@@ -37,6 +37,7 @@ enum verdict {
 	VERDICT_TOO_LARGE,
 	VERDICT_SHORT,         // the packet ends within a header
 	VERDICT_DENIED,        // by address: lists, bans
+	VERDICT_EXPIRED,       // it has no hop left
 	VERDICT_COUNT,
 };
 

@@ -44,6 +44,7 @@ class Frame:
     more: bool = False
     fragment_id: int = 0
     no_checksum: bool = False
+    hops: int = 64
     links: tuple[bytes, bytes] = (OURS, THEIRS)  # destination, source
 
     @property
@@ -81,14 +82,16 @@ class Frame:
         source, destination = ip_address(self.source).packed, ip_address(self.destination).packed
         if self.v4:
             fragment = self.offset // 8 | (0x2000 if self.more else 0)
-            head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(above), self.fragment_id, fragment, 64, self.protocol, 0)
+            head = struct.pack(
+                "!BBHHHBBH", 0x45, 0, 20 + len(above), self.fragment_id, fragment, self.hops, self.protocol, 0
+            )
             found = checksum(head + source + destination)
             return head[:10] + struct.pack("!H", found) + source + destination + above
         protocol = self.protocol
         if self.is_fragment:
             above = struct.pack("!BBHI", protocol, 0, self.offset | self.more, self.fragment_id) + above
             protocol = FRAGMENT
-        return struct.pack("!IHBB", 6 << 28, len(above), protocol, 64) + source + destination + above
+        return struct.pack("!IHBB", 6 << 28, len(above), protocol, self.hops) + source + destination + above
 
     def bytes(self, cut: int | None = None) -> bytes:
         return b"".join(self.links) + struct.pack("!H", 0x0800 if self.v4 else 0x86DD) + self.ip(cut)
@@ -121,7 +124,8 @@ def parse_ip(data: bytes) -> tuple[Frame, bytes]:
         if protocol == FRAGMENT:
             protocol, _, field, fragment_id = struct.unpack_from("!BBHI", above)
             offset, more, above = field & 0xFFF8, bool(field & 1), above[8:]
-    return Frame(source, destination, 0, 0, protocol, 0, b"", offset, more, fragment_id), above
+    hops = data[8] if data[0] >> 4 == 4 else data[7]
+    return Frame(source, destination, 0, 0, protocol, 0, b"", offset, more, fragment_id, hops=hops), above
 
 
 def parse(data: bytes, *, whole: bool = True) -> Frame:

@@ -48,6 +48,7 @@ class Verdict(IntEnum):
     TOO_LARGE = 6
     SHORT = 7
     DENIED = 8
+    EXPIRED = 9
 
 
 SERVICE_LEFT = 1

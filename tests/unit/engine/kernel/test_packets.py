@@ -145,7 +145,7 @@ def test_to_a_backend_and_back_by_nat(program: str) -> None:
                 host = BACKENDS[family][list(LINKS).index(backend)]
                 assert out == replace(
                     asked, destination=host, destination_port=8080, links=(LINKS[backend], out.links[1]),
-                    flags=out.flags,
+                    hops=63, flags=out.flags,
                 )  # fmt: skip
                 assert out.links[1] != OURS
                 answer = replace(out, links=asked.links).answer(b"an answer")
@@ -164,7 +164,7 @@ def test_to_a_backend_as_it_is_by_dsr(program: str) -> None:
             for family, protocol, size in CASES:
                 asked = request(family, protocol, 7, bytes(size))
                 data = made.sent(asked)
-                assert data[12:] == asked.bytes()[12:]
+                assert data[12:] == replace(asked, hops=63).bytes()[12:]
                 assert data[:6] == LINKS[expected(asked, {})]
 
     on_a_host(check)
@@ -219,7 +219,7 @@ def test_errors_go_to_the_backend_that_they_are_about(program: str, mode: str) -
                     assert data[:6] == LINKS[backend]
                     out = parse(data)
                     if mode == "dsr":
-                        assert data[12:] == error.bytes()[12:]
+                        assert data[12:] == replace(error, hops=63).bytes()[12:]
                         continue
                     host = BACKENDS[family][list(LINKS).index(backend)]
                     assert out.destination == host
@@ -392,5 +392,18 @@ def test_whom_lists_and_bans_deny_is_dropped(program: str) -> None:
             made.sent(banned)
             made.publish()
             made.sent(bad)
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_packet_without_a_hop_left_ends_here(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            for family in (4, 6):
+                assert parse(made.sent(replace(request(family, UDP), hops=2))).hops == 1
+                for hops in (0, 1):
+                    assert made.sees(replace(request(family, UDP), hops=hops))[0] == DROPPED[program]
+            assert made.forwarder.verdicts()[Verdict.EXPIRED] == 4
 
     on_a_host(check)
