@@ -58,11 +58,11 @@ MAP(services, BPF_MAP_TYPE_HASH, struct endpoint, struct service, SERVICES_MAX, 
 MAP(slots, BPF_MAP_TYPE_ARRAY, __u32, __u64, SLOT_WORDS, BPF_F_MMAPABLE);      // four backends in each word
 MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKENDS_MAX, BPF_F_MMAPABLE);
 MAP(answers, BPF_MAP_TYPE_HASH, struct endpoint, struct answer, BACKENDS_MAX, 0);  // of NAT, by where they are from
+MAP(handshakes, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, HANDSHAKES_MAX, 0);
 MAP(tcp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(udp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, FLOWS_MAX, 0);
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, FRAGMENTS_MAX, 0);
 MAP(denied, BPF_MAP_TYPE_LPM_TRIE, struct denied_key, __u32, DENIED_MAX, BPF_F_NO_PREALLOC);
-MAP(new_flows, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct new_flows, 1, 0);
 MAP(by_service, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, SERVICES_MAX, 0);
 MAP(by_backend, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, BACKENDS_MAX, 0);
 MAP(verdicts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, VERDICT_COUNT, 0);
@@ -647,21 +647,6 @@ INLINE int route(context_t *context, const struct packet *packet, const struct a
 
 // ---- choosing ----
 
-// Below this rate on each CPU a SYN makes an entry, so that a flood of them cannot push out established flows; above it
-// the first packet after the handshake does.
-INLINE int may_remember_syn(__u64 now)
-{
-	__u32 zero = 0;
-	struct new_flows *lately = bpf_map_lookup_elem(&new_flows, &zero);
-	if (!lately)
-		return 0;
-	if (now - lately->since >= 1000000000ULL) {
-		lately->since = now;
-		lately->count = 0;
-	}
-	return lately->count++ < SYNS_REMEMBERED;
-}
-
 INLINE struct backend *backend_at(__u32 index)
 {
 	return bpf_map_lookup_elem(&backends, &index);
@@ -709,10 +694,28 @@ INLINE void remember(void *flows, const struct flow_key *key, __u64 now, const s
 	bpf_map_update_elem(flows, key, &flow, how);
 }
 
+// By the service's table.
+INLINE enum verdict choose_anew(const struct packet *packet, const struct service *service, struct choice *choice)
+{
+	__u64 hash = packet->v6 ? hash_v6(packet, service) : hash_v4(packet, service);
+	if (slot_backend(service, hash, &choice->index))
+		return VERDICT_NO_BACKEND;
+	struct backend *backend = backend_at(choice->index);
+	if (!backend || packet->v6 == is_v4(&backend->address))          // a name may mean another family now
+		return VERDICT_NO_BACKEND;
+	choice->incarnation = backend->incarnation;
+	return VERDICT_FORWARDED;
+}
+
 // The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
+//
+// A connection is a flow from its second packet on. Before that it is among the handshakes: so a flood of SYNs, or of
+// other single packets, pushes out no flow. What an earlier connection of the same ports has left is overwritten by a
+// SYN, or else it would catch the ACK of this one's handshake.
 INLINE enum verdict choose(struct packet *packet, const struct service *service, struct choice *choice)
 {
-	void *flows = packet->protocol == IPPROTO_TCP ? (void *)&tcp_flows : (void *)&udp_flows;
+	int tcp = packet->protocol == IPPROTO_TCP;
+	void *flows = tcp ? (void *)&tcp_flows : (void *)&udp_flows;
 	__u64 now = bpf_ktime_get_ns();
 	struct flow_key key = {};
 	key.client = packet->source;
@@ -721,22 +724,20 @@ INLINE enum verdict choose(struct packet *packet, const struct service *service,
 	key.service_port = packet->destination_port;
 	if (!packet->is_syn && !known_flow(flows, &key, now, packet->is_end, choice))
 		return VERDICT_FORWARDED;
+	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, &key, now, 0, choice)) {
+		remember(&tcp_flows, &key, now, choice, service->number, BPF_ANY);
+		bpf_map_delete_elem(&handshakes, &key);
+		return VERDICT_FORWARDED;
+	}
 	if (service->flags & SERVICE_LEFT)
 		return VERDICT_OTHER;
-	__u64 hash = packet->v6 ? hash_v6(packet, service) : hash_v4(packet, service);
-	if (slot_backend(service, hash, &choice->index))
-		return VERDICT_NO_BACKEND;
-	struct backend *backend = backend_at(choice->index);
-	if (!backend)
-		return VERDICT_NO_BACKEND;
-	if (packet->v6 == is_v4(&backend->address))                      // a name that means another family now
-		return VERDICT_NO_BACKEND;
-	choice->incarnation = backend->incarnation;
-	if (packet->is_error)
-		return VERDICT_FORWARDED;
-	// What an earlier connection of these ports has left must not catch the ACK of this one's handshake.
-	packet->is_new = packet->is_syn || packet->protocol == IPPROTO_UDP;
-	remember(flows, &key, now, choice, service->number, packet->is_syn && !may_remember_syn(now) ? BPF_EXIST : BPF_ANY);
+	enum verdict verdict = choose_anew(packet, service, choice);
+	if (verdict != VERDICT_FORWARDED || packet->is_error)
+		return verdict;
+	packet->is_new = packet->is_syn || !tcp;
+	if (packet->is_syn)
+		remember(&tcp_flows, &key, now, choice, service->number, BPF_EXIST);
+	remember(tcp ? (void *)&handshakes : flows, &key, now, choice, service->number, BPF_ANY);
 	return VERDICT_FORWARDED;
 }
 

@@ -10,7 +10,7 @@
 #define FRAGMENTS_MAX 8192
 #define DENIED_MAX (1 << 18)      // networks of all lists and bans together
 #define HEADERS_MAX 128           // Ethernet, IPv6 with a fragment header, ICMPv6 with an IPv6 header and ports
-#define SYNS_REMEMBERED 125000    // a second, on each CPU
+#define HANDSHAKES_MAX (1 << 16)
 
 #define XXH_PRIME_1 0x9E3779B185EBCA87ULL
 #define XXH_PRIME_2 0xC2B2AE3D27D4EB4FULL
@@ -111,11 +111,6 @@ struct fragment {
 	__be16 service_port;
 	__u8 is_answer;
 	__u8 zero[5];
-};
-
-struct new_flows {                 // of one CPU
-	__u64 since;                   // ns
-	__u64 count;
 };
 
 struct counts {                    // of one CPU

@@ -4,7 +4,9 @@ both families, both protocols, both modes, fragments, errors; and that they choo
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import struct
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -275,8 +277,9 @@ def test_flows_stay_where_they_are_when_tables_change(program: str) -> None:
         with kernel(program, "nat") as made:
             asked = [request(4, protocol, number) for protocol in PROTOCOLS for number in range(1, 60)]
             first = [made.goes_to(one) for one in asked]
-            made.publish(array("I", [(slot + 1) % 3 for slot in SLOTS]))
             later = [replace(one, flags=ACK) for one in asked]
+            assert [made.goes_to(one) for one in later] == first
+            made.publish(array("I", [(slot + 1) % 3 for slot in SLOTS]))
             assert [made.goes_to(one) for one in later] == first
             new = [made.goes_to(one) for one in asked if one.protocol == TCP]  # a SYN begins anew
             moved = {"a": "b", "b": "c", "c": "a"}
@@ -405,5 +408,26 @@ def test_a_packet_without_a_hop_left_ends_here(program: str) -> None:
                 for hops in (0, 1):
                     assert made.sees(replace(request(family, UDP), hops=hops))[0] == DROPPED[program]
             assert made.forwarder.verdicts()[Verdict.EXPIRED] == 4
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_flood_of_syns_pushes_out_no_connection(program: str) -> None:
+    """More sources than there is room for, twice over; a million in the long form."""
+
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            known = [replace(request(4, TCP, 1 + number % 250), source_port=number) for number in range(2000, 4000)]
+            first = [made.goes_to(one) for one in known]
+            later = [replace(one, flags=ACK) for one in known]
+            assert [made.goes_to(one) for one in later] == first
+            template = bytearray(request(4, TCP, 1).bytes())
+            for number in range(1_000_000 if os.environ.get("L4LB_SOAK") else 150_000):
+                template[26:30] = struct.pack("!I", 0x0B000000 + number)  # checksums are as they may
+                made.program.test(bytes(template))
+            made.publish(array("I", [(slot + 1) % 3 for slot in SLOTS]))
+            assert [made.goes_to(one) for one in later] == first
+            assert made.forwarder.flows_on("tcp4") == 2000
 
     on_a_host(check)
