@@ -235,6 +235,7 @@ def test_bans_outlive_restart_reload_and_upgrade(file: Path) -> None:
         assert not asked(process.address("web"), THERE)
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
+    time.sleep(0.3)  # then the short one is over
     with started(file) as process, client_of(file) as client:
         process.wait_for("backend up")
         found = client.bans.list()
