@@ -170,13 +170,14 @@ class Engines(NativeForwarder):
     def _with_kernel(self, pools: Mapping[str, PoolStats]) -> dict[str, PoolStats]:
         assert self._kernel is not None
         found = {name: dict(pool.backends) for name, pool in pools.items()}
+        flows = self._kernel.flows_by_backend()
         for (pool, id_), counts in self._kernel.by_backend().items():
             if pool not in found:
                 continue
             known = found[pool].get(id_, BackendStats())
             found[pool][id_] = dataclasses.replace(
                 known,
-                sessions_active=known.sessions_active + self._kernel.flows_of(pool, id_),
+                sessions_active=known.sessions_active + flows.get((pool, id_), 0),
                 sessions_total=known.sessions_total + counts.flows,
                 bytes_up=known.bytes_up + counts.bytes_up,
                 bytes_down=known.bytes_down + counts.bytes_down,

@@ -85,6 +85,9 @@ class Backends:
                 one.incarnation += 1
                 self._write(one)
 
+    def endpoints(self) -> set[bytes]:
+        return {one.endpoint for one in self._placed.values()}
+
     def owners(self) -> dict[int, Owner]:
         return {one.index: one.owner for one in self._placed.values()}
 

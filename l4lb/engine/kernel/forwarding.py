@@ -134,13 +134,13 @@ class KernelForwarder:
             raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
         for name in self._listeners.keys() - named.keys():
             self._leave(self._listeners[name])
-        self._write(
-            "answers", self._answers, {**self._answers, **answers}
-        )  # flows of removed backends are answered too
+        known = self._backends.endpoints()  # what was removed may have flows still
+        kept = {key: value for key, value in self._answers.items() if key in known}
+        self._write("answers", self._answers, {**kept, **answers})
         wanted = {key: value for one in self._listeners.values() for key, value in one.services.items()}
         self._write("services", self._services, wanted)
         self._backends.keep_only(used)
-        self._backends.forgive(placed for placed in used if self._is_usable(pools, placed))
+        self._backends.forgive(placed for placed in used if placed.left and self._is_usable(pools, placed))
         self._leave_tables(tables)
 
     @staticmethod
@@ -274,9 +274,15 @@ class KernelForwarder:
         return self._count_flows()[0].get(known.number, 0) if known else 0
 
     def flows_of(self, pool: str, backend: str) -> int:
-        counted = self._count_flows()[1]
-        owners = self._backends.owners()
-        return sum(count for index, count in counted.items() if owners.get(index) == (pool, backend))
+        return self.flows_by_backend().get((pool, backend), 0)
+
+    def flows_by_backend(self) -> dict[Owner, int]:
+        """Those that have any."""
+        owners, found = self._backends.owners(), dict[Owner, int]()
+        for index, count in self._count_flows()[1].items():
+            if (owner := owners.get(index)) is not None:
+                found[owner] = found.get(owner, 0) + count
+        return found
 
     def _count_flows(self) -> tuple[dict[int, int], dict[int, int]]:
         """By listener's number, and by backend's index. A flow is there while it had a packet within the shortest
