@@ -172,13 +172,14 @@ def hosts() -> Iterator[Hosts]:
 
 
 @contextlib.contextmanager
-def world(hosts: Hosts, tmp_path: Path, attach: str = "auto") -> Iterator[World]:
+def world(hosts: Hosts, tmp_path: Path, attach: str = "auto", user: str = "") -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(started(hosts.backend, SERVERS, "8001", BACKEND[4], BACKEND[6]))
         other = stack.enter_context(started(hosts.backend, SERVERS, "8002", BACKEND[4], BACKEND[6]))
         assert said(server) == said(other) == "up"
         made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
         made.write(attach)
+        made.file.write_text(made.file.read_text().replace("[global]", f'[global]\nuser = "{user}"'))
         made.server = other
         arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
         made.process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
@@ -255,6 +256,18 @@ def test_a_reload_takes_a_listener_away_and_the_end_all_of_it(hosts: Hosts, tmp_
         assert made.process.wait() == 0
         assert made.ask("after") == "ConnectionRefusedError"
         assert "prog" not in hosts.balancer.run("ip", "-d", "link", "show")
+
+
+def test_changes_take_no_rights(hosts: Hosts, tmp_path: Path) -> None:
+    with world(hosts, tmp_path, user="nobody") as made:
+        status = Path(f"/proc/{made.process.process.pid}/status").read_text()
+        assert "CapEff:\t0000000000000000" in status
+        found = both(made)
+        made.command("backend", "drain", "web", f"{BACKEND[4]}:8002")
+        assert {made.ask(f"new-{number}") for number in range(20)} == {"8001"}
+        assert all(made.ask(name) == backend for name, backend in found.items())
+        made.command("ban", "add", CLIENT[4])
+        assert made.ask("banned") == "TimeoutError"
 
 
 DIRECT = """
