@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,9 +115,10 @@ def hosts() -> Iterator[Hosts]:
 
 @contextlib.contextmanager
 def started(host: Host, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    environment = dict(os.environ) if code is BALANCER else without_preload()  # a sanitizer's runtime is for ours
     with subprocess.Popen(
         [*host.command, sys.executable, "-c", code, *arguments],
-        env=without_preload(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             yield process

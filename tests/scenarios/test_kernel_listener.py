@@ -18,7 +18,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts, three_hosts
-from tests.support.programs import L4lb, l4lb, without_preload
+from tests.support.programs import L4lb, l4lb
 from tests.support.waiting import wait_until
 
 FILE = """
@@ -146,8 +146,7 @@ class World:
 
     def command(self, *words: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "l4lb", *words, "--admin", self.admin],
-            env=without_preload(), capture_output=True, text=True, timeout=60,
+            [sys.executable, "-m", "l4lb", *words, "--admin", self.admin], capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
