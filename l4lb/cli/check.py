@@ -15,6 +15,7 @@ def check(file: str) -> None:
     """Check a configuration and print every error in it. Warnings are what would fail on this host now: names that do
     not resolve, paths where this user cannot write."""
     config = Config.load(file)
+    from l4lb.control.changes.in_kernel import kernel_needs
     from l4lb.control.changes.preflight import preflight  # not imported for a broken file
 
     errors, warnings = preflight(config)
@@ -25,5 +26,7 @@ def check(file: str) -> None:
     backends = sum(len(pool.backends) for pool in config.pools.values())
     for problem in source_problems(config):
         click.echo(f"warning: {problem} (serve would refuse it here)", err=True)
+    for need in kernel_needs(config):
+        click.echo(f"note: {need}", err=True)
     counts = f"{len(config.listeners)} listeners, {len(config.pools)} pools, {backends} backends"
     click.echo(f"{file}: ok ({counts})")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from l4lb import ChangeError, Config, ConfigError
+from l4lb.control.changes.in_kernel import kernel_problems
 from l4lb.control.changes.preflight import preflight
 from tests.scenarios.test_names import balancing
 from tests.support.balancing import make_config
@@ -99,3 +100,38 @@ def test_by_a_reload_and_at_runtime_too_and_a_name_that_leads_back_later() -> No
             return next(str(one["passed_over"]) for one in backends if one["id"] == f"later.example:{port}")
 
         assert wait_until(lambda: why() == "name later.example does not resolve: it leads back to this process")
+
+
+KERNEL = """
+[listeners.web]
+bind = "{bind}"
+pool = "web"
+engine = "kernel"
+mode = "{mode}"
+[pools.web]
+policy = "maglev"
+backends = ["{backend}"]
+"""
+NEEDS = {
+    ("203.0.113.1:80", "10.0.0.1:80", "nat"): "listeners.web: the way from each backend to every client leads through",
+    ("203.0.113.1:80", "10.0.0.1:80", "dsr"): "ip addr add 203.0.113.1/32 dev lo",
+    ("[2001:db8::1]:80", "[2001:db8::2]:80", "dsr"): "ip addr add 2001:db8::1/128 dev lo nodad",
+}
+
+
+@pytest.mark.parametrize(("bind", "backend", "mode"), NEEDS)
+def test_what_forwarding_in_the_kernel_needs(bind: str, backend: str, mode: str, tmp_path: Path) -> None:
+    file, sysctls = tmp_path / "lb.toml", tmp_path / "sys"
+    file.write_text(KERNEL.format(bind=bind, backend=backend, mode=mode))
+    with l4lb("check", str(file)) as process:
+        assert process.wait() == 0
+        assert "note: listeners.web: " in process.log
+        assert NEEDS[bind, backend, mode] in process.log
+    config = Config.load(str(file))
+    key = "net.ipv6.conf.all.forwarding" if bind.startswith("[") else "net.ipv4.ip_forward"
+    place = sysctls.joinpath(*key.split("."))
+    place.parent.mkdir(parents=True)
+    for value, expected in (("0\n", True), ("1\n", False)):
+        place.write_text(value)
+        found = [message for _, message in kernel_problems(config, sysctls)]
+        assert any(f"{key} is 0" in one for one in found) is expected

@@ -28,6 +28,10 @@ def test_the_option_says_what_it_takes(tmp_path: Path) -> None:
     arguments, within = ("serve", "-c", str(file), "--admin", "off"), ["env", "-C", str(code)]
     with serving(echo) as backend:
         file.write_text(FILE.format(port=port, backend=backend.address, engine='engine = "kernel"'))
+        with l4lb("check", str(file), within=within) as process:
+            assert process.wait() == 0
+            assert "warning: " in process.log
+            assert "l4lb was installed without it" in process.log
         with l4lb(*arguments, within=within) as process:
             assert process.wait() == 2
             assert "listeners.web.engine: " in process.log

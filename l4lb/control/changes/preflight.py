@@ -12,6 +12,7 @@ from pathlib import Path
 
 from l4lb.config import Config
 from l4lb.config.rules.loops import Hosts, loop_conflicts
+from l4lb.control.changes.in_kernel import kernel_problems
 from l4lb.errors import Problem
 from l4lb.net.address import name_of, parse_address
 from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up
@@ -31,7 +32,7 @@ def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], 
         for path, text, name in named
         if name not in hosts
     ]
-    warnings += [config.problem(path, message) for path, message in _places(config)]
+    warnings += [config.problem(path, message) for path, message in (*_places(config), *kernel_problems(config))]
     return [config.problem(path, message) for path, message in loops], warnings
 
 
