@@ -441,7 +441,7 @@ def test_a_client_that_ends_within_its_hello_is_passed_on_where_nginx_hangs_up(k
         client.shutdown(socket.SHUT_WR)
         got, was_reset = read_until_end(client)
         assert got == (b"web     " + first if kind == L4LB else b"")
-        assert not was_reset
+        assert not was_reset or kind != L4LB  # nginx 1.26 resets
         if balancer is not None:
             wait_idle(balancer)
             assert closed(balancer) == {CloseReason.NORMAL: 1}

@@ -128,10 +128,11 @@ def test_signals_at_random_moments(file: Path) -> None:
 
 
 def blocks_signals(pid: int) -> bool:
-    """As it does from its first line on."""
+    """As it does from its first line on; before it is there, in the child that becomes it, all are blocked."""
     blocked = re.search(r"^SigBlk:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert blocked is not None
-    return bool(int(blocked[1], 16) >> (signal.SIGTERM - 1) & 1)
+    ours, other = (int(blocked[1], 16) >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGCHLD))
+    return bool(ours and not other)
 
 
 BECOMING = """

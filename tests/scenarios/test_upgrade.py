@@ -105,7 +105,7 @@ def gone(pid: int) -> bool:
     """Ended: not there, or a zombie that its parent has not asked after."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before, or while it is read
         return True
 
 
