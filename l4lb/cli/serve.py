@@ -114,12 +114,19 @@ def _predecessor() -> Channel | None:
     service manager."""
     fd = os.environ.pop(TAKEOVER_FD, "")
     if not fd:
-        return kept_before(Notifier.from_environment())
+        return _kept()
     try:
         return Channel.of_fd(int(fd))
     except (OSError, ValueError, OverflowError) as error:  # EBADF, ENOTSOCK; no number
         reason = error.strerror if isinstance(error, OSError) else "expected the number of a socket"
         raise ConfigError([Problem(TAKEOVER_FD, f'"{fd}": {reason}; only an upgrade sets it')]) from None
+
+
+def _kept() -> Channel | None:
+    try:
+        return kept_before(Notifier.from_environment())
+    except OSError as error:
+        raise ConfigError([Problem("LISTEN_FDS", f"what systemd kept cannot be read: {error.strerror}")]) from None
 
 
 def _inherited(channel: Channel) -> Inheritance:

@@ -12,12 +12,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from l4lb.net.listen.sockets import FIRST_INHERITED_FD, inherited_names
 from l4lb.net.sd_notify import Notifier
 from l4lb.net.stored import QUEUE, STATE, Stored
 
 _ANSWERS_WITHIN_S = 3.0
 _KEEPS_WITHIN_S = 3.0
-_FIRST_PASSED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def unit_of(cgroup: str) -> tuple[str, ...]:
@@ -74,14 +74,18 @@ def forget(notifier: Notifier, kept: Mapping[str, int]) -> None:
 
 
 def kept_before(notifier: Notifier) -> Stored | None:
-    """What the process before this one gave to systemd, once; it keeps nothing of it any more. None: nothing."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    found = {name: _FIRST_PASSED_FD + place for place, name in enumerate(names) if name in (STATE, QUEUE)}
+    """What the process before this one gave to systemd, once; it keeps nothing of it any more. None: nothing, or what
+    that process took back. OSError when what has these names is something else (EBADF, ENOTSOCK), or the environment
+    makes no sense (EINVAL)."""
+    passed = enumerate(inherited_names(), FIRST_INHERITED_FD)
+    found = {name: fd for fd, name in passed if name in (STATE, QUEUE)}
     if found.keys() != {STATE, QUEUE}:
         return None
     forget(notifier, found)
     for fd in found.values():
         os.set_inheritable(fd, False)
-    return Stored(found[STATE], socket.socket(fileno=found[QUEUE]))
+    stored = Stored(found[STATE], socket.socket(fileno=found[QUEUE]))
+    if not stored.is_empty:
+        return stored
+    stored.close()
+    return None

@@ -7,6 +7,7 @@ read, however many sockets are in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -54,6 +55,15 @@ class Store(Channel):
         while rest:
             rest = rest[os.write(self._state, rest) :]
 
+    def discard(self) -> None:
+        """Leave nothing in it, whoever keeps it by now: what it holds is not to be taken over."""
+        os.ftruncate(self._state, 0)
+        self._queue.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                _, fds, _ = receive_fds(self._queue, 1)
+                close_all(fds)
+
     def close(self) -> None:
         super().close()
         self._queue.close()
@@ -69,6 +79,11 @@ class Stored(Channel):
         queue.setblocking(False)
         self._state = state_fd
         self._at = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it was discarded."""
+        return os.fstat(self._state).st_size == 0
 
     def send(self, message: Message, fds: Sequence[int] = (), timeout_s: float = 0.0) -> None:
         """To nobody."""

@@ -23,7 +23,7 @@ from tests.support.programs import free_port
 from tests.support.systemd import Systemd, booted
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.alone]  # two systemds would take each other's control groups
 
 UNIT = Path("contrib/systemd/l4lb.service").read_text()
 SESSIONS = 2000 if os.environ.get("L4LB_SOAK") else 100
@@ -251,10 +251,9 @@ def test_a_service_without_privileges_is_told_by_the_bus(tmp_path: Path) -> None
     """As the unit runs it: a user of its own, who may ask systemd only over D-Bus."""
     with tempfile.TemporaryDirectory(prefix="l4lb-probe-", dir="/var/tmp") as name:
         directory = Path(name)
-        package = directory / "l4lb" / "net"
-        package.mkdir(parents=True)
-        for module in ("sd_notify", "handover", "stored", "service_manager"):
-            shutil.copy(f"l4lb/net/{module}.py", package)
+        for part in ("net", "model"):
+            shutil.copytree(f"l4lb/{part}", directory / "l4lb" / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy("l4lb/errors.py", directory / "l4lb")
         (directory / "probe.py").write_text(PROBE.format(directory=directory))
         for made in [directory, *directory.rglob("*")]:
             made.chmod(0o777)

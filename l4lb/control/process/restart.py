@@ -32,9 +32,8 @@ from l4lb.net.sd_notify import Notifier
 from l4lb.net.service_manager import keep, restarts_and_keeps
 from l4lb.net.stored import Store
 
-TRIAL = (
-    "L4LB_TRIAL_FORMAT"  # environment: start so far that the configuration is read, and say whether it can take over
-)
+# Environment of a process that reads the configuration, says whether it could take over, and ends.
+TRIAL = "L4LB_TRIAL_FORMAT"
 
 
 class Restart:
@@ -79,6 +78,7 @@ class Restart:
             try:
                 await self._keep_sessions(store, exported, sessions)
             except BaseException:
+                store.discard()
                 handed.forwarder.tcp.hold_clients(False)
                 handed.forwarder.import_sessions(exported)
                 raise

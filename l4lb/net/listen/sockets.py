@@ -30,7 +30,7 @@ from l4lb.net.listen.options import (
 from l4lb.net.listen.unix_paths import bind_unix, remove_own
 
 _SO_MEMINFO = 55
-_FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
+FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def sockaddr_bytes(address: SocketAddress) -> bytes:
@@ -288,7 +288,7 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
     return opened
 
 
-def _inherited_names() -> list[str]:
+def inherited_names() -> list[str]:
     """The names of the sockets that the service manager passed, in order (sd_listen_fds(3)). EINVAL when their count is
     no number."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
@@ -311,8 +311,8 @@ def _listen_inherited(name: str, spec: ListenerSpec) -> ListeningSockets:
 
     ENOENT: there is none; EINVAL: they have several addresses.
     """
-    names = _inherited_names()
-    fds = [_FIRST_INHERITED_FD + index for index, passed in enumerate(names) if passed == name]
+    names = inherited_names()
+    fds = [FIRST_INHERITED_FD + index for index, passed in enumerate(names) if passed == name]
     if not fds:
         passed = ", ".join(names) or "none"
         raise FileNotFoundError(errno.ENOENT, f"no inherited socket of that name (passed: {passed})")

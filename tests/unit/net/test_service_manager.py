@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from l4lb.net.sd_notify import Notifier
@@ -27,8 +29,14 @@ def test_the_unit_of_a_process(cgroup: str) -> None:
 
 @pytest.mark.parametrize("names", ["web", "l4lb-state", "web:l4lb-queue", ""])
 def test_sockets_that_are_not_what_was_kept_stay_where_they_are(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", str(names.count(":") + 1))
     monkeypatch.setenv("LISTEN_FDNAMES", names)
     assert kept_before(Notifier()) is None
+
+
+def test_a_count_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "two")
+    with pytest.raises(OSError, match='LISTEN_FDS is "two"'):
+        kept_before(Notifier())

@@ -85,3 +85,21 @@ def test_descriptors_that_are_missing_leave_none_behind() -> None:
     store.close()
     reader.close()
     close_all(fds)
+
+
+def test_what_is_discarded_is_in_nobodys_hands() -> None:
+    """Also where the message that takes it back gets lost: what it holds goes on elsewhere."""
+    fds = pipes(300)
+    store = Store()
+    store.send({"kind": "tcp"}, fds)
+    reader = read_by_another(store)
+    assert not reader.is_empty
+    close_all(fds[1::2])
+    store.discard()
+    assert os.read(fds[0], 1) == b"", "nothing of it is open in the queue"
+    assert reader.is_empty
+    with pytest.raises(ConnectionResetError):
+        reader.receive()
+    store.close()
+    reader.close()
+    close_all(fds[::2])
