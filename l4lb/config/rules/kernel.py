@@ -104,11 +104,16 @@ def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
         if given(pool, key):
             yield (key,), f"cannot be had: {_INSTEAD}"
     versions = {_version(parse_address(text)) for text in listener.bind}
+    ports = {parse_address(text).ports[0] for text in listener.bind}
     for index, backend in enumerate(pool.backends):
         address = parse_address(backend.address)
         place = ("backends", index)
         if address.kind != "ip":
             yield place, f'"{backend.address}": {_INSTEAD}'
+        elif not address.ports[0]:
+            yield place, f'"{backend.address}": engine = "kernel" expects a port'
+        elif listener.mode == "dsr" and address.ports[0] not in ports:
+            yield place, f'"{backend.address}": with mode = "dsr" ports stay as they are: expected {min(ports)}'
         elif backend.max_sessions:
             yield place, f'"{backend.address}": max_sessions cannot be had: {_INSTEAD}'
         elif None not in versions and _version(address) not in {None, *versions}:

@@ -37,7 +37,6 @@ def test_what_it_can(tmp_path: Path) -> None:
     file = tmp_path / "lb.toml"
     for listener in (
         "",
-        'mode = "dsr"',
         'attach = "tcx"',
         'devices = ["eth0"]',
         'protocol = "udp"',
@@ -50,6 +49,16 @@ def test_what_it_can(tmp_path: Path) -> None:
     for pool in ('hash_key = "session"', "hash_prefix_v4 = 24", 'slow_start = "9s"', 'on_backend_down = "reset"'):
         assert problems(file, pool=pool) == []
     assert problems(file, more='[listeners.other]\nbind = "192.0.2.1:81"\npool = "web"') == []
+
+
+def test_dsr_leaves_ports_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    found = problems(file, listener='mode = "dsr"')
+    assert len(found) == 2
+    assert 'with mode = "dsr" ports stay as they are: expected 80' in found[0]
+    text = FILE.format(engine=KERNEL, listener='mode = "dsr"', pool="", more="")
+    file.write_text(text.replace(":8080", ":80"))
+    Config.load(file)
 
 
 LISTENER = [
@@ -113,6 +122,7 @@ def test_addresses(bind: str, tmp_path: Path) -> None:
 BACKENDS = {
     '"[2001:db8::1]:80"': "does not translate",
     '"unix:/run/x"': "only forwards packets",
+    '"10.0.0.3:0"': "expects a port",
     '{ address = "10.0.0.3:80", max_sessions = 4 }': "max_sessions cannot be had",
 }
 
@@ -146,7 +156,8 @@ def test_a_backend_answers_for_one_service(tmp_path: Path) -> None:
     other = f'[listeners.other]\nbind = "192.0.2.1:81"\npool = "web"\n{KERNEL}\n'
     (found,) = problems(file, more=other)
     assert '10.0.0.1:8080" answers for 192.0.2.1:80 of listener "web", and for nothing else' in found
-    assert problems(file, more=other + 'mode = "dsr"') == []
+    direct = '[listeners.other]\nbind = "192.0.2.2:8080"\npool = "web"\nmode = "dsr"\n' + KERNEL
+    assert problems(file, more=direct) == []
     assert problems(file, more=other + 'protocol = "udp"') == []
 
 
