@@ -633,7 +633,7 @@ INLINE int forward(context_t *context, const struct packet *packet, struct bpf_f
 #endif
 	}
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return stop(VERDICT_TOO_LARGE, up ? PASS : DROP);             // the stack tells the sender
+		return stop(VERDICT_TOO_LARGE, up ? PASS : DROP);             // ICMP of the stack is about what it was made
 	return stop(VERDICT_NO_ROUTE, up ? PASS : DROP);
 }
 

@@ -52,7 +52,6 @@ cdef extern from "bpf/bpf.h" nogil:
         int fd, void *after, void *last, void *keys, void *values, uint32_t *count, const void *options
     )
     int bpf_link_create(int program, int device, int kind, const void *options)
-    int bpf_link_update(int link, int program, const void *options)
     cdef struct bpf_test_run_opts:
         size_t sz
         const void *data_in

@@ -6,9 +6,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import socket
-import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l4lb.engine.native import NativeForwarder
@@ -17,15 +15,16 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
+from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
+from l4lb.net.listen.filters import DROP_ALL
 from l4lb.net.listen.holders import taken_by
+from l4lb.net.listen.options import SO_ATTACH_FILTER, attach
 
 if TYPE_CHECKING:
     from l4lb.engine.kernel.forwarding import KernelForwarder
 
 Bound = tuple[Protocol, SocketAddress]
-_IP_FREEBIND = 15  # linux/in.h; of IPv6 too, since Linux 4.15 under IPPROTO_IPV6 as 78
-_IPV6_FREEBIND = 78
-_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, 0 bytes
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h (since Linux 4.15)
 
 
 class Engines(NativeForwarder):
@@ -35,7 +34,7 @@ class Engines(NativeForwarder):
         super().__init__(workers, **settings)
         self._kernel: KernelForwarder | None = None
         self._in_kernel: dict[str, ListenerSpec] = {}
-        self._engines: dict[str, bool] = {}  # whether a published listener is in the kernel
+        self._modes: dict[str, str] = {}  # of published listeners; empty: of the workers
         self._held: dict[Bound, socket.socket] = {}
 
     # ---- snapshots ----
@@ -43,20 +42,26 @@ class Engines(NativeForwarder):
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         ours = [one for one in listeners if one.kernel is not None]
         self._refuse_changes(listeners)
-        if ours:
-            kernel = self._loaded(ours[0].name)
-            _require_forwarding(ours)
-            self._hold(ours)
-            kernel.prepare(ours)
-        super().prepare(_native(listeners))
+        try:
+            if ours:
+                kernel = self._loaded(ours[0].name)
+                _require_forwarding(ours)
+                self._hold(ours)
+                kernel.prepare(ours)
+            super().prepare(_native(listeners))
+        except BaseException:
+            self._release()
+            raise
 
     def _refuse_changes(self, listeners: Sequence[ListenerSpec]) -> None:
-        """Connections that end here would get to backends that do not know them, and the other way round."""
+        """Connections that end here would get to backends that do not know them, and the other way round; so would
+        those by nat and those by dsr."""
         for one in listeners:
-            before = self._engines.get(one.name)
-            if before is not None and before != (one.kernel is not None):
+            before, mode = self._modes.get(one.name), _mode(one)
+            if before is not None and before != mode:
+                key = "mode" if before and mode else "engine"
                 message = "cannot be changed while the listener is there: start anew, or take another name and address"
-                raise ConfigError([Problem(f"listeners.{one.name}.engine", message)])
+                raise ConfigError([Problem(f"listeners.{one.name}.{key}", message)])
 
     def _loaded(self, listener: str) -> KernelForwarder:
         if self._kernel is None:
@@ -67,9 +72,7 @@ class Engines(NativeForwarder):
 
                 self._kernel = KernelForwarder(images())
             except (ImportError, FileNotFoundError) as error:
-                needs = "clang and libbpf, on Debian the packages clang and libbpf-dev"
-                message = f'"kernel": l4lb was installed without it, which takes {needs}'
-                raise ConfigError([Problem(where, message)]) from error
+                raise ConfigError([Problem(where, f'"kernel": {KERNEL_NEEDS}')]) from error
             except (OSError, MemoryError) as error:
                 reason = str(error)
                 if getattr(error, "errno", 0) == errno.EPERM:
@@ -113,7 +116,7 @@ class Engines(NativeForwarder):
         if self._kernel is not None:
             self._kernel.publish(snapshot)
         self._in_kernel = ours
-        self._engines = {one.name: one.kernel is not None for one in snapshot.listeners}
+        self._modes = {one.name: _mode(one) for one in snapshot.listeners}
         super().publish(dataclasses.replace(snapshot, listeners=tuple(_native(snapshot.listeners))))
         self._release()
 
@@ -197,19 +200,36 @@ def _native(listeners: Sequence[ListenerSpec]) -> list[ListenerSpec]:
     return [one for one in listeners if one.kernel is None]
 
 
+def _mode(listener: ListenerSpec) -> str:
+    return listener.kernel.mode if listener.kernel is not None else ""
+
+
 def _bound(protocol: Protocol, address: SocketAddress) -> socket.socket:
-    """Without listening; a datagram that comes all the same is dropped. The address need not be this host's."""
+    """Without listening; a datagram that comes all the same is dropped. The address need not be this host's.
+
+    bind(2): EADDRINUSE. For TCP that may be connections in TIME_WAIT, as of a proxy that was here before: then the
+    address is shared with them (SO_REUSEADDR), and others could listen there.
+    """
+    try:
+        return _bind(protocol, address, reuse=False)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or protocol is not Protocol.TCP:
+            raise
+        return _bind(protocol, address, reuse=True)
+
+
+def _bind(protocol: Protocol, address: SocketAddress, *, reuse: bool) -> socket.socket:
     kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
     sock = socket.socket(address.family, kind | socket.SOCK_CLOEXEC)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, protocol is Protocol.TCP)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         if protocol is Protocol.UDP:
-            _drop_all(sock)
+            attach(sock, SO_ATTACH_FILTER, DROP_ALL)
         sock.bind((address.host, address.port))
     except BaseException:
         sock.close()
@@ -217,20 +237,9 @@ def _bound(protocol: Protocol, address: SocketAddress) -> socket.socket:
     return sock
 
 
-def _drop_all(sock: socket.socket) -> None:
-    """SO_ATTACH_FILTER, as in `l4lb.net.listen.filters`."""
-    import ctypes
-
-    program = ctypes.create_string_buffer(_DROP_ALL)
-    filter_ = struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
-    sock.setsockopt(socket.SOL_SOCKET, 26, filter_)
-
-
 def _require_forwarding(listeners: Sequence[ListenerSpec]) -> None:
     """The programs ask the kernel's routes, which are for hosts that forward."""
-    families = {address.family for one in listeners for address in one.bind if isinstance(address, SocketAddress)}
-    for family, name in ((socket.AF_INET, "net.ipv4.ip_forward"), (socket.AF_INET6, "net.ipv6.conf.all.forwarding")):
-        path = Path("/proc/sys", *name.split("."))
-        if family in families and path.read_text().strip() == "0":
-            message = f'"kernel": {name} is 0, so that this host forwards nothing: `sysctl -w {name}=1`'
-            raise ConfigError([Problem(f"listeners.{listeners[0].name}.engine", message)])
+    for one in listeners:
+        for address in one.bind:
+            if isinstance(address, SocketAddress) and (reason := forwarding_problem(address.family)):
+                raise ConfigError([Problem(f"listeners.{one.name}.engine", f'"kernel": {reason}')])

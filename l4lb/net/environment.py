@@ -8,10 +8,13 @@ import functools
 import ipaddress
 import os
 import socket
+from pathlib import Path
 
 TRANSPARENT_CAPABILITY = "CAP_NET_ADMIN"  # or CAP_NET_RAW: ip(7), IP_TRANSPARENT
 _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name it
 _IP_BIND_ADDRESS_NO_PORT = 24  # likewise
+KERNEL_NEEDS = "l4lb was installed without it, which takes clang and libbpf, on Debian clang and libbpf-dev"
+_FORWARDING = {socket.AF_INET: "net.ipv4.ip_forward", socket.AF_INET6: "net.ipv6.conf.all.forwarding"}
 _NAMESPACES = "/run/netns"  # ip-netns(8)
 
 
@@ -66,3 +69,13 @@ def is_own_address(host: str) -> bool:
         found = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     asked = ipaddress.ip_address(host.partition("%")[0])
     return found == asked or asked.is_loopback or asked.is_unspecified
+
+
+def forwarding_problem(family: int, sysctls: Path = Path("/proc/sys")) -> str:
+    """Why this host forwards no packets of that family; empty when it does."""
+    name = _FORWARDING[socket.AddressFamily(family)]
+    try:
+        value = sysctls.joinpath(*name.split(".")).read_text().strip()
+    except FileNotFoundError:
+        return f"{name} is missing: this host has no such network"
+    return f"{name} is 0, so that this host forwards nothing: `sysctl -w {name}=1`" if value == "0" else ""

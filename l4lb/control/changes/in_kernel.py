@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from l4lb.config import Config
 from l4lb.net.address import parse_address
+from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
 
 Key = tuple[str | int, ...]
-_FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 def kernel_problems(config: Config, sysctls: Path = Path("/proc/sys")) -> Iterator[tuple[Key, str]]:
@@ -21,11 +22,10 @@ def kernel_problems(config: Config, sysctls: Path = Path("/proc/sys")) -> Iterat
         if listener.engine != "kernel":
             continue
         if importlib.util.find_spec("l4lb._native.kernel") is None:
-            needs = "clang and libbpf, on Debian the packages clang and libbpf-dev"
-            yield ("listeners", name, "engine"), f'"kernel": l4lb was installed without it, which takes {needs}'
-        key = _FORWARDING[_version(listener.bind[0])]
-        if sysctls.joinpath(*key.split(".")).read_text().strip() == "0":
-            yield ("listeners", name, "engine"), f'"kernel": {key} is 0, so that this host forwards nothing'
+            yield ("listeners", name, "engine"), f'"kernel": {KERNEL_NEEDS}'
+        family = socket.AF_INET if _version(listener.bind[0]) == 4 else socket.AF_INET6
+        if reason := forwarding_problem(family, sysctls):
+            yield ("listeners", name, "engine"), f'"kernel": {reason}'
 
 
 def kernel_needs(config: Config) -> Iterator[str]:

@@ -4,11 +4,12 @@ after it in that place."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from l4lb._native import kernel
 from l4lb.engine.kernel import layout
+from l4lb.engine.kernel.layout import Counts
 from l4lb.model.snapshot import BackendSpec
 
 Owner = tuple[str, str]  # pool, id
@@ -24,6 +25,7 @@ class Placed:
     host: str
     port: int
     protocol: int
+    base: Counts  # what was counted at this place before
     left: bool = False
 
     @property
@@ -40,14 +42,14 @@ class Backends:
         self._removed: OrderedDict[int, Placed] = OrderedDict()  # the first one went first
         self._next = 0
 
-    def place(self, pool: str, spec: BackendSpec, protocol: int) -> Placed:
-        """Where it is, from now on. MemoryError when all places are in use."""
+    def place(self, pool: str, spec: BackendSpec, protocol: int, counted: Callable[[int], Counts]) -> Placed:
+        """Where it is, from now on; `counted`: what has been counted at a place. MemoryError when all are in use."""
         host, port = spec.address.host, spec.address.port
         key = ((pool, spec.id), host, port, protocol)
         known = self._placed.get(key)
         if known is None:
             index, incarnation = self._free()
-            known = self._placed[key] = Placed(index, incarnation, key[0], host, port, protocol)
+            known = self._placed[key] = Placed(index, incarnation, key[0], host, port, protocol, counted(index))
             self._write(known)
         self._removed.pop(known.index, None)
         return known
@@ -87,6 +89,10 @@ class Backends:
 
     def endpoints(self) -> set[bytes]:
         return {one.endpoint for one in self._placed.values()}
+
+    def all(self) -> Iterable[Placed]:
+        """Also those that were removed and whose place nobody has needed."""
+        return self._placed.values()
 
     def owners(self) -> dict[int, Owner]:
         return {one.index: one.owner for one in self._placed.values()}

@@ -19,7 +19,7 @@ from l4lb.engine.kernel.layout import Counts, Mode, Verdict
 from l4lb.engine.kernel.slots import Space, words_of
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
 
 SLOTS = 1 << 23  # of all tables together, and once more of those that change; 16 MiB
@@ -53,9 +53,11 @@ class _Table:
 
 @dataclass(slots=True)
 class _Listener:
-    """`number` is that of its counts, `services` its part of the map; `left`: only what it has goes on."""
+    """`number` is that of its counts, which began at `base`; `services` is its part of the map; `left`: only the flows
+    it has go on."""
 
     number: int
+    base: Counts
     idle_s: float = 0.0
     services: dict[bytes, bytes] = field(default_factory=dict)
     left: bool = False
@@ -77,6 +79,7 @@ class KernelForwarder:
         self._space = Space(words_of(slots))
         self._tables: dict[tuple[str, int], _Table] = {}
         self._listeners: dict[str, _Listener] = {}
+        self._named: frozenset[str] = frozenset()  # listeners of the snapshot
         self._services: dict[bytes, bytes] = {}
         self._answers: dict[bytes, bytes] = {}
         self._attached: dict[str, Attached] = {}
@@ -101,7 +104,10 @@ class KernelForwarder:
             if not devices:
                 problems.append(Problem(f"listeners.{listener.name}.devices", "no device has its packets: name them"))
             for device in devices:
-                if device in self._attached:
+                if (known := self._attached.get(device)) is not None:
+                    if terms.attach not in ("auto", known.way):
+                        message = f'"{terms.attach}": device "{device}" is attached by {known.way} already'
+                        problems.append(Problem(f"listeners.{listener.name}.attach", message))
                     continue
                 try:
                     self._attached[device] = attach(self._programs, device, terms.attach)
@@ -118,6 +124,13 @@ class KernelForwarder:
 
     def publish(self, snapshot: Snapshot) -> None:
         """ConfigError when the maps are too small for it; then nothing has changed."""
+        try:
+            self._publish(snapshot)
+        except (MemoryError, OSError) as error:
+            raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self.reap()
         pools = {pool.name: pool for pool in snapshot.pools}
         named = {one.name: one for one in snapshot.listeners if one.kernel is not None}
         answers: dict[bytes, bytes] = {}
@@ -126,18 +139,23 @@ class KernelForwarder:
         try:
             for spec in named.values():
                 pool, protocol = pools[spec.pool], _PROTOCOLS[spec.protocol]
-                placed = [self._backends.place(pool.name, one, protocol) for one in pool.backends]
+                placed = [self._place(pool.name, one, protocol) for one in pool.backends]
                 used += placed
-                tables[pool.name, protocol] = self._table(pool, protocol, placed)
+                if (pool.name, protocol) not in tables:
+                    tables[pool.name, protocol] = self._table(pool, protocol, placed)
                 answers.update(self._take(spec, pool, tables[pool.name, protocol], placed))
-        except (MemoryError, OSError) as error:
-            raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
+        except BaseException:
+            self._give_back(tables)
+            raise
+        self._named = frozenset(named)
         for name in self._listeners.keys() - named.keys():
             self._leave(self._listeners[name])
         known = self._backends.endpoints()  # what was removed may have flows still
         kept = {key: value for key, value in self._answers.items() if key in known}
         self._write("answers", self._answers, {**kept, **answers})
-        wanted = {key: value for one in self._listeners.values() for key, value in one.services.items()}
+        # An address that a listener has now is no longer another's that had it before.
+        ordered = sorted(self._listeners.values(), key=lambda one: not one.left)
+        wanted = {key: value for one in ordered for key, value in one.services.items()}
         self._write("services", self._services, wanted)
         self._backends.keep_only(used)
         self._backends.forgive(placed for placed in used if placed.left and self._is_usable(pools, placed))
@@ -152,12 +170,15 @@ class KernelForwarder:
         self, spec: ListenerSpec, pool: PoolSpec, table: _Table, placed: Sequence[Placed]
     ) -> Iterable[tuple[bytes, bytes]]:
         """Returns what its backends' answers become."""
-        known = self._listeners.setdefault(spec.name, _Listener(self._free_number()))
+        known = self._listeners.get(spec.name)
+        if known is None:
+            number = self._free_number()
+            known = self._listeners[spec.name] = _Listener(number, self._counts("by_service", number))
+        self._deny(known, (spec.refused, spec.banned))
         if not spec.bind:  # it drains
             self._leave(known)
             return ()
         known.left, known.idle_s = False, spec.idle_timeout_s
-        self._deny(known, (spec.refused, spec.banned))
         protocol = _PROTOCOLS[spec.protocol]
         keys = [layout.endpoint(one.host, one.port, protocol) for one in spec.bind]  # type: ignore[union-attr]
         known.services = {key: self._service(spec, pool, table, known.number, key) for key in keys}
@@ -176,8 +197,15 @@ class KernelForwarder:
             return
         wanted = frozenset(key for ranges in lists for key in layout.denied(ranges, known.number))
         fd = self._maps["denied"]
-        for key in wanted - known.denied:
-            kernel.update(fd, key, bytes(4))
+        added: list[bytes] = []
+        try:
+            for key in wanted - known.denied:
+                kernel.update(fd, key, bytes(4))
+                added.append(key)
+        except OSError:
+            for key in added:
+                kernel.delete(fd, key)
+            raise
         for key in known.denied - wanted:
             kernel.delete(fd, key)
         known.lists, known.denied = lists, wanted
@@ -192,6 +220,9 @@ class KernelForwarder:
             known.left = True
             known.services = {key: layout.left(value) for key, value in known.services.items()}
 
+    def _place(self, pool: str, spec: BackendSpec, protocol: int) -> Placed:
+        return self._backends.place(pool, spec, protocol, lambda index: self._counts("by_backend", index))
+
     def _table(self, pool: PoolSpec, protocol: int, placed: Sequence[Placed]) -> _Table:
         places = tuple(placed[index].index for index in pool.usable)
         known = self._tables.get((pool.name, protocol))
@@ -203,6 +234,12 @@ class KernelForwarder:
         slots = pool.slots if isinstance(pool.slots, array) else array("I", pool.slots)
         self._slots.fill(first, slots, array("I", places))
         return _Table(pool.slots, places, first, len(pool.slots))
+
+    def _give_back(self, tables: dict[tuple[str, int], _Table]) -> None:
+        """Those that are new: nothing points to them."""
+        for key, table in tables.items():
+            if table.count and self._tables.get(key) is not table:
+                self._space.leave(table.first_word, table.count, time.monotonic())
 
     def _leave_tables(self, tables: dict[tuple[str, int], _Table]) -> None:
         for key, table in self._tables.items():
@@ -240,30 +277,33 @@ class KernelForwarder:
         self._backends.leave(pool, backends)
 
     def reap(self) -> None:
-        """Forget listeners that are gone and have no flow any more."""
-        gone = [name for name, one in self._listeners.items() if one.left and not self.flows_on(name)]
-        for name in gone:
-            self._write(
-                "services",
-                self._services,
-                {key: value for key, value in self._services.items() if key not in self._listeners[name].services},
-            )
-            self._listeners[name].services = {}
+        """Forget listeners that are gone, or drain, and have no flow any more."""
+        for name in [name for name, one in self._listeners.items() if one.left and not self.flows_on(name)]:
+            known = self._listeners[name]
+            self._deny(known, (b"", b""))
+            for key in [key for key, value in known.services.items() if self._services.get(key) == value]:
+                kernel.delete(self._maps["services"], key)
+                del self._services[key]
+            known.services = {}
+            if name not in self._named:
+                del self._listeners[name]
 
     # ---- what is counted ----
 
     def names(self) -> list[str]:
         """Of listeners that are here, or have flows here still."""
-        return [name for name, one in self._listeners.items() if one.services]
+        return list(self._listeners)
 
     def listener(self, name: str) -> Counts:
-        """Of one that is, or was, here."""
-        return self._counts("by_service", self._listeners[name].number)
+        """Of one that is here."""
+        known = self._listeners[name]
+        return self._counts("by_service", known.number).since(known.base)
 
     def by_backend(self) -> dict[Owner, Counts]:
         found: dict[Owner, Counts] = {}
-        for index, owner in self._backends.owners().items():
-            found[owner] = self._counts("by_backend", index).plus(found.get(owner, Counts()))
+        for one in self._backends.all():
+            counts = self._counts("by_backend", one.index).since(one.base)
+            found[one.owner] = counts.plus(found.get(one.owner, Counts()))
         return found
 
     def verdicts(self) -> dict[Verdict, int]:

@@ -124,6 +124,9 @@ class Counts(NamedTuple):
     bytes_down: int = 0
     denied: int = 0
 
+    def since(self, base: Counts) -> Counts:
+        return Counts(*(one - before for one, before in zip(self, base, strict=True)))
+
     def plus(self, other: Counts) -> Counts:
         return Counts(*map(sum, zip(self, other, strict=True)))
 

@@ -23,6 +23,8 @@ _WORDS = 4  # of an IPv6 address
 # Load the flags of the TCP header; drop the packet if SYN is among them.
 DROP_SYN: Sequence[Instruction] = ((_LOAD_BYTE, 0, 0, 13), (_IF_SET, 0, 1, 0x02), _DROP, _TAKE)
 
+DROP_ALL: Sequence[Instruction] = (_DROP,)
+
 
 class TooLong(ValueError):
     """More instructions than a filter may have."""
