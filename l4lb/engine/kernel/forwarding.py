@@ -278,6 +278,9 @@ class KernelForwarder:
 
     def reap(self) -> None:
         """Forget listeners that are gone, or drain, and have no flow any more."""
+        if not any(one.left for one in self._listeners.values()):
+            return
+        self._counted_at = float("-inf")  # a flow of this moment counts too
         for name in [name for name, one in self._listeners.items() if one.left and not self.flows_on(name)]:
             known = self._listeners[name]
             self._deny(known, (b"", b""))

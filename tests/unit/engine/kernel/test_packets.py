@@ -71,7 +71,8 @@ class Kernel:
         self.program = self.forwarder.program(program)
         self.publish()
 
-    def publish(self, slots: array[int] = SLOTS, listeners: bool = True, **listener: object) -> None:
+    def publish(self, slots: array[int] = SLOTS, listeners: bool = True, prefix: str = "", **listener: object) -> None:
+        """`prefix`: of the listeners' names."""
         pools, found = [], []
         for family, kind in FAMILIES.items():
             for protocol in PROTOCOLS.values():
@@ -84,7 +85,7 @@ class Kernel:
                 pools.append(PoolSpec(name, Selection.HASH, backends, usable, slots, **self.pool))  # type: ignore[arg-type]
                 bind = (SocketAddress(kind, SERVICE[family], 80),)
                 terms = KernelTerms(self.mode)
-                found.append(ListenerSpec(name, bind, name, protocol, kernel=terms, **listener))  # type: ignore[arg-type]
+                found.append(ListenerSpec(prefix + name, bind, name, protocol, kernel=terms, **listener))  # type: ignore[arg-type]
         self.forwarder.publish(Snapshot(1, tuple(pools), tuple(found) if listeners else ()))
 
     def sees(self, frame: Frame, cut: int | None = None) -> tuple[int, bytes]:
@@ -316,6 +317,37 @@ def test_what_is_for_nobody_goes_up_the_stack(program: str) -> None:
             assert made.sees(one)[0] == PASSED[program]
             assert made.sees(request(6, UDP, 2))[0] == PASSED[program]
             made.sent(known)  # what was there goes on
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_listener_is_renamed_and_back(program: str) -> None:
+    """While it has flows: who has the address now is asked, not who had it."""
+
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            for number, prefix in enumerate(("", "other-", "", "other-")):
+                made.publish(prefix=prefix)
+                before = made.forwarder.listener(f"{prefix}tcp4").flows
+                made.sent(request(4, TCP, 10 + number))
+                assert made.forwarder.listener(f"{prefix}tcp4").flows == before + 1
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_left_and_has_no_flow_is_forgotten(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            made.sent(request(4, TCP))
+            made.sent(request(4, TCP, flags=ACK))  # a SYN alone is no flow yet
+            made.publish(prefix="other-")
+            made.publish(prefix="other-")
+            names = made.forwarder.names()
+            assert "tcp4" in names
+            assert "udp4" not in names
+            assert "other-udp4" in names
 
     on_a_host(check)
 
