@@ -28,9 +28,9 @@ from l4lb.errors import ConfigError, EngineError, L4lbError, Problem
 from l4lb.net.handover import Channel
 from l4lb.net.limits import keep_address_space
 from l4lb.net.privileges import lent_to_programs
-from l4lb.net.sd_notify import Notifier, for_successor
-from l4lb.net.service_manager import kept_before
 from l4lb.net.stored import Stored
+from l4lb.net.systemd.sd_notify import Notifier, for_successor
+from l4lb.net.systemd.service_manager import kept_before
 from l4lb.net.threads import started
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -239,7 +239,7 @@ def test_a_unit_that_keeps_nothing(tmp_path: Path) -> None:
 PROBE = """
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-from l4lb.net.service_manager import restarts_and_keeps
+from l4lb.net.systemd.service_manager import restarts_and_keeps
 open("{directory}/up", "w").close()
 signal.sigwait([signal.SIGTERM])
 with open("{directory}/said", "a") as file:

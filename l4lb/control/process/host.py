@@ -22,7 +22,7 @@ from l4lb.net.privileges import (
     identity_of,
     may_write,
 )
-from l4lb.net.sd_notify import Notifier
+from l4lb.net.systemd.sd_notify import Notifier
 
 READY_WITHIN_S = 60.0
 

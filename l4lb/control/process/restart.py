@@ -28,9 +28,9 @@ from l4lb.errors import UpgradeError
 from l4lb.model.forwarder import ExportedSession
 from l4lb.model.states import ProcessState
 from l4lb.net.handover import close_all
-from l4lb.net.sd_notify import Notifier
-from l4lb.net.service_manager import keep, restarts_and_keeps
 from l4lb.net.stored import Store
+from l4lb.net.systemd.sd_notify import Notifier
+from l4lb.net.systemd.service_manager import keep, restarts_and_keeps
 
 # Environment of a process that reads the configuration, says whether it could take over, and ends.
 TRIAL = "L4LB_TRIAL_FORMAT"

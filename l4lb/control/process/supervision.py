@@ -26,7 +26,7 @@ from l4lb.control.process.status import Status
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.events import Events
 from l4lb.model.forwarder import Forwarding
-from l4lb.net.sd_notify import Notifier, monotonic_us
+from l4lb.net.systemd.sd_notify import Notifier, monotonic_us
 
 _LOOK_EVERY_S = 1.0
 _AFTER_THE_DRAIN_S = 10.0  # for the rest of the shutdown

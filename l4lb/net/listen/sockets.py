@@ -28,9 +28,9 @@ from l4lb.net.listen.options import (
     steer_by_cpu,
 )
 from l4lb.net.listen.unix_paths import bind_unix, remove_own
+from l4lb.net.systemd.inherited import FIRST_INHERITED_FD, inherited_names
 
 _SO_MEMINFO = 55
-FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def sockaddr_bytes(address: SocketAddress) -> bytes:
@@ -286,17 +286,6 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
         opened.close()
         raise
     return opened
-
-
-def inherited_names() -> list[str]:
-    """The names of the sockets that the service manager passed, in order (sd_listen_fds(3)). EINVAL when their count is
-    no number."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    count = os.environ.get("LISTEN_FDS") or "0"
-    if not (count.isascii() and count.isdigit() and len(count) < 10):
-        raise OSError(errno.EINVAL, f'LISTEN_FDS is "{count}": expected a number')
-    return os.environ.get("LISTEN_FDNAMES", "").split(":")[: int(count)]
 
 
 def _bound_to(sock: socket.socket) -> SocketAddress:

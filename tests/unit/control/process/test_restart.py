@@ -14,8 +14,8 @@ from l4lb.control.process import restart
 from l4lb.control.process.host import Host
 from l4lb.control.process.restart import TRIAL, is_trial
 from l4lb.errors import UpgradeError
-from l4lb.net import service_manager
-from l4lb.net.sd_notify import Notifier
+from l4lb.net.systemd import service_manager
+from l4lb.net.systemd.sd_notify import Notifier
 from tests.support.balancing import address_of, make_config
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.managing import Manager, managing

@@ -12,9 +12,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from l4lb.net.listen.sockets import FIRST_INHERITED_FD, inherited_names
-from l4lb.net.sd_notify import Notifier
 from l4lb.net.stored import QUEUE, STATE, Stored
+from l4lb.net.systemd.inherited import FIRST_INHERITED_FD, inherited_names
+from l4lb.net.systemd.sd_notify import Notifier
 
 _ANSWERS_WITHIN_S = 3.0
 _KEEPS_WITHIN_S = 3.0

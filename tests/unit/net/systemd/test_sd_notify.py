@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from l4lb.net.sd_notify import Notifier, for_successor, monotonic_us
+from l4lb.net.systemd.sd_notify import Notifier, for_successor, monotonic_us
 from tests.support.managing import managing
 from tests.support.programs import require, without_preload
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from l4lb.net.sd_notify import Notifier
-from l4lb.net.service_manager import kept_before, unit_of
+from l4lb.net.systemd.sd_notify import Notifier
+from l4lb.net.systemd.service_manager import kept_before, unit_of
 
 CGROUPS = {
     "0::/system.slice/l4lb.service": ("l4lb.service",),
