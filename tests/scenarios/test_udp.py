@@ -242,7 +242,7 @@ def test_a_session_ends_when_neither_side_has_sent_for_idle_timeout() -> None:
 
 
 def test_a_backend_that_goes_on_sending_keeps_the_session() -> None:
-    with serving_udp(silent) as server, balancing_udp([server.address], listener={"idle_timeout": 0.3}) as balancer:
+    with serving_udp(silent) as server, balancing_udp([server.address], listener={"idle_timeout": 1.5}) as balancer:
         with UdpClient(address_of(balancer)) as client:
             client.send(b"subscribe")
             assert wait_until(lambda: server.clients)
@@ -250,7 +250,7 @@ def test_a_backend_that_goes_on_sending_keeps_the_session() -> None:
             for number in range(6):
                 server.sock.sendto(b"%d" % number, peer)
                 assert client.receive() == b"%d" % number
-                time.sleep(0.1)
+                time.sleep(0.3)
             assert active(balancer) == 1
             assert not closed(balancer)
 

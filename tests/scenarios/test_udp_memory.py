@@ -74,9 +74,16 @@ def churn(process: L4lb, directory: Path, seconds: int, rate: int) -> None:
     assert wait_until(lambda: sessions(directory) == {"one": 0, "idle": 0}), sessions(directory)
 
 
+def grown_by(process: L4lb, directory: Path, seconds: int, rate: int) -> int:
+    before = process.memory_bytes()
+    churn(process, directory, seconds, rate)
+    return process.memory_bytes() - before
+
+
 def test_flows_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
     """Those that end by their count of answers, and those that end by being idle. The first round makes the room that
-    the second one needs again."""
+    the next ones need again, unless a stall of this machine lets more of them pile up in one: what leaks grows in each.
+    """
     seconds, rate = (60, 10_000) if SOAK else (2, 5000)
     with (
         serving_udp() as server,
@@ -88,8 +95,10 @@ def test_flows_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
         churn(process, tmp_path, min(seconds, 10), rate)
         assert process.fds() < 20_000
         first = process.memory_bytes()
-        churn(process, tmp_path, seconds, rate)
-        assert process.memory_bytes() - first <= 1 << 20, (fresh, first, process.memory_bytes())
+        grown = [grown_by(process, tmp_path, seconds, rate)]
+        while min(grown) > 1 << 20 and len(grown) < 4:
+            grown.append(grown_by(process, tmp_path, seconds, rate))
+        assert min(grown) <= 1 << 20, (fresh, first, grown)
         assert first - fresh <= 16 << 20, (fresh, first)
         assert wait_until(lambda: process.fds() <= fds, 30), (fds, process.fds())  # sockets are kept for ten seconds
         assert process.threads() <= threads
