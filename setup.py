@@ -16,6 +16,7 @@ side by side, as many as this process may use CPUs.
 """
 
 import gc
+import hashlib
 import os
 import platform
 import shutil
@@ -75,6 +76,7 @@ NATIVE = {
 KERNEL_MODULE = "l4lb._native.kernel"
 KERNEL_PROGRAMS = {"xdp": [], "tcx": ["-DTCX"]}
 KERNEL_SOURCE = "l4lb/_kernel/balance.bpf.c"
+KERNEL_LAYOUT = "l4lb/_kernel/layout.h"
 DIRECTIVES = {
     "language_level": "3",
     "boundscheck": False,
@@ -100,6 +102,7 @@ def native_modules(build: str) -> list[Extension]:
             [source],
             libraries=["bpf"] if name == KERNEL_MODULE else [],
             include_dirs=["l4lb/_kernel"] if name == KERNEL_MODULE else [],
+            define_macros=[("L4LB_LAYOUT", f'"{layout_digest()}"')] if name == KERNEL_MODULE else [],
             optional=name == KERNEL_MODULE,
             extra_compile_args=COMMON + [NATIVE.get(name, one) if one == "-O3" else one for one in compile_args],
             extra_link_args=link_args,
@@ -110,6 +113,11 @@ def native_modules(build: str) -> list[Extension]:
 
 def kernel_can_be_built() -> bool:
     return shutil.which("clang") is not None and any(map(os.path.exists, LIBBPF))
+
+
+def layout_digest() -> str:
+    """Of what is in the programs' maps: a process that takes them over has to mean the same by it."""
+    return hashlib.sha256(Path(KERNEL_LAYOUT).read_bytes()).hexdigest()[:16]
 
 
 def build_kernel_programs(directory: Path) -> None:
@@ -142,6 +150,8 @@ class BuildNative(build_ext):
         for module, translated in zip(self.extensions, made, strict=True):
             assert module.name == translated.name
             module.sources, module.depends = translated.sources, translated.depends
+            if module.name == KERNEL_MODULE:
+                module.depends = [*module.depends, KERNEL_LAYOUT]
         super().run()
         if any(module.name == KERNEL_MODULE for module in self.extensions):
             build_kernel_programs(Path(self.get_ext_fullpath(KERNEL_MODULE)).parent.parent / "_kernel")

@@ -65,6 +65,8 @@ MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, FRAG
 MAP(denied, BPF_MAP_TYPE_LPM_TRIE, struct denied_key, __u32, DENIED_MAX, BPF_F_NO_PREALLOC);
 MAP(by_service, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, SERVICES_MAX, 0);
 MAP(by_backend, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, BACKENDS_MAX, 0);
+MAP(places, BPF_MAP_TYPE_ARRAY, __u32, struct place, BACKENDS_MAX, BPF_F_MMAPABLE);
+MAP(numbers, BPF_MAP_TYPE_ARRAY, __u32, struct number, SERVICES_MAX, BPF_F_MMAPABLE);
 MAP(verdicts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, VERDICT_COUNT, 0);
 
 // ---- packets ----

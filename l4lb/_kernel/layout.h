@@ -120,6 +120,22 @@ struct counts {                    // of one CPU
 	__u64 denied;
 };
 
+// Whose a backend's place is, and a listener's number: for a process that takes the maps over. Programs do not look.
+struct place {
+	__u8 owner[16];                // a digest of pool and backend
+	struct endpoint endpoint;
+	__u32 used;
+	struct counts base;            // what was counted here before
+};
+
+struct number {
+	__u8 owner[16];                // a digest of the listener's name
+	struct counts base;
+	__u64 idle_ns;                 // how long a flow may be idle
+	__u32 used;
+	__u32 left;                    // only the flows it has go on
+};
+
 struct icmp {                      // <linux/icmp.h> needs a C library
 	__u8 type, code;
 	__u16 checksum;

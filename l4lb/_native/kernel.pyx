@@ -12,6 +12,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from l4lb._native.convert cimport indices_of, zeroed
+from l4lb._native.libbpf cimport (
+    bpf_link_create, bpf_link_create_opts, bpf_link_update, bpf_map, bpf_map__fd, bpf_map__name, bpf_map__reuse_fd,
+    bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_get_next_key, bpf_map_info, bpf_map_lookup_batch,
+    bpf_map_lookup_elem, bpf_map_update_elem, bpf_obj_get, bpf_obj_get_info_by_fd, bpf_obj_pin, bpf_object,
+    bpf_object__close, bpf_object__find_map_by_name, bpf_object__find_program_by_name, bpf_object__load,
+    bpf_object__next_map, bpf_object__open_mem, bpf_prog_test_run_opts, bpf_program, bpf_program__fd,
+    bpf_program__set_log_buf, bpf_test_run_opts, libbpf_num_possible_cpus, libbpf_set_print,
+)
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -22,57 +30,36 @@ cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *at, size_t size, int access, int how, int fd, long offset)
     int munmap(void *at, size_t size)
 
-cdef extern from "bpf/libbpf.h" nogil:
-    cdef struct bpf_object:
-        pass
-    cdef struct bpf_map:
-        pass
-    cdef struct bpf_program:
-        pass
-    bpf_object *bpf_object__open_mem(const void *image, size_t size, const void *options)
-    int bpf_object__load(bpf_object *self)
-    void bpf_object__close(bpf_object *self)
-    bpf_map *bpf_object__find_map_by_name(const bpf_object *self, const char *name)
-    bpf_program *bpf_object__find_program_by_name(const bpf_object *self, const char *name)
-    int bpf_map__fd(const bpf_map *self)
-    int bpf_map__set_max_entries(bpf_map *self, uint32_t entries)
-    int bpf_map__reuse_fd(bpf_map *self, int fd)
-    const char *bpf_map__name(const bpf_map *self)
-    bpf_map *bpf_object__next_map(const bpf_object *self, const bpf_map *before)
-    int libbpf_num_possible_cpus()
-    int bpf_program__fd(const bpf_program *self)
-    int bpf_program__set_log_buf(bpf_program *self, char *log, size_t size)
-    void *libbpf_set_print(void *function)
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_DUPFD_CLOEXEC
+    int fcntl(int fd, int command, ...)
 
-cdef extern from "bpf/bpf.h" nogil:
-    int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)
-    int bpf_map_lookup_elem(int fd, const void *key, void *value)
-    int bpf_map_delete_elem(int fd, const void *key)
-    int bpf_map_lookup_batch(
-        int fd, void *after, void *last, void *keys, void *values, uint32_t *count, const void *options
-    )
-    int bpf_link_create(int program, int device, int kind, const void *options)
-    cdef struct bpf_test_run_opts:
-        size_t sz
-        const void *data_in
-        void *data_out
-        uint32_t data_size_in
-        uint32_t data_size_out
-        const void *ctx_in
-        uint32_t ctx_size_in
-        uint32_t retval
-        uint32_t repeat
-        uint32_t duration
-    cdef struct bpf_link_create_opts:
-        size_t sz
-        uint32_t flags
-    int bpf_prog_test_run_opts(int program, bpf_test_run_opts *options)
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 cdef extern from *:
     """
     #include <linux/types.h>
     #include "layout.h"
+
+    /* struct bpf_link_info up to what is read of it; tcx is newer than Debian 12's headers. */
+    struct link_info {
+        __u32 type, id, prog_id;
+        union {
+            struct { __u32 ifindex; } xdp;
+            struct { __u32 ifindex, attach_type; } tcx;
+            __u64 other[16];
+        } __attribute__((aligned(8)));
+    };
     """
+    cdef struct link_of_xdp:
+        uint32_t ifindex
+    cdef struct link_info:
+        uint32_t type
+        link_of_xdp xdp
+        link_of_xdp tcx
+    const char *L4LB_LAYOUT
     cdef struct endpoint:
         pass
     cdef struct service:
@@ -92,18 +79,26 @@ cdef extern from *:
         pass
     cdef struct denied_key:
         pass
+    cdef struct place:
+        pass
+    cdef struct number:
+        pass
     enum:
         SERVICES_MAX
         BACKENDS_MAX
 
 cdef enum:
     LOG_BYTES = 1 << 20
+    LINK_XDP = 6    # enum bpf_link_type
+    LINK_TCX = 11
     LAST_KEY_BYTES = 64
     BATCH = 4096
+    KEYS_MAX = 1 << 20              # more than any map has whose keys are read: a walk may begin anew
 
 CPUS = libbpf_num_possible_cpus()  # as maps with a value for each of them count
 ATTACH_XDP = 37                   # enum bpf_attach_type of linux/bpf.h
 ATTACH_TCX_INGRESS = 46           # ... since Linux 6.6
+LAYOUT = L4LB_LAYOUT.decode()     # another one: what is in the maps means something else
 
 
 cdef int check(int result, str what) except -1:
@@ -114,62 +109,35 @@ cdef int check(int result, str what) except -1:
 
 
 @final
-cdef class Program:
-    """One program with its maps, loaded. `image` is an object file, `sizes` how many entries maps have, by name;
-    `other`: a program whose maps of the same names are used.
+cdef class Fd:
+    """A descriptor, which is closed with the last reference to this."""
+    cdef readonly int number
 
-    OSError when the kernel does not take it, with the end of what its verifier said. Closing this unloads the program,
-    unless it is attached; then its links go on.
-    """
-    cdef bpf_object *object
-    cdef bpf_program *program
-
-    def __cinit__(self, bytes image not None, str name not None, dict sizes not None, Program other):
-        cdef char *log
-        cdef bpf_map *map_ = NULL
-        cdef int result
-        libbpf_set_print(NULL)
-        self.object = bpf_object__open_mem(<const char *>image, len(image), NULL)
-        if self.object == NULL:
-            raise OSError(ENOENT, "no object file of a program for the kernel")
-        self.program = bpf_object__find_program_by_name(self.object, name.encode())
-        if self.program == NULL:
-            raise OSError(ENOENT, f"no program of the name {name}")
-        for map_name, entries in sizes.items():
-            check(bpf_map__set_max_entries(self.map(map_name), entries), map_name)
-        if other is not None:
-            map_ = bpf_object__next_map(self.object, NULL)
-            while map_ != NULL:
-                check(bpf_map__reuse_fd(map_, other.map_fd(bpf_map__name(map_).decode())), "maps")
-                map_ = bpf_object__next_map(self.object, map_)
-        log = <char *>zeroed(LOG_BYTES, 1)
-        try:
-            bpf_program__set_log_buf(self.program, log, LOG_BYTES)
-            result = bpf_object__load(self.object)
-            if result < 0:
-                lines = (<bytes>log).decode(errors="replace").strip().splitlines()
-                said = lines[max(len(lines) - 3, 0):]
-                raise OSError(-result, f"{strerror(-result).decode()}{': ' if said else ''}{'; '.join(said)}")
-        finally:
-            free(log)
+    def __cinit__(self, int number):
+        self.number = number
 
     def __dealloc__(self):
-        if self.object != NULL:
-            bpf_object__close(self.object)
+        close(self.number)
 
-    cdef bpf_map *map(self, str name) except NULL:
-        cdef bpf_map *found = bpf_object__find_map_by_name(self.object, name.encode())
-        if found == NULL:
-            raise KeyError(name)
-        return found
+    def fileno(self):
+        return self.number
 
-    def map_fd(self, str name not None):
-        """The descriptor of a map, which stays this program's. KeyError."""
-        return bpf_map__fd(self.map(name))
+
+@final
+cdef class Program:
+    """A program that the kernel has. It is unloaded with the last reference to this, unless it is attached or pinned;
+    then that one goes on."""
+    cdef readonly Fd fd
+
+    def __cinit__(self, Fd fd not None):
+        self.fd = fd
+
+    def fileno(self):
+        return self.fd.number
 
     def attach(self, int device, int kind, uint32_t flags):
-        """A descriptor: while it is open, packets that come in by the device (its index) go through the program. `kind`
-        is ATTACH_XDP or ATTACH_TCX_INGRESS; `flags`, of XDP: XDP_FLAGS_DRV_MODE or XDP_FLAGS_SKB_MODE.
+        """A link: while there is one, packets that come in by the device (its index) go through the program. `kind` is
+        ATTACH_XDP or ATTACH_TCX_INGRESS; `flags`, of XDP: XDP_FLAGS_DRV_MODE or XDP_FLAGS_SKB_MODE.
 
         OSError: EBUSY, another program is there; EOPNOTSUPP, EINVAL, the device or kernel cannot; ENODEV; EPERM.
         """
@@ -177,9 +145,14 @@ cdef class Program:
         memset(&options, 0, sizeof(options))
         options.sz = sizeof(options)
         options.flags = flags
-        cdef int fd = bpf_link_create(bpf_program__fd(self.program), device, kind, &options if flags else NULL)
+        cdef int fd = bpf_link_create(self.fd.number, device, kind, &options if flags else NULL)
         check(fd, "attach")
-        return fd
+        return Fd(fd)
+
+    def replace(self, link not None):
+        """Packets that come by this link go through this program from now on, none through neither. OSError: EINVAL,
+        the link is of another kind; ENOLINK, ENODEV: its device is gone."""
+        check(bpf_link_update(link.fileno(), self.fd.number, NULL), "replace")
 
     def test(self, bytes packet not None, int room=256):
         """Run it once with a packet that came in by no device: (verdict, what became of the packet)."""
@@ -192,8 +165,101 @@ cdef class Program:
         options.data_out = <char *>out
         options.data_size_out = len(out)
         options.repeat = 1
-        check(bpf_prog_test_run_opts(bpf_program__fd(self.program), &options), "test")
+        check(bpf_prog_test_run_opts(self.fd.number, &options), "test")
         return options.retval, out[:options.data_size_out]
+
+
+cdef bpf_map *named(bpf_object *object_, str name) except NULL:
+    cdef bpf_map *found = bpf_object__find_map_by_name(object_, name.encode())
+    if found == NULL:
+        raise KeyError(name)
+    return found
+
+
+cdef int load_object(bpf_object *object_, bpf_program *program) except -1:
+    cdef char *log = <char *>zeroed(LOG_BYTES, 1)
+    cdef int result
+    try:
+        bpf_program__set_log_buf(program, log, LOG_BYTES)
+        result = bpf_object__load(object_)
+        if result < 0:
+            lines = (<bytes>log).decode(errors="replace").strip().splitlines()
+            said = lines[max(len(lines) - 3, 0):]
+            raise OSError(-result, f"{strerror(-result).decode()}{': ' if said else ''}{'; '.join(said)}")
+    finally:
+        free(log)
+    return 0
+
+
+cdef Fd copied(int fd):
+    """fcntl(2): EMFILE."""
+    cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+    if copy < 0:
+        raise OSError(errno, strerror(errno).decode())
+    return Fd(copy)
+
+
+def load(bytes image not None, str name not None, sizes not None, maps not None):
+    """A program, and its maps by name: those of `maps` (by name, anything with fileno()) where they are there, new ones
+    otherwise, with so many entries as `sizes` says. `image` is an object file.
+
+    OSError when the kernel does not take it, with the end of what its verifier said.
+    """
+    cdef bpf_object *object_
+    cdef bpf_program *program
+    cdef bpf_map *map_ = NULL
+    cdef dict found = {}
+    libbpf_set_print(NULL)
+    object_ = bpf_object__open_mem(<const char *>image, len(image), NULL)
+    if object_ == NULL:
+        raise OSError(ENOENT, "no object file of a program for the kernel")
+    try:
+        program = bpf_object__find_program_by_name(object_, name.encode())
+        if program == NULL:
+            raise OSError(ENOENT, f"no program of the name {name}")
+        for map_name, entries in sizes.items():
+            check(bpf_map__set_max_entries(named(object_, map_name), entries), map_name)
+        for map_name, one in maps.items():
+            check(bpf_map__reuse_fd(named(object_, map_name), one.fileno()), map_name)
+        load_object(object_, program)
+        map_ = bpf_object__next_map(object_, NULL)
+        while map_ != NULL:
+            found[bpf_map__name(map_).decode()] = copied(bpf_map__fd(map_))
+            map_ = bpf_object__next_map(object_, map_)
+        return Program(copied(bpf_program__fd(program))), found
+    finally:
+        bpf_object__close(object_)
+
+
+def entries(int fd):
+    """How many a map has room for. OSError when it is none."""
+    cdef bpf_map_info info
+    cdef uint32_t size = sizeof(info)
+    memset(&info, 0, sizeof(info))
+    check(bpf_obj_get_info_by_fd(fd, &info, &size), "entries")
+    return info.max_entries
+
+
+def device_of(int fd):
+    """The index of a link's device; 0 when it is gone. OSError when it is no link, or one of another kind."""
+    cdef link_info info
+    cdef uint32_t size = sizeof(info)
+    memset(&info, 0, sizeof(info))
+    check(bpf_obj_get_info_by_fd(fd, &info, &size), "device")
+    return info.tcx.ifindex if info.type == LINK_TCX else info.xdp.ifindex if info.type == LINK_XDP else 0
+
+
+def pin(int fd, str path not None):
+    """Have the kernel keep it under a name in a file system for that (bpffs). OSError: EEXIST, ENOENT, EPERM; EINVAL:
+    the directory is in another file system."""
+    check(bpf_obj_pin(fd, path.encode()), path)
+
+
+def pinned(str path not None):
+    """What is kept there. OSError: ENOENT, EPERM."""
+    cdef int fd = bpf_obj_get(path.encode())
+    check(fd, path)
+    return Fd(fd)
 
 
 @final
@@ -217,6 +283,11 @@ cdef class Memory:
         if at > self.size or len(data) > self.size - at:
             raise IndexError("beyond the map")
         memcpy(self.bytes_ + at, <const char *>data, len(data))
+
+    def read(self, size_t at, size_t size):
+        if at > self.size or size > self.size - at:
+            raise IndexError("beyond the map")
+        return <bytes>self.bytes_[at:at + size]
 
     def fill(self, size_t first_word, array slots not None, array places not None):
         """A table of 16 bits a slot, from a word on: for each of `slots`, an index into `places`, that place."""
@@ -253,6 +324,21 @@ def lookup(int fd, bytes key not None, int size):
         return None
     check(result, "lookup")
     return value
+
+
+def keys(int fd, int size):
+    """All keys of a map, of `size` bytes each. What comes or goes meanwhile may be missing."""
+    cdef bytes key = bytes(size), after
+    cdef list found = []
+    cdef int result = bpf_map_get_next_key(fd, NULL, <char *>key)
+    while result == 0 and len(found) <= KEYS_MAX:
+        found.append(key)
+        after = bytes(size)
+        result = bpf_map_get_next_key(fd, <const char *>key, <char *>after)
+        key = after
+    if result != -ENOENT:
+        check(result, "keys")
+    return found
 
 
 def flows(int fd, uint64_t since):
@@ -304,4 +390,6 @@ def sizes():
         "flow": sizeof(flow),
         "answer": sizeof(answer),
         "denied_key": sizeof(denied_key),
+        "place": sizeof(place),
+        "number": sizeof(number),
     }

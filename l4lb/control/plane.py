@@ -48,7 +48,7 @@ from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
-from l4lb.errors import ConfigError, L4lbError, Problem, UpgradeError
+from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Counted, Forwarder
 from l4lb.model.states import Health, ProcessState
@@ -168,6 +168,8 @@ class ControlPlane:
                 raise ConfigError(problems)
             self.forwarder.tcp.epoch = self.inheritance.epoch
             self.forwarder.import_sockets(self.inheritance.sockets)
+            if self.inheritance.kernel is not None:
+                self.forwarder.import_kernel(self.inheritance.kernel)
             if self.inheritance.tcp_format == self.forwarder.tcp.format:
                 self.forwarder.tcp.hold_clients(True)  # until the sessions of the other process are here
             outputs = self.outputs.prepare(self.state.config)  # on no other thread: see `_bind`
@@ -214,7 +216,7 @@ class ControlPlane:
         if config.global_.user and self.host.identity is None:
             reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
             raise ConfigError([config.problem(("global", "user"), reason)])
-        listeners = listener_specs(self.state.listeners, self.applying.desired.drained, self.state.banned)
+        listeners = listener_specs(self.state.listeners, config.pools, self.applying.desired.drained, self.state.banned)
         prepare_listeners(self.forwarder, config, listeners)
         self.admin.bind(self.host.identity)
         files = self.forwarder.socket_files()
@@ -303,8 +305,6 @@ class ControlPlane:
     async def upgrade(self) -> int:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
         await self.predecessor.all_received()  # what this process is still to get it cannot hand on
-        if any(one.config.engine == "kernel" for one in self.state.listeners.values()):
-            raise UpgradeError('listeners with engine = "kernel" cannot be handed over yet: start it anew instead')
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             pid = await self.upgrading.upgrade()
             self.state.process = ProcessState.DRAINING

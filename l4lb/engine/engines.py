@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
+from l4lb.model.forwarder import ExportedKernel, ExportedSession, QuicIds
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
 from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
+from l4lb.net.handover import close_all
 from l4lb.net.listen.filters import DROP_ALL
 from l4lb.net.listen.holders import taken_by
 from l4lb.net.listen.options import SO_ATTACH_FILTER, attach
 
 if TYPE_CHECKING:
     from l4lb.engine.kernel.forwarding import KernelForwarder
+    from l4lb.engine.kernel.inherited import Inherited
 
 Bound = tuple[Protocol, SocketAddress]
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h (since Linux 4.15)
@@ -36,15 +39,16 @@ class Engines(NativeForwarder):
         self._in_kernel: dict[str, ListenerSpec] = {}
         self._modes: dict[str, str] = {}  # of published listeners; empty: of the workers
         self._held: dict[Bound, socket.socket] = {}
+        self._given_up = False  # another process forwards in the kernel
 
     # ---- snapshots ----
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
-        ours = [one for one in listeners if one.kernel is not None]
+        ours = [one for one in listeners if one.kernel is not None and not self._given_up]
         self._refuse_changes(listeners)
         try:
             if ours:
-                kernel = self._loaded(ours[0].name)
+                kernel = self._loaded(f"listeners.{ours[0].name}.engine")
                 _require_forwarding(ours)
                 self._hold(ours)
                 kernel.prepare(ours)
@@ -63,14 +67,14 @@ class Engines(NativeForwarder):
                 message = "cannot be changed while the listener is there: start anew, or take another name and address"
                 raise ConfigError([Problem(f"listeners.{one.name}.{key}", message)])
 
-    def _loaded(self, listener: str) -> KernelForwarder:
+    def _loaded(self, where: str, inherited: Inherited | None = None) -> KernelForwarder:
+        """`where`: what needs it. ConfigError when it cannot be had."""
         if self._kernel is None:
-            where = f"listeners.{listener}.engine"
             try:
                 from l4lb.engine.kernel.attaching import images
                 from l4lb.engine.kernel.forwarding import KernelForwarder
 
-                self._kernel = KernelForwarder(images())
+                self._kernel = KernelForwarder(images(), inherited=inherited)
             except (ImportError, FileNotFoundError) as error:
                 raise ConfigError([Problem(where, f'"kernel": {KERNEL_NEEDS}')]) from error
             except (OSError, MemoryError) as error:
@@ -100,6 +104,8 @@ class Engines(NativeForwarder):
 
     def forget_prepared(self) -> None:
         self._release()
+        if self._kernel is not None:
+            self._kernel.forget_prepared()
         super().forget_prepared()
 
     def _release(self) -> None:
@@ -119,6 +125,53 @@ class Engines(NativeForwarder):
         self._modes = {one.name: _mode(one) for one in snapshot.listeners}
         super().publish(dataclasses.replace(snapshot, listeners=tuple(_native(snapshot.listeners))))
         self._release()
+
+    # ---- from one process to the next ----
+
+    def export_kernel(self) -> ExportedKernel | None:
+        if self._kernel is None:
+            return None
+        inherited = self._kernel.exported()
+        held = [[str(protocol), int(at.family), at.host, at.port] for protocol, at in self._held]
+        fds = [*inherited.fds(), *(sock.fileno() for sock in self._held.values())]
+        return ExportedKernel(fds, {**inherited.about(), "held": held})
+
+    def import_kernel(self, exported: ExportedKernel) -> None:
+        """What another version means otherwise is left to end with that process."""
+        try:
+            from l4lb.engine.kernel.inherited import Inherited
+
+            held = [(Protocol(name), SocketAddress(*at)) for name, *at in exported.about["held"]]
+            count = len(exported.fds) - len(held)
+            inherited = Inherited.of(exported.about, exported.fds[:count])
+        except (ImportError, KeyError, TypeError, ValueError):
+            close_all(exported.fds)
+            return
+        self._held = {bound: socket.socket(fileno=fd) for bound, fd in zip(held, exported.fds[count:], strict=True)}
+        self._loaded("listeners", inherited)
+
+    def begin_export(self) -> None:
+        super().begin_export()
+        if self._kernel is not None:
+            self._kernel.hold()
+
+    def import_sessions(self, sessions: Sequence[ExportedSession], quic_ids: Sequence[QuicIds] = ()) -> int:
+        if self._kernel is not None:
+            self._kernel.take_over()
+        return super().import_sessions(sessions, quic_ids)
+
+    def give_up_sockets(self) -> None:
+        super().give_up_sockets()
+        self._given_up = True
+        self._close_kernel()
+
+    def _close_kernel(self) -> None:
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
+        for sock in self._held.values():
+            sock.close()
+        self._held = {}
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         if listener in self._in_kernel:
@@ -188,11 +241,7 @@ class Engines(NativeForwarder):
         return {name: dataclasses.replace(pool, backends=found[name]) for name, pool in pools.items()}
 
     def close(self) -> None:
-        if self._kernel is not None:
-            self._kernel.close()
-        for sock in self._held.values():
-            sock.close()
-        self._held = {}
+        self._close_kernel()
         super().close()
 
 

@@ -26,11 +26,12 @@ from l4lb.engine.sessions import Names, SessionSweep, source
 from l4lb.engine.tables import NativeTables
 from l4lb.engine.tcp_migration import TcpMigration
 from l4lb.errors import ConfigError, EngineError, Problem
-from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
+from l4lb.model.forwarder import ExportedKernel, ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
+from l4lb.net.handover import close_all
 from l4lb.net.threads import name_this_thread, started
 
 _CLOSE_REASONS = tuple(CloseReason)
@@ -127,6 +128,12 @@ class NativeForwarder(NativeTables):
         self._listening.import_sockets(exported)
         if any(one.place.protocol is Protocol.UDP for one in exported):
             self._plane.hold_udp(True)
+
+    def export_kernel(self) -> ExportedKernel | None:
+        return None
+
+    def import_kernel(self, exported: ExportedKernel) -> None:
+        close_all(exported.fds)
 
     def begin_export(self) -> None:
         self._migration.begin_export()

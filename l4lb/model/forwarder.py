@@ -29,6 +29,15 @@ class ExportedSockets:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportedKernel:
+    """What forwards in the kernel, on its way to another process: descriptors, and what is to be known of them, as JSON
+    has it."""
+
+    fds: Sequence[int]
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedSession:
     """A session of UDP on its way to another process: the socket to its backend, by which of a place's sockets its
     datagrams come, whose it is, and what else is to be known of it, as JSON has it."""
@@ -316,9 +325,9 @@ class HandOver(Counting, Protocol):
     """What goes from one process to the next at an upgrade: listening sockets, and the sessions of UDP, which are one
     process's. The old process exports, the new one imports.
 
-    An engine in the kernel, whose sessions outlive the process, exports no session: `exported_sessions` is an empty
-    list at once, and `import_sessions` only resumes. Its sockets are those that hold addresses. All methods are called
-    from the control thread, and return at once.
+    An engine in the kernel exports what forwards there, which never stops: from `begin_export` on the old process
+    changes nothing, from `import_sessions` on the new one does, or the old one again. All methods are called from the
+    control thread, and return at once.
     """
 
     @property
@@ -334,6 +343,12 @@ class HandOver(Counting, Protocol):
     def import_sockets(self, exported: Sequence[ExportedSockets]) -> None:
         """Before the first snapshot: use these sockets, whose descriptors belong to the forwarder from now on. Those of
         UDP are not read before `import_sessions`."""
+
+    def export_kernel(self) -> ExportedKernel | None:
+        """What forwards in the kernel; it stays open here. None: nothing."""
+
+    def import_kernel(self, exported: ExportedKernel) -> None:
+        """Before anything is prepared: go on with that. The descriptors belong to the forwarder from now on."""
 
     def claim_sockets(self) -> None:
         """The process that they are from is leaving: files of unix sockets are this one's, and what is not used is

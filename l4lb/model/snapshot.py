@@ -203,11 +203,12 @@ class RouteSpec:
 @dataclass(frozen=True, slots=True)
 class KernelTerms:
     """How a listener is forwarded in the kernel. `mode`: nat or dsr; `attach`: auto, tcx, native or generic; `devices`:
-    those by which its packets come in, none: all."""
+    those by which its packets come in, none: all; `slots`: of its pool's table, so that there is room for it."""
 
     mode: str = "nat"
     attach: str = "auto"
     devices: tuple[str, ...] = ()
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

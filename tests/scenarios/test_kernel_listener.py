@@ -19,6 +19,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts, three_hosts
 from tests.support.programs import L4lb, l4lb
+from tests.support.users import interpreter_of_all
 from tests.support.waiting import wait_until
 
 FILE = """
@@ -181,7 +182,8 @@ def world(hosts: Hosts, tmp_path: Path, attach: str = "auto", user: str = "") ->
         made.file.write_text(made.file.read_text().replace("[global]", f'[global]\nuser = "{user}"'))
         made.server = other
         arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
-        made.process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
+        within = [*hosts.balancer.command, *(interpreter_of_all() if user else ())]
+        made.process = stack.enter_context(l4lb(*arguments, within=within))
         made._client = stack.enter_context(started(hosts.client, CLIENTS))
         assert wait_until(lambda: made.process.log.count("backend up") >= 5, 30), made.process.log
         yield made

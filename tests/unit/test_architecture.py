@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md"]
+DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/kernel-internals.md"]
 NAME = re.compile(r"`((?:[\w-]+/)*[\w-]+\.(?:py|pyx|pxd))(?::(\w+))?`")
 ROOTS = {"pxd": Path("l4lb/_dataplane"), "py": Path("l4lb"), "pyx": Path("l4lb")}
 

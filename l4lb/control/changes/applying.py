@@ -170,7 +170,7 @@ class Applying:
         if not any(one.config.drops for one in self._state.listeners.values()):
             return
         try:
-            specs = listener_specs(self._state.listeners, self.desired.drained, banned)
+            specs = listener_specs(self._state.listeners, self._state.config.pools, self.desired.drained, banned)
             prepare_listeners(self._forwarder, self._state.config, specs)
         except ConfigError as error:  # ENOMEM, EPERM without CAP_NET_ADMIN
             reason = f"{error.problems[0].message}: banned clients are reset"
@@ -193,7 +193,7 @@ class Applying:
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         kept = desired.bans is self.desired.bans
         banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
-        listeners = listener_specs(plan.listeners, desired.drained, banned)
+        listeners = listener_specs(plan.listeners, plan.config.pools, desired.drained, banned)
         outputs = await self._prepare_outputs(plan)
         try:
             await self._open_and_save(desired, plan, listeners)
@@ -228,7 +228,9 @@ class Applying:
         except ChangeError:
             self._forwarder.forget_prepared()
             with contextlib.suppress(ConfigError):  # back to the options from before
-                before = listener_specs(self._state.listeners, self.desired.drained, self._state.banned)
+                before = listener_specs(
+                    self._state.listeners, self._state.config.pools, self.desired.drained, self._state.banned
+                )
                 prepare_listeners(self._forwarder, self._state.config, before)
             raise
 

@@ -6,6 +6,7 @@ Everything is optional: a first start has nothing.
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,24 +18,26 @@ from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import ExportedSession, ExportedSockets, QuicIds
+from l4lb.model.forwarder import ExportedKernel, ExportedSession, ExportedSockets, QuicIds
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
-from l4lb.net.handover import FDS_MAX, Channel, Message, close_all
+from l4lb.net.handover import FDS_MAX, Channel, Message, close_all, parsed
 from l4lb.net.listen.admin_socket import AdminSocket
 from l4lb.net.listen.unix_paths import is_own
 from l4lb.net.resolving import Host
 
 NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
+_KERNEL_WITHIN_S = 10.0
 PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends given by name were, by pool and backend
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
 
 @dataclass(slots=True)
 class Inheritance:
-    """`sockets` to accept on, the `admin` API's socket, runtime changes (`overlay`, `drained`, `bans`), the health of
-    backends, and the `channel` to the process that sent all this. `epoch`: how many processes took over from each other
-    before this one; `tcp_format`: how that process describes its TCP sessions, 0 if it keeps them."""
+    """`sockets` to accept on, what forwards in the `kernel`, the `admin` API's socket, runtime changes (`overlay`,
+    `drained`, `bans`), the health of backends, and the `channel` to the process that sent all this. `epoch`: how many
+    processes took over from each other before this one; `tcp_format`: how that process describes its TCP sessions, 0 if
+    it keeps them."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Inheritance:
     names: NamesKnown = field(default_factory=dict)
     places: PlacesSeen = field(default_factory=dict)
     sockets: list[ExportedSockets] = field(default_factory=list)
+    kernel: ExportedKernel | None = None
     admin: AdminSocket | None = None
     channel: Channel | None = None
     epoch: int = 0
@@ -140,6 +144,7 @@ def observed_by(state: State, names: NamesKnown) -> Observed:
 def send_inheritance(
     channel: Channel,
     sockets: list[ExportedSockets],
+    kernel: ExportedKernel | None,
     admin: AdminSocket | None,
     desired: Desired,
     seen: Observed,
@@ -149,6 +154,10 @@ def send_inheritance(
     process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
+    if kernel is not None:
+        about = json.dumps(dict(kernel.about)).encode()
+        channel.send({"kind": "kernel", "bytes": len(about), "fds": len(kernel.fds)})
+        channel.send_bulk(about, kernel.fds, _KERNEL_WITHIN_S)
     if admin is not None:
         channel.send({"kind": "admin", "about": admin.described()}, admin.fds())
     changes = {
@@ -231,6 +240,10 @@ def receive_inheritance(channel: Channel, timeout_s: float = 30.0) -> Inheritanc
     found = Inheritance(channel=channel)
     while True:
         message, fds = channel.receive(timeout_s)
+        if message["kind"] == "kernel":
+            about, kernel_fds = channel.receive_bulk(message["bytes"], message["fds"], timeout_s)
+            found.kernel = ExportedKernel(kernel_fds.tolist(), parsed(about))
+            continue
         _take(found, message, fds)
         if message["kind"] == "start":
             return found

@@ -130,11 +130,12 @@ class Upgrade:
         return process.pid
 
     async def _transfer(self, channel: Channel, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        sockets, admin, desired = self._forwarder.export_sockets(), self._admin.socket, self._handed.applying.desired
+        sockets, kernel = self._forwarder.export_sockets(), self._forwarder.export_kernel()
+        admin, desired = self._admin.socket, self._handed.applying.desired
         seen = observed_by(self._state, self._handed.names.answers())
         try:
             formats = {"epoch": self._forwarder.tcp.epoch, "tcp_format": self._forwarder.tcp.format}
-            await asyncio.to_thread(send_inheritance, channel, sockets, admin, desired, seen, formats)
+            await asyncio.to_thread(send_inheritance, channel, sockets, kernel, admin, desired, seen, formats)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
         except TimeoutError:
             raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
-from l4lb.config import Config, Listener
+from l4lb.config import Config, Listener, Pool
 from l4lb.config.options.patterns import parse_bytes
 from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
@@ -51,10 +51,10 @@ def _per_source(config: Listener) -> SourceLimits | None:
     )
 
 
-def _kernel(config: Listener) -> KernelTerms | None:
+def _kernel(config: Listener, pools: Mapping[str, Pool]) -> KernelTerms | None:
     if config.engine == "proxy":
         return None
-    return KernelTerms(config.mode, config.attach, tuple(config.devices))
+    return KernelTerms(config.mode, config.attach, tuple(config.devices), pools[config.pool].table_size)
 
 
 def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
@@ -70,7 +70,9 @@ def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
     )
 
 
-def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes = b"") -> ListenerSpec:
+def listener_spec(
+    state: ListenerState, pools: Mapping[str, Pool], *, drained: bool = False, banned: bytes = b""
+) -> ListenerSpec:
     """A `drained` listener has no address; it keeps its sessions and counters. `banned`: see `ListenerSpec`."""
     config = state.config
     return ListenerSpec(
@@ -108,19 +110,44 @@ def listener_spec(state: ListenerState, *, drained: bool = False, banned: bytes 
         udp_responses=0 if config.udp_responses == "none" else config.udp_responses,
         udp_one_way=config.udp_responses == "none",
         udp_gro=config.udp_gro,
-        kernel=_kernel(config),
+        kernel=_kernel(config, pools),
     )
 
 
 def listener_specs(
-    listeners: Mapping[str, ListenerState], drained: Collection[str], banned: Mapping[str, bytes]
+    listeners: Mapping[str, ListenerState],
+    pools: Mapping[str, Pool],
+    drained: Collection[str],
+    banned: Mapping[str, bytes],
 ) -> tuple[ListenerSpec, ...]:
     """`banned`: see `Bans.ranges`."""
-    everywhere = banned.get(EVERYWHERE, b"")
-    return tuple(
-        listener_spec(one, drained=name in drained, banned=banned.get(name, everywhere))
-        for name, one in listeners.items()
-    )
+    return ListenerSpecs().of(listeners, pools, drained, banned)
+
+
+class ListenerSpecs:
+    """An unchanged listener's spec stays the same object: with many listeners, a change concerns few."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[ListenerState, Pool, bool, bytes, ListenerSpec]] = {}
+
+    def of(
+        self,
+        listeners: Mapping[str, ListenerState],
+        pools: Mapping[str, Pool],
+        drained: Collection[str],
+        banned: Mapping[str, bytes],
+    ) -> tuple[ListenerSpec, ...]:
+        """See `listener_specs`."""
+        before, self._known = self._known, {}
+        everywhere = banned.get(EVERYWHERE, b"")
+        for name, one in listeners.items():
+            pool, is_drained, refused = pools[one.config.pool], name in drained, banned.get(name, everywhere)
+            known = before.get(name)
+            if known is None or known[0] is not one or known[1] is not pool or known[2:4] != (is_drained, refused):
+                spec = listener_spec(one, pools, drained=is_drained, banned=refused)
+                known = (one, pool, is_drained, refused, spec)
+            self._known[name] = known
+        return tuple(spec for *_, spec in self._known.values())
 
 
 def prepare_listeners(forwarder: Forwarding, config: Config, listeners: Sequence[ListenerSpec]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.publishing.explaining import explain
-from l4lb.control.publishing.listeners import listener_specs
+from l4lb.control.publishing.listeners import ListenerSpecs
 from l4lb.control.publishing.pools import (
     PoolView,
     Table,
@@ -80,6 +80,7 @@ class Reconciler:
         self._waiting: list[asyncio.Future[None]] = []
         self._tables: dict[str, tuple[Table, ...]] = {}
         self._specs: dict[str, PoolSpec] = {}
+        self._specs_of = ListenerSpecs()
         self._published: tuple[tuple[PoolSpec, ...], tuple[ListenerSpec, ...]] | None = None
         self._requested = False
         self._task: asyncio.Task[None] | None = None
@@ -180,7 +181,8 @@ class Reconciler:
         return _Look(self._looks, now, views, listeners, then)
 
     def _listener_specs(self) -> tuple[ListenerSpec, ...]:
-        return listener_specs(self._state.listeners, self._state.drained, self._state.banned)
+        state = self._state
+        return self._specs_of.of(state.listeners, state.config.pools, state.drained, state.banned)
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""

@@ -119,7 +119,7 @@ class PoolState:
     standby: dict[str, str] = field(default_factory=dict)  # by id: why a usable one is asked after others
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ListenerState:
     name: str
     config: Listener

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -36,18 +35,20 @@ _REASONS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Attached:
-    """While `link` is open, packets that come in by `device` go through the program. `way`: tcx, native or generic;
-    `why`: what was tried before."""
+    """While `link` is open, or pinned, packets that come in by the device go through a program. `way`: tcx, native or
+    generic; `why`: what was tried before."""
 
     device: str
     way: str
     why: str
-    link: int
+    link: kernel.Fd
 
-    def close(self) -> None:
-        os.close(self.link)
+    @property
+    def program(self) -> str:
+        """xdp or tcx."""
+        return _WAYS[self.way][0]
 
 
 def ways_for(device: str, wanted: str) -> Sequence[str]:
@@ -63,43 +64,20 @@ def images() -> dict[str, bytes]:
     return {name: (there / f"{name}.o").read_bytes() for name in ("xdp", "tcx")}
 
 
-def attach(programs: Programs, device: str, wanted: str) -> Attached:
-    """OSError with a message when no way can be had."""
+def attach(program: Callable[[str], kernel.Program], device: str, wanted: str) -> Attached:
+    """`program`: xdp or tcx, by name. OSError with a message when no way can be had."""
     tried: list[str] = []
     error = OSError(errno.ENODEV, f'device "{device}"')
     for way in ways_for(device, wanted):
-        program, kind, flags = _WAYS[way]
+        name, kind, flags = _WAYS[way]
         try:
-            link = programs.get(program).attach(socket.if_nametoindex(device), kind, flags)
+            link = program(name).attach(socket.if_nametoindex(device), kind, flags)
         except OSError as failed:
             error = failed
             tried.append(f"{way}: {_REASONS.get(failed.errno or 0, str(failed))}")
         else:
-            os.set_inheritable(link, False)
             return Attached(device, way, ", ".join(tried), link)
     raise OSError(error.errno, f'device "{device}": {", ".join(tried)}')
-
-
-class Programs:
-    """The two programs, loaded when they are needed, with the same maps. `images` are their object files by name,
-    `sizes` the numbers of entries of maps."""
-
-    def __init__(self, images: dict[str, bytes], sizes: dict[str, int]) -> None:
-        self._images = images
-        self._sizes = sizes
-        self._loaded: dict[str, kernel.Program] = {}
-
-    def get(self, name: str) -> kernel.Program:
-        """OSError when the kernel does not take it."""
-        if name not in self._loaded:
-            first = next(iter(self._loaded.values()), None)
-            self._loaded[name] = kernel.Program(self._images[name], f"l4lb_{name}", self._sizes, first)
-        return self._loaded[name]
-
-    @property
-    def any(self) -> kernel.Program:
-        """For its maps."""
-        return next(iter(self._loaded.values()), None) or self.get("xdp")
 
 
 def packet_devices(family: int, hosts: Sequence[str], *, all_of_them: bool) -> list[str]:

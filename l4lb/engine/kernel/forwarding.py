@@ -1,319 +1,335 @@
 """Snapshots into the maps of the programs: what of them is for listeners with ``engine = "kernel"``.
 
 A publish writes new tables where no service points to yet, then replaces the services that changed, one after the
-other: each packet goes by the whole of one state of its service. Nothing waits.
+other: each packet goes by the whole of one state of its service. Nothing waits, and what has not changed costs nothing.
 """
 
 from __future__ import annotations
 
-import time
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from l4lb._native import kernel
 from l4lb.engine.kernel import layout
-from l4lb.engine.kernel.attaching import Attached, Programs, attach, packet_devices
+from l4lb.engine.kernel.attaching import Attached
 from l4lb.engine.kernel.backends import Backends, Owner, Placed
-from l4lb.engine.kernel.layout import Counts, Mode, Verdict
-from l4lb.engine.kernel.slots import Space, words_of
+from l4lb.engine.kernel.counting import Counting, Flows
+from l4lb.engine.kernel.denying import Denied
+from l4lb.engine.kernel.devices import Devices
+from l4lb.engine.kernel.generation import Generation, contents, digests, shared
+from l4lb.engine.kernel.inherited import Inherited
+from l4lb.engine.kernel.layout import SIZES, Counts, Verdict
+from l4lb.engine.kernel.listeners import KernelListener, Listeners, Plan
+from l4lb.engine.kernel.services import answers_of, service_of
+from l4lb.engine.kernel.slots import words_of
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import Protocol
 
-SLOTS = 1 << 23  # of all tables together, and once more of those that change; 16 MiB
+SLOTS = 1 << 20  # of all tables together, and once more of those that change; more when they need it
 _PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
-_MODES = {"nat": Mode.NAT, "dsr": Mode.DSR}
-_FLOWS_AGAIN_S = 0.5  # how old the count of flows may be
-_NANO = 1_000_000_000
-_MAPS = (
-    "services",
-    "slots",
-    "denied",
-    "backends",
-    "answers",
-    "tcp_flows",
-    "udp_flows",
-    "by_service",
-    "by_backend",
-    "verdicts",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Of a pool, for one protocol: `slots` and `places` are what it was made from."""
-
-    slots: Sequence[int]
-    places: tuple[int, ...]
-    first_word: int
-    count: int
-
-
-@dataclass(slots=True)
-class _Listener:
-    """`number` is that of its counts, which began at `base`; `services` is its part of the map; `left`: only the flows
-    it has go on."""
-
-    number: int
-    base: Counts
-    idle_s: float = 0.0
-    services: dict[bytes, bytes] = field(default_factory=dict)
-    left: bool = False
-    lists: tuple[bytes, bytes] = (b"", b"")  # those that `denied` is made from
-    denied: frozenset[bytes] = frozenset()
 
 
 class KernelForwarder:
     """`images` are the object files of the two programs; `slots` and `flows` bound what the maps hold: slots of all
-    tables together, and known flows of each protocol."""
+    tables together (they grow when listeners need more), and known flows of each protocol.
 
-    def __init__(self, images: dict[str, bytes], *, slots: int = SLOTS, flows: int = 1 << 18) -> None:
+    `inherited`: what another process has in the kernel. Its programs forward until `take_over`; what is published
+    before waits for that.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, bytes],
+        *,
+        slots: int = SLOTS,
+        flows: int = 1 << 18,
+        inherited: Inherited | None = None,
+    ) -> None:
+        self._images = images
         sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows}
-        self._programs = Programs(images, sizes)
-        program = self._programs.any
-        self._maps = {name: program.map_fd(name) for name in _MAPS}
-        self._slots = kernel.Memory(self._maps["slots"], 8 * words_of(slots))
-        self._backends = Backends(kernel.Memory(self._maps["backends"], layout.SIZES["backend"] * layout.BACKENDS_MAX))
-        self._space = Space(words_of(slots))
-        self._tables: dict[tuple[str, int], _Table] = {}
-        self._listeners: dict[str, _Listener] = {}
+        self._inherited = inherited
+        self._generation = _first_generation(images, sizes, inherited)
+        self._next: Generation | None = None  # once it is filled
+        maps = self._generation.maps
+        self._counting = Counting(maps)
+        self._backends = Backends(_memory(maps["backends"], "backend"), _memory(maps["places"], "place"))
+        self._listeners = Listeners(_memory(maps["numbers"], "number"))
+        self._denied = Denied(maps["denied"])
         self._named: frozenset[str] = frozenset()  # listeners of the snapshot
-        self._services: dict[bytes, bytes] = {}
-        self._answers: dict[bytes, bytes] = {}
-        self._attached: dict[str, Attached] = {}
-        self._counted_at = float("-inf")
-        self._flows: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._devices = Devices(inherited.living_links() if inherited is not None else ())
+        self._waits = inherited is not None
+        self._wanted: Snapshot | None = None  # while it waits: the newest one,
+        self._leaving: list[tuple[str, Sequence[str]]] = []  # ... and what is to leave
 
     def program(self, name: str) -> kernel.Program:
         """xdp or tcx."""
-        return self._programs.get(name)
+        return self._generation.program(name)
 
     # ---- devices ----
 
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
-        """See packets by all devices that the listeners need. ConfigError when one cannot be had; what was attached
-        stays, and does nothing."""
-        problems = []
-        for listener in listeners:
-            terms = listener.kernel
-            if terms is None or not listener.bind:
-                continue
-            devices = terms.devices or _devices(listener, terms)
-            if not devices:
-                problems.append(Problem(f"listeners.{listener.name}.devices", "no device has its packets: name them"))
-            for device in devices:
-                if (known := self._attached.get(device)) is not None:
-                    if terms.attach not in ("auto", known.way):
-                        message = f'"{terms.attach}": device "{device}" is attached by {known.way} already'
-                        problems.append(Problem(f"listeners.{listener.name}.attach", message))
-                    continue
-                try:
-                    self._attached[device] = attach(self._programs, device, terms.attach)
-                except OSError as error:
-                    problems.append(Problem(f"listeners.{listener.name}.devices", str(error.strerror or error)))
+        """Make room for the tables of these listeners, and see packets by all devices that they need. ConfigError when
+        that cannot be had; what was attached stays, and does nothing."""
+        bound = [(one, one.kernel) for one in listeners if one.kernel is not None and one.bind]
+        problems = [
+            problem
+            for listener, terms in bound
+            for problem in self._devices.attach_for(listener, terms, self._generation.program)
+        ]
         if problems:
             raise ConfigError(problems)
+        tables = {(one.pool, one.protocol): terms.slots for one, terms in bound}
+        self._make_room(2 * sum(map(words_of, tables.values())))  # all of them may change at once
+
+    def _make_room(self, words: int) -> None:
+        """ConfigError when the programs cannot be loaded again."""
+        current = self._next or self._generation
+        if words <= current.slots.words:
+            return
+        try:
+            self._next = current.larger(1 << (words - 1).bit_length())
+        except OSError as error:
+            reason = "start l4lb anew" if error.errno == errno.EPERM else error.strerror
+            message = f"these tables need more room in the kernel, which cannot be had: {reason}"
+            raise ConfigError([Problem("listeners", message)]) from error
+
+    def forget_prepared(self) -> None:
+        self._next = None
 
     @property
     def attached(self) -> list[Attached]:
-        return list(self._attached.values())
+        return self._devices.attached
 
     # ---- snapshots ----
 
     def publish(self, snapshot: Snapshot) -> None:
         """ConfigError when the maps are too small for it; then nothing has changed."""
+        if self._waits:
+            self._wanted = snapshot
+            return
+        self.reap()
+        generation = self._next or self._generation
         try:
-            self._publish(snapshot)
+            self._publish(snapshot, generation)
         except (MemoryError, OSError) as error:
             raise ConfigError([Problem("listeners", f"forwarding in the kernel: {error}")]) from error
+        if generation is not self._generation:
+            self._use(generation)
 
-    def _publish(self, snapshot: Snapshot) -> None:
-        self.reap()
+    def _use(self, generation: Generation) -> None:
+        """Have the programs of `generation`, which is filled, forward."""
+        self._devices.replace(generation.program)
+        self._generation, self._next = generation, None
+
+    def _publish(self, snapshot: Snapshot, generation: Generation) -> None:
         pools = {pool.name: pool for pool in snapshot.pools}
         named = {one.name: one for one in snapshot.listeners if one.kernel is not None}
-        answers: dict[bytes, bytes] = {}
-        used: list[Placed] = []
-        tables: dict[tuple[str, int], _Table] = {}
+        plans: list[tuple[KernelListener, Plan]] = []
         try:
             for spec in named.values():
-                pool, protocol = pools[spec.pool], _PROTOCOLS[spec.protocol]
-                placed = [self._place(pool.name, one, protocol) for one in pool.backends]
-                used += placed
-                if (pool.name, protocol) not in tables:
-                    tables[pool.name, protocol] = self._table(pool, protocol, placed)
-                answers.update(self._take(spec, pool, tables[pool.name, protocol], placed))
+                self._plan_listener(spec, pools[spec.pool], generation, plans)
+            self._expect_room(plans, generation)
+            self._denied.set_all([(one, (plan.spec.refused, plan.spec.banned)) for one, plan in plans])
         except BaseException:
-            self._give_back(tables)
+            for _, plan in plans:
+                self._drop(plan)
             raise
         self._named = frozenset(named)
-        for name in self._listeners.keys() - named.keys():
-            self._leave(self._listeners[name])
-        known = self._backends.endpoints()  # what was removed may have flows still
-        kept = {key: value for key, value in self._answers.items() if key in known}
-        self._write("answers", self._answers, {**kept, **answers})
-        # An address that a listener has now is no longer another's that had it before.
-        ordered = sorted(self._listeners.values(), key=lambda one: not one.left)
-        wanted = {key: value for one in ordered for key, value in one.services.items()}
-        self._write("services", self._services, wanted)
-        self._backends.keep_only(used)
-        self._backends.forgive(placed for placed in used if placed.left and self._is_usable(pools, placed))
-        self._leave_tables(tables)
+        before = [self._commit(listener, plan) for listener, plan in plans]
+        for one in self._listeners.all():
+            if one.plan is None or one.name not in self._named or not one.plan.spec.bind:
+                self._leave(one)
+        for plan in filter(None, before):
+            self._drop(plan)
+        generation.slots.drop_taken()
 
-    @staticmethod
-    def _is_usable(pools: dict[str, PoolSpec], placed: Placed) -> bool:
-        pool = pools[placed.owner[0]]
-        return any(pool.backends[index].id == placed.owner[1] for index in pool.usable)
+    # ---- what a listener is to be ----
 
-    def _take(
-        self, spec: ListenerSpec, pool: PoolSpec, table: _Table, placed: Sequence[Placed]
-    ) -> Iterable[tuple[bytes, bytes]]:
-        """Returns what its backends' answers become."""
-        known = self._listeners.get(spec.name)
-        if known is None:
-            number = self._free_number()
-            known = self._listeners[spec.name] = _Listener(number, self._counts("by_service", number))
-        self._deny(known, (spec.refused, spec.banned))
-        if not spec.bind:  # it drains
-            self._leave(known)
-            return ()
-        known.left, known.idle_s = False, spec.idle_timeout_s
-        protocol = _PROTOCOLS[spec.protocol]
-        keys = [layout.endpoint(one.host, one.port, protocol) for one in spec.bind]  # type: ignore[union-attr]
-        known.services = {key: self._service(spec, pool, table, known.number, key) for key in keys}
-        if spec.kernel is None or spec.kernel.mode != "nat":
-            return ()
-        return [
-            (one.endpoint, layout.answer(key, known.number, one.index))
-            for key in keys
-            for one in placed
-            if layout.is_v4(one.endpoint) == layout.is_v4(key)
-        ]
-
-    def _deny(self, known: _Listener, lists: tuple[bytes, bytes]) -> None:
-        """OSError ENOSPC when the map is full."""
-        if lists == known.lists:
+    def _plan_listener(
+        self, spec: ListenerSpec, pool: PoolSpec, generation: Generation, plans: list[tuple[KernelListener, Plan]]
+    ) -> None:
+        listener = self._listeners.named(spec.name)
+        if listener is None:
+            listener = self._listeners.new(spec.name, {one.number for one, _ in plans})
+            listener.base = self._counting.of_listener(listener.number)
+        elif listener.is_planned(spec, pool, generation):
             return
-        wanted = frozenset(key for ranges in lists for key in layout.denied(ranges, known.number))
-        fd = self._maps["denied"]
-        added: list[bytes] = []
+        plans.append((listener, self._plan(listener.number, spec, pool, generation)))
+
+    def _plan(self, number: int, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
+        """MemoryError when there is no room for it; then it has taken nothing."""
+        protocol, placed = _PROTOCOLS[spec.protocol], list[Placed]()
         try:
-            for key in wanted - known.denied:
-                kernel.update(fd, key, bytes(4))
-                added.append(key)
-        except OSError:
-            for key in added:
-                kernel.delete(fd, key)
+            for one in pool.backends:
+                placed.append(self._backends.take(pool.name, one, protocol, self._counting.of_backend))
+            table = generation.slots.take(pool, protocol, tuple(placed[index].index for index in pool.usable))
+        except BaseException:
+            for taken in placed:
+                self._backends.drop(taken)
             raise
-        for key in known.denied - wanted:
-            kernel.delete(fd, key)
-        known.lists, known.denied = lists, wanted
+        hosts = [address for address in spec.bind if isinstance(address, SocketAddress)]
+        keys = [layout.endpoint(one.host, one.port, protocol) for one in hosts]
+        services = {key: service_of(spec, pool, table.first_word, table.count, number, key) for key in keys}
+        answers = answers_of(keys, placed, number) if spec.kernel is not None and spec.kernel.mode == "nat" else {}
+        return Plan(spec, pool, generation, table, placed, services, answers)
 
-    def _free_number(self) -> int:
-        taken = {one.number for one in self._listeners.values()}
-        return next(number for number in range(layout.SERVICES_MAX) if number not in taken)
-
-    @staticmethod
-    def _leave(known: _Listener) -> None:
-        if not known.left:
-            known.left = True
-            known.services = {key: layout.left(value) for key, value in known.services.items()}
-
-    def _place(self, pool: str, spec: BackendSpec, protocol: int) -> Placed:
-        return self._backends.place(pool, spec, protocol, lambda index: self._counts("by_backend", index))
-
-    def _table(self, pool: PoolSpec, protocol: int, placed: Sequence[Placed]) -> _Table:
-        places = tuple(placed[index].index for index in pool.usable)
-        known = self._tables.get((pool.name, protocol))
-        if known is not None and known.slots is pool.slots and known.places == places:
-            return known
-        if not pool.slots:
-            return _Table(pool.slots, places, 0, 0)
-        first = self._space.take(len(pool.slots), time.monotonic())
-        slots = pool.slots if isinstance(pool.slots, array) else array("I", pool.slots)
-        self._slots.fill(first, slots, array("I", places))
-        return _Table(pool.slots, places, first, len(pool.slots))
-
-    def _give_back(self, tables: dict[tuple[str, int], _Table]) -> None:
-        """Those that are new: nothing points to them."""
-        for key, table in tables.items():
-            if table.count and self._tables.get(key) is not table:
-                self._space.leave(table.first_word, table.count, time.monotonic())
-
-    def _leave_tables(self, tables: dict[tuple[str, int], _Table]) -> None:
-        for key, table in self._tables.items():
-            if table.count and tables.get(key) is not table:
-                self._space.leave(table.first_word, table.count, time.monotonic())
-        self._tables = tables
+    def _drop(self, plan: Plan) -> None:
+        plan.generation.slots.drop(plan.table)
+        for placed in plan.placed:
+            self._backends.drop(placed)
 
     @staticmethod
-    def _service(spec: ListenerSpec, pool: PoolSpec, table: _Table, number: int, key: bytes) -> bytes:
-        assert spec.kernel is not None
-        v4 = layout.is_v4(key)
-        return layout.service(
-            seed=pool.hash_seed,
-            prefix=layout.prefix(v4, pool.hash_prefix_v4 if v4 else pool.hash_prefix_v6),
-            number=number,
-            first_word=table.first_word,
-            slot_count=table.count,
-            mode=_MODES[spec.kernel.mode],
-            key=pool.hash_key if pool.selection is Selection.HASH else HashKey.RANDOM,
-        )
+    def _expect_room(plans: Sequence[tuple[KernelListener, Plan]], generation: Generation) -> None:
+        services = {key for _, plan in plans for key in plan.services}
+        answers = {key for _, plan in plans for key in plan.answers}
+        if len(generation.services.keys() | services) > layout.SERVICES_MAX:
+            raise MemoryError(f"more than {layout.SERVICES_MAX} addresses of listeners")
+        if len(generation.answers.keys() | answers) > layout.BACKENDS_MAX:
+            raise MemoryError(f"more than {layout.BACKENDS_MAX} backends of listeners by nat")
 
-    def _write(self, name: str, before: dict[bytes, bytes], wanted: dict[bytes, bytes]) -> None:
-        """Make a map what is wanted, and remember it in `before`."""
-        fd = self._maps[name]
-        for key, value in wanted.items():
-            if before.get(key) != value:
-                kernel.update(fd, key, value)
-                before[key] = value
-        for key in before.keys() - wanted.keys():
-            kernel.delete(fd, key)
-            del before[key]
+    # ---- and is ----
+
+    def _commit(self, listener: KernelListener, plan: Plan) -> Plan | None:
+        """Returns what it was before."""
+        before, listener.plan, listener.name = listener.plan, plan, plan.spec.name
+        self._listeners.add(listener)
+        for key, value in plan.answers.items():
+            plan.generation.write("answers", key, value)
+        for key, value in plan.services.items():
+            plan.generation.write("services", key, value)
+        if plan.spec.bind:
+            listener.left, listener.idle_s = False, plan.spec.idle_timeout_s
+        left = {key: layout.left(value) for key, value in listener.left_services()}
+        for key, value in left.items():
+            self._leave_service(listener, key, value)
+        listener.services = {**left, **plan.services}
+        self._listeners.record(listener)
+        usable = {plan.pool.backends[index].id for index in plan.pool.usable}
+        pairs = zip(plan.pool.backends, plan.placed, strict=True)
+        self._backends.forgive(placed for spec, placed in pairs if placed.left and spec.id in usable)
+        return before
+
+    def _leave(self, listener: KernelListener) -> None:
+        """Only the flows it has go on."""
+        if not listener.left:
+            listener.left = True
+            self._listeners.record(listener)
+        for key, value in listener.services.items():
+            self._leave_service(listener, key, layout.left(value))
+        listener.services = {key: layout.left(value) for key, value in listener.services.items()}
+        if listener.plan is not None and listener.name not in self._named:
+            self._drop(listener.plan)
+            listener.plan = None
+
+    def _leave_service(self, listener: KernelListener, key: bytes, value: bytes) -> None:
+        """Unless the address is another listener's by now."""
+        generation = self._next or self._generation
+        written = generation.services.get(key)
+        if written is None or layout.service_parts(written)[0] == listener.number:
+            generation.write("services", key, value)
 
     def leave(self, pool: str, backends: Sequence[str]) -> None:
         """What these backends have goes to others, with its next packet, and does not come back."""
-        self._backends.leave(pool, backends)
+        if self._waits:
+            self._leaving.append((pool, backends))
+        else:
+            self._backends.leave(pool, backends)
 
     def reap(self) -> None:
-        """Forget listeners that are gone, or drain, and have no flow any more."""
-        if not any(one.left for one in self._listeners.values()):
+        """Forget what only waits for its flows to end, and has none any more: listeners that are gone or drain,
+        addresses that a listener has left, backends that were removed."""
+        if self._waits or not any(self._ending(({}, {}))) or not any(self._ending(self._count_flows())):
             return
-        self._counted_at = float("-inf")  # a flow of this moment counts too
-        for name in [name for name, one in self._listeners.items() if one.left and not self.flows_on(name)]:
-            known = self._listeners[name]
-            self._deny(known, (b"", b""))
-            for key in [key for key, value in known.services.items() if self._services.get(key) == value]:
-                kernel.delete(self._maps["services"], key)
-                del self._services[key]
-            known.services = {}
-            if name not in self._named:
-                del self._listeners[name]
+        for forget in list(self._ending(self._count_flows(now=True))):  # a flow of this moment counts too
+            forget()
+
+    def _ending(self, flows: Flows) -> Iterator[Callable[[], None]]:
+        """How to forget each of them."""
+        by_number, by_place = flows
+        for listener in self._listeners.all():
+            if not by_number.get(listener.number) and (listener.left or any(listener.left_services())):
+                yield partial(self._forget, listener)
+        for placed in self._backends.removed():
+            if not by_place.get(placed.index):
+                yield partial(self._forget_backend, placed)
+
+    def _forget(self, one: KernelListener) -> None:
+        for key, value in list(one.services.items()) if one.left else one.left_services():
+            self._generation.remove("services", key, value)
+            del one.services[key]
+        if one.left:
+            self._denied.set(one, (b"", b""))
+            if one.name not in self._named:
+                self._listeners.remove(one)
+
+    def _forget_backend(self, placed: Placed) -> None:
+        self._backends.forget(placed)
+        answer = self._generation.answers.get(placed.endpoint)
+        if answer is not None and layout.answer_backend(answer) == placed.index:
+            self._generation.remove("answers", placed.endpoint, answer)
+
+    # ---- from one process to the next ----
+
+    def exported(self) -> Inherited:
+        """For another process. Descriptors stay this one's."""
+        generation = self._generation
+        return Inherited(kernel.LAYOUT, digests(self._images), generation.maps, generation.programs, self.attached)
+
+    def hold(self) -> None:
+        """Change nothing from now on: another process takes over, or `take_over` ends this."""
+        self._waits = True
+
+    def take_over(self) -> None:
+        """Nobody else changes anything from now on. ConfigError: see `publish`."""
+        if not self._waits:
+            return
+        self._waits = False
+        if self._inherited is None or self._inherited.layout == kernel.LAYOUT:
+            self._read_again()
+        snapshot, self._wanted, self._inherited = self._wanted, None, None
+        if snapshot is not None:
+            self.publish(snapshot)
+        self._use(self._generation)
+        leaving, self._leaving = self._leaving, []
+        for pool, backends in leaving:
+            self._backends.leave(pool, backends)
+
+    def _read_again(self) -> None:
+        """What another process may have written."""
+        source = self._inherited.maps if self._inherited is not None else self._generation.maps
+        services = contents(source["services"].number, SIZES["endpoint"], SIZES["service"])
+        self._backends.take_over()
+        self._listeners.take_over(services, self._denied.all())
+        if source["services"] is self._generation.maps["services"]:
+            self._generation.read_again()
 
     # ---- what is counted ----
 
     def names(self) -> list[str]:
         """Of listeners that are here, or have flows here still."""
-        return list(self._listeners)
+        return [one.name for one in self._listeners.all() if one.name]
 
     def listener(self, name: str) -> Counts:
         """Of one that is here."""
-        known = self._listeners[name]
-        return self._counts("by_service", known.number).since(known.base)
+        known = self._listeners.named(name)
+        return self._counting.of_listener(known.number).since(known.base) if known is not None else Counts()
 
     def by_backend(self) -> dict[Owner, Counts]:
         found: dict[Owner, Counts] = {}
-        for one in self._backends.all():
-            counts = self._counts("by_backend", one.index).since(one.base)
-            found[one.owner] = counts.plus(found.get(one.owner, Counts()))
+        for owner, one in self._backends.named():
+            counts = self._counting.of_backend(one.index).since(one.base)
+            found[owner] = counts.plus(found.get(owner, Counts()))
         return found
 
     def verdicts(self) -> dict[Verdict, int]:
-        return {verdict: sum(array("Q", self._per_cpu("verdicts", verdict, 8))) for verdict in Verdict}
+        return self._counting.verdicts()
 
     def flows_on(self, listener: str) -> int:
-        known = self._listeners.get(listener)
+        known = self._listeners.named(listener)
         return self._count_flows()[0].get(known.number, 0) if known else 0
 
     def flows_of(self, pool: str, backend: str) -> int:
@@ -327,38 +343,31 @@ class KernelForwarder:
                 found[owner] = found.get(owner, 0) + count
         return found
 
-    def _count_flows(self) -> tuple[dict[int, int], dict[int, int]]:
+    def _count_flows(self, *, now: bool = False) -> Flows:
         """By listener's number, and by backend's index. A flow is there while it had a packet within the shortest
         idle_timeout, and its client has not ended it."""
-        now = time.monotonic()
-        if now - self._counted_at > _FLOWS_AGAIN_S:
-            self._counted_at = now
-            idle_s = min((one.idle_s for one in self._listeners.values() if one.idle_s), default=600.0)
-            since = time.monotonic_ns() - round(idle_s * _NANO)
-            tcp, udp = (kernel.flows(self._maps[name], max(since, 0)) for name in ("tcp_flows", "udp_flows"))
-            self._flows = (_sum(tcp[0], udp[0]), _sum(tcp[1], udp[1]))
-        return self._flows
-
-    def _counts(self, name: str, index: int) -> Counts:
-        return layout.counts(self._per_cpu(name, index, layout.SIZES["counts"]))
-
-    def _per_cpu(self, name: str, index: int, size: int) -> bytes:
-        return kernel.lookup(self._maps[name], index.to_bytes(4, "little"), size * kernel.CPUS) or b""
+        idle_s = min((one.idle_s for one in self._listeners.all() if one.idle_s), default=600.0)
+        return self._counting.flows(idle_s, now=now)
 
     # ---- the end ----
 
     def close(self) -> None:
         """Packets go up the stack again. Idempotent."""
-        for one in self._attached.values():
-            one.close()
-        self._attached = {}
+        self._devices.close()
 
 
-def _devices(listener: ListenerSpec, terms: KernelTerms) -> Sequence[str]:
-    addresses = [address for address in listener.bind if isinstance(address, SocketAddress)]
-    hosts = [address.host for address in addresses]
-    return packet_devices(addresses[0].family, hosts, all_of_them=terms.mode == "nat")
+def _first_generation(images: Mapping[str, bytes], sizes: Mapping[str, int], inherited: Inherited | None) -> Generation:
+    """OSError when programs cannot be loaded."""
+    if inherited is None:
+        return Generation(images, sizes, {}, {})
+    needed = {one.program for one in inherited.links}
+    if inherited.layout != kernel.LAYOUT:
+        return Generation(images, sizes, {}, {}).load(needed)
+    if dict(inherited.images) != digests(images):
+        with contextlib.suppress(PermissionError):  # those that are there mean the same
+            return Generation(images, sizes, shared(inherited.maps), {}).load(needed)
+    return Generation(images, sizes, inherited.maps, inherited.programs)
 
 
-def _sum(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in one.keys() | other.keys()}
+def _memory(fd: kernel.Fd, what: str) -> kernel.Memory:
+    return kernel.Memory(fd.number, SIZES[what] * kernel.entries(fd.number))

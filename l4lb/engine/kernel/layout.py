@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -21,6 +22,8 @@ _BACKEND = struct.Struct("=16sI2sBx")
 _COUNTS = struct.Struct("=6Q")
 _DENIED = struct.Struct("=II16s")
 _ANSWER = struct.Struct("=20sII")
+_PLACE = struct.Struct("=16s20sI6Q")
+_NUMBER = struct.Struct("=16s6QQII")
 SIZES = {
     "endpoint": _ENDPOINT.size,
     "service": _SERVICE.size,
@@ -28,6 +31,8 @@ SIZES = {
     "counts": _COUNTS.size,
     "answer": _ANSWER.size,
     "denied_key": _DENIED.size,
+    "place": _PLACE.size,
+    "number": _NUMBER.size,
 }
 
 
@@ -134,3 +139,72 @@ class Counts(NamedTuple):
 def counts(raw: bytes) -> Counts:
     """The sum over all CPUs."""
     return Counts(*map(sum, zip(*_COUNTS.iter_unpack(raw), strict=True)))
+
+
+# ---- whose what is: for a process that takes the maps over ----
+
+
+def digest(*names: str) -> bytes:
+    """Of the name of a listener, or of those of a pool and a backend."""
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
+
+
+class PlaceRecord(NamedTuple):
+    """Of a backend's place. `used`: somebody has it."""
+
+    owner: bytes
+    endpoint: bytes
+    used: int
+    base: Counts
+
+    def packed(self) -> bytes:
+        return _PLACE.pack(self.owner, self.endpoint, self.used, *self.base)
+
+    @classmethod
+    def of(cls, packed: bytes) -> PlaceRecord:
+        owner, endpoint, used, *base = _PLACE.unpack(packed)
+        return cls(owner, endpoint, used, Counts(*base))
+
+
+class NumberRecord(NamedTuple):
+    """Of a listener's number."""
+
+    owner: bytes
+    base: Counts
+    idle_ns: int
+    used: int
+    left: int
+
+    def packed(self) -> bytes:
+        return _NUMBER.pack(self.owner, *self.base, self.idle_ns, self.used, self.left)
+
+    @classmethod
+    def of(cls, packed: bytes) -> NumberRecord:
+        owner, *counts, idle_ns, used, left = _NUMBER.unpack(packed)
+        return cls(owner, Counts(*counts), idle_ns, used, left)
+
+
+def endpoint_parts(endpoint: bytes) -> tuple[str, int, int]:
+    """Host, port and protocol."""
+    packed, port, protocol = _ENDPOINT.unpack(endpoint)
+    return address_text(packed), int.from_bytes(port, "big"), protocol
+
+
+def backend_state(packed: bytes) -> tuple[int, int]:
+    """Its incarnation and flags."""
+    _, incarnation, _, flags = _BACKEND.unpack(packed)
+    return incarnation, flags
+
+
+def service_parts(service: bytes) -> tuple[int, int, int]:
+    """The number of its counts, its table's first word, and how many slots it has."""
+    _, _, number, first_word, slot_count, *_ = _SERVICE.unpack(service)
+    return number, first_word, slot_count
+
+
+def answer_backend(packed: bytes) -> int:
+    return int(_ANSWER.unpack(packed)[2])
+
+
+def denied_number(key: bytes) -> int:
+    return int(_DENIED.unpack(key)[1])

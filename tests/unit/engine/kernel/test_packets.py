@@ -73,6 +73,11 @@ class Kernel:
 
     def publish(self, slots: array[int] = SLOTS, listeners: bool = True, prefix: str = "", **listener: object) -> None:
         """`prefix`: of the listeners' names."""
+        self.forwarder.publish(self.snapshot(slots, listeners, prefix, **listener))
+
+    def snapshot(
+        self, slots: array[int] = SLOTS, listeners: bool = True, prefix: str = "", **listener: object
+    ) -> Snapshot:
         pools, found = [], []
         for family, kind in FAMILIES.items():
             for protocol in PROTOCOLS.values():
@@ -84,9 +89,9 @@ class Kernel:
                 usable = (0, 1, 2)
                 pools.append(PoolSpec(name, Selection.HASH, backends, usable, slots, **self.pool))  # type: ignore[arg-type]
                 bind = (SocketAddress(kind, SERVICE[family], 80),)
-                terms = KernelTerms(self.mode)
-                found.append(ListenerSpec(prefix + name, bind, name, protocol, kernel=terms, **listener))  # type: ignore[arg-type]
-        self.forwarder.publish(Snapshot(1, tuple(pools), tuple(found) if listeners else ()))
+                options = {"kernel": KernelTerms(self.mode), **listener}
+                found.append(ListenerSpec(prefix + name, bind, name, protocol, **options))  # type: ignore[arg-type]
+        return Snapshot(1, tuple(pools), tuple(found) if listeners else ())
 
     def sees(self, frame: Frame, cut: int | None = None) -> tuple[int, bytes]:
         return self.program.test(frame.bytes(cut))

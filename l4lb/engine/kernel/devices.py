@@ -1,0 +1,57 @@
+"""The devices by which packets come to the programs. Control thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from l4lb._native import kernel
+from l4lb.engine.kernel.attaching import Attached, attach, packet_devices
+from l4lb.errors import Problem
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import KernelTerms, ListenerSpec
+
+GetProgram = Callable[[str], kernel.Program]  # xdp or tcx
+
+
+class Devices:
+    """`attached`: those of the process before."""
+
+    def __init__(self, attached: Iterable[Attached]) -> None:
+        self._attached = {one.device: one for one in attached}
+
+    @property
+    def attached(self) -> list[Attached]:
+        return list(self._attached.values())
+
+    def attach_for(self, listener: ListenerSpec, terms: KernelTerms, program: GetProgram) -> Iterator[Problem]:
+        """See packets by all devices that it needs; the problems are those that cannot be had."""
+        devices = terms.devices or _devices(listener, terms)
+        if not devices:
+            yield Problem(f"listeners.{listener.name}.devices", "no device has its packets: name them")
+        for device in devices:
+            if (known := self._attached.get(device)) is not None:
+                if terms.attach not in ("auto", known.way):
+                    message = f'"{terms.attach}": device "{device}" is attached by {known.way} already'
+                    yield Problem(f"listeners.{listener.name}.attach", message)
+                continue
+            try:
+                self._attached[device] = attach(program, device, terms.attach)
+            except OSError as error:
+                yield Problem(f"listeners.{listener.name}.devices", str(error.strerror or error))
+
+    def replace(self, program: GetProgram) -> None:
+        """Packets go through these programs from now on. Devices that are gone are forgotten."""
+        for device, one in list(self._attached.items()):
+            try:
+                program(one.program).replace(one.link)
+            except OSError:  # ENODEV, ENOLINK
+                del self._attached[device]
+
+    def close(self) -> None:
+        self._attached = {}
+
+
+def _devices(listener: ListenerSpec, terms: KernelTerms) -> Sequence[str]:
+    addresses = [address for address in listener.bind if isinstance(address, SocketAddress)]
+    hosts = [address.host for address in addresses]
+    return packet_devices(addresses[0].family, hosts, all_of_them=terms.mode == "nat")

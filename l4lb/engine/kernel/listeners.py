@@ -1,0 +1,116 @@
+"""Listeners as the programs know them: a number for what is counted, services by address, networks that are denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from l4lb._native import kernel
+from l4lb.engine.kernel import layout
+from l4lb.engine.kernel.backends import Placed
+from l4lb.engine.kernel.generation import Generation
+from l4lb.engine.kernel.layout import Counts, NumberRecord
+from l4lb.engine.kernel.slots import Table
+from l4lb.model.snapshot import ListenerSpec, PoolSpec
+
+_RECORD = layout.SIZES["number"]
+_NANO = 1_000_000_000
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """What a listener is to be in `generation`, and what it takes for that: a table, and places of backends."""
+
+    spec: ListenerSpec
+    pool: PoolSpec
+    generation: Generation
+    table: Table
+    placed: list[Placed]
+    services: dict[bytes, bytes]
+    answers: dict[bytes, bytes]
+
+
+@dataclass(eq=False, slots=True)
+class KernelListener:
+    """`number` is that of its counts, which began at `base`. `services` is its part of the map: those of `plan`, and
+    those of addresses that it has left, of which only the flows go on. `left`: it has left all of them."""
+
+    digest: bytes
+    number: int
+    base: Counts
+    name: str = ""  # empty: one of the process before, which this one has never heard of
+    idle_s: float = 0.0
+    left: bool = False
+    plan: Plan | None = None
+    services: dict[bytes, bytes] = field(default_factory=dict)
+    lists: tuple[bytes, bytes] | None = (b"", b"")  # those that `denied` is made from; None: not known
+    denied: frozenset[bytes] = frozenset()
+
+    def is_planned(self, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> bool:
+        plan = self.plan
+        if plan is None or plan.pool is not pool or plan.generation is not generation:
+            return False
+        return plan.spec is spec or plan.spec == spec
+
+    def left_services(self) -> Iterator[tuple[bytes, bytes]]:
+        """Those of addresses that it has left."""
+        planned = self.plan.services if self.plan is not None else {}
+        return ((key, value) for key, value in list(self.services.items()) if key not in planned)
+
+
+class Listeners:
+    """By the digests of their names. `records` is the kernel's array. Control thread only."""
+
+    def __init__(self, records: kernel.Memory) -> None:
+        self._records = records
+        self._known: dict[bytes, KernelListener] = {}
+
+    def all(self) -> Iterable[KernelListener]:
+        return self._known.values()
+
+    def named(self, name: str) -> KernelListener | None:
+        return self._known.get(layout.digest(name))
+
+    def new(self, name: str, taken: set[int]) -> KernelListener:
+        """With a free number, which is none of `taken`; not here before `add`. MemoryError."""
+        taken = taken | {one.number for one in self._known.values()}
+        number = next((number for number in range(layout.SERVICES_MAX) if number not in taken), None)
+        if number is None:
+            raise MemoryError("more listeners than the kernel's array has numbers")
+        return KernelListener(layout.digest(name), number, Counts(), name)
+
+    def add(self, one: KernelListener) -> None:
+        self._known[one.digest] = one
+
+    def remove(self, one: KernelListener) -> None:
+        del self._known[one.digest]
+        self._records.write(one.number * _RECORD, bytes(_RECORD))
+
+    def record(self, one: KernelListener) -> None:
+        """For a process that goes on from here."""
+        record = NumberRecord(one.digest, one.base, round(one.idle_s * _NANO), 1, one.left)
+        self._records.write(one.number * _RECORD, record.packed())
+
+    def take_over(self, services: dict[bytes, bytes], denied: Iterable[bytes]) -> None:
+        """Go on from what is in the array and in these maps. Names are not known yet, see `rename`."""
+        names = {one.digest: one.name for one in self._known.values()}
+        self._known = {}
+        by_number: dict[int, KernelListener] = {}
+        for number in range(layout.SERVICES_MAX):
+            record = NumberRecord.of(self._records.read(number * _RECORD, _RECORD))
+            if record.used:
+                name, idle_s = names.get(record.owner, ""), record.idle_ns / _NANO
+                one = KernelListener(record.owner, number, record.base, name, idle_s, bool(record.left), lists=None)
+                self._known[one.digest] = by_number[number] = one
+        for key, value in services.items():
+            if (found := by_number.get(layout.service_parts(value)[0])) is not None:
+                found.services[key] = value
+        _sort_out(by_number, denied)
+
+
+def _sort_out(listeners: dict[int, KernelListener], denied: Iterable[bytes]) -> None:
+    networks: dict[int, set[bytes]] = {}
+    for key in denied:
+        networks.setdefault(layout.denied_number(key), set()).add(key)
+    for number, one in listeners.items():
+        one.denied = frozenset(networks.get(number, ()))
