@@ -10,6 +10,7 @@
 //                          v                                            v
 //                       dsr: to the backend's link address as it is   by the kernel's routes
 //                       nat: to the backend's address, by the kernel's routes
+//                       tunnel: as it is, behind a header of its own to the backend's address (tunnel.h)
 //
 // Control writes `services`, `slots`, `backends` and `answers`; the programs write flows, fragments and counts. A service
 // changes as a whole: its table is written where no service points to yet, then its entry is replaced.
@@ -40,6 +41,7 @@ typedef struct xdp_md context_t;
 #endif
 
 #define INLINE static __always_inline
+#define APART static __noinline     // with a stack of its own, of which there are 512 bytes in all
 #define AF_INET 2
 #define AF_INET6 10
 
@@ -216,6 +218,8 @@ INLINE int parse_v6(struct packet *packet, void *l3, void *end)
 	packet->v6 = 1;
 	__builtin_memcpy(&packet->source, &ip->saddr, 16);
 	__builtin_memcpy(&packet->destination, &ip->daddr, 16);
+	if (is_v4(&packet->source) || is_v4(&packet->destination))          // no address of any host
+		return -1;
 	packet->protocol = ip->nexthdr;
 	packet->hops = ip->hop_limit;
 	packet->l4 = packet->l3 + sizeof(*ip);
@@ -559,25 +563,31 @@ INLINE int links_set(context_t *context, const __u8 *to, const __u8 *from)
 	return 0;
 }
 
-// What the kernel's routes and neighbours say of a packet from `from` to `next`: a BPF_FIB_LKUP_RET.
-INLINE long look_up(context_t *context, const struct packet *packet, const struct address *from,
-					const struct address *next, struct bpf_fib_lookup *look)
+INLINE void look_fill(struct bpf_fib_lookup *look, const struct packet *packet, const struct address *from,
+					  const struct address *next)
 {
 	__builtin_memset(look, 0, sizeof(*look));
 	look->ifindex = packet->device;
 	look->l4_protocol = packet->protocol;
-#ifndef TCX
-	look->tot_len = packet->bytes - packet->l3;                      // of a socket buffer the kernel knows
-#endif
-	if (packet->v6) {
-		look->family = AF_INET6;
-		__builtin_memcpy(look->ipv6_src, from, 16);
-		__builtin_memcpy(look->ipv6_dst, next, 16);
-	} else {
+	if (is_v4(next)) {
 		look->family = AF_INET;
 		look->ipv4_src = from->words[3];
 		look->ipv4_dst = next->words[3];
+	} else {
+		look->family = AF_INET6;
+		__builtin_memcpy(look->ipv6_src, from, 16);
+		__builtin_memcpy(look->ipv6_dst, next, 16);
 	}
+}
+
+// What the kernel's routes and neighbours say of a packet from `from` to `next`: a BPF_FIB_LKUP_RET.
+INLINE long look_up(context_t *context, const struct packet *packet, const struct address *from,
+					const struct address *next, struct bpf_fib_lookup *look)
+{
+	look_fill(look, packet, from, next);
+#ifndef TCX
+	look->tot_len = packet->bytes - packet->l3;                      // of a socket buffer the kernel knows
+#endif
 	return bpf_fib_lookup(context, look, sizeof(*look), 0);
 }
 
@@ -609,34 +619,55 @@ INLINE int hop(context_t *context, const struct packet *packet)
 #endif
 }
 
-// A neighbour that the kernel does not know yet is asked for by tcx itself; with XDP the packet goes up the stack, which
-// asks (`up`: it may, since it does not end here).
-INLINE int forward(context_t *context, const struct packet *packet, struct bpf_fib_lookup *look, long found, int up)
+// A neighbour that the kernel does not know yet is asked for by tcx itself.
+INLINE int is_reachable(long found)
+{
+#ifdef TCX
+	return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
+#else
+	return found == BPF_FIB_LKUP_RET_SUCCESS;
+#endif
+}
+
+// Out, as it is now, by a way that `is_reachable`.
+INLINE int leave(context_t *context, struct bpf_fib_lookup *look, long found)
 {
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		if (hop(context, packet))
-			return stop(VERDICT_EXPIRED, DROP);
 		if (links_set(context, look->dmac, look->smac))
 			return stop(VERDICT_SHORT, DROP);
 		return bpf_redirect(look->ifindex, 0);
 	}
-	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 #ifdef TCX
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		struct bpf_redir_neigh next = {.nh_family = look->family};
-		if (packet->v6)
+		if (look->family == AF_INET6)
 			__builtin_memcpy(next.ipv6_nh, look->ipv6_dst, 16);
 		else
 			next.ipv4_nh = look->ipv4_dst;
-		if (hop(context, packet))
-			return stop(VERDICT_EXPIRED, DROP);
 		return bpf_redirect_neigh(look->ifindex, &next, sizeof(next), 0);
-#else
-		return stop(VERDICT_NO_NEIGHBOUR, up ? PASS : DROP);
-#endif
 	}
+#endif
+	return stop(VERDICT_NO_NEIGHBOUR, DROP);
+}
+
+// Why there is no way. With XDP, a packet whose neighbour is not known goes up the stack, which asks (`up`: it may, since
+// it does not end here).
+INLINE int no_way(long found, int up)
+{
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return stop(VERDICT_NO_NEIGHBOUR, up ? PASS : DROP);
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return stop(VERDICT_TOO_LARGE, up ? PASS : DROP);             // ICMP of the stack is about what it was made
 	return stop(VERDICT_NO_ROUTE, up ? PASS : DROP);
+}
+
+INLINE int forward(context_t *context, const struct packet *packet, struct bpf_fib_lookup *look, long found, int up)
+{
+	if (!is_reachable(found))
+		return no_way(found, up);
+	if (hop(context, packet))
+		return stop(VERDICT_EXPIRED, DROP);
+	return leave(context, look, found);
 }
 
 INLINE int route(context_t *context, const struct packet *packet, const struct address *from,
@@ -646,6 +677,8 @@ INLINE int route(context_t *context, const struct packet *packet, const struct a
 	long found = look_up(context, packet, from, next, &look);
 	return forward(context, packet, &look, found, up);
 }
+
+#include "tunnel.h"
 
 // ---- choosing ----
 
@@ -703,8 +736,10 @@ INLINE enum verdict choose_anew(const struct packet *packet, const struct servic
 	if (slot_backend(service, hash, &choice->index))
 		return VERDICT_NO_BACKEND;
 	struct backend *backend = backend_at(choice->index);
-	if (!backend || packet->v6 == is_v4(&backend->address))          // a name may mean another family now
+	if (!backend)
 		return VERDICT_NO_BACKEND;
+	if (packet->v6 == is_v4(&backend->address) && service->mode != MODE_TUNNEL)
+		return VERDICT_NO_BACKEND;                                   // a name may mean another family now
 	choice->incarnation = backend->incarnation;
 	return VERDICT_FORWARDED;
 }
@@ -786,15 +821,13 @@ INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *pac
 	key->protocol = packet->protocol;
 }
 
-INLINE int send(context_t *context, const struct packet *packet, const struct service *service, __u32 index,
-				const struct backend *backend)
+APART int direct(context_t *context, const struct packet *packet, const struct service *service,
+				 const struct backend *backend)
 {
 	struct address to = backend->address;
 	struct change change = {.from = packet->destination, .to = to, .of_destination = 1};
 	change.from_port = packet->destination_port;
 	change.to_port = backend->port;
-	count_up(&by_service, service->number, packet);
-	count_up(&by_backend, index, packet);
 	if (service->mode == MODE_DSR)
 		return route(context, packet, &packet->source, &to, 0);
 	if (rewrite(context, packet, &change))
@@ -802,9 +835,19 @@ INLINE int send(context_t *context, const struct packet *packet, const struct se
 	return route(context, packet, &packet->source, &to, 1);
 }
 
+INLINE int send(context_t *context, const struct packet *packet, const struct service *service, __u32 index,
+				const struct backend *backend)
+{
+	count_up(&by_service, service->number, packet);
+	count_up(&by_backend, index, packet);
+	if (service->mode == MODE_TUNNEL)
+		return tunnel(context, packet, service, backend);
+	return direct(context, packet, service, backend);
+}
+
 // From a NAT backend, to a client, whom it sees as from the service. What a backend sends to this host itself (checks,
 // sessions of the proxy) is none of ours.
-INLINE int as_service(context_t *context, const struct packet *packet, const struct address *service, __be16 port)
+APART int as_service(context_t *context, const struct packet *packet, const struct address *service, __be16 port)
 {
 	struct bpf_fib_lookup look;
 	struct change change = {.from = packet->source, .to = *service, .of_destination = 0};
@@ -857,6 +900,8 @@ INLINE int later_fragment(context_t *context, struct packet *packet)
 	struct backend *backend = backend_at(known.backend);
 	if (!service || !backend || backend->incarnation != known.incarnation)
 		return stop(VERDICT_NO_BACKEND, DROP);
+	packet->source_port = known.client_port;
+	packet->destination_port = known.service_port;
 	return send(context, packet, service, known.backend, backend);
 }
 
@@ -883,6 +928,7 @@ INLINE int balance(context_t *context)
 	if (packet.part == PART_FIRST) {
 		struct fragment_key fragment_key;
 		struct fragment later = {.backend = choice.index, .incarnation = choice.incarnation};
+		later.client_port = packet.source_port;
 		later.service_port = packet.destination_port;
 		fragment_key_fill(&fragment_key, &packet);
 		bpf_map_update_elem(&fragments, &fragment_key, &later, BPF_ANY);

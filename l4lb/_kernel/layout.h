@@ -22,7 +22,7 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER 12
 
-enum mode { MODE_NAT, MODE_DSR };
+enum mode { MODE_NAT, MODE_DSR, MODE_TUNNEL };
 enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM };
 enum service_flag { SERVICE_LEFT = 1 };  // only what it has goes on
 enum backend_flag { BACKEND_LEFT = 1 };  // its flows go to others
@@ -38,6 +38,7 @@ enum verdict {
 	VERDICT_SHORT,         // the packet ends within a header
 	VERDICT_DENIED,        // by address: lists, bans
 	VERDICT_EXPIRED,       // it has no hop left
+	VERDICT_NO_ROOM,       // in front of it, for the headers of a tunnel
 	VERDICT_COUNT,
 };
 
@@ -62,10 +63,13 @@ struct service {
 	__u8 hash_key;
 	__u8 flags;
 	__u8 zero;
+	__be16 gue_port;               // of a tunnel; 0: IPIP
+	__u8 zeros[6];
 };
 
 struct backend {
 	struct address address;
+	struct address source;         // of this host, on the way there; for tunnels. All zero: there is no way
 	__u32 incarnation;             // another one at this index has another
 	__be16 port;
 	__u8 flags;
@@ -108,9 +112,9 @@ struct fragment {
 	struct address to;             // of an answer: whom it is from
 	__u32 backend;
 	__u32 incarnation;
-	__be16 service_port;
+	__be16 client_port, service_port;
 	__u8 is_answer;
-	__u8 zero[5];
+	__u8 zero[3];
 };
 
 struct counts {                    // of one CPU
@@ -140,6 +144,13 @@ struct icmp {                      // <linux/icmp.h> needs a C library
 	__u8 type, code;
 	__u16 checksum;
 	__u32 rest;
+};
+
+struct gue {                       // a UDP header and, of four bytes, that of generic UDP encapsulation
+	__be16 source, destination, length;
+	__u16 checksum;
+	__u8 control, protocol;
+	__be16 flags;
 };
 
 struct fragment_header {           // of IPv6

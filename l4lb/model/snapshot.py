@@ -202,12 +202,14 @@ class RouteSpec:
 
 @dataclass(frozen=True, slots=True)
 class KernelTerms:
-    """How a listener is forwarded in the kernel. `mode`: nat or dsr; `attach`: auto, tcx, native or generic; `devices`:
-    those by which its packets come in, none: all; `slots`: of its pool's table, so that there is room for it."""
+    """How a listener is forwarded in the kernel. `mode`: nat, dsr or tunnel; `attach`: auto, tcx, native or generic;
+    `devices`: those by which its packets come in, none: all; `gue_port`: of backends, for tunnels of GUE, 0: IPIP;
+    `slots`: of its pool's table, so that there is room for it."""
 
     mode: str = "nat"
     attach: str = "auto"
     devices: tuple[str, ...] = ()
+    gue_port: int = 0
     slots: int = 0
 
 

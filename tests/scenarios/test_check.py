@@ -116,6 +116,9 @@ NEEDS = {
     ("203.0.113.1:80", "10.0.0.1:80", "nat"): "listeners.web: the way from each backend to every client leads through",
     ("203.0.113.1:80", "10.0.0.1:80", "dsr"): "ip addr add 203.0.113.1/32 dev lo",
     ("[2001:db8::1]:80", "[2001:db8::2]:80", "dsr"): "ip addr add 2001:db8::1/128 dev lo nodad",
+    ("203.0.113.1:80", "10.0.0.1:80", "tunnel"): "`ip addr add 203.0.113.1/32 dev lo`",
+    ("[2001:db8::1]:80", "10.0.0.1:80", "tunnel"): "IPv6 in IPv4: `modprobe sit`, `ip link set sit0 up`",
+    ("203.0.113.1:80", "[2001:db8::2]:80", "tunnel"): "`advmss 1420`",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 TCP, UDP, ICMP, ICMP6, FRAGMENT = 6, 17, 1, 58, 44
+IPIP, IPV6 = 4, 41
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 OURS, THEIRS = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
@@ -45,6 +46,8 @@ class Frame:
     fragment_id: int = 0
     no_checksum: bool = False
     hops: int = 64
+    traffic_class: int = 0
+    dont_fragment: bool = False
     links: tuple[bytes, bytes] = (OURS, THEIRS)  # destination, source
 
     @property
@@ -81,17 +84,19 @@ class Frame:
         above = self.l4()[self.offset : None if cut is None else self.offset + cut]
         source, destination = ip_address(self.source).packed, ip_address(self.destination).packed
         if self.v4:
-            fragment = self.offset // 8 | (0x2000 if self.more else 0)
+            fragment = self.offset // 8 | (0x2000 if self.more else 0) | (0x4000 if self.dont_fragment else 0)
             head = struct.pack(
-                "!BBHHHBBH", 0x45, 0, 20 + len(above), self.fragment_id, fragment, self.hops, self.protocol, 0
-            )
+                "!BBHHHBBH", 0x45, self.traffic_class, 20 + len(above), self.fragment_id, fragment, self.hops,
+                self.protocol, 0,
+            )  # fmt: skip
             found = checksum(head + source + destination)
             return head[:10] + struct.pack("!H", found) + source + destination + above
         protocol = self.protocol
         if self.is_fragment:
             above = struct.pack("!BBHI", protocol, 0, self.offset | self.more, self.fragment_id) + above
             protocol = FRAGMENT
-        return struct.pack("!IHBB", 6 << 28, len(above), protocol, self.hops) + source + destination + above
+        first = 6 << 28 | self.traffic_class << 20
+        return struct.pack("!IHBB", first, len(above), protocol, self.hops) + source + destination + above
 
     def bytes(self, cut: int | None = None) -> bytes:
         return b"".join(self.links) + struct.pack("!H", 0x0800 if self.v4 else 0x86DD) + self.ip(cut)
@@ -124,8 +129,33 @@ def parse_ip(data: bytes) -> tuple[Frame, bytes]:
         if protocol == FRAGMENT:
             protocol, _, field, fragment_id = struct.unpack_from("!BBHI", above)
             offset, more, above = field & 0xFFF8, bool(field & 1), above[8:]
-    hops = data[8] if data[0] >> 4 == 4 else data[7]
-    return Frame(source, destination, 0, 0, protocol, 0, b"", offset, more, fragment_id, hops=hops), above
+    v4 = data[0] >> 4 == 4
+    hops = data[8] if v4 else data[7]
+    traffic_class = data[1] if v4 else data[0] << 4 & 0xFF | data[1] >> 4
+    dont_fragment = v4 and bool(fragment & 0x4000)
+    frame = Frame(
+        source, destination, 0, 0, protocol, 0, b"", offset, more, fragment_id, hops=hops,
+        traffic_class=traffic_class, dont_fragment=dont_fragment,
+    )  # fmt: skip
+    return frame, above
+
+
+def unwrap(data: bytes) -> tuple[Frame, bytes]:
+    """A packet of a tunnel: what is outside of it (of GUE with the ports), and the frame with what is inside."""
+    outer, above = parse_ip(data[14:])
+    assert data[12:14] == (b"\x08\x00" if outer.v4 else b"\x86\xdd")
+    assert len(above) + (20 if outer.v4 else 40) == struct.unpack_from("!H", data, 16 if outer.v4 else 18)[0] + (
+        0 if outer.v4 else 40
+    )
+    protocol = outer.protocol
+    if protocol == UDP:
+        source_port, destination_port, length, found, control, protocol, flags = struct.unpack_from("!4HBBH", above)
+        assert (length, found, control, flags) == (len(above), 0, 0, 0)
+        outer, above = replace(outer, source_port=source_port, destination_port=destination_port), above[12:]
+    assert (protocol, above[0] >> 4) in ((IPIP, 4), (IPV6, 6))
+    return replace(outer, links=(data[:6], data[6:12])), data[:12] + (
+        b"\x08\x00" if protocol == IPIP else b"\x86\xdd"
+    ) + above
 
 
 def parse(data: bytes, *, whole: bool = True) -> Frame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from l4lb.config.options.access import Access, AccessEntry
 from l4lb.config.options.base import Count, Model, Name, listify, one_of, reject_bool
@@ -15,11 +16,33 @@ from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.model.states import Protocol
 
 UDP_IDLE_S = 30.0
+GUE_PORT = 6080  # IANA
+_SCHEMA = "^(ipip|gue(:[0-9]{1,5})?)$"
+_GUE = re.compile(r"gue(?::([0-9]{1,5}))?")
 ListenAddress = Annotated[str, one_of(("ip", "unix", "fd"), ranges=True)]
 
 
 def _off_to_none(value: Any) -> Any:
     return None if value == "off" else value
+
+
+def gue_port_of(encapsulation: str) -> int:
+    """0: it is ipip. ValueError for what is no encapsulation."""
+    if encapsulation == "ipip":
+        return 0
+    match = _GUE.fullmatch(encapsulation)
+    port = int(match[1] or GUE_PORT) if match is not None else 0
+    if not 0 < port < 65536:
+        raise ValueError('expected "ipip", "gue" or "gue:PORT", with a port of 1 to 65535')
+    return port
+
+
+def _encapsulation(text: str) -> str:
+    gue_port_of(text)
+    return text
+
+
+Encapsulation = Annotated[str, AfterValidator(_encapsulation), WithJsonSchema({"type": "string", "pattern": _SCHEMA})]
 
 
 class KeepaliveConfig(Model):
@@ -92,10 +115,13 @@ class Listener(Model):
     engine: Literal["proxy", "kernel"] = Field(
         default="proxy", description="kernel: packets are forwarded there, no connection ends here"
     )
-    mode: Literal["nat", "dsr"] = Field(
+    mode: Literal["nat", "dsr", "tunnel"] = Field(
         default="nat",
         description="of kernel; nat: backends answer by way of this host; dsr: directly, they have the listener's "
-        "address and are on the same link",
+        "address and are on the same link; tunnel: directly, from anywhere, they have the address and open the tunnel",
+    )
+    encapsulation: Encapsulation = Field(
+        default="ipip", description="of tunnel: ipip, gue (UDP port 6080) or gue:PORT, which backends open"
     )
     attach: Literal["auto", "tcx", "native", "generic"] = Field(
         default="auto", description="of kernel: where packets are taken; native and generic: by XDP"

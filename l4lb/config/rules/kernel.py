@@ -13,7 +13,7 @@ from l4lb.net.address import Address, parse_address
 Finding = tuple[tuple[str | int, ...], str]  # (path, message)
 
 POLICIES = ("maglev", "ring", "rendezvous", "random")
-_OF_KERNEL = ("mode", "attach", "devices")
+_OF_KERNEL = ("mode", "encapsulation", "attach", "devices")
 _INSTEAD = 'engine = "kernel" only forwards packets; expected engine = "proxy"'
 # What needs a connection that ends here, or a look into it.
 _NEEDS_PROXY = (
@@ -67,6 +67,8 @@ def kernel_conflicts(config: Options) -> Iterator[Finding]:
 
 
 def _listener(listener: Listener) -> Iterator[Finding]:
+    if listener.mode != "tunnel" and given(listener, "encapsulation"):
+        yield ("encapsulation",), 'has no effect without mode = "tunnel"'
     for key in _NEEDS_PROXY:
         if given(listener, key):
             yield (key,), f"cannot be had: {_INSTEAD}"
@@ -80,7 +82,7 @@ def _listener(listener: Listener) -> Iterator[Finding]:
             yield ("bind", index), f'"{text}": engine = "kernel" expects one port'
         elif (version := _version(address)) is None or ipaddress.ip_address(address.host).is_unspecified:
             yield ("bind", index), f'"{text}": engine = "kernel" expects an address of the service\'s own, as a number'
-        elif version != _version(parse_address(listener.bind[0])):
+        elif listener.mode != "tunnel" and version != _version(parse_address(listener.bind[0])):
             yield ("bind", index), f'"{text}": engine = "kernel" expects addresses of one family; make two listeners'
         elif version == 6 and ipaddress.IPv6Address(address.host).scope_id:
             yield ("bind", index), f'"{text}": engine = "kernel" forwards nothing for link-local addresses'
@@ -112,12 +114,14 @@ def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
             yield place, f'"{backend.address}": {_INSTEAD}'
         elif not address.ports[0]:
             yield place, f'"{backend.address}": engine = "kernel" expects a port'
-        elif listener.mode == "dsr" and address.ports[0] not in ports:
-            yield place, f'"{backend.address}": with mode = "dsr" ports stay as they are: expected {min(ports)}'
+        elif listener.mode != "nat" and address.ports[0] not in ports:
+            expected = f'with mode = "{listener.mode}" ports stay as they are: expected {min(ports)}'
+            yield place, f'"{backend.address}": {expected}'
         elif backend.max_sessions:
             yield place, f'"{backend.address}": max_sessions cannot be had: {_INSTEAD}'
-        elif None not in versions and _version(address) not in {None, *versions}:
-            yield place, f'"{backend.address}": engine = "kernel" does not translate between IPv4 and IPv6'
+        elif listener.mode != "tunnel" and None not in versions and _version(address) not in {None, *versions}:
+            other = 'engine = "kernel" does not translate between IPv4 and IPv6; mode = "tunnel" has one in the other'
+            yield place, f'"{backend.address}": {other}'
 
 
 def _shared_backends(config: Options) -> Iterator[Finding]:

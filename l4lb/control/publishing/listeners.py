@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 from l4lb.config import Config, Listener, Pool
+from l4lb.config.options.listener import gue_port_of
 from l4lb.config.options.patterns import parse_bytes
 from l4lb.control.state.bans import EVERYWHERE
 from l4lb.control.state.state import ListenerState
@@ -54,7 +55,8 @@ def _per_source(config: Listener) -> SourceLimits | None:
 def _kernel(config: Listener, pools: Mapping[str, Pool]) -> KernelTerms | None:
     if config.engine == "proxy":
         return None
-    return KernelTerms(config.mode, config.attach, tuple(config.devices), pools[config.pool].table_size)
+    gue_port = gue_port_of(config.encapsulation) if config.mode == "tunnel" else 0
+    return KernelTerms(config.mode, config.attach, tuple(config.devices), gue_port, pools[config.pool].table_size)
 
 
 def route_specs(config: Listener) -> tuple[RouteSpec, ...]:

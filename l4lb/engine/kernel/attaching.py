@@ -118,10 +118,15 @@ def _asked(request: int, device: str) -> int:
 
 
 def _source_to_the_world(family: int) -> str:
-    """This host's address on the default route; empty when there is none. No packet is sent."""
+    return source_to("192.0.2.1" if family == socket.AF_INET else "2001:db8::1")  # for documentation
+
+
+def source_to(host: str) -> str:
+    """This host's address on the route to an IP address; empty when there is no route. No packet is sent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))  # for documentation
+            sock.connect((host, 9))
         except OSError:
             return ""
         return str(sock.getsockname()[0])

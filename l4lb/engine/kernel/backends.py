@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from l4lb._native import kernel
 from l4lb.engine.kernel import layout
+from l4lb.engine.kernel.attaching import source_to
 from l4lb.engine.kernel.layout import Counts, PlaceRecord
 from l4lb.model.snapshot import BackendSpec
 
@@ -30,6 +31,8 @@ class Placed:
     base: Counts  # what was counted at this place before
     left: bool = False
     uses: int = 0  # by how many listeners
+    tunnelled: bool = False
+    source: str = ""  # this host's address on the way there, once that matters; empty: there is no way
 
 
 class Backends:
@@ -112,6 +115,25 @@ class Backends:
                 one.incarnation += 1
                 self._write(one)
 
+    def find_sources(self, placed: Iterable[Placed]) -> None:
+        """Tunnels lead to these."""
+        for one in placed:
+            one.tunnelled = True
+            if not one.source:
+                self._find_source(one)
+
+    def find_sources_again(self) -> None:
+        """Routes and addresses of this host may have changed."""
+        for one in self._placed.values():
+            if one.tunnelled:
+                self._find_source(one)
+
+    def _find_source(self, one: Placed) -> None:
+        source = source_to(one.host)
+        if source != one.source:
+            one.source = source
+            self._write(one)
+
     def named(self) -> Iterable[tuple[Owner, Placed]]:
         """Also those that were removed and have flows still. Not those of the process before this one that this one has
         never heard of."""
@@ -126,7 +148,7 @@ class Backends:
 
     def _write(self, one: Placed) -> None:
         flags = layout.BACKEND_LEFT if one.left else 0
-        packed = layout.backend(one.host, one.port, one.incarnation, flags)
+        packed = layout.backend(one.host, one.port, one.incarnation, flags, one.source)
         self._memory.write(one.index * _BACKEND, packed)
 
 

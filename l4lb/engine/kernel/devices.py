@@ -52,6 +52,11 @@ class Devices:
 
 
 def _devices(listener: ListenerSpec, terms: KernelTerms) -> Sequence[str]:
-    addresses = [address for address in listener.bind if isinstance(address, SocketAddress)]
-    hosts = [address.host for address in addresses]
-    return packet_devices(addresses[0].family, hosts, all_of_them=terms.mode == "nat")
+    """Sorted."""
+    hosts: dict[int, list[str]] = {}
+    for address in listener.bind:
+        if isinstance(address, SocketAddress):
+            hosts.setdefault(address.family, []).append(address.host)
+    every = terms.mode == "nat"
+    found = {name for family, those in hosts.items() for name in packet_devices(family, those, all_of_them=every)}
+    return sorted(found)

@@ -74,6 +74,7 @@ class KernelForwarder:
     def prepare(self, listeners: Sequence[ListenerSpec]) -> None:
         """Make room for the tables of these listeners, and see packets by all devices that they need. ConfigError when
         that cannot be had; what was attached stays, and does nothing."""
+        self._backends.find_sources_again()
         bound = [(one, one.kernel) for one in listeners if one.kernel is not None and one.bind]
         problems = [
             problem
@@ -166,6 +167,8 @@ class KernelForwarder:
         try:
             for one in pool.backends:
                 placed.append(self._backends.take(pool.name, one, protocol, self._counting.of_backend))
+            if spec.kernel is not None and spec.kernel.mode == "tunnel":
+                self._backends.find_sources(placed)
             table = generation.slots.take(pool, protocol, tuple(placed[index].index for index in pool.usable))
         except BaseException:
             for taken in placed:

@@ -17,8 +17,8 @@ SLOTS_IN_WORD = 4
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
-_SERVICE = struct.Struct("=Q16sIIIBBBx")
-_BACKEND = struct.Struct("=16sI2sBx")
+_SERVICE = struct.Struct("=Q16sIIIBBBx2s6x")
+_BACKEND = struct.Struct("=16s16sI2sBx")
 _COUNTS = struct.Struct("=6Q")
 _DENIED = struct.Struct("=II16s")
 _ANSWER = struct.Struct("=20sII")
@@ -39,6 +39,7 @@ SIZES = {
 class Mode(IntEnum):
     NAT = 0
     DSR = 1
+    TUNNEL = 2
 
 
 class Verdict(IntEnum):
@@ -54,6 +55,7 @@ class Verdict(IntEnum):
     SHORT = 7
     DENIED = 8
     EXPIRED = 9
+    NO_ROOM = 10
 
 
 SERVICE_LEFT = 1
@@ -87,8 +89,8 @@ def is_v4(endpoint: bytes) -> bool:
 
 def left(service: bytes) -> bytes:
     """The same, of which only what it has goes on."""
-    *fields, flags = _SERVICE.unpack(service)
-    return _SERVICE.pack(*fields, flags | SERVICE_LEFT)
+    *fields, flags, gue_port = _SERVICE.unpack(service)
+    return _SERVICE.pack(*fields, flags | SERVICE_LEFT, gue_port)
 
 
 def prefix(v4: bool, bits: int) -> bytes:
@@ -98,9 +100,10 @@ def prefix(v4: bool, bits: int) -> bytes:
 
 
 def service(
-    *, seed: int, prefix: bytes, number: int, first_word: int, slot_count: int, mode: Mode, key: HashKey, flags: int = 0
+    *, seed: int, prefix: bytes, number: int, first_word: int, slot_count: int, mode: Mode, key: HashKey, gue_port: int
 ) -> bytes:
-    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags)
+    port = gue_port.to_bytes(2, "big")
+    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], 0, port)
 
 
 def answer(service: bytes, number: int, backend: int) -> bytes:
@@ -117,8 +120,10 @@ def denied(ranges: bytes, number: int) -> Iterator[bytes]:
             first += 1 << hosts
 
 
-def backend(host: str, port: int, incarnation: int, flags: int = 0) -> bytes:
-    return _BACKEND.pack(address(host), incarnation, port.to_bytes(2, "big"), flags)
+def backend(host: str, port: int, incarnation: int, flags: int = 0, source: str = "") -> bytes:
+    """`source`: this host's address on the way there; empty: there is none, or nobody needs it."""
+    from_ = address(source) if source else bytes(16)
+    return _BACKEND.pack(address(host), from_, incarnation, port.to_bytes(2, "big"), flags)
 
 
 class Counts(NamedTuple):
@@ -192,7 +197,7 @@ def endpoint_parts(endpoint: bytes) -> tuple[str, int, int]:
 
 def backend_state(packed: bytes) -> tuple[int, int]:
     """Its incarnation and flags."""
-    _, incarnation, _, flags = _BACKEND.unpack(packed)
+    _, _, incarnation, _, flags = _BACKEND.unpack(packed)
     return incarnation, flags
 
 

@@ -9,7 +9,7 @@ from l4lb.engine.kernel.backends import Placed
 from l4lb.engine.kernel.layout import Mode
 from l4lb.model.snapshot import HashKey, ListenerSpec, PoolSpec, Selection
 
-_MODES = {"nat": Mode.NAT, "dsr": Mode.DSR}
+_MODES = {"nat": Mode.NAT, "dsr": Mode.DSR, "tunnel": Mode.TUNNEL}
 
 
 def service_of(spec: ListenerSpec, pool: PoolSpec, first_word: int, count: int, number: int, key: bytes) -> bytes:
@@ -23,6 +23,7 @@ def service_of(spec: ListenerSpec, pool: PoolSpec, first_word: int, count: int, 
         slot_count=count,
         mode=_MODES[spec.kernel.mode],
         key=pool.hash_key if pool.selection is Selection.HASH else HashKey.RANDOM,
+        gue_port=spec.kernel.gue_port,
     )
 
 

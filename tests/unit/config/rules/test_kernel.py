@@ -161,6 +161,36 @@ def test_a_backend_answers_for_one_service(tmp_path: Path) -> None:
     assert problems(file, more=other + 'protocol = "udp"') == []
 
 
+TUNNEL = 'mode = "tunnel"'
+
+
+def test_a_tunnel_takes_any_family(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    text = FILE.format(engine=KERNEL, listener=TUNNEL, pool="", more="").replace(":8080", ":80")
+    two = 'bind = ["192.0.2.1:80", "[2001:db8::1]:80"]'
+    file.write_text(text.replace('bind = "192.0.2.1:80"', two).replace("10.0.0.2:80", "[2001:db8::2]:80"))
+    Config.load(file)
+    assert len(problems(file, listener=TUNNEL)) == 2
+    assert 'with mode = "tunnel" ports stay as they are: expected 80' in problems(file, listener=TUNNEL)[0]
+
+
+@pytest.mark.parametrize("encapsulation", ["ipip", "gue", "gue:1", "gue:65535", "gre", "gue:", "gue:0", "gue:65536"])
+def test_encapsulations(encapsulation: str, tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    listener = f'{TUNNEL}\nencapsulation = "{encapsulation}"'
+    file.write_text(FILE.format(engine=KERNEL, listener=listener, pool="", more="").replace(":8080", ":80"))
+    if encapsulation in ("ipip", "gue", "gue:1", "gue:65535"):
+        Config.load(file)
+        return
+    with pytest.raises(ConfigError, match='expected "ipip", "gue" or "gue:PORT"'):
+        Config.load(file)
+
+
+def test_only_a_tunnel_has_an_encapsulation(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path / "lb.toml", listener='encapsulation = "gue"')
+    assert 'has no effect without mode = "tunnel"' in found
+
+
 @pytest.mark.parametrize("key", ['mode = "dsr"', 'attach = "tcx"', 'devices = ["eth0"]'])
 def test_keys_that_have_no_effect(key: str, tmp_path: Path) -> None:
     (found,) = problems(tmp_path / "lb.toml", engine="", listener=key)

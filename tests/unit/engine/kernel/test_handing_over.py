@@ -20,8 +20,7 @@ from l4lb.model.snapshot import KernelTerms
 from l4lb.net.ranges import packed_ranges
 from tests.support.bpf import link_exists, link_id
 from tests.support.frames import ACK, TCP, UDP
-from tests.support.programs import run
-from tests.unit.engine.kernel.test_packets import (
+from tests.support.kernel import (
     DROPPED,
     PROGRAMS,
     SLOTS,
@@ -31,6 +30,7 @@ from tests.unit.engine.kernel.test_packets import (
     on_a_host,
     request,
 )
+from tests.support.programs import run
 
 OTHER_SLOTS = array("I", [(slot + 1) % 3 for slot in SLOTS])
 
@@ -44,7 +44,7 @@ def sent(forwarder: KernelForwarder) -> Inherited:
 def heir(before: Kernel, objects: dict[str, bytes] | None = None) -> Kernel:
     """It has not taken over yet."""
     made = Kernel.__new__(Kernel)
-    made.name, made.mode, made.pool = before.name, before.mode, before.pool
+    made.__dict__.update(before.__dict__)
     inherited = sent(before.forwarder)
     made.forwarder = KernelForwarder(objects or images(), slots=1 << 12, flows=1 << 12, inherited=inherited)
     made.program = made.forwarder.program(made.name)
