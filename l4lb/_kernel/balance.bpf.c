@@ -34,10 +34,12 @@
 typedef struct __sk_buff context_t;
 #define PASS TC_ACT_OK
 #define DROP TC_ACT_SHOT
+#define TRAIN_SEGMENT(context) ((context)->gso_size)
 #else
 typedef struct xdp_md context_t;
 #define PASS XDP_PASS
 #define DROP XDP_DROP
+#define TRAIN_SEGMENT(context) ((void)(context), 0)
 #endif
 
 #define INLINE static __always_inline
@@ -78,6 +80,7 @@ struct packet {
 	__be16 source_port, destination_port; // 0 in a later fragment
 	__u32 l3, l4;                         // where these headers begin
 	__u32 bytes, device, fragment_id;
+	__u32 mtu;                            // that it would have to fit, when it does not
 	__u8 protocol;
 	__u8 v6;
 	__u8 part;                            // enum part
@@ -563,6 +566,25 @@ INLINE int links_set(context_t *context, const __u8 *to, const __u8 *from)
 	return 0;
 }
 
+// The kernel may hold a train of segments, or of datagrams, as one packet.
+INLINE int is_train(context_t *context)
+{
+	return TRAIN_SEGMENT(context) != 0;
+}
+
+// How large it is, or, of a train, what it is sent as; from the IP header on.
+INLINE __u32 segment_bytes(context_t *context, const struct packet *packet)
+{
+	__u8 words = 0;                                                    // of TCP's header, in the first four bits
+	if (!is_train(context))
+		return packet->bytes - packet->l3;
+	if (packet->protocol == IPPROTO_UDP)
+		return packet->l4 - packet->l3 + sizeof(struct udphdr) + TRAIN_SEGMENT(context);
+	if (bpf_skb_load_bytes(context, packet->l4 + 12, &words, sizeof(words)))
+		return packet->bytes - packet->l3;
+	return packet->l4 - packet->l3 + (words >> 4) * 4 + TRAIN_SEGMENT(context);
+}
+
 INLINE void look_fill(struct bpf_fib_lookup *look, const struct packet *packet, const struct address *from,
 					  const struct address *next)
 {
@@ -585,9 +607,7 @@ INLINE long look_up(context_t *context, const struct packet *packet, const struc
 					const struct address *next, struct bpf_fib_lookup *look)
 {
 	look_fill(look, packet, from, next);
-#ifndef TCX
-	look->tot_len = packet->bytes - packet->l3;                      // of a socket buffer the kernel knows
-#endif
+	look->tot_len = segment_bytes(context, packet);
 	return bpf_fib_lookup(context, look, sizeof(*look), 0);
 }
 
@@ -670,14 +690,32 @@ INLINE int forward(context_t *context, const struct packet *packet, struct bpf_f
 	return leave(context, look, found);
 }
 
-INLINE int route(context_t *context, const struct packet *packet, const struct address *from,
-				 const struct address *next, int up)
+// Of socket buffers the kernel may know a checksum of all that is in them, which has to stay right.
+INLINE long put(context_t *context, __u32 offset, const void *from, const __u32 size)
 {
-	struct bpf_fib_lookup look;
-	long found = look_up(context, packet, from, next, &look);
-	return forward(context, packet, &look, found, up);
+#ifdef TCX
+	return bpf_skb_store_bytes(context, offset, from, size, offset ? BPF_F_RECOMPUTE_CSUM : 0);
+#else
+	void *to = at(context, offset);
+	if (to + size > end_of(context))
+		return -1;
+	__builtin_memcpy(to, from, size);
+	return 0;
+#endif
 }
 
+INLINE __u16 header_checksum(const struct iphdr *ip)
+{
+	const __u16 *words = (const __u16 *)ip;
+	__u64 sum = 0;
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	return ~folded(sum);
+}
+
+#define TOO_LARGE (-1)
+
+#include "too_large.h"
 #include "tunnel.h"
 
 // ---- choosing ----
@@ -821,28 +859,34 @@ INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *pac
 	key->protocol = packet->protocol;
 }
 
-APART int direct(context_t *context, const struct packet *packet, const struct service *service,
+// TOO_LARGE: nothing has become of it yet, `packet->mtu` is what would fit.
+APART int direct(context_t *context, struct packet *packet, const struct service *service,
 				 const struct backend *backend)
 {
 	struct address to = backend->address;
 	struct change change = {.from = packet->destination, .to = to, .of_destination = 1};
 	change.from_port = packet->destination_port;
 	change.to_port = backend->port;
-	if (service->mode == MODE_DSR)
-		return route(context, packet, &packet->source, &to, 0);
-	if (rewrite(context, packet, &change))
+	struct bpf_fib_lookup look;
+	long found = look_up(context, packet, &packet->source, &to, &look);
+	int up = service->mode == MODE_NAT;                                 // the stack can fragment it
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && !(up && may_be_fragmented(context, packet))) {
+		packet->mtu = look.mtu_result;
+		return TOO_LARGE;
+	}
+	if (service->mode == MODE_NAT && rewrite(context, packet, &change))
 		return stop(VERDICT_SHORT, DROP);
-	return route(context, packet, &packet->source, &to, 1);
+	return forward(context, packet, &look, found, up);
 }
 
-INLINE int send(context_t *context, const struct packet *packet, const struct service *service, __u32 index,
+INLINE int send(context_t *context, struct packet *packet, const struct service *service, __u32 index,
 				const struct backend *backend)
 {
 	count_up(&by_service, service->number, packet);
 	count_up(&by_backend, index, packet);
-	if (service->mode == MODE_TUNNEL)
-		return tunnel(context, packet, service, backend);
-	return direct(context, packet, service, backend);
+	int sent = service->mode == MODE_TUNNEL ? tunnel(context, packet, service, backend)
+											: direct(context, packet, service, backend);
+	return sent == TOO_LARGE ? too_large(context, packet) : sent;
 }
 
 // From a NAT backend, to a client, whom it sees as from the service. What a backend sends to this host itself (checks,
@@ -856,6 +900,8 @@ APART int as_service(context_t *context, const struct packet *packet, const stru
 	long found = look_up(context, packet, service, &packet->destination, &look);
 	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return stop(VERDICT_OTHER, PASS);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_be_fragmented(context, packet))
+		return stop(VERDICT_TOO_LARGE, PASS);                            // the stack answers the backend
 	if (rewrite(context, packet, &change))
 		return stop(VERDICT_SHORT, DROP);
 	count_verdict(VERDICT_ANSWER);

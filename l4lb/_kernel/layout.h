@@ -21,6 +21,8 @@
 #define ICMP_UNREACHABLE 3
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER 12
+#define ICMP_FRAGMENTATION_NEEDED 4  // a code of unreachable
+#define ICMP6_TOO_BIG 2
 
 enum mode { MODE_NAT, MODE_DSR, MODE_TUNNEL };
 enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM };
@@ -39,6 +41,7 @@ enum verdict {
 	VERDICT_DENIED,        // by address: lists, bans
 	VERDICT_EXPIRED,       // it has no hop left
 	VERDICT_NO_ROOM,       // in front of it, for the headers of a tunnel
+	VERDICT_TOO_LARGE_ANSWERED,  // too large, and its sender has been sent an ICMP error
 	VERDICT_COUNT,
 };
 

@@ -45,24 +45,6 @@ INLINE int inner_read_v6(context_t *context, struct outer *outer)
 	return 0;
 }
 
-#ifdef TCX
-// A train that the kernel holds as one packet: its length field says nothing that counts.
-INLINE int train_read(context_t *context, const struct packet *packet, struct outer *outer)
-{
-	__u32 headers = packet->l4 - packet->l3 + sizeof(struct udphdr);
-	if (packet->protocol == IPPROTO_TCP) {
-		__u8 words;                                                     // in the first four bits
-		if (bpf_skb_load_bytes(context, packet->l4 + 12, &words, sizeof(words)))
-			return -1;
-		headers = packet->l4 - packet->l3 + (words >> 4) * 4;
-		outer->is_stream = 1;
-	}
-	outer->inside = packet->bytes - packet->l3;
-	outer->segment = headers + context->gso_size;
-	return 0;
-}
-#endif
-
 // So that network cards and links behind this host can tell flows apart: one for all packets of a flow, its fragments and
 // the errors about it too, from the ports that nobody listens on (RFC 6335).
 INLINE __be16 flow_port(const struct packet *packet)
@@ -94,11 +76,13 @@ INLINE int outer_fill(context_t *context, const struct packet *packet, const str
 	outer_set_protocol(packet, service, outer);
 	if (packet->v6 ? inner_read_v6(context, outer) : inner_read_v4(context, outer))
 		return -1;
+	if (is_train(context)) {                                           // its length field says nothing that counts
+		outer->inside = packet->bytes - packet->l3;
+		outer->segment = segment_bytes(context, packet);
+		outer->is_stream = packet->protocol == IPPROTO_TCP;
+		return 0;
+	}
 	outer->segment = outer->inside;
-#ifdef TCX
-	if (context->gso_size)
-		return train_read(context, packet, outer);
-#endif
 	return outer->inside > packet->bytes - packet->l3 ? -1 : 0;
 }
 
@@ -132,29 +116,6 @@ INLINE long outer_grow(context_t *context, const struct outer *outer)
 #else
 	return bpf_xdp_adjust_head(context, -(int)outer->bytes);
 #endif
-}
-
-// Of socket buffers the kernel may know a checksum of all that is in them, which has to stay right.
-INLINE long put(context_t *context, __u32 offset, const void *from, const __u32 size)
-{
-#ifdef TCX
-	return bpf_skb_store_bytes(context, offset, from, size, offset ? BPF_F_RECOMPUTE_CSUM : 0);
-#else
-	void *to = at(context, offset);
-	if (to + size > end_of(context))
-		return -1;
-	__builtin_memcpy(to, from, size);
-	return 0;
-#endif
-}
-
-INLINE __u16 header_checksum(const struct iphdr *ip)
-{
-	const __u16 *words = (const __u16 *)ip;
-	__u64 sum = 0;
-	for (int i = 0; i < 10; i++)
-		sum += words[i];
-	return ~folded(sum);
 }
 
 // Of a packet that may be fragmented on its way: no two of 65,536 have the same (RFC 6864). Others need none.
@@ -212,7 +173,8 @@ INLINE long outer_put(context_t *context, const struct packet *packet, const str
 	return outer->gue_port ? gue_put(context, packet, outer) : 0;
 }
 
-APART int tunnel(context_t *context, const struct packet *packet, const struct service *service,
+// TOO_LARGE as by `direct`.
+APART int tunnel(context_t *context, struct packet *packet, const struct service *service,
 				 const struct backend *backend)
 {
 	struct outer outer;
@@ -222,8 +184,14 @@ APART int tunnel(context_t *context, const struct packet *packet, const struct s
 	if (!has_source(backend))
 		return stop(VERDICT_NO_ROUTE, DROP);
 	long found = outer_look_up(context, packet, backend, &outer, &look);
-	if (!is_reachable(found) || outer.bytes + outer.inside > 0xffff)
-		return no_way(is_reachable(found) ? BPF_FIB_LKUP_RET_FRAG_NEEDED : found, 0);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		packet->mtu = look.mtu_result - outer.bytes;
+		return TOO_LARGE;
+	}
+	if (!is_reachable(found))
+		return no_way(found, 0);
+	if (outer.bytes + outer.inside > 0xffff)                            // a train, which comes again in other pieces
+		return stop(VERDICT_TOO_LARGE, DROP);
 	if (hop(context, packet))
 		return stop(VERDICT_EXPIRED, DROP);
 	outer.mtu = look.mtu_result;

@@ -56,6 +56,7 @@ class Verdict(IntEnum):
     DENIED = 8
     EXPIRED = 9
     NO_ROOM = 10
+    TOO_LARGE_ANSWERED = 11
 
 
 SERVICE_LEFT = 1
