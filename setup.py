@@ -73,7 +73,7 @@ NATIVE = {
     "l4lb._native.tcp_migration": "-O1",
     "l4lb._native.counted": "-O1",
 }
-KERNEL_MODULE = "l4lb._native.kernel"
+KERNEL_MODULES = ("l4lb._native.kernel", "l4lb._native.kernel_flows")
 KERNEL_PROGRAMS = {"xdp": [], "tcx": ["-DTCX"]}
 KERNEL_SOURCE = "l4lb/_kernel/balance.bpf.c"
 KERNEL_LAYOUT = "l4lb/_kernel/layout.h"
@@ -95,15 +95,15 @@ def native_modules(build: str) -> list[Extension]:
         sources["_l4lb_probe"] = "tests/native/probe.pyx"
         sources["_l4lb_probe_worker"] = "tests/native/probe_worker.pyx"
     if kernel_can_be_built():
-        sources[KERNEL_MODULE] = f"{KERNEL_MODULE.replace('.', '/')}.pyx"
+        sources |= {name: f"{name.replace('.', '/')}.pyx" for name in KERNEL_MODULES}
     return [
         Extension(
             name,
             [source],
-            libraries=["bpf"] if name == KERNEL_MODULE else [],
-            include_dirs=["l4lb/_kernel"] if name == KERNEL_MODULE else [],
-            define_macros=[("L4LB_LAYOUT", f'"{layout_digest()}"')] if name == KERNEL_MODULE else [],
-            optional=name == KERNEL_MODULE,
+            libraries=["bpf"] if name in KERNEL_MODULES else [],
+            include_dirs=["l4lb/_kernel"] if name in KERNEL_MODULES else [],
+            define_macros=[("L4LB_LAYOUT", f'"{layout_digest()}"')] if name in KERNEL_MODULES else [],
+            optional=name in KERNEL_MODULES,
             extra_compile_args=COMMON + [NATIVE.get(name, one) if one == "-O3" else one for one in compile_args],
             extra_link_args=link_args,
         )
@@ -150,11 +150,11 @@ class BuildNative(build_ext):
         for module, translated in zip(self.extensions, made, strict=True):
             assert module.name == translated.name
             module.sources, module.depends = translated.sources, translated.depends
-            if module.name == KERNEL_MODULE:
+            if module.name in KERNEL_MODULES:
                 module.depends = [*module.depends, KERNEL_LAYOUT]
         super().run()
-        if any(module.name == KERNEL_MODULE for module in self.extensions):
-            build_kernel_programs(Path(self.get_ext_fullpath(KERNEL_MODULE)).parent.parent / "_kernel")
+        if any(module.name in KERNEL_MODULES for module in self.extensions):
+            build_kernel_programs(Path(self.get_ext_fullpath(KERNEL_MODULES[0])).parent.parent / "_kernel")
 
 
 LIBBPF = ("/usr/include/bpf/libbpf.h", "/usr/local/include/bpf/libbpf.h")

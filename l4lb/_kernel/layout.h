@@ -139,6 +139,7 @@ struct number {
 	__u8 owner[16];                // a digest of the listener's name
 	struct counts base;
 	__u64 idle_ns;                 // how long a flow may be idle
+	__u64 since;                   // ns, monotonic: flows of before are of another listener
 	__u32 used;
 	__u32 left;                    // only the flows it has go on
 };

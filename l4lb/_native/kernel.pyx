@@ -8,18 +8,19 @@ from cpython.array cimport array
 from cython cimport final
 from libc.errno cimport ENOENT, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
 
 from l4lb._native.convert cimport indices_of, zeroed
 from l4lb._native.libbpf cimport (
     bpf_link_create, bpf_link_create_opts, bpf_link_update, bpf_map, bpf_map__fd, bpf_map__name, bpf_map__reuse_fd,
-    bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_get_next_key, bpf_map_info, bpf_map_lookup_batch,
+    bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_get_next_key, bpf_map_info,
     bpf_map_lookup_elem, bpf_map_update_elem, bpf_obj_get, bpf_obj_get_info_by_fd, bpf_obj_pin, bpf_object,
     bpf_object__close, bpf_object__find_map_by_name, bpf_object__find_program_by_name, bpf_object__load,
     bpf_object__next_map, bpf_object__open_mem, bpf_prog_test_run_opts, bpf_program, bpf_program__fd,
     bpf_program__set_log_buf, bpf_test_run_opts, libbpf_num_possible_cpus, libbpf_set_print,
 )
+from l4lb._native.kernel_flows cimport flow, flow_key
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -38,11 +39,8 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
-cdef extern from *:
+cdef extern from *:           # layout.h, as kernel_flows.pxd includes it
     """
-    #include <linux/types.h>
-    #include "layout.h"
-
     /* struct bpf_link_info up to what is read of it; tcx is newer than Debian 12's headers. */
     struct link_info {
         __u32 type, id, prog_id;
@@ -68,13 +66,6 @@ cdef extern from *:
         pass
     cdef struct counts:
         pass
-    cdef struct flow_key:
-        pass
-    cdef struct flow:
-        uint64_t seen
-        uint32_t backend
-        uint32_t number
-        uint8_t ended
     cdef struct answer:
         pass
     cdef struct denied_key:
@@ -83,16 +74,11 @@ cdef extern from *:
         pass
     cdef struct number:
         pass
-    enum:
-        SERVICES_MAX
-        BACKENDS_MAX
 
 cdef enum:
     LOG_BYTES = 1 << 20
     LINK_XDP = 6    # enum bpf_link_type
     LINK_TCX = 11
-    LAST_KEY_BYTES = 64
-    BATCH = 4096
     KEYS_MAX = 1 << 20              # more than any map has whose keys are read: a walk may begin anew
 
 CPUS = libbpf_num_possible_cpus()  # as maps with a value for each of them count
@@ -339,44 +325,6 @@ def keys(int fd, int size):
     if result != -ENOENT:
         check(result, "keys")
     return found
-
-
-def flows(int fd, uint64_t since):
-    """Of a map of flows, those that have not ended and had a packet since that time (ns, monotonic): how many, by
-    service's number and by backend's index."""
-    cdef flow *values = <flow *>malloc(BATCH * sizeof(flow))
-    cdef flow_key *keys = <flow_key *>malloc(BATCH * sizeof(flow_key))
-    cdef uint32_t *by_service = <uint32_t *>zeroed(SERVICES_MAX, sizeof(uint32_t))
-    cdef uint32_t *by_backend = <uint32_t *>zeroed(BACKENDS_MAX, sizeof(uint32_t))
-    cdef uint8_t after[LAST_KEY_BYTES]
-    cdef uint8_t last[LAST_KEY_BYTES]
-    cdef uint32_t count, i
-    cdef bint first = True
-    cdef int result = 0
-    try:
-        if values == NULL or keys == NULL:
-            raise MemoryError()
-        while result == 0:
-            count = BATCH
-            with nogil:
-                result = bpf_map_lookup_batch(fd, NULL if first else after, last, keys, values, &count, NULL)
-            if result < 0 and result != -ENOENT:
-                check(result, "flows")
-            for i in range(count):
-                if values[i].seen >= since and not values[i].ended:
-                    by_service[values[i].number % <int>SERVICES_MAX] += 1
-                    by_backend[values[i].backend % <int>BACKENDS_MAX] += 1
-            after = last
-            first = False
-        return (
-            {i: by_service[i] for i in range(<uint32_t>SERVICES_MAX) if by_service[i]},
-            {i: by_backend[i] for i in range(<uint32_t>BACKENDS_MAX) if by_backend[i]},
-        )
-    finally:
-        free(values)
-        free(keys)
-        free(by_service)
-        free(by_backend)
 
 
 def sizes():

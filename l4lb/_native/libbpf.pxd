@@ -28,9 +28,6 @@ cdef extern from "bpf/bpf.h" nogil:
     int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)
     int bpf_map_lookup_elem(int fd, const void *key, void *value)
     int bpf_map_delete_elem(int fd, const void *key)
-    int bpf_map_lookup_batch(
-        int fd, void *after, void *last, void *keys, void *values, uint32_t *count, const void *options
-    )
     int bpf_link_create(int program, int device, int kind, const void *options)
     int bpf_link_update(int link, int program, const void *options)
     int bpf_obj_pin(int fd, const char *path)

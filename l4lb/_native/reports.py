@@ -89,3 +89,17 @@ class FoundSession(NamedTuple):
     idle_ms: int
     bytes_up: int
     bytes_down: int
+
+
+class FoundFlow(NamedTuple):
+    """A flow in the kernel. Addresses have 16 bytes, those of IPv4 v4-mapped; `number` is that of its service's counts,
+    `backend` an index; `seen_ns` is monotonic time, at most a second before its last packet."""
+
+    id: int
+    client: bytes
+    client_port: int
+    service: bytes
+    service_port: int
+    number: int
+    backend: int
+    seen_ns: int

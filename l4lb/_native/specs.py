@@ -183,3 +183,19 @@ class Filter:
     source_bits: int = 0
     source_port: int = 0
     source_scope: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFilter:
+    """Which flows of a map in the kernel are wanted: all that is given must hold. `protocol`, the map's, is a part of
+    flows' ids. `since` has a time (ns, monotonic) for each service's number: a flow without a packet since then is not
+    there. `incarnations` has, for each index of a backend, that of the one whose flows are wanted; 0: none are.
+    `prefix` and `mask` are the client's, 16 bytes; `port` and `id` 0: any."""
+
+    protocol: int
+    since: array[int]
+    incarnations: array[int]
+    prefix: bytes = bytes(16)
+    mask: bytes = bytes(16)
+    port: int = 0
+    id: int = 0

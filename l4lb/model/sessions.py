@@ -13,13 +13,19 @@ LIMIT_DEFAULT = 1_000  # of listed sessions
 LIMIT_MAX = 10_000
 SOURCES_DEFAULT = 20  # of listed sources
 SOURCES_MAX = 1_000
+FLOW_ADVICE = (
+    "client and backend speak with each other. Ban the client (l4lb ban add), or drain the backend (l4lb backend drain), "
+    "which then gets no new flow"
+)
+
+Engine = typing.Literal["proxy", "kernel"]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
     """A session must match all that is given. `backends` are pairs of pool and id, where an empty pool means any;
     `source` is the client's address, with `source_port` unless that is 0, on the interface with the number
-    `source_scope` unless that is 0; `id` is that of one session, 0: any."""
+    `source_scope` unless that is 0; `id` is that of one session, `flow_id` of one flow in the kernel, 0: any."""
 
     listener: str = ""
     pool: str = ""
@@ -28,13 +34,17 @@ class SessionFilter:
     source_port: int = 0
     source_scope: int = 0
     id: int = 0
+    flow_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """One session at the moment of the sweep. `backend` is empty while it has none; `client` and `local` (the address
     that the client connected to) are ``address:port``, or ``unix:``; `idle_s` is since the last byte or change of
-    state."""
+    state.
+
+    A flow in the kernel is one too. Nobody knows when it began or how many bytes it had: these are None. Its id is of
+    its addresses and ports; its `idle_s`, since the client's last packet, may be a second too long."""
 
     id: int
     protocol: Protocol
@@ -44,10 +54,11 @@ class Session:
     client: str
     local: str
     state: SessionState
-    age_s: float
+    age_s: float | None
     idle_s: float
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
+    engine: Engine = "proxy"
 
 
 SourceOrder = typing.Literal["sessions", "rate", "bytes"]
@@ -77,17 +88,26 @@ class Sweep(typing.Protocol):
 
     def over(self) -> bool: ...
     def matched(self) -> int:
-        """How many sessions matched."""
+        """How many sessions matched, without flows in the kernel."""
+
+    def flows_matched(self) -> int:
+        """How many flows in the kernel matched. EngineError when they could not be read."""
 
     def take_found(self) -> list[Session]:
-        """The listed sessions, the oldest first. Call it once."""
+        """The listed sessions, the oldest first, then flows in the kernel, the longest idle first. Call it once."""
 
 
-def session_id_text(id_: int) -> str:
-    """The id as in the access log; text, since many JSON readers cannot hold such a large number."""
-    return str(id_)
+def session_id_text(id_: int, engine: Engine = "proxy") -> str:
+    """The id as in the access log; text, since many JSON readers cannot hold such a large number. That of a flow in the
+    kernel begins with a letter."""
+    return f"k{id_:016x}" if engine == "kernel" else str(id_)
 
 
 def parse_session_id(text: str) -> int:
     """0, which no session has, for an invalid id."""
     return int(text) if re.fullmatch("[1-9][0-9]{0,19}", text) and int(text) < 2**64 else 0
+
+
+def parse_flow_id(text: str) -> int:
+    """0, which no flow has, for what is no flow's id."""
+    return int(text[1:], 16) if re.fullmatch("k[0-9a-f]{16}", text) else 0

@@ -7,6 +7,7 @@ import contextlib
 import random
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from l4lb.engine.kernel.attaching import images
 from l4lb.engine.kernel.forwarding import KernelForwarder
@@ -54,7 +55,14 @@ class Kernel:
     """A forwarder whose programs are tried with single packets."""
 
     def __init__(
-        self, program: str, mode: str, *, to: Mapping[int, int] | None = None, gue_port: int = 0, **pool: object
+        self,
+        program: str,
+        mode: str,
+        flows: int = 1 << 12,
+        *,
+        to: Mapping[int, int] | None = None,
+        gue_port: int = 0,
+        **pool: object,
     ) -> None:
         """`to`: of which family the backends of a service are, if not of its own."""
         self.name = program
@@ -62,17 +70,16 @@ class Kernel:
         self.pool = pool
         self.to = to or {4: 4, 6: 6}
         self.gue_port = gue_port
-        self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=1 << 12)
+        self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=flows)
         self.program = self.forwarder.program(program)
         self.publish()
 
     def publish(self, slots: array[int] = SLOTS, listeners: bool = True, prefix: str = "", **listener: object) -> None:
         """`prefix`: of the listeners' names."""
-        self.forwarder.publish(self.snapshot(slots, listeners, prefix, **listener))
+        made = self.snapshot(slots, prefix, **listener)
+        self.forwarder.publish(made if listeners else replace(made, listeners=()))
 
-    def snapshot(
-        self, slots: array[int] = SLOTS, listeners: bool = True, prefix: str = "", **listener: object
-    ) -> Snapshot:
+    def snapshot(self, slots: array[int] = SLOTS, prefix: str = "", **listener: object) -> Snapshot:
         pools, found = [], []
         for family, kind in FAMILIES.items():
             for protocol in PROTOCOLS.values():
@@ -86,7 +93,7 @@ class Kernel:
                 bind = (SocketAddress(kind, SERVICE[family], 80),)
                 options = {"kernel": KernelTerms(self.mode, gue_port=self.gue_port), **listener}
                 found.append(ListenerSpec(prefix + name, bind, name, protocol, **options))  # type: ignore[arg-type]
-        return Snapshot(1, tuple(pools), tuple(found) if listeners else ())
+        return Snapshot(1, tuple(pools), tuple(found))
 
     def sees(self, frame: Frame, cut: int | None = None) -> tuple[int, bytes]:
         return self.program.test(frame.bytes(cut))

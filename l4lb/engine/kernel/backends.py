@@ -3,6 +3,7 @@ after it in that place."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -31,8 +32,13 @@ class Placed:
     base: Counts  # what was counted at this place before
     left: bool = False
     uses: int = 0  # by how many listeners
+    removed_at: float = 0.0  # s, monotonic: when that became 0
     tunnelled: bool = False
     source: str = ""  # this host's address on the way there, once that matters; empty: there is no way
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Backends:
@@ -58,6 +64,7 @@ class Backends:
             at = layout.endpoint_parts(record.endpoint)
             left = bool(flags & layout.BACKEND_LEFT)
             one = Placed(index, incarnation, record.owner, *at, record.endpoint, record.base, left)
+            one.removed_at = time.monotonic()
             self._placed[_key(one)] = self._removed[index] = one
 
     def take(self, pool: str, spec: BackendSpec, protocol: int, counted: Callable[[int], Counts]) -> Placed:
@@ -85,6 +92,7 @@ class Backends:
         """One listener fewer sends anything there. At none it is removed: its flows go on until `forget`."""
         placed.uses -= 1
         if not placed.uses:
+            placed.removed_at = time.monotonic()
             self._removed[placed.index] = placed
 
     def removed(self) -> list[Placed]:
@@ -139,6 +147,10 @@ class Backends:
         never heard of."""
         found = ((self._names.get(one.owner), one) for one in self._placed.values())
         return ((owner, one) for owner, one in found if owner is not None)
+
+    def all(self) -> Iterable[tuple[Owner, Placed]]:
+        """The same, with those too: by their address."""
+        return ((self._names.get(one.owner, ("", one.address)), one) for one in self._placed.values())
 
     def owners(self) -> dict[int, Owner]:
         return {one.index: owner for owner, one in self.named()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,9 +16,10 @@ from l4lb._native import kernel
 from l4lb.engine.kernel import layout
 from l4lb.engine.kernel.attaching import Attached
 from l4lb.engine.kernel.backends import Backends, Owner, Placed
-from l4lb.engine.kernel.counting import Counting, Flows
+from l4lb.engine.kernel.counting import Counting
 from l4lb.engine.kernel.denying import Denied
 from l4lb.engine.kernel.devices import Devices
+from l4lb.engine.kernel.flows import Counted, Flows, FlowSweep, Numbered, Numbers
 from l4lb.engine.kernel.generation import Generation, contents, digests, shared
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.engine.kernel.layout import SIZES, Counts, Verdict
@@ -26,11 +28,13 @@ from l4lb.engine.kernel.services import answers_of, service_of
 from l4lb.engine.kernel.slots import words_of
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
+from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import Protocol
 
 SLOTS = 1 << 20  # of all tables together, and once more of those that change; more when they need it
-_PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
+_FLOWS_AGAIN_S = 0.5  # how old the count of flows may be
+_HANDSHAKE_S = 1.0  # a flow may begin so long after its listener has left
 
 
 class KernelForwarder:
@@ -56,6 +60,7 @@ class KernelForwarder:
         self._next: Generation | None = None  # once it is filled
         maps = self._generation.maps
         self._counting = Counting(maps)
+        self._flows = Flows({protocol: maps[f"{protocol}_flows"].number for protocol in Protocol})
         self._backends = Backends(_memory(maps["backends"], "backend"), _memory(maps["places"], "place"))
         self._listeners = Listeners(_memory(maps["numbers"], "number"))
         self._denied = Denied(maps["denied"])
@@ -163,7 +168,7 @@ class KernelForwarder:
 
     def _plan(self, number: int, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
         """MemoryError when there is no room for it; then it has taken nothing."""
-        protocol, placed = _PROTOCOLS[spec.protocol], list[Placed]()
+        protocol, placed = layout.PROTOCOLS[spec.protocol], list[Placed]()
         try:
             for one in pool.backends:
                 placed.append(self._backends.take(pool.name, one, protocol, self._counting.of_backend))
@@ -207,6 +212,8 @@ class KernelForwarder:
         if plan.spec.bind:
             listener.left, listener.idle_s = False, plan.spec.idle_timeout_s
         left = {key: layout.left(value) for key, value in listener.left_services()}
+        if any(listener.services[key] != value for key, value in left.items()):
+            listener.left_at = time.monotonic()
         for key, value in left.items():
             self._leave_service(listener, key, value)
         listener.services = {**left, **plan.services}
@@ -219,7 +226,7 @@ class KernelForwarder:
     def _leave(self, listener: KernelListener) -> None:
         """Only the flows it has go on."""
         if not listener.left:
-            listener.left = True
+            listener.left, listener.left_at = True, time.monotonic()
             self._listeners.record(listener)
         for key, value in listener.services.items():
             self._leave_service(listener, key, layout.left(value))
@@ -245,19 +252,21 @@ class KernelForwarder:
     def reap(self) -> None:
         """Forget what only waits for its flows to end, and has none any more: listeners that are gone or drain,
         addresses that a listener has left, backends that were removed."""
-        if self._waits or not any(self._ending(({}, {}))) or not any(self._ending(self._count_flows())):
+        now = time.monotonic()
+        if self._waits or not any(self._ending(Counted(now, {}, {}))) or not any(self._ending(self._count_flows())):
             return
-        for forget in list(self._ending(self._count_flows(now=True))):  # a flow of this moment counts too
+        for forget in list(self._ending(self._count_flows(after=now), now)):  # a flow of this moment counts too
             forget()
 
-    def _ending(self, flows: Flows) -> Iterator[Callable[[], None]]:
-        """How to forget each of them."""
-        by_number, by_place = flows
-        for listener in self._listeners.all():
-            if not by_number.get(listener.number) and (listener.left or any(listener.left_services())):
-                yield partial(self._forget, listener)
+    def _ending(self, counted: Counted, after: float = float("-inf")) -> Iterator[Callable[[], None]]:
+        """How to forget each of those that have no flow; `after`: when they had none."""
+        for one in self._listeners.all():
+            is_old_enough = counted.at >= min(after, one.left_at + _HANDSHAKE_S)
+            if is_old_enough and one.is_leaving() and not counted.by_listener.get(one.number):
+                yield partial(self._forget, one)
         for placed in self._backends.removed():
-            if not by_place.get(placed.index):
+            is_old_enough = counted.at >= min(after, placed.removed_at + _HANDSHAKE_S)
+            if is_old_enough and not counted.by_backend.get(placed.index):
                 yield partial(self._forget_backend, placed)
 
     def _forget(self, one: KernelListener) -> None:
@@ -333,7 +342,7 @@ class KernelForwarder:
 
     def flows_on(self, listener: str) -> int:
         known = self._listeners.named(listener)
-        return self._count_flows()[0].get(known.number, 0) if known else 0
+        return self._count_flows().by_listener.get(known.number, 0) if known else 0
 
     def flows_of(self, pool: str, backend: str) -> int:
         return self.flows_by_backend().get((pool, backend), 0)
@@ -341,21 +350,28 @@ class KernelForwarder:
     def flows_by_backend(self) -> dict[Owner, int]:
         """Those that have any."""
         owners, found = self._backends.owners(), dict[Owner, int]()
-        for index, count in self._count_flows()[1].items():
+        for index, count in self._count_flows().by_backend.items():
             if (owner := owners.get(index)) is not None:
                 found[owner] = found.get(owner, 0) + count
         return found
 
-    def _count_flows(self, *, now: bool = False) -> Flows:
-        """By listener's number, and by backend's index. A flow is there while it had a packet within the shortest
-        idle_timeout, and its client has not ended it."""
-        idle_s = min((one.idle_s for one in self._listeners.all() if one.idle_s), default=600.0)
-        return self._counting.flows(idle_s, now=now)
+    def find_flows(self, wanted: SessionFilter, limit: int) -> FlowSweep:
+        """Begin to look for them; EngineError when no thread can be started for that."""
+        return self._flows.find(wanted, limit, self._numbers())
+
+    def _count_flows(self, after: float | None = None) -> Counted:
+        """See `l4lb.engine.kernel.flows` for which are there, and how old this may be."""
+        return self._flows.count(self._numbers, time.monotonic() - _FLOWS_AGAIN_S if after is None else after)
+
+    def _numbers(self) -> Numbers:
+        numbered = (Numbered(one.name, one.number, one.idle_s, one.since_ns) for one in self._listeners.all())
+        return Numbers(numbered, self._backends.all())
 
     # ---- the end ----
 
     def close(self) -> None:
         """Packets go up the stack again. Idempotent."""
+        self._flows.close()
         self._devices.close()
 
 

@@ -10,10 +10,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from l4lb.model.snapshot import HashKey
+from l4lb.model.states import Protocol
 
 SERVICES_MAX = 16384
 BACKENDS_MAX = 16384
 SLOTS_IN_WORD = 4
+PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
@@ -23,7 +25,7 @@ _COUNTS = struct.Struct("=6Q")
 _DENIED = struct.Struct("=II16s")
 _ANSWER = struct.Struct("=20sII")
 _PLACE = struct.Struct("=16s20sI6Q")
-_NUMBER = struct.Struct("=16s6QQII")
+_NUMBER = struct.Struct("=16s6QQQII")
 SIZES = {
     "endpoint": _ENDPOINT.size,
     "service": _SERVICE.size,
@@ -78,6 +80,11 @@ def address(text: str) -> bytes:
 
 def address_text(packed: bytes) -> str:
     return str(IPv4Address(packed[12:]) if packed[:12] == _MAPPED else IPv6Address(packed))
+
+
+def endpoint_text(packed: bytes, port: int) -> str:
+    host = address_text(packed)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def endpoint(host: str, port: int, protocol: int) -> bytes:
@@ -178,16 +185,17 @@ class NumberRecord(NamedTuple):
     owner: bytes
     base: Counts
     idle_ns: int
+    since_ns: int
     used: int
     left: int
 
     def packed(self) -> bytes:
-        return _NUMBER.pack(self.owner, *self.base, self.idle_ns, self.used, self.left)
+        return _NUMBER.pack(self.owner, *self.base, self.idle_ns, self.since_ns, self.used, self.left)
 
     @classmethod
     def of(cls, packed: bytes) -> NumberRecord:
-        owner, *counts, idle_ns, used, left = _NUMBER.unpack(packed)
-        return cls(owner, Counts(*counts), idle_ns, used, left)
+        owner, *counts, idle_ns, since_ns, used, left = _NUMBER.unpack(packed)
+        return cls(owner, Counts(*counts), idle_ns, since_ns, used, left)
 
 
 def endpoint_parts(endpoint: bytes) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -32,15 +33,18 @@ class Plan:
 
 @dataclass(eq=False, slots=True)
 class KernelListener:
-    """`number` is that of its counts, which began at `base`. `services` is its part of the map: those of `plan`, and
-    those of addresses that it has left, of which only the flows go on. `left`: it has left all of them."""
+    """`number` is that of its counts, which began at `base`, and of its flows, which began at `since_ns`. `services` is
+    its part of the map: those of `plan`, and those of addresses that it has left, of which only the flows go on.
+    `left`: it has left all of them; `left_at` is when it last left one (s, monotonic)."""
 
     digest: bytes
     number: int
     base: Counts
+    since_ns: int
     name: str = ""  # empty: one of the process before, which this one has never heard of
     idle_s: float = 0.0
     left: bool = False
+    left_at: float = 0.0
     plan: Plan | None = None
     services: dict[bytes, bytes] = field(default_factory=dict)
     lists: tuple[bytes, bytes] | None = (b"", b"")  # those that `denied` is made from; None: not known
@@ -51,6 +55,10 @@ class KernelListener:
         if plan is None or plan.pool is not pool or plan.generation is not generation:
             return False
         return plan.spec is spec or plan.spec == spec
+
+    def is_leaving(self) -> bool:
+        """All or some of its addresses."""
+        return self.left or any(True for _ in self.left_services())
 
     def left_services(self) -> Iterator[tuple[bytes, bytes]]:
         """Those of addresses that it has left."""
@@ -77,19 +85,23 @@ class Listeners:
         number = next((number for number in range(layout.SERVICES_MAX) if number not in taken), None)
         if number is None:
             raise MemoryError("more listeners than the kernel's array has numbers")
-        return KernelListener(layout.digest(name), number, Counts(), name)
+        return KernelListener(layout.digest(name), number, Counts(), self._record(number).since_ns, name)
 
     def add(self, one: KernelListener) -> None:
         self._known[one.digest] = one
 
     def remove(self, one: KernelListener) -> None:
         del self._known[one.digest]
-        self._records.write(one.number * _RECORD, bytes(_RECORD))
+        free = NumberRecord(bytes(16), Counts(), 0, time.monotonic_ns(), 0, 0)
+        self._records.write(one.number * _RECORD, free.packed())
 
     def record(self, one: KernelListener) -> None:
         """For a process that goes on from here."""
-        record = NumberRecord(one.digest, one.base, round(one.idle_s * _NANO), 1, one.left)
+        record = NumberRecord(one.digest, one.base, round(one.idle_s * _NANO), one.since_ns, 1, one.left)
         self._records.write(one.number * _RECORD, record.packed())
+
+    def _record(self, number: int) -> NumberRecord:
+        return NumberRecord.of(self._records.read(number * _RECORD, _RECORD))
 
     def take_over(self, services: dict[bytes, bytes], denied: Iterable[bytes]) -> None:
         """Go on from what is in the array and in these maps. Names are not known yet, see `rename`."""
@@ -97,10 +109,11 @@ class Listeners:
         self._known = {}
         by_number: dict[int, KernelListener] = {}
         for number in range(layout.SERVICES_MAX):
-            record = NumberRecord.of(self._records.read(number * _RECORD, _RECORD))
+            record = self._record(number)
             if record.used:
                 name, idle_s = names.get(record.owner, ""), record.idle_ns / _NANO
-                one = KernelListener(record.owner, number, record.base, name, idle_s, bool(record.left), lists=None)
+                one = KernelListener(record.owner, number, record.base, record.since_ns, name, idle_s, lists=None)
+                one.left, one.left_at = bool(record.left), time.monotonic()
                 self._known[one.digest] = by_number[number] = one
         for key, value in services.items():
             if (found := by_number.get(layout.service_parts(value)[0])) is not None:
