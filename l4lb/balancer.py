@@ -236,13 +236,14 @@ class LoadBalancer:
     def kill_session(self, id: str) -> shapes.Session:
         """Reset the session with that id (close reason ``admin``) and return its last state.
 
-        Raises `l4lb.errors.ChangeError` when there is none.
+        Raises `l4lb.errors.ChangeError` when there is none, or it is a flow in the kernel (`conflict`).
         """
         return self.run(self.plane.sessions.end(id))
 
     def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
-        """Reset all sessions that match, as in `sessions`; with nothing given, every session. Returns their number."""
-        return self.run(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
+        """Reset all sessions that match, as in `sessions`; with nothing given, every session. Returns their number;
+        flows in the kernel are not among them, since they cannot be ended."""
+        return self.run(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))["sessions"]
 
     async def _sessions(self, query: SessionQuery, limit: int) -> list[shapes.Session]:
         return (await self.plane.sessions.list(query, limit))[0]
@@ -299,7 +300,8 @@ class LoadBalancer:
         return await self.arun(self.plane.sessions.end(id))
 
     async def akill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
-        return await self.arun(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
+        ended = await self.arun(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))
+        return ended["sessions"]
 
     async def await_ready(self, timeout: float = 10.0) -> bool:
         return await self.arun(self.plane.wait_ready(timeout))

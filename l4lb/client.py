@@ -105,8 +105,15 @@ class Client:
 
     def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
         """See `LoadBalancer.kill_sessions`; here at least one filter is required."""
+        return self.kill_counted(pool=pool, backend=backend, source=source, listener=listener)["sessions"]
+
+    def kill_counted(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = ""
+    ) -> dict[str, int]:
+        """The same, with both numbers: `sessions`, which were reset, and `flows_left`, which matched too and cannot be
+        ended, since the kernel forwards them."""
         query = urlencode(_filter(pool, backend, source, listener))
-        return int(self.ask("DELETE", f"/v1/sessions?{query}")["sessions"])
+        return cast("dict[str, int]", self.ask("DELETE", f"/v1/sessions?{query}"))
 
     def reload(self) -> Changes:
         """Make it read its file again and apply it. Returns what changed. Raises AdminError, with every problem."""

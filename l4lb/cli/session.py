@@ -14,9 +14,10 @@ from l4lb.cli.connection import admin_options, as_json, connected, console, sess
 from l4lb.cli.status import size_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
-from l4lb.model.sessions import LIMIT_DEFAULT, LIMIT_MAX
+from l4lb.model.sessions import FLOW_ADVICE, LIMIT_DEFAULT, LIMIT_MAX
 
 F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", int, float)
 
 
 def filters(command: F) -> F:
@@ -43,7 +44,8 @@ def session() -> None:
 @as_json
 @admin_options
 def list_(limit: int, as_json: bool, admin: str | None, token_file: str | None, **query: str) -> None:
-    """List sessions, the oldest first; a session must match all given filters."""
+    """List sessions, the oldest first, then flows in the kernel, the longest idle first; all given filters must
+    match."""
     with connected(admin, token_file) as client:
         found = client.sessions(**query, limit=limit)
     if as_json:
@@ -65,6 +67,11 @@ def age_text(seconds: float) -> str:
     return f"{whole}s"
 
 
+def _known(value: N | None, text: Callable[[N], str]) -> str:
+    """Of a flow in the kernel, nobody knows its age and bytes."""
+    return "-" if value is None else text(value)
+
+
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table()
     for heading in ("id", "client", "listener", "backend", "state"):
@@ -72,9 +79,10 @@ def _table(found: list[dict[str, Any]]) -> Table:
     for heading in ("age", "idle", "up", "down"):
         table.add_column(heading, justify="right")
     for one in found:
-        texts = [one["id"], one["client"], one["listener"], f"{one['pool']}/{one['backend'] or '-'}", one["state"]]
-        times = [age_text(one["age_s"]), age_text(one["idle_s"])]
-        sizes = [size_text(one["bytes_up"]), size_text(one["bytes_down"])]
+        state = one["state"] if one["engine"] == "proxy" else "in kernel"
+        texts = [one["id"], one["client"], one["listener"], f"{one['pool']}/{one['backend'] or '-'}", state]
+        times = [_known(one["age_s"], age_text), age_text(one["idle_s"])]
+        sizes = [_known(one["bytes_up"], size_text), _known(one["bytes_down"], size_text)]
         table.add_row(*map(Text, (*texts, *times, *sizes)))
     return table
 
@@ -84,27 +92,32 @@ def _table(found: list[dict[str, Any]]) -> Table:
 @filters
 @admin_options
 def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **query: str) -> int:
-    """Reset sessions: those with the given IDs, or all that match the filters."""
+    """Reset sessions: those with the given IDs, or all that match the filters. Flows in the kernel cannot be ended."""
     if bool(ids) == any(query.values()):
         raise click.UsageError("which sessions? Give their ids, or a filter such as --source ADDR")
     with connected(admin, token_file) as client:
-        missing = 0
         if ids:
-            missing = _kill(client, ids)
-        count = len(ids) - missing if ids else client.kill_sessions(**query)
+            left = _kill(client, ids)
+            count = len(ids) - left
+        else:
+            ended = client.kill_counted(**query)
+            count, left = ended["sessions"], ended["flows_left"]
     click.echo(f"ended {sessions(count)}")
-    return 1 if missing else 0
+    if left and not ids:
+        flows = "1 flow" if left == 1 else f"{left} flows"
+        click.echo(f"l4lb: {flows} in the kernel, which cannot be ended from here: {FLOW_ADVICE}", err=True)
+    return 1 if left else 0
 
 
 def _kill(client: Client, ids: Sequence[str]) -> int:
-    """Print each id that does not exist, and return their number."""
-    missing = 0
+    """Print each id that does not exist, or is a flow's, and return their number."""
+    left = 0
     for id_ in ids:
         try:
             client.kill_session(id_)
         except AdminError as error:
-            if error.code != "not_found":
+            if error.code not in ("not_found", "conflict"):
                 raise
             click.echo(f"l4lb: {error}", err=True)
-            missing += 1
-    return missing
+            left += 1
+    return left

@@ -13,6 +13,7 @@ from l4lb.engine.native import NativeForwarder
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import ExportedKernel, ExportedSession, QuicIds
+from l4lb.model.sessions import Session, SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
@@ -23,6 +24,7 @@ from l4lb.net.listen.holders import taken_by
 from l4lb.net.listen.options import SO_ATTACH_FILTER, attach
 
 if TYPE_CHECKING:
+    from l4lb.engine.kernel.flows import FlowSweep
     from l4lb.engine.kernel.forwarding import KernelForwarder
     from l4lb.engine.kernel.inherited import Inherited
 
@@ -193,6 +195,21 @@ class Engines(NativeForwarder):
         flows = self._kernel.flows_on(listener) if self._kernel is not None else 0
         return super().sessions_on(listener) + flows
 
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
+        """Flows in the kernel are found, and not ended: the client speaks with the backend."""
+        if self._kernel is None:
+            return super().begin_sweep(wanted, limit, end)
+        sessions: Sweep | None = None
+        in_kernel = wanted.listener in self._kernel.names()
+        if in_kernel:
+            self.expect_known(dataclasses.replace(wanted, listener=""))
+        elif not wanted.flow_id:
+            sessions = super().begin_sweep(wanted, limit, end)
+        flows = None
+        if not wanted.id and (in_kernel or not wanted.listener):
+            flows = self._kernel.find_flows(wanted, limit)
+        return SweepOfBoth(sessions, flows, limit)
+
     # ---- what is read from them ----
 
     def pool_stats(self, pool: str) -> PoolStats:
@@ -243,6 +260,29 @@ class Engines(NativeForwarder):
     def close(self) -> None:
         self._close_kernel()
         super().close()
+
+
+class SweepOfBoth:
+    """`l4lb.model.sessions.Sweep` of the workers and of the flows in the kernel; None: one that cannot find any."""
+
+    def __init__(self, sessions: Sweep | None, flows: FlowSweep | None, limit: int) -> None:
+        self._sessions = sessions
+        self._flows = flows
+        self._limit = limit
+
+    def over(self) -> bool:
+        return all(one is None or one.over() for one in (self._sessions, self._flows))
+
+    def matched(self) -> int:
+        return self._sessions.matched() if self._sessions is not None else 0
+
+    def flows_matched(self) -> int:
+        return self._flows.matched() if self._flows is not None else 0
+
+    def take_found(self) -> list[Session]:
+        sessions = self._sessions.take_found() if self._sessions is not None else []
+        flows = self._flows.take_found() if self._flows is not None else []
+        return [*sessions, *flows][: self._limit]
 
 
 def _native(listeners: Sequence[ListenerSpec]) -> list[ListenerSpec]:

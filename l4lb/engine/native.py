@@ -27,7 +27,7 @@ from l4lb.engine.tables import NativeTables
 from l4lb.engine.tcp_migration import TcpMigration
 from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.forwarder import ExportedKernel, ExportedSession, ExportedSockets, QuicIds
-from l4lb.model.sessions import SessionFilter, Source, SourceOrder
+from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
 from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
@@ -288,7 +288,11 @@ class NativeForwarder(NativeTables):
         known = self._listeners.get(listener) or self._left.get(listener)
         return known.live.sessions_active() if known else 0
 
-    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> SessionSweep:
+    def expect_known(self, wanted: SessionFilter) -> None:
+        """ChangeError for a name that no listener, pool or backend has."""
+        self._names().filter(wanted)
+
+    def begin_sweep(self, wanted: SessionFilter, limit: int = 0, end: CloseReason | None = None) -> Sweep:
         names = self._names()
         reason = -1 if end is None else _CLOSE_REASONS.index(end)
         native = sweeps.Sweep(self._plane.worker_count, names.filter(wanted), limit, reason)

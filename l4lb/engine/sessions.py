@@ -107,6 +107,9 @@ class SessionSweep:
     def matched(self) -> int:
         return self._native.matched()
 
+    def flows_matched(self) -> int:
+        return 0
+
     def take_found(self) -> list[Session]:
         now_ns = time.monotonic_ns()
         found = sorted(self._native.take_found(), key=lambda one: one.started_ns)

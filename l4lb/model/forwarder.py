@@ -196,8 +196,8 @@ class Forwarding(Counting, Protocol):
 class SessionControl(Counting, Protocol):
     """Single sessions, and backends that fail them.
 
-    An engine in the kernel walks its table of connections in `begin_sweep`, and ends a session by forgetting it: its
-    next packet is answered with a reset. It sees no connect fail: `failing` is empty, and `notice_fd` never readable.
+    An engine in the kernel finds its flows in `begin_sweep`, and ends none of them: client and backend speak with each
+    other, and a flow that it forgot would go on with its next packet. It sees no connect fail: `failing` is empty, and `notice_fd` never readable.
     All methods are called from the control thread.
     """
 
@@ -208,7 +208,8 @@ class SessionControl(Counting, Protocol):
         """Begin to look at all sessions, a few at a time; with `end`, to end those that are `wanted` for that reason.
         At most `limit` are told of.
 
-        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has.
+        One at a time: the sweep before must be over. ChangeError for a name that no listener, pool or backend has;
+        EngineError when flows in the kernel cannot be looked for.
         """
 
     def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[list[Source], int]:

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.support.namespaces import BACKEND, FRONT, Host, Hosts, three_hosts
+from tests.support.forwarding import in_host
+from tests.support.namespaces import BACKEND, FRONT, Host, Hosts
 from tests.support.programs import without_preload
 
 SERVER = """
@@ -79,38 +80,6 @@ for size in (5, 1200, 4000, 30000):
     assert sock.recv(65536) == bytes(size)
 print("done", flush=True)
 """
-
-
-# Of the clients' and backends' devices: XDP sees what local senders leave to the hardware, of which there is none here:
-# checksums that are not finished. And a veth device takes frames from XDP only where it may collect them (GRO).
-AS_CARDS_ARE = """
-import ctypes, fcntl, socket, struct, sys
-sock = socket.socket()
-for command, value in ((0x17, 0), (0x2C, 1)):  # ETHTOOL_STXCSUM, ETHTOOL_SGRO
-    set_to = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
-    for _, name in socket.if_nameindex():
-        if name != "lo":
-            request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(set_to))
-            fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
-"""
-
-
-def in_host(host: Host, code: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [*host.command, sys.executable, "-c", code, *arguments],
-        env=without_preload(), capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with three_hosts() as made:
-        made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        for host in (made.client, made.backend):
-            in_host(host, AS_CARDS_ARE)
-        yield made
 
 
 @contextlib.contextmanager

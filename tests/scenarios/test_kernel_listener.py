@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
-from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts, three_hosts
+from tests.scenarios.test_kernel_forwarding import said, started
+from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts
 from tests.support.programs import L4lb, l4lb
 from tests.support.users import interpreter_of_all
 from tests.support.waiting import wait_until
@@ -160,15 +160,6 @@ class World:
         status = json.loads(self.command("status", "--json"))
         (found,) = (one for one in status["pools"] if one["name"] == pool)
         return {one["id"]: one for one in found["backends"]}
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with three_hosts() as made:
-        made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        for host in (made.client, made.backend):
-            in_host(host, AS_CARDS_ARE)
-        yield made
 
 
 @contextlib.contextmanager

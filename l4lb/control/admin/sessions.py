@@ -66,4 +66,4 @@ async def end_sessions(api: Api, call: Call) -> shapes.Ended:
     query = call.query.meant()
     if not query:
         raise Refusal(400, "which sessions? Give a pool, backend, source or listener")
-    return {"sessions": await api.verbs.sessions.end_all(query)}
+    return await api.verbs.sessions.end_all(query)

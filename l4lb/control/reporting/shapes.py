@@ -13,6 +13,7 @@ from typing import (
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
     CloseReason,
@@ -211,9 +212,13 @@ class Source(TypedDict):
 @_EXACT
 class Session(TypedDict):
     """A current session. `backend` is empty while it has none; `local` is the address that the client connected to;
-    `idle_s` counts from the last byte or change of state."""
+    `idle_s` counts from the last byte or change of state.
+
+    A flow that the kernel forwards (`engine`) is one too: `idle_s` counts from the client's last packet, and `age_s`,
+    `bytes_up` and `bytes_down` are null, since nobody counts them for each flow."""
 
     id: str
+    engine: Engine
     listener: str
     protocol: Protocol
     pool: str
@@ -221,17 +226,18 @@ class Session(TypedDict):
     client: str
     local: str
     state: SessionState
-    age_s: float
+    age_s: float | None
     idle_s: float
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
 
 
 @_EXACT
 class Ended(TypedDict):
-    """How many sessions were ended."""
+    """How many sessions were ended, and how many flows in the kernel matched too and were left: they cannot be ended."""
 
     sessions: int
+    flows_left: int
 
 
 @_EXACT

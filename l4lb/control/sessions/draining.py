@@ -199,7 +199,8 @@ class Draining:
             if listener not in self._state.drained:  # a reload made it accept again
                 return
         if left > 0:
-            left = await self._sessions.end_all(SessionQuery(listener=listener), CloseReason.DRAIN)
+            ended = await self._sessions.end_all(SessionQuery(listener=listener), CloseReason.DRAIN)
+            left = ended["sessions"]  # flows in the kernel go on
         drain.left, drain.over = left, True
         fields: dict[str, object] = {"listener": listener, "sessions_left": left}
         self._events.emit("listener_drained", fields, logging.WARNING if left else logging.INFO)

@@ -15,6 +15,7 @@ from l4lb.control.state.state import State
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import SessionControl
 from l4lb.model.sessions import (
+    FLOW_ADVICE,
     LIMIT_MAX,
     SOURCES_MAX,
     Session,
@@ -22,6 +23,7 @@ from l4lb.model.sessions import (
     Source,
     SourceOrder,
     Sweep,
+    parse_flow_id,
     parse_session_id,
     session_id_text,
 )
@@ -68,14 +70,17 @@ class Sessions:
         self._stopped = False
 
     async def list(self, query: SessionQuery, limit: int) -> tuple[list[shapes.Session], int]:
-        """At most `limit` of the matching sessions, and the number of all that match. ChangeError for unknown names."""
+        """At most `limit` of the matching sessions, and the number of all that match; flows in the kernel are among
+        them. ChangeError for unknown names."""
         limit = max(0, min(limit, LIMIT_MAX))
         sweep = await self._sweep(self._filter(query), limit)
-        return [self._shape(one) for one in sweep.take_found()], sweep.matched()
+        return [self._shape(one) for one in sweep.take_found()], sweep.matched() + sweep.flows_matched()
 
     async def end(self, id_: str) -> shapes.Session:
         """Reset the session with that id (close reason ``admin``) and return its last state. ChangeError when there is
-        none."""
+        none, or it is a flow in the kernel, which cannot be ended."""
+        if flow := parse_flow_id(id_):
+            await self._refuse_to_end(id_, flow)
         number = parse_session_id(id_)
         found = (await self._sweep(SessionFilter(id=number), 1, CloseReason.ADMIN)).take_found() if number else []
         if not found:
@@ -84,16 +89,23 @@ class Sessions:
         self._events.emit("session_ended", {"id": id_, "client": ended["client"], "reason": str(CloseReason.ADMIN)})
         return ended
 
+    async def _refuse_to_end(self, id_: str, flow: int) -> None:
+        """Nothing if there is no such flow."""
+        if (await self._sweep(SessionFilter(flow_id=flow), 0)).flows_matched():
+            message = f'"{id_}" is a flow in the kernel, which cannot be ended from here: {FLOW_ADVICE}'
+            raise ChangeError("conflict", message, "id")
+
     async def reset(self, query: SessionQuery, reason: CloseReason) -> int:
         """Reset all matching sessions, and return their number, without an event."""
         return (await self._sweep(self._filter(query), 0, reason)).matched()
 
-    async def end_all(self, query: SessionQuery, reason: CloseReason = CloseReason.ADMIN) -> int:
-        """Reset all matching sessions, and return their number."""
-        count = await self.reset(query, reason)
+    async def end_all(self, query: SessionQuery, reason: CloseReason = CloseReason.ADMIN) -> shapes.Ended:
+        """Reset all matching sessions, and return their number. Flows in the kernel are left alone, and counted."""
+        sweep = await self._sweep(self._filter(query), 0, reason)
+        ended: shapes.Ended = {"sessions": sweep.matched(), "flows_left": sweep.flows_matched()}
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
-        self._events.emit("sessions_ended", {**given, "sessions": count, "reason": str(reason)})
-        return count
+        self._events.emit("sessions_ended", {**given, **ended, "reason": str(reason)})
+        return ended
 
     def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[Sequence[shapes.Source], int]:
         """See `SessionControl.sources`."""
@@ -137,7 +149,8 @@ class Sessions:
 
     def _shape(self, session: Session) -> shapes.Session:
         return {
-            "id": session_id_text(session.id),
+            "id": session_id_text(session.id, session.engine),
+            "engine": session.engine,
             "listener": session.listener,
             "protocol": session.protocol,
             "pool": session.pool,
@@ -145,7 +158,7 @@ class Sessions:
             "client": session.client,
             "local": session.local,
             "state": session.state,
-            "age_s": round(session.age_s, 3),
+            "age_s": None if session.age_s is None else round(session.age_s, 3),
             "idle_s": round(session.idle_s, 3),
             "bytes_up": session.bytes_up,
             "bytes_down": session.bytes_down,
