@@ -27,11 +27,18 @@ def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, int]
     pools = status["pools"]
     yield ("total",), {name: sum(pool[name] for pool in pools) for name in COUNTERS}
     for listener in status["listeners"]:
-        yield ("listener", listener["name"]), {"sessions_total": listener["sessions_total"]}
+        yield ("listener", listener["name"]), {"sessions_total": listener["sessions_total"], **_traffic(listener)}
     for pool in pools:
         yield ("pool", pool["name"]), {name: pool[name] for name in COUNTERS}
         for one in pool["backends"]:
             yield ("backend", pool["name"], one["id"]), {name: one[name] for name in COUNTERS}
+
+
+def _traffic(listener: Mapping[str, Any]) -> dict[str, int]:
+    """What the kernel counts of one that it forwards. Answers, where they do not come by here, are missing."""
+    if not listener["in_kernel"]:
+        return {}
+    return {name: count for name, count in listener["in_kernel"]["traffic"].items() if count is not None}
 
 
 @dataclass(slots=True)
@@ -64,6 +71,11 @@ class Rates:
     def now(self, key: Key, counter: str) -> float:
         history = self.history(key, counter)
         return history[-1] if history else 0.0
+
+    def knows(self, key: Key, counter: str) -> bool:
+        """Whether it is counted."""
+        series = self._series.get(key)
+        return series is not None and counter in series.counters
 
     def history(self, key: Key, counter: str) -> Sequence[float]:
         series = self._series.get(key)

@@ -71,13 +71,20 @@ def _datagrams(counted: dict[str, Any]) -> bool:
     return bool(counted["datagrams_up"] or counted["datagrams_down"])
 
 
+def _packets_text(in_kernel: dict[str, Any] | None, key: str) -> str:
+    """Nobody knows how many of them go down where backends answer directly."""
+    count = in_kernel[key] if in_kernel else 0
+    return "-" if count is None else str(count)
+
+
 def pool_table(pool: dict[str, Any]) -> Table:
-    """With datagrams, and network errors about them, where there were any."""
+    """With datagrams, and network errors about them, and packets that the kernel forwarded, where there were any."""
     table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")
     datagrams = ("datagrams up", "datagrams down") if _datagrams(pool) else ()
-    for heading in ("weight", "sessions", "total", "up", "down", *datagrams, "connect failures"):
+    packets = ("packets up", "packets down") if pool["in_kernel"] else ()
+    for heading in ("weight", "sessions", "total", "up", "down", *datagrams, *packets, "connect failures"):
         table.add_column(heading, justify="right")
     path_errors = any(one["path_errors"] for one in pool["backends"])
     if path_errors:
@@ -87,6 +94,7 @@ def pool_table(pool: dict[str, Any]) -> Table:
         counts = [str(one[key]) for key in ("weight", "sessions_active", "sessions_total")]
         sizes = [size_text(one["bytes_up"]), size_text(one["bytes_down"])]
         sizes += [str(one[heading.replace(" ", "_")]) for heading in datagrams]
+        sizes += [_packets_text(one["in_kernel"], heading.replace(" ", "_")) for heading in packets]
         health = Text(one["health"], HEALTH_STYLE[one["health"]])
         last = Text(_last_text(one))  # as text: "[fe80::1]:80" would be taken for markup
         said = [counts_text(one["path_errors"])] if path_errors else []
@@ -95,9 +103,29 @@ def pool_table(pool: dict[str, Any]) -> Table:
     return table
 
 
+def kernel_text(in_kernel: dict[str, Any]) -> str:
+    """The mode, and by which devices packets come in; what was tried there before, if anything."""
+    devices = []
+    for one in in_kernel["devices"]:
+        tried = f" (not {one['tried']})" if one["tried"] else ""
+        devices.append(f"{one['device']} by {one['way']}{tried}")
+    return "\n".join([f"kernel, {in_kernel['mode']}", *devices])
+
+
+def place_text(listener: dict[str, Any]) -> str:
+    """In one line: its addresses, and of one that the kernel forwards its mode, and the ways it sees packets."""
+    addresses = " ".join(listener["addresses"])
+    if not listener["in_kernel"]:
+        return addresses
+    ways = sorted({one["way"] for one in listener["in_kernel"]["devices"]})
+    return f"{addresses} {listener['in_kernel']['mode']}, {' '.join(ways)}"
+
+
 def _listener_table(listeners: list[dict[str, Any]]) -> Table:
+    """With the engine, where there is more than the proxy."""
     table = titled("listeners")
-    for heading in ("listener", "protocol", "address", "pool"):
+    engines = any(one["in_kernel"] for one in listeners)
+    for heading in ("listener", "protocol", *(["engine"] if engines else []), "address", "pool"):
         table.add_column(heading, overflow="fold")
     for heading in ("sessions", "total"):
         table.add_column(heading, justify="right")
@@ -106,7 +134,9 @@ def _listener_table(listeners: list[dict[str, Any]]) -> Table:
         counts = [str(one["sessions_active"]), str(one["sessions_total"])]
         address = drain_text(one["drain"]) or "\n".join(one["addresses"])
         dropped = counts_text(one["dropped"])
-        table.add_row(Text(one["name"]), one["protocol"], Text(address), Text(one["pool"]), *counts, dropped)
+        engine = [kernel_text(one["in_kernel"]) if one["in_kernel"] else one["engine"]] if engines else []
+        texts = [one["name"], one["protocol"], *engine, address, one["pool"]]
+        table.add_row(*map(Text, texts), *counts, dropped)
     return table
 
 

@@ -23,7 +23,7 @@ from textual.widgets import DataTable, Footer, Static
 from l4lb.cli.connection import admin_options, connected, sessions
 from l4lb.cli.rates import Key, Rates, spark
 from l4lb.cli.session import age_text
-from l4lb.cli.status import HEALTH_STYLE, drain_text, size_text, usage_text
+from l4lb.cli.status import HEALTH_STYLE, drain_text, place_text, size_text, usage_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
 from l4lb.model.sessions import SourceOrder
@@ -109,7 +109,7 @@ def right(text: str, width: int, style: str = "") -> Text:
 
 BACKENDS = [("pool, backend", 0), ("state", 6), ("health", 8), ("weight", 6), ("sess", 6), ("new/s", 6),
             ("up/s", 6), ("down/s", 6)]  # fmt: skip
-LISTENERS = [("listener", 16), ("address", 0), ("pool", 12), ("sess", 6), ("new/s", 6)]
+LISTENERS = [("listener", 16), ("address", 0), ("pool", 12), ("sess", 6), ("new/s", 6), ("pkt/s", 6)]
 SOURCES = [("source", 0), ("listener", 16), ("sess", 6), ("new/s", 6), ("over", 7), ("up", 6), ("down", 6)]
 SOURCES_SHOWN = 10
 
@@ -243,16 +243,23 @@ class Top(App[None]):
         for one in status["listeners"]:
             key: Key = ("listener", one["name"])
             draining = drain_text(one["drain"])
-            address = cut(draining or " ".join(one["addresses"]), widths[1])
+            address = cut(draining or place_text(one), widths[1])
             rows[key] = [
                 Text(cut(one["name"], widths[0])),
                 right(address, widths[1], "yellow" if draining else ""),
                 right(cut(one["pool"], widths[2]), widths[2]),
                 right(str(one["sessions_active"]), widths[3]),
                 right(rate_text(self._rates.now(key, "sessions_total")), widths[4]),
+                right(self._packets(key), widths[5]),
                 *self._trend(key, widths, len(LISTENERS)),
             ]
         return rows
+
+    def _packets(self, key: Key) -> str:
+        """Of both directions; of listeners that the kernel forwards."""
+        if not self._rates.knows(key, "packets_up"):
+            return "-"
+        return rate_text(sum(self._rates.now(key, f"packets_{one}") for one in ("up", "down")))
 
     def _backend_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
         rows: dict[Key, Row] = {}

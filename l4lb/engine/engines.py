@@ -16,7 +16,7 @@ from l4lb.model.forwarder import ExportedKernel, ExportedSession, QuicIds
 from l4lb.model.sessions import Session, SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
-from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats
+from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic
 from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
 from l4lb.net.handover import close_all
 from l4lb.net.listen.filters import DROP_ALL
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from l4lb.engine.kernel.flows import FlowSweep
     from l4lb.engine.kernel.forwarding import KernelForwarder
     from l4lb.engine.kernel.inherited import Inherited
+    from l4lb.engine.kernel.layout import Counts
 
 Bound = tuple[Protocol, SocketAddress]
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h (since Linux 4.15)
@@ -221,13 +222,8 @@ class Engines(NativeForwarder):
             return stats
         listeners, left = dict(stats.listeners), stats.sessions_left
         for name in self._kernel.names():
-            counts, active = self._kernel.listener(name), self._kernel.flows_on(name)
-            addresses = self.addresses(name) if name in self._in_kernel else ()
-            dropped = {DropReason.DENIED: counts.denied} if counts.denied else {}
-            listeners[name] = ListenerStats(
-                addresses, sessions_active=active, sessions_total=counts.flows, dropped=dropped
-            )
-            left += active
+            listeners[name] = self._listener_stats(self._kernel, name)
+            left += listeners[name].sessions_active
         for name, spec in self._in_kernel.items():
             listeners.setdefault(name, ListenerStats(tuple(map(str, spec.bind))))
         packets = {verdict.name.lower(): count for verdict, count in self._kernel.verdicts().items()}
@@ -237,13 +233,25 @@ class Engines(NativeForwarder):
             pools=self._with_kernel(stats.pools),
             sessions_left=left,
             kernel_packets=packets,
-            kernel_devices={one.device: (one.way, one.why) for one in self._kernel.attached},
+            kernel_devices=tuple(self._kernel.devices()),
+        )
+
+    def _listener_stats(self, kernel: KernelForwarder, name: str) -> ListenerStats:
+        counts = kernel.listener(name)
+        return ListenerStats(
+            addresses=self.addresses(name) if name in self._in_kernel else (),
+            sessions_active=kernel.flows_on(name),
+            sessions_total=counts.flows,
+            dropped={DropReason.DENIED: counts.denied} if counts.denied else {},
+            in_kernel=_traffic(counts, answers=self._modes.get(name, "nat") == "nat"),
+            devices=tuple(kernel.devices(name)),
         )
 
     def _with_kernel(self, pools: Mapping[str, PoolStats]) -> dict[str, PoolStats]:
         assert self._kernel is not None
         found = {name: dict(pool.backends) for name, pool in pools.items()}
         flows = self._kernel.flows_by_backend()
+        answering = {one.pool for one in self._in_kernel.values() if _mode(one) == "nat"}
         for (pool, id_), counts in self._kernel.by_backend().items():
             if pool not in found:
                 continue
@@ -254,6 +262,7 @@ class Engines(NativeForwarder):
                 sessions_total=known.sessions_total + counts.flows,
                 bytes_up=known.bytes_up + counts.bytes_up,
                 bytes_down=known.bytes_down + counts.bytes_down,
+                in_kernel=_traffic(counts, answers=pool in answering),
             )
         return {name: dataclasses.replace(pool, backends=found[name]) for name, pool in pools.items()}
 
@@ -287,6 +296,13 @@ class SweepOfBoth:
 
 def _native(listeners: Sequence[ListenerSpec]) -> list[ListenerSpec]:
     return [one for one in listeners if one.kernel is None]
+
+
+def _traffic(counts: Counts, *, answers: bool) -> Traffic:
+    """`answers` come by here by nat alone."""
+    if not answers:
+        return Traffic(counts.packets_up, None, counts.bytes_up, None)
+    return Traffic(counts.packets_up, counts.packets_down, counts.bytes_up, counts.bytes_down)
 
 
 def _mode(listener: ListenerSpec) -> str:

@@ -197,8 +197,8 @@ class SessionControl(Counting, Protocol):
     """Single sessions, and backends that fail them.
 
     An engine in the kernel finds its flows in `begin_sweep`, and ends none of them: client and backend speak with each
-    other, and a flow that it forgot would go on with its next packet. It sees no connect fail: `failing` is empty, and `notice_fd` never readable.
-    All methods are called from the control thread.
+    other, and a flow that it forgot would go on with its next packet. It sees no connect fail: `failing` is empty, and
+    `notice_fd` never readable. All methods are called from the control thread.
     """
 
     def end_sessions(self, pool: str, backends: Sequence[str], reason: CloseReason) -> None:

@@ -14,8 +14,8 @@ LIMIT_MAX = 10_000
 SOURCES_DEFAULT = 20  # of listed sources
 SOURCES_MAX = 1_000
 FLOW_ADVICE = (
-    "client and backend speak with each other. Ban the client (l4lb ban add), or drain the backend (l4lb backend drain), "
-    "which then gets no new flow"
+    "client and backend speak with each other. Ban the client (l4lb ban add), or drain the backend "
+    "(l4lb backend drain), which then gets no new flow"
 )
 
 Engine = typing.Literal["proxy", "kernel"]

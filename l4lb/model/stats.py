@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,11 +51,29 @@ class Durations:
         return Histogram(self.bounds_s, tuple(self.counts), self.sum_s)
 
 
+class Traffic(NamedTuple):
+    """What programs in the kernel forwarded: packets, and their bytes as a whole. `down` None: answers do not come by
+    here."""
+
+    packets_up: int = 0
+    packets_down: int | None = 0
+    bytes_up: int = 0
+    bytes_down: int | None = 0
+
+
+class Device(NamedTuple):
+    """By which device packets go through a program in the kernel, how, and what was tried before that."""
+
+    name: str
+    way: str
+    tried: str
+
+
 @dataclass(frozen=True, slots=True)
 class BackendStats:
     """`early_resets`: sessions that the backend reset before its first byte; `failed`: failed connects by cause; only
     UDP counts datagrams. `source_misfits`: attempts that were impossible, since the client's own address, from which to
-    connect, has another family."""
+    connect, has another family. `in_kernel`: what the kernel forwarded, which `bytes_up` and `bytes_down` contain."""
 
     sessions_active: int = 0
     sessions_total: int = 0
@@ -66,6 +85,7 @@ class BackendStats:
     datagrams_down: int = 0
     source_misfits: int = 0
     path_errors: dict[PathError, int] = field(default_factory=dict)
+    in_kernel: Traffic | None = None
 
     @property
     def connect_failures(self) -> int:
@@ -113,6 +133,23 @@ class PoolStats:
     def datagrams_down(self) -> int:
         return sum(backend.datagrams_down for backend in self.backends.values())
 
+    @property
+    def in_kernel(self) -> Traffic | None:
+        """None: nothing of the pool is forwarded in the kernel."""
+        found = [backend.in_kernel for backend in self.backends.values() if backend.in_kernel is not None]
+        return traffic_sum(found) if found else None
+
+
+def traffic_sum(counted: Sequence[Traffic]) -> Traffic:
+    """Its answers are those of the ones of which answers come by here."""
+    down = [one for one in counted if one.packets_down is not None]
+    return Traffic(
+        sum(one.packets_up for one in counted),
+        sum(one.packets_down or 0 for one in down) if down else None,
+        sum(one.bytes_up for one in counted),
+        sum(one.bytes_down or 0 for one in down) if down else None,
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
@@ -120,7 +157,8 @@ class ListenerStats:
 
     `session_time` excludes clients that were refused at once; `dropped` counts lost datagrams by reason;
     `proxy_refused` counts refused PROXY headers by the reasons in PROXY_REFUSALS; `source_limited` how often a source
-    was over a limit of `per_source`, in a dry run too.
+    was over a limit of `per_source`, in a dry run too. `in_kernel`: None for one of the workers; `devices` are those of
+    the one that the kernel forwards.
     """
 
     addresses: tuple[str, ...] = ()
@@ -131,6 +169,8 @@ class ListenerStats:
     dropped: dict[DropReason, int] = field(default_factory=dict)
     proxy_refused: dict[str, int] = field(default_factory=dict)
     source_limited: dict[SourceLimit, int] = field(default_factory=dict)
+    in_kernel: Traffic | None = None
+    devices: tuple[Device, ...] = ()
 
 
 class SessionRecord(NamedTuple):
@@ -188,9 +228,8 @@ class Stats:
     max_sessions: int = 0  # limit of the whole process; 0: no limit
     limited_by: str = ""  # the source of that limit: max_sessions, file descriptors, local ports
     shortages: dict[Shortage, int] = field(default_factory=dict)  # how often each shortage prevented a connect
-    # What programs in the kernel did with packets (empty: none run); by which devices: how, and what else was tried.
-    kernel_packets: dict[str, int] = field(default_factory=dict)
-    kernel_devices: dict[str, tuple[str, str]] = field(default_factory=dict)
+    kernel_packets: dict[str, int] = field(default_factory=dict)  # by what programs did with them; empty: none run
+    kernel_devices: tuple[Device, ...] = ()
 
     @property
     def sessions_active(self) -> int:

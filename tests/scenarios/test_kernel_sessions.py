@@ -46,9 +46,7 @@ def test_flows_are_listed_among_the_sessions(hosts: Hosts, tmp_path: Path) -> No
             count = sum(one == port and name.startswith("4-") for name, one in answers.items())
             assert len(listed(made, "--pool", "web", "--backend", f"{BACKEND[4]}:{port}")) == count
         flows = listed(made, "--listener", "web6")
-        assert {(one["engine"], one["pool"], one["local"]) for one in flows} == {
-            ("kernel", "web6", f"[{FRONT[6]}]:80")
-        }
+        assert {(one["engine"], one["pool"], one["local"]) for one in flows} == {("kernel", "web6", f"[{FRONT[6]}]:80")}
         assert all(one["age_s"] is one["bytes_up"] is one["bytes_down"] is None for one in flows)
         first, again = (listed(made, "--source", f"{CLIENT[4]}/32", "--listener", "dns") for _ in range(2))
         assert len(first) == 5

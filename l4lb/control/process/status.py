@@ -11,14 +11,14 @@ from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.reporting import shapes
+from l4lb.control.reporting import kernel_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
-from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, WorkerStats
+from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic, WorkerStats
 from l4lb.net.address import parse_endpoint
 from l4lb.routing.routes import Facts
 from l4lb.version import __version__
@@ -53,6 +53,27 @@ def _resolved(state: BackendState, names: Names) -> shapes.Resolved | None:
         "answer": [host for _, host in known.hosts],
         "error": known.error,
     }
+
+
+def _traffic(counted: Traffic | None) -> kernel_shapes.Traffic | None:
+    if counted is None:
+        return None
+    return {
+        "packets_up": counted.packets_up,
+        "packets_down": counted.packets_down,
+        "bytes_up": counted.bytes_up,
+        "bytes_down": counted.bytes_down,
+    }
+
+
+def _in_kernel(state: ListenerState, stats: ListenerStats) -> kernel_shapes.InKernel | None:
+    traffic = _traffic(stats.in_kernel)
+    if state.config.engine != "kernel" or traffic is None:
+        return None
+    devices: list[kernel_shapes.Device] = [
+        {"device": one.name, "way": one.way, "tried": one.tried} for one in stats.devices
+    ]
+    return {"mode": state.config.mode, "devices": devices, "traffic": traffic}
 
 
 def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool, names: Names) -> shapes.Backend:
@@ -90,6 +111,7 @@ def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: 
         "early_resets": stats.early_resets,
         "source_misfits": stats.source_misfits,
         "path_errors": dict(stats.path_errors),
+        "in_kernel": _traffic(stats.in_kernel),
     }
     if detail:
         backend["checks"] = [_check(result) for result in state.checks]
@@ -110,6 +132,7 @@ def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False
         "bytes_down": stats.bytes_down,
         "datagrams_up": stats.datagrams_up,
         "datagrams_down": stats.datagrams_down,
+        "in_kernel": _traffic(stats.in_kernel),
         "backends": [
             _backend(state, backend, stats.backends.get(id_, BackendStats()), detail, names)
             for id_, backend in state.backends.items()
@@ -121,6 +144,8 @@ def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | 
     return {
         "name": state.name,
         "protocol": state.config.protocol,
+        "engine": state.config.engine,
+        "in_kernel": _in_kernel(state, stats),
         "pool": state.config.pool,
         "addresses": list(stats.addresses),
         "drain": drain,

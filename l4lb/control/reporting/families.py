@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 from l4lb.control.reporting.gathered import Gathered
 from l4lb.control.reporting.usage import Usage
 from l4lb.model.states import CloseReason, ConnectFailure, PathError, Shortage
-from l4lb.model.stats import Histogram
+from l4lb.model.stats import Histogram, Traffic
 from l4lb.version import __version__
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
@@ -67,6 +67,7 @@ def families(gathered: Gathered) -> Iterator[Metric]:
     yield from _of_listeners(gathered)
     yield from _of_backends(gathered)
     yield from _of_traffic(gathered)
+    yield from _of_kernel(gathered)
     yield from _of_checks(gathered)
     yield from _of_process(gathered)
     if gathered.usage is not None:
@@ -116,6 +117,44 @@ def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
     )
     yield _gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
                  (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
+
+
+def _of_kernel(gathered: Gathered) -> Iterator[Metric]:
+    """Not in the contract. Where backends answer clients directly, nobody here sees what goes down."""
+    directions = ("direction",)
+    listeners = [((name,), one.in_kernel) for name, one in gathered.listeners.items()]
+    backends = [((one.pool, one.backend), one.stats.in_kernel) for one in gathered.backends]
+    yield _counter(
+        "l4lb_packets",
+        "Packets that the kernel forwarded; up is client to backend",
+        _BACKEND + directions,
+        _each_way(backends, "packets"),
+    )
+    yield _counter(
+        "l4lb_listener_packets",
+        "Packets of listeners that the kernel forwarded; up is client to backend",
+        _LISTENER + directions,
+        _each_way(listeners, "packets"),
+    )
+    yield _counter(
+        "l4lb_listener_bytes",
+        "Bytes of whole packets of listeners that the kernel forwarded; up is client to backend",
+        _LISTENER + directions,
+        _each_way(listeners, "bytes"),
+    )
+    yield _counter(
+        "l4lb_kernel_packets",
+        "Packets that programs in the kernel saw, by what became of them",
+        ("verdict",),
+        (((verdict,), count) for verdict, count in gathered.stats.kernel_packets.items()),
+    )
+
+
+def _each_way(counted: Iterable[tuple[tuple[str, ...], Traffic | None]], unit: str) -> Rows:
+    for place, traffic in counted:
+        for direction in ("up", "down"):
+            if (count := getattr(traffic, f"{unit}_{direction}", None)) is not None:
+                yield (*place, direction), count
 
 
 def _of_backends(gathered: Gathered) -> Iterator[Metric]:
@@ -173,7 +212,7 @@ def _of_traffic(gathered: Gathered) -> Iterator[Metric]:
     directions = (*_BACKEND, "direction")
     yield _counter(
         "l4lb_bytes",
-        "Payload of sessions; up is client to backend",
+        "Payload of sessions, and whole packets that the kernel forwarded; up is client to backend",
         directions,
         _both(gathered, "bytes_up", "bytes_down"),
     )
@@ -256,12 +295,6 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         "Times that a backend could not be asked for want of something of this host's own",
         ("kind",),
         (((kind,), gathered.stats.shortages.get(kind, 0)) for kind in Shortage),
-    )
-    yield _counter(
-        "l4lb_kernel_packets",
-        "Packets that programs in the kernel saw, by what became of them",
-        ("verdict",),
-        (((verdict,), count) for verdict, count in gathered.stats.kernel_packets.items()),
     )
     lost = (gathered.access_log.unwritten, gathered.access_log.untaken)
     yield _counter("l4lb_access_log_lines", "Lines written to the access log", (), [((), gathered.access_log.lines)])

@@ -4,15 +4,12 @@ from them. Times are seconds; those called `at` and `..._since` count from 1970.
 
 from __future__ import annotations
 
-from typing import (
-    Any,
-    Literal,
-    NotRequired,  # pydantic accepts that of typing only from Python 3.12 on
-)
+from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
+from l4lb.control.reporting.kernel_shapes import InKernel, Traffic
 from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
@@ -89,7 +86,8 @@ class Resolved(TypedDict):
 @_EXACT
 class Backend(TypedDict):
     """`passed_over` says why it gets no sessions, `standby` why it gets them only after others; `failed` counts failed
-    connects by cause; only the answer for one pool has `checks`."""
+    connects by cause; only the answer for one pool has `checks`. `in_kernel`: the part of its traffic that the kernel
+    forwards, which all other numbers contain where they can; null: it has none."""
 
     id: str
     address: str
@@ -123,6 +121,7 @@ class Backend(TypedDict):
     early_resets: int
     source_misfits: int
     path_errors: dict[PathError, int]
+    in_kernel: Traffic | None
 
 
 @_EXACT
@@ -136,7 +135,8 @@ class Removed(TypedDict):
 
 @_EXACT
 class Pool(TypedDict):
-    """`table_digest` is equal on every node with equal input; `waiting` counts sessions in the queue."""
+    """`table_digest` is equal on every node with equal input; `waiting` counts sessions in the queue; `in_kernel` is as
+    that of its backends."""
 
     name: str
     policy: str
@@ -150,6 +150,7 @@ class Pool(TypedDict):
     bytes_down: int
     datagrams_up: int
     datagrams_down: int
+    in_kernel: Traffic | None
     backends: list[Backend]
 
 
@@ -168,10 +169,12 @@ class Drain(TypedDict):
 class Listener(TypedDict):
     """`addresses` have real port numbers, and are empty while it drains; `closed` counts sessions by close reason,
     `proxy_refused` refused PROXY headers by reason, `dropped` datagrams that were not forwarded, `source_limited` how
-    often a source was over a limit of `per_source`, in a dry run too."""
+    often a source was over a limit of `per_source`, in a dry run too. `in_kernel` is null where `engine` is "proxy"."""
 
     name: str
     protocol: str
+    engine: Engine
+    in_kernel: InKernel | None
     pool: str
     addresses: list[str]
     drain: Drain | None
@@ -212,10 +215,8 @@ class Source(TypedDict):
 @_EXACT
 class Session(TypedDict):
     """A current session. `backend` is empty while it has none; `local` is the address that the client connected to;
-    `idle_s` counts from the last byte or change of state.
-
-    A flow that the kernel forwards (`engine`) is one too: `idle_s` counts from the client's last packet, and `age_s`,
-    `bytes_up` and `bytes_down` are null, since nobody counts them for each flow."""
+    `idle_s` counts from the last byte or change of state. Of a flow that the kernel forwards (`engine`) it counts from
+    the client's last packet; nobody counts its age and bytes, which are null."""
 
     id: str
     engine: Engine
@@ -234,7 +235,7 @@ class Session(TypedDict):
 
 @_EXACT
 class Ended(TypedDict):
-    """How many sessions were ended, and how many flows in the kernel matched too and were left: they cannot be ended."""
+    """How many sessions were ended. `flows_left`: flows in the kernel that match too, and cannot be ended."""
 
     sessions: int
     flows_left: int

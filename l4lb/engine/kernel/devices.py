@@ -18,14 +18,20 @@ class Devices:
 
     def __init__(self, attached: Iterable[Attached]) -> None:
         self._attached = {one.device: one for one in attached}
+        self._needed: dict[str, Sequence[str]] = {}  # by listeners
 
     @property
     def attached(self) -> list[Attached]:
         return list(self._attached.values())
 
+    def attached_for(self, listener: str) -> list[Attached]:
+        """Those that a listener needs."""
+        needed = self._needed.get(listener, ())
+        return [one for one in self._attached.values() if one.device in needed]
+
     def attach_for(self, listener: ListenerSpec, terms: KernelTerms, program: GetProgram) -> Iterator[Problem]:
         """See packets by all devices that it needs; the problems are those that cannot be had."""
-        devices = terms.devices or _devices(listener, terms)
+        devices = self._needed[listener.name] = terms.devices or _devices(listener, terms)
         if not devices:
             yield Problem(f"listeners.{listener.name}.devices", "no device has its packets: name them")
         for device in devices:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from l4lb._native import kernel
@@ -31,6 +31,7 @@ from l4lb.model.address import SocketAddress
 from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
 from l4lb.model.states import Protocol
+from l4lb.model.stats import Device
 
 SLOTS = 1 << 20  # of all tables together, and once more of those that change; more when they need it
 _FLOWS_AGAIN_S = 0.5  # how old the count of flows may be
@@ -109,6 +110,11 @@ class KernelForwarder:
     @property
     def attached(self) -> list[Attached]:
         return self._devices.attached
+
+    def devices(self, listener: str = "") -> Iterable[Device]:
+        """By which packets are seen; with a listener's name, those that it needs."""
+        attached = self._devices.attached_for(listener) if listener else self._devices.attached
+        return (Device(one.device, one.way, one.why) for one in attached)
 
     # ---- snapshots ----
 

@@ -13,7 +13,8 @@ from l4lb.cli.rates import BARS, Rates, spark
 def status(total: int, pid: int = 1, backend: str = "b") -> dict[str, Any]:
     counters = {"sessions_total": total, "bytes_up": 10 * total, "bytes_down": 0}
     pool = {"name": "web", **counters, "backends": [{"id": backend, **counters}]}
-    return {"pid": pid, "pools": [pool], "listeners": [{"name": "l", "sessions_total": total}]}
+    listener = {"name": "l", "sessions_total": total, "in_kernel": None}
+    return {"pid": pid, "pools": [pool], "listeners": [listener]}
 
 
 def test_rates_are_differences_by_time() -> None:
@@ -24,6 +25,20 @@ def test_rates_are_differences_by_time() -> None:
         assert list(rates.history(key, "sessions_total")) == [5, 0]
     assert list(rates.history(("total",), "bytes_up")) == [50, 0]
     assert rates.now(("backend", "web", "other"), "bytes_up") == 0
+
+
+def test_packets_of_a_listener_that_the_kernel_forwards() -> None:
+    """Down there are none to be seen."""
+    rates = Rates()
+    for at, packets in ((0, 7), (1, 10)):
+        read = status(5)
+        traffic = {"packets_up": packets, "packets_down": None}
+        read["listeners"][0]["in_kernel"] = {"mode": "dsr", "devices": [], "traffic": traffic}
+        rates.feed(read, at)
+    assert rates.now(("listener", "l"), "packets_up") == 3
+    assert rates.knows(("listener", "l"), "packets_up")
+    assert not rates.knows(("listener", "l"), "packets_down")
+    assert not rates.knows(("listener", "other"), "packets_up")
 
 
 def test_another_process_and_what_is_new_begin_anew() -> None:

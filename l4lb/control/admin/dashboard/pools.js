@@ -112,8 +112,10 @@ class PoolView {
     const hurt = kinds.some(({kind}) => isProblem(kind));
     setAttribute(this.node, "class", ["pool", hurt && "hurt", pool.usable === 0 && "dead"].filter(Boolean).join(" "));
     this.#pips.update(kinds.map(({pip}) => pip));
-    setText(this.#facts, pool.policy + (pool.waiting ? ` · ${plural(pool.waiting, "client")} waiting` : ""));
     const series = store.scopes.get(pool.name);
+    const waiting = pool.waiting ? `${plural(pool.waiting, "client")} waiting` : "";
+    const packets = pool.in_kernel ? `in the kernel, ${rate(series.last("packets"))} packets` : "";
+    setText(this.#facts, [pool.policy, waiting, packets].filter(Boolean).join(" · "));
     const bytes = [series.last("up"), series.last("down")].map(sizeRate);
     const values = [count(pool.sessions_active), rate(series.last("rate")), ...bytes];
     this.#flow.forEach(({value}, index) => setText(value, values[index]));

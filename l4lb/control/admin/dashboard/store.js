@@ -75,10 +75,12 @@ class Samples {
   }
 }
 
-const FLOW = ["sessions", "rate", "up", "down"];
+const FLOW = ["sessions", "rate", "up", "down", "packets"];
 
 function counters(pool, uptime) {
-  return {uptime, sessions: pool.sessions_active, total: pool.sessions_total, up: pool.bytes_up, down: pool.bytes_down};
+  const {sessions_active, sessions_total, bytes_up, bytes_down, in_kernel} = pool;
+  const packets = in_kernel ? in_kernel.packets_up + (in_kernel.packets_down ?? 0) : NaN;
+  return {uptime, sessions: sessions_active, total: sessions_total, up: bytes_up, down: bytes_down, packets};
 }
 
 function summed(pools, uptime) {
@@ -120,8 +122,8 @@ export class Store {
         this.#samples(this.#backends, `${pool.name}\n${one.id}`, backendCounters(one, uptime));
       }
     }
-    for (const {name, sessions_total, closed} of status.listeners) {
-      this.#samples(this.#listeners, name, {uptime, total: sessions_total, ...closed});
+    for (const {name, sessions_total, closed, in_kernel} of status.listeners) {
+      this.#samples(this.#listeners, name, {uptime, total: sessions_total, ...closed, ...in_kernel?.traffic});
     }
     for (const {worker, busy_s, accept_pauses} of status.workers) {
       this.#samples(this.#workers, worker, {uptime, busy: busy_s, pauses: accept_pauses});
@@ -169,6 +171,7 @@ export class Store {
     const before = this.#before.get(name);
     const rate = (counter) => perSecond(before, now, counter);
     const values = {sessions: now.sessions, rate: rate("total"), up: rate("up"), down: rate("down")};
+    values.packets = rate("packets");
     this.scopes.get(name).add(at, {...values, ...more});
     this.#before.set(name, now);
   }

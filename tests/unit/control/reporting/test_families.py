@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+from dataclasses import replace
 
 import pytest
 from prometheus_client import Metric
@@ -17,7 +18,7 @@ from l4lb.control.reporting.exposition import exposition
 from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
 from l4lb.control.reporting.usage import Usage
 from l4lb.model.states import CloseReason, ConnectFailure
-from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, WorkerStats
+from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, Traffic, WorkerStats
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.peers import connect, one_answer, serving
 from tests.support.waiting import wait_until
@@ -46,6 +47,10 @@ CONTRACT = {
     "l4lb_snapshot_version": ("gauge", set()),
     "l4lb_bans": ("gauge", set()),
     "l4lb_config_reloads_total": ("counter", {"result"}),
+    "l4lb_packets_total": ("counter", {"pool", "backend", "direction"}),
+    "l4lb_kernel_packets_total": ("counter", {"verdict"}),
+    "l4lb_listener_packets_total": ("counter", {"listener", "direction"}),
+    "l4lb_listener_bytes_total": ("counter", {"listener", "direction"}),
     "process_cpu_seconds_total": ("counter", set()),
     "process_open_fds": ("gauge", set()),
     "process_resident_memory_bytes": ("gauge", set()),
@@ -57,10 +62,13 @@ def gathered() -> Gathered:
     """One of everything, with a name that needs escaping."""
     time_ = Histogram((0.1, 0.2), (1, 2, 3), 4.5)
     closed = {CloseReason.NORMAL: 5, CloseReason.RATE_LIMITED: 1}
-    listener = ListenerStats(("127.0.0.1:80",), 2, 8, closed, time_, {"no_backend": 7})
+    listener = ListenerStats(
+        ("127.0.0.1:80",), 2, 8, closed, time_, {"no_backend": 7}, in_kernel=Traffic(1, None, 2, None)
+    )
     backend = BackendStats(1, 6, 10, 20, 3, {ConnectFailure.TIMEOUT: 4}, datagrams_up=11, datagrams_down=12)
+    backend = replace(backend, in_kernel=Traffic(3, 4, 5, 6))
     workers = (WorkerStats(spliced_bytes=30, busy_ns=10**9, connect_time=time_), WorkerStats(connect_time=time_))
-    stats = Stats(3, {MARKED: listener}, {}, workers)
+    stats = Stats(3, {MARKED: listener}, {}, workers, kernel_packets={"no_route": 8})
     backends = (BackendGathered("p", "10.0.0.1:80", backend, True, False, 0.5, (13, 14)),)
     return Gathered(
         stats,
@@ -119,6 +127,10 @@ def test_values_stand_where_they_belong(parsed: dict[str, Metric]) -> None:
     assert set(closed) == {(MARKED, str(reason)) for reason in CloseReason}  # 0 is told too: rates begin there
     assert samples(parsed, "l4lb_bytes_total") == {(*place, "up", "p"): 10, (*place, "down", "p"): 20}
     assert samples(parsed, "l4lb_datagrams_total") == {(*place, "up", "p"): 11, (*place, "down", "p"): 12}
+    assert samples(parsed, "l4lb_packets_total") == {(*place, "up", "p"): 3, (*place, "down", "p"): 4}
+    assert samples(parsed, "l4lb_listener_packets_total") == {("up", MARKED): 1}  # down: nobody knows, by dsr
+    assert samples(parsed, "l4lb_listener_bytes_total") == {("up", MARKED): 2}
+    assert samples(parsed, "l4lb_kernel_packets_total") == {("no_route",): 8}
     assert samples(parsed, "l4lb_dropped_total") == {(MARKED, "no_backend"): 7}
     assert samples(parsed, "l4lb_backend_up") == {(*place, "p"): 1}
     assert samples(parsed, "l4lb_backend_usable") == {(*place, "p"): 0}

@@ -1,5 +1,5 @@
-"""Which flows are there: counted by their listeners' own idle_timeout, found by filters, on another thread when there are
-many."""
+"""Which flows are there: counted by their listeners' own idle_timeout, found by filters; by another thread when there
+are many."""
 
 from __future__ import annotations
 
