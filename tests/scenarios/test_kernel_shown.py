@@ -136,7 +136,7 @@ def test_the_dashboard(width: int, hosts: Hosts, tmp_path: Path) -> None:
             engine = page.locator(cell.format("web", "Engine")).inner_text()
             assert re.search(r"kernel, nat: \S+ by tcx, \S+ by tcx", engine)
             assert page.locator(cell.format("proxied", "Engine")).inner_text().endswith("proxy")
-            assert page.locator(cell.format("proxied", "Packets")).inner_text().endswith("–")
+            assert page.locator(cell.format("proxied", "Packets")).inner_text().endswith("\u2013")
             wanted = page.locator(cell.format("web", "Packets"))
 
             def moves() -> bool:
