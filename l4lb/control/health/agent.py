@@ -3,8 +3,8 @@
 The agent listens on a port of the backend's host and answers each connection with one line: words, separated by spaces
 or commas. ``75%`` is a part of the configured weight; ``up``, ``down`` (also ``fail``, ``failed``, ``stopped``) is the
 health that the agent sees, in addition to that of the checks; ``ready``, ``drain``, ``maint`` is the agent's admin
-state, in addition to the operator's; ``maxconn:N`` replaces max_sessions. Text after ``#`` is a comment. What a line
-does not mention stays as it was, and an agent that does not answer changes nothing.
+state, in addition to the operator's; ``maxconn:N`` replaces max_sessions, but where the kernel forwards. Text after
+``#`` is a comment. What a line does not mention stays as it was, and an agent that does not answer changes nothing.
 """
 
 from __future__ import annotations
@@ -76,9 +76,11 @@ class Agent:
 
     pool: PoolState
     backend: BackendState
+    state: State
     events: Events
     changed: Changed
     trouble: str = ""
+    ignored: bool = False  # a max_sessions that cannot be had
 
     @property
     def target(self) -> Target:
@@ -103,10 +105,23 @@ class Agent:
             self._troubled(f"no answer within {TIMEOUT_S:g} s")
         else:
             self.trouble = ""
+            state = self._possible(state)
             if state != self.backend.agent:
                 self.backend.agent = state
                 self._report(state)
                 self.changed(self.pool, self.backend)
+
+    def _possible(self, state: AgentState) -> AgentState:
+        """Without a max_sessions that cannot be had, which is reported once."""
+        if state.max_sessions is None or not self.state.is_in_kernel(self.pool.name):
+            self.ignored = False
+            return state
+        if not self.ignored:
+            reason = f'max_sessions {state.max_sessions} cannot be had: a listener with engine = "kernel" uses the pool'
+            fields: dict[str, object] = {"pool": self.pool.name, "backend": self.backend.id, "reason": reason}
+            self.events.emit("agent_ignored", fields, logging.WARNING)
+        self.ignored = True
+        return replace(state, max_sessions=None)
 
     def _troubled(self, reason: str) -> None:
         """Reported once; the agent's last answer stays in force."""
@@ -125,6 +140,7 @@ class Agents:
     """All agents: one for each backend of the pools that have agents."""
 
     def __init__(self, state: State, events: Events, changed: Changed) -> None:
+        self._state = state
         self._events = events
         self._changed = changed
         self._agents: dict[str, dict[str, tuple[Agent, Target, float]]] = {}  # with what it was started for
@@ -167,7 +183,7 @@ class Agents:
         self, pool: PoolState, backend: BackendState, known: tuple[Agent, Target, float] | None
     ) -> tuple[Agent, Target, float]:
         """The existing agent, if its target and interval are unchanged."""
-        agent = Agent(pool, backend, self._events, self._changed)
+        agent = Agent(pool, backend, self._state, self._events, self._changed)
         made = (agent, agent.target, pool.config.agent.interval)
         return known if known is not None and known[0].backend is backend and known[1:] == made[1:] else made
 

@@ -137,6 +137,10 @@ class State:
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
 
+    def is_in_kernel(self, pool: str) -> bool:
+        """Whether the kernel forwards for a listener of that pool: its backends' sessions cannot be bounded then."""
+        return any(one.config.engine == "kernel" and one.config.pool == pool for one in self.listeners.values())
+
 
 def first_health(config: Pool) -> Health:
     """The health of a new backend."""
