@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
+from l4lb.client import Client
+from l4lb.errors import AdminError
 from tests.scenarios.test_kernel_forwarding import said, started
 from tests.scenarios.test_kernel_listener import CLIENTS, DIRECT, SERVERS, SERVICE, World, both, world
 from tests.support.browser import axe_violations, visiting
@@ -85,6 +87,24 @@ def test_nobody_claims_to_know_what_backends_answer_directly(hosts: Hosts, tmp_p
         assert set(metrics(made, "l4lb_listener_packets_total")) == {("up", "web")}
         assert set(metrics(made, "l4lb_packets_total")) == {(f"{backend}:8001", "up", "web")}
         assert re.search(r"│ +- │", made.command("status"))
+
+
+def test_a_limit_of_sessions_is_refused_at_runtime_too(hosts: Hosts, tmp_path: Path) -> None:
+    with world(hosts, tmp_path) as made, Client(made.admin) as client:
+        pool, first = client.pools["web"], f"{BACKEND[4]}:8001"
+        for change in (
+            lambda: pool[first].set(max_sessions=5),
+            lambda: pool.add(f"{BACKEND[4]}:8003", max_sessions=5),
+            lambda: pool.add("unix:/run/app.sock"),
+            lambda: pool.add(f"[{BACKEND[6]}]:8003"),
+            lambda: client.pools["web6"].add(f"{BACKEND[4]}:8003"),
+        ):
+            with pytest.raises(AdminError, match='engine = "kernel"') as error:
+                change()
+            assert (error.value.status, error.value.code) == (422, "invalid")
+        assert set(made.backends("web")) == {f"{BACKEND[4]}:8001", f"{BACKEND[4]}:8002"}
+        assert {one["max_sessions"] for one in made.backends("web").values()} == {0}
+        pool[first].set(weight=3)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from l4lb.config.options.base import given
 from l4lb.config.options.listener import Listener
@@ -66,6 +66,15 @@ def kernel_conflicts(config: Options) -> Iterator[Finding]:
     yield from _shared_backends(config)
 
 
+def kernel_backend_conflicts(config: Options, pools: Collection[str]) -> Iterator[Finding]:
+    """Of what may change at runtime: the backends of these pools."""
+    for listener in config.listeners.values():
+        if listener.engine == "kernel" and listener.pool in pools:
+            found = _backends(listener, config.pools[listener.pool])
+            yield from ((("pools", listener.pool, *path), message) for path, message in found)
+    yield from _shared_backends(config)
+
+
 def _listener(listener: Listener) -> Iterator[Finding]:
     if listener.mode != "tunnel" and given(listener, "encapsulation"):
         yield ("encapsulation",), 'has no effect without mode = "tunnel"'
@@ -105,6 +114,10 @@ def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
     for key in _POOL_NEEDS_PROXY:
         if given(pool, key):
             yield (key,), f"cannot be had: {_INSTEAD}"
+    yield from _backends(listener, pool)
+
+
+def _backends(listener: Listener, pool: Pool) -> Iterator[Finding]:
     versions = {_version(parse_address(text)) for text in listener.bind}
     ports = {parse_address(text).ports[0] for text in listener.bind}
     for index, backend in enumerate(pool.backends):

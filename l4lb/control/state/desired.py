@@ -14,7 +14,7 @@ a later process reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from l4lb.config import Backend, Config, Listener, Pool, build_backend
 from l4lb.config.options.paths import path_text
 from l4lb.config.rules.checks import backend_conflicts
+from l4lb.config.rules.kernel import kernel_backend_conflicts
 from l4lb.config.rules.loops import loop_conflicts
 from l4lb.control.state.bans import Bans
 from l4lb.errors import ChangeError, ConfigError, Problem
@@ -147,6 +148,12 @@ def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
             yield config.problem(path, f"{message} (with what was changed at runtime)")
 
 
+def _impossible(config: Config, names: Collection[str]) -> Iterator[Problem]:
+    """What backends of these pools ask for that the kernel, which forwards for a listener, cannot do."""
+    for path, message in kernel_backend_conflicts(config, names):
+        yield config.problem(path, f"{message} (with what was changed at runtime)")
+
+
 @dataclass(frozen=True, slots=True)
 class Desired:
     """`config` is `file` with `overlay` applied; its listeners accept unless they are `drained`, and those clients who
@@ -172,7 +179,7 @@ class Desired:
             return cls(file, {}, file, still, kept_bans)
         merged = {name: _merged(file.pools[name], overrides) for name, overrides in kept.items()}
         config = file.model_copy(update={"pools": {**file.pools, **merged}})
-        if problems := list(_conflicts(config, list(kept))):
+        if problems := [*_conflicts(config, list(kept)), *_impossible(config, kept)]:
             raise ConfigError(problems)
         return cls(file, kept, config, still, kept_bans)
 
@@ -289,4 +296,6 @@ class Desired:
         config = self.config.model_copy(update={"pools": pools})
         if problems := list(_conflicts(config, [pool])):
             raise ChangeError("conflict", problems[0].message, problems[0].path)
+        if problems := list(_impossible(config, [pool])):
+            raise ChangeError("invalid", problems[0].message, problems[0].path)
         return replace(self, overlay=overlay, config=config)
