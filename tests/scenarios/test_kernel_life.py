@@ -16,13 +16,11 @@ import pytest
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from tests.scenarios.test_kernel_forwarding import said, started
-from tests.scenarios.test_kernel_listener import World, both, hosts, world
+from tests.scenarios.test_kernel_listener import World, both, world
 from tests.scenarios.test_upgrade import gone, upgraded
 from tests.support.namespaces import BACKEND, FRONT, Host, Hosts
 from tests.support.users import OTHER_USER, directory_of_all
 from tests.support.waiting import wait_until
-
-__all__ = ["hosts"]
 
 # Short sessions, one after the other, until its input ends; then how many, and what went wrong.
 BUSY = """

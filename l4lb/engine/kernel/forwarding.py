@@ -145,7 +145,7 @@ class KernelForwarder:
             for spec in named.values():
                 self._plan_listener(spec, pools[spec.pool], generation, plans)
             self._expect_room(plans, generation)
-            self._denied.set_all([(one, (plan.spec.refused, plan.spec.banned)) for one, plan in plans])
+            self._denied.set((one, (plan.spec.refused, plan.spec.banned)) for one, plan in plans)
         except BaseException:
             for _, plan in plans:
                 self._drop(plan)
@@ -280,7 +280,7 @@ class KernelForwarder:
             self._generation.remove("services", key, value)
             del one.services[key]
         if one.left:
-            self._denied.set(one, (b"", b""))
+            self._denied.set([(one, (b"", b""))])
             if one.name not in self._named:
                 self._listeners.remove(one)
 

@@ -14,6 +14,7 @@ from l4lb.model.states import Protocol
 
 SERVICES_MAX = 16384
 BACKENDS_MAX = 16384
+DENIED_MAX = 1 << 18
 SLOTS_IN_WORD = 4
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
