@@ -52,12 +52,12 @@ table_size = 251
 hash_key = "source_ip_port"
 backends = [{backends}]
 on_backend_down = "reset"
-health = {{ interval = "100ms", rise = 1, fall = 1 }}
+health = {{ interval = "100ms", timeout = "3s", rise = 1, fall = 1 }}
 [pools.web6]
 policy = "ring"
 hash_key = "session"
 backends = ["[{backend6}]:8001", "[{backend6}]:8002"]
-health = {{ interval = "100ms" }}
+health = {{ interval = "100ms", timeout = "3s" }}
 [pools.dns]
 policy = "random"
 backends = ["{backend}:8001", "{backend}:8002"]
@@ -273,7 +273,7 @@ attach = "{attach}"
 [pools.web]
 policy = "maglev"
 backends = ["{backend}:8001"]
-health = {{ interval = "100ms" }}
+health = {{ interval = "100ms", timeout = "3s" }}
 """
 SERVICE = {4: "10.81.9.1", 6: "fd81:9::1"}
 
