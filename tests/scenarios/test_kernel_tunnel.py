@@ -1,0 +1,194 @@
+"""Tunnels between hosts: real clients and servers, each way to attach, each family in each. The backend's end is a small
+program of the tests, which takes the outer headers off."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
+from tests.support.namespaces import BACK, BACKEND, FRONT, Hosts, three_hosts
+from tests.support.programs import require
+
+SERVICE = {4: "203.0.113.80", 6: "2001:db8:80::80"}
+SERVER = """
+import socket, sys, threading
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+def serve(sock):
+    with sock, sock.makefile("rb") as file:
+        data = file.read(int(file.readline()))
+        sock.sendall(data)
+listening = socket.create_server((sys.argv[1], 80), family=family)
+datagrams = socket.socket(family, socket.SOCK_DGRAM)
+datagrams.bind((sys.argv[1], 80))
+def answer():
+    while True:
+        data, peer = datagrams.recvfrom(65536)
+        datagrams.sendto(data, peer)
+threading.Thread(target=answer, daemon=True).start()
+print("up", flush=True)
+while True:
+    threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+"""
+# Up and down again, and whether it is the same.
+CLIENT = """
+import random, socket, sys, threading
+service, sizes, datagrams = sys.argv[1], *(map(int, one.split(",")) if one else () for one in sys.argv[2:])
+family = socket.AF_INET6 if ":" in service else socket.AF_INET
+for size in sizes:
+    wanted = random.randbytes(size)
+    with socket.create_connection((service, 80), timeout=20) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(b"%d\\n" % size + wanted,))
+        sender.start()
+        got = b""
+        while piece := sock.recv(1 << 16):
+            got += piece
+        sender.join()
+        assert got == wanted, (len(got), size)
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.settimeout(10)
+for size in datagrams:
+    wanted = random.randbytes(size)
+    sock.sendto(wanted, (service, 80))
+    assert sock.recv(65536) == wanted, size
+print("done", flush=True)
+"""
+BALANCER = """
+import contextlib, json, socket, sys
+import psutil
+from l4lb.engine.kernel.attaching import images
+from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.model.address import SocketAddress
+from l4lb.model.snapshot import BackendSpec, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
+from l4lb.model.states import Protocol
+attach, front, service, backend, gue_port = sys.argv[1:]
+def address(host):
+    return SocketAddress(socket.AF_INET6 if ":" in host else socket.AF_INET, host, 80)
+devices = tuple(name for name, found in psutil.net_if_addrs().items() if any(one.address == front for one in found))
+forwarder = KernelForwarder(images(), slots=1 << 12, flows=1 << 12)
+terms = KernelTerms("tunnel", attach, devices, int(gue_port))
+pools, listeners = [], []
+for protocol in Protocol:
+    pools.append(PoolSpec(str(protocol), Selection.HASH, (BackendSpec("b", address(backend)),), (0,), [0] * 251))
+    listeners.append(ListenerSpec(str(protocol), (address(service),), str(protocol), protocol, kernel=terms))
+forwarder.prepare(listeners)
+forwarder.publish(Snapshot(1, tuple(pools), tuple(listeners)))
+with contextlib.suppress(ConnectionRefusedError):  # as a health check: XDP asks for no neighbour
+    socket.create_connection((backend, 80), timeout=10).close()
+print("up", flush=True)
+for line in sys.stdin:
+    print(json.dumps({verdict.name: count for verdict, count in forwarder.verdicts().items()}), flush=True)
+forwarder.close()
+"""
+DECAPSULATE = """
+import pathlib, psutil, socket, sys, threading
+from l4lb._native import kernel
+program = kernel.Program(pathlib.Path(sys.argv[1]).read_bytes(), "decapsulate", {}, None)
+(device,) = (name for name in psutil.net_if_addrs() if name != "lo")
+link = program.attach(socket.if_nametoindex(device), kernel.ATTACH_XDP, 1 << 2)
+print("up", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def decapsulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("decapsulator") / "decapsulate.o"
+    headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    command = [require("clang"), "-target", "bpf", "-O2", "-g", headers, "-c", "tests/native/decapsulate.bpf.c"]
+    subprocess.run([*command, "-o", str(made)], check=True)
+    return made
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """The service's addresses are the backend's alone; its answers go by way of the balancer, which only forwards."""
+    with three_hosts() as made:
+        made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for address, bits in ((SERVICE[4], 32), (SERVICE[6], 128)):
+            made.backend.run("ip", "addr", "add", f"{address}/{bits}", "dev", "lo")
+        yield made
+
+
+def set_mtu_of_the_backends_net(hosts: Hosts, mtu: int) -> None:
+    """Answers to clients stay as large as the clients' net allows."""
+    for host, address in ((hosts.balancer, BACK[4]), (hosts.backend, BACKEND[4])):
+        devices = json.loads(host.run("ip", "-j", "addr", "show", "to", address))
+        host.run("ip", "link", "set", devices[0]["ifname"], "mtu", str(mtu))
+    for family in (4, 6):
+        hosts.backend.run("ip", f"-{family}", "route", "replace", "default", "via", BACK[family], "mtu", "1500")
+
+
+@contextlib.contextmanager
+def tunnelled(
+    hosts: Hosts, decapsulator: Path, attach: str, family: int, outside: int, gue_port: int = 0
+) -> Iterator[subprocess.Popen[str]]:
+    """The balancer's process, which says its verdicts for each line."""
+    with contextlib.ExitStack() as stack:
+        for host, code, arguments in (
+            (hosts.backend, SERVER, [SERVICE[family]]),
+            (hosts.backend, DECAPSULATE, [str(decapsulator)]),
+            (hosts.balancer, BALANCER, [attach, FRONT[family], SERVICE[family], BACKEND[outside], str(gue_port)]),
+        ):
+            process = stack.enter_context(started(host, code, *arguments))
+            assert said(process) == "up"
+        yield process
+
+
+def verdicts(balancer: subprocess.Popen[str]) -> dict[str, int]:
+    assert balancer.stdin is not None
+    print(file=balancer.stdin, flush=True)
+    found: dict[str, int] = json.loads(said(balancer))
+    return found
+
+
+@pytest.mark.parametrize("gue_port", [0, 6080], ids=["ipip", "gue"])
+@pytest.mark.parametrize("outside", [4, 6], ids=["over4", "over6"])
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+def test_with_room_for_the_outer_headers(
+    attach: str, family: int, outside: int, gue_port: int, hosts: Hosts, decapsulator: Path
+) -> None:
+    """TCP up to 1 MB, datagrams up to many fragments."""
+    set_mtu_of_the_backends_net(hosts, 1600)
+    for host in (hosts.client, hosts.backend):
+        in_host(host, AS_CARDS_ARE)
+    with tunnelled(hosts, decapsulator, attach, family, outside, gue_port) as balancer:
+        assert in_host(hosts.client, CLIENT, SERVICE[family], "1,1000000", "5,1200,4000,30000") == "done\n"
+        found = verdicts(balancer)
+        assert found["FORWARDED"] > 700
+        assert (found["TOO_LARGE"], found["TOO_LARGE_ANSWERED"], found["NO_ROOM"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("outside", [4, 6], ids=["over4", "over6"])
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+def test_a_client_learns_what_fits(attach: str, family: int, outside: int, hosts: Hosts, decapsulator: Path) -> None:
+    """The same MTU everywhere: what is full size does not fit, and the client is told so by ICMP."""
+    for host in (hosts.client, hosts.backend):
+        in_host(host, AS_CARDS_ARE)
+    with tunnelled(hosts, decapsulator, attach, family, outside) as balancer:
+        assert in_host(hosts.client, CLIENT, SERVICE[family], "1000000", "1400") == "done\n"
+        assert verdicts(balancer)["TOO_LARGE_ANSWERED"] > 0
+        way = hosts.client.run("ip", f"-{family}", "route", "get", SERVICE[family])
+        assert f"mtu {1500 - (20 if outside == 4 else 40)}" in way
+
+
+@pytest.mark.parametrize("gue_port", [0, 6080], ids=["ipip", "gue"])
+@pytest.mark.parametrize("outside", [4, 6], ids=["over4", "over6"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_trains_of_segments(family: int, outside: int, gue_port: int, hosts: Hosts, decapsulator: Path) -> None:
+    """The client's device passes on in one piece what is to be cut later, with checksums to be finished later."""
+    with tunnelled(hosts, decapsulator, "tcx", family, outside, gue_port) as balancer:
+        assert in_host(hosts.client, CLIENT, SERVICE[family], "1,3000000", "5,1200") == "done\n"
+        found = verdicts(balancer)
+        assert found["FORWARDED"] < 3000000 / 1500  # so there were trains
+        assert (found["TOO_LARGE"], found["NO_ROOM"]) == (0, 0)
