@@ -43,7 +43,9 @@ typedef struct xdp_md context_t;
 #endif
 
 #define INLINE static __always_inline
-#define APART static __noinline     // with a stack of its own, of which there are 512 bytes in all
+// With a stack of its own, of which there are 512 bytes in all. As it is not static, the verifier goes through it once,
+// not for each way that leads there; so it does not know what it is given, and wants to see that pointers are there.
+#define APART __attribute__((noinline))
 #define AF_INET 2
 #define AF_INET6 10
 
@@ -89,6 +91,8 @@ struct packet {
 	__u8 is_syn;
 	__u8 is_end;                          // FIN or RST
 	__u8 is_new;                          // a flow begins with it
+	__u8 has_quic_hash;
+	__u64 quic_hash;                      // of the connection id that its client drew, see quic.h
 };
 
 enum part { PART_WHOLE, PART_FIRST, PART_LATER };
@@ -101,6 +105,15 @@ INLINE void *at(context_t *context, __u32 offset)
 INLINE void *end_of(context_t *context)
 {
 	return (void *)(long)context->data_end;
+}
+
+INLINE long load(context_t *context, __u32 offset, void *to, __u32 size)
+{
+#ifdef TCX
+	return bpf_skb_load_bytes(context, offset, to, size);
+#else
+	return bpf_xdp_load_bytes(context, offset, to, size);
+#endif
 }
 
 INLINE void count_verdict(__u32 verdict)
@@ -329,6 +342,7 @@ INLINE __u64 hash_v4(const struct packet *packet, const struct service *service)
 	masked(&source, packet, service);
 	switch (service->hash_key) {
 	case HASH_SOURCE_IP:
+	case HASH_QUIC_CID:
 		*(__u32 *)key = source.words[3];
 		return xxh64(words, 4, service->seed);
 	case HASH_SOURCE_IP_PORT:
@@ -359,6 +373,7 @@ INLINE __u64 hash_v6(const struct packet *packet, const struct service *service)
 	masked(&source, packet, service);
 	switch (service->hash_key) {
 	case HASH_SOURCE_IP:
+	case HASH_QUIC_CID:
 		__builtin_memcpy(key, &source, 16);
 		return xxh64(words, 16, service->seed);
 	case HASH_SOURCE_IP_PORT:
@@ -580,7 +595,7 @@ INLINE __u32 segment_bytes(context_t *context, const struct packet *packet)
 		return packet->bytes - packet->l3;
 	if (packet->protocol == IPPROTO_UDP)
 		return packet->l4 - packet->l3 + sizeof(struct udphdr) + TRAIN_SEGMENT(context);
-	if (bpf_skb_load_bytes(context, packet->l4 + 12, &words, sizeof(words)))
+	if (load(context, packet->l4 + 12, &words, sizeof(words)))
 		return packet->bytes - packet->l3;
 	return packet->l4 - packet->l3 + (words >> 4) * 4 + TRAIN_SEGMENT(context);
 }
@@ -770,7 +785,9 @@ INLINE void remember(void *flows, const struct flow_key *key, __u64 now, const s
 // By the service's table.
 INLINE enum verdict choose_anew(const struct packet *packet, const struct service *service, struct choice *choice)
 {
-	__u64 hash = packet->v6 ? hash_v6(packet, service) : hash_v4(packet, service);
+	__u64 hash = packet->quic_hash;
+	if (!packet->has_quic_hash)
+		hash = packet->v6 ? hash_v6(packet, service) : hash_v4(packet, service);
 	if (slot_backend(service, hash, &choice->index))
 		return VERDICT_NO_BACKEND;
 	struct backend *backend = backend_at(choice->index);
@@ -782,13 +799,18 @@ INLINE enum verdict choose_anew(const struct packet *packet, const struct servic
 	return VERDICT_FORWARDED;
 }
 
+#include "quic.h"
+
 // The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
 //
 // A connection is a flow from its second packet on. Before that it is among the handshakes: so a flood of SYNs, or of
 // other single packets, pushes out no flow. What an earlier connection of the same ports has left is overwritten by a
 // SYN, or else it would catch the ACK of this one's handshake.
-INLINE enum verdict choose(struct packet *packet, const struct service *service, struct choice *choice)
+APART enum verdict choose(context_t *context, struct packet *packet, const struct service *service,
+						  struct choice *choice)
 {
+	if (!packet || !service || !choice)
+		return VERDICT_NO_BACKEND;
 	int tcp = packet->protocol == IPPROTO_TCP;
 	void *flows = tcp ? (void *)&tcp_flows : (void *)&udp_flows;
 	__u64 now = bpf_ktime_get_ns();
@@ -797,11 +819,20 @@ INLINE enum verdict choose(struct packet *packet, const struct service *service,
 	key.service = packet->destination;
 	key.client_port = packet->source_port;
 	key.service_port = packet->destination_port;
-	if (!packet->is_syn && !known_flow(flows, &key, now, packet->is_end, choice))
+	int quic = !tcp && service->hash_key == HASH_QUIC_CID;
+	if (!packet->is_syn && !known_flow(flows, &key, now, packet->is_end, choice)) {
+		if (quic)
+			quic_learn(context, packet, service, choice);
 		return VERDICT_FORWARDED;
+	}
 	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, &key, now, 0, choice)) {
 		remember(&tcp_flows, &key, now, choice, service->number, BPF_ANY);
 		bpf_map_delete_elem(&handshakes, &key);
+		return VERDICT_FORWARDED;
+	}
+	if (quic && !quic_find(context, packet, service, choice)) {
+		packet->is_new = 1;
+		remember(flows, &key, now, choice, service->number, BPF_ANY);
 		return VERDICT_FORWARDED;
 	}
 	if (service->flags & SERVICE_LEFT)
@@ -863,6 +894,8 @@ INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *pac
 APART int direct(context_t *context, struct packet *packet, const struct service *service,
 				 const struct backend *backend)
 {
+	if (!packet || !service || !backend)
+		return DROP;
 	struct address to = backend->address;
 	struct change change = {.from = packet->destination, .to = to, .of_destination = 1};
 	change.from_port = packet->destination_port;
@@ -893,6 +926,8 @@ INLINE int send(context_t *context, struct packet *packet, const struct service 
 // sessions of the proxy) is none of ours.
 APART int as_service(context_t *context, const struct packet *packet, const struct address *service, __be16 port)
 {
+	if (!packet || !service)
+		return DROP;
 	struct bpf_fib_lookup look;
 	struct change change = {.from = packet->source, .to = *service, .of_destination = 0};
 	change.from_port = packet->source_port;
@@ -965,7 +1000,7 @@ INLINE int balance(context_t *context)
 	if (is_denied(&packet, service))
 		return stop(VERDICT_DENIED, DROP);
 	struct choice choice = {};
-	enum verdict verdict = choose(&packet, service, &choice);
+	enum verdict verdict = choose(context, &packet, service, &choice);
 	struct backend *backend = backend_at(choice.index);
 	if (verdict == VERDICT_OTHER)
 		return stop(VERDICT_OTHER, PASS);

@@ -11,6 +11,7 @@
 #define DENIED_MAX (1 << 18)      // networks of all lists and bans together
 #define HEADERS_MAX 128           // Ethernet, IPv6 with a fragment header, ICMPv6 with an IPv6 header and ports
 #define HANDSHAKES_MAX (1 << 16)
+#define QUIC_IDS_MAX (1 << 18)
 
 #define XXH_PRIME_1 0x9E3779B185EBCA87ULL
 #define XXH_PRIME_2 0xC2B2AE3D27D4EB4FULL
@@ -25,7 +26,7 @@
 #define ICMP6_TOO_BIG 2
 
 enum mode { MODE_NAT, MODE_DSR, MODE_TUNNEL };
-enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM };
+enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM, HASH_QUIC_CID };
 enum service_flag { SERVICE_LEFT = 1 };  // only what it has goes on
 enum backend_flag { BACKEND_LEFT = 1 };  // its flows go to others
 
@@ -67,7 +68,8 @@ struct service {
 	__u8 flags;
 	__u8 zero;
 	__be16 gue_port;               // of a tunnel; 0: IPIP
-	__u8 zeros[6];
+	__u8 zeros[2];
+	__u32 quic_service;            // whose connection ids are its; no other listener has the same
 };
 
 struct backend {
@@ -103,6 +105,17 @@ struct answer {                    // what a backend's packets become
 	struct endpoint service;
 	__u32 number;                  // of its counts
 	__u32 backend;
+};
+
+struct quic_id {
+	__u32 service;
+	__u32 length;
+	__u8 bytes[20];                // and zeros
+};
+
+struct quic_owner {
+	__u32 backend;
+	__u32 incarnation;
 };
 
 struct fragment_key {

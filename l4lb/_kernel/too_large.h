@@ -149,6 +149,8 @@ INLINE long put_error_v6(context_t *context, const struct packet *packet)
 // `packet->mtu` is what would fit.
 APART int too_large(context_t *context, const struct packet *packet)
 {
+	if (!packet)
+		return DROP;
 	struct bpf_fib_lookup look;
 	__be16 kind = packet->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 	if (!may_be_answered(context, packet))

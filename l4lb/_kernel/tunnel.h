@@ -177,6 +177,8 @@ INLINE long outer_put(context_t *context, const struct packet *packet, const str
 APART int tunnel(context_t *context, struct packet *packet, const struct service *service,
 				 const struct backend *backend)
 {
+	if (!packet || !service || !backend)
+		return DROP;
 	struct outer outer;
 	struct bpf_fib_lookup look;
 	if (outer_fill(context, packet, service, backend, &outer))

@@ -1,5 +1,5 @@
-"""Tunnels between hosts: real clients and servers, each way to attach, each family in each. The backend's end is a small
-program of the tests, which takes the outer headers off."""
+"""Tunnels between hosts: real clients and servers, each way to attach, each family in each. The backend's end is a
+small program of the tests, which takes the outer headers off."""
 
 from __future__ import annotations
 

@@ -109,8 +109,6 @@ def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
     if pool.policy not in POLICIES:
         expected = ", ".join(POLICIES)
         yield ("policy",), f'"{pool.policy}": a listener with engine = "kernel" uses the pool; expected {expected}'
-    if pool.hash_key == "quic_cid":
-        yield ("hash_key",), f'"quic_cid": {_INSTEAD}'
     for key in _POOL_NEEDS_PROXY:
         if given(pool, key):
             yield (key,), f"cannot be had: {_INSTEAD}"

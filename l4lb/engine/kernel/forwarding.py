@@ -170,9 +170,9 @@ class KernelForwarder:
             listener.base = self._counting.of_listener(listener.number)
         elif listener.is_planned(spec, pool, generation):
             return
-        plans.append((listener, self._plan(listener.number, spec, pool, generation)))
+        plans.append((listener, self._plan(listener, spec, pool, generation)))
 
-    def _plan(self, number: int, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
+    def _plan(self, listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
         """MemoryError when there is no room for it; then it has taken nothing."""
         protocol, placed = layout.PROTOCOLS[spec.protocol], list[Placed]()
         try:
@@ -187,8 +187,9 @@ class KernelForwarder:
             raise
         hosts = [address for address in spec.bind if isinstance(address, SocketAddress)]
         keys = [layout.endpoint(one.host, one.port, protocol) for one in hosts]
-        services = {key: service_of(spec, pool, table.first_word, table.count, number, key) for key in keys}
-        answers = answers_of(keys, placed, number) if spec.kernel is not None and spec.kernel.mode == "nat" else {}
+        services = {key: service_of(listener, spec, pool, table, key) for key in keys}
+        by_nat = spec.kernel is not None and spec.kernel.mode == "nat"
+        answers = answers_of(keys, placed, listener.number) if by_nat else {}
         return Plan(spec, pool, generation, table, placed, services, answers)
 
     def _drop(self, plan: Plan) -> None:

@@ -20,7 +20,7 @@ PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
-_SERVICE = struct.Struct("=Q16sIIIBBBx2s6x")
+_SERVICE = struct.Struct("=Q16sIIIBBBx2s2xI")
 _BACKEND = struct.Struct("=16s16sI2sBx")
 _COUNTS = struct.Struct("=6Q")
 _DENIED = struct.Struct("=II16s")
@@ -70,6 +70,7 @@ HASH_KEYS = {
     HashKey.DESTINATION: 2,
     HashKey.SESSION: 3,
     HashKey.RANDOM: 4,
+    HashKey.QUIC_CID: 5,
 }
 
 
@@ -98,8 +99,8 @@ def is_v4(endpoint: bytes) -> bool:
 
 def left(service: bytes) -> bytes:
     """The same, of which only what it has goes on."""
-    *fields, flags, gue_port = _SERVICE.unpack(service)
-    return _SERVICE.pack(*fields, flags | SERVICE_LEFT, gue_port)
+    *fields, flags, gue_port, quic_service = _SERVICE.unpack(service)
+    return _SERVICE.pack(*fields, flags | SERVICE_LEFT, gue_port, quic_service)
 
 
 def prefix(v4: bool, bits: int) -> bytes:
@@ -109,10 +110,20 @@ def prefix(v4: bool, bits: int) -> bytes:
 
 
 def service(
-    *, seed: int, prefix: bytes, number: int, first_word: int, slot_count: int, mode: Mode, key: HashKey, gue_port: int
+    *,
+    seed: int,
+    prefix: bytes,
+    number: int,
+    first_word: int,
+    slot_count: int,
+    mode: Mode,
+    key: HashKey,
+    gue_port: int,
+    quic_service: int,
 ) -> bytes:
+    """`gue_port`: 0 for IPIP; `quic_service`: 32 bits that no other listener has."""
     port = gue_port.to_bytes(2, "big")
-    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], 0, port)
+    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], 0, port, quic_service)
 
 
 def answer(service: bytes, number: int, backend: int) -> bytes:

@@ -50,6 +50,11 @@ class KernelListener:
     lists: tuple[bytes, bytes] | None = (b"", b"")  # those that `denied` is made from; None: not known
     denied: frozenset[bytes] = frozenset()
 
+    @property
+    def quic_service(self) -> int:
+        """Under which number the connection ids of its clients are known: of no listener before it."""
+        return int.from_bytes(layout.digest(self.digest.hex(), str(self.since_ns))[:4], "big")
+
     def is_planned(self, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> bool:
         plan = self.plan
         if plan is None or plan.pool is not pool or plan.generation is not generation:

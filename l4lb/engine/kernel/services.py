@@ -7,23 +7,27 @@ from collections.abc import Sequence
 from l4lb.engine.kernel import layout
 from l4lb.engine.kernel.backends import Placed
 from l4lb.engine.kernel.layout import Mode
+from l4lb.engine.kernel.listeners import KernelListener
+from l4lb.engine.kernel.slots import Table
 from l4lb.model.snapshot import HashKey, ListenerSpec, PoolSpec, Selection
 
 _MODES = {"nat": Mode.NAT, "dsr": Mode.DSR, "tunnel": Mode.TUNNEL}
 
 
-def service_of(spec: ListenerSpec, pool: PoolSpec, first_word: int, count: int, number: int, key: bytes) -> bytes:
+def service_of(listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, table: Table, key: bytes) -> bytes:
+    """`key`: its address."""
     assert spec.kernel is not None
     v4 = layout.is_v4(key)
     return layout.service(
         seed=pool.hash_seed,
         prefix=layout.prefix(v4, pool.hash_prefix_v4 if v4 else pool.hash_prefix_v6),
-        number=number,
-        first_word=first_word,
-        slot_count=count,
+        number=listener.number,
+        first_word=table.first_word,
+        slot_count=table.count,
         mode=_MODES[spec.kernel.mode],
         key=pool.hash_key if pool.selection is Selection.HASH else HashKey.RANDOM,
         gue_port=spec.kernel.gue_port,
+        quic_service=listener.quic_service,
     )
 
 

@@ -48,6 +48,7 @@ def test_what_it_can(tmp_path: Path) -> None:
     assert "answers nothing" in problems(file, listener='deny = ["10.0.0.0/8"]\ndeny_action = "close"')[0]
     for pool in ('hash_key = "session"', "hash_prefix_v4 = 24", 'slow_start = "9s"', 'on_backend_down = "reset"'):
         assert problems(file, pool=pool) == []
+    assert problems(file, listener='protocol = "udp"', pool='hash_key = "quic_cid"') == []
     assert problems(file, more='[listeners.other]\nbind = "192.0.2.1:81"\npool = "web"') == []
 
 
