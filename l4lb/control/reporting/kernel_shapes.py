@@ -32,7 +32,7 @@ class Device(TypedDict):
 
 @_EXACT
 class InKernel(TypedDict):
-    """How the kernel forwards a listener's packets: nat or dsr, and by which devices it sees them."""
+    """How the kernel forwards a listener's packets: nat, dsr or tunnel, and by which devices it sees them."""
 
     mode: str
     devices: list[Device]
