@@ -801,38 +801,27 @@ INLINE enum verdict choose_anew(const struct packet *packet, const struct servic
 
 #include "quic.h"
 
-// The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
-//
-// A connection is a flow from its second packet on. Before that it is among the handshakes: so a flood of SYNs, or of
-// other single packets, pushes out no flow. What an earlier connection of the same ports has left is overwritten by a
-// SYN, or else it would catch the ACK of this one's handshake.
-APART enum verdict choose(context_t *context, struct packet *packet, const struct service *service,
-						  struct choice *choice)
+INLINE void *flows_of(const struct packet *packet)
 {
-	if (!packet || !service || !choice)
+	return packet->protocol == IPPROTO_TCP ? (void *)&tcp_flows : (void *)&udp_flows;
+}
+
+// The backend of a packet that belongs to no known flow.
+APART enum verdict choose_new(context_t *context, struct packet *packet, const struct service *service,
+							  const struct flow_key *key, struct choice *choice)
+{
+	if (!packet || !service || !key || !choice)
 		return VERDICT_NO_BACKEND;
 	int tcp = packet->protocol == IPPROTO_TCP;
-	void *flows = tcp ? (void *)&tcp_flows : (void *)&udp_flows;
 	__u64 now = bpf_ktime_get_ns();
-	struct flow_key key = {};
-	key.client = packet->source;
-	key.service = packet->destination;
-	key.client_port = packet->source_port;
-	key.service_port = packet->destination_port;
-	int quic = !tcp && service->hash_key == HASH_QUIC_CID;
-	if (!packet->is_syn && !known_flow(flows, &key, now, packet->is_end, choice)) {
-		if (quic)
-			quic_learn(context, packet, service, choice);
+	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, key, now, 0, choice)) {
+		remember(&tcp_flows, key, now, choice, service->number, BPF_ANY);
+		bpf_map_delete_elem(&handshakes, key);
 		return VERDICT_FORWARDED;
 	}
-	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, &key, now, 0, choice)) {
-		remember(&tcp_flows, &key, now, choice, service->number, BPF_ANY);
-		bpf_map_delete_elem(&handshakes, &key);
-		return VERDICT_FORWARDED;
-	}
-	if (quic && !quic_find(context, packet, service, choice)) {
+	if (!tcp && service->hash_key == HASH_QUIC_CID && !quic_find(context, packet, service, choice)) {
 		packet->is_new = 1;
-		remember(flows, &key, now, choice, service->number, BPF_ANY);
+		remember(&udp_flows, key, now, choice, service->number, BPF_ANY);
 		return VERDICT_FORWARDED;
 	}
 	if (service->flags & SERVICE_LEFT)
@@ -842,8 +831,28 @@ APART enum verdict choose(context_t *context, struct packet *packet, const struc
 		return verdict;
 	packet->is_new = packet->is_syn || !tcp;
 	if (packet->is_syn)
-		remember(&tcp_flows, &key, now, choice, service->number, BPF_EXIST);
-	remember(tcp ? (void *)&handshakes : flows, &key, now, choice, service->number, BPF_ANY);
+		remember(&tcp_flows, key, now, choice, service->number, BPF_EXIST);
+	remember(tcp ? (void *)&handshakes : (void *)&udp_flows, key, now, choice, service->number, BPF_ANY);
+	return VERDICT_FORWARDED;
+}
+
+// The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
+//
+// A connection is a flow from its second packet on. Before that it is among the handshakes: so a flood of SYNs, or of
+// other single packets, pushes out no flow. What an earlier connection of the same ports has left is overwritten by a
+// SYN, or else it would catch the ACK of this one's handshake.
+INLINE enum verdict choose(context_t *context, struct packet *packet, const struct service *service,
+						   struct choice *choice)
+{
+	struct flow_key key = {};
+	key.client = packet->source;
+	key.service = packet->destination;
+	key.client_port = packet->source_port;
+	key.service_port = packet->destination_port;
+	if (packet->is_syn || known_flow(flows_of(packet), &key, bpf_ktime_get_ns(), packet->is_end, choice))
+		return choose_new(context, packet, service, &key, choice);
+	if (packet->protocol == IPPROTO_UDP && service->hash_key == HASH_QUIC_CID)
+		quic_learn(context, packet, service, choice);
 	return VERDICT_FORWARDED;
 }
 
@@ -896,19 +905,20 @@ APART int direct(context_t *context, struct packet *packet, const struct service
 {
 	if (!packet || !service || !backend)
 		return DROP;
-	struct address to = backend->address;
-	struct change change = {.from = packet->destination, .to = to, .of_destination = 1};
-	change.from_port = packet->destination_port;
-	change.to_port = backend->port;
 	struct bpf_fib_lookup look;
-	long found = look_up(context, packet, &packet->source, &to, &look);
+	long found = look_up(context, packet, &packet->source, &backend->address, &look);
 	int up = service->mode == MODE_NAT;                                 // the stack can fragment it
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && !(up && may_be_fragmented(context, packet))) {
 		packet->mtu = look.mtu_result;
 		return TOO_LARGE;
 	}
-	if (service->mode == MODE_NAT && rewrite(context, packet, &change))
-		return stop(VERDICT_SHORT, DROP);
+	if (up) {
+		struct change change = {.from = packet->destination, .to = backend->address, .of_destination = 1};
+		change.from_port = packet->destination_port;
+		change.to_port = backend->port;
+		if (rewrite(context, packet, &change))
+			return stop(VERDICT_SHORT, DROP);
+	}
 	return forward(context, packet, &look, found, up);
 }
 
