@@ -68,7 +68,7 @@ peers:           ## haproxy, nginx and dnsdist of a newer Debian for `make bench
 	$(PYTHON) -m benchmarks.newer $(SUITE)
 
 bench-before: build  ## compare with another built checkout: make bench-before BEFORE=/path/to/it
-	$(BIN)/python -m pytest benchmarks --benchmark-only --against="$(BEFORE)" -p no:cacheprovider -k "not accepting and not sending and not hostile and not two_workers" $(ARGS)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --against="$(BEFORE)" -p no:cacheprovider -k "not accepting and not sending and not hostile and not two_workers and not kernel" $(ARGS)
 
 screenshots: build $(VENV)/browser  ## the pictures of the dashboard in docs/, six minutes
 	$(BIN)/python -m tests.support.screenshots

@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        return list(self.rounds[0]["l4lb"])
+        return list(self.rounds[0][self.names[0]])
 
     @property
     def names(self) -> list[str]:
@@ -63,13 +63,20 @@ class Comparison:
     def median(self, name: str, metric: str) -> float:
         return statistics.median(figures[name][metric] for figures in self.rounds)
 
+    def values(self, name: str, metric: str) -> list[float]:
+        return [figures[name][metric] for figures in self.rounds]
+
     def total(self, name: str, metric: str) -> float:
         return sum(figures[name][metric] for figures in self.rounds)
 
+    def ratios(self, of: str, name: str, metric: str) -> list[float]:
+        """Of each round: the figure of `of` divided by that of `name`."""
+        pairs = [(figures[of][metric], figures[name][metric]) for figures in self.rounds]
+        return [ours / theirs if theirs else 1.0 for ours, theirs in pairs]
+
     def ratio(self, name: str, metric: str) -> float:
         """The median over the rounds of l4lb's figure divided by that of `name`."""
-        pairs = [(figures["l4lb"][metric], figures[name][metric]) for figures in self.rounds]
-        return statistics.median(ours / theirs if theirs else 1.0 for ours, theirs in pairs)
+        return statistics.median(self.ratios("l4lb", name, metric))
 
     def ratio_to_better(self, bar: Bar) -> float:
         """The ratio to whichever peer makes it look worse."""

@@ -39,8 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if session.config.getoption("--write") and exitstatus == 0:
-        session.config.stash[RESULTS].write(HERE, machine())
+    results = session.config.stash[RESULTS]
+    if session.config.getoption("--write") and exitstatus == 0 and results.comparisons:
+        results.write(HERE, machine())
 
 
 @pytest.fixture

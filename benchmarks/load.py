@@ -20,13 +20,21 @@ def _seconds(text: str) -> float:
 
 
 def wrk(
-    peer: Peer, clients: int, seconds: int, *, close: bool, threads: int = 1, script: Path | None = None
+    peer: Peer,
+    clients: int,
+    seconds: int,
+    *,
+    close: bool,
+    threads: int = 1,
+    script: Path | None = None,
+    path: str = "/",
 ) -> tuple[float, dict[str, float]]:
     """(requests, figures) of wrk; with `close`, every request is a session of its own; `script` is in wrk's Lua."""
-    command = ["wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}", "--latency"]
+    command = [*peer.within, "wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}", "--latency"]
     command += ["-H", "Connection: close"] if close else []
     command += ["-s", str(script)] if script else []
-    text = subprocess.run([*command, f"http://127.0.0.1:{peer.port}/"], capture_output=True, text=True, check=True)
+    command += [f"http://{peer.host}:{peer.port}{path}"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True)
     output = text.stdout
     requests = re.search(r"(\d+) requests in", output)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
@@ -41,15 +49,27 @@ def wrk(
     return float(requests[1]), {"requests/s": float(rate[1]), "p99 ms": _seconds(p99[1]) * 1e3, "failed": float(failed)}
 
 
-def paced(peer: Peer, what: str, clients: int, rate: int, seconds: int, *files: Path) -> tuple[float, dict[str, float]]:
+def paced(
+    peer: Peer, what: str, clients: int, rate: int, seconds: float, *files: Path
+) -> tuple[float, dict[str, float]]:
     """(answers, figures) at `rate` requests a second: `what` is keep, close (a session each), file (the bytes of one in
     a session each) or dns."""
-    command = [compiled("paced"), what, str(peer.port), str(clients), str(rate), str(seconds), *map(str, files)]
+    command = [*peer.within, compiled("paced"), what, peer.host, str(peer.port), str(clients), str(rate), str(seconds)]
+    command += map(str, files)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     kept = report["done"] / report["seconds"] / rate
     figures = {"p50 us": report["p50"], "p99 us": report["p99"], "rate kept": kept, "failed": float(report["failed"])}
     return float(report["done"]), figures
+
+
+_AT_ONCE = 10_000_000  # a second: more than anybody serves
+
+
+def counted(peer: Peer, what: str, clients: int, requests: int) -> tuple[float, dict[str, float]]:
+    """(answers, figures) of so many requests, each client's next one as soon as it has its answer."""
+    done, figures = paced(peer, what, clients, _AT_ONCE, requests / _AT_ONCE)
+    return done, {"failed": figures["failed"]}
 
 
 def dnsperf(peer: Peer, queries: Path, clients: int, seconds: int) -> tuple[float, dict[str, float]]:

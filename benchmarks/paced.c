@@ -1,8 +1,10 @@
 /* Requests at a fixed rate, whatever the answers take: HTTP in sessions that stay, HTTP in a session each, the bytes of a
  * file in a session each, which the server answers in HTTP, or DNS by UDP.
  *
- *     paced keep|close|dns PORT CLIENTS RATE SECONDS
- *     paced file PORT CLIENTS RATE SECONDS FILE
+ *     paced keep|close|dns HOST PORT CLIENTS RATE SECONDS
+ *     paced file HOST PORT CLIENTS RATE SECONDS FILE
+ *
+ * HOST is an IPv4 address.
  *
  * Request number i is due i/RATE seconds after the start, and its latency counts from then: when the server, or this
  * program, falls behind, the delay is in the figures. A request that is due while all clients wait for answers is sent
@@ -190,20 +192,21 @@ static double percentile_us(int percent)
 
 int main(int argc, char **argv)
 {
-    if (argc != (argc > 1 && strcmp(argv[1], "file") == 0 ? 7 : 6))
+    if (argc != (argc > 1 && strcmp(argv[1], "file") == 0 ? 8 : 7))
         return 2;
-    mode = strcmp(argv[1], "keep") == 0 ? KEEP : strcmp(argv[1], "close") == 0 ? CLOSE : argc == 7 ? FILE_EACH : DNS;
+    mode = strcmp(argv[1], "keep") == 0 ? KEEP : strcmp(argv[1], "close") == 0 ? CLOSE : argc == 8 ? FILE_EACH : DNS;
     if (mode == FILE_EACH) {
-        FILE *opened = fopen(argv[6], "rb");
+        FILE *opened = fopen(argv[7], "rb");
         if (!opened)
-            die(argv[6]);
+            die(argv[7]);
         file_bytes = fread(file, 1, sizeof file, opened);
         fclose(opened);
     }
-    server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    client_count = atoi(argv[3]);
-    double rate = atof(argv[4]), seconds = atof(argv[5]);
+    server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]))};
+    if (inet_pton(AF_INET, argv[2], &server.sin_addr) != 1)
+        return 2;
+    client_count = atoi(argv[4]);
+    double rate = atof(argv[5]), seconds = atof(argv[6]);
     int64_t total = rate * seconds, next = 0;
     clients = calloc(client_count, sizeof *clients);
     idle = calloc(client_count, sizeof *idle);

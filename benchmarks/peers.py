@@ -76,12 +76,15 @@ class Lineup:
 @dataclass
 class Peer:
     """A running load balancer in front of one backend. `server_pid`: of the backend, 0 where nobody asks what it takes.
-    `pid` is 0 for a direct connection."""
+    `pid` is 0 for a direct connection. Clients ask at `host`; `within` is the command that starts them where they reach
+    it."""
 
     name: str
     port: int
     pid: int
     server_pid: int = 0
+    host: str = "127.0.0.1"
+    within: tuple[str, ...] = ()
 
 
 def _nginx(template: str, port: int, backend: int, directory: Path, **more: str) -> str:

@@ -14,7 +14,7 @@ from benchmarks.peers import DIRECT
 COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b", "dnsdist": "#9d8cc2"}
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -27,7 +27,7 @@ def _rows(comparison: Comparison) -> list[list[str]]:
         one_is_too_many = metric == "failed"  # the sum, and no ratio
         figure = comparison.total if one_is_too_many else comparison.median
         row = [metric]
-        row += [_number(figure(name, metric)) if comparison.has(name, metric) else "" for name in comparison.names]
+        row += [number(figure(name, metric)) if comparison.has(name, metric) else "" for name in comparison.names]
         row += [
             "" if one_is_too_many or not comparison.has(name, metric) else f"{comparison.ratio(name, metric):.2f}"
             for name in others
@@ -38,7 +38,7 @@ def _rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def _markdown(rows: list[list[str]]) -> list[str]:
+def markdown(rows: list[list[str]]) -> list[str]:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
@@ -83,9 +83,9 @@ class Results:
             "",
         ]
         for comparison in self.comparisons:
-            text += [f"## {comparison.title}", "", *_markdown(_rows(comparison)), ""]
+            text += [f"## {comparison.title}", "", *markdown(_rows(comparison)), ""]
         if self.figures:
-            text += ["## l4lb alone", "", *_markdown([["", ""], *map(list, self.figures)]), ""]
+            text += ["## l4lb alone", "", *markdown([["", ""], *map(list, self.figures)]), ""]
         configs = {
             "l4lb": L4LB.replace("{workers}", "1"), "nginx": NGINX, "HAProxy": HAPROXY,
             "l4lb, UDP": L4LB_UDP.replace("{workers}", "1"), "nginx, UDP": NGINX_UDP, "dnsdist": DNSDIST,
