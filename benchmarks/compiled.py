@@ -17,7 +17,7 @@ from tests.support.programs import require
 def compiled(name: str, *libraries: str) -> str:
     """The path of `name`.c, compiled; removed when this process ends. Where there is a `name`.bpf.c, for the kernel, it
     is beside that as an object file of the same name."""
-    source = Path(__file__).with_name(f"{name}.c")
+    source = Path(__file__).parent / f"{name}.c"
     target = Path(tempfile.mkdtemp(prefix="l4lb-benchmarks-")) / source.stem
     atexit.register(shutil.rmtree, target.parent)
     subprocess.run(["gcc", "-O2", "-o", str(target), str(source), *(f"-l{one}" for one in libraries)], check=True)

@@ -50,7 +50,7 @@ class Lab:
     balancers: dict[str, Balancer]
 
 
-def _host(stack: contextlib.ExitStack, name: str) -> Host:
+def host_made(stack: contextlib.ExitStack, name: str) -> Host:
     host = Host(f"l4lb-{os.getpid()}-{name}")
     try:
         subprocess.run([require("ip"), "netns", "add", host.name], check=True, capture_output=True, text=True)
@@ -62,12 +62,12 @@ def _host(stack: contextlib.ExitStack, name: str) -> Host:
     return host
 
 
-def link(one: Host, other: Host, device: str, addresses: tuple[str, str]) -> None:
-    """A pair of veth devices of the same name, each with its address in a /24."""
+def link(one: Host, other: Host, device: str, addresses: tuple[str, str], bits: int = 24) -> None:
+    """A pair of veth devices of the same name, each with its address in a network of that prefix."""
     peer = ("type", "veth", "peer", "name", device, "netns", other.name)
     run("ip", "link", "add", device, "netns", one.name, *peer)
     for host, address in zip((one, other), addresses, strict=True):
-        host.run("ip", "addr", "add", f"{address}/24", "dev", device)
+        host.run("ip", "addr", "add", f"{address}/{bits}", "dev", device)
         host.run("ip", "link", "set", device, "up")
 
 
@@ -90,10 +90,10 @@ def lab(names: Sequence[str]) -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("network namespaces can be made by root alone")
     with contextlib.ExitStack() as stack:
-        client, backend = _host(stack, "client"), _host(stack, "backend")
+        client, backend = host_made(stack, "client"), host_made(stack, "backend")
         link(client, backend, "direct", (DIRECT_CLIENT, DIRECT_BACKEND))
         made = Lab(client, backend, {})
         for number, name in enumerate(names, 1):
-            made.balancers[name] = Balancer(_host(stack, f"balancer{number}"), number)
+            made.balancers[name] = Balancer(host_made(stack, f"balancer{number}"), number)
             _join(made, made.balancers[name])
         yield made

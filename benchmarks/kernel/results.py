@@ -66,16 +66,16 @@ class Work:
 
     def _row(self, name: str) -> list[str]:
         added, limit = self.comparison.values(name, ADDED), self.limit(name)
-        share = "" if name == PROXY else _ranged(self.shares(name))
+        share = "" if name == PROXY else ranged(self.shares(name))
         bar, met = ("", "") if limit is None else (f"≤ {limit:g}", "yes" if self.share(name) <= limit else "no")
         total = number(self.comparison.median(name, TOTAL))
-        return [name, total, _ranged(added), share, bar, met, self._failed(name)]
+        return [name, total, ranged(added), share, bar, met, self._failed(name)]
 
     def _failed(self, name: str) -> str:
         return number(self.comparison.total(name, "failed"))
 
 
-def _ranged(values: list[float]) -> str:
+def ranged(values: list[float]) -> str:
     return f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})"
 
 

@@ -14,11 +14,11 @@ from benchmarks.load import counted, wrk
 from benchmarks.peers import Peer
 
 CLIENTS = 50
-# What it is, how paced.c calls it, and how many are a turn: about a second's work.
+# What it is, how paced.c calls it, and how many are a turn: two seconds' work or so.
 COUNTED = {
-    "keep-alive requests": ("keep", 80_000, (KernelBar(NAT, 0.4), KernelBar(DSR, 0.3))),
-    "one-request sessions": ("close", 16_000, (KernelBar(NAT, 0.5), KernelBar(DSR, 0.5))),
-    "UDP": ("dns", 120_000, (KernelBar(NAT, 0.35), KernelBar(DSR, 0.35))),
+    "keep-alive requests": ("keep", 200_000, (KernelBar(NAT, 0.4), KernelBar(DSR, 0.3))),
+    "one-request sessions": ("close", 30_000, (KernelBar(NAT, 0.5), KernelBar(DSR, 0.5))),
+    "UDP": ("dns", 250_000, (KernelBar(NAT, 0.35), KernelBar(DSR, 0.35))),
 }
 BIG_CLIENTS, BIG_SECONDS = 8, 2
 
