@@ -2,8 +2,8 @@
 
     sender 10.85.0.1/16 --- wire --- 10.85.255.1 forwarder, the service 10.85.254.1:80, UDP
 
-What comes in for the service goes out by the same link to 10.85.200.1, which is the sender again: there a sink takes it.
-All that happens on one CPU (generate.c).
+What comes in for the service goes out by the same link to 10.85.200.1, the sender again, where a sink takes it. All
+that happens on one CPU (generate.c).
 """
 
 from __future__ import annotations

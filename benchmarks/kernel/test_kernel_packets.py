@@ -1,4 +1,4 @@
-"""Packets alone: what a datagram of 18 bytes costs one CPU above a drop, by XDP, by tcx, by nftables and when routed."""
+"""Packets alone: what a datagram of 18 bytes costs one CPU above a drop: XDP, tcx, nftables, plain routing."""
 
 from __future__ import annotations
 
