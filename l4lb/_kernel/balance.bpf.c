@@ -813,7 +813,7 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 	if (!packet || !service || !key || !choice)
 		return VERDICT_NO_BACKEND;
 	int tcp = packet->protocol == IPPROTO_TCP;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_coarse_ns();                           // as of the last tick: reading it costs nothing
 	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, key, now, 0, choice)) {
 		remember(&tcp_flows, key, now, choice, service->number, BPF_ANY);
 		bpf_map_delete_elem(&handshakes, key);
@@ -849,7 +849,7 @@ INLINE enum verdict choose(context_t *context, struct packet *packet, const stru
 	key.service = packet->destination;
 	key.client_port = packet->source_port;
 	key.service_port = packet->destination_port;
-	if (packet->is_syn || known_flow(flows_of(packet), &key, bpf_ktime_get_ns(), packet->is_end, choice))
+	if (packet->is_syn || known_flow(flows_of(packet), &key, bpf_ktime_get_coarse_ns(), packet->is_end, choice))
 		return choose_new(context, packet, service, &key, choice);
 	if (packet->protocol == IPPROTO_UDP && service->hash_key == HASH_QUIC_CID)
 		quic_learn(context, packet, service, choice);

@@ -93,7 +93,7 @@ struct flow_key {
 };
 
 struct flow {
-	__u64 seen;                    // ns, monotonic; at most a second old
+	__u64 seen;                    // ns, monotonic (coarse); at most a second old
 	__u32 backend;
 	__u32 incarnation;
 	__u32 number;                  // of its service's counts
