@@ -259,7 +259,8 @@ INLINE int parse(context_t *context, struct packet *packet)
 {
 	__builtin_memset(packet, 0, sizeof(*packet));
 #ifdef TCX
-	if (context->data + HEADERS_MAX > context->data_end)                // in pieces, of which the first may be short
+	__u64 linear = (__u64)context->data_end - (__u64)context->data;
+	if (linear < HEADERS_MAX && linear < context->len)                  // in pieces, of which the first is short
 		bpf_skb_pull_data(context, context->len < HEADERS_MAX ? context->len : HEADERS_MAX);
 	packet->device = context->ifindex;
 	packet->bytes = context->len;
