@@ -883,7 +883,7 @@ INLINE int is_denied(const struct packet *packet, const struct service *service)
 {
 	struct denied_key key = {.bits = 160, .number = service->number, .client = packet->source};
 	__u32 number = service->number;
-	if (packet->is_error || !bpf_map_lookup_elem(&denied, &key))
+	if (!(service->flags & SERVICE_LISTS) || packet->is_error || !bpf_map_lookup_elem(&denied, &key))
 		return 0;
 	struct counts *counts = bpf_map_lookup_elem(&by_service, &number);
 	if (counts)

@@ -27,7 +27,10 @@
 
 enum mode { MODE_NAT, MODE_DSR, MODE_TUNNEL };
 enum hash_key { HASH_SOURCE_IP, HASH_SOURCE_IP_PORT, HASH_DESTINATION, HASH_SESSION, HASH_RANDOM, HASH_QUIC_CID };
-enum service_flag { SERVICE_LEFT = 1 };  // only what it has goes on
+enum service_flag {
+	SERVICE_LEFT = 1,          // only what it has goes on
+	SERVICE_LISTS = 2,         // some network is denied
+};
 enum backend_flag { BACKEND_LEFT = 1 };  // its flows go to others
 
 enum verdict {

@@ -47,7 +47,7 @@ class Numbers:
     """What the numbers in the maps stand for at this moment."""
 
     def __init__(self, listeners: Iterable[Numbered], backends: Iterable[tuple[Owner, Placed]]) -> None:
-        self.now_ns = time.monotonic_ns()
+        self.now_ns = layout.now_ns()
         self._listeners = {one.number: one for one in listeners}
         self._backends = {one.index: (owner, one) for owner, one in backends}
 

@@ -218,7 +218,7 @@ class KernelForwarder:
             plan.generation.write("services", key, value)
         if plan.spec.bind:
             listener.left, listener.idle_s = False, plan.spec.idle_timeout_s
-        left = {key: layout.left(value) for key, value in listener.left_services()}
+        left = {key: listener.left_service(value) for key, value in listener.left_services()}
         if any(listener.services[key] != value for key, value in left.items()):
             listener.left_at = time.monotonic()
         for key, value in left.items():
@@ -236,8 +236,8 @@ class KernelForwarder:
             listener.left, listener.left_at = True, time.monotonic()
             self._listeners.record(listener)
         for key, value in listener.services.items():
-            self._leave_service(listener, key, layout.left(value))
-        listener.services = {key: layout.left(value) for key, value in listener.services.items()}
+            self._leave_service(listener, key, listener.left_service(value))
+        listener.services = {key: listener.left_service(value) for key, value in listener.services.items()}
         if listener.plan is not None and listener.name not in self._named:
             self._drop(listener.plan)
             listener.plan = None

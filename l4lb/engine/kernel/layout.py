@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from collections.abc import Iterator
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,6 +19,7 @@ DENIED_MAX = 1 << 18
 SLOTS_IN_WORD = 4
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
+_CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
 _SERVICE = struct.Struct("=Q16sIIIBBBx2s2xI")
@@ -62,7 +64,7 @@ class Verdict(IntEnum):
     TOO_LARGE_ANSWERED = 11
 
 
-SERVICE_LEFT = 1
+SERVICE_LEFT, SERVICE_LISTS = 1, 2
 BACKEND_LEFT = 1
 HASH_KEYS = {
     HashKey.SOURCE_IP: 0,
@@ -97,10 +99,10 @@ def is_v4(endpoint: bytes) -> bool:
     return endpoint.startswith(_MAPPED)
 
 
-def left(service: bytes) -> bytes:
+def left(service: bytes, *, any_denied: bool) -> bytes:
     """The same, of which only what it has goes on."""
-    *fields, flags, gue_port, quic_service = _SERVICE.unpack(service)
-    return _SERVICE.pack(*fields, flags | SERVICE_LEFT, gue_port, quic_service)
+    *fields, _, gue_port, ids = _SERVICE.unpack(service)
+    return _SERVICE.pack(*fields, SERVICE_LEFT | (SERVICE_LISTS if any_denied else 0), gue_port, ids)
 
 
 def prefix(v4: bool, bits: int) -> bytes:
@@ -120,10 +122,12 @@ def service(
     key: HashKey,
     gue_port: int,
     quic_service: int,
+    any_denied: bool,
 ) -> bytes:
     """`gue_port`: 0 for IPIP; `quic_service`: 32 bits that no other listener has."""
+    flags = SERVICE_LISTS if any_denied else 0
     port = gue_port.to_bytes(2, "big")
-    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], 0, port, quic_service)
+    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags, port, quic_service)
 
 
 def answer(service: bytes, number: int, backend: int) -> bytes:
@@ -144,6 +148,11 @@ def backend(host: str, port: int, incarnation: int, flags: int = 0, source: str 
     """`source`: this host's address on the way there; empty: there is none, or nobody needs it."""
     from_ = address(source) if source else bytes(16)
     return _BACKEND.pack(address(host), from_, incarnation, port.to_bytes(2, "big"), flags)
+
+
+def now_ns() -> int:
+    """By the clock of the programs, which stands still between ticks."""
+    return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE)
 
 
 class Counts(NamedTuple):

@@ -65,6 +65,10 @@ class KernelListener:
         """All or some of its addresses."""
         return self.left or any(True for _ in self.left_services())
 
+    def left_service(self, service: bytes) -> bytes:
+        """What it becomes when its address is left."""
+        return layout.left(service, any_denied=bool(self.denied))
+
     def left_services(self) -> Iterator[tuple[bytes, bytes]]:
         """Those of addresses that it has left."""
         planned = self.plan.services if self.plan is not None else {}
@@ -97,7 +101,7 @@ class Listeners:
 
     def remove(self, one: KernelListener) -> None:
         del self._known[one.digest]
-        free = NumberRecord(bytes(16), Counts(), 0, time.monotonic_ns(), 0, 0)
+        free = NumberRecord(bytes(16), Counts(), 0, layout.now_ns(), 0, 0)
         self._records.write(one.number * _RECORD, free.packed())
 
     def record(self, one: KernelListener) -> None:

@@ -28,6 +28,7 @@ def service_of(listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, tab
         key=pool.hash_key if pool.selection is Selection.HASH else HashKey.RANDOM,
         gue_port=spec.kernel.gue_port,
         quic_service=listener.quic_service,
+        any_denied=bool(spec.refused or spec.banned),
     )
 
 
