@@ -9,10 +9,10 @@ from pathlib import Path
 
 from benchmarks.comparing import ADDED, TOTAL, Comparison
 from benchmarks.kernel.peers import AGAIN, DSR, L4LB, NAT, NFTABLES, PROXY, ROUTED, RULES
+from benchmarks.kernel.plot import plot
 from benchmarks.peers import DIRECT
 from benchmarks.results import markdown, number
 
-COLOURS = {NAT: "#2a6f97", DSR: "#468faf", PROXY: "#e9a15b", NFTABLES: "#8ab17d", ROUTED: "#9d8cc2", AGAIN: "#bbbbbb"}
 MEANING = f"""Written by `make bench ARGS="-k kernel"` on {{date}}. Client, backend and each balancer are hosts of
 their own on one machine: network namespaces, joined by veth devices.
 
@@ -79,6 +79,16 @@ def ranged(values: list[float]) -> str:
     return f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})"
 
 
+@dataclass(frozen=True)
+class Packets:
+    """Packets alone: nanoseconds above a drop by name, for each number of flows, of each round; `limit` is the first
+    one's bar."""
+
+    flows: tuple[int, ...]
+    above_drop: dict[str, list[list[float]]]
+    limit: float
+
+
 @dataclass
 class KernelResults:
     """Of one run. `tables`: more of them, with their titles."""
@@ -86,6 +96,7 @@ class KernelResults:
     rounds: int
     works: list[Work] = field(default_factory=list)
     tables: list[tuple[str, list[list[str]]]] = field(default_factory=list)
+    packets: Packets | None = None
 
     def all_tables(self) -> list[tuple[str, list[list[str]]]]:
         return [*((work.comparison.title, work.rows()) for work in self.works), *self.tables]
@@ -102,7 +113,7 @@ class KernelResults:
 
     def write(self, directory: Path, machine: list[str]) -> None:
         """KERNEL.md and kernel.png in `directory`."""
-        self.plot(directory / "kernel.png")
+        plot(directory / "kernel.png", self.works, self.packets)
         text = ["# Forwarding in the kernel", "", MEANING.format(date=datetime.date.today(), rounds=self.rounds), ""]
         text += [*(f"- {line}" for line in machine), ""]
         text += ["![CPU time above a direct connection, as a share of the proxy's](kernel.png)", ""]
@@ -111,42 +122,3 @@ class KernelResults:
         for title, config in (("Configuration of l4lb", L4LB), ("Rules of nftables", RULES)):
             text += [f"## {title}", "", "```", config.strip().replace("{{", "{").replace("}}", "}"), "```", ""]
         (directory / "KERNEL.md").write_text("\n".join(text), encoding="utf-8")
-
-    def plot(self, file: Path) -> None:
-        """A panel for each kind of work: the share of each, from the least to the most of a round, and its bar."""
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        from matplotlib import pyplot
-
-        figure, each = pyplot.subplots(
-            1, len(self.works), sharey=True, figsize=(13, 3.4), layout="constrained", squeeze=False
-        )
-        for axes, work in zip(each[0], self.works, strict=True):
-            names = [name for name in work.names if name != PROXY]
-            for place, name in enumerate(names):
-                share, shares = work.share(name), work.shares(name)
-                axes.barh(place, share, 0.6, color=COLOURS[name])
-                axes.hlines(place, min(shares), max(shares), color="#333333", linewidth=1)
-                axes.annotate(
-                    f"{share:.2f}",
-                    (max(*shares, 0), place),
-                    (4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                )
-                if (limit := work.limit(name)) is not None:
-                    axes.vlines(limit, place - 0.42, place + 0.42, color="#c1121f", linewidth=2)
-            axes.set_title(work.comparison.title, fontsize=9)
-            axes.axvline(0, color="#999999", linewidth=0.8)
-            axes.axvline(1, color=COLOURS[PROXY], linewidth=1.5)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(
-            "CPU time above a direct connection, the proxy's = 1 (less is better). "
-            "Thin: least to most of a round. Red: the bar",
-            fontsize=9,
-        )
-        figure.savefig(file, dpi=110)
