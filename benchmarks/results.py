@@ -75,7 +75,8 @@ class Results:
             "chance which process is charged for the work on a packet: so next to the CPU time of the load balancer "
             "stands that of all (client, load balancer, backend, the kernel's softirq threads) above what the same "
             "work takes over a direct connection. `floor` is a bare loop in C that makes the calls which forwarding "
-            "takes, and nothing else (floor.c): what no load balancer of this kind can go below.",
+            "takes, and nothing else (floor.c): what no load balancer of this kind can go below. Forwarding in the "
+            "kernel is in [KERNEL.md](KERNEL.md).",
             "",
             *(f"- {line}" for line in machine),
             "",

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 COLOURS = {NAT: "#2a6f97", DSR: "#468faf", PROXY: "#e9a15b", NFTABLES: "#8ab17d", ROUTED: "#9d8cc2", AGAIN: "#bbbbbb"}
 OURS, BAR = "#2a6f97", "#c1121f"
-FAINT = {"few": 1.0, "many": 0.45}  # how strong the colour of a bar for so many flows is
+INK = {1.0: "white", 0.45: "#222222"}  # on bars in full colour, of the fewer flows, and on those of the more
 
 
 def _bar(axes: Any, place: float, values: Sequence[float], text: str, **looks: Any) -> None:
     """The median of `values`, with a thin line from the least to the most."""
     axes.barh(place, statistics.median(values), **looks)
     axes.hlines(place, min(values), max(values), color="#333333", linewidth=1)
-    axes.annotate(text, (max(*values, 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    box = {"facecolor": "white", "linewidth": 0, "pad": 0.6}
+    where = (max(*values, 0), place)
+    axes.annotate(text, where, (4, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
 
 
 def _labelled(axes: Any, names: Sequence[str]) -> None:
@@ -44,13 +46,12 @@ def _plot_work(axes: Any, work: Work) -> None:
 
 def _plot_packets(axes: Any, packets: Packets) -> None:
     for place, (name, found) in enumerate(packets.above_drop.items()):
-        for offset, (flows, strength, values) in enumerate(zip(packets.flows, FAINT.values(), found, strict=True)):
+        for offset, (flows, strength, values) in enumerate(zip(packets.flows, INK, found, strict=True)):
             looks = {"height": 0.36, "alpha": strength, "color": COLOURS.get(name, OURS)}
             _bar(axes, place + 0.38 * offset - 0.19, values, f"{statistics.median(values):.0f}", **looks)
-            axes.annotate(
-                f" {flows:,} flows", (0, place + 0.38 * offset - 0.19), va="center", fontsize=6, color="white"
-            )
-    axes.vlines(packets.limit, -0.42, 0.42, color=BAR, linewidth=2)
+            where = (0, place + 0.38 * offset - 0.19)
+            axes.annotate(f" {flows:,} flows", where, va="center", fontsize=6, color=INK[strength])
+    axes.vlines(packets.limit, -0.42, 0, color=BAR, linewidth=2)
     axes.set_xlabel("ns above a drop, for a datagram of 18 bytes, on one CPU", fontsize=9)
     _labelled(axes, list(packets.above_drop))
 
