@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
-
 from benchmarks.kernel.hosts import lab
 from benchmarks.kernel.peers import DSR, NAT, NFTABLES, PROXY, ROUTED, Running, running
 from benchmarks.kernel.results import KernelResults

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
 from benchmarks.comparing import Comparison, Figures, run_round
 from benchmarks.kernel.peers import DSR, NAT, Running
 from benchmarks.kernel.results import KernelBar, KernelResults, Work

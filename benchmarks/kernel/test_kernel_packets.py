@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from benchmarks.kernel.packets import DROP, NFTABLES, ROUTED, Forwarder, Sent, forwarders, send
 from benchmarks.kernel.results import KernelResults, Packets, ranged

@@ -7,7 +7,10 @@ import statistics
 import subprocess
 import sys
 
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from benchmarks.kernel.publishing import SLOTS
 from benchmarks.kernel.results import KernelResults
