@@ -25,6 +25,7 @@ from tests.support.programs import l4lb, run
 DROP, ROUTED, NFTABLES = "drop", "routed", "nftables"
 DEVICE, SENDER, FORWARDER = "wire", "10.85.0.1", "10.85.255.1"
 SERVICE, BACKEND, PORT = "10.85.254.1", "10.85.200.1", 80
+TRIES = 5
 FORWARDS = ("net.ipv4.conf.all.send_redirects=0", f"net.ipv4.conf.{DEVICE}.send_redirects=0")
 # A veth device takes frames from XDP only where it may collect them, or has a program of XDP's itself.
 COLLECT = """
@@ -142,7 +143,16 @@ def _softirq_thread(cpu: int) -> str:
 
 
 def send(to: Forwarder, flows: int, count: int) -> Sent:
-    """`count` datagrams of so many clients in turn, each of whom it knows already."""
+    """`count` datagrams of so many clients in turn, each of whom it knows already. Sent once more when some are lost: a
+    queue overflows when the forwarder has to wait for the CPU, and what is lost costs less."""
+    for _ in range(TRIES):
+        sent = _send(to, flows, count)
+        if to.name == DROP or sent.returned > 0.99:
+            return sent
+    raise AssertionError(f"{to.name}: packets do not come back: {sent}")
+
+
+def _send(to: Forwarder, flows: int, count: int) -> Sent:
     cpu = max(os.sched_getaffinity(0))
     command = [*to.sender.command, "taskset", "-c", str(cpu), compiled("kernel/generate", "bpf"), "packets", DEVICE]
     command += [to.link_address, to.asked, str(PORT), str(flows), str(count), _softirq_thread(cpu)]

@@ -70,6 +70,3 @@ def test_packets(benchmark: BenchmarkFixture, kernel_results: KernelResults, tmp
     above_drop = {name: [_above_drop(rounds, name) for rounds in found] for name in NAMES if name != DROP}
     kernel_results.packets = Packets(FLOWS, above_drop, MOST_NS)
     kernel_results.tables.append(("packets alone, one CPU: a datagram of 18 bytes", rows))
-    for rounds in found:
-        for one in rounds:
-            assert all(sent.returned > 0.99 for name, sent in one.items() if name != DROP), one
