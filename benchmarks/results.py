@@ -15,7 +15,7 @@ COLOURS = {"l4lb": "#2a6f97", "nginx": "#8ab17d", "haproxy": "#e9a15b", "dnsdist
 
 
 def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
