@@ -10,10 +10,13 @@ import contextlib
 import ctypes
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +37,22 @@ def rules_of_the_readme() -> str:
     return found[1]
 
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+# A host's devices as network cards are to XDP, which sees what local senders leave to the hardware, of which there is
+# none here: checksums that are not finished. And a veth device takes frames from XDP only where it may collect them
+# (GRO).
+_AS_CARDS_ARE = """
+import ctypes, fcntl, socket, struct
+sock = socket.socket()
+for command, value in ((0x17, 0), (0x2C, 1)):  # ETHTOOL_STXCSUM, ETHTOOL_SGRO
+    set_to = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
+    for _, name in socket.if_nameindex():
+        if name != "lo":
+            request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(set_to))
+            fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
+"""
+
+
 @dataclass(frozen=True)
 class Host:
     """A namespace. `command` is how a program is started in it."""
@@ -46,6 +65,26 @@ class Host:
 
     def run(self, *command: str) -> str:
         return run("ip", "netns", "exec", self.name, *command)
+
+    def ip(self, *arguments: str) -> str:
+        return run("ip", "-n", self.name, *arguments)
+
+    def make_devices_cards(self) -> None:
+        """Finish checksums in software, and collect received frames: what XDP at the other ends needs."""
+        self.run(sys.executable, "-c", _AS_CARDS_ARE)
+
+    def connect(self, address: str, port: int, timeout_s: float = 10.0) -> socket.socket:
+        """A connection from there, for this process: a socket is where the thread was that made it. OSError when there
+        is none."""
+
+        def inside() -> socket.socket:
+            with open(f"/run/netns/{self.name}", "rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) < 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return socket.create_connection((address, port), timeout=timeout_s)
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(inside).result()
 
     @contextlib.contextmanager
     def python(self, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -65,32 +104,49 @@ class Hosts:
     backend: Host
 
 
+def remove(name: str) -> None:
+    """A namespace that was made here, if it is there, with the programs that run in it: it would live on with them."""
+    if name not in run("ip", "netns", "list").split():
+        return
+    for pid in run("ip", "netns", "pids", name).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    run("ip", "netns", "del", name)
+
+
+@contextlib.contextmanager
+def namespaces(*names: str) -> Iterator[list[Host]]:
+    """Hosts without a network. Skips the test, with the reason, where namespaces cannot be made."""
+    require("ip")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces can be made by root alone")
+    hosts = [Host(name) for name in names]
+    with contextlib.ExitStack() as stack:
+        for host in hosts:
+            made = subprocess.run([require("ip"), "netns", "add", host.name], capture_output=True, text=True)
+            if made.returncode != 0:
+                pytest.skip(f"no network namespace can be made: {made.stderr.strip()}")
+            stack.callback(remove, host.name)
+            host.ip("link", "set", "lo", "up")
+        yield hosts
+
+
+def link(one: Host, device: str, other: Host, its_device: str) -> None:
+    """A cable between two hosts; its ends are down still."""
+    end = ("type", "veth", "peer", "name", its_device, "netns", other.name)
+    run("ip", "link", "add", device, "netns", one.name, *end)
+
+
 def _link(one: Host, other: Host, addresses: dict[int, str], others: dict[int, str], kind: str) -> None:
     ends = f"l4t{os.getpid() % 100000}{kind}"
-    run(
-        "ip",
-        "link",
-        "add",
-        f"{ends}a",
-        "netns",
-        one.name,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        f"{ends}b",
-        "netns",
-        other.name,
-    )
+    link(one, f"{ends}a", other, f"{ends}b")
     for host, end, mine in ((one, f"{ends}a", addresses), (other, f"{ends}b", others)):
-        host.run("ip", "link", "set", end, "up")
-        host.run("ip", "addr", "add", f"{mine[4]}/24", "dev", end)
-        host.run("ip", "addr", "add", f"{mine[6]}/64", "dev", end, "nodad")
+        host.ip("link", "set", end, "up")
+        host.ip("addr", "add", f"{mine[4]}/24", "dev", end)
+        host.ip("addr", "add", f"{mine[6]}/64", "dev", end, "nodad")
 
 
 def _connect(hosts: Hosts) -> None:
-    for host in (hosts.client, hosts.balancer, hosts.backend):
-        host.run("ip", "link", "set", "lo", "up")
     _link(hosts.client, hosts.balancer, CLIENT, FRONT, "f")
     _link(hosts.balancer, hosts.backend, BACK, BACKEND, "b")
     for family in (4, 6):
@@ -101,28 +157,12 @@ def _connect(hosts: Hosts) -> None:
 @contextlib.contextmanager
 def three_hosts() -> Iterator[Hosts]:
     """Skips the test, with the reason, where namespaces cannot be made."""
-    require("ip")
     require("nft")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces can be made by root alone")
-    hosts = Hosts(*(Host(f"l4lb-{os.getpid()}-{name}") for name in ("client", "balancer", "backend")))
-    made: list[Host] = []
-    try:
-        for host in (hosts.client, hosts.balancer, hosts.backend):
-            try:
-                subprocess.run([require("ip"), "netns", "add", host.name], check=True, capture_output=True, text=True)
-            except subprocess.CalledProcessError as error:
-                pytest.skip(f"no network namespace can be made: {error.stderr.strip()}")
-            made.append(host)
+    with namespaces(*(f"l4lb-{os.getpid()}-{name}" for name in ("client", "balancer", "backend"))) as made:
+        hosts = Hosts(*made)
         _connect(hosts)
         hosts.balancer.run("sh", "-e", "-c", rules_of_the_readme())
         yield hosts
-    finally:
-        for host in made:
-            run("ip", "netns", "del", host.name)
-
-
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 def in_namespace(function: Callable[[], None]) -> None:
@@ -159,25 +199,13 @@ def set_sysctl(name: str, value: str) -> None:
 def hosts_on_links(count: int, front: str, client: str) -> Iterator[tuple[Host, list[Host], list[tuple[str, str]]]]:
     """A balancer with that many links, at the other end of each a client; all links have the same two link-local
     addresses. The names of each link's ends come last: the client's, the balancer's."""
-    require("ip")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces can be made by root alone")
-    balancer = Host(f"l4lb-{os.getpid()}-links")
-    clients = [Host(f"l4lb-{os.getpid()}-link{number}") for number in range(count)]
+    names = [f"l4lb-{os.getpid()}-links", *(f"l4lb-{os.getpid()}-link{number}" for number in range(count))]
     ends = [(f"l4l{os.getpid() % 100000}{number}c", f"l4l{os.getpid() % 100000}{number}b") for number in range(count)]
-    with contextlib.ExitStack() as stack:
-        for host in (balancer, *clients):
-            try:
-                subprocess.run([require("ip"), "netns", "add", host.name], check=True, capture_output=True, text=True)
-            except subprocess.CalledProcessError as error:
-                pytest.skip(f"no network namespace can be made: {error.stderr.strip()}")
-            stack.callback(run, "ip", "netns", "del", host.name)
-            host.run("ip", "link", "set", "lo", "up")
+    with namespaces(*names) as (balancer, *clients):
         for host, (here, there) in zip(clients, ends, strict=True):
-            other = ("type", "veth", "peer", "name", there, "netns", balancer.name)
-            run("ip", "link", "add", here, "netns", host.name, *other)
+            link(host, here, balancer, there)
             for place, end, address in ((host, here, client), (balancer, there, front)):
-                place.run("ip", "link", "set", end, "addrgenmode", "none")
-                place.run("ip", "link", "set", end, "up")
-                place.run("ip", "addr", "add", f"{address}/64", "dev", end, "nodad")
+                place.ip("link", "set", end, "addrgenmode", "none")
+                place.ip("link", "set", end, "up")
+                place.ip("addr", "add", f"{address}/64", "dev", end, "nodad")
         yield balancer, clients, ends
