@@ -13,13 +13,16 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz man deps build clean
+.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz man deps build clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/ready      ## a pool of small backends behind the load balancer, with traffic
 	$(BIN)/l4lb demo $(ARGS)
+
+lab: build       ## forwarding in the kernel between hosts in namespaces (as root; ARGS="--mode dsr --family 6", ARGS=--check)
+	@$(BIN)/python -m tests.lab $(ARGS)
 
 test: build      ## everything that CI runs
 	$(MAKE) -j3 --output-sync=target lint unit package-test
