@@ -44,9 +44,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mode", choices=MODES, help="how packets are forwarded (first: nat; with --check: all)")
-    parser.add_argument("--family", choices=FAMILIES, type=int, help="of IP (first: 4; with --check: both)")
-    parser.add_argument("--attach", choices=WAYS, help="where packets are seen (first: tcx; with --check: all)")
+    parser.add_argument("--mode", choices=MODES, help="how packets are forwarded: nat; with --check all")
+    parser.add_argument("--family", choices=FAMILIES, type=int, help="of IP: 4; with --check both")
+    parser.add_argument("--attach", choices=WAYS, help="where packets are seen: tcx; with --check all")
     parser.add_argument("--two-tiers", action="store_true", help="proxies behind the balancer, services behind them")
     parser.add_argument("--check", action="store_true", help="ask real clients, print a table, exit with 0 or 1")
     parser.add_argument("--name", type=_name, default="lab", help="what the namespaces begin with (lab)")
@@ -60,7 +60,7 @@ def _missing() -> str:
     if importlib.util.find_spec("l4lb._native.kernel") is None:
         return KERNEL_NEEDS
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    absent = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    absent = [program for program in (*PROGRAMS, "clang") if shutil.which(program, path=path) is None]
     return f"not installed: {', '.join(absent)} (see `make deps`)" if absent else ""
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.cells import Cell
+from tests.lab.cells import MODES, Cell
 from tests.lab.network import SERVICE, bracketed, on_lan
 from tests.lab.processes import Processes
 from tests.support.namespaces import Host
@@ -24,9 +24,10 @@ bind = "{service}:{port}"
 protocol = "{protocol}"
 pool = "{pool}"
 engine = "kernel"
+devices = "eth0"
 mode = "{mode}"
 attach = "{attach}"
-devices = "eth0"
+{more}
 """
 # By the client's address alone, where one client makes several connections to the same backend (iperf3).
 _POOL = """
@@ -72,9 +73,15 @@ def _front(
     listened: list[tuple[str, int, str, str]],
     pools: list[tuple[str, int, str, str]],
 ) -> str:
-    service, terms = bracketed(SERVICE[cell.family]), {"mode": cell.mode, "attach": cell.attach}
+    mode = MODES[cell.mode]
+    terms = {
+        "service": bracketed(SERVICE[cell.family]),
+        "mode": mode.option,
+        "attach": cell.attach,
+        "more": f'encapsulation = "{mode.encapsulation}"' if mode.encapsulation else "",
+    }
     parts = [
-        _LISTENER.format(name=name, service=service, port=port, protocol=protocol, pool=pool, **terms)
+        _LISTENER.format(name=name, port=port, protocol=protocol, pool=pool, **terms)
         for name, port, protocol, pool in listened
     ]
     parts += [

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mode:
-    """`gateway`: by which host backends reach clients. `at_service`: backends have the service's address themselves.
-    `way_back` describes how an answer travels."""
+    """`option`: what `mode` of the listener is, for which docs/kernel.md has commands. `at_service`: packets have the
+    service's address when they come to a backend. `way_back`: how an answer travels. `encapsulation`: of a tunnel."""
 
-    gateway: str
+    option: str
     at_service: bool
     way_back: str
+    encapsulation: str = ""
 
 
+_DIRECT = "backend -> router -> client"
 MODES = {
-    "nat": Mode("balancer", False, "backend -> balancer -> router -> client"),
-    "dsr": Mode("router", True, "backend -> router -> client"),
+    "nat": Mode("nat", False, "backend -> balancer -> router -> client"),
+    "dsr": Mode("dsr", True, _DIRECT),
+    "tunnel": Mode("tunnel", True, _DIRECT, "ipip"),
+    "gue": Mode("tunnel", True, _DIRECT, "gue"),
 }
 FAMILIES = (4, 6)
 WAYS = ("tcx", "native", "generic")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from l4lb import Client
 from l4lb.errors import AdminError
-from tests.lab import balancers, network, servers
+from tests.lab import balancers, network, servers, tunnels
 from tests.lab.cells import MODES, Cell
 from tests.lab.processes import Processes, processes
 from tests.support.namespaces import Host, remove
@@ -118,16 +118,25 @@ def two_tiers(name: str, cell: Cell) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def _base(name: str, cell: Cell, members: tuple[str, ...]) -> Iterator[Lab]:
+    topic = MODES[cell.mode].option
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_directory(name))
         hosts = stack.enter_context(network.network(name, members))
         network.prepare(hosts["router"], "router", "any", cell.family)
         network.prepare(hosts["balancer"], "balancer", "any", cell.family)
-        network.prepare(hosts["balancer"], "balancer", cell.mode, cell.family)
-        for member in members:
-            if member.startswith(("backend", "proxy")):
-                network.prepare(hosts[member], "backend", cell.mode, cell.family)
-        yield Lab(name, cell, directory, hosts, stack.enter_context(processes(directory)), {})
+        network.prepare(hosts["balancer"], "balancer", topic, cell.family)
+        lab = Lab(name, cell, directory, hosts, stack.enter_context(processes(directory)), {})
+        _prepare_backends(lab, [member for member in members if member.startswith(("backend", "proxy"))])
+        yield lab
+
+
+def _prepare_backends(lab: Lab, names: list[str]) -> None:
+    mode = MODES[lab.cell.mode]
+    program = tunnels.build(lab.directory) if mode.encapsulation else None
+    for name in names:
+        network.prepare(lab.hosts[name], "backend", mode.option, lab.cell.family)
+        if program is not None:
+            tunnels.open_tunnel(lab.processes, lab.hosts[name], name, program)
 
 
 def _start(lab: Lab, host: str, configuration: str) -> None:

@@ -24,6 +24,7 @@ _LAN = {4: "10.0.0.{}", 6: "2001:db8:2::{}"}
 _BITS = {4: 24, 6: 64}
 _NUMBERS = {"router": 254, "balancer": 100}
 _FAMILIES = (4, 6)
+_SWITCHED = "2000"  # bytes that the switch carries; the router itself has an MTU of 1500
 
 
 def on_lan(host: str, family: int) -> str:
@@ -38,10 +39,10 @@ def bracketed(address: str) -> str:
 
 
 def commands(role: str, topic: str, family: int) -> list[str]:
-    """The blocks of docs/kernel.md for hosts of a role (router, balancer, backend), each a shell script. A comment
-    before each says whom it is for: its role, what it is about (a mode, or `any`) and the family."""
-    marked = rf"<!-- {role} {topic} IPv{family} -->\n```\n(.*?)```"
-    return re.findall(marked, PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    """The blocks of docs/kernel.md for hosts of a role (router, balancer, backend), each a shell script. Comments
+    before each say whom it is for: the role, what it is about (a mode, or `any`) and the family."""
+    marked = re.findall(r"((?:<!-- [^\n]* -->\n)+)```\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return [script for comments, script in marked if f"<!-- {role} {topic} IPv{family} -->\n" in comments]
 
 
 def prepare(host: Host, role: str, topic: str, family: int) -> None:
@@ -65,7 +66,7 @@ def network(name: str, members: Sequence[str]) -> Iterator[dict[str, Host]]:
 
 def _make_router(router: Host) -> None:
     router.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    router.ip("link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
+    router.ip("link", "add", "lan", "mtu", "1500", "type", "bridge", "mcast_snooping", "0")
     _bring_up(router, "lan", {family: on_lan("router", family) for family in _FAMILIES})
 
 
@@ -78,7 +79,7 @@ def _connect_client(client: Host, router: Host) -> None:
 
 def _connect_member(host: Host, role: str, router: Host) -> None:
     link(host, "eth0", router, role)
-    router.ip("link", "set", role, "master", "lan", "up")
+    router.ip("link", "set", role, "mtu", _SWITCHED, "master", "lan", "up")
     _bring_up(host, "eth0", {family: on_lan(role, family) for family in _FAMILIES})
     set_gateway(host, {family: on_lan("router", family) for family in _FAMILIES})
 

@@ -1,0 +1,102 @@
+"""docs/kernel.md says what is: its commands are those that the lab runs or `l4lb check` prints, its numbers are the
+programs' own, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from l4lb.config import Config
+from l4lb.control.changes.in_kernel import kernel_needs
+from tests.lab.cells import FAMILIES, MODES
+from tests.lab.network import PAGE, commands
+
+TEXT = PAGE.read_text(encoding="utf-8")
+LAYOUT = Path("l4lb/_kernel/layout.h").read_text(encoding="utf-8")
+TUNNEL = """
+[listeners.web]
+bind = "203.0.113.10:80"
+pool = "web"
+engine = "kernel"
+mode = "tunnel"
+[pools.web]
+policy = "maglev"
+backends = ["10.0.0.1:80"]
+"""
+
+
+def limit(name: str) -> int:
+    found = re.search(rf"^#define {name} (\d+|\(1 << (\d+)\))", LAYOUT, re.MULTILINE)
+    assert found is not None, name
+    return 1 << int(found[2]) if found[2] else int(found[1])
+
+
+def test_all_commands_that_change_a_host_are_run_or_printed() -> None:
+    changing = re.compile(r"^(ip (-6 )?(addr|link|route) \w+|sysctl -w)", re.MULTILINE)
+    for before, block in re.findall(r"([^\n]*)\n```\n(.*?)```", TEXT, re.DOTALL):
+        if changing.search(block):
+            assert re.fullmatch(r"<!-- (check|(router|balancer|backend) \w+ IPv[46]) -->", before), block
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_host_of_the_lab_has_commands(family: int) -> None:
+    assert len(commands("router", "any", family)) == len(commands("balancer", "any", family)) == 1
+    for mode in MODES.values():
+        assert len(commands("backend", mode.option, family)) == 1
+
+
+def test_commands_that_open_a_tunnel_are_those_that_check_prints(tmp_path: Path) -> None:
+    (tmp_path / "lb.toml").write_text(TUNNEL)
+    printed = "\n".join(kernel_needs(Config.load(tmp_path / "lb.toml")))
+    (block,) = re.findall(r"<!-- check -->\n```\n(.*?)```", TEXT, re.DOTALL)
+    (reduced,) = commands("backend", "advmss", 4)
+    for line in block.splitlines():
+        assert f"`{line}`" in printed
+    assert f"`{reduced.split(' via 10.0.0.254 ')[1].strip()}`" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("known flows of TCP, and as many of UDP", "FLOWS_MAX"),
+        ("handshakes: connections whose second packet has not come", "HANDSHAKES_MAX"),
+        ("fragmented packets on their way", "FRAGMENTS_MAX"),
+        ("addresses of listeners", "SERVICES_MAX"),
+        ("backends, and those that were removed and still have flows", "BACKENDS_MAX"),
+        ("backends of nat, for their answers", "BACKENDS_MAX"),
+        ("networks in lists and bans of all listeners", "DENIED_MAX"),
+    ],
+)
+def test_sizes_are_those_of_the_programs(words: str, name: str) -> None:
+    assert f"| {words} | {limit(name):,} |" in TEXT
+
+
+def test_as_many_slots_as_it_says() -> None:
+    pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+    from l4lb.engine.kernel.forwarding import SLOTS
+    from l4lb.engine.kernel.slots import words_of
+
+    assert f"| slots of hash tables of all pools | {SLOTS:,} | 2 |" in TEXT
+    tables = words_of(SLOTS) // words_of(65537)
+    assert f"{tables // 2} such pools can change at once, or there are {tables - 1} that change one at a time" in TEXT
+
+
+def test_what_can_become_of_packets_is_explained() -> None:
+    pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+    from l4lb.engine.kernel.layout import Verdict
+
+    table = TEXT[TEXT.index("| verdict |") : TEXT.index("Then by what you see")]
+    assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"verdict"} == {one.name.lower() for one in Verdict}
+
+
+def test_links_lead_somewhere() -> None:
+    titles = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+    for target in re.findall(r"\]\((?!https:)([^)]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        else:
+            assert (PAGE.parent / target).exists(), target
+    assert "docs/kernel.md" in Path("README.md").read_text(encoding="utf-8")
