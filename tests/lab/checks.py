@@ -41,11 +41,15 @@ def dig(lab: Lab, name: str, *arguments: str) -> str:
 
 
 class Visitor:
-    """A client whose connection stays."""
+    """A client whose connection stays. OSError when it gets no answer."""
 
     def __init__(self, lab: Lab) -> None:
         self._socket = lab.client.connect(lab.service, 80)
-        self.backend = self.ask()
+        try:
+            self.backend = self.ask()
+        except OSError:
+            self.close()
+            raise
 
     def ask(self) -> str:
         """Who answers. OSError when the connection is lost."""

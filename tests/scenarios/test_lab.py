@@ -85,7 +85,7 @@ CHECKS = [
     ("--mode", "nat", "--family", "4", "--attach", "tcx"),
     ("--mode", "dsr", "--family", "6", "--attach", "native"),
     ("--mode", "gue", "--family", "6", "--attach", "tcx"),
-    ("--two-tiers", "--mode", "dsr", "--family", "4", "--attach", "tcx"),
+    ("--two-tiers", "--mode", "tunnel", "--family", "4", "--attach", "tcx"),
 ]
 
 
@@ -115,8 +115,16 @@ def test_what_it_says_can_be_pasted(tiers: int, tmp_path: Path) -> None:
         assert running.end(signal.SIGINT) == 0, running.said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["in its start", "running", "in a check"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("in its start", signal.SIGINT),
+        ("running", signal.SIGTERM),
+        ("running", signal.SIGHUP),
+        ("in a check", signal.SIGINT),
+        ("in a check", signal.SIGTERM),
+    ],
+)
 def test_a_signal_ends_it(moment: str, number: signal.Signals, tmp_path: Path) -> None:
     with lab(tmp_path / "log", *(["--check"] if moment == "in a check" else [])) as running:
         if moment == "in its start":

@@ -91,6 +91,15 @@ def test_what_can_become_of_packets_is_explained() -> None:
     assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) - {"verdict"} == {one.name.lower() for one in Verdict}
 
 
+def test_examples_are_configurations(tmp_path: Path) -> None:
+    first, second = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    for mode in ("nat", "dsr", "tunnel"):
+        (tmp_path / "lb.toml").write_text(first.replace('mode = "nat"', f'mode = "{mode}"'))
+        assert Config.load(tmp_path / "lb.toml").listeners["web"].mode == mode
+    (tmp_path / "lb.toml").write_text(second)
+    assert Config.load(tmp_path / "lb.toml").pools["web"].send_proxy == "v2"
+
+
 def test_links_lead_somewhere() -> None:
     titles = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
