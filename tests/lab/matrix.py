@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from l4lb.errors import AdminError
 from tests.lab.cells import Cell
 from tests.lab.checks import Check
 from tests.lab.labs import Lab, LabError
@@ -44,9 +46,9 @@ def _cell(
                 try:
                     one(lab)
                     found[title] = "ok"
-                except (AssertionError, OSError) as error:
+                except (AssertionError, OSError, AdminError, subprocess.TimeoutExpired) as error:
                     found[title] = "FAILED"
                     problems.append(f"{title}: {type(error).__name__}: {error}")
-    except LabError as error:
+    except (LabError, AssertionError) as error:
         problems.append(str(error))
     return found, problems

@@ -17,8 +17,9 @@ def _drawing(lab: Lab) -> str:
     members = [role for role in lab.hosts if role not in ("client", "router")]
     places = [f"{lab.name}-{role}".ljust(len(lab.name) + 11) + network.on_lan(role, family) for role in members]
     lines = [front, *(" " * (len(front) - 1) + f"+---  {place}" for place in places)]
-    way = "client -> router -> balancer -> backend"
-    lines += ["", f"service: {lab.service}", f"packets go {way}, answers {mode.way_back}"]
+    behind = "backend" if "backend-1" in lab.hosts else "proxy (and on to a service)"
+    lines += ["", f"service: {lab.service}", f"packets go client -> router -> balancer -> {behind},"]
+    lines += [f"answers {mode.way_back.replace('backend', behind.partition(' ')[0])}"]
     return "\n".join(lines)
 
 

@@ -9,24 +9,22 @@ from __future__ import annotations
 import platform
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.lab.processes import Processes
 from tests.support.namespaces import Host
-from tests.support.programs import require
+from tests.support.programs import run
 
 _SOURCE = Path(__file__).parents[1] / "native" / "decapsulate.bpf.c"
 _DRIVER_MODE = 1 << 2  # XDP_FLAGS_DRV_MODE of linux/if_link.h
 
 
 def build(directory: Path) -> Path:
-    """The object file. CalledProcessError when clang cannot make it; it says why itself."""
+    """The object file."""
     made = directory / "decapsulate.o"
     headers = f"-I/usr/include/{platform.machine()}-linux-gnu"
-    command = [require("clang"), "-target", "bpf", "-O2", "-g", headers, "-c", str(_SOURCE), "-o", str(made)]
-    subprocess.run(command, check=True)
+    run("clang", "-target", "bpf", "-O2", "-g", headers, "-c", str(_SOURCE), "-o", str(made))
     return made
 
 
