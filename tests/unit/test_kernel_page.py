@@ -3,6 +3,8 @@ programs' own, its links lead somewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def test_commands_that_open_a_tunnel_are_those_that_check_prints(tmp_path: Path)
     [
         ("known flows of TCP, and as many of UDP", "FLOWS_MAX"),
         ("handshakes: connections whose second packet has not come", "HANDSHAKES_MAX"),
+        ('connection ids of QUIC clients (`hash_key = "quic_cid"`)', "QUIC_IDS_MAX"),
         ("fragmented packets on their way", "FRAGMENTS_MAX"),
         ("addresses of listeners", "SERVICES_MAX"),
         ("backends, and those that were removed and still have flows", "BACKENDS_MAX"),
@@ -71,6 +74,35 @@ def test_commands_that_open_a_tunnel_are_those_that_check_prints(tmp_path: Path)
 )
 def test_sizes_are_those_of_the_programs(words: str, name: str) -> None:
     assert f"| {words} | {limit(name):,} |" in TEXT
+
+
+def maps_open_here() -> dict[str, int]:
+    """How many bytes each takes, by its number."""
+    found = {}
+    for path in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            fields = dict(re.findall(r"^(map_id|memlock):\t(\d+)$", path.read_text(), re.MULTILINE))
+            if "map_id" in fields:
+                found[fields["map_id"]] = int(fields["memlock"])
+    return found
+
+
+def test_maps_take_what_it_says() -> None:
+    """As the kernel counts; what belongs to each CPU is there for two in the page."""
+    kernel = pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+    from l4lb.engine.kernel.attaching import images
+    from l4lb.engine.kernel.forwarding import KernelForwarder
+
+    if os.geteuid() != 0:
+        pytest.skip("maps are made by root alone")
+    before = maps_open_here()
+    forwarder = KernelForwarder(images())
+    taken = sum(size for number, size in maps_open_here().items() if number not in before)
+    forwarder.close()
+    counts = 2 * 48 * limit("SERVICES_MAX")
+    said = re.search(r"they take (\d+) MiB in all", TEXT)
+    assert said is not None
+    assert (taken - (kernel.CPUS - 2) * counts) / 2**20 == pytest.approx(int(said[1]), abs=3)
 
 
 def test_as_many_slots_as_it_says() -> None:
