@@ -32,7 +32,7 @@
 
 #ifdef TCX
 typedef struct __sk_buff context_t;
-#define PASS TC_ACT_OK
+#define PASS (-1)              // TCX_NEXT (Linux 6.6): other programs of the device see it too
 #define DROP TC_ACT_SHOT
 #define TRAIN_SEGMENT(context) ((context)->gso_size)
 #else
@@ -729,7 +729,7 @@ INLINE __u16 header_checksum(const struct iphdr *ip)
 	return ~folded(sum);
 }
 
-#define TOO_LARGE (-1)
+#define TOO_LARGE (-2)                // no action of a program
 
 #include "too_large.h"
 #include "tunnel.h"
@@ -944,7 +944,7 @@ APART int as_service(context_t *context, const struct packet *packet, const stru
 	change.from_port = packet->source_port;
 	change.to_port = port;
 	long found = look_up(context, packet, service, &packet->destination, &look);
-	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
+	if (found == BPF_FIB_LKUP_RET_NOT_FWDED || found == BPF_FIB_LKUP_RET_FWD_DISABLED)
 		return stop(VERDICT_OTHER, PASS);
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_be_fragmented(context, packet))
 		return stop(VERDICT_TOO_LARGE, PASS);                            // the stack answers the backend

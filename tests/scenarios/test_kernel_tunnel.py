@@ -14,7 +14,8 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.scenarios.test_kernel_forwarding import AS_CARDS_ARE, in_host, said, started
+from tests.scenarios.test_kernel_forwarding import said, started
+from tests.support.forwarding import in_host
 from tests.support.namespaces import BACK, BACKEND, FRONT, Hosts, three_hosts
 from tests.support.programs import require
 
@@ -160,7 +161,7 @@ def test_with_room_for_the_outer_headers(
     """TCP up to 1 MB, datagrams up to many fragments."""
     set_mtu_of_the_backends_net(hosts, 1600)
     for host in (hosts.client, hosts.backend):
-        in_host(host, AS_CARDS_ARE)
+        host.make_devices_cards()
     with tunnelled(hosts, decapsulator, attach, family, outside, gue_port) as balancer:
         assert in_host(hosts.client, CLIENT, SERVICE[family], "1,1000000", "5,1200,4000,30000") == "done\n"
         found = verdicts(balancer)
@@ -174,7 +175,7 @@ def test_with_room_for_the_outer_headers(
 def test_a_client_learns_what_fits(attach: str, family: int, outside: int, hosts: Hosts, decapsulator: Path) -> None:
     """The same MTU everywhere: what is full size does not fit, and the client is told so by ICMP."""
     for host in (hosts.client, hosts.backend):
-        in_host(host, AS_CARDS_ARE)
+        host.make_devices_cards()
     with tunnelled(hosts, decapsulator, attach, family, outside) as balancer:
         assert in_host(hosts.client, CLIENT, SERVICE[family], "1000000", "1400") == "done\n"
         assert verdicts(balancer)["TOO_LARGE_ANSWERED"] > 0

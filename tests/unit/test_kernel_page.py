@@ -110,9 +110,8 @@ def test_as_many_slots_as_it_says() -> None:
     from l4lb.engine.kernel.forwarding import SLOTS
     from l4lb.engine.kernel.slots import words_of
 
-    assert f"| slots of hash tables of all pools | {SLOTS:,} | 2 |" in TEXT
-    tables = words_of(SLOTS) // words_of(65537)
-    assert f"{tables // 2} such pools can change at once, or there are {tables - 1} that change one at a time" in TEXT
+    assert f"| slots of hash tables of all pools | {SLOTS:,}, or twice as many as the tables have | 2 |" in TEXT
+    assert f"Up to {words_of(SLOTS) // words_of(65537) // 2} such pools have room at the start" in TEXT
 
 
 def test_what_can_become_of_packets_is_explained() -> None:

@@ -18,10 +18,14 @@ from l4lb.engine.kernel import layout, slots
 from l4lb.errors import ConfigError
 from l4lb.model.snapshot import KernelTerms, ListenerSpec, Snapshot
 from l4lb.net.ranges import packed_ranges
-from tests.support.frames import ACK, SYN, TCP
+from tests.support.frames import ACK, SYN, TCP, Frame
 from tests.support.kernel import (
+    BACKENDS,
     DROPPED,
     LINKS,
+    PASSED,
+    PROGRAMS,
+    PROTOCOLS,
     SERVICE,
     SLOTS,
     Kernel,
@@ -29,6 +33,7 @@ from tests.support.kernel import (
     on_a_host,
     request,
 )
+from tests.support.namespaces import set_sysctl
 
 ROOM = 1 << 12  # slots, of the forwarder that tests make
 EVERY = array("I", [0]) * ROOM  # a table that takes all of them
@@ -219,3 +224,40 @@ def test_what_a_failed_prepare_has_held_is_free_again() -> None:
         assert engines.stats().listeners["tcp4"].addresses == (f"{SERVICE[4]}:80",)
 
     on_engines(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_listener_that_needs_more_room_gets_it_while_packets_flow(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            asked = [request(4, protocol, number) for protocol in PROTOCOLS for number in range(1, 30)]
+            first = [made.goes_to(one) for one in asked]
+            later = [replace(one, flags=ACK) for one in asked]
+            assert [made.goes_to(one) for one in later] == first
+            terms = KernelTerms("nat", "tcx" if program == "tcx" else "generic", ("v0",), slots=5_000_011)
+            made.forwarder.prepare(made.snapshot(kernel=terms).listeners)
+            made.sent(asked[0])
+            made.publish(kernel=terms)
+            made.program = made.forwarder.program(program)
+            assert [made.goes_to(one) for one in later] == first
+            assert made.forwarder.listener("tcp4").flows == 30
+            assert made.forwarder.flows_on("udp4") == 29
+            made.publish()  # it does not shrink
+            assert [made.goes_to(one) for one in later] == first
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_answers_to_this_host_pass_when_forwarding_is_turned_off(program: str) -> None:
+    """Nothing says then which they are; health checks need them."""
+
+    def check() -> None:
+        with kernel(program, "nat") as made:
+            answer = Frame(BACKENDS[4][0], "10.9.0.1", 8080, 40_000, TCP)
+            assert made.sees(answer) == (PASSED[program], answer.bytes())
+            set_sysctl("net.ipv4.ip_forward", "0")
+            set_sysctl("net.ipv4.conf.all.forwarding", "0")
+            assert made.sees(answer) == (PASSED[program], answer.bytes())
+
+    on_a_host(check)
