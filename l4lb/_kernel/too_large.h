@@ -102,6 +102,38 @@ INLINE __u64 sum_of_words(context_t *context, __u32 offset, const int most)
 	return sum;
 }
 
+#ifdef TCX
+
+// Whether the checksum in what is quoted, at `offset`, is still to be made. The kernel leaves such a one as it is.
+INLINE int is_unfinished(context_t *context, __u32 offset, __u16 *start)
+{
+	__u16 changed;
+	if (load(context, offset, start, sizeof(*start)))
+		return 0;
+	if (bpf_l4_csum_replace(context, offset, 0, bpf_htons(1), sizeof(changed)))
+		return 0;
+	if (load(context, offset, &changed, sizeof(changed)))
+		return 0;
+	return !bpf_skb_store_bytes(context, offset, start, sizeof(*start), 0) && changed == *start;
+}
+
+// The sum of ICMP's words once a network card has made the checksum that the client left to it: over everything from
+// `quoted` on. With it, the sum of that part is the complement of what the checksum starts from.
+INLINE __u64 sum_when_finished(context_t *context, const struct packet *packet, const __u32 quoted, __u64 sum)
+{
+	__u16 start = 0;
+	if (packet->part != PART_WHOLE)                                      // nobody leaves those of fragments
+		return sum;
+	if (!is_unfinished(context, quoted + (packet->protocol == IPPROTO_TCP ? 16 : 6), &start))
+		return sum;
+	__u16 unfinished = folded(sum_of_words(context, quoted, QUOTE_V6 / 4));
+	return sum + (__u16)~unfinished + (__u16)~start;
+}
+
+#else
+#define sum_when_finished(context, packet, quoted, sum) (sum)            // XDP sees nothing but bytes
+#endif
+
 INLINE long put_error_v4(context_t *context, const struct packet *packet)
 {
 	struct iphdr ip = {};
@@ -122,7 +154,8 @@ INLINE long put_error_v4(context_t *context, const struct packet *packet)
 	ip.check = header_checksum(&ip);
 	if (put(context, sizeof(struct ethhdr), &ip, sizeof(ip)) || put(context, at_icmp, &icmp, sizeof(icmp)))
 		return -1;
-	icmp.checksum = ~folded(sum_of_words(context, at_icmp, (sizeof(icmp) + QUOTE_V4) / 4));
+	__u64 sum = sum_of_words(context, at_icmp, (sizeof(icmp) + QUOTE_V4) / 4);
+	icmp.checksum = ~folded(sum_when_finished(context, packet, at_icmp + sizeof(icmp) + sizeof(ip), sum));
 	return put(context, at_icmp, &icmp, sizeof(icmp));
 }
 
@@ -142,6 +175,7 @@ INLINE long put_error_v6(context_t *context, const struct packet *packet)
 	if (put(context, sizeof(struct ethhdr), &ip, sizeof(ip)) || put(context, at_icmp, &icmp, sizeof(icmp)))
 		return -1;
 	__u64 sum = sum_of_words(context, at_addresses, (32 + sizeof(icmp) + QUOTE_V6) / 4);
+	sum = sum_when_finished(context, packet, at_icmp + sizeof(icmp) + sizeof(ip), sum);
 	icmp.checksum = ~folded(sum + ip.payload_len + bpf_htons(IPPROTO_ICMPV6));
 	return put(context, at_icmp, &icmp, sizeof(icmp));
 }

@@ -16,6 +16,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from tests.scenarios.test_kernel_forwarding import said, started
 from tests.support.forwarding import in_host
+from tests.support.frames import checksum, parse
 from tests.support.namespaces import BACK, BACKEND, FRONT, Hosts, three_hosts
 from tests.support.programs import require
 
@@ -97,6 +98,27 @@ program = kernel.Program(pathlib.Path(sys.argv[1]).read_bytes(), "decapsulate", 
 link = program.attach(socket.if_nametoindex(device), kernel.ATTACH_XDP, 1 << 2)
 print("up", flush=True)
 threading.Event().wait()
+"""
+
+# Sends a datagram that does not fit and says which frames came back, until ICMP's.
+TOO_LARGE = """
+import socket, sys
+service = sys.argv[1]
+v6 = ":" in service
+sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+if v6:
+    sock.setsockopt(socket.IPPROTO_IPV6, 23, 2)  # IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO
+else:
+    sock.setsockopt(socket.IPPROTO_IP, 10, 2)
+frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD if v6 else 0x0800))
+frames.settimeout(10)
+sock.sendto((bytes(range(256)) * 6)[: 1452 if v6 else 1472], (service, 80))
+while True:
+    frame, where = frames.recvfrom(65536)
+    is_icmp, kind = frame[20 if v6 else 23] == (58 if v6 else 1), frame[54 if v6 else 34]
+    if where[2] == socket.PACKET_HOST and is_icmp and kind < 128:
+        print(frame.hex())
+        break
 """
 
 
@@ -193,3 +215,27 @@ def test_trains_of_segments(family: int, outside: int, gue_port: int, hosts: Hos
         found = verdicts(balancer)
         assert found["FORWARDED"] < 3000000 / 1500  # so there were trains
         assert (found["TOO_LARGE"], found["NO_ROOM"]) == (0, 0)
+
+
+def finished(frame: bytes, at: int, checksum_at: int) -> bytes:
+    """As it is once a network card has made the checksum that the client left to it: over all from `at` on."""
+    made = checksum(frame[at:]).to_bytes(2, "big")
+    return frame[: at + checksum_at] + made + frame[at + checksum_at + 2 :]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("checksums", ["made", "left"])
+def test_an_error_about_a_packet_whose_checksum_was_left(
+    checksums: str, family: int, hosts: Hosts, decapsulator: Path
+) -> None:
+    """By a client on a device that makes checksums, or says so: ICMP's is right when that one has been made."""
+    if checksums == "made":
+        hosts.client.make_devices_cards()
+    with tunnelled(hosts, decapsulator, "tcx", family, 4):
+        frame = bytes.fromhex(in_host(hosts.client, TOO_LARGE, SERVICE[family]))
+        if checksums == "left":
+            with pytest.raises(AssertionError, match="ICMP's checksum"):
+                parse(frame)
+            quoted = 14 + (20 + 8 + 20 if family == 4 else 40 + 8 + 40)
+            frame = finished(frame, quoted, 6)
+        assert parse(frame).source == SERVICE[family]
