@@ -7,6 +7,7 @@ import contextlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 from tests.scenarios.test_kernel_forwarding import said, started
 from tests.support.forwarding import in_host
 from tests.support.frames import checksum, parse
-from tests.support.namespaces import BACK, BACKEND, FRONT, Hosts, three_hosts
-from tests.support.programs import require
+from tests.support.namespaces import BACK, BACKEND, FRONT, Host, Hosts, three_hosts
+from tests.support.programs import l4lb, require, run
 
 SERVICE = {4: "203.0.113.80", 6: "2001:db8:80::80"}
 SERVER = """
@@ -26,9 +27,9 @@ import socket, sys, threading
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 def serve(sock):
     with sock, sock.makefile("rb") as file:
-        data = file.read(int(file.readline()))
+        data = file.read(int(file.readline() or 0))  # a health check says nothing
         sock.sendall(data)
-listening = socket.create_server((sys.argv[1], 80), family=family)
+listening = socket.create_server((sys.argv[1], 80), family=family, dualstack_ipv6=sys.argv[1] == "::")
 datagrams = socket.socket(family, socket.SOCK_DGRAM)
 datagrams.bind((sys.argv[1], 80))
 def answer():
@@ -121,6 +122,21 @@ while True:
         break
 """
 
+FILE = """
+[listeners.web]
+bind = ["{service[4]}:80", "[{service[6]}]:80"]
+pool = "web"
+engine = "kernel"
+mode = "tunnel"
+encapsulation = "gue"
+attach = "tcx"
+devices = ["{device}"]
+[pools.web]
+policy = "maglev"
+backends = ["{backend}:80"]
+health = {{ interval = "100ms" }}
+"""
+
 
 @pytest.fixture(scope="module")
 def decapsulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,11 +157,15 @@ def hosts() -> Iterator[Hosts]:
         yield made
 
 
+def device_of(host: Host, address: str) -> str:
+    name: str = json.loads(host.run("ip", "-j", "addr", "show", "to", address))[0]["ifname"]
+    return name
+
+
 def set_mtu_of_the_backends_net(hosts: Hosts, mtu: int) -> None:
     """Answers to clients stay as large as the clients' net allows."""
     for host, address in ((hosts.balancer, BACK[4]), (hosts.backend, BACKEND[4])):
-        devices = json.loads(host.run("ip", "-j", "addr", "show", "to", address))
-        host.run("ip", "link", "set", devices[0]["ifname"], "mtu", str(mtu))
+        host.run("ip", "link", "set", device_of(host, address), "mtu", str(mtu))
     for family in (4, 6):
         hosts.backend.run("ip", f"-{family}", "route", "replace", "default", "via", BACK[family], "mtu", "1500")
 
@@ -239,3 +259,20 @@ def test_an_error_about_a_packet_whose_checksum_was_left(
             quoted = 14 + (20 + 8 + 20 if family == 4 else 40 + 8 + 40)
             frame = finished(frame, quoted, 6)
         assert parse(frame).source == SERVICE[family]
+
+
+def test_a_listener_of_both_families(hosts: Hosts, decapsulator: Path, tmp_path: Path) -> None:
+    """In the whole product: the backend is checked by its own address, of one family."""
+    file = tmp_path / "lb.toml"
+    device = device_of(hosts.balancer, FRONT[4])
+    file.write_text(FILE.format(service=SERVICE, device=device, backend=BACKEND[4]))
+    with contextlib.ExitStack() as stack:
+        for code, argument in ((SERVER, "::"), (DECAPSULATE, str(decapsulator))):
+            assert said(stack.enter_context(started(hosts.backend, code, argument))) == "up"
+        admin = f"unix:{tmp_path}/admin.sock"
+        serving = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", admin, within=hosts.balancer.command))
+        serving.wait_for("backend up")
+        for family in (4, 6):
+            assert in_host(hosts.client, CLIENT, SERVICE[family], "1,1000000", "") == "done\n"
+        status = json.loads(run(sys.executable, "-m", "l4lb", "status", "--json", "--admin", admin))
+        assert status["listeners"][0]["sessions_total"] == 4
