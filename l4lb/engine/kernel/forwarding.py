@@ -40,7 +40,7 @@ _HANDSHAKE_S = 1.0  # a flow may begin so long after its listener has left
 
 class KernelForwarder:
     """`images` are the object files of the two programs; `slots` and `flows` bound what the maps hold: slots of all
-    tables together (they grow when listeners need more), and known flows of each protocol.
+    tables together (they grow when listeners need more), and known flows of each protocol; of QUIC as many connection ids.
 
     `inherited`: what another process has in the kernel. Its programs forward until `take_over`; what is published
     before waits for that.
@@ -55,7 +55,7 @@ class KernelForwarder:
         inherited: Inherited | None = None,
     ) -> None:
         self._images = images
-        sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows}
+        sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows, "quic_owners": flows}
         self._inherited = inherited
         self._generation = _first_generation(images, sizes, inherited)
         self._next: Generation | None = None  # once it is filled
