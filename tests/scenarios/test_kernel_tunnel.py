@@ -122,6 +122,17 @@ while True:
         break
 """
 
+# Ten datagrams that leave the client's device in one piece.
+TRAIN = """
+import socket, struct, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(10)
+wanted = [bytes([number]) * 1000 for number in range(10)]
+in_pieces = (socket.IPPROTO_UDP, 103, struct.pack("=H", 1000))  # UDP_SEGMENT
+sock.sendmsg([b"".join(wanted)], [in_pieces], 0, (sys.argv[1], 80))
+assert sorted(sock.recv(65536) for _ in wanted) == wanted
+print("done", flush=True)
+"""
 FILE = """
 [listeners.web]
 bind = ["{service[4]}:80", "[{service[6]}]:80"]
@@ -235,6 +246,14 @@ def test_trains_of_segments(family: int, outside: int, gue_port: int, hosts: Hos
         found = verdicts(balancer)
         assert found["FORWARDED"] < 3000000 / 1500  # so there were trains
         assert (found["TOO_LARGE"], found["NO_ROOM"]) == (0, 0)
+
+
+@pytest.mark.parametrize("gue_port", [0, 6080], ids=["ipip", "gue"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_trains_of_datagrams(family: int, gue_port: int, hosts: Hosts, decapsulator: Path) -> None:
+    with tunnelled(hosts, decapsulator, "tcx", family, 4, gue_port) as balancer:
+        assert in_host(hosts.client, TRAIN, SERVICE[family]) == "done\n"
+        assert verdicts(balancer)["FORWARDED"] == 1
 
 
 def finished(frame: bytes, at: int, checksum_at: int) -> bytes:
