@@ -816,6 +816,7 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 	int tcp = packet->protocol == IPPROTO_TCP;
 	__u64 now = bpf_ktime_get_coarse_ns();                           // as of the last tick: reading it costs nothing
 	if (tcp && !packet->is_syn && !packet->is_error && !known_flow(&handshakes, key, now, 0, choice)) {
+		packet->is_new = 1;
 		remember(&tcp_flows, key, now, choice, service->number, BPF_ANY);
 		bpf_map_delete_elem(&handshakes, key);
 		return VERDICT_FORWARDED;
@@ -830,9 +831,9 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 	enum verdict verdict = choose_anew(packet, service, choice);
 	if (verdict != VERDICT_FORWARDED || packet->is_error)
 		return verdict;
-	packet->is_new = packet->is_syn || !tcp;
+	packet->is_new = !tcp;
 	if (packet->is_syn)
-		remember(&tcp_flows, key, now, choice, service->number, BPF_EXIST);
+		bpf_map_delete_elem(&tcp_flows, key);
 	remember(tcp ? (void *)&handshakes : (void *)&udp_flows, key, now, choice, service->number, BPF_ANY);
 	return VERDICT_FORWARDED;
 }
@@ -840,8 +841,8 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 // The backend of a packet to a service: VERDICT_FORWARDED and `choice`, or why there is none.
 //
 // A connection is a flow from its second packet on. Before that it is among the handshakes: so a flood of SYNs, or of
-// other single packets, pushes out no flow. What an earlier connection of the same ports has left is overwritten by a
-// SYN, or else it would catch the ACK of this one's handshake.
+// other single packets, pushes out no flow, and a SYN that is sent again counts once. What an earlier connection of the
+// same ports has left goes with the SYN, or else it would catch the ACK of this one's handshake.
 INLINE enum verdict choose(context_t *context, struct packet *packet, const struct service *service,
 						   struct choice *choice)
 {

@@ -35,9 +35,10 @@ def open_tunnel(processes: Processes, host: Host, name: str, program: Path) -> N
 def _stay(image: Path) -> None:
     from l4lb._native import kernel
 
-    program = kernel.Program(image.read_bytes(), "decapsulate", {}, None)
-    program.attach(socket.if_nametoindex("eth0"), kernel.ATTACH_XDP, _DRIVER_MODE)  # until this process ends
+    program, _ = kernel.load(image.read_bytes(), "decapsulate", {}, {})
+    link = program.attach(socket.if_nametoindex("eth0"), kernel.ATTACH_XDP, _DRIVER_MODE)
     signal.pause()
+    del link  # until this process ends
 
 
 if __name__ == "__main__":

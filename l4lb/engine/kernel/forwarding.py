@@ -40,7 +40,8 @@ _HANDSHAKE_S = 1.0  # a flow may begin so long after its listener has left
 
 class KernelForwarder:
     """`images` are the object files of the two programs; `slots` and `flows` bound what the maps hold: slots of all
-    tables together (they grow when listeners need more), and known flows of each protocol; of QUIC as many connection ids.
+    tables together (they grow when listeners need more), known flows of each protocol, and as many connection ids of
+    QUIC.
 
     `inherited`: what another process has in the kernel. Its programs forward until `take_over`; what is published
     before waits for that.

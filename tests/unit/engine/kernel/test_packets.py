@@ -234,6 +234,8 @@ def test_a_listener_is_renamed_and_back(program: str) -> None:
                 made.publish(prefix=prefix)
                 before = made.forwarder.listener(f"{prefix}tcp4").flows
                 made.sent(request(4, TCP, 10 + number))
+                made.sent(request(4, TCP, 10 + number))  # a SYN that is sent again is no other connection
+                made.sent(request(4, TCP, 10 + number, flags=ACK))
                 assert made.forwarder.listener(f"{prefix}tcp4").flows == before + 1
 
     on_a_host(check)
