@@ -144,7 +144,10 @@ class KernelForwarder:
         plans: list[tuple[KernelListener, Plan]] = []
         try:
             for spec in named.values():
-                self._plan_listener(spec, pools[spec.pool], generation, plans)
+                pool, listener = pools[spec.pool], self._listeners.named(spec.name)
+                if listener is None or not listener.is_planned(spec, pool, generation):
+                    listener = listener or self._new_listener(spec.name, plans)
+                    plans.append((listener, self._plan(listener, spec, pool, generation)))
             self._expect_room(plans, generation)
             self._denied.set((one, (plan.spec.refused, plan.spec.banned)) for one, plan in plans)
         except BaseException:
@@ -153,25 +156,19 @@ class KernelForwarder:
             raise
         self._named = frozenset(named)
         before = [self._commit(listener, plan) for listener, plan in plans]
-        for one in self._listeners.all():
-            if one.plan is None or one.name not in self._named or not one.plan.spec.bind:
-                self._leave(one)
+        drained = [listener for listener, plan in plans if not plan.spec.bind]
+        for one in (*drained, *self._listeners.besides(named.keys())):
+            self._leave(one)
         for plan in filter(None, before):
             self._drop(plan)
         generation.slots.drop_taken()
 
     # ---- what a listener is to be ----
 
-    def _plan_listener(
-        self, spec: ListenerSpec, pool: PoolSpec, generation: Generation, plans: list[tuple[KernelListener, Plan]]
-    ) -> None:
-        listener = self._listeners.named(spec.name)
-        if listener is None:
-            listener = self._listeners.new(spec.name, {one.number for one, _ in plans})
-            listener.base = self._counting.of_listener(listener.number)
-        elif listener.is_planned(spec, pool, generation):
-            return
-        plans.append((listener, self._plan(listener, spec, pool, generation)))
+    def _new_listener(self, name: str, plans: Sequence[tuple[KernelListener, Plan]]) -> KernelListener:
+        listener = self._listeners.new(name, {one.number for one, _ in plans})
+        listener.base = self._counting.of_listener(listener.number)
+        return listener
 
     def _plan(self, listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
         """MemoryError when there is no room for it; then it has taken nothing."""
@@ -200,11 +197,11 @@ class KernelForwarder:
 
     @staticmethod
     def _expect_room(plans: Sequence[tuple[KernelListener, Plan]], generation: Generation) -> None:
-        services = {key for _, plan in plans for key in plan.services}
-        answers = {key for _, plan in plans for key in plan.answers}
-        if len(generation.services.keys() | services) > layout.SERVICES_MAX:
+        services = {key for _, plan in plans for key in plan.services} - generation.services.keys()
+        answers = {key for _, plan in plans for key in plan.answers} - generation.answers.keys()
+        if len(generation.services) + len(services) > layout.SERVICES_MAX:
             raise MemoryError(f"more than {layout.SERVICES_MAX} addresses of listeners")
-        if len(generation.answers.keys() | answers) > layout.BACKENDS_MAX:
+        if len(generation.answers) + len(answers) > layout.BACKENDS_MAX:
             raise MemoryError(f"more than {layout.BACKENDS_MAX} backends of listeners by nat")
 
     # ---- and is ----
@@ -225,6 +222,7 @@ class KernelForwarder:
         for key, value in left.items():
             self._leave_service(listener, key, value)
         listener.services = {**left, **plan.services}
+        self._listeners.note_leaving(listener, bool(left))
         self._listeners.record(listener)
         usable = {plan.pool.backends[index].id for index in plan.pool.usable}
         pairs = zip(plan.pool.backends, plan.placed, strict=True)
@@ -239,6 +237,7 @@ class KernelForwarder:
         for key, value in listener.services.items():
             self._leave_service(listener, key, listener.left_service(value))
         listener.services = {key: listener.left_service(value) for key, value in listener.services.items()}
+        self._listeners.note_leaving(listener, True)
         if listener.plan is not None and listener.name not in self._named:
             self._drop(listener.plan)
             listener.plan = None
@@ -268,9 +267,9 @@ class KernelForwarder:
 
     def _ending(self, counted: Counted, after: float = float("-inf")) -> Iterator[Callable[[], None]]:
         """How to forget each of those that have no flow; `after`: when they had none."""
-        for one in self._listeners.all():
+        for one in self._listeners.leaving.values():
             is_old_enough = counted.at >= min(after, one.left_at + _HANDSHAKE_S)
-            if is_old_enough and one.is_leaving() and not counted.by_listener.get(one.number):
+            if is_old_enough and not counted.by_listener.get(one.number):
                 yield partial(self._forget, one)
         for placed in self._backends.removed():
             is_old_enough = counted.at >= min(after, placed.removed_at + _HANDSHAKE_S)
@@ -281,6 +280,7 @@ class KernelForwarder:
         for key, value in list(one.services.items()) if one.left else one.left_services():
             self._generation.remove("services", key, value)
             del one.services[key]
+        self._listeners.note_leaving(one, False)
         if one.left:
             self._denied.set([(one, (b"", b""))])
             if one.name not in self._named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, KeysView
 from dataclasses import dataclass, field
 
 from l4lb._native import kernel
@@ -61,10 +61,6 @@ class KernelListener:
             return False
         return plan.spec is spec or plan.spec == spec
 
-    def is_leaving(self) -> bool:
-        """All or some of its addresses."""
-        return self.left or any(True for _ in self.left_services())
-
     def left_service(self, service: bytes) -> bytes:
         """What it becomes when its address is left."""
         return layout.left(service, any_denied=bool(self.denied))
@@ -81,12 +77,19 @@ class Listeners:
     def __init__(self, records: kernel.Memory) -> None:
         self._records = records
         self._known: dict[bytes, KernelListener] = {}
+        self._by_name: dict[str, KernelListener] = {}
+        self.leaving: dict[bytes, KernelListener] = {}  # those that leave all or some of their addresses
 
     def all(self) -> Iterable[KernelListener]:
         return self._known.values()
 
     def named(self, name: str) -> KernelListener | None:
-        return self._known.get(layout.digest(name))
+        return self._by_name.get(name) or self._known.get(layout.digest(name))
+
+    def besides(self, names: KeysView[str]) -> list[KernelListener]:
+        """Those that have none of these names."""
+        unnamed = (one for one in self._known.values() if not one.name) if len(self._known) > len(self._by_name) else ()
+        return [*(self._by_name[name] for name in self._by_name.keys() - names), *unnamed]
 
     def new(self, name: str, taken: set[int]) -> KernelListener:
         """With a free number, which is none of `taken`; not here before `add`. MemoryError."""
@@ -97,10 +100,17 @@ class Listeners:
         return KernelListener(layout.digest(name), number, Counts(), self._record(number).since_ns, name)
 
     def add(self, one: KernelListener) -> None:
-        self._known[one.digest] = one
+        self._known[one.digest] = self._by_name[one.name] = one
+
+    def note_leaving(self, one: KernelListener, leaves: bool) -> None:
+        if leaves:
+            self.leaving[one.digest] = one
+        else:
+            self.leaving.pop(one.digest, None)
 
     def remove(self, one: KernelListener) -> None:
         del self._known[one.digest]
+        self._by_name.pop(one.name, None)
         free = NumberRecord(bytes(16), Counts(), 0, layout.now_ns(), 0, 0)
         self._records.write(one.number * _RECORD, free.packed())
 
@@ -115,7 +125,7 @@ class Listeners:
     def take_over(self, services: dict[bytes, bytes], denied: Iterable[bytes]) -> None:
         """Go on from what is in the array and in these maps. Names are not known yet, see `rename`."""
         names = {one.digest: one.name for one in self._known.values()}
-        self._known = {}
+        self._known, self._by_name, self.leaving = {}, {}, {}
         by_number: dict[int, KernelListener] = {}
         for number in range(layout.SERVICES_MAX):
             record = self._record(number)
@@ -124,6 +134,9 @@ class Listeners:
                 one = KernelListener(record.owner, number, record.base, record.since_ns, name, idle_s, lists=None)
                 one.left, one.left_at = bool(record.left), time.monotonic()
                 self._known[one.digest] = by_number[number] = one
+                if name:
+                    self._by_name[name] = one
+        self.leaving = {one.digest: one for one in self._known.values() if one.left}
         for key, value in services.items():
             if (found := by_number.get(layout.service_parts(value)[0])) is not None:
                 found.services[key] = value
