@@ -20,14 +20,13 @@ from l4lb.control.process.inheritance import Inheritance
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.control.state.state_file import read_state
-from l4lb.engine.engines import Engines
+from l4lb.engine.making import native_forwarder, worker_count
 from l4lb.errors import EngineError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.sessions import LIMIT_DEFAULT, SourceOrder
 from l4lb.model.stats import Stats
-from l4lb.net.cpus import usable_cpus
-from l4lb.net.limits import expect_memory_for, local_ports, raise_file_limit, sessions_for
+from l4lb.net.limits import expect_memory_for
 from l4lb.net.resolving import Lookup, look_up
 from l4lb.net.threads import REFUSED, expect_alive, name_this_thread, new_loop, no_thread, started
 from l4lb.views import BansView, ListenerView, PoolView
@@ -36,26 +35,6 @@ T = TypeVar("T")
 _OTHER_THREADS = 3  # the control loop's, one beside it, one for signals or the access log
 _LOOK_AGAIN_S = 1.0
 _FINISH_S = 1.0  # how long callers in other threads have to return from what `close` ends
-
-
-def native_forwarder(config: Config) -> Engines:
-    """A forwarder with the workers and limits of `config`. Raises this process's file limit to its hard limit."""
-    cpus = usable_cpus()
-    settings = config.global_
-    file_limit = raise_file_limit()
-    return Engines(
-        _workers(config),
-        max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
-        ports=local_ports() if settings.max_sessions == "auto" else 0,
-        affinity=settings.worker_affinity,
-        cpus=cpus,
-        busy_poll_s=settings.busy_poll,
-    )
-
-
-def _workers(config: Config) -> int:
-    wanted = config.global_.workers
-    return len(usable_cpus()) if wanted == "auto" else wanted
 
 
 class LoadBalancer:
@@ -96,7 +75,7 @@ class LoadBalancer:
         with self._life:
             if self._plane is not None:
                 raise EngineError("already started")
-            expect_memory_for(_workers(self._started_with) + _OTHER_THREADS)
+            expect_memory_for(worker_count(self._started_with) + _OTHER_THREADS)
             self._loop = new_loop()
             self._aside = ThreadPoolExecutor(
                 thread_name_prefix="l4lb-aside", initializer=name_this_thread, initargs=("l4lb-aside",)

@@ -3,6 +3,7 @@ workers. What is told of them is told of both together."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import socket
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
-from l4lb.model.forwarder import ExportedKernel, ExportedSession, QuicIds
+from l4lb.model.forwarder import ExportedKernel, ExportedSession, Pinning, QuicIds
 from l4lb.model.sessions import Session, SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
@@ -34,10 +35,13 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h (since Linux 4.
 
 
 class Engines(NativeForwarder):
-    """`l4lb.model.forwarder.Forwarder`. The programs are loaded with the first listener that needs them."""
+    """`l4lb.model.forwarder.Forwarder`. The programs are loaded with the first listener that needs them. Without
+    `pinning` nobody could find what is pinned."""
 
-    def __init__(self, workers: int, **settings: Any) -> None:
+    def __init__(self, workers: int, *, pinning: Pinning | None = None, **settings: Any) -> None:
         super().__init__(workers, **settings)
+        self._pinning = pinning
+        self._has_begun = False  # with or without listeners in the kernel
         self._kernel: KernelForwarder | None = None
         self._in_kernel: dict[str, ListenerSpec] = {}
         self._modes: dict[str, str] = {}  # of published listeners; empty: of the workers
@@ -50,6 +54,8 @@ class Engines(NativeForwarder):
         ours = [one for one in listeners if one.kernel is not None and not self._given_up]
         self._refuse_changes(listeners)
         try:
+            if not (ours or self._has_begun):
+                self._forget_pinned()
             if ours:
                 kernel = self._loaded(f"listeners.{ours[0].name}.engine")
                 _require_forwarding(ours)
@@ -70,14 +76,24 @@ class Engines(NativeForwarder):
                 message = "cannot be changed while the listener is there: start anew, or take another name and address"
                 raise ConfigError([Problem(f"listeners.{one.name}.{key}", message)])
 
-    def _loaded(self, where: str, inherited: Inherited | None = None) -> KernelForwarder:
+    def _forget_pinned(self) -> None:
+        """Of an l4lb that is gone, with this configuration as it was then."""
+        if self._pinning is not None:
+            with contextlib.suppress(ImportError, ConfigError):  # built without it; another l4lb has it
+                from l4lb.engine.kernel.starting import forget_pinned
+
+                forget_pinned(self._pinning)
+
+    def _loaded(self, where: str, inherited: Inherited | None = None, lock: int | None = None) -> KernelForwarder:
         """`where`: what needs it. ConfigError when it cannot be had."""
         if self._kernel is None:
             try:
-                from l4lb.engine.kernel.attaching import images
-                from l4lb.engine.kernel.forwarding import KernelForwarder
+                from l4lb.engine.kernel.starting import started, taken_over
 
-                self._kernel = KernelForwarder(images(), inherited=inherited)
+                if inherited is not None:
+                    self._kernel = taken_over(self._pinning, inherited, lock)
+                else:
+                    self._kernel, self._has_begun = started(self._pinning), False
             except (ImportError, FileNotFoundError) as error:
                 raise ConfigError([Problem(where, f'"kernel": {KERNEL_NEEDS}')]) from error
             except (OSError, MemoryError) as error:
@@ -124,6 +140,9 @@ class Engines(NativeForwarder):
         ours = {one.name: one for one in snapshot.listeners if one.kernel is not None}
         if self._kernel is not None:
             self._kernel.publish(snapshot)
+            if not self._has_begun:
+                self._kernel.take_over()  # from nobody who is still there
+        self._has_begun = True
         self._in_kernel = ours
         self._modes = {one.name: _mode(one) for one in snapshot.listeners}
         super().publish(dataclasses.replace(snapshot, listeners=tuple(_native(snapshot.listeners))))
@@ -136,8 +155,9 @@ class Engines(NativeForwarder):
             return None
         inherited = self._kernel.exported()
         held = [[str(protocol), int(at.family), at.host, at.port] for protocol, at in self._held]
-        fds = [*inherited.fds(), *(sock.fileno() for sock in self._held.values())]
-        return ExportedKernel(fds, {**inherited.about(), "held": held})
+        lock = [self._kernel.pins.fileno()] if self._kernel.pins is not None else []
+        fds = [*inherited.fds(), *(sock.fileno() for sock in self._held.values()), *lock]
+        return ExportedKernel(fds, {**inherited.about(), "held": held, "locked": len(lock)})
 
     def import_kernel(self, exported: ExportedKernel) -> None:
         """What another version means otherwise is left to end with that process."""
@@ -145,13 +165,21 @@ class Engines(NativeForwarder):
             from l4lb.engine.kernel.inherited import Inherited
 
             held = [(Protocol(name), SocketAddress(*at)) for name, *at in exported.about["held"]]
-            count = len(exported.fds) - len(held)
+            locked = int(exported.about["locked"])
+            count = len(exported.fds) - len(held) - locked
             inherited = Inherited.of(exported.about, exported.fds[:count])
         except (ImportError, KeyError, TypeError, ValueError):
             close_all(exported.fds)
             return
-        self._held = {bound: socket.socket(fileno=fd) for bound, fd in zip(held, exported.fds[count:], strict=True)}
-        self._loaded("listeners", inherited)
+        sockets = exported.fds[count : count + len(held)]
+        self._held = {bound: socket.socket(fileno=fd) for bound, fd in zip(held, sockets, strict=True)}
+        self._has_begun = True
+        self._loaded("listeners", inherited, exported.fds[-1] if locked else None)
+
+    def chown_sockets(self, uid: int, gid: int) -> None:
+        super().chown_sockets(uid, gid)
+        if self._kernel is not None and self._kernel.pins is not None:
+            self._kernel.pins.chown(uid, gid)
 
     def begin_export(self) -> None:
         super().begin_export()
@@ -166,12 +194,12 @@ class Engines(NativeForwarder):
     def give_up_sockets(self) -> None:
         super().give_up_sockets()
         self._given_up = True
-        self._close_kernel()
-
-    def _close_kernel(self) -> None:
         if self._kernel is not None:
-            self._kernel.close()
-            self._kernel = None
+            self._kernel.give_up()
+        self._forget_kernel()
+
+    def _forget_kernel(self) -> None:
+        self._kernel = None
         for sock in self._held.values():
             sock.close()
         self._held = {}
@@ -267,7 +295,9 @@ class Engines(NativeForwarder):
         return {name: dataclasses.replace(pool, backends=found[name]) for name, pool in pools.items()}
 
     def close(self) -> None:
-        self._close_kernel()
+        if self._kernel is not None:
+            self._kernel.close()
+        self._forget_kernel()
         super().close()
 
 

@@ -29,6 +29,16 @@ class ExportedSockets:
 
 
 @dataclass(frozen=True, slots=True)
+class Pinning:
+    """Whether what forwards in the kernel is to outlive a process that is killed, and by the path of which
+    configuration the next one finds it. `owner`: as which user (its number) the process may have run, besides root."""
+
+    file: str
+    wanted: bool
+    owner: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedKernel:
     """What forwards in the kernel, on its way to another process: descriptors, and what is to be known of them, as JSON
     has it."""

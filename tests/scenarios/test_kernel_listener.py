@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,17 +163,20 @@ class World:
 
 
 @contextlib.contextmanager
-def world(hosts: Hosts, tmp_path: Path, attach: str = "auto", user: str = "") -> Iterator[World]:
+def world(
+    hosts: Hosts, tmp_path: Path, attach: str = "auto", user: str = "", more: str = "", within: Sequence[str] = ()
+) -> Iterator[World]:
+    """`more` is for the file's [global]; `within` starts commands in the balancer's network."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(started(hosts.backend, SERVERS, "8001", BACKEND[4], BACKEND[6]))
         other = stack.enter_context(started(hosts.backend, SERVERS, "8002", BACKEND[4], BACKEND[6]))
         assert said(server) == said(other) == "up"
         made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
         made.write(attach)
-        made.file.write_text(made.file.read_text().replace("[global]", f'[global]\nuser = "{user}"'))
+        made.file.write_text(made.file.read_text().replace("[global]", f'[global]\nuser = "{user}"\n{more}'))
         made.server = other
         arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
-        within = [*hosts.balancer.command, *(interpreter_of_all() if user else ())]
+        within = [*(within or hosts.balancer.command), *(interpreter_of_all() if user else ())]
         made.process = stack.enter_context(l4lb(*arguments, within=within))
         made._client = stack.enter_context(started(hosts.client, CLIENTS))
         assert wait_until(lambda: made.process.log.count("backend up") >= 5, 30), made.process.log

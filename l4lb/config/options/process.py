@@ -65,6 +65,10 @@ class GlobalConfig(Model):
     statsd_interval: Duration = 10.0
     statsd_prefix: MetricPrefix = "l4lb"
     statsd_tags: dict[Name, Name] = Field(default_factory=dict, description="of every metric; datadog only")
+    kernel_pin: bool = Field(
+        default=False,
+        description="a crash leaves forwarding in the kernel as it is, until the next start",
+    )
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"
     )

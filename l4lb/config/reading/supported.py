@@ -7,7 +7,6 @@ from __future__ import annotations
 
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("hooks",),
-    ("global",): ("kernel_pin",),
     ("listeners", "*"): ("when_no_backend",),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from l4lb.model.address import SocketAddress
 
 # What a process reads only when it starts: a change applies from the next start or upgrade on.
 STARTED_WITH = {
-    "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions", "user", "group"),
+    "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions", "user", "group", "kernel_pin"),
     "admin": ("bind", "token_file", "dashboard"),
 }
 

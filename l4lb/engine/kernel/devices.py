@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from l4lb._native import kernel
 from l4lb.engine.kernel.attaching import Attached, attach, packet_devices
+from l4lb.engine.kernel.pinning import Pins
 from l4lb.errors import Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import KernelTerms, ListenerSpec
@@ -14,9 +15,10 @@ GetProgram = Callable[[str], kernel.Program]  # xdp or tcx
 
 
 class Devices:
-    """`attached`: those of the process before."""
+    """`attached`: those of the process before; `pins`: where links are kept."""
 
-    def __init__(self, attached: Iterable[Attached]) -> None:
+    def __init__(self, attached: Iterable[Attached], pins: Pins | None) -> None:
+        self._pins = pins
         self._attached = {one.device: one for one in attached}
         self._needed: dict[str, Sequence[str]] = {}  # by listeners
 
@@ -41,7 +43,10 @@ class Devices:
                     yield Problem(f"listeners.{listener.name}.attach", message)
                 continue
             try:
-                self._attached[device] = attach(program, device, terms.attach)
+                attached = attach(program, device, terms.attach)
+                if self._pins is not None:
+                    self._pins.keep_link(attached)
+                self._attached[device] = attached
             except OSError as error:
                 yield Problem(f"listeners.{listener.name}.devices", str(error.strerror or error))
 

@@ -6,7 +6,6 @@ other: each packet goes by the whole of one state of its service. Nothing waits,
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +19,16 @@ from l4lb.engine.kernel.counting import Counting
 from l4lb.engine.kernel.denying import Denied
 from l4lb.engine.kernel.devices import Devices
 from l4lb.engine.kernel.flows import Counted, Flows, FlowSweep, Numbered, Numbers
-from l4lb.engine.kernel.generation import Generation, contents, digests, shared
+from l4lb.engine.kernel.generation import Generation, contents, first_generation
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.engine.kernel.layout import SIZES, Counts, Verdict
 from l4lb.engine.kernel.listeners import KernelListener, Listeners, Plan
-from l4lb.engine.kernel.services import answers_of, service_of
+from l4lb.engine.kernel.pinning import Pins
+from l4lb.engine.kernel.services import Planner, expect_room
 from l4lb.engine.kernel.slots import words_of
 from l4lb.errors import ConfigError, Problem
-from l4lb.model.address import SocketAddress
 from l4lb.model.sessions import SessionFilter
-from l4lb.model.snapshot import ListenerSpec, PoolSpec, Snapshot
+from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import Protocol
 from l4lb.model.stats import Device
 
@@ -44,7 +43,8 @@ class KernelForwarder:
     QUIC.
 
     `inherited`: what another process has in the kernel. Its programs forward until `take_over`; what is published
-    before waits for that.
+    before waits for that. `pins`: where everything is kept in case this process does not end by `close`. OSError when
+    the kernel does not take the programs, or keeps nothing.
     """
 
     def __init__(
@@ -54,23 +54,34 @@ class KernelForwarder:
         slots: int = SLOTS,
         flows: int = 1 << 18,
         inherited: Inherited | None = None,
+        pins: Pins | None = None,
     ) -> None:
-        self._images = images
         sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows, "quic_owners": flows}
         self._inherited = inherited
-        self._generation = _first_generation(images, sizes, inherited)
+        self._generation = first_generation(images, sizes, inherited)
         self._next: Generation | None = None  # once it is filled
         maps = self._generation.maps
         self._counting = Counting(maps)
         self._flows = Flows({protocol: maps[f"{protocol}_flows"].number for protocol in Protocol})
         self._backends = Backends(_memory(maps["backends"], "backend"), _memory(maps["places"], "place"))
+        self._planner = Planner(self._backends, self._counting.of_backend)
         self._listeners = Listeners(_memory(maps["numbers"], "number"))
         self._denied = Denied(maps["denied"])
         self._named: frozenset[str] = frozenset()  # listeners of the snapshot
-        self._devices = Devices(inherited.living_links() if inherited is not None else ())
+        self._pins = pins
+        self._devices = Devices(inherited.living_links() if inherited is not None else (), pins)
+        if pins is not None:
+            self._pin(pins, inherited)
         self._waits = inherited is not None
         self._wanted: Snapshot | None = None  # while it waits: the newest one,
         self._leaving: list[tuple[str, Sequence[str]]] = []  # ... and what is to leave
+
+    def _pin(self, pins: Pins, inherited: Inherited | None) -> None:
+        """Unless that is there already."""
+        there = pins.newest()
+        self._generation.pinned = there if there and self._generation.is_of(inherited) else pins.keep(self._generation)
+        for one in self.attached if not there else ():
+            pins.keep_link(one)
 
     def program(self, name: str) -> kernel.Program:
         """xdp or tcx."""
@@ -100,6 +111,8 @@ class KernelForwarder:
             return
         try:
             self._next = current.larger(1 << (words - 1).bit_length())
+            if self._pins is not None:
+                self._next.pinned = self._pins.keep(self._next)
         except OSError as error:
             reason = "start l4lb anew" if error.errno == errno.EPERM else error.strerror
             message = f"these tables need more room in the kernel, which cannot be had: {reason}"
@@ -107,6 +120,11 @@ class KernelForwarder:
 
     def forget_prepared(self) -> None:
         self._next = None
+        self._keep_only(self._generation)
+
+    def _keep_only(self, generation: Generation) -> None:
+        if self._pins is not None:
+            self._pins.keep_only(generation.pinned)
 
     @property
     def attached(self) -> list[Attached]:
@@ -137,6 +155,7 @@ class KernelForwarder:
         """Have the programs of `generation`, which is filled, forward."""
         self._devices.replace(generation.program)
         self._generation, self._next = generation, None
+        self._keep_only(generation)
 
     def _publish(self, snapshot: Snapshot, generation: Generation) -> None:
         pools = {pool.name: pool for pool in snapshot.pools}
@@ -147,12 +166,12 @@ class KernelForwarder:
                 pool, listener = pools[spec.pool], self._listeners.named(spec.name)
                 if listener is None or not listener.is_planned(spec, pool, generation):
                     listener = listener or self._new_listener(spec.name, plans)
-                    plans.append((listener, self._plan(listener, spec, pool, generation)))
-            self._expect_room(plans, generation)
+                    plans.append((listener, self._planner.plan(listener, spec, pool, generation)))
+            expect_room(plans, generation)
             self._denied.set((one, (plan.spec.refused, plan.spec.banned)) for one, plan in plans)
         except BaseException:
             for _, plan in plans:
-                self._drop(plan)
+                self._planner.drop(plan)
             raise
         self._named = frozenset(named)
         before = [self._commit(listener, plan) for listener, plan in plans]
@@ -160,7 +179,7 @@ class KernelForwarder:
         for one in (*drained, *self._listeners.besides(named.keys())):
             self._leave(one)
         for plan in filter(None, before):
-            self._drop(plan)
+            self._planner.drop(plan)
         generation.slots.drop_taken()
 
     # ---- what a listener is to be ----
@@ -169,40 +188,6 @@ class KernelForwarder:
         listener = self._listeners.new(name, {one.number for one, _ in plans})
         listener.base = self._counting.of_listener(listener.number)
         return listener
-
-    def _plan(self, listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
-        """MemoryError when there is no room for it; then it has taken nothing."""
-        protocol, placed = layout.PROTOCOLS[spec.protocol], list[Placed]()
-        try:
-            for one in pool.backends:
-                placed.append(self._backends.take(pool.name, one, protocol, self._counting.of_backend))
-            if spec.kernel is not None and spec.kernel.mode == "tunnel":
-                self._backends.find_sources(placed)
-            table = generation.slots.take(pool, protocol, tuple(placed[index].index for index in pool.usable))
-        except BaseException:
-            for taken in placed:
-                self._backends.drop(taken)
-            raise
-        hosts = [address for address in spec.bind if isinstance(address, SocketAddress)]
-        keys = [layout.endpoint(one.host, one.port, protocol) for one in hosts]
-        services = {key: service_of(listener, spec, pool, table, key) for key in keys}
-        by_nat = spec.kernel is not None and spec.kernel.mode == "nat"
-        answers = answers_of(keys, placed, listener.number) if by_nat else {}
-        return Plan(spec, pool, generation, table, placed, services, answers)
-
-    def _drop(self, plan: Plan) -> None:
-        plan.generation.slots.drop(plan.table)
-        for placed in plan.placed:
-            self._backends.drop(placed)
-
-    @staticmethod
-    def _expect_room(plans: Sequence[tuple[KernelListener, Plan]], generation: Generation) -> None:
-        services = {key for _, plan in plans for key in plan.services} - generation.services.keys()
-        answers = {key for _, plan in plans for key in plan.answers} - generation.answers.keys()
-        if len(generation.services) + len(services) > layout.SERVICES_MAX:
-            raise MemoryError(f"more than {layout.SERVICES_MAX} addresses of listeners")
-        if len(generation.answers) + len(answers) > layout.BACKENDS_MAX:
-            raise MemoryError(f"more than {layout.BACKENDS_MAX} backends of listeners by nat")
 
     # ---- and is ----
 
@@ -239,7 +224,7 @@ class KernelForwarder:
         listener.services = {key: listener.left_service(value) for key, value in listener.services.items()}
         self._listeners.note_leaving(listener, True)
         if listener.plan is not None and listener.name not in self._named:
-            self._drop(listener.plan)
+            self._planner.drop(listener.plan)
             listener.plan = None
 
     def _leave_service(self, listener: KernelListener, key: bytes, value: bytes) -> None:
@@ -297,7 +282,7 @@ class KernelForwarder:
     def exported(self) -> Inherited:
         """For another process. Descriptors stay this one's."""
         generation = self._generation
-        return Inherited(kernel.LAYOUT, digests(self._images), generation.maps, generation.programs, self.attached)
+        return Inherited(kernel.LAYOUT, generation.digests, generation.maps, generation.programs, self.attached)
 
     def hold(self) -> None:
         """Change nothing from now on: another process takes over, or `take_over` ends this."""
@@ -377,23 +362,23 @@ class KernelForwarder:
 
     # ---- the end ----
 
-    def close(self) -> None:
-        """Packets go up the stack again. Idempotent."""
+    @property
+    def pins(self) -> Pins | None:
+        return self._pins
+
+    def give_up(self) -> None:
+        """Another process forwards. Idempotent."""
         self._flows.close()
         self._devices.close()
+        if self._pins is not None:
+            self._pins.close()
+            self._pins = None
 
-
-def _first_generation(images: Mapping[str, bytes], sizes: Mapping[str, int], inherited: Inherited | None) -> Generation:
-    """OSError when programs cannot be loaded."""
-    if inherited is None:
-        return Generation(images, sizes, {}, {})
-    needed = {one.program for one in inherited.links}
-    if inherited.layout != kernel.LAYOUT:
-        return Generation(images, sizes, {}, {}).load(needed)
-    if dict(inherited.images) != digests(images):
-        with contextlib.suppress(PermissionError):  # those that are there mean the same
-            return Generation(images, sizes, shared(inherited.maps), {}).load(needed)
-    return Generation(images, sizes, inherited.maps, inherited.programs)
+    def close(self) -> None:
+        """Packets go up the stack again. Idempotent."""
+        if self._pins is not None:
+            self._pins.remove()
+        self.give_up()
 
 
 def _memory(fd: kernel.Fd, what: str) -> kernel.Memory:

@@ -7,11 +7,13 @@ before forwards; then each link goes from program to program in one step.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from l4lb._native import kernel
 from l4lb.engine.kernel import layout
+from l4lb.engine.kernel.inherited import Inherited
 from l4lb.engine.kernel.layout import SIZES
 from l4lb.engine.kernel.slots import Slots
 
@@ -40,6 +42,8 @@ class Generation:
         self.programs = dict(programs)
         if not self.programs:
             self.program(_FIRST)
+        self.digests = digests(images)
+        self.pinned = ""  # under which name, if it is
         self.slots = Slots(self.maps["slots"].number)
         self.services: dict[bytes, bytes] = {}  # what is in these maps
         self.answers: dict[bytes, bytes] = {}
@@ -56,6 +60,10 @@ class Generation:
         for name in names:
             self.program(name)
         return self
+
+    def is_of(self, inherited: Inherited | None) -> bool:
+        """Whether these are the programs and maps of that process, all of them."""
+        return inherited is not None and self.maps.get("services") is inherited.maps.get("services")
 
     def larger(self, words: int) -> Generation:
         """The same programs with room for so many words of slots, and nothing in their own maps yet. OSError."""
@@ -94,10 +102,23 @@ def shared(maps: Mapping[str, kernel.Fd]) -> dict[str, kernel.Fd]:
 
 def digests(images: Mapping[str, bytes]) -> dict[str, str]:
     """By which the same programs are known again."""
-    return {name: sha256(image).hexdigest() for name, image in images.items()}
+    return {name: sha256(image).hexdigest()[:16] for name, image in images.items()}
 
 
 def contents(fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]:
     """Of a map. OSError."""
     found = ((key, kernel.lookup(fd, key, value_size)) for key in kernel.keys(fd, key_size))
     return {key: value for key, value in found if value is not None}
+
+
+def first_generation(images: Mapping[str, bytes], sizes: Mapping[str, int], inherited: Inherited | None) -> Generation:
+    """OSError when programs cannot be loaded."""
+    if inherited is None:
+        return Generation(images, sizes, {}, {})
+    needed = {one.program for one in inherited.links}
+    if inherited.layout != kernel.LAYOUT:
+        return Generation(images, sizes, {}, {}).load(needed)
+    if dict(inherited.images) != digests(images):
+        with contextlib.suppress(PermissionError):  # those that are there mean the same
+            return Generation(images, sizes, shared(inherited.maps), {}).load(needed)
+    return Generation(images, sizes, inherited.maps, inherited.programs)

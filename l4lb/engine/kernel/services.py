@@ -1,17 +1,63 @@
-"""Listeners as the programs read them: a service for each address, and what the answers of its backends become."""
+"""Listeners as the programs read them: a service for each address, and what the answers of its backends become; and
+what that takes of tables and places."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from l4lb.engine.kernel import layout
-from l4lb.engine.kernel.backends import Placed
-from l4lb.engine.kernel.layout import Mode
-from l4lb.engine.kernel.listeners import KernelListener
+from l4lb.engine.kernel.backends import Backends, Placed
+from l4lb.engine.kernel.generation import Generation
+from l4lb.engine.kernel.layout import Counts, Mode
+from l4lb.engine.kernel.listeners import KernelListener, Plan
 from l4lb.engine.kernel.slots import Table
+from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import HashKey, ListenerSpec, PoolSpec, Selection
 
 _MODES = {"nat": Mode.NAT, "dsr": Mode.DSR, "tunnel": Mode.TUNNEL}
+
+
+class Planner:
+    """What listeners are to be. `counted`: what has been counted at a backend's place. Control thread only."""
+
+    def __init__(self, backends: Backends, counted: Callable[[int], Counts]) -> None:
+        self._backends = backends
+        self._counted = counted
+
+    def plan(self, listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
+        """MemoryError when there is no room for it; then it has taken nothing."""
+        protocol, placed = layout.PROTOCOLS[spec.protocol], list[Placed]()
+        try:
+            for one in pool.backends:
+                placed.append(self._backends.take(pool.name, one, protocol, self._counted))
+            if spec.kernel is not None and spec.kernel.mode == "tunnel":
+                self._backends.find_sources(placed)
+            table = generation.slots.take(pool, protocol, tuple(placed[index].index for index in pool.usable))
+        except BaseException:
+            for taken in placed:
+                self._backends.drop(taken)
+            raise
+        hosts = [address for address in spec.bind if isinstance(address, SocketAddress)]
+        keys = [layout.endpoint(one.host, one.port, protocol) for one in hosts]
+        services = {key: service_of(listener, spec, pool, table, key) for key in keys}
+        by_nat = spec.kernel is not None and spec.kernel.mode == "nat"
+        answers = answers_of(keys, placed, listener.number) if by_nat else {}
+        return Plan(spec, pool, generation, table, placed, services, answers)
+
+    def drop(self, plan: Plan) -> None:
+        plan.generation.slots.drop(plan.table)
+        for placed in plan.placed:
+            self._backends.drop(placed)
+
+
+def expect_room(plans: Sequence[tuple[KernelListener, Plan]], generation: Generation) -> None:
+    """MemoryError when the maps of services and answers do not take these too."""
+    services = {key for _, plan in plans for key in plan.services} - generation.services.keys()
+    answers = {key for _, plan in plans for key in plan.answers} - generation.answers.keys()
+    if len(generation.services) + len(services) > layout.SERVICES_MAX:
+        raise MemoryError(f"more than {layout.SERVICES_MAX} addresses of listeners")
+    if len(generation.answers) + len(answers) > layout.BACKENDS_MAX:
+        raise MemoryError(f"more than {layout.BACKENDS_MAX} backends of listeners by nat")
 
 
 def service_of(listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, table: Table, key: bytes) -> bytes:

@@ -179,8 +179,6 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
 
 def test_keys_of_later_versions_say_so() -> None:
     text = """
-[global]
-kernel_pin = true
 [hooks]
 module = "x"
 [listeners.web]
@@ -193,7 +191,7 @@ backends = ["127.0.0.1:1"]
     with pytest.raises(ConfigError) as raised:
         Config.loads(text)
     said = {problem.path: problem.message for problem in raised.value.problems}
-    keys = ("global.kernel_pin", "hooks", "listeners.web.when_no_backend")
+    keys = ("hooks", "listeners.web.when_no_backend")
     assert said == dict.fromkeys(keys, "not supported by this version")
 
 

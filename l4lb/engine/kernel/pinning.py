@@ -1,0 +1,191 @@
+"""What forwards in the kernel, kept there without a process: maps, programs and links under names in a bpffs, in a
+directory that one l4lb has at a time (bpf(2), BPF_OBJ_PIN; a name in a bpffs has no dot).
+
+    l4lb-KEY/                                 locked by the process that forwards (flock(2)), until it ends
+        links/WAY:DEVICE                      a link stays there while programs come and go
+        NUMBER-LAYOUT-XDP-TCX/maps:NAME       a generation: what its maps mean, and digests of its programs' images
+        NUMBER-LAYOUT-XDP-TCX/programs:NAME
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from l4lb._native import kernel
+from l4lb.engine.kernel.attaching import Attached
+from l4lb.engine.kernel.generation import Generation
+from l4lb.engine.kernel.inherited import Inherited
+
+_LINKS, _UNFINISHED = "links", "unfinished"
+_GENERATION = re.compile(r"\d+-\w+-\w+-\w+")
+_NO_BPFFS = "no file system for it is mounted: mount -t bpf bpf /sys/fs/bpf"
+
+
+def directory_for(file: str) -> Path | None:
+    """That of the l4lb with this configuration, in this network namespace. None: no bpffs is mounted."""
+    found = mounted()
+    namespace = os.stat("/proc/self/ns/net").st_ino
+    key = sha256(f"{os.path.realpath(file)}\0{namespace}".encode()).hexdigest()[:16]
+    return found / f"l4lb-{key}" if found is not None else None
+
+
+def mounted() -> Path | None:
+    """The bpffs of this process, the usual one first: proc_pid_mountinfo(5)."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    places = [fields[4] for fields in map(str.split, lines) if fields[fields.index("-") + 1] == "bpf"]
+    return Path(min(places, key=lambda place: place != "/sys/fs/bpf")) if places else None
+
+
+class Pins:
+    """`fd` is that of the directory at `path`, locked. Control thread only."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+
+    @classmethod
+    def at(cls, path: Path, owner: int) -> Pins:
+        """What an l4lb that is gone, and was root or this user, has left there. OSError: ENOENT; EBUSY, another one has
+        it; EPERM, EACCES, also for what is somebody else's."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _expect_ours(path, fd, owner)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise OSError(errno.EBUSY, "another l4lb with this configuration forwards") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd)
+
+    @classmethod
+    def made(cls, path: Path | None, owner: int) -> Pins:
+        """The same, which is made if it is not there. OSError: see `at`."""
+        if path is None:
+            raise OSError(errno.ENOENT, _NO_BPFFS)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        return cls.at(path, owner)
+
+    def fileno(self) -> int:
+        """The lock goes with it to another process."""
+        return self._fd
+
+    # ---- what is there ----
+
+    def found(self) -> Inherited | None:
+        """What an l4lb that is gone has left; None: nothing, or nothing that is whole."""
+        newest = self.newest()
+        if not newest:
+            return None
+        _, layout, xdp, tcx = newest.split("-")
+        maps, programs = dict[str, kernel.Fd](), dict[str, kernel.Program]()
+        for name in os.listdir(self._path / newest):
+            kind, _, what = name.partition(":")
+            fd = kernel.pinned(str(self._path / newest / name))
+            if kind == "maps":
+                maps[what] = fd
+            else:
+                programs[what] = kernel.Program(fd)
+        return Inherited(layout, {"xdp": xdp, "tcx": tcx}, maps, programs, list(self._links()))
+
+    def _links(self) -> Iterator[Attached]:
+        for name in _names(self._path / _LINKS):
+            way, _, device = name.partition(":")
+            yield Attached(unquote(device), way, "", kernel.pinned(str(self._path / _LINKS / name)))
+
+    def _generations(self) -> list[str]:
+        return [name for name in os.listdir(self._fd) if _GENERATION.fullmatch(name)]
+
+    # ---- what is put there ----
+
+    def keep(self, generation: Generation) -> str:
+        """Under a name that is returned: all of it, or nothing. OSError."""
+        number = max(map(_number, self._generations()), default=0) + 1
+        self._remove(_UNFINISHED)
+        unfinished = self._path / _UNFINISHED
+        os.mkdir(_UNFINISHED, 0o700, dir_fd=self._fd)
+        for name, fd in generation.maps.items():
+            kernel.pin(fd.number, str(unfinished / f"maps:{name}"))
+        for name, program in generation.programs.items():
+            kernel.pin(program.fileno(), str(unfinished / f"programs:{name}"))
+        name = f"{number}-{kernel.LAYOUT}-{generation.digests['xdp']}-{generation.digests['tcx']}"
+        os.rename(_UNFINISHED, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        return name
+
+    def keep_link(self, one: Attached) -> None:
+        """OSError."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(_LINKS, 0o700, dir_fd=self._fd)
+        path = self._path / _LINKS / f"{one.way}:{quote(one.device).replace('.', '%2E')}"
+        with contextlib.suppress(FileNotFoundError):  # of a device that is gone
+            os.unlink(path)
+        kernel.pin(one.link.number, str(path))
+
+    def newest(self) -> str:
+        """Empty: there is none."""
+        return max(self._generations(), key=_number, default="")
+
+    def keep_only(self, kept: str) -> None:
+        """Of the generations."""
+        for name in self._generations():
+            if name != kept:
+                self._remove(name)
+
+    def remove(self) -> None:
+        """Everything: what no process has goes with it. What may not be removed (EACCES) stays as it is: the directory
+        itself, when the one above is root's."""
+        for name in (_LINKS, _UNFINISHED, *self._generations()):
+            self._remove(name)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._path)
+
+    def _remove(self, directory: str) -> None:
+        with contextlib.suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+            try:
+                for name in os.listdir(fd):
+                    os.unlink(name, dir_fd=fd)
+            finally:
+                os.close(fd)
+            os.rmdir(directory, dir_fd=self._fd)
+
+    def chown(self, uid: int, gid: int) -> None:
+        """So that this user can remove it. OSError EPERM."""
+        for folder, _, names, fd in os.fwalk(".", dir_fd=self._fd):
+            os.fchown(fd, uid, gid)
+            for name in names:
+                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            del folder
+
+    def close(self) -> None:
+        """What is there stays; the lock ends unless another process has it too."""
+        os.close(self._fd)
+
+
+def _expect_ours(path: Path, fd: int, owner: int) -> None:
+    """Whoever may write there could have us run programs of theirs."""
+    found = os.fstat(fd)
+    if found.st_uid not in (0, owner):
+        raise OSError(errno.EPERM, f"{path} is somebody else's")
+    if found.st_mode & 0o022:
+        raise OSError(errno.EPERM, f"{path} may be written to by others")
+
+
+def _number(generation: str) -> int:
+    return int(generation.partition("-")[0])
+
+
+def _names(path: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return os.listdir(path)
+    return []
