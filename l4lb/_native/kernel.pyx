@@ -7,20 +7,23 @@
 from cpython.array cimport array
 from cython cimport final
 from libc.errno cimport ENOENT, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strerror
 
 from l4lb._native.convert cimport indices_of, zeroed
 from l4lb._native.libbpf cimport (
-    bpf_link_create, bpf_link_create_opts, bpf_link_update, bpf_map, bpf_map__fd, bpf_map__name, bpf_map__reuse_fd,
-    bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_get_next_key, bpf_map_info,
+    bpf_link_create, bpf_link_create_opts, bpf_link_update, bpf_map, bpf_map__fd, bpf_map__key_size,
+    bpf_map__map_flags, bpf_map__max_entries, bpf_map__name, bpf_map__reuse_fd, bpf_map__set_max_entries, bpf_map__type,
+    bpf_map__value_size, bpf_map_delete_elem, bpf_map_get_next_key, bpf_map_info,
     bpf_map_lookup_elem, bpf_map_update_elem, bpf_obj_get, bpf_obj_get_info_by_fd, bpf_obj_pin, bpf_object,
     bpf_object__close, bpf_object__find_map_by_name, bpf_object__find_program_by_name, bpf_object__load,
     bpf_object__next_map, bpf_object__open_mem, bpf_prog_test_run_opts, bpf_program, bpf_program__fd,
     bpf_program__set_log_buf, bpf_test_run_opts, libbpf_num_possible_cpus, libbpf_set_print,
 )
 from l4lb._native.kernel_flows cimport flow, flow_key
+
+from l4lb._native.reports import MapShape
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -217,13 +220,41 @@ def load(bytes image not None, str name not None, sizes not None, maps not None)
         bpf_object__close(object_)
 
 
-def entries(int fd):
-    """How many a map has room for. OSError when it is none."""
+def declared(bytes image not None):
+    """The `MapShape` of each map of an object file by name, as it would be made. OSError when that is no such file."""
+    cdef bpf_object *object_
+    cdef bpf_map *map_ = NULL
+    cdef dict found = {}
+    libbpf_set_print(NULL)
+    object_ = bpf_object__open_mem(<const char *>image, len(image), NULL)
+    if object_ == NULL:
+        raise OSError(ENOENT, "no object file of a program for the kernel")
+    try:
+        map_ = bpf_object__next_map(object_, NULL)
+        while map_ != NULL:
+            found[bpf_map__name(map_).decode()] = MapShape(
+                bpf_map__type(map_), bpf_map__key_size(map_), bpf_map__value_size(map_), bpf_map__max_entries(map_),
+                bpf_map__map_flags(map_),
+            )
+            map_ = bpf_object__next_map(object_, map_)
+        return found
+    finally:
+        bpf_object__close(object_)
+
+
+def shape(int fd):
+    """The `MapShape` of a map. OSError when it is of no kind that the kernel has for programs; see `type_of`."""
     cdef bpf_map_info info
     cdef uint32_t size = sizeof(info)
     memset(&info, 0, sizeof(info))
-    check(bpf_obj_get_info_by_fd(fd, &info, &size), "entries")
-    return info.max_entries
+    check(bpf_obj_get_info_by_fd(fd, &info, &size), "shape")
+    return MapShape(info.type, info.key_size, info.value_size, info.max_entries, info.map_flags)
+
+
+def type_of(int fd):
+    """Which map, program or link it is, of those of its kind: enum bpf_map_type, bpf_prog_type, bpf_link_type of
+    linux/bpf.h. Which of these three kinds it is must be known. OSError when it is of none."""
+    return shape(fd).type
 
 
 def device_of(int fd):

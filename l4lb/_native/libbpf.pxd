@@ -18,6 +18,11 @@ cdef extern from "bpf/libbpf.h" nogil:
     int bpf_map__set_max_entries(bpf_map *self, uint32_t entries)
     int bpf_map__reuse_fd(bpf_map *self, int fd)
     const char *bpf_map__name(const bpf_map *self)
+    uint32_t bpf_map__type(const bpf_map *self)
+    uint32_t bpf_map__key_size(const bpf_map *self)
+    uint32_t bpf_map__value_size(const bpf_map *self)
+    uint32_t bpf_map__max_entries(const bpf_map *self)
+    uint32_t bpf_map__map_flags(const bpf_map *self)
     bpf_map *bpf_object__next_map(const bpf_object *self, const bpf_map *before)
     int libbpf_num_possible_cpus()
     int bpf_program__fd(const bpf_program *self)
@@ -52,4 +57,8 @@ cdef extern from "bpf/bpf.h" nogil:
 
 cdef extern from "<linux/bpf.h>" nogil:
     cdef struct bpf_map_info:
+        uint32_t type
+        uint32_t key_size
+        uint32_t value_size
         uint32_t max_entries
+        uint32_t map_flags

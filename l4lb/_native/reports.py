@@ -103,3 +103,14 @@ class FoundFlow(NamedTuple):
     number: int
     backend: int
     seen_ns: int
+
+
+class MapShape(NamedTuple):
+    """Of a map in the kernel: `type` is enum bpf_map_type of linux/bpf.h, sizes are in bytes, `flags` those that it was
+    made with."""
+
+    type: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int

@@ -6,8 +6,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 import socket
+import stat
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from l4lb.engine.native import NativeForwarder
@@ -165,10 +168,12 @@ class Engines(NativeForwarder):
             from l4lb.engine.kernel.inherited import Inherited
 
             held = [(Protocol(name), SocketAddress(*at)) for name, *at in exported.about["held"]]
-            locked = int(exported.about["locked"])
+            locked = exported.about["locked"] == 1
             count = len(exported.fds) - len(held) - locked
+            _expect_bound(held, exported.fds[count : count + len(held)] if count >= 0 else ())
+            _expect_directory(exported.fds[-1:] if locked else ())
             inherited = Inherited.of(exported.about, exported.fds[:count])
-        except (ImportError, KeyError, TypeError, ValueError):
+        except (ImportError, KeyError, TypeError, ValueError, OSError):
             close_all(exported.fds)
             return
         sockets = exported.fds[count : count + len(held)]
@@ -337,6 +342,32 @@ def _traffic(counts: Counts, *, answers: bool) -> Traffic:
 
 def _mode(listener: ListenerSpec) -> str:
     return listener.kernel.mode if listener.kernel is not None else ""
+
+
+def _expect_bound(held: Sequence[Bound], fds: Sequence[int]) -> None:
+    """That each is a socket with that address. The descriptors stay the caller's. ValueError; TypeError, OSError."""
+    if len(set(held)) != len(held):
+        raise ValueError("an address comes twice")
+    for (protocol, address), fd in zip(held, fds, strict=True):
+        sock = socket.socket(fileno=fd)
+        try:
+            kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
+            host, port = sock.getsockname()[:2]
+            if (sock.family, sock.type, port) != (address.family, kind, address.port) or not _is_host(address, host):
+                raise ValueError(f"{address}: another socket")
+        finally:
+            sock.detach()
+
+
+def _expect_directory(fds: Sequence[int]) -> None:
+    """ValueError, OSError."""
+    if not all(stat.S_ISDIR(os.fstat(fd).st_mode) for fd in fds):
+        raise ValueError("what is pinned is in no directory")
+
+
+def _is_host(address: SocketAddress, host: str) -> bool:
+    """getsockname(2) leaves out the device of a link-local address. ValueError, TypeError when it is no address."""
+    return ip_address(str(address.host).partition("%")[0]) == ip_address(host.partition("%")[0])
 
 
 def _bound(protocol: Protocol, address: SocketAddress) -> socket.socket:

@@ -9,7 +9,7 @@ import platform
 import re
 from pathlib import Path
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _LINK_GET_FD_BY_ID = 30
 _KINDS = ("anon_inode:bpf-map", "anon_inode:bpf-prog", "anon_inode:bpf_link")
 
@@ -25,7 +25,7 @@ def link_exists(id_: int) -> bool:
     """Whether any process has it, or it is pinned. Requires CAP_SYS_ADMIN."""
     attributes = ctypes.create_string_buffer(id_.to_bytes(4, "little"), 16)
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(_SYS_BPF, _LINK_GET_FD_BY_ID, attributes, ctypes.c_uint(16))
+    fd = libc.syscall(SYS_BPF, _LINK_GET_FD_BY_ID, attributes, ctypes.c_uint(16))
     if fd >= 0:
         os.close(fd)
         return True

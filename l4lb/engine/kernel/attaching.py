@@ -48,7 +48,12 @@ class Attached:
     @property
     def program(self) -> str:
         """xdp or tcx."""
-        return _WAYS[self.way][0]
+        return program_of(self.way)
+
+
+def program_of(way: str) -> str:
+    """xdp or tcx. KeyError for a way that is not known."""
+    return _WAYS[way][0]
 
 
 def ways_for(device: str, wanted: str) -> Sequence[str]:

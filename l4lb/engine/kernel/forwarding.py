@@ -56,7 +56,7 @@ class KernelForwarder:
         inherited: Inherited | None = None,
         pins: Pins | None = None,
     ) -> None:
-        sizes = {"slots": words_of(slots), "tcp_flows": flows, "udp_flows": flows, "quic_owners": flows}
+        sizes = {"slots": words_of(slots), **dict.fromkeys(layout.FLOW_MAPS, flows)}
         self._inherited = inherited
         self._generation = first_generation(images, sizes, inherited)
         self._next: Generation | None = None  # once it is filled
@@ -382,4 +382,4 @@ class KernelForwarder:
 
 
 def _memory(fd: kernel.Fd, what: str) -> kernel.Memory:
-    return kernel.Memory(fd.number, SIZES[what] * kernel.entries(fd.number))
+    return kernel.Memory(fd.number, SIZES[what] * kernel.shape(fd.number).entries)

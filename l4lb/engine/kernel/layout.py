@@ -17,6 +17,7 @@ SERVICES_MAX = 16384
 BACKENDS_MAX = 16384
 DENIED_MAX = 1 << 18
 SLOTS_IN_WORD = 4
+FLOW_MAPS = ("tcp_flows", "udp_flows", "quic_owners")  # how much they hold is decided when they are made
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h

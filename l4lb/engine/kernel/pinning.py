@@ -14,7 +14,6 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -23,6 +22,7 @@ from l4lb._native import kernel
 from l4lb.engine.kernel.attaching import Attached
 from l4lb.engine.kernel.generation import Generation
 from l4lb.engine.kernel.inherited import Inherited
+from l4lb.net.handover import close_all
 
 _LINKS, _UNFINISHED = "links", "unfinished"
 _GENERATION = re.compile(r"\d+-\w+-\w+-\w+")
@@ -83,25 +83,30 @@ class Pins:
     # ---- what is there ----
 
     def found(self) -> Inherited | None:
-        """What an l4lb that is gone has left; None: nothing, or nothing that is whole."""
+        """What an l4lb that is gone has left; None: nothing, or nothing that can be gone on with."""
         newest = self.newest()
         if not newest:
             return None
         _, layout, xdp, tcx = newest.split("-")
-        maps, programs = dict[str, kernel.Fd](), dict[str, kernel.Program]()
-        for name in os.listdir(self._path / newest):
-            kind, _, what = name.partition(":")
-            fd = kernel.pinned(str(self._path / newest / name))
-            if kind == "maps":
-                maps[what] = fd
-            else:
-                programs[what] = kernel.Program(fd)
-        return Inherited(layout, {"xdp": xdp, "tcx": tcx}, maps, programs, list(self._links()))
-
-    def _links(self) -> Iterator[Attached]:
-        for name in _names(self._path / _LINKS):
-            way, _, device = name.partition(":")
-            yield Attached(unquote(device), way, "", kernel.pinned(str(self._path / _LINKS / name)))
+        names = sorted(os.listdir(self._path / newest))  # maps, then programs
+        links = sorted(_names(self._path / _LINKS))
+        about = {
+            "layout": layout,
+            "images": {"xdp": xdp, "tcx": tcx},
+            "maps": [what for kind, _, what in (name.partition(":") for name in names) if kind == "maps"],
+            "programs": [what for kind, _, what in (name.partition(":") for name in names) if kind == "programs"],
+            "links": [
+                {"device": unquote(device), "way": way, "why": ""}
+                for way, _, device in (name.partition(":") for name in links)
+            ],
+        }
+        paths = [*(self._path / newest / name for name in names), *(self._path / _LINKS / name for name in links)]
+        fds = [os.dup(kernel.pinned(str(path)).number) for path in paths]
+        try:
+            return Inherited.of(about, fds)
+        except ValueError:
+            close_all(fds)
+            return None
 
     def _generations(self) -> list[str]:
         return [name for name in os.listdir(self._fd) if _GENERATION.fullmatch(name)]

@@ -84,7 +84,7 @@ class Slots:
     known. Control thread only."""
 
     def __init__(self, fd: int, taken: Iterable[tuple[int, int]] = ()) -> None:
-        self.words = kernel.entries(fd)
+        self.words = kernel.shape(fd).entries
         self._memory = kernel.Memory(fd, 8 * self.words)
         self._taken = tuple(taken)
         self._space = Space.around(self.words, self._taken)
