@@ -240,13 +240,22 @@ def receive_inheritance(channel: Channel, timeout_s: float = 30.0) -> Inheritanc
     found = Inheritance(channel=channel)
     while True:
         message, fds = channel.receive(timeout_s)
-        if message["kind"] == "kernel":
-            about, kernel_fds = channel.receive_bulk(message["bytes"], message["fds"], timeout_s)
-            found.kernel = ExportedKernel(kernel_fds.tolist(), parsed(about))
+        if message["kind"] == "kernel" and found.kernel is None:
+            found.kernel = _receive_kernel(channel, message, timeout_s)
             continue
         _take(found, message, fds)
         if message["kind"] == "start":
             return found
+
+
+def _receive_kernel(channel: Channel, message: Message, timeout_s: float) -> ExportedKernel:
+    """OSError, KeyError, TypeError, ValueError; then no descriptor stays open."""
+    about, fds = channel.receive_bulk(message["bytes"], message["fds"], timeout_s)
+    try:
+        return ExportedKernel(fds.tolist(), parsed(about))
+    except ConnectionError:
+        close_all(fds)
+        raise
 
 
 def _host(said: Sequence[Any]) -> Host:

@@ -13,7 +13,7 @@ import pytest
 
 from l4lb import LoadBalancer
 from l4lb._native import tcp_migration
-from l4lb.control.process.inheritance import Inheritance
+from l4lb.control.process.inheritance import Inheritance, receive_inheritance
 from l4lb.errors import UpgradeError
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import ExportedSockets
@@ -124,3 +124,40 @@ def test_tcp_sessions_that_are_told_of_otherwise(said: list[dict[str, object] | 
 def test_the_format_has_the_number_that_its_layout_had_first() -> None:
     """Whoever changes what a session looks like on its way raises EXPORT_FORMAT, and writes the new pair here."""
     assert (tcp_migration.FORMAT, tcp_migration.RECORD_BYTES) == (1, 232)
+
+
+WRONG = [
+    {},
+    {"bytes": 2},
+    {"bytes": -1, "fds": 1},
+    {"bytes": "2", "fds": 1},
+    {"bytes": 2.5, "fds": 1},
+    {"bytes": 2, "fds": None},
+    {"bytes": 2, "fds": 2},
+    {"bytes": 1, "fds": 1},
+    {"bytes": 3, "fds": 1},
+]
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_forwards_in_the_kernel_comes_in_a_wrong_form(said: dict[str, object]) -> None:
+    """The errors are those that the command reports, and no descriptor stays open (the leak fixture)."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told = Channel(ours)
+        told.send({"kind": "kernel", **said})
+        told.send_bulk(b"{}", [theirs.fileno()], 10)
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises((OSError, ValueError, LookupError, TypeError)):
+            receive_inheritance(Channel(theirs), 10)
+
+
+def test_what_forwards_in_the_kernel_comes_once() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told = Channel(ours)
+        for _ in range(2):
+            told.send({"kind": "kernel", "bytes": 2, "fds": 0})
+            told.send_bulk(b"{}", [], 10)
+        with pytest.raises(ValueError, match="another version"):
+            receive_inheritance(Channel(theirs), 10)
