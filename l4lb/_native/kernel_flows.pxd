@@ -1,5 +1,5 @@
-# Reads the maps of flows in batches, without the GIL, and says which flows a filter takes. `kernel_flows.pyx` alone uses
-# this, on the control thread and on the one that looks for flows; each has its own buffers.
+# Reads the maps of flows in batches, without the GIL, and says which flows a filter takes. `kernel_flows.pyx` alone
+# uses this, on the control thread and on the one that looks for flows; each has its own buffers.
 
 from libc.errno cimport EBUSY, ENOENT, ENOMEM, ENOSPC
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
