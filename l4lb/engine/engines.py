@@ -6,13 +6,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import os
 import socket
-import stat
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from l4lb.engine.held import Bound, bound_socket, expect_bound, expect_directory
 from l4lb.engine.native import NativeForwarder
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
@@ -23,18 +21,13 @@ from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic
 from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
 from l4lb.net.handover import close_all
-from l4lb.net.listen.filters import DROP_ALL
 from l4lb.net.listen.holders import taken_by
-from l4lb.net.listen.options import SO_ATTACH_FILTER, attach
 
 if TYPE_CHECKING:
     from l4lb.engine.kernel.flows import FlowSweep
     from l4lb.engine.kernel.forwarding import KernelForwarder
     from l4lb.engine.kernel.inherited import Inherited
     from l4lb.engine.kernel.layout import Counts
-
-Bound = tuple[Protocol, SocketAddress]
-_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h (since Linux 4.15)
 
 
 class Engines(NativeForwarder):
@@ -115,7 +108,7 @@ class Engines(NativeForwarder):
                 if (one.protocol, address) in self._held:
                     continue
                 try:
-                    opened[one.protocol, address] = _bound(one.protocol, address)
+                    opened[one.protocol, address] = bound_socket(one.protocol, address)
                 except OSError as error:
                     for sock in opened.values():
                         sock.close()
@@ -170,8 +163,8 @@ class Engines(NativeForwarder):
             held = [(Protocol(name), SocketAddress(*at)) for name, *at in exported.about["held"]]
             locked = exported.about["locked"] == 1
             count = len(exported.fds) - len(held) - locked
-            _expect_bound(held, exported.fds[count : count + len(held)] if count >= 0 else ())
-            _expect_directory(exported.fds[-1:] if locked else ())
+            expect_bound(held, exported.fds[count : count + len(held)] if count >= 0 else ())
+            expect_directory(exported.fds[-1:] if locked else ())
             inherited = Inherited.of(exported.about, exported.fds[:count])
         except (ImportError, KeyError, TypeError, ValueError, OSError):
             close_all(exported.fds)
@@ -342,65 +335,6 @@ def _traffic(counts: Counts, *, answers: bool) -> Traffic:
 
 def _mode(listener: ListenerSpec) -> str:
     return listener.kernel.mode if listener.kernel is not None else ""
-
-
-def _expect_bound(held: Sequence[Bound], fds: Sequence[int]) -> None:
-    """That each is a socket with that address. The descriptors stay the caller's. ValueError; TypeError, OSError."""
-    if len(set(held)) != len(held):
-        raise ValueError("an address comes twice")
-    for (protocol, address), fd in zip(held, fds, strict=True):
-        sock = socket.socket(fileno=fd)
-        try:
-            kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
-            host, port = sock.getsockname()[:2]
-            if (sock.family, sock.type, port) != (address.family, kind, address.port) or not _is_host(address, host):
-                raise ValueError(f"{address}: another socket")
-        finally:
-            sock.detach()
-
-
-def _expect_directory(fds: Sequence[int]) -> None:
-    """ValueError, OSError."""
-    if not all(stat.S_ISDIR(os.fstat(fd).st_mode) for fd in fds):
-        raise ValueError("what is pinned is in no directory")
-
-
-def _is_host(address: SocketAddress, host: str) -> bool:
-    """getsockname(2) leaves out the device of a link-local address. ValueError, TypeError when it is no address."""
-    return ip_address(str(address.host).partition("%")[0]) == ip_address(host.partition("%")[0])
-
-
-def _bound(protocol: Protocol, address: SocketAddress) -> socket.socket:
-    """Without listening; a datagram that comes all the same is dropped. The address need not be this host's.
-
-    bind(2): EADDRINUSE. For TCP that may be connections in TIME_WAIT, as of a proxy that was here before: then the
-    address is shared with them (SO_REUSEADDR), and others could listen there.
-    """
-    try:
-        return _bind(protocol, address, reuse=False)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE or protocol is not Protocol.TCP:
-            raise
-        return _bind(protocol, address, reuse=True)
-
-
-def _bind(protocol: Protocol, address: SocketAddress, *, reuse: bool) -> socket.socket:
-    kind = socket.SOCK_STREAM if protocol is Protocol.TCP else socket.SOCK_DGRAM
-    sock = socket.socket(address.family, kind | socket.SOCK_CLOEXEC)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-        if address.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if protocol is Protocol.UDP:
-            attach(sock, SO_ATTACH_FILTER, DROP_ALL)
-        sock.bind((address.host, address.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _require_forwarding(listeners: Sequence[ListenerSpec]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _LINK_GET_FD_BY_ID = 30
-_KINDS = ("anon_inode:bpf-map", "anon_inode:bpf-prog", "anon_inode:bpf_link")
+_KINDS = ("anon_inode:bpf-map", "anon_inode:bpf-prog", "anon_inode:bpf_link", "anon_inode:bpf-link")
 
 
 def link_id(fd: int) -> int:

@@ -19,7 +19,7 @@ from l4lb._native.reports import MapShape
 from l4lb.engine.kernel import layout
 from l4lb.engine.kernel.attaching import Attached, images, program_of
 
-_MAP, _PROGRAM, _LINK = (f"anon_inode:{name}" for name in ("bpf-map", "bpf-prog", "bpf_link"))  # as bpftool knows them
+_MAP, _PROGRAM, _LINK = (f"anon_inode:{name}" for name in ("bpf-map", "bpf-prog", "bpf-link"))  # as bpftool knows them
 _PROGRAM_TYPES = {"xdp": 6, "tcx": 3}  # enum bpf_prog_type of linux/bpf.h: XDP, SCHED_CLS
 _LINK_TYPES = {"xdp": 6, "tcx": 11}  # enum bpf_link_type
 _ANY_SIZE = ("slots", *layout.FLOW_MAPS)  # with room for as much as was wanted when they were made
@@ -106,7 +106,7 @@ class _About(NamedTuple):
         if len(fds) != len(wanted):
             raise ValueError(f"{len(fds)} descriptors for {len(wanted)}")
         for fd, (name, kind, type_) in zip(fds, wanted, strict=True):
-            found = os.readlink(f"/proc/self/fd/{fd}")
+            found = os.readlink(f"/proc/self/fd/{fd}").replace("_link", "-link")  # that of who made it
             if found != kind or type_ not in (0, kernel.type_of(fd)):
                 raise ValueError(f"{name}: {found} is another kind")
 

@@ -101,7 +101,8 @@ class Pins:
             ],
         }
         paths = [*(self._path / newest / name for name in names), *(self._path / _LINKS / name for name in links)]
-        fds = [os.dup(kernel.pinned(str(path)).number) for path in paths]
+        opened = [kernel.pinned(str(path)) for path in paths]
+        fds = [os.dup(one.number) for one in opened]
         try:
             return Inherited.of(about, fds)
         except ValueError:

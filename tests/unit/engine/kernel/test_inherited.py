@@ -267,7 +267,10 @@ def test_engines_take_it_over_or_leave_it() -> None:
         with exporting() as made, socket.create_server(LISTENING) as one, socket.create_server(LISTENING) as other:
             exported = made.forwarder.exported()
             held = [["tcp", 2, *sock.getsockname()] for sock in (one, other)]
-            about, fds = {**exported.about(), "held": held}, [*exported.fds(), one.fileno(), other.fileno()]
+            about, fds = (
+                {**exported.about(), "held": held, "locked": 0},
+                [*exported.fds(), one.fileno(), other.fileno()],
+            )
             assert taken(about, [os.dup(fd) for fd in fds])
             for wrong in (
                 [held[1], held[0]],
@@ -293,7 +296,7 @@ def test_engines_are_told_anything() -> None:
     def check() -> None:
         with exporting() as made, socket.create_server(LISTENING) as sock:
             exported = made.forwarder.exported()
-            about = {**exported.about(), "held": [["tcp", 2, *sock.getsockname()]]}
+            about = {**exported.about(), "held": [["tcp", 2, *sock.getsockname()]], "locked": 0}
             fds = [*exported.fds(), sock.fileno()]
 
             @settings(max_examples=40)
