@@ -41,6 +41,15 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    long syscall(long number, ...)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum:
+        SYS_membarrier
+
+cdef extern from "<linux/membarrier.h>" nogil:
+    enum:
+        MEMBARRIER_CMD_GLOBAL
 
 cdef extern from *:           # layout.h, as kernel_flows.pxd includes it
     """
@@ -318,6 +327,17 @@ cdef class Memory:
             if from_[i] >= places_count or place[from_[i]] > 0xFFFF:
                 raise ValueError("a slot names no backend")
             table[i] = <uint16_t>place[from_[i]]
+
+
+def wait_for_programs():
+    """Until no packet is at work any more that was when this began: they are within RCU's read side, for which the
+    kernel waits here, about ten milliseconds. membarrier(2): EINVAL, with CPUs of nohz_full; ENOSYS, not built in;
+    EPERM, a seccomp filter."""
+    cdef long result
+    with nogil:
+        result = syscall(SYS_membarrier, <int>MEMBARRIER_CMD_GLOBAL, <unsigned int>0, <int>0)
+    if result < 0:
+        raise OSError(errno, strerror(errno).decode())
 
 
 def update(int fd, bytes key not None, bytes value not None):

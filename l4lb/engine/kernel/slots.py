@@ -4,6 +4,7 @@ read where it is may still be at work, for a moment."""
 from __future__ import annotations
 
 import bisect
+import contextlib
 import time
 from array import array
 from collections import deque
@@ -51,6 +52,11 @@ class Space:
 
     def leave(self, first: int, slots: int, now: float) -> None:
         self._left.append((now, first, words_of(slots)))
+
+    def take_back(self) -> None:
+        """No program reads what was left any more."""
+        while self._left:
+            self._give(*self._left.popleft()[1:])
 
     def _give(self, first: int, words: int) -> None:
         place = bisect.bisect(self._free, (first, 0))
@@ -103,10 +109,21 @@ class Slots:
     def _new(self, key: tuple[str, int], pool: PoolSpec, places: tuple[int, ...]) -> Table:
         if not pool.slots:
             return Table(key, pool.slots, places, 0, 0)
-        first = self._space.take(len(pool.slots), time.monotonic())
+        first = self._take(len(pool.slots))
         slots = pool.slots if isinstance(pool.slots, array) else array("I", pool.slots)
         self._memory.fill(first, slots, array("I", places))
         return Table(key, pool.slots, places, first, len(pool.slots))
+
+    def _take(self, slots: int) -> int:
+        """MemoryError. Tables that change many times a second fill the array with what was left: rather than until
+        _GRACE_S is over, the wait is then until no program reads that."""
+        try:
+            return self._space.take(slots, time.monotonic())
+        except MemoryError:
+            with contextlib.suppress(OSError):
+                kernel.wait_for_programs()
+                self._space.take_back()
+            return self._space.take(slots, time.monotonic())
 
     def drop(self, table: Table) -> None:
         """One listener fewer points to it."""

@@ -29,6 +29,7 @@ from tests.support.kernel import (
     SERVICE,
     SLOTS,
     Kernel,
+    expected,
     kernel,
     on_a_host,
     request,
@@ -78,6 +79,24 @@ def test_two_listeners_share_a_table_and_reloads_leak_nothing() -> None:
                 assert made.goes_to(asked) == made.goes_to(replace(asked, flags=ACK)) in LINKS
             assert [made.forwarder.listener(name).flows for name in ("tcp4", "second")] == [1, 1]
             assert has_all_room(made)
+
+    on_a_host(check)
+
+
+def test_tables_may_change_faster_than_programs_leave_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left counts as read for an hour, so that room comes of waiting for programs alone."""
+    monkeypatch.setattr(slots, "_GRACE_S", 3600.0)
+
+    def check() -> None:
+        with kernel("tcx", "nat") as made:
+            known, table = request(4, TCP), SLOTS
+            first = made.goes_to(known)
+            for _ in range(100):  # those of four pools: there is room for 16
+                table = array("I", [(slot + 1) % 3 for slot in table])
+                made.publish(table)
+                assert made.goes_to(replace(known, flags=ACK)) == first
+            moved = dict(zip("abc", "bca", strict=True))  # 100 times by one is once
+            assert made.goes_to(request(4, TCP, 9)) == moved[expected(request(4, TCP, 9), {})]
 
     on_a_host(check)
 
