@@ -43,3 +43,16 @@ def held() -> list[str]:
             continue
     mapped = re.findall(r"anon_inode:bpf-map", Path("/proc/self/maps").read_text())
     return sorted([one for one in found if one in _KINDS] + mapped)
+
+
+def memory_of_maps(pid: int) -> dict[str, int]:
+    """Bytes that the kernel has for each map of a process, by the map's id: /proc/PID/fdinfo."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            said = dict(re.findall(r"^(map_id|memlock):\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{name}").read_text(), re.M))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        if "map_id" in said:
+            found[said["map_id"]] = int(said["memlock"])
+    return found
