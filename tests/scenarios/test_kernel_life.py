@@ -56,8 +56,8 @@ class Busy:
 
 
 @contextlib.contextmanager
-def busy(client: Host) -> Iterator[Busy]:
-    with started(client, BUSY, FRONT[4], "80") as process:
+def busy(client: Host, family: int = 4) -> Iterator[Busy]:
+    with started(client, BUSY, FRONT[family], "80") as process:
         assert said(process) == "up"
         yield Busy(process)
 

@@ -80,7 +80,7 @@ def listen(host, port):
     while True:
         threading.Thread(target=serve, args=(listening.accept()[0], port), daemon=True).start()
 def answer(host, port):
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((host, port))
     while True:
         data, peer = sock.recvfrom(1000)
@@ -89,7 +89,7 @@ hosts = sys.argv[2:]
 for port in map(int, sys.argv[1].split(",")):
     for host in hosts:
         threading.Thread(target=listen, args=(host, port), daemon=True).start()
-    threading.Thread(target=answer, args=(hosts[0], port), daemon=True).start()
+        threading.Thread(target=answer, args=(host, port), daemon=True).start()
 print("up", flush=True)
 threading.Event().wait()
 """
@@ -104,7 +104,8 @@ def ask(name, host, port):
     sock.sendall(name.encode())
     return sock.recv(100).decode()
 def query(name, host, port):
-    sock = known.setdefault(name, socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = known.setdefault(name, socket.socket(family, socket.SOCK_DGRAM))
     sock.settimeout(3)
     sock.sendto(name.encode(), (host, port))
     return sock.recv(100).decode()
@@ -131,8 +132,8 @@ class World:
         """Which backend answers a connection that may be there already."""
         return self._say("ask", name, FRONT[family], port)
 
-    def query(self, name: str) -> str:
-        return self._say("query", name, FRONT[4], 53)
+    def query(self, name: str, family: int = 4) -> str:
+        return self._say("query", name, FRONT[family], 53)
 
     def _say(self, *what: object) -> str:
         assert self._client.stdin is not None
