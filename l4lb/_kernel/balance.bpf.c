@@ -9,7 +9,8 @@
 //                          | a known flow's backend, or by hash         | from the service's address again
 //                          v                                            v
 //                       dsr: to the backend's link address as it is   by the kernel's routes
-//                       nat: to the backend's address, by the kernel's routes
+//                       nat: to the backend's address, by the kernel's routes; with an address of this host as the
+//                            source where the backend cannot answer by way of this host (full_nat.h)
 //                       tunnel: as it is, behind a header of its own to the backend's address (tunnel.h)
 //
 // Control writes `services`, `slots`, `backends` and `answers`; the programs write flows, fragments and counts. A service
@@ -27,6 +28,7 @@
 #include "flows.h"
 #include "quic.h"
 #include "choose.h"
+#include "full_nat.h"
 
 INLINE void count_up(void *map, __u32 index, const struct packet *packet)
 {
@@ -69,6 +71,33 @@ INLINE void fragment_key_fill(struct fragment_key *key, const struct packet *pac
 	key->protocol = packet->protocol;
 }
 
+// For the later fragments of a client's packet.
+APART int remember_request(struct packet *packet, const struct choice *choice)
+{
+	if (!packet || !choice)
+		return -1;
+	struct fragment_key key;
+	struct fragment later = {.backend = choice->index, .incarnation = choice->incarnation, .source = choice->source};
+	if (choice->source)
+		later.id = packet->sent_id = next_id();
+	later.ends.client_port = packet->source_port;
+	later.ends.service_port = packet->destination_port;
+	fragment_key_fill(&key, packet);
+	return bpf_map_update_elem(&fragments, &key, &later, BPF_ANY);
+}
+
+// ... and of an answer.
+APART int remember_answer(const struct packet *packet, const struct address *service, const struct address *client,
+						  int by_full_nat)
+{
+	if (!packet || !service || !client)
+		return -1;
+	struct fragment_key key;
+	struct fragment later = {.is_answer = 1, .ends.service = *service, .ends.client = *client, .source = by_full_nat};
+	fragment_key_fill(&key, packet);
+	return bpf_map_update_elem(&fragments, &key, &later, BPF_ANY);
+}
+
 // TOO_LARGE: nothing has become of it yet, `packet->mtu` is what would fit.
 APART int direct(context_t *context, struct packet *packet, const struct service *service,
 				 const struct backend *backend)
@@ -92,18 +121,24 @@ APART int direct(context_t *context, struct packet *packet, const struct service
 	return forward(context, packet, &look, found, up);
 }
 
-INLINE int send(context_t *context, struct packet *packet, const struct service *service, __u32 index,
+INLINE int send(context_t *context, struct packet *packet, const struct service *service, const struct choice *choice,
 				const struct backend *backend)
 {
+	int sent;
 	count_up(&by_service, service->number, packet);
-	count_up(&by_backend, index, packet);
-	int sent = service->mode == MODE_TUNNEL ? tunnel(context, packet, service, backend)
-											: direct(context, packet, service, backend);
+	count_up(&by_backend, choice->index, packet);
+	if (choice->source)
+		sent = full_nat(context, packet, backend, choice);
+	else if (service->mode == MODE_TUNNEL)
+		sent = tunnel(context, packet, service, backend);
+	else
+		sent = direct(context, packet, service, backend);
 	return sent == TOO_LARGE ? too_large(context, packet) : sent;
 }
 
-// From a NAT backend, to a client, whom it sees as from the service. What a backend sends to this host itself (checks,
-// sessions of the proxy) is none of ours.
+#define IS_OURS (-3)                     // no action of a program
+
+// From a NAT backend, to a client, whom it sees as from the service. IS_OURS: a backend sends it to this host itself.
 APART int as_service(context_t *context, const struct packet *packet, const struct address *service, __be16 port)
 {
 	if (!packet || !service)
@@ -114,7 +149,7 @@ APART int as_service(context_t *context, const struct packet *packet, const stru
 	change.to_port = port;
 	long found = look_up(context, packet, service, &packet->destination, &look);
 	if (found == BPF_FIB_LKUP_RET_NOT_FWDED || found == BPF_FIB_LKUP_RET_FWD_DISABLED)
-		return stop(VERDICT_OTHER, PASS);
+		return IS_OURS;
 	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_be_fragmented(context, packet))
 		return stop(VERDICT_TOO_LARGE, PASS);                            // the stack answers the backend
 	if (rewrite(context, packet, &change))
@@ -123,26 +158,68 @@ APART int as_service(context_t *context, const struct packet *packet, const stru
 	return forward(context, packet, &look, found, 1);
 }
 
-INLINE int answer(context_t *context, const struct packet *packet)
+// Of a packet from a backend to this host: `ends` is the flow by full NAT that it belongs to. 0, or -1: it is none of ours
+// (checks, sessions of the proxy).
+APART int translate(const struct packet *packet, struct flow_key *ends)
+{
+	if (!packet || !ends)
+		return -1;
+	struct translation_key key = {.backend = packet->source, .source = packet->destination};
+	key.backend_port = packet->source_port;
+	key.source_port = packet->destination_port;
+	key.protocol = packet->protocol;
+	struct translation *known = translation_find(&key);
+	if (!known)
+		return -1;
+	*ends = known->flow;
+	if (!packet->is_error)
+		translation_note(known, packet, bpf_ktime_get_ns(), ENDED_DOWN);
+	struct backend *backend = backend_at(known->backend);
+	count_down(&by_service, known->number, packet);
+	if (backend && backend->incarnation == known->incarnation)
+		count_down(&by_backend, known->backend, packet);
+	return 0;
+}
+
+INLINE int own(context_t *context, struct packet *packet)
+{
+	struct flow_key ends;
+	if (translate(packet, &ends))
+		return stop(VERDICT_OTHER, PASS);
+	if (packet->part == PART_FIRST)
+		remember_answer(packet, &ends.service, &ends.client, 1);
+	int verdict = to_client(context, packet, &ends);
+	return verdict == TOO_LARGE ? too_large(context, packet) : verdict;
+}
+
+INLINE int answer(context_t *context, struct packet *packet)
 {
 	struct endpoint from = {.address = packet->source, .port = packet->source_port, .protocol = packet->protocol};
 	struct answer *known = bpf_map_lookup_elem(&answers, &from);
 	if (!known || packet->is_error)
-		return stop(VERDICT_OTHER, PASS);
+		return own(context, packet);
 	struct endpoint seen = known->service;
-	if (packet->part == PART_FIRST) {
-		struct fragment_key key;
-		struct fragment later = {.is_answer = 1, .to = seen.address};
-		fragment_key_fill(&key, packet);
-		bpf_map_update_elem(&fragments, &key, &later, BPF_ANY);
-	}
+	if (packet->part == PART_FIRST)
+		remember_answer(packet, &seen.address, &packet->destination, 0);
 	__u32 number = known->number, backend = known->backend;
 	int verdict = as_service(context, packet, &seen.address, seen.port);
+	if (verdict == IS_OURS)
+		return own(context, packet);
 	if (verdict != PASS) {
 		count_down(&by_service, number, packet);
 		count_down(&by_backend, backend, packet);
 	}
 	return verdict;
+}
+
+INLINE int later_answer(context_t *context, struct packet *packet, const struct fragment *first)
+{
+	if (!first->source) {
+		int verdict = as_service(context, packet, &first->ends.service, 0);
+		return verdict == IS_OURS ? stop(VERDICT_OTHER, PASS) : verdict;
+	}
+	int verdict = to_client(context, packet, &first->ends);
+	return verdict == TOO_LARGE ? too_large(context, packet) : verdict;
 }
 
 // It has no ports: it goes where the first one went.
@@ -155,15 +232,17 @@ INLINE int later_fragment(context_t *context, struct packet *packet)
 		return stop(VERDICT_OTHER, PASS);
 	struct fragment known = *first;
 	if (known.is_answer)
-		return as_service(context, packet, &known.to, 0);
-	struct endpoint key_ = {.address = packet->destination, .port = known.service_port, .protocol = packet->protocol};
+		return later_answer(context, packet, &known);
+	struct endpoint key_ = {.address = packet->destination, .port = known.ends.service_port, .protocol = packet->protocol};
 	struct service *service = bpf_map_lookup_elem(&services, &key_);
 	struct backend *backend = backend_at(known.backend);
 	if (!service || !backend || backend->incarnation != known.incarnation)
 		return stop(VERDICT_NO_BACKEND, DROP);
-	packet->source_port = known.client_port;
-	packet->destination_port = known.service_port;
-	return send(context, packet, service, known.backend, backend);
+	packet->source_port = known.ends.client_port;
+	packet->destination_port = known.ends.service_port;
+	packet->sent_id = known.id;
+	struct choice choice = {.index = known.backend, .incarnation = known.incarnation, .source = known.source};
+	return send(context, packet, service, &choice, backend);
 }
 
 INLINE int balance(context_t *context)
@@ -186,16 +265,12 @@ INLINE int balance(context_t *context)
 		return stop(VERDICT_OTHER, PASS);
 	if (verdict != VERDICT_FORWARDED || !backend)
 		return stop(VERDICT_NO_BACKEND, DROP);
-	if (packet.part == PART_FIRST) {
-		struct fragment_key fragment_key;
-		struct fragment later = {.backend = choice.index, .incarnation = choice.incarnation};
-		later.client_port = packet.source_port;
-		later.service_port = packet.destination_port;
-		fragment_key_fill(&fragment_key, &packet);
-		bpf_map_update_elem(&fragments, &fragment_key, &later, BPF_ANY);
-	}
+	if (choice.source && keep_port(&packet, service, &choice))
+		return stop(VERDICT_NO_PORT, DROP);
+	if (packet.part == PART_FIRST)
+		remember_request(&packet, &choice);
 	count_verdict(VERDICT_FORWARDED);
-	return send(context, &packet, service, choice.index, backend);
+	return send(context, &packet, service, &choice, backend);
 }
 
 #ifdef TCX

@@ -46,8 +46,11 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 		bpf_map_delete_elem(&handshakes, key);
 		return VERDICT_FORWARDED;
 	}
+	if (packet->is_error && service->source)                         // one without a port is nobody's
+		return known_flow(&handshakes, key, now, 0, choice) ? VERDICT_OTHER : VERDICT_FORWARDED;
 	if (!tcp && service->hash_key == HASH_QUIC_CID && !quic_find(context, packet, service, choice)) {
 		packet->is_new = 1;
+		source_choose(packet, service, key, choice);
 		remember(&udp_flows, key, now, choice, service->number, BPF_ANY);
 		return VERDICT_FORWARDED;
 	}
@@ -57,6 +60,7 @@ APART enum verdict choose_new(context_t *context, struct packet *packet, const s
 	if (verdict != VERDICT_FORWARDED || packet->is_error)
 		return verdict;
 	packet->is_new = !tcp;
+	source_choose(packet, service, key, choice);
 	if (packet->is_syn)
 		bpf_map_delete_elem(&tcp_flows, key);
 	remember(tcp ? (void *)&handshakes : (void *)&udp_flows, key, now, choice, service->number, BPF_ANY);

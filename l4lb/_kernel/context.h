@@ -55,6 +55,16 @@ INLINE long load(context_t *context, __u32 offset, void *to, __u32 size)
 #endif
 }
 
+// The same as `put`, at any place, also behind pieces that are not in front.
+INLINE long store(context_t *context, __u32 offset, const void *from, __u32 size)
+{
+#ifdef TCX
+	return bpf_skb_store_bytes(context, offset, from, size, BPF_F_RECOMPUTE_CSUM);
+#else
+	return bpf_xdp_store_bytes(context, offset, (void *)from, size);
+#endif
+}
+
 // Of socket buffers the kernel may know a checksum of all that is in them, which has to stay right.
 INLINE long put(context_t *context, __u32 offset, const void *from, const __u32 size)
 {

@@ -12,6 +12,9 @@
 #define HEADERS_MAX 128           // Ethernet, IPv6 with a fragment header, ICMPv6 with an IPv6 header and ports
 #define HANDSHAKES_MAX (1 << 16)
 #define QUIC_IDS_MAX (1 << 18)
+#define SOURCES_MAX 256
+#define TRANSLATIONS_MAX (1 << 18)
+#define IDLE_DEFAULT_NS 600000000000ULL  // with idle_timeout = "off" too: nothing tells that a flow is over
 
 #define XXH_PRIME_1 0x9E3779B185EBCA87ULL
 #define XXH_PRIME_2 0xC2B2AE3D27D4EB4FULL
@@ -46,6 +49,7 @@ enum verdict {
 	VERDICT_EXPIRED,       // it has no hop left
 	VERDICT_NO_ROOM,       // in front of it, for the headers of a tunnel
 	VERDICT_TOO_LARGE_ANSWERED,  // too large, and its sender has been sent an ICMP error
+	VERDICT_NO_PORT,       // of this host is left for its flow, by full NAT
 	VERDICT_COUNT,
 };
 
@@ -69,7 +73,7 @@ struct service {
 	__u8 mode;
 	__u8 hash_key;
 	__u8 flags;
-	__u8 zero;
+	__u8 source;                   // in `sources`: that backends see new flows from; 0: they see the client's address
 	__be16 gue_port;               // of a tunnel; 0: IPIP
 	__u8 zeros[2];
 	__u32 quic_service;            // whose connection ids are its; no other listener has the same
@@ -101,7 +105,30 @@ struct flow {
 	__u32 incarnation;
 	__u32 number;                  // of its service's counts
 	__u8 ended;                    // its client has said so
+	__u8 source;                   // in `sources`: by full NAT, that its backend sees it from; 0: by no full NAT
+	__be16 port;                   // ... and the port there; 0: none yet
+};
+
+struct source {                    // an address of this host, and the ports there that are for full NAT
+	struct address address;
+	__u16 first_port, port_count;
+};
+
+struct translation_key {           // what a backend sees of a flow by full NAT
+	struct address backend, source;
+	__be16 backend_port, source_port;
+	__u8 protocol;
 	__u8 zero[3];
+};
+
+struct translation {               // whose that is
+	__u64 seen;                    // ns, monotonic; at most a second old
+	struct flow_key flow;
+	__u32 number;                  // of its service's counts
+	__u32 backend;
+	__u32 incarnation;
+	__u8 ended;                    // enum ended
+	__u8 zero[7];
 };
 
 struct answer {                    // what a backend's packets become
@@ -128,12 +155,13 @@ struct fragment_key {
 };
 
 struct fragment {
-	struct address to;             // of an answer: whom it is from
+	struct flow_key ends;          // of an answer: its service, and, by full NAT, its client; else the ports alone
+	__u32 id;                      // by full NAT: that its backend sees
 	__u32 backend;
 	__u32 incarnation;
-	__be16 client_port, service_port;
 	__u8 is_answer;
-	__u8 zero[3];
+	__u8 source;                   // as in flows; of an answer: by full NAT
+	__u8 zero[2];
 };
 
 struct counts {                    // of one CPU
@@ -143,7 +171,8 @@ struct counts {                    // of one CPU
 	__u64 denied;
 };
 
-// Whose a backend's place is, and a listener's number: for a process that takes the maps over. Programs do not look.
+// Whose a backend's place is, and a listener's number: for a process that takes the maps over. Of that, programs look at
+// idle_ns alone.
 struct place {
 	__u8 owner[16];                // a digest of pool and backend
 	struct endpoint endpoint;

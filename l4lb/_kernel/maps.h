@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // What outlives a packet. Control writes `services`, `slots`, `backends`, `answers`, `denied`, `places` and
-// `numbers`; the programs write flows, fragments and counts. The maps of one header alone are there (tunnel.h,
-// too_large.h, quic.h). Needs context.h and layout.h.
+// `numbers`; the programs write flows, fragments and counts. The maps of one header alone are there (too_large.h,
+// quic.h, full_nat.h). Needs context.h and layout.h.
 
 #define MAP(name, kind, key_t, value_t, entries, how)                                                                  \
 	struct {                                                                                                           \
@@ -26,6 +26,7 @@ MAP(by_service, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, SERVICES_MAX, 0
 MAP(by_backend, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counts, BACKENDS_MAX, 0);
 MAP(places, BPF_MAP_TYPE_ARRAY, __u32, struct place, BACKENDS_MAX, BPF_F_MMAPABLE);
 MAP(numbers, BPF_MAP_TYPE_ARRAY, __u32, struct number, SERVICES_MAX, BPF_F_MMAPABLE);
+MAP(outer_ids, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);                   // the last one that was given
 MAP(verdicts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, VERDICT_COUNT, 0);
 
 INLINE void count_verdict(__u32 verdict)

@@ -9,6 +9,7 @@ struct packet {
 	__u32 l3, l4;                         // where these headers begin
 	__u32 bytes, device, fragment_id;
 	__u32 mtu;                            // that it would have to fit, when it does not
+	__u32 sent_id;                        // of a fragment, by full NAT: in place of fragment_id
 	__u8 protocol;
 	__u8 v6;
 	__u8 part;                            // enum part
@@ -16,6 +17,7 @@ struct packet {
 	__u8 hops;                            // that it has left
 	__u8 is_syn;
 	__u8 is_end;                          // FIN or RST
+	__u8 is_reset;
 	__u8 is_new;                          // a flow begins with it
 	__u8 has_quic_hash;
 	__u64 quic_hash;                      // of the connection id that its client drew, see quic.h
@@ -46,6 +48,7 @@ INLINE int parse_ports(struct packet *packet, void *l4, void *end)
 		packet->destination_port = tcp->dest;
 		packet->is_syn = tcp->syn && !tcp->ack;
 		packet->is_end = tcp->fin || tcp->rst;
+		packet->is_reset = tcp->rst;
 		return 0;
 	}
 	struct udphdr *udp = l4;

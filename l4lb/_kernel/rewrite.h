@@ -25,6 +25,11 @@ INLINE __u16 port_change(__be16 from, __be16 to)
 	return folded((__u64)(__u16)~from + to);
 }
 
+INLINE __u16 checksum_changed(__u16 checksum, __u64 change)
+{
+	return ~folded((__u64)(__u16)~checksum + change);
+}
+
 // Which end of a packet is replaced, and by what.
 struct change {
 	struct address from, to;
@@ -84,11 +89,6 @@ INLINE int rewrite(context_t *context, const struct packet *packet, const struct
 }
 
 #else
-
-INLINE __u16 checksum_changed(__u16 checksum, __u64 change)
-{
-	return ~folded((__u64)(__u16)~checksum + change);
-}
 
 INLINE int rewrite_error(const struct packet *packet, const struct change *change, void *l4, void *end)
 {

@@ -137,4 +137,11 @@ INLINE int forward(context_t *context, const struct packet *packet, struct bpf_f
 	return leave(context, look, found);
 }
 
+// For packets that this host sends as its own, and that may come in fragments.
+INLINE __u32 next_id(void)
+{
+	__u32 zero = 0, *last = bpf_map_lookup_elem(&outer_ids, &zero);
+	return last ? __sync_fetch_and_add(last, 1) : 0;
+}
+
 #define TOO_LARGE (-2)                // no action of a program

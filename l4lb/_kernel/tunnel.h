@@ -21,8 +21,6 @@ struct outer {
 	__u8 is_stream;                // a train of TCP, which the kernel may cut anew
 };
 
-MAP(outer_ids, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);  // the last one that was given
-
 INLINE int inner_read_v4(context_t *context, struct outer *outer)
 {
 	struct iphdr *ip = at(context, sizeof(struct ethhdr));
@@ -121,10 +119,7 @@ INLINE long outer_grow(context_t *context, const struct outer *outer)
 // Of a packet that may be fragmented on its way: no two of 65,536 have the same (RFC 6864). Others need none.
 INLINE __be16 outer_id(const struct outer *outer)
 {
-	__u32 zero = 0, *last = bpf_map_lookup_elem(&outer_ids, &zero);
-	if (outer->dont_fragment || !last)
-		return 0;
-	return bpf_htons(__sync_fetch_and_add(last, 1));
+	return outer->dont_fragment ? 0 : bpf_htons(next_id());
 }
 
 INLINE long outer_put_v4(context_t *context, const struct backend *backend, const struct outer *outer)

@@ -86,6 +86,8 @@ cdef extern from *:           # layout.h, as kernel_flows.pxd includes it
         pass
     cdef struct number:
         pass
+    cdef struct source:
+        pass
 
 cdef enum:
     LOG_BYTES = 1 << 20
@@ -391,4 +393,5 @@ def sizes():
         "denied_key": sizeof(denied_key),
         "place": sizeof(place),
         "number": sizeof(number),
+        "source": sizeof(source),
     }

@@ -19,7 +19,7 @@ from l4lb.model.sessions import Session, SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic
-from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
+from l4lb.net.environment import KERNEL_NEEDS, forwarding_ports_problem, forwarding_problem
 from l4lb.net.handover import close_all
 from l4lb.net.listen.holders import taken_by
 
@@ -338,8 +338,10 @@ def _mode(listener: ListenerSpec) -> str:
 
 
 def _require_forwarding(listeners: Sequence[ListenerSpec]) -> None:
-    """The programs ask the kernel's routes, which are for hosts that forward."""
+    """The programs ask the kernel's routes, which are for hosts that forward; full NAT needs ports."""
     for one in listeners:
+        if one.kernel is not None and one.kernel.source and (reason := forwarding_ports_problem()):
+            raise ConfigError([Problem(f"pools.{one.pool}.source_address", f'"{one.kernel.source}": {reason}')])
         for address in one.bind:
             if isinstance(address, SocketAddress) and (reason := forwarding_problem(address.family)):
                 raise ConfigError([Problem(f"listeners.{one.name}.engine", f'"kernel": {reason}')])

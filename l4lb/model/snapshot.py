@@ -204,13 +204,15 @@ class RouteSpec:
 class KernelTerms:
     """How a listener is forwarded in the kernel. `mode`: nat, dsr or tunnel; `attach`: auto, tcx, native or generic;
     `devices`: those by which its packets come in, none: all; `gue_port`: of backends, for tunnels of GUE, 0: IPIP;
-    `slots`: of its pool's table, so that there is room for it."""
+    `slots`: of its pool's table, so that there is room for it; `source`: of nat, the address of this host that backends
+    see, empty: they see the client's."""
 
     mode: str = "nat"
     attach: str = "auto"
     devices: tuple[str, ...] = ()
     gue_port: int = 0
     slots: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ _IP_TRANSPARENT = 19  # linux/in.h; the socket module does not name it
 _IP_BIND_ADDRESS_NO_PORT = 24  # likewise
 KERNEL_NEEDS = "l4lb was installed without it, which takes clang and libbpf, on Debian clang and libbpf-dev"
 _FORWARDING = {socket.AF_INET: "net.ipv4.ip_forward", socket.AF_INET6: "net.ipv6.conf.all.forwarding"}
+_LOCAL_PORTS = "net.ipv4.ip_local_port_range"  # of IPv6 too
+_PORTS = range(1024, 65536)  # those below are for services
+_PORTS_LEAST = 1024
 _NAMESPACES = "/run/netns"  # ip-netns(8)
 
 
@@ -79,3 +82,21 @@ def forwarding_problem(family: int, sysctls: Path = Path("/proc/sys")) -> str:
     except FileNotFoundError:
         return f"{name} is missing: this host has no such network"
     return f"{name} is 0, so that this host forwards nothing: `sysctl -w {name}=1`" if value == "0" else ""
+
+
+def forwarding_ports(sysctls: Path = Path("/proc/sys")) -> range:
+    """Those of this host that its own connections never have: the larger part of what is above or below the kernel's
+    range for them. Empty: that cannot be read."""
+    try:
+        first, last = map(int, sysctls.joinpath(*_LOCAL_PORTS.split(".")).read_text().split())
+    except (OSError, ValueError):
+        return range(0)
+    return max(range(_PORTS.start, first), range(last + 1, _PORTS.stop), key=len)
+
+
+def forwarding_ports_problem(sysctls: Path = Path("/proc/sys")) -> str:
+    """Why the kernel engine cannot have ports of this host; empty when it can."""
+    count = len(forwarding_ports(sysctls))
+    if count >= _PORTS_LEAST:
+        return ""
+    return f"{_LOCAL_PORTS} leaves {count} ports in a row for forwarding, expected {_PORTS_LEAST} or more: narrow it"

@@ -27,6 +27,7 @@ CLIENT = {4: "192.0.2.{}", 6: "2001:db8::{:x}"}
 BACKENDS = {4: ["10.9.0.11", "10.9.0.12", "10.9.0.13"], 6: ["fd09::11", "fd09::12", "fd09::13"]}
 GATEWAY = {4: "10.9.0.254", 6: "fd09::254"}
 LINKS = {"a": bytes.fromhex("02000000000b"), "b": bytes.fromhex("02000000000c"), "c": bytes.fromhex("02000000000d")}
+OURS = {4: "10.9.0.1", 6: "fd09::1"}
 GATEWAYS_LINK = bytes.fromhex("0200000000fe")
 PROTOCOLS = {TCP: Protocol.TCP, UDP: Protocol.UDP}
 SLOTS = array("I", random.Random(3).choices(range(3), k=251))
@@ -41,8 +42,8 @@ def make_host() -> None:
     run("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
     for device in ("v0", "v1"):
         run("ip", "link", "set", device, "up")
-    for family, address in ((4, "10.9.0.1/24"), (6, "fd09::1/64")):
-        run("ip", "addr", "add", address, "dev", "v0", *(["nodad"] if family == 6 else []))
+    for family, bits in ((4, 24), (6, 64)):
+        run("ip", "addr", "add", f"{OURS[family]}/{bits}", "dev", "v0", *(["nodad"] if family == 6 else []))
         for link, backend in zip(LINKS.values(), BACKENDS[family], strict=True):
             run("ip", "neigh", "add", backend, "lladdr", link_text(link), "dev", "v0")
         run("ip", "neigh", "add", GATEWAY[family], "lladdr", link_text(GATEWAYS_LINK), "dev", "v0")
@@ -62,14 +63,17 @@ class Kernel:
         *,
         to: Mapping[int, int] | None = None,
         gue_port: int = 0,
+        source: Mapping[int, str] | None = None,
         **pool: object,
     ) -> None:
-        """`to`: of which family the backends of a service are, if not of its own."""
+        """`to`: of which family the backends of a service are, if not of its own; `source`: what they see by full NAT,
+        by family."""
         self.name = program
         self.mode = mode
         self.pool = pool
         self.to = to or {4: 4, 6: 6}
         self.gue_port = gue_port
+        self.source = source or {4: "", 6: ""}
         self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=flows)
         self.program = self.forwarder.program(program)
         self.publish()
@@ -91,7 +95,8 @@ class Kernel:
                 usable = (0, 1, 2)
                 pools.append(PoolSpec(name, Selection.HASH, backends, usable, slots, **self.pool))  # type: ignore[arg-type]
                 bind = (SocketAddress(kind, SERVICE[family], 80),)
-                options = {"kernel": KernelTerms(self.mode, gue_port=self.gue_port), **listener}
+                terms = KernelTerms(self.mode, gue_port=self.gue_port, source=self.source[family])
+                options = {"kernel": terms, **listener}
                 found.append(ListenerSpec(prefix + name, bind, name, protocol, **options))  # type: ignore[arg-type]
         return Snapshot(1, tuple(pools), tuple(found))
 

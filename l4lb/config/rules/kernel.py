@@ -44,7 +44,6 @@ _NEEDS_PROXY = (
 _POOL_NEEDS_PROXY = (
     "bounded_load",
     "send_proxy",
-    "source_address",
     "connect_timeout",
     "connect_attempts",
     "retry_pause",
@@ -112,7 +111,22 @@ def _pool(listener: Listener, pool: Pool) -> Iterator[Finding]:
     for key in _POOL_NEEDS_PROXY:
         if given(pool, key):
             yield (key,), f"cannot be had: {_INSTEAD}"
+    yield from _source(listener, pool)
     yield from _backends(listener, pool)
+
+
+def _source(listener: Listener, pool: Pool) -> Iterator[Finding]:
+    """What backends see by full NAT."""
+    source = pool.source_address
+    if not source:
+        return
+    if listener.mode != "nat":
+        yield ("source_address",), f'"{source}": mode = "{listener.mode}" keeps the client\'s address; expected "nat"'
+    elif source == "client":
+        yield ("source_address",), '"client": mode = "nat" keeps the client\'s address as it is; leave this out'
+    elif _version(parse_address(listener.bind[0])) not in (ipaddress.ip_address(source).version, None):
+        other = f'listener bound to "{listener.bind[0]}"'
+        yield ("source_address",), f'"{source}": is of another family than the {other}, and nothing is translated'
 
 
 def _backends(listener: Listener, pool: Pool) -> Iterator[Finding]:
@@ -136,11 +150,12 @@ def _backends(listener: Listener, pool: Pool) -> Iterator[Finding]:
 
 
 def _shared_backends(config: Options) -> Iterator[Finding]:
-    """By nat, a backend's answers say nothing about which of several services the client asked."""
+    """By nat, a backend's answers say nothing about which of several services the client asked. By full NAT, their
+    port does."""
     owners: dict[tuple[str, str, int | None], tuple[str, str]] = {}
     for name, listener in config.listeners.items():
         pool = config.pools.get(listener.pool)
-        if listener.engine != "kernel" or listener.mode != "nat" or pool is None:
+        if listener.engine != "kernel" or listener.mode != "nat" or pool is None or pool.source_address:
             continue
         for bind in listener.bind:
             version = _version(parse_address(bind))

@@ -12,7 +12,7 @@ from pathlib import Path
 from l4lb.config import Config, Listener
 from l4lb.config.options.listener import gue_port_of
 from l4lb.net.address import parse_address
-from l4lb.net.environment import KERNEL_NEEDS, forwarding_problem
+from l4lb.net.environment import KERNEL_NEEDS, forwarding_ports_problem, forwarding_problem
 
 Key = tuple[str | int, ...]
 
@@ -39,6 +39,8 @@ def kernel_problems(config: Config, sysctls: Path = Path("/proc/sys")) -> Iterat
             family = socket.AF_INET if version == 4 else socket.AF_INET6
             if reason := forwarding_problem(family, sysctls):
                 yield ("listeners", name, "engine"), f'"kernel": {reason}'
+        if (source := _source(config, listener)) and (reason := forwarding_ports_problem(sysctls)):
+            yield ("pools", listener.pool, "source_address"), f'"{source}": {reason}'
 
 
 def kernel_needs(config: Config) -> Iterator[str]:
@@ -47,7 +49,9 @@ def kernel_needs(config: Config) -> Iterator[str]:
         if listener.engine != "kernel":
             continue
         hosts = [parse_address(bind).host for bind in listener.bind]
-        if listener.mode == "nat":
+        if source := _source(config, listener):
+            yield f"listeners.{name}: backends see {source}, which they answer by any way, and no client's address"
+        elif listener.mode == "nat":
             yield f"listeners.{name}: the way from each backend to every client leads through this host: its gateway"
         elif listener.mode == "tunnel":
             yield from (f"listeners.{name}: {need}" for need in _tunnel_needs(config, listener))
@@ -58,6 +62,12 @@ def kernel_needs(config: Config) -> Iterator[str]:
         else:
             addresses = " and ".join(f"`ip addr add {host}/128 dev lo nodad`" for host in hosts)
             yield f"listeners.{name}: each backend is on this host's link and has its address: {addresses}"
+
+
+def _source(config: Config, listener: Listener) -> str:
+    """The address of this host that backends see; empty: they see the client's."""
+    pool = config.pools.get(listener.pool)
+    return pool.source_address if pool is not None and listener.mode == "nat" else ""
 
 
 def _tunnels(config: Config, listener: Listener) -> list[tuple[int, int]]:

@@ -56,7 +56,9 @@ def _kernel(config: Listener, pools: Mapping[str, Pool]) -> KernelTerms | None:
     if config.engine == "proxy":
         return None
     gue_port = gue_port_of(config.encapsulation) if config.mode == "tunnel" else 0
-    return KernelTerms(config.mode, config.attach, tuple(config.devices), gue_port, pools[config.pool].table_size)
+    pool = pools[config.pool]
+    source = pool.source_address if config.mode == "nat" else ""
+    return KernelTerms(config.mode, config.attach, tuple(config.devices), gue_port, pool.table_size, source)
 
 
 def route_specs(config: Listener) -> tuple[RouteSpec, ...]:

@@ -26,6 +26,7 @@ from l4lb.engine.kernel.listeners import KernelListener, Listeners, Plan
 from l4lb.engine.kernel.pinning import Pins
 from l4lb.engine.kernel.services import Planner, expect_room
 from l4lb.engine.kernel.slots import words_of
+from l4lb.engine.kernel.sources import Sources
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import ListenerSpec, Snapshot
@@ -64,7 +65,7 @@ class KernelForwarder:
         self._counting = Counting(maps)
         self._flows = Flows({protocol: maps[f"{protocol}_flows"].number for protocol in Protocol})
         self._backends = Backends(_memory(maps["backends"], "backend"), _memory(maps["places"], "place"))
-        self._planner = Planner(self._backends, self._counting.of_backend)
+        self._planner = Planner(self._backends, Sources(maps["sources"].number), self._counting.of_backend)
         self._listeners = Listeners(_memory(maps["numbers"], "number"))
         self._denied = Denied(maps["denied"])
         self._named: frozenset[str] = frozenset()  # listeners of the snapshot

@@ -16,20 +16,27 @@ from l4lb.model.states import Protocol
 SERVICES_MAX = 16384
 BACKENDS_MAX = 16384
 DENIED_MAX = 1 << 18
+SOURCES_MAX = 256
 SLOTS_IN_WORD = 4
-FLOW_MAPS = ("tcp_flows", "udp_flows", "quic_owners")  # how much they hold is decided when they are made
+FLOW_MAPS = (
+    "tcp_flows",
+    "udp_flows",
+    "quic_owners",
+    "translations",
+)  # how much they hold is decided when they are made
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17}
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 _MAPPED = bytes(10) + b"\xff\xff"
 _ENDPOINT = struct.Struct("=16s2sBx")
-_SERVICE = struct.Struct("=Q16sIIIBBBx2s2xI")
+_SERVICE = struct.Struct("=Q16sIIIBBBB2s2xI")
 _BACKEND = struct.Struct("=16s16sI2sBx")
 _COUNTS = struct.Struct("=6Q")
 _DENIED = struct.Struct("=II16s")
 _ANSWER = struct.Struct("=20sII")
 _PLACE = struct.Struct("=16s20sI6Q")
 _NUMBER = struct.Struct("=16s6QQQII")
+_SOURCE = struct.Struct("=16sHH")
 SIZES = {
     "endpoint": _ENDPOINT.size,
     "service": _SERVICE.size,
@@ -39,6 +46,7 @@ SIZES = {
     "denied_key": _DENIED.size,
     "place": _PLACE.size,
     "number": _NUMBER.size,
+    "source": _SOURCE.size,
 }
 
 
@@ -63,6 +71,7 @@ class Verdict(IntEnum):
     EXPIRED = 9
     NO_ROOM = 10
     TOO_LARGE_ANSWERED = 11
+    NO_PORT = 12
 
 
 SERVICE_LEFT, SERVICE_LISTS = 1, 2
@@ -102,8 +111,8 @@ def is_v4(endpoint: bytes) -> bool:
 
 def left(service: bytes, *, any_denied: bool) -> bytes:
     """The same, of which only what it has goes on."""
-    *fields, _, gue_port, ids = _SERVICE.unpack(service)
-    return _SERVICE.pack(*fields, SERVICE_LEFT | (SERVICE_LISTS if any_denied else 0), gue_port, ids)
+    *fields, _, source, gue_port, ids = _SERVICE.unpack(service)
+    return _SERVICE.pack(*fields, SERVICE_LEFT | (SERVICE_LISTS if any_denied else 0), source, gue_port, ids)
 
 
 def prefix(v4: bool, bits: int) -> bytes:
@@ -124,11 +133,22 @@ def service(
     gue_port: int,
     quic_service: int,
     any_denied: bool,
+    source: int = 0,
 ) -> bytes:
-    """`gue_port`: 0 for IPIP; `quic_service`: 32 bits that no other listener has."""
+    """`gue_port`: 0 for IPIP; `quic_service`: 32 bits that no other listener has; `source`: of full NAT, see `source`
+    below."""
     flags = SERVICE_LISTS if any_denied else 0
-    port = gue_port.to_bytes(2, "big")
-    return _SERVICE.pack(seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags, port, quic_service)
+    choosing = (seed, prefix, number, first_word, slot_count, mode, HASH_KEYS[key], flags)
+    return _SERVICE.pack(*choosing, source, gue_port.to_bytes(2, "big"), quic_service)
+
+
+def source(host: str, ports: range) -> bytes:
+    """An address of this host, for full NAT by these ports of it."""
+    return _SOURCE.pack(address(host), ports.start, len(ports))
+
+
+def source_address(packed: bytes) -> bytes:
+    return bytes(_SOURCE.unpack(packed)[0])
 
 
 def answer(service: bytes, number: int, backend: int) -> bytes:

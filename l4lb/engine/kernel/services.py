@@ -11,6 +11,7 @@ from l4lb.engine.kernel.generation import Generation
 from l4lb.engine.kernel.layout import Counts, Mode
 from l4lb.engine.kernel.listeners import KernelListener, Plan
 from l4lb.engine.kernel.slots import Table
+from l4lb.engine.kernel.sources import Sources
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import HashKey, ListenerSpec, PoolSpec, Selection
 
@@ -20,13 +21,15 @@ _MODES = {"nat": Mode.NAT, "dsr": Mode.DSR, "tunnel": Mode.TUNNEL}
 class Planner:
     """What listeners are to be. `counted`: what has been counted at a backend's place. Control thread only."""
 
-    def __init__(self, backends: Backends, counted: Callable[[int], Counts]) -> None:
+    def __init__(self, backends: Backends, sources: Sources, counted: Callable[[int], Counts]) -> None:
         self._backends = backends
+        self._sources = sources
         self._counted = counted
 
     def plan(self, listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, generation: Generation) -> Plan:
         """MemoryError when there is no room for it; then it has taken nothing."""
         protocol, placed = layout.PROTOCOLS[spec.protocol], list[Placed]()
+        source = self._sources.number(spec.kernel.source) if spec.kernel is not None and spec.kernel.source else 0
         try:
             for one in pool.backends:
                 placed.append(self._backends.take(pool.name, one, protocol, self._counted))
@@ -39,8 +42,8 @@ class Planner:
             raise
         hosts = [address for address in spec.bind if isinstance(address, SocketAddress)]
         keys = [layout.endpoint(one.host, one.port, protocol) for one in hosts]
-        services = {key: service_of(listener, spec, pool, table, key) for key in keys}
-        by_nat = spec.kernel is not None and spec.kernel.mode == "nat"
+        services = {key: service_of(listener, spec, pool, table, key, source) for key in keys}
+        by_nat = spec.kernel is not None and spec.kernel.mode == "nat" and not source
         answers = answers_of(keys, placed, listener.number) if by_nat else {}
         return Plan(spec, pool, generation, table, placed, services, answers)
 
@@ -60,8 +63,10 @@ def expect_room(plans: Sequence[tuple[KernelListener, Plan]], generation: Genera
         raise MemoryError(f"more than {layout.BACKENDS_MAX} backends of listeners by nat")
 
 
-def service_of(listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, table: Table, key: bytes) -> bytes:
-    """`key`: its address."""
+def service_of(
+    listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, table: Table, key: bytes, source: int
+) -> bytes:
+    """`key`: its address; `source`: of full NAT, see `l4lb.engine.kernel.sources`."""
     assert spec.kernel is not None
     v4 = layout.is_v4(key)
     return layout.service(
@@ -75,6 +80,7 @@ def service_of(listener: KernelListener, spec: ListenerSpec, pool: PoolSpec, tab
         gue_port=spec.kernel.gue_port,
         quic_service=listener.quic_service,
         any_denied=bool(spec.refused or spec.banned),
+        source=source,
     )
 
 

@@ -88,8 +88,8 @@ def test_what_only_a_proxy_can(listener: str, tmp_path: Path) -> None:
 
 
 POOL = [
-    "bounded_load = 1.25", 'send_proxy = "v2"', 'source_address = "10.0.0.9"', 'connect_timeout = "1s"',
-    "connect_attempts = 5", "queue_size = 5", "passive = { failures = 3 }",
+    "bounded_load = 1.25", 'send_proxy = "v2"', 'connect_timeout = "1s"', "connect_attempts = 5", "queue_size = 5",
+    "passive = { failures = 3 }",
 ]  # fmt: skip
 
 
@@ -160,6 +160,31 @@ def test_a_backend_answers_for_one_service(tmp_path: Path) -> None:
     direct = '[listeners.other]\nbind = "192.0.2.2:8080"\npool = "web"\nmode = "dsr"\n' + KERNEL
     assert problems(file, more=direct) == []
     assert problems(file, more=other + 'protocol = "udp"') == []
+
+
+OURS = 'source_address = "10.0.0.9"'
+
+
+def test_by_full_nat_a_backend_answers_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    other = f'[listeners.other]\nbind = "192.0.2.1:81"\npool = "web"\n{KERNEL}\n'
+    assert problems(file, pool=OURS, more=other) == []
+    plain = '[pools.plain]\npolicy = "maglev"\nbackends = ["10.0.0.1:8080"]\n'
+    assert problems(file, pool=OURS, more=other.replace('"web"', '"plain"') + plain) == []
+
+
+SOURCES = {
+    ('source_address = "client"', 'mode = "nat"'): "keeps the client's address as it is",
+    (OURS, 'mode = "dsr"'): 'mode = "dsr" keeps the client\'s address; expected "nat"',
+    (OURS, 'mode = "tunnel"'): 'mode = "tunnel" keeps the client\'s address; expected "nat"',
+    ('source_address = "2001:db8::9"', 'mode = "nat"'): "is of another family",
+}
+
+
+@pytest.mark.parametrize(("pool", "listener"), SOURCES)
+def test_what_backends_can_see(pool: str, listener: str, tmp_path: Path) -> None:
+    found = problems(tmp_path / "lb.toml", pool=pool, listener=listener)
+    assert any("pools.web.source_address" in one and SOURCES[pool, listener] in one for one in found), found
 
 
 TUNNEL = 'mode = "tunnel"'
