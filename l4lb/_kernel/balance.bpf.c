@@ -184,7 +184,7 @@ APART int translate(const struct packet *packet, struct flow_key *ends)
 INLINE int own(context_t *context, struct packet *packet)
 {
 	struct flow_key ends;
-	if (translate(packet, &ends))
+	if (!any_source() || translate(packet, &ends))
 		return stop(VERDICT_OTHER, PASS);
 	if (packet->part == PART_FIRST)
 		remember_answer(packet, &ends.service, &ends.client, 1);

@@ -91,7 +91,7 @@ def forwarding_ports(sysctls: Path = Path("/proc/sys")) -> range:
         first, last = map(int, sysctls.joinpath(*_LOCAL_PORTS.split(".")).read_text().split())
     except (OSError, ValueError):
         return range(0)
-    return max(range(_PORTS.start, first), range(last + 1, _PORTS.stop), key=len)
+    return max(range(_PORTS.start, first), range(max(last + 1, _PORTS.start), _PORTS.stop), key=len)
 
 
 def forwarding_ports_problem(sysctls: Path = Path("/proc/sys")) -> str:

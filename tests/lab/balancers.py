@@ -34,6 +34,7 @@ _POOL = """
 [pools.{name}]
 policy = "maglev"
 hash_key = "{key}"
+{source}
 backends = [{backends}]
 health = {{ interval = "200ms", fast_interval = "100ms", down_interval = "200ms", rise = 1, fall = 2, {check} }}
 """
@@ -80,12 +81,13 @@ def _front(
         "attach": cell.attach,
         "more": f'encapsulation = "{mode.encapsulation}"' if mode.encapsulation else "",
     }
+    source = f'source_address = "{on_lan("balancer", cell.family)}"' if mode.full_nat else ""
     parts = [
         _LISTENER.format(name=name, port=port, protocol=protocol, pool=pool, **terms)
         for name, port, protocol, pool in listened
     ]
     parts += [
-        _POOL.format(name=name, key=key, check=check, backends=_backends(backends, port, cell.family))
+        _POOL.format(name=name, key=key, check=check, backends=_backends(backends, port, cell.family), source=source)
         for name, port, key, check in pools
     ]
     return "".join(parts)

@@ -10,18 +10,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mode:
-    """`option`: what `mode` of the listener is, for which docs/kernel.md has commands. `at_service`: packets have the
-    service's address when they come to a backend. `way_back`: how an answer travels. `encapsulation`: of a tunnel."""
+    """`option`: what `mode` of the listener is. `at_service`: packets have the service's address when they come to a
+    backend. `way_back`: how an answer travels. `encapsulation`: of a tunnel. `full_nat`: backends see the balancer's
+    address."""
 
     option: str
     at_service: bool
     way_back: str
     encapsulation: str = ""
+    full_nat: bool = False
+
+    @property
+    def topic(self) -> str:
+        """Under which docs/kernel.md has commands for it."""
+        return "full-nat" if self.full_nat else self.option
 
 
+_BY_BALANCER = "backend -> balancer -> router -> client"
 _DIRECT = "backend -> router -> client"
 MODES = {
-    "nat": Mode("nat", False, "backend -> balancer -> router -> client"),
+    "nat": Mode("nat", False, _BY_BALANCER),
+    "full": Mode("nat", False, _BY_BALANCER, full_nat=True),
     "dsr": Mode("dsr", True, _DIRECT),
     "tunnel": Mode("tunnel", True, _DIRECT, "ipip"),
     "gue": Mode("tunnel", True, _DIRECT, "gue"),

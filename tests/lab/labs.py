@@ -51,6 +51,12 @@ class Lab:
         return network.SERVICE[self.cell.family]
 
     @property
+    def seen_client(self) -> str:
+        """The address that backends see."""
+        family = self.cell.family
+        return network.on_lan("balancer", family) if MODES[self.cell.mode].full_nat else network.CLIENT[family]
+
+    @property
     def url(self) -> str:
         return f"http://{network.bracketed(self.service)}"
 
@@ -120,7 +126,7 @@ def two_tiers(name: str, cell: Cell) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def _base(name: str, cell: Cell, members: tuple[str, ...]) -> Iterator[Lab]:
-    topic = MODES[cell.mode].option
+    topic = MODES[cell.mode].topic
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_directory(name))
         try:
@@ -139,7 +145,7 @@ def _prepare_backends(lab: Lab, names: list[str]) -> None:
     mode = MODES[lab.cell.mode]
     program = tunnels.build(lab.directory) if mode.encapsulation else None
     for name in names:
-        network.prepare(lab.hosts[name], "backend", mode.option, lab.cell.family)
+        network.prepare(lab.hosts[name], "backend", mode.topic, lab.cell.family)
         if program is not None:
             tunnels.open_tunnel(lab.processes, lab.hosts[name], name, program)
 

@@ -138,3 +138,25 @@ def test_what_forwarding_in_the_kernel_needs(bind: str, backend: str, mode: str,
         place.write_text(value)
         found = [message for _, message in kernel_problems(config, sysctls)]
         assert any(f"{key} is 0" in one for one in found) is expected
+
+
+@pytest.mark.parametrize(("bind", "backend"), [("203.0.113.1:80", "10.0.0.1:80"), ("[2001:db8::1]:80", "[::1]:81")])
+def test_what_full_nat_needs(bind: str, backend: str, tmp_path: Path) -> None:
+    file, sysctls = tmp_path / "lb.toml", tmp_path / "sys"
+    source = "::1" if bind.startswith("[") else "127.0.0.1"
+    text = KERNEL.format(bind=bind, backend=backend, mode="nat")
+    file.write_text(f'{text}source_address = "{source}"\n')
+    with l4lb("check", str(file)) as process:
+        assert process.wait() == 0
+        assert f"note: listeners.web: backends see {source} and answer it" in process.log
+    place = sysctls / "net" / "ipv4"
+    place.mkdir(parents=True)
+    for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        (sysctls / name).parent.mkdir(parents=True, exist_ok=True)
+        (sysctls / name).write_text("1\n")
+    config = Config.load(str(file))
+    for ports, expected in (("1024\t65535\n", True), ("2047\t65535\n", True), ("2048\t65535\n", False)):
+        (place / "ip_local_port_range").write_text(ports)
+        found = list(kernel_problems(config, sysctls))
+        assert any("ip_local_port_range" in message for _, message in found) is expected, found
+        assert {path for path, _ in found} <= {("pools", "web", "source_address"), ("listeners", "web", "engine")}

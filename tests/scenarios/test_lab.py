@@ -84,6 +84,7 @@ def lab(log: Path, *arguments: str, path: str = "") -> Iterator[Running]:
 CHECKS = [
     ("--mode", "nat", "--family", "4", "--attach", "tcx"),
     ("--mode", "dsr", "--family", "6", "--attach", "native"),
+    ("--mode", "full", "--family", "6", "--attach", "tcx"),
     ("--mode", "gue", "--family", "6", "--attach", "tcx"),
     ("--two-tiers", "--mode", "tunnel", "--family", "4", "--attach", "tcx"),
 ]
@@ -160,7 +161,7 @@ def test_what_a_killed_one_has_left_goes_with_the_next(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--mode", "direct"], "--mode: invalid choice: 'direct' (choose from 'nat', 'dsr', 'tunnel', 'gue')"),
+        (["--mode", "direct"], "--mode: invalid choice: 'direct' (choose from 'nat', 'full', 'dsr', 'tunnel', 'gue')"),
         (["--family", "5"], "--family: invalid choice: 5 (choose from 4, 6)"),
         (["--attach", "xdp"], "--attach: invalid choice: 'xdp' (choose from 'tcx', 'native', 'generic')"),
         (["--name", "../etc"], 'argument --name: "../etc": expected up to 31 letters'),

@@ -13,7 +13,7 @@ import pytest
 from l4lb.config import Config
 from l4lb.control.changes.in_kernel import kernel_needs
 from tests.lab.cells import FAMILIES, MODES
-from tests.lab.network import PAGE, commands
+from tests.lab.network import PAGE, commands, on_lan
 
 TEXT = PAGE.read_text(encoding="utf-8")
 LAYOUT = Path("l4lb/_kernel/layout.h").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_all_commands_that_change_a_host_are_run_or_printed() -> None:
 def test_each_host_of_the_lab_has_commands(family: int) -> None:
     assert len(commands("router", "any", family)) == len(commands("balancer", "any", family)) == 1
     for mode in MODES.values():
-        assert len(commands("backend", mode.option, family)) == 1
+        assert len(commands("backend", mode.topic, family)) == 1
 
 
 def test_commands_that_open_a_tunnel_are_those_that_check_prints(tmp_path: Path) -> None:
@@ -65,6 +65,8 @@ def test_commands_that_open_a_tunnel_are_those_that_check_prints(tmp_path: Path)
         ("known flows of TCP, and as many of UDP", "FLOWS_MAX"),
         ("handshakes: connections whose second packet has not come", "HANDSHAKES_MAX"),
         ('connection ids of QUIC clients (`hash_key = "quic_cid"`)', "QUIC_IDS_MAX"),
+        ("flows by full NAT, of both protocols together, as their backends see them", "TRANSLATIONS_MAX"),
+        ("the same of flows whose second packet has not come", "HANDSHAKES_MAX"),
         ("fragmented packets on their way", "FRAGMENTS_MAX"),
         ("addresses of listeners", "SERVICES_MAX"),
         ("backends, and those that were removed and still have flows", "BACKENDS_MAX"),
@@ -123,10 +125,12 @@ def test_what_can_become_of_packets_is_explained() -> None:
 
 
 def test_examples_are_configurations(tmp_path: Path) -> None:
-    first, second = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    first, source, second = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     for mode in ("nat", "dsr", "tunnel"):
         (tmp_path / "lb.toml").write_text(first.replace('mode = "nat"', f'mode = "{mode}"'))
         assert Config.load(tmp_path / "lb.toml").listeners["web"].mode == mode
+    (tmp_path / "lb.toml").write_text(first.replace("[pools.web]\n", source))
+    assert Config.load(tmp_path / "lb.toml").pools["web"].source_address == on_lan("balancer", 4)
     (tmp_path / "lb.toml").write_text(second)
     assert Config.load(tmp_path / "lb.toml").pools["web"].send_proxy == "v2"
 

@@ -127,7 +127,9 @@ class Pool(Model):
         description="of v2: crc32c, unique_id, authority, alpn, netns, received; or { type = 0xE4, value = text }",
     )
     source_address: str = Field(
-        default="", description="connect from this IP address; client: from the client's own (transparent)"
+        default="",
+        description="connect from this IP address; client: from the client's own (transparent); by nat in the kernel:"
+        " backends see this address",
     )
     connect_timeout: Duration = 5.0
     connect_attempts: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=65535)] = Field(

@@ -23,6 +23,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from l4lb._native import kernel as native
 from l4lb.engine.engines import Engines
+from l4lb.engine.kernel import layout
 from l4lb.engine.kernel.attaching import images
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.errors import ConfigError
@@ -189,7 +190,7 @@ def test_maps_of_other_sizes() -> None:
             for at, name in enumerate(exported.maps):
                 kind, key, value, entries, flags = native.shape(exported.maps[name].number)
                 others = [(kind, key, value + 8, entries), (1 if kind != 1 else 9, key, value, entries)]
-                if name not in ("slots", "tcp_flows", "udp_flows", "quic_owners"):
+                if name not in ("slots", *layout.FLOW_MAPS):
                     others.append((kind, key, value, entries + 1))
                 if kind not in (2, 6):  # arrays
                     others.append((kind, key + 4, value, entries))
