@@ -148,7 +148,7 @@ def test_what_full_nat_needs(bind: str, backend: str, tmp_path: Path) -> None:
     file.write_text(f'{text}source_address = "{source}"\n')
     with l4lb("check", str(file)) as process:
         assert process.wait() == 0
-        assert f"note: listeners.web: backends see {source} and answer it" in process.log
+        assert f"note: listeners.web: backends see {source} in place of clients" in process.log
     place = sysctls / "net" / "ipv4"
     place.mkdir(parents=True)
     for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):

@@ -127,3 +127,17 @@ def test_what_a_flow_goes_on_through(family: int, hosts: Hosts, tmp_path: Path) 
         assert wait_until(lambda: gone(before), 5)
         assert {name: visitors.ask(name) for name in names} == found
         assert {visitors.ask(f"last-{number}") for number in range(20)} == {"8001"}
+
+
+def test_without_ports_it_does_not_start(hosts: Hosts, tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(configuration(4, "auto", (8001,), (("web", "tcp", 80),)))
+    before = hosts.balancer.run("sysctl", "-n", "net.ipv4.ip_local_port_range").split()
+    hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000")
+    try:
+        with l4lb("serve", "-c", str(file), "--admin", "off", within=hosts.balancer.command) as process:
+            assert process.wait() == 2
+            assert "pools.web.source_address" in process.log
+            assert "net.ipv4.ip_local_port_range leaves 535 ports" in process.log
+    finally:
+        hosts.balancer.run("sysctl", "-qw", f"net.ipv4.ip_local_port_range={' '.join(before)}")

@@ -50,7 +50,7 @@ def kernel_needs(config: Config) -> Iterator[str]:
             continue
         hosts = [parse_address(bind).host for bind in listener.bind]
         if source := _source(config, listener):
-            yield f"listeners.{name}: backends see {source}, which they answer by any way, and no client's address"
+            yield f"listeners.{name}: backends see {source} in place of clients, and answer it by any way"
         elif listener.mode == "nat":
             yield f"listeners.{name}: the way from each backend to every client leads through this host: its gateway"
         elif listener.mode == "tunnel":
