@@ -84,7 +84,7 @@ print("done", flush=True)
 
 @contextlib.contextmanager
 def started(host: Host, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environment = dict(os.environ) if code is BALANCER else without_preload()  # a sanitizer's runtime is for ours
+    environment = dict(os.environ) if "from l4lb" in code else without_preload()  # a sanitizer's runtime is for ours
     with subprocess.Popen(
         [*host.command, sys.executable, "-c", code, *arguments],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
