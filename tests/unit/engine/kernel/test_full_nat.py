@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from l4lb.engine.kernel.layout import Verdict
+from l4lb.model.snapshot import HashKey
 from tests.support.frames import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, Frame, parse
 from tests.support.kernel import (
     BACKENDS,
@@ -35,6 +36,7 @@ from tests.support.kernel import (
 )
 from tests.support.namespaces import set_sysctl
 from tests.support.programs import run
+from tests.support.quic_twin import long_header, short_header
 from tests.support.waiting import wait_until
 
 EACH = pytest.mark.parametrize("program", PROGRAMS)
@@ -478,6 +480,24 @@ def test_strangers_cannot_move_a_connection(program: str) -> None:
             forged = parse(made.sent(asked))
             assert (forged.source_port, forged.flags) == (out.source_port, SYN)
             assert parse(made.sent(replace(asked, flags=ACK))).source_port == out.source_port
+
+    on_a_host(check)
+
+
+@EACH
+def test_a_quic_client_that_moves_has_another_port_of_its_backend(program: str) -> None:
+    def check() -> None:
+        with kernel(program, "nat", source=OURS, hash_key=HashKey.QUIC_CID) as made:
+            id_, rest = b"given by it", bytes(30)
+            asked = replace(request(4, UDP, 7), payload=long_header(id_, b"its own", rest=rest))
+            before = opened(made, asked)
+            moved = replace(request(4, UDP, 8), payload=short_header(id_, rest))
+            made.publish(array("I", [(slot + 1) % 3 for slot in SLOTS]))
+            after = parse(made.sent(moved))
+            assert after.destination == before.destination
+            assert after.source_port != before.source_port
+            assert answered(made, after).destination == moved.source
+            assert answered(made, before).destination == asked.source
 
     on_a_host(check)
 
