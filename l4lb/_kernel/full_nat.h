@@ -95,7 +95,8 @@ INLINE int is_over(const struct translation *known, __u64 now)
 	return (both || known->ended & ENDED_RESET) && (__s64)(now - known->seen) > (__s64)OVER_NS;
 }
 
-// From the flow that was heard of at `seen`. 0, or -1: it was heard of again, or another CPU has taken it.
+// From the flow that was heard of at `seen`. 0, or -1: it was heard of again, or another CPU has taken it. Whoever changes
+// `seen` of a new one decides what becomes of it.
 INLINE int port_take(const struct translation_key *key, const struct translation *made, __u64 seen)
 {
 	struct translation *known = translation_find(key);
@@ -138,11 +139,12 @@ INLINE int port_hold(const struct packet *packet, const struct translation_key *
 			return port_claim(key, made);
 		if (!is_of_flow(fresh, &made->flow))
 			return -1;
-		translation_note(fresh, packet, made->seen, ENDED_UP);
+		__u64 seen = fresh->seen;
 		if (packet->is_syn)
 			return 0;
-		made->ended = fresh->ended;
-		if (!bpf_map_update_elem(&translations, key, made, BPF_NOEXIST)) {
+		made->ended |= fresh->ended;
+		if (__sync_val_compare_and_swap(&fresh->seen, seen, made->seen) == seen &&  // as in port_take: one of two has it
+			!bpf_map_update_elem(&translations, key, made, BPF_NOEXIST)) {
 			bpf_map_delete_elem(&new_translations, key);
 			return 0;
 		}
