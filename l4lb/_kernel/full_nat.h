@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Full NAT: backends see an address of this host, and a port of it for each flow, so that their answers come here whatever
-// their routes are. Needs choose.h, and what that needs.
+// Full NAT: backends see an address of this host, and a port of it for each flow, so that their answers come here
+// whatever their routes are. Needs choose.h, and what that needs.
 //
-// A translation says whose a port is, as a backend sees it: each backend has all ports for itself. It is made by the first
-// packet of a flow, and is among the new ones until the client's second packet (a SYN that is sent again is none). The
-// entry in the map decides: there can be one of a key, and each packet of a client makes sure that it is still its flow's.
+// A translation says whose a port is, as a backend sees it: each backend has all ports for itself. It is made by the
+// first packet of a flow, and is among the new ones until the client's second packet (a SYN that is sent again is none).
+// The entry in the map decides: there can be one of a key, and each packet of a client makes sure that it is still its
+// flow's.
 //
 //   free --first packet--> new --second packet--> kept --RST, or FIN of both sides--> over
-//   A port is taken from another flow when all tried are in use: one that is new, or over for a second, or idle for longer
-//   than its listener's idle_timeout; the one that was heard of longest ago.
 //
-// So a flood of SYNs, or of single datagrams, takes no port from a flow that is kept. It can take those of handshakes that
-// are not complete, the oldest first, as among the handshakes of choose.h.
+// Where all ports that are tried are in use, one is taken from another flow: one that is new, over for two seconds, or
+// idle for longer than its listener's idle_timeout; of these the one that was heard of longest ago. So a flood of SYNs,
+// or of single datagrams, takes no port from a flow that is kept. It can take those of handshakes that are not complete,
+// the oldest first, as among the handshakes of choose.h.
+//
+// Translations and flows are pushed out apart from each other, where there are more than maps have room for. A flow
+// without its translation gets it back with its client's next packet, if nobody has that port by then; until then answers
+// go up the stack, which resets their connection. One that is pushed out itself goes on from another port.
 
 #define PORT_TRIES 64                 // with nine of ten ports in use, one flow of a thousand finds none
 #define PORT_TRIES_FOR_FREE 16        // before one is taken from another flow
