@@ -103,5 +103,5 @@ def test_sessions_are_listed_and_ended(tmp_path: Path) -> None:
         for wrong in ("limit=0", "limit=x", "source=localhost", "colour=red"):
             status, _, text = curl("GET", f"/v1/sessions?{wrong}")
             assert (status, json.loads(text)["error"]["path"]) == (400, wrong.partition("=")[0])
-        assert json.loads(curl("DELETE", "/v1/sessions?source=127.0.0.1")[2]) == {"sessions": 2}
+        assert json.loads(curl("DELETE", "/v1/sessions?source=127.0.0.1")[2]) == {"sessions": 2, "flows_left": 0}
         assert all(read_until_end(client) == (b"", True) for client in clients[1:])
