@@ -20,6 +20,7 @@ from l4lb._native.libbpf cimport (
     bpf_object__close, bpf_object__find_map_by_name, bpf_object__find_program_by_name, bpf_object__load,
     bpf_object__next_map, bpf_object__open_mem, bpf_prog_test_run_opts, bpf_program, bpf_program__fd,
     bpf_program__set_log_buf, bpf_test_run_opts, libbpf_num_possible_cpus, libbpf_set_print,
+    link_info, object_info,
 )
 from l4lb._native.kernel_flows cimport flow, flow_key
 
@@ -52,23 +53,6 @@ cdef extern from "<linux/membarrier.h>" nogil:
         MEMBARRIER_CMD_GLOBAL
 
 cdef extern from *:           # layout.h, as kernel_flows.pxd includes it
-    """
-    /* struct bpf_link_info up to what is read of it; tcx is newer than Debian 12's headers. */
-    struct link_info {
-        __u32 type, id, prog_id;
-        union {
-            struct { __u32 ifindex; } xdp;
-            struct { __u32 ifindex, attach_type; } tcx;
-            __u64 other[16];
-        } __attribute__((aligned(8)));
-    };
-    """
-    cdef struct link_of_xdp:
-        uint32_t ifindex
-    cdef struct link_info:
-        uint32_t type
-        link_of_xdp xdp
-        link_of_xdp tcx
     const char *L4LB_LAYOUT
     cdef struct endpoint:
         pass
@@ -151,8 +135,16 @@ cdef class Program:
 
     def replace(self, link not None):
         """Packets that come by this link go through this program from now on, none through neither. OSError: EINVAL,
-        the link is of another kind; ENOLINK, ENODEV: its device is gone."""
-        check(bpf_link_update(link.fileno(), self.fd.number, NULL), "replace")
+        the link is of another kind; ENOLINK, ENODEV: its device is gone; EPERM, unless they do so already."""
+        cdef link_info before
+        cdef object_info ours
+        cdef uint32_t size = sizeof(before), our_size = sizeof(ours)
+        memset(&before, 0, sizeof(before))
+        memset(&ours, 0, sizeof(ours))
+        check(bpf_obj_get_info_by_fd(link.fileno(), &before, &size), "replace")
+        check(bpf_obj_get_info_by_fd(self.fd.number, &ours, &our_size), "replace")
+        if before.prog_id != ours.id:
+            check(bpf_link_update(link.fileno(), self.fd.number, NULL), "replace")
 
     def test(self, bytes packet not None, int room=256):
         """Run it once with a packet that came in by no device: (verdict, what became of the packet)."""

@@ -62,3 +62,27 @@ cdef extern from "<linux/bpf.h>" nogil:
         uint32_t value_size
         uint32_t max_entries
         uint32_t map_flags
+
+cdef extern from *:
+    """
+    /* struct bpf_link_info up to what is read of it; tcx is newer than Debian 12's headers. */
+    struct link_info {
+        __u32 type, id, prog_id;
+        union {
+            struct { __u32 ifindex; } xdp;
+            struct { __u32 ifindex, attach_type; } tcx;
+            __u64 other[16];
+        } __attribute__((aligned(8)));
+    };
+    struct object_info { __u32 type, id; };   /* how struct bpf_prog_info begins */
+    """
+    cdef struct link_of_xdp:
+        uint32_t ifindex
+    cdef struct object_info:
+        uint32_t type
+        uint32_t id
+    cdef struct link_info:
+        uint32_t type
+        uint32_t prog_id
+        link_of_xdp xdp
+        link_of_xdp tcx

@@ -80,7 +80,7 @@ def test_a_process_that_is_killed_is_missed_by_nobody(user: str, hosts: Hosts, p
             process = stack.enter_context(next_one(made, hosts, user))
             assert process is not before
             expect_all(made, found)
-            assert wait_until(lambda: made.listener("web6")["sessions_active"] == 20, 30), made.listener("web6")
+            assert wait_until(lambda: made.listener("web6")["sessions_active"] == 20, 30), process.log
         sessions = running.end()
         assert made.listener("web")["sessions_total"] == 40 + 2 + sessions
         made.command("backend", "drain", "web", f"{BACKEND[4]}:8002")

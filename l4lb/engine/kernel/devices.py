@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from l4lb._native import kernel
@@ -54,8 +55,12 @@ class Devices:
         """Packets go through these programs from now on. Devices that are gone are forgotten."""
         for device, one in list(self._attached.items()):
             try:
+                if not kernel.device_of(one.link.number):
+                    raise OSError(errno.ENODEV, device)
                 program(one.program).replace(one.link)
-            except OSError:  # ENODEV, ENOLINK
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENOLINK):
+                    raise
                 del self._attached[device]
 
     def close(self) -> None:

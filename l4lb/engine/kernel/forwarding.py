@@ -6,6 +6,7 @@ other: each packet goes by the whole of one state of its service. Nothing waits,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,6 +80,8 @@ class KernelForwarder:
 
     def _pin(self, pins: Pins, inherited: Inherited | None) -> None:
         """Unless that is there already."""
+        with contextlib.suppress(OSError):  # tcx is newer than the kernel, and then never needed
+            self._generation.load(("xdp", "tcx"))
         there = pins.newest()
         self._generation.pinned = there if there and self._generation.is_of(inherited) else pins.keep(self._generation)
         for one in self.attached if not there else ():
