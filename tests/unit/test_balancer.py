@@ -109,6 +109,24 @@ def test_drain_waits_for_sessions_and_refuses_new_ones() -> None:
         assert balancer.drain(5)
 
 
+def test_who_waits_for_a_drain_hears_of_the_end() -> None:
+    """However early it comes."""
+
+    async def drain_and_stop(balancer: LoadBalancer, turns: int) -> bool:
+        draining = asyncio.create_task(balancer.plane.drain(20))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await balancer.plane.draining.stop()
+        return await draining
+
+    for turns in range(1, 6):
+        with serving(echo) as server, LoadBalancer(make_config([server.address])) as balancer:
+            with connect(address_of(balancer)) as sock:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+                assert not balancer.run(drain_and_stop(balancer, turns))
+
+
 def test_a_control_loop_that_ends_for_lack_of_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise MemoryError

@@ -107,6 +107,7 @@ class Draining:
                 self._watch(self._process)
             return False
         self._process = _new(self._timeout(timeout_s))
+        self._process.left = self._forwarder.stats().sessions_left  # if `stop` cuts it short
         self._state.process = ProcessState.DRAINING
         for stopping in self._subscribers:
             stopping(self._process.timeout_s)
@@ -115,8 +116,11 @@ class Draining:
         return True
 
     async def _until_closed(self) -> None:
+        """Or until `stop`."""
         assert self._closing is not None
-        await asyncio.shield(self._closing)
+        await asyncio.wait([self._closing])
+        if not self._closing.cancelled():
+            self._closing.result()
 
     async def _close(self, drain: _Drain) -> None:
         """Nobody who is in a handshake is reset, and who comes after is refused."""
@@ -141,10 +145,11 @@ class Draining:
         self._events.emit("drained", {"sessions_left": drain.left}, level)
 
     async def wait(self) -> int:
-        """Call this after `begin`. Waits until no session is left, or the deadline, and returns how many are left."""
+        """Call this after `begin`. Waits until no session is left, the deadline, or `stop`, and returns how many are
+        left."""
         assert self._process is not None
-        assert self._until_over is not None
-        await asyncio.wait([self._until_over])
+        if self._until_over is not None:
+            await asyncio.wait([self._until_over])
         return self._process.left
 
     def progress(self, listener: str = "") -> shapes.Drain:
