@@ -151,7 +151,7 @@ class Engines(NativeForwarder):
             return None
         inherited = self._kernel.exported()
         held = [[str(protocol), int(at.family), at.host, at.port] for protocol, at in self._held]
-        lock = [self._kernel.pins.fileno()] if self._kernel.pins is not None else []
+        lock = self._kernel.keeping.lock()
         fds = [*inherited.fds(), *(sock.fileno() for sock in self._held.values()), *lock]
         return ExportedKernel(fds, {**inherited.about(), "held": held, "locked": len(lock)})
 
@@ -176,8 +176,8 @@ class Engines(NativeForwarder):
 
     def chown_sockets(self, uid: int, gid: int) -> None:
         super().chown_sockets(uid, gid)
-        if self._kernel is not None and self._kernel.pins is not None:
-            self._kernel.pins.chown(uid, gid)
+        if self._kernel is not None:
+            self._kernel.keeping.chown(uid, gid)
 
     def begin_export(self) -> None:
         super().begin_export()

@@ -11,6 +11,8 @@ from dataclasses import replace
 
 from l4lb.engine.kernel.attaching import images
 from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.engine.kernel.inherited import Inherited
+from l4lb.engine.kernel.pinning import Keeping
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, KernelTerms, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import Protocol
@@ -64,17 +66,19 @@ class Kernel:
         to: Mapping[int, int] | None = None,
         gue_port: int = 0,
         source: Mapping[int, str] | None = None,
+        inherited: Inherited | None = None,
+        keeping: Keeping | None = None,
         **pool: object,
     ) -> None:
         """`to`: of which family the backends of a service are, if not of its own; `source`: what they see by full NAT,
-        by family."""
+        by family; `inherited`, `keeping`: as of a forwarder."""
         self.name = program
         self.mode = mode
         self.pool = pool
         self.to = to or {4: 4, 6: 6}
         self.gue_port = gue_port
         self.source = source or {4: "", 6: ""}
-        self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=flows)
+        self.forwarder = KernelForwarder(images(), slots=1 << 12, flows=flows, inherited=inherited, keeping=keeping)
         self.program = self.forwarder.program(program)
         self.publish()
 

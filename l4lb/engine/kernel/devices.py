@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from l4lb._native import kernel
 from l4lb.engine.kernel.attaching import Attached, attach, packet_devices
-from l4lb.engine.kernel.pinning import Pins
+from l4lb.engine.kernel.pinning import Keeping
 from l4lb.errors import Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import KernelTerms, ListenerSpec
@@ -16,10 +16,10 @@ GetProgram = Callable[[str], kernel.Program]  # xdp or tcx
 
 
 class Devices:
-    """`attached`: those of the process before; `pins`: where links are kept."""
+    """`attached`: those of the process before; `keeping`: where links are kept."""
 
-    def __init__(self, attached: Iterable[Attached], pins: Pins | None) -> None:
-        self._pins = pins
+    def __init__(self, attached: Iterable[Attached], keeping: Keeping) -> None:
+        self._keeping = keeping
         self._attached = {one.device: one for one in attached}
         self._needed: dict[str, Sequence[str]] = {}  # by listeners
 
@@ -45,8 +45,7 @@ class Devices:
                 continue
             try:
                 attached = attach(program, device, terms.attach)
-                if self._pins is not None:
-                    self._pins.keep_link(attached)
+                self._keeping.keep_link(attached)
                 self._attached[device] = attached
             except OSError as error:
                 yield Problem(f"listeners.{listener.name}.devices", str(error.strerror or error))

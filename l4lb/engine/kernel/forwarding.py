@@ -1,12 +1,11 @@
 """Snapshots into the maps of the programs: what of them is for listeners with ``engine = "kernel"``.
 
 A publish writes new tables where no service points to yet, then replaces the services that changed, one after the
-other: each packet goes by the whole of one state of its service. Nothing waits, and what has not changed costs nothing.
+other: each packet goes by the whole of one state of its service. What has not changed costs nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from l4lb.engine.kernel.generation import Generation, contents, first_generation
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.engine.kernel.layout import SIZES, Counts, Verdict
 from l4lb.engine.kernel.listeners import KernelListener, Listeners, Plan
-from l4lb.engine.kernel.pinning import Pins
+from l4lb.engine.kernel.pinning import Keeping
 from l4lb.engine.kernel.services import Planner, expect_room
 from l4lb.engine.kernel.slots import words_of
 from l4lb.engine.kernel.sources import Sources
@@ -45,8 +44,8 @@ class KernelForwarder:
     QUIC.
 
     `inherited`: what another process has in the kernel. Its programs forward until `take_over`; what is published
-    before waits for that. `pins`: where everything is kept in case this process does not end by `close`. OSError when
-    the kernel does not take the programs, or keeps nothing.
+    before waits for that. `keeping`: where everything is kept in case this process does not end by `close`. OSError
+    when the kernel does not take the programs, or keeps nothing.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class KernelForwarder:
         slots: int = SLOTS,
         flows: int = 1 << 18,
         inherited: Inherited | None = None,
-        pins: Pins | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         sizes = {"slots": words_of(slots), **dict.fromkeys(layout.FLOW_MAPS, flows)}
         self._inherited = inherited
@@ -70,22 +69,12 @@ class KernelForwarder:
         self._listeners = Listeners(_memory(maps["numbers"], "number"))
         self._denied = Denied(maps["denied"])
         self._named: frozenset[str] = frozenset()  # listeners of the snapshot
-        self._pins = pins
-        self._devices = Devices(inherited.living_links() if inherited is not None else (), pins)
-        if pins is not None:
-            self._pin(pins, inherited)
+        self.keeping = keeping or Keeping()
+        self._devices = Devices(inherited.living_links() if inherited is not None else (), self.keeping)
+        self.keeping.begin(self._generation, inherited, self.attached)
         self._waits = inherited is not None
         self._wanted: Snapshot | None = None  # while it waits: the newest one,
         self._leaving: list[tuple[str, Sequence[str]]] = []  # ... and what is to leave
-
-    def _pin(self, pins: Pins, inherited: Inherited | None) -> None:
-        """Unless that is there already."""
-        with contextlib.suppress(OSError):  # tcx is newer than the kernel, and then never needed
-            self._generation.load(("xdp", "tcx"))
-        there = pins.newest()
-        self._generation.pinned = there if there and self._generation.is_of(inherited) else pins.keep(self._generation)
-        for one in self.attached if not there else ():
-            pins.keep_link(one)
 
     def program(self, name: str) -> kernel.Program:
         """xdp or tcx."""
@@ -115,8 +104,7 @@ class KernelForwarder:
             return
         try:
             self._next = current.larger(1 << (words - 1).bit_length())
-            if self._pins is not None:
-                self._next.pinned = self._pins.keep(self._next)
+            self.keeping.keep(self._next)
         except OSError as error:
             reason = "start l4lb anew" if error.errno == errno.EPERM else error.strerror
             message = f"these tables need more room in the kernel, which cannot be had: {reason}"
@@ -124,11 +112,7 @@ class KernelForwarder:
 
     def forget_prepared(self) -> None:
         self._next = None
-        self._keep_only(self._generation)
-
-    def _keep_only(self, generation: Generation) -> None:
-        if self._pins is not None:
-            self._pins.keep_only(generation.pinned)
+        self.keeping.keep_only(self._generation)
 
     @property
     def attached(self) -> list[Attached]:
@@ -159,7 +143,7 @@ class KernelForwarder:
         """Have the programs of `generation`, which is filled, forward."""
         self._devices.replace(generation.program)
         self._generation, self._next = generation, None
-        self._keep_only(generation)
+        self.keeping.keep_only(generation)
 
     def _publish(self, snapshot: Snapshot, generation: Generation) -> None:
         pools = {pool.name: pool for pool in snapshot.pools}
@@ -294,8 +278,11 @@ class KernelForwarder:
 
     def take_over(self) -> None:
         """Nobody else changes anything from now on. ConfigError: see `publish`."""
-        if not self._waits:
-            return
+        if self._waits:
+            self._go_on()
+        self.keeping.end_unwanted()
+
+    def _go_on(self) -> None:
         self._waits = False
         if self._inherited is None or self._inherited.layout == kernel.LAYOUT:
             self._read_again()
@@ -366,22 +353,15 @@ class KernelForwarder:
 
     # ---- the end ----
 
-    @property
-    def pins(self) -> Pins | None:
-        return self._pins
-
     def give_up(self) -> None:
         """Another process forwards. Idempotent."""
         self._flows.close()
         self._devices.close()
-        if self._pins is not None:
-            self._pins.close()
-            self._pins = None
+        self.keeping.give_up()
 
     def close(self) -> None:
         """Packets go up the stack again. Idempotent."""
-        if self._pins is not None:
-            self._pins.remove()
+        self.keeping.remove()
         self.give_up()
 
 

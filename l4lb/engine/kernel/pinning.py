@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import re
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -176,6 +177,75 @@ class Pins:
     def close(self) -> None:
         """What is there stays; the lock ends unless another process has it too."""
         os.close(self._fd)
+
+
+class Keeping:
+    """Where a forwarder keeps what it has in the kernel, in case its process does not end by itself. `pins`: there, if
+    anywhere; `unwanted`: where the process before kept it, until `end_unwanted`. Control thread only."""
+
+    def __init__(self, pins: Pins | None = None, unwanted: Pins | None = None) -> None:
+        self._pins = pins
+        self._unwanted = unwanted
+
+    def _all(self) -> Iterable[Pins]:
+        return filter(None, (self._pins, self._unwanted))
+
+    # ---- while it forwards ----
+
+    def begin(self, generation: Generation, inherited: Inherited | None, attached: Iterable[Attached]) -> None:
+        """With these, unless they are there already. OSError."""
+        if self._pins is None:
+            return
+        with contextlib.suppress(OSError):  # tcx is newer than the kernel, and then never needed
+            generation.load(("xdp", "tcx"))
+        there = self._pins.newest()
+        generation.pinned = there if there and generation.is_of(inherited) else self._pins.keep(generation)
+        for one in attached if not there else ():
+            self._pins.keep_link(one)
+
+    def keep(self, generation: Generation) -> None:
+        """OSError."""
+        if self._pins is not None:
+            generation.pinned = self._pins.keep(generation)
+
+    def keep_link(self, one: Attached) -> None:
+        """OSError."""
+        if self._pins is not None:
+            self._pins.keep_link(one)
+
+    def keep_only(self, generation: Generation) -> None:
+        if self._pins is not None:
+            self._pins.keep_only(generation.pinned)
+
+    def end_unwanted(self) -> None:
+        if self._unwanted is not None:
+            self._unwanted.remove()
+            self._unwanted.close()
+            self._unwanted = None
+
+    # ---- for others ----
+
+    def lock(self) -> list[int]:
+        """The descriptor by which another process keeps it from then on; empty: it is not kept."""
+        return [self._pins.fileno()] if self._pins is not None else []
+
+    def chown(self, uid: int, gid: int) -> None:
+        """So that this user can remove it. OSError EPERM."""
+        for pins in self._all():
+            pins.chown(uid, gid)
+
+    # ---- the end ----
+
+    def give_up(self) -> None:
+        """What is kept stays. Idempotent."""
+        for pins in self._all():
+            pins.close()
+        self._pins = self._unwanted = None
+
+    def remove(self) -> None:
+        """What is kept, and is not another process's to take over."""
+        if self._pins is not None:
+            self._pins.remove()
 
 
 def _expect_ours(path: Path, fd: int, owner: int) -> None:

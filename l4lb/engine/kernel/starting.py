@@ -9,21 +9,14 @@ from pathlib import Path
 from l4lb.engine.kernel.attaching import images
 from l4lb.engine.kernel.forwarding import KernelForwarder
 from l4lb.engine.kernel.inherited import Inherited
-from l4lb.engine.kernel.pinning import Pins, directory_for
+from l4lb.engine.kernel.pinning import Keeping, Pins, directory_for
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.forwarder import Pinning
 
 
 def started(pinning: Pinning | None) -> KernelForwarder:
     """Without a process before. OSError: see `KernelForwarder`; ConfigError: nothing can be pinned."""
-    pins = _pins(pinning)
-    try:
-        inherited = pins.found() if pins is not None else None
-        return _made(pinning, inherited, pins)
-    except BaseException:
-        if pins is not None:
-            pins.close()
-        raise
+    return _made(pinning, None, _pins(pinning))
 
 
 def taken_over(pinning: Pinning | None, inherited: Inherited, lock: int | None) -> KernelForwarder:
@@ -34,12 +27,17 @@ def taken_over(pinning: Pinning | None, inherited: Inherited, lock: int | None) 
 
 
 def _made(pinning: Pinning | None, inherited: Inherited | None, pins: Pins | None) -> KernelForwarder:
-    if pins is not None and (pinning is None or not pinning.wanted):
-        made = KernelForwarder(images(), inherited=inherited)
-        pins.remove()  # what was there is open here
-        pins.close()
-        return made
-    return KernelForwarder(images(), inherited=inherited, pins=pins)
+    """Without `inherited`, from what is pinned, if anything is. OSError, ConfigError; then it stays pinned."""
+    try:
+        if inherited is None and pins is not None:
+            inherited = pins.found()
+        is_wanted = pinning is not None and pinning.wanted
+        keeping = Keeping(pins) if is_wanted else Keeping(unwanted=pins)
+        return KernelForwarder(images(), inherited=inherited, keeping=keeping)
+    except BaseException:
+        if pins is not None:
+            pins.close()
+        raise
 
 
 def _pins(pinning: Pinning | None) -> Pins | None:

@@ -1,0 +1,112 @@
+"""What is pinned for a process that comes after a crash: it goes on from that, or finds nothing in its way."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+from l4lb.engine.kernel.pinning import Keeping, Pins
+from l4lb.model.snapshot import KernelTerms
+from tests.support.frames import ACK, TCP
+from tests.support.kernel import PROGRAMS, Kernel, on_a_host, request
+from tests.support.programs import run
+
+_CLONE_NEWNS = 0x20000
+WAYS = {"xdp": "generic", "tcx": "tcx"}
+ASKED = [request(4, TCP, number) for number in range(1, 60)]
+LATER = [replace(one, flags=ACK) for one in ASKED]
+
+
+def with_bpffs(place: Path, check: Callable[[Path], None]) -> None:
+    """On a host that has one of its own there, and on which nothing else is pinned."""
+
+    def inside() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNS) < 0:
+            pytest.skip(f"no mount namespace can be made: {os.strerror(ctypes.get_errno())}")
+        run("mount", "--make-rprivate", "/")
+        run("mount", "-t", "bpf", "bpf", str(place))
+        try:
+            check(place / "l4lb-test")
+        finally:
+            gc.collect()
+            run("umount", "--lazy", str(place))
+
+    on_a_host(inside)
+
+
+def attached(made: Kernel, way: str = "") -> None:
+    """By v0, unless it is so already."""
+    terms = KernelTerms("nat", way or WAYS[made.name], ("v0",))
+    made.forwarder.prepare(made.snapshot(kernel=terms).listeners)
+    made.publish(kernel=terms)
+    made.forwarder.take_over()
+
+
+@contextlib.contextmanager
+def process(program: str, path: Path, *, wanted: bool = True) -> Iterator[Kernel]:
+    """Which is killed at the end, unless it has closed its forwarder."""
+    pins = Pins.made(path, 0)
+    keeping = Keeping(pins) if wanted else Keeping(unwanted=pins)
+    made = Kernel(program, "nat", inherited=pins.found(), keeping=keeping)
+    try:
+        yield made
+    finally:
+        made.forwarder.give_up()
+
+
+def links(path: Path) -> list[str]:
+    return os.listdir(path / "links")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_next_one_goes_on(program: str, tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        with process(program, path) as made:
+            attached(made)
+            first = [made.goes_to(one) for one in ASKED]
+            assert [made.goes_to(one) for one in LATER] == first
+        del made
+        gc.collect()
+        with process(program, path) as made:
+            attached(made)
+            assert [made.goes_to(one) for one in LATER] == first
+            assert made.forwarder.flows_on("tcp4") == 59
+            made.forwarder.close()
+        assert not path.exists()
+
+    with_bpffs(tmp_path, check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_one_that_does_not_pin_removes_it_once_it_has_taken_over(program: str, tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        with process(program, path) as made:
+            attached(made)
+            first = [made.goes_to(one) for one in ASKED]
+            assert [made.goes_to(one) for one in LATER] == first
+            before = sorted(path.rglob("*"))
+        del made
+        gc.collect()
+        with process(program, path, wanted=False) as made:
+            assert made.forwarder.attached
+            made.forwarder.close()  # before it was of any use
+        assert sorted(path.rglob("*")) == before
+        del made
+        gc.collect()
+        with process(program, path, wanted=False) as made:
+            attached(made)
+            assert not path.exists()
+            assert [made.goes_to(one) for one in LATER] == first
+            made.forwarder.close()
+
+    with_bpffs(tmp_path, check)
