@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from l4lb.engine.kernel.generation import Generation
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.net.handover import close_all
 
+logger = logging.getLogger("l4lb")
 _LINKS, _UNFINISHED = "links", "unfinished"
 _GENERATION = re.compile(r"\d+-\w+-\w+-\w+")
 _NO_BPFFS = "no file system for it is mounted: mount -t bpf bpf /sys/fs/bpf"
@@ -84,14 +86,31 @@ class Pins:
     # ---- what is there ----
 
     def found(self) -> Inherited | None:
-        """What an l4lb that is gone has left; None: nothing, or nothing that can be gone on with."""
-        newest = self.newest()
-        if not newest:
-            return None
+        """What an l4lb that is gone has left. None: nothing, or nothing that can be gone on with, which is removed.
+        OSError: it cannot be opened (EPERM, EMFILE), and stays."""
+        if newest := self.newest():
+            about, paths = self._left(newest)
+            fds: list[int] = []
+            try:
+                for path in paths:
+                    one = kernel.pinned(str(path))
+                    fds.append(os.dup(one.number))
+                return Inherited.of(about, fds)
+            except OSError:
+                close_all(fds)
+                raise
+            except ValueError as error:
+                close_all(fds)
+                logger.warning("pinned forwarding removed", extra={"fields": {"reason": str(error)}})
+        self._remove_all()
+        return None
+
+    def _left(self, newest: str) -> tuple[dict[str, object], list[Path]]:
+        """What is to be said of that generation and of links (see `Inherited.about`), and where all of it is."""
         _, layout, xdp, tcx = newest.split("-")
         names = sorted(os.listdir(self._path / newest))  # maps, then programs
         links = sorted(_names(self._path / _LINKS))
-        about = {
+        about: dict[str, object] = {
             "layout": layout,
             "images": {"xdp": xdp, "tcx": tcx},
             "maps": [what for kind, _, what in (name.partition(":") for name in names) if kind == "maps"],
@@ -101,14 +120,7 @@ class Pins:
                 for way, _, device in (name.partition(":") for name in links)
             ],
         }
-        paths = [*(self._path / newest / name for name in names), *(self._path / _LINKS / name for name in links)]
-        opened = [kernel.pinned(str(path)) for path in paths]
-        fds = [os.dup(one.number) for one in opened]
-        try:
-            return Inherited.of(about, fds)
-        except ValueError:
-            close_all(fds)
-            return None
+        return about, [*(self._path / newest / name for name in names), *(self._path / _LINKS / name for name in links)]
 
     def _generations(self) -> list[str]:
         return [name for name in os.listdir(self._fd) if _GENERATION.fullmatch(name)]
@@ -133,10 +145,11 @@ class Pins:
         """OSError."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(_LINKS, 0o700, dir_fd=self._fd)
-        path = self._path / _LINKS / f"{one.way}:{quote(one.device).replace('.', '%2E')}"
-        with contextlib.suppress(FileNotFoundError):  # of a device that is gone
-            os.unlink(path)
-        kernel.pin(one.link.number, str(path))
+        links, device = self._path / _LINKS, quote(one.device).replace(".", "%2E")
+        for name in _names(links):
+            if name.partition(":")[2] == device:  # one of that name is gone
+                os.unlink(links / name)
+        kernel.pin(one.link.number, str(links / f"{one.way}:{device}"))
 
     def newest(self) -> str:
         """Empty: there is none."""
@@ -151,10 +164,13 @@ class Pins:
     def remove(self) -> None:
         """Everything: what no process has goes with it. What may not be removed (EACCES) stays as it is: the directory
         itself, when the one above is root's."""
-        for name in (_LINKS, _UNFINISHED, *self._generations()):
-            self._remove(name)
+        self._remove_all()
         with contextlib.suppress(OSError):
             os.rmdir(self._path)
+
+    def _remove_all(self) -> None:
+        for name in (_LINKS, _UNFINISHED, *self._generations()):
+            self._remove(name)
 
     def _remove(self, directory: str) -> None:
         with contextlib.suppress(OSError):
@@ -168,11 +184,10 @@ class Pins:
 
     def chown(self, uid: int, gid: int) -> None:
         """So that this user can remove it. OSError EPERM."""
-        for folder, _, names, fd in os.fwalk(".", dir_fd=self._fd):
+        for _, _, names, fd in os.fwalk(".", dir_fd=self._fd):
             os.fchown(fd, uid, gid)
             for name in names:
                 os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
-            del folder
 
     def close(self) -> None:
         """What is there stays; the lock ends unless another process has it too."""

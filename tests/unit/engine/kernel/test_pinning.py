@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 from l4lb.engine.kernel.pinning import Keeping, Pins
 from l4lb.model.snapshot import KernelTerms
 from tests.support.frames import ACK, TCP
-from tests.support.kernel import PROGRAMS, Kernel, on_a_host, request
+from tests.support.kernel import PROGRAMS, Kernel, make_host, on_a_host, request
 from tests.support.programs import run
 
 _CLONE_NEWNS = 0x20000
@@ -83,6 +85,92 @@ def test_the_next_one_goes_on(program: str, tmp_path: Path) -> None:
             assert made.forwarder.flows_on("tcp4") == 59
             made.forwarder.close()
         assert not path.exists()
+
+    with_bpffs(tmp_path, check)
+
+
+def without_a_map(path: Path, generation: Path) -> None:
+    os.unlink(generation / "maps:places")
+
+
+def with_a_map_of_another_name(path: Path, generation: Path) -> None:
+    os.rename(generation / "maps:places", generation / "maps:others")
+
+
+def with_something_more(path: Path, generation: Path) -> None:
+    os.rename(generation / "maps:places", generation / "others")
+
+
+def with_a_device_twice(path: Path, generation: Path) -> None:
+    os.link(path / "links" / links(path)[0], path / "links" / "native:v0")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("spoil", [without_a_map, with_a_map_of_another_name, with_something_more, with_a_device_twice])
+def test_what_nobody_can_go_on_with_is_removed(
+    spoil: Callable[[Path, Path], None], program: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that the device is free: an old program that went on there would send clients where nobody checks."""
+
+    def check(path: Path) -> None:
+        with process(program, path) as made:
+            attached(made)
+        del made
+        gc.collect()
+        (generation,) = path.glob("[0-9]*")
+        spoil(path, generation)
+        with process(program, path) as made:
+            assert "pinned forwarding removed" in caplog.text
+            assert not (path / "links").exists()
+            assert [one.name.partition("-")[0] for one in path.iterdir()] == ["1"]
+            attached(made)
+            assert links(path) == [f"{WAYS[program]}:v0"]
+            made.sent(ASKED[0])
+            made.forwarder.close()
+        assert not path.exists()
+
+    with_bpffs(tmp_path, check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_cannot_be_opened_stays(program: str, tmp_path: Path) -> None:
+    def check(path: Path) -> None:
+        with process(program, path) as made:
+            attached(made)
+            before = sorted(path.rglob("*"))
+        del made
+        gc.collect()
+        pins = Pins.made(path, 0)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        os.close(free := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limits[1]))
+        try:
+            with pytest.raises(OSError, match="maps:") as error:
+                pins.found()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert error.value.errno == errno.EMFILE
+        assert sorted(path.rglob("*")) == before
+        pins.remove()
+        pins.close()
+
+    with_bpffs(tmp_path, check)
+
+
+def test_a_device_that_came_back_has_one_link(tmp_path: Path) -> None:
+    """Attached by another way than before, too."""
+
+    def check(path: Path) -> None:
+        with process("tcx", path) as made:
+            attached(made)
+            for way in ("generic", "tcx"):
+                run("ip", "link", "del", "v0")
+                make_host()
+                made.forwarder.hold()
+                made.forwarder.take_over()  # which forgets devices that are gone
+                attached(made, way)
+                assert links(path) == [f"{way}:v0"]
+            made.forwarder.close()
 
     with_bpffs(tmp_path, check)
 
