@@ -121,7 +121,7 @@ def test_udp_is_banned_too_and_its_sessions_end() -> None:
         assert balancer.bans.add("127.0.0.2/31")["sessions_ended"] == 1
         assert not asked_by_udp(target, THERE)
         assert asked_by_udp(target, HERE)
-        assert balancer.stats().listeners["web"].dropped[DropReason.DENIED] == 1
+        assert wait_until(lambda: balancer.stats().listeners["web"].dropped == {DropReason.DENIED: 1})
 
 
 def test_behind_a_proxy_header_it_is_the_client_that_is_banned() -> None:

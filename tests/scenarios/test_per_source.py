@@ -224,7 +224,7 @@ def test_udp_sessions_of_a_source_are_limited_too() -> None:
         held = [ask(balancer, ONE) for _ in range(3)]
         assert None not in held
         assert [ask(balancer, ONE) for _ in range(2)] == [None, None]
-        assert balancer.stats().listeners["web"].dropped == {DropReason.MAX_SESSIONS: 2}
+        assert wait_until(lambda: balancer.stats().listeners["web"].dropped == {DropReason.MAX_SESSIONS: 2})
         other = ask(balancer, OTHER)
         assert other is not None
         assert ask(balancer, ONE, held[0]) is held[0], "its sessions go on"

@@ -111,7 +111,7 @@ cdef inline void session_forget_backend(worker_t *w, session_t *s) noexcept nogi
 
 
 cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Free all that the session holds, without a record: `session_end` has written one, or the session goes on in
+    """Free all that the session holds, without a record: `session_count_end` has written one, or the session goes on in
     another process."""
     timers_disarm(&w.timers, &w.sessions, s)
     ready_remove(w, s)
@@ -131,8 +131,13 @@ cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reaso
     sessions_give(&w.sessions, s)
 
 
-cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
-    """Record and count the session, then free all that it holds."""
+cdef inline void session_count_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Record and count the session. Before its sockets are closed: who sees its end finds it counted."""
     record_session(w, s, reason)
     counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
+
+
+cdef inline void session_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
+    """Record and count the session, then free all that it holds."""
+    session_count_end(w, s, reason)
     session_dispose(w, s, reason)

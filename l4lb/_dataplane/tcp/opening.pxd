@@ -24,7 +24,7 @@ from l4lb._dataplane.base.types cimport listener_t, pool_t, session_t, source_ad
 from l4lb._dataplane.base.worker_types cimport accepted_client_t, worker_t
 from l4lb._dataplane.resources.chunks cimport chunk_bytes
 from l4lb._dataplane.resources.sessions cimport sessions_take
-from l4lb._dataplane.session.closing cimport session_end, socket_end
+from l4lb._dataplane.session.closing cimport session_count_end, session_dispose, session_end, socket_end
 from l4lb._dataplane.session.records cimport record_client
 from l4lb._dataplane.session.setup cimport session_init, session_listener, session_pool
 from l4lb._dataplane.tcp.headers cimport session_destination
@@ -75,10 +75,11 @@ cdef inline void session_await(worker_t *w, session_t *s, uint32_t proxy_timeout
 
 cdef inline void session_refuse(worker_t *w, session_t *s, close_reason_t reason, bint closes) noexcept nogil:
     """End a session that has not begun to relay; `closes`: its client sees a FIN."""
+    session_count_end(w, s, reason)
     if closes:
         socket_end(s.client_fd, False)
         s.client_fd = -1
-    session_end(w, s, reason)
+    session_dispose(w, s, reason)
 
 
 cdef inline bint session_admitted(worker_t *w, session_t *s) noexcept nogil:
@@ -178,10 +179,11 @@ cdef inline void session_timeout_reading(worker_t *w, session_t *s) noexcept nog
 # ---- from a client that was admitted ----
 
 cdef inline void client_end(worker_t *w, accepted_client_t *client, close_reason_t reason, bint reset) noexcept nogil:
-    """A client that was counted and gets no session: record it, reset or close it, count it as ended for `reason`."""
+    """A client that was counted and gets no session: record it, count it as ended for `reason`, then reset or close it,
+    so that who sees its end finds it counted."""
     record_client(w, client, reason)
-    socket_end(client.fd, reset)
     counter_add(&client.listener.counters[w.index].closed[<int>reason], 1)
+    socket_end(client.fd, reset)
     release(w, client.listener, client.pool, &client.held)
 
 
