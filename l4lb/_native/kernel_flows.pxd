@@ -37,6 +37,7 @@ cdef extern from *:
 
 cdef enum:
     BATCH = 4096         # flows
+    ROOM_MAX = 1 << 22   # flows, more than a map has
     CURSOR_BYTES = 64    # at least the kernel's four
     BUSY_MAX = 1000      # times in a row that another CPU may hold the lock that is needed
 
@@ -90,7 +91,7 @@ cdef inline int batches_next(batches_t *batches) noexcept nogil:
             batches.fd, batches.after if batches.begun else NULL, last, batches.keys, batches.values,
             &batches.count, NULL,
         )
-        if result == -ENOSPC:
+        if result == -ENOSPC and batches.room < ROOM_MAX:
             if batches_grow(batches, 2 * batches.room):
                 return -ENOMEM
             continue

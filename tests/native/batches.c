@@ -6,6 +6,7 @@
  *   busy-after  two of three find one locked after some entries: EBUSY, with these entries and where they end
  *   always-busy each call finds one locked
  *   crowded     there is no room for a bucket in fewer than 20,000 entries: ENOSPC
+ *   no-room     there is none in as many as there may be
  *   broken      EFAULT */
 
 #include <dlfcn.h>
@@ -33,7 +34,7 @@ int bpf_map_lookup_batch(int fd, void *after, void *last, void *keys, void *valu
         return nothing(count, EBUSY);
     if (strcmp(how, "broken") == 0)
         return nothing(count, EFAULT);
-    if (strcmp(how, "crowded") == 0 && *count < CROWD)
+    if (strcmp(how, "no-room") == 0 || (strcmp(how, "crowded") == 0 && *count < CROWD))
         return nothing(count, ENOSPC);
     if (strcmp(how, "busy-after") == 0 && unlucky) {
         if (*count > SOME)

@@ -88,6 +88,7 @@ def test_all_flows_are_read_once(how: str, library: Path) -> None:
 
 
 def test_what_cannot_be_read_is_an_error(library: Path) -> None:
-    """A bucket that is locked for ever, too."""
+    """A bucket that is locked for ever, or never has enough room, too."""
     assert read(library, "always-busy") == errno.EBUSY
+    assert read(library, "no-room") == errno.ENOSPC
     assert read(library, "broken") == errno.EFAULT
