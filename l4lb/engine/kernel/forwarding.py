@@ -6,6 +6,7 @@ other: each packet goes by the whole of one state of its service. What has not c
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from l4lb.engine.kernel.pinning import Keeping
 from l4lb.engine.kernel.services import Planner, expect_room
 from l4lb.engine.kernel.slots import words_of
 from l4lb.engine.kernel.sources import Sources
-from l4lb.errors import ConfigError, Problem
+from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.sessions import SessionFilter
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import Protocol
@@ -130,7 +131,8 @@ class KernelForwarder:
         if self._waits:
             self._wanted = snapshot
             return
-        self.reap()
+        with contextlib.suppress(EngineError):  # what cannot be counted now is forgotten later
+            self.reap()
         generation = self._next or self._generation
         try:
             self._publish(snapshot, generation)
@@ -231,7 +233,7 @@ class KernelForwarder:
 
     def reap(self) -> None:
         """Forget what only waits for its flows to end, and has none any more: listeners that are gone or drain,
-        addresses that a listener has left, backends that were removed."""
+        addresses that a listener has left, backends that were removed. EngineError when flows cannot be counted."""
         now = time.monotonic()
         if self._waits or not any(self._ending(Counted(now, {}, {}))) or not any(self._ending(self._count_flows())):
             return

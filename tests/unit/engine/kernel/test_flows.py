@@ -3,6 +3,7 @@ are many."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from l4lb.engine.kernel import flows
 from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.errors import EngineError
 from l4lb.model.sessions import Session, SessionFilter
 from tests.support.frames import ACK, FIN, SYN, TCP, UDP, Frame
 from tests.support.kernel import CLIENT, SERVICE, Kernel, kernel, on_a_host, request
@@ -144,6 +146,26 @@ def test_flows_that_are_over_are_not_found() -> None:
             assert clients(found(made.forwarder)[1]) == ["192.0.2.8:10008"]
             made.publish(idle_timeout_s=0.01)
             assert wait_until(lambda: found(made.forwarder) == (0, []))
+
+    on_a_host(check)
+
+
+def test_flows_that_cannot_be_counted_stop_no_publish() -> None:
+    """What leaves stays until they can be."""
+
+    def no_count(fd: int, wanted: object) -> object:
+        raise OSError(errno.EBUSY, "flows: Device or resource busy")
+
+    def check() -> None:
+        with kernel("xdp", "nat") as made, pytest.MonkeyPatch.context() as patch:
+            connect(made, request(4, TCP))
+            made.publish(listeners=False)
+            patch.setattr(flows.kernel_flows, "count_flows", no_count)
+            made.publish(prefix="other-")
+            with pytest.raises(EngineError, match="flows in the kernel cannot be read"):
+                made.forwarder.reap()
+            made.publish(prefix="more-")
+            assert {"tcp4", "other-tcp4", "more-tcp4"} <= set(made.forwarder.names())
 
     on_a_host(check)
 
