@@ -121,4 +121,6 @@ def first_generation(images: Mapping[str, bytes], sizes: Mapping[str, int], inhe
     if dict(inherited.images) != digests(images):
         with contextlib.suppress(PermissionError):  # those that are there mean the same
             return Generation(images, sizes, shared(inherited.maps), {}).load(needed)
-    return Generation(images, sizes, inherited.maps, inherited.programs)
+    made = Generation(images, sizes, inherited.maps, inherited.programs)
+    made.digests = dict(inherited.images)
+    return made

@@ -15,6 +15,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from l4lb.engine.kernel.attaching import images
 from l4lb.engine.kernel.forwarding import KernelForwarder
+from l4lb.engine.kernel.generation import digests
 from l4lb.engine.kernel.inherited import Inherited
 from l4lb.model.snapshot import KernelTerms
 from l4lb.net.ranges import packed_ranges
@@ -151,6 +152,25 @@ def test_a_link_whose_device_is_gone_is_forgotten(program: str) -> None:
             old.forwarder.hold()
             old.forwarder.take_over()
             assert old.forwarder.attached == []
+
+    on_a_host(check)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_the_right_to_load_it_goes_on_with_the_programs_that_are_there(program: str) -> None:
+    """And tells the one after it that they are those, so that it loads its own, if it may."""
+
+    def check() -> None:
+        with kernel(program, "nat") as old:
+            before, inherited = old.forwarder.exported(), sent(old.forwarder)
+            os.seteuid(65534)
+            try:
+                new = KernelForwarder(another_version(), slots=1 << 12, flows=1 << 12, inherited=inherited)
+            finally:
+                os.seteuid(0)
+            assert new.exported().images == before.images == digests(images())
+            assert new.exported().programs == inherited.programs
+            new.close()
 
     on_a_host(check)
 
