@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from l4lb.engine.kernel.forwarding import KernelForwarder
     from l4lb.engine.kernel.inherited import Inherited
     from l4lb.engine.kernel.layout import Counts
+
+
+logger = logging.getLogger("l4lb")
 
 
 class Engines(NativeForwarder):
@@ -166,8 +170,10 @@ class Engines(NativeForwarder):
             expect_bound(held, exported.fds[count : count + len(held)] if count >= 0 else ())
             expect_directory(exported.fds[-1:] if locked else ())
             inherited = Inherited.of(exported.about, exported.fds[:count])
-        except (ImportError, KeyError, TypeError, ValueError, OSError):
+        except (ImportError, KeyError, TypeError, ValueError, OSError) as error:
             close_all(exported.fds)
+            reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+            logger.warning("forwarding in the kernel not taken over", extra={"fields": {"reason": reason}})
             return
         sockets = exported.fds[count : count + len(held)]
         self._held = {bound: socket.socket(fileno=fd) for bound, fd in zip(held, sockets, strict=True)}
@@ -246,6 +252,7 @@ class Engines(NativeForwarder):
         stats = super().stats()
         if self._kernel is None:
             return stats
+        self._kernel.reap()
         listeners, left = dict(stats.listeners), stats.sessions_left
         for name in self._kernel.names():
             listeners[name] = self._listener_stats(self._kernel, name)

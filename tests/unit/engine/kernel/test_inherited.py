@@ -263,7 +263,9 @@ def taken(about: dict[str, Any], fds: list[int]) -> bool:
     return went_on
 
 
-def test_engines_take_it_over_or_leave_it() -> None:
+def test_engines_take_it_over_or_leave_it(caplog: pytest.LogCaptureFixture) -> None:
+    """And say so."""
+
     def check() -> None:
         with exporting() as made, socket.create_server(LISTENING) as one, socket.create_server(LISTENING) as other:
             exported = made.forwarder.exported()
@@ -273,6 +275,7 @@ def test_engines_take_it_over_or_leave_it() -> None:
                 [*exported.fds(), one.fileno(), other.fileno()],
             )
             assert taken(about, [os.dup(fd) for fd in fds])
+            assert not caplog.records
             for wrong in (
                 [held[1], held[0]],
                 [held[0], held[0]],
@@ -288,6 +291,8 @@ def test_engines_take_it_over_or_leave_it() -> None:
                 None,
             ):
                 assert not taken({**about, "held": wrong}, [os.dup(fd) for fd in fds]), wrong
+                assert caplog.messages == ["forwarding in the kernel not taken over"]
+                caplog.clear()
             assert not taken(about, [*(os.dup(fd) for fd in fds[:-1]), a_file()])
 
     on_a_host(check)
