@@ -13,8 +13,8 @@
 //                            source where the backend cannot answer by way of this host (full_nat.h)
 //                       tunnel: as it is, behind a header of its own to the backend's address (tunnel.h)
 //
-// Control writes `services`, `slots`, `backends` and `answers`; the programs write flows, fragments and counts. A service
-// changes as a whole: its table is written where no service points to yet, then its entry is replaced.
+// maps.h says which maps control writes; the programs write flows, fragments and counts. A service changes as a whole:
+// its table is written where no service points to yet, then its entry is replaced.
 
 #include "context.h"
 #include "layout.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// What outlives a packet. Control writes `services`, `slots`, `backends`, `answers`, `denied`, `places` and
-// `numbers`; the programs write flows, fragments and counts. The maps of one header alone are there (too_large.h,
-// quic.h, full_nat.h). Needs context.h and layout.h.
+// What outlives a packet. Control writes `services`, `slots`, `backends`, `answers`, `denied`, `places`, `numbers` and
+// full_nat.h's `sources`; the programs write flows, fragments and counts. The maps of one header alone are there
+// (too_large.h, quic.h, full_nat.h). Needs context.h and layout.h.
 
 #define MAP(name, kind, key_t, value_t, entries, how)                                                                  \
 	struct {                                                                                                           \

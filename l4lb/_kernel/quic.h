@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // QUIC with hash_key quic_cid: which backend has a connection whose client now comes from another address. By what RFC
-// 8999 makes visible in all versions alone. Part of balance.bpf.c.
+// 8999 makes visible in all versions alone. Needs flows.h, and what that needs.
 //
 // Clients address a server by connection ids that it has given them. Answers need not pass by here, so ids are learned
 // from clients: what a flow that is known already calls its server in a long header, during the handshake. Later packets

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // What a client hears whose packet does not fit the way to its backend and may not be fragmented: from the service's
-// address, how large a packet may be (RFC 1191, RFC 8201). Part of balance.bpf.c.
+// address, how large a packet may be (RFC 1191, RFC 8201). Needs route.h, and what that needs.
 
 #define ANSWERS_A_SECOND 1000            // of each CPU
 #define SMALLEST_V6 1280                 // what every link has to take

@@ -2,7 +2,7 @@
 //
 // The mode tunnel: a packet as the client sent it, one hop less, behind an IP header from this host to the backend
 // (IPIP: RFC 2003, RFC 4213, RFC 2473; any family in any), or behind such a header, one of UDP and one of GUE, version 0
-// (draft-ietf-intarea-gue). Part of balance.bpf.c.
+// (draft-ietf-intarea-gue). Needs too_large.h, and what that needs.
 
 #define OUTER_HOPS 64
 

@@ -191,6 +191,16 @@ cdef Fd copied(int fd):
     return Fd(copy)
 
 
+cdef bpf_object *opened(bytes image) except NULL:
+    """An object file, to be closed by who asks. OSError when it is none."""
+    cdef bpf_object *object_
+    libbpf_set_print(NULL)
+    object_ = bpf_object__open_mem(<const char *>image, len(image), NULL)
+    if object_ == NULL:
+        raise OSError(ENOENT, "no object file of a program for the kernel")
+    return object_
+
+
 def load(bytes image not None, str name not None, sizes not None, maps not None):
     """A program, and its maps by name: those of `maps` (by name, anything with fileno()) where they are there, new ones
     otherwise, with so many entries as `sizes` says. `image` is an object file.
@@ -201,10 +211,7 @@ def load(bytes image not None, str name not None, sizes not None, maps not None)
     cdef bpf_program *program
     cdef bpf_map *map_ = NULL
     cdef dict found = {}
-    libbpf_set_print(NULL)
-    object_ = bpf_object__open_mem(<const char *>image, len(image), NULL)
-    if object_ == NULL:
-        raise OSError(ENOENT, "no object file of a program for the kernel")
+    object_ = opened(image)
     try:
         program = bpf_object__find_program_by_name(object_, name.encode())
         if program == NULL:
@@ -228,10 +235,7 @@ def declared(bytes image not None):
     cdef bpf_object *object_
     cdef bpf_map *map_ = NULL
     cdef dict found = {}
-    libbpf_set_print(NULL)
-    object_ = bpf_object__open_mem(<const char *>image, len(image), NULL)
-    if object_ == NULL:
-        raise OSError(ENOENT, "no object file of a program for the kernel")
+    object_ = opened(image)
     try:
         map_ = bpf_object__next_map(object_, NULL)
         while map_ != NULL:

@@ -123,7 +123,7 @@ class Listeners:
         return NumberRecord.of(self._records.read(number * _RECORD, _RECORD))
 
     def take_over(self, services: dict[bytes, bytes], denied: Iterable[bytes]) -> None:
-        """Go on from what is in the array and in these maps. Names are not known yet, see `rename`."""
+        """Go on from what is in the array and in these maps. Names are known of those that this process has itself."""
         names = {one.digest: one.name for one in self._known.values()}
         self._known, self._by_name, self.leaving = {}, {}, {}
         by_number: dict[int, KernelListener] = {}
