@@ -94,7 +94,7 @@ class Engines(NativeForwarder):
                     self._kernel = taken_over(self._pinning, inherited, lock)
                 else:
                     self._kernel, self._has_begun = started(self._pinning), False
-            except (ImportError, FileNotFoundError) as error:
+            except ImportError as error:
                 raise ConfigError([Problem(where, f'"kernel": {KERNEL_NEEDS}')]) from error
             except (OSError, MemoryError) as error:
                 reason = str(error)

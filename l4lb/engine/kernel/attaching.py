@@ -64,9 +64,12 @@ def ways_for(device: str, wanted: str) -> Sequence[str]:
 
 
 def images() -> dict[str, bytes]:
-    """The object files of the programs, as they were built."""
+    """The object files of the programs, as they were built. ImportError when they were not."""
     there = resources.files("l4lb._kernel")
-    return {name: (there / f"{name}.o").read_bytes() for name in ("xdp", "tcx")}
+    try:
+        return {name: (there / f"{name}.o").read_bytes() for name in ("xdp", "tcx")}
+    except FileNotFoundError as error:
+        raise ImportError(str(error)) from error
 
 
 def attach(program: Callable[[str], kernel.Program], device: str, wanted: str) -> Attached:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import gc
+import re
 import socket
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from l4lb.engine.engines import Engines
-from l4lb.engine.kernel import layout, slots
+from l4lb.engine.kernel import layout, slots, starting
+from l4lb.engine.kernel.attaching import images
 from l4lb.errors import ConfigError
 from l4lb.model.snapshot import KernelTerms, ListenerSpec, Snapshot
 from l4lb.net.ranges import packed_ranges
@@ -280,3 +284,36 @@ def test_answers_to_this_host_pass_when_forwarding_is_turned_off(program: str) -
             assert made.sees(answer) == (PASSED[program], answer.bytes())
 
     on_a_host(check)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "arguments", "said"),
+    [
+        ("images", ImportError, ("tcx.o",), "l4lb was installed without it"),
+        ("KernelForwarder", FileNotFoundError, (errno.ENOENT, "No such file", "/run/l4lb-1"), "/run/l4lb-1"),
+        (
+            "KernelForwarder",
+            PermissionError,
+            (errno.EPERM, "no"),
+            "not permitted: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        ),
+    ],
+)
+def test_why_nothing_is_forwarded(
+    part: str, kind: type[Exception], arguments: tuple[object, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(engines: Engines, model: Kernel) -> None:
+        def failing(*_arguments: object, **_named: object) -> None:
+            raise kind(*arguments)
+
+        monkeypatch.setattr(starting, part, failing)
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            engines.prepare(tcp4(model).listeners)
+
+    on_engines(check)
+
+
+def test_programs_that_were_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    with pytest.raises(ImportError, match=r"xdp\.o"):
+        images()
