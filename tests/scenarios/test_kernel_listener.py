@@ -290,7 +290,7 @@ def test_backends_that_answer_directly(attach: str, family: int, hosts: Hosts, t
     with contextlib.ExitStack() as stack:
         service, backend = SERVICE[family], BACKEND[family]
         address = f"{service}/{32 if family == 4 else 128}"
-        hosts.backend.run("ip", "addr", "add", address, "dev", "lo")
+        hosts.backend.run("ip", "addr", "add", address, "dev", "lo", "nodad")
         stack.callback(hosts.backend.run, "ip", "addr", "del", address, "dev", "lo")
         server = stack.enter_context(started(hosts.backend, SERVERS, "8001", backend, service))
         assert said(server) == "up"

@@ -164,7 +164,7 @@ def hosts() -> Iterator[Hosts]:
     with three_hosts() as made:
         made.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for address, bits in ((SERVICE[4], 32), (SERVICE[6], 128)):
-            made.backend.run("ip", "addr", "add", f"{address}/{bits}", "dev", "lo")
+            made.backend.run("ip", "addr", "add", f"{address}/{bits}", "dev", "lo", "nodad")
         yield made
 
 

@@ -18,7 +18,7 @@ def test_devices() -> None:
         devices = {"front": "10.9.1.1/24", "back": "10.9.2.1/24", "six": "fd09::1/64", "off0": "10.9.3.1/24"}
         for name, address in devices.items():
             run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer")
-            run("ip", "addr", "add", address, "dev", name)
+            run("ip", "addr", "add", address, "dev", name, "nodad")
             if name != "off0":
                 run("ip", "link", "set", name, "up")
                 run("ip", "link", "set", f"{name}-peer", "up")
