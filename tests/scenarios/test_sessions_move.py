@@ -29,7 +29,7 @@ from tests.support.programs import L4lb, free_port, l4lb, without_preload
 from tests.support.waiting import wait_until
 
 SOAK = bool(os.environ.get("L4LB_SOAK"))
-IDLE, BUSY, RATE, UPGRADES = (5000, 100, 200, 10) if SOAK else (300, 60, 100, 3)
+IDLE, BUSY, RATE, UPGRADES = (5000, 440, 1000, 10) if SOAK else (300, 60, 100, 3)
 PACED, LONG = 40, 20
 
 FILE = """
