@@ -141,7 +141,7 @@ def test_a_server_that_does_not_start_ends_it(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with lab(tmp_path / "log", path=str(tmp_path)) as running:
         assert running.process.wait(120) == 1
-        assert "backend-1-dnsmasq has ended with 3" in running.said
+        assert re.search(r"backend-[123]-dnsmasq has ended with 3", running.said)  # whichever is seen first
         assert "no room for this" in running.said
 
 
