@@ -186,7 +186,7 @@ def test_sessions_that_are_still_to_say_who_they_are(tmp_path: Path) -> None:
     header = proxy_twin.v2_header(
         (1, 1, 1), (socket.inet_aton("192.0.2.7"), 1234), (socket.inet_aton("192.0.2.8"), 80), [], with_crc32c=True
     )
-    with echoing(tmp_path, 'accept_proxy = "v2"\nproxy_trusted = ["127.0.0.1"]') as process:
+    with echoing(tmp_path, 'accept_proxy = "v2"\nproxy_timeout = "30s"\nproxy_trusted = ["127.0.0.1"]') as process:
         with connect(process.address) as sock:
             sock.sendall(header[:20])
             assert wait_until(lambda: process.total("l4lb_sessions_active") == 1)
