@@ -44,6 +44,28 @@ class ConfigError(L4lbError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class UsageError(L4lbError, TypeError):
+    """A function of l4lb was called with what it does not take; the message says what to write instead."""
+
+
+class UnknownNameError(L4lbError, KeyError):
+    """There is no pool, backend or listener with that name, as in ``lb.pools["nosuch"]``. It is a KeyError too.
+
+    `kind` is ``pool``, ``backend`` or ``listener``, `name` what was asked for. The message has the nearest known name.
+    """
+
+    def __init__(self, kind: str, name: object, message: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError's shows it in quotes
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, object, str]]:
+        return type(self), (self.kind, self.name, str(self))
+
+
 class EngineError(L4lbError):
     """The data plane cannot do what was asked (out of file descriptors, worker lost, ...)."""
 

@@ -1,4 +1,4 @@
-"""Reads files that a configuration names, with bounded time and size. On any thread.
+"""Reads files that a configuration names, with bounded time and size, and replaces them. On any thread.
 
 A path may lead to a FIFO without a writer or to an endless device: a plain open or read would then block its thread for
 ever, be it the control loop's or one of its helpers.
@@ -6,6 +6,7 @@ ever, be it the control loop's or one of its helpers.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -65,3 +66,21 @@ def read_text(path: str | Path, *, bytes_max: int = BYTES_MAX) -> str:
     """The same as UTF-8; also UnicodeDecodeError. Line ends become ``\\n``."""
     text = read_bytes(path, bytes_max=bytes_max).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that readers find the old content or the new one, whatever happens meanwhile. Keeps the
+    permissions of a file that is there; follows symbolic links. OSError; the old content is there then."""
+    real = path.resolve()
+    new = real.with_name(f".{real.name}.{os.getpid()}.new")
+    try:
+        with open(new, "xb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(real.stat().st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(real)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise

@@ -207,7 +207,7 @@ def test_a_reload_with_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     with letting_in() as balancer:
         backend = next(iter(balancer.stats().pools["web"].backends))
         file.write_text("10.0.0.1/8\n")
-        with pytest.raises(ValueError, match="denied:1: "):
+        with pytest.raises(ConfigError, match="denied:1: "):
             balancer.reload(make_config([backend], listener={"deny": [f"file:{file}"]}))
         assert is_served(balancer, OUTSIDE)
 

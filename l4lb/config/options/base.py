@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from l4lb.config.options.paths import path_text
+from l4lb.config.options.refusals import error_path, message_of
+from l4lb.errors import ConfigError, Problem, UsageError
 from l4lb.net.address import parse_address
+
+_SHOWN_MAX = 4  # of a list or table, in a repr
 
 
 class Model(BaseModel):
+    """Options that belong together; immutable. Constructors raise `ConfigError` with everything that is wrong."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False, validate_default=True)
+    first_option: ClassVar[str] = ""  # what an argument without a name is
+
+    if not TYPE_CHECKING:  # type checkers know the constructor by the fields
+
+        def __init__(self, /, *args: Any, **settings: Any) -> None:
+            options = _with_first(type(self), args, settings)
+            try:
+                super().__init__(**options)
+            except ValidationError as error:
+                raise _refusal(type(self), error, options) from None
+
+        # Of a model within another pydantic makes no call: its errors are then those of the outer one, with the path.
+        __init__.__pydantic_base_init__ = True
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What was set to something else than its default."""
+        for option in type(self).model_fields:
+            if given(self, option):
+                yield option, _Short(getattr(self, option))
+
+
+class _Short:
+    """The repr of a value on one line, without most of a long list."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        value = self._value
+        if isinstance(value, list | tuple) and len(value) > _SHOWN_MAX:
+            shown = ", ".join(map(repr, value[: _SHOWN_MAX - 1]))
+            return f"[{shown}, ... {len(value) - _SHOWN_MAX + 1} more]"
+        return repr(value)
+
+
+def _with_first(kind: type[Model], args: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments, with the one that may be given without its name."""
+    if not args:
+        return settings
+    if not kind.first_option:
+        example = f'{kind.__name__}.load("lb.toml") reads a file, and ' if hasattr(kind, "load") else ""
+        raise UsageError(f"{kind.__name__}: {example}options are given by name; see help({kind.__name__})")
+    if len(args) > 1 or kind.first_option in settings:
+        raise UsageError(f"{kind.__name__}: only {kind.first_option} may be given without its name, and once")
+    return {kind.first_option: args[0], **settings}
+
+
+def _refusal(kind: type[Model], error: ValidationError, settings: dict[str, Any]) -> ConfigError:
+    found = [(error_path(details, settings), details) for details in error.errors()]
+    prefix = () if hasattr(kind, "load") else (kind.__name__,)
+    return ConfigError(
+        [Problem(path_text((*prefix, *path)), message_of(details, path, kind)) for path, details in found]
+    )
 
 
 def given(model: Model, option: str) -> bool:

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from l4lb.config.options.base import Model, PositiveCount, listify
 from l4lb.config.options.callables import health_check_names
-from l4lb.config.options.hints import did_you_mean
 from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.config.options.units import Duration
+from l4lb.model.hints import did_you_mean
 from l4lb.model.states import Health
 from l4lb.net.address import parse_address
 
@@ -155,6 +155,8 @@ Statuses = Annotated[
 
 
 class HealthConfig(Model):
+    """How the backends of a pool are checked."""
+
     type: CheckType = "tcp"
     interval: Duration = 2.0
     fast_interval: Duration = Field(default=1.0, description="between checks while the state is changing")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
@@ -54,6 +54,9 @@ class KeepaliveConfig(Model):
 
 
 class Listener(Model):
+    """Where clients are accepted, and which pool they go to: ``Listener("0.0.0.0:443", pool="web")``."""
+
+    first_option: ClassVar[str] = "bind"
     bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
     protocol: Protocol = Protocol.TCP
     pool: str
@@ -133,6 +136,7 @@ class Listener(Model):
 
     @property
     def access(self) -> Access:
+        """`allow` and `deny`, compiled, as their files were when they were read."""
         return self._access
 
     @property

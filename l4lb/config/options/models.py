@@ -9,13 +9,12 @@ option is off.
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from l4lb.config.options.base import Count, Line, Model, Name, listify, one_of, reject_bool
 from l4lb.config.options.health import HealthConfig
-from l4lb.config.options.hints import did_you_mean
 from l4lb.config.options.listener import Listener
 from l4lb.config.options.paths import Lines, Path, path_text
 from l4lb.config.options.policies import policy_names
@@ -23,6 +22,7 @@ from l4lb.config.options.process import AdminConfig, GlobalConfig
 from l4lb.config.options.proxy import Tlv
 from l4lb.config.options.units import Duration, DurationOrOff
 from l4lb.errors import Problem
+from l4lb.model.hints import did_you_mean
 from l4lb.model.states import AdminState, Protocol
 
 
@@ -44,6 +44,9 @@ BackendAddress = Annotated[str, one_of(("ip", "unix"), ranges=False)]
 
 
 class Backend(Model):
+    """One backend of a pool: ``Backend("10.0.0.1:80", weight=2)``."""
+
+    first_option: ClassVar[str] = "address"
     address: BackendAddress
     weight: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
         default=1, description="share of new sessions; 0: none"
@@ -59,6 +62,7 @@ class Backend(Model):
 
     @property
     def key(self) -> str:
+        """Its identity: the id, or else the address."""
         return self.id or self.address
 
 
@@ -103,6 +107,9 @@ def _load_factor(value: Any) -> Any:
 
 
 class Pool(Model):
+    """A named group of backends and how one of them is chosen: ``Pool(["10.0.0.1:80"], policy="maglev")``."""
+
+    first_option: ClassVar[str] = "backends"
     policy: Policy = "round_robin"
     hash_key: Literal["source_ip", "source_ip_port", "destination", "session", "quic_cid"] = Field(
         default="source_ip",

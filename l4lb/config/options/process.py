@@ -30,6 +30,8 @@ AdminAddress = Annotated[str, AfterValidator(lambda text: text if text in ("off"
 
 
 class GlobalConfig(Model):
+    """The process: its workers, limits, logs and reports."""
+
     workers: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=64)] | Literal["auto"] = Field(
         default="auto", description="worker threads; auto: one per usable CPU (cgroup quota and affinity respected)"
     )
@@ -75,6 +77,8 @@ class GlobalConfig(Model):
 
 
 class AdminConfig(Model):
+    """Where the admin API and the dashboard are."""
+
     bind: AdminAddress = Field(
         default="",
         description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",

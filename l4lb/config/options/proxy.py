@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from l4lb.config.options.base import Model, reject_bool
-from l4lb.config.options.hints import did_you_mean
 from l4lb.config.options.patterns import parse_bytes
+from l4lb.model.hints import did_you_mean
 from l4lb.net.ranges import parse_network
 
 OWN_TYPES = range(0xE0, 0xF0)  # PROXY 2.2.8: free for applications

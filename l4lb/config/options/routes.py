@@ -77,6 +77,7 @@ class Route(Model):
 
     @property
     def pools(self) -> list[str]:
+        """The pool, or those of the split."""
         return [self.pool] if self.pool else list(self.split)
 
     @property
@@ -87,6 +88,7 @@ class Route(Model):
 
     @property
     def takes_all(self) -> bool:
+        """No condition is given."""
         return not self.conditions
 
     @cached_property

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, WithJsonSchema
 
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 _DURATION_UNITS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -105,13 +105,70 @@ def _or_zero(value: object) -> float:
     return 0.0 if value in (0, "0", "0s") and not isinstance(value, bool) else parse_duration(value)
 
 
+# ---- the way back: the shortest text that is read as the same value ----
+
+AS_WRITTEN = "as written"  # the context of `model_dump` with which values have their units
+
+
+def duration_text(seconds: float) -> float | str:
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        number = round(seconds / _DURATION_UNITS[unit])
+        if number and _same(f"{number}{unit}", parse_long_duration, seconds):
+            return f"{number}{unit}"
+    return seconds or "off"
+
+
+def bandwidth_text(bytes_a_second: float) -> str:
+    for unit in ("GiB", "GB", "MiB", "MB", "KiB", "kB"):
+        number = round(bytes_a_second / _SIZE_UNITS[unit])
+        if number and _same(f"{number}{unit}/s", parse_bandwidth, bytes_a_second):
+            return f"{number}{unit}/s"
+    return f"{_number_text(bytes_a_second)}B/s" if bytes_a_second else "off"
+
+
+def rate_text(per_second: float) -> str:
+    return f"{_number_text(per_second)}/s" if per_second else "off"
+
+
+def _number_text(number: float) -> str:
+    return repr(number).removesuffix(".0")
+
+
+def _same(text: str, parse: Callable[[object], float], value: float) -> bool:
+    try:
+        return parse(text) == value
+    except ValueError:
+        return False
+
+
+def _written(text_of: Callable[[float], float | str]) -> PlainSerializer:
+    def serialize(value: float, info: SerializationInfo) -> Any:
+        return text_of(value) if info.context == AS_WRITTEN else value
+
+    return PlainSerializer(serialize)
+
+
+_DURATION_TEXT, _BANDWIDTH_TEXT, _RATE_TEXT = map(_written, (duration_text, bandwidth_text, rate_text))
+_ZERO_TEXT = _written(lambda seconds: duration_text(seconds) if seconds else 0)
+
+
 def _schema(description: str, examples: list[Any]) -> WithJsonSchema:
     return WithJsonSchema({"type": ["string", "number"], "description": description, "examples": examples})
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), _schema(DURATION_EXPECTED, ["250ms", "5s"])]
-LongDuration = Annotated[float, BeforeValidator(parse_long_duration), _schema(DURATION_EXPECTED, ["1h", "720h"])]
-DurationOrOff = Annotated[float, BeforeValidator(_or_off(parse_duration)), _schema(DURATION_EXPECTED, ["10m", "off"])]
-DurationOrZero = Annotated[float, BeforeValidator(_or_zero), _schema(f"{DURATION_EXPECTED}; 0: at once", ["30s", 0])]
-Bandwidth = Annotated[float, BeforeValidator(_or_off(parse_bandwidth)), _schema(BANDWIDTH_EXPECTED, ["10MiB/s", "off"])]
-Rate = Annotated[float, BeforeValidator(_or_off(parse_rate)), _schema(RATE_EXPECTED, ["100/s", "off"])]
+Duration = Annotated[
+    float, BeforeValidator(parse_duration), _schema(DURATION_EXPECTED, ["250ms", "5s"]), _DURATION_TEXT
+]
+LongDuration = Annotated[
+    float, BeforeValidator(parse_long_duration), _schema(DURATION_EXPECTED, ["1h", "720h"]), _DURATION_TEXT
+]
+DurationOrOff = Annotated[
+    float, BeforeValidator(_or_off(parse_duration)), _schema(DURATION_EXPECTED, ["10m", "off"]), _DURATION_TEXT
+]
+DurationOrZero = Annotated[
+    float, BeforeValidator(_or_zero), _schema(f"{DURATION_EXPECTED}; 0: at once", ["30s", 0]), _ZERO_TEXT
+]
+Bandwidth = Annotated[
+    float, BeforeValidator(_or_off(parse_bandwidth)), _schema(BANDWIDTH_EXPECTED, ["10MiB/s", "off"]), _BANDWIDTH_TEXT
+]
+Rate = Annotated[float, BeforeValidator(_or_off(parse_rate)), _schema(RATE_EXPECTED, ["100/s", "off"]), _RATE_TEXT]

@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import Callable, Iterator
 
 from l4lb.config.options.base import given
-from l4lb.config.options.hints import did_you_mean
 from l4lb.config.options.listener import Listener
 from l4lb.config.options.models import Options, Pool
 from l4lb.config.options.policies import find_policy
@@ -17,6 +16,7 @@ from l4lb.config.rules.kernel import kernel_conflicts
 from l4lb.config.rules.loops import loop_conflicts
 from l4lb.config.rules.proxy import accept_conflicts, send_conflicts
 from l4lb.config.rules.reporting import reporting_conflicts
+from l4lb.model.hints import did_you_mean
 from l4lb.model.states import Protocol
 from l4lb.net.address import Address, parse_address
 from l4lb.net.listen.filters import TooLong, drop_from

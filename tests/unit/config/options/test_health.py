@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from l4lb import plugins
 from l4lb.config import Config, HealthConfig
@@ -94,7 +93,7 @@ def test_a_mistyped_type_gets_a_suggestion() -> None:
 def test_programs_build_the_same() -> None:
     assert HealthConfig(type="http", expect_status=[200, "300-302"]).expect_status == ("200", "300-302")
     assert HealthConfig(type="udp", send="a", expect=["b", "c"]).expect == ("b", "c")
-    with pytest.raises(ValidationError, match='type "exec" needs command'):
+    with pytest.raises(ConfigError, match='HealthConfig: type "exec" needs command'):
         HealthConfig(type="exec")
 
 

@@ -7,22 +7,23 @@ from typing import Any
 
 import pytest
 
-from l4lb import Config, Listener, Pool
+from l4lb import Listener, Pool
 from l4lb.config import AdminConfig
+from l4lb.config.options.models import Options
 from l4lb.config.rules.loops import loop_conflicts
 from tests.support.balancing import NO_CHECKS
 
 
-def config_of(listeners: dict[str, tuple[str, str]], pools: dict[str, list[str]], **listener: Any) -> Config:
+def config_of(listeners: dict[str, tuple[str, str]], pools: dict[str, list[str]], **listener: Any) -> Options:
     """Listeners are (bind, pool)."""
-    return Config(
+    return Options(
         admin=AdminConfig(bind="off"),
         listeners={name: Listener(bind=bind, pool=pool, **listener) for name, (bind, pool) in listeners.items()},
         pools={name: Pool(backends=backends, health=NO_CHECKS) for name, backends in pools.items()},
     )
 
 
-def found(config: Config, **more: Any) -> list[str]:
+def found(config: Options, **more: Any) -> list[str]:
     return [f"{path[1]}.{path[3]} {message.split()[3]}" for path, message in loop_conflicts(config, **more)]
 
 

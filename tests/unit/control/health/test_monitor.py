@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from l4lb import Config, Listener, Pool
+from l4lb import Listener, Pool
+from l4lb.config.options.models import Options
 from l4lb.control.checks.checks import Target
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.state.events import Events
@@ -18,7 +19,7 @@ EXEC = {"type": "exec", "command": ["/bin/true"]}
 
 def targets(*pools: dict[str, Any]) -> list[Target]:
     named = {f"pool{index}": Pool(**pool) for index, pool in enumerate(pools)}
-    config = Config(listeners={"web": Listener(bind="127.0.0.1:0", pool="pool0")}, pools=named)
+    config = Options(listeners={"web": Listener(bind="127.0.0.1:0", pool="pool0")}, pools=named)
     monitor = Monitor(initial_state(config), Events(), lambda *_: None, lambda *_: None)
     return [checker.target for checker in monitor.checkers]
 

@@ -27,7 +27,10 @@ probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built
 
 
 def make_pool(backends: list[Backend], healths: list[Health], **options: Any) -> PoolState:
-    pool = initial_state(make_config(backends, **options)).pools["web"]
+    zone = options.pop("zone", "")  # when a backend was removed, none may be in the pool's zone any more
+    config = make_config(backends, **options)
+    wanted = config.pools["web"].model_copy(update={"zone": zone})
+    pool = initial_state(config.model_copy(update={"pools": {"web": wanted}})).pools["web"]
     for backend, health in zip(sorted(pool.backends.values(), key=lambda one: one.position), healths, strict=True):
         backend.health = health
     return pool

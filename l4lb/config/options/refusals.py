@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from l4lb.config.options.health import HealthConfig
-from l4lb.config.options.hints import did_you_mean
-from l4lb.config.options.listener import KeepaliveConfig, Listener
-from l4lb.config.options.models import AgentConfig, Backend, Options, PassiveConfig, Pool
 from l4lb.config.options.paths import Path
-from l4lb.config.options.process import AdminConfig, GlobalConfig
-from l4lb.config.options.proxy import OwnTlv
-from l4lb.config.options.routes import Route
-from l4lb.config.options.sources import PerSourceConfig
-from l4lb.config.reading.supported import is_later_key
+from l4lb.model.hints import did_you_mean
 
 _EXPECTED = {
     "int_type": "expected an integer",
@@ -30,29 +22,26 @@ _EXPECTED = {
     "list_type": "expected a list",
 }
 
-_WITHIN: dict[str, type[BaseModel]] = {
-    "agent": AgentConfig,
-    "backends": Backend,
-    "health": HealthConfig,
-    "keepalive": KeepaliveConfig,
-    "passive": PassiveConfig,
-    "per_source": PerSourceConfig,
-    "routes": Route,
-    "send_proxy_tlvs": OwnTlv,
-}  # the tables in those of listeners and pools
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a value of this type is, or has in a list, a table or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def _known_keys(path: Path) -> list[str]:
-    """The keys that the table above `path` may have."""
-    above = [part for part in path[:-1] if not isinstance(part, int)]
-    model: type[BaseModel] = Options
-    if above[:1] == ["global"]:
-        model = GlobalConfig
-    elif above[:1] == ["admin"]:
-        model = AdminConfig
-    elif above[:1] in (["listeners"], ["pools"]):
-        itself = Listener if above[0] == "listeners" else Pool
-        model = next((_WITHIN[part] for part in above[2:] if part in _WITHIN), itself)
+def _known_keys(kind: type[BaseModel], path: Path) -> list[str]:
+    """The keys that the table above the end of `path` may have, in a `kind`."""
+    model, names = kind, False
+    for part in path[:-1]:
+        if isinstance(part, int) or names:  # an index, or the name of one of many
+            names = False
+            continue
+        field = next((one for name, one in model.model_fields.items() if part in (name, one.alias)), None)
+        found = _model_in(field.annotation) if field is not None else None
+        if field is None or found is None:
+            return []
+        model, names = found, get_origin(field.annotation) is dict
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -69,14 +58,12 @@ def _repr(value: object) -> str:
         return "a number that is too large"
 
 
-def message_of(error: ErrorDetails, path: Path) -> str:
-    """One line: the value, and what was expected."""
+def message_of(error: ErrorDetails, path: Path, within: type[BaseModel]) -> str:
+    """One line: the value, and what was expected. `path` leads to it in a `within`."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     key = str(path[-1]) if path else ""
     if kind == "extra_forbidden":
-        if is_later_key(path):
-            return "not supported by this version"
-        return f"unknown key{did_you_mean(key, _known_keys(path))}"
+        return f"unknown key{did_you_mean(key, _known_keys(within, path))}"
     if kind == "missing":
         return "missing: expected a value"
     if kind in ("literal_error", "enum"):
