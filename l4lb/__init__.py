@@ -16,39 +16,78 @@ if TYPE_CHECKING:
     from l4lb.balancer import LoadBalancer
     from l4lb.client import Client
     from l4lb.config import Backend, Config, Listener, Pool, Route
-    from l4lb.errors import AdminError, ChangeError, ConfigError, EngineError, L4lbError
+    from l4lb.control.state.events import Event
+    from l4lb.control.state.feed import AsyncEventIterator, EventIterator
+    from l4lb.errors import (
+        AdminError,
+        ChangeError,
+        ConfigError,
+        EngineError,
+        L4lbError,
+        Problem,
+        UnknownNameError,
+        UpgradeError,
+        UsageError,
+    )
+    from l4lb.model.changes import Changes
+    from l4lb.model.states import AdminState, Health, Protocol
+    from l4lb.model.stats import Stats
     from l4lb.version import __version__
 
 __all__ = [
     "AdminError",
+    "AdminState",
+    "AsyncEventIterator",
     "Backend",
     "ChangeError",
+    "Changes",
     "Client",
     "Config",
     "ConfigError",
     "EngineError",
+    "Event",
+    "EventIterator",
+    "Health",
     "L4lbError",
     "Listener",
     "LoadBalancer",
     "Pool",
+    "Problem",
+    "Protocol",
     "Route",
+    "Stats",
+    "UnknownNameError",
+    "UpgradeError",
+    "UsageError",
     "__version__",
 ]
 
 # Imported when they are first asked for: commands and scripts that need little start in little time.
 _PLACES = {
     "AdminError": "errors",
+    "AdminState": "model.states",
+    "AsyncEventIterator": "control.state.feed",
     "Backend": "config",
     "ChangeError": "errors",
+    "Changes": "model.changes",
     "Client": "client",
     "Config": "config",
     "ConfigError": "errors",
     "EngineError": "errors",
+    "Event": "control.state.events",
+    "EventIterator": "control.state.feed",
+    "Health": "model.states",
     "L4lbError": "errors",
     "Listener": "config",
     "LoadBalancer": "balancer",
     "Pool": "config",
+    "Problem": "errors",
+    "Protocol": "model.states",
     "Route": "config",
+    "Stats": "model.stats",
+    "UnknownNameError": "errors",
+    "UpgradeError": "errors",
+    "UsageError": "errors",
     "__version__": "version",
 }
 

@@ -11,6 +11,8 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from libc.string cimport memset
+from posix.types cimport pid_t
+from posix.unistd cimport getpid
 
 from l4lb._dataplane.admission.heaviest cimport (
     SOURCES_BY_BYTES, SOURCES_BY_RATE, SOURCES_BY_SESSIONS, found_source_t, heaviest_t, source_order_t,
@@ -126,11 +128,13 @@ cdef class DataPlane:
     cdef Sweep sweep                     # the last one that was begun
     cdef readonly TcpMoves tcp
     cdef readonly Counts counts
+    cdef pid_t owner
 
     def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
         cdef uint32_t i
         cdef int error
         self.worker_count = 0
+        self.owner = getpid()
         self.plane.notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if self.plane.notice_fd < 0:
             raise OSError(errno, os.strerror(errno))
@@ -152,6 +156,8 @@ cdef class DataPlane:
 
     def __dealloc__(self):
         cdef int i
+        if getpid() != self.owner:  # forked while workers were changing what is to be freed
+            return
         for i in range(self.worker_count):
             worker_close(self.plane.workers[i])
             free(self.plane.workers[i])

@@ -7,16 +7,26 @@ import http.client
 import json
 import socket
 import threading
+import time
+import weakref
 from collections.abc import Mapping
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlencode as _urlencode
 
-from l4lb.errors import AdminError
+from l4lb.control.state.feed import AsyncEventIterator, EventIterator, Feed, selection
+from l4lb.errors import AdminError, UsageError
 from l4lb.model.changes import Changes
+from l4lb.model.hints import Named
 from l4lb.model.sessions import LIMIT_DEFAULT, SourceOrder
+from l4lb.model.stats import Stats
 from l4lb.net.address import parse_address
-from l4lb.remote import RemoteBans, RemoteListener, RemotePool, drain, drained, quoted
+from l4lb.remote import RemoteBans, RemoteListener, RemotePool, answers, drain, drained, quoted
+from l4lb.remote.following import Following
 
+if TYPE_CHECKING:  # only names of types: they are made with pydantic, which takes long to import
+    from l4lb.control.reporting import shapes
+
+_POLL_S = 0.05
 UPGRADED_WITHIN_S = 90.0  # the new process has 60 s to start
 
 
@@ -43,77 +53,152 @@ class Client:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = timeout
         self._one_at_a_time = threading.Lock()
+        self._streams: weakref.WeakSet[Following] = weakref.WeakSet()
+        if not isinstance(address, str):
+            raise UsageError(f'expected an address such as "unix:/run/l4lb/admin.sock", not {type(address).__name__}')
         try:
             parsed = parse_address(address)
         except ValueError as error:
             raise AdminError(f'"{address}": {error}', code="bad_address") from None
         if parsed.kind == "fd" or parsed.is_range:
             raise AdminError(f'"{address}": expected "unix:/path" or "host:port"', code="bad_address")
-        self._connection: http.client.HTTPConnection
+        self._parsed = parsed
+        self._connection = self._connect(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.address}>"
+
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        parsed = self._parsed
         if parsed.kind == "unix":
-            self._connection = _UnixConnection(parsed.host, timeout)
-        else:
-            self._connection = http.client.HTTPConnection(parsed.host or "localhost", parsed.ports[0], timeout=timeout)
+            return _UnixConnection(parsed.host, timeout)
+        return http.client.HTTPConnection(parsed.host or "localhost", parsed.ports[0], timeout=timeout)
 
     # ---- what is there ----
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Status:
         """The answer of ``GET /v1/status``."""
-        return cast("dict[str, Any]", self.ask("GET", "/v1/status"))
+        return cast("shapes.Status", self.ask("GET", "/v1/status"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The answer of ``GET /v1/config``: the configuration in use, by tables as in a file. Secrets are masked."""
+        return cast("dict[str, Any]", self.ask("GET", "/v1/config"))
 
     @property
     def listeners(self) -> dict[str, RemoteListener]:
-        return {one["name"]: RemoteListener(self, one["name"]) for one in self.ask("GET", "/v1/listeners")}
+        """By name, as they are now. ``[]`` with another name raises `l4lb.errors.UnknownNameError`, a KeyError."""
+        names = [one["name"] for one in self.ask("GET", "/v1/listeners")]
+        return Named("listener", ((name, RemoteListener(self, name)) for name in names))
 
     @property
     def pools(self) -> dict[str, RemotePool]:
-        return {one["name"]: RemotePool(self, one["name"]) for one in self.ask("GET", "/v1/pools")}
+        """By name, as they are now. ``[]`` with another name raises `l4lb.errors.UnknownNameError`, a KeyError."""
+        names = [one["name"] for one in self.ask("GET", "/v1/pools")]
+        return Named("pool", ((name, RemotePool(self, name)) for name in names))
 
     @property
     def bans(self) -> RemoteBans:
+        """Who is kept out at runtime."""
         return RemoteBans(self)
 
-    def pool(self, name: str) -> dict[str, Any]:
+    def stats(self) -> Stats:
+        """All counters, read now, as far as ``GET /v1/status`` has them: no histograms and no limits."""
+        return answers.stats(self.status())
+
+    def listener_addresses(self, name: str) -> list[str]:
+        """The addresses on which listener `name` listens, with real port numbers; none while it drains."""
+        return self.listeners[name].addresses
+
+    def wait_ready(self, timeout: float = 10.0) -> bool:
+        """Wait until every backend has been checked and every pool has a usable one.
+
+        Returns False when that takes longer than `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._ready():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _ready(self) -> bool:
+        pools: list[shapes.Pool] = self.ask("GET", "/v1/pools")
+        if any(backend["health"] == "unknown" for pool in pools for backend in pool["backends"]):
+            return False
+        try:
+            self.ask("GET", "/readyz")
+        except AdminError as error:
+            if error.status != 503:
+                raise
+            return False
+        return True
+
+    def events(self, *, level: str = "info", pool: str = "", last: int = 0) -> EventIterator:
+        """See `LoadBalancer.events`. On a connection of its own, which is read on a thread until the iterator is
+        closed; the iteration raises AdminError when the connection breaks."""
+        feed = Feed(selection(level, pool))
+        following = self._follow(feed, last)
+        iterator = EventIterator(feed, following.stop)
+        try:
+            following.wait_begun()
+        except BaseException:
+            iterator.close()
+            raise
+        return iterator
+
+    def aevents(self, *, level: str = "info", pool: str = "", last: int = 0) -> AsyncEventIterator:
+        """The same for ``async for``. ``async with client.aevents() as events`` goes on once events are received; else
+        they are from a moment later on."""
+        feed = Feed(selection(level, pool))
+        following = self._follow(feed, last)
+        return AsyncEventIterator(feed, following.stop, following.wait_begun)
+
+    def _follow(self, feed: Feed, last: int) -> Following:
+        following = Following(self._connect, self._headers, last, feed, self._refusal)
+        self._streams.add(following)
+        following.start()
+        return following
+
+    def pool(self, name: str) -> shapes.Pool:
         """The answer of ``GET /v1/pools/NAME``."""
         return RemotePool(self, name).status
 
-    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+    def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of `pool` a client at `source` (address, or address:port) gets, and why.
 
         `to` is the address and port that it connects to, for pools whose hash_key needs it.
         """
         query = urlencode({"source": source, **({"to": to} if to else {})})
-        return cast("dict[str, Any]", self.ask("GET", f"/v1/pools/{quoted(pool)}/explain?{query}"))
+        return cast("shapes.Explanation", self.ask("GET", f"/v1/pools/{quoted(pool)}/explain?{query}"))
 
     def sessions(
         self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
-    ) -> list[dict[str, Any]]:
+    ) -> list[shapes.Session]:
         """See `LoadBalancer.sessions`."""
         query = _filter(pool, backend, source, listener)
-        return cast("list[dict[str, Any]]", self.ask("GET", f"/v1/sessions?{urlencode({**query, 'limit': limit})}"))
+        return cast("list[shapes.Session]", self.ask("GET", f"/v1/sessions?{urlencode({**query, 'limit': limit})}"))
 
-    def sources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[dict[str, Any]]:
+    def sources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[shapes.Source]:
         """See `LoadBalancer.sources`."""
         query = urlencode({"by": by, "limit": limit, **({"listener": listener} if listener else {})})
-        return cast("list[dict[str, Any]]", self.ask("GET", f"/v1/sources?{query}"))
+        return cast("list[shapes.Source]", self.ask("GET", f"/v1/sources?{query}"))
 
     # ---- changes ----
 
-    def kill_session(self, id: str) -> dict[str, Any]:
+    def kill_session(self, id: str) -> shapes.Session:
         """See `LoadBalancer.kill_session`."""
-        return cast("dict[str, Any]", self.ask("DELETE", f"/v1/sessions/{quoted(id)}"))
+        return cast("shapes.Session", self.ask("DELETE", f"/v1/sessions/{quoted(id)}"))
 
     def kill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
         """See `LoadBalancer.kill_sessions`; here at least one filter is required."""
         return self.kill_counted(pool=pool, backend=backend, source=source, listener=listener)["sessions"]
 
-    def kill_counted(
-        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = ""
-    ) -> dict[str, int]:
+    def kill_counted(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> shapes.Ended:
         """The same, with both numbers: `sessions`, which were reset, and `flows_left`, which matched too and cannot be
         ended, since the kernel forwards them."""
         query = urlencode(_filter(pool, backend, source, listener))
-        return cast("dict[str, int]", self.ask("DELETE", f"/v1/sessions?{query}"))
+        return cast("shapes.Ended", self.ask("DELETE", f"/v1/sessions?{query}"))
 
     def reload(self) -> Changes:
         """Make it read its file again and apply it. Returns what changed. Raises AdminError, with every problem."""
@@ -137,41 +222,92 @@ class Client:
 
     # ---- the same under asyncio ----
 
-    async def astatus(self) -> dict[str, Any]:
+    async def alisteners(self) -> dict[str, RemoteListener]:
+        """See `listeners`."""
+        return await asyncio.to_thread(lambda: self.listeners)
+
+    async def apools(self) -> dict[str, RemotePool]:
+        """See `pools`."""
+        return await asyncio.to_thread(lambda: self.pools)
+
+    async def apool(self, name: str) -> shapes.Pool:
+        """See `pool`."""
+        return await asyncio.to_thread(self.pool, name)
+
+    async def aconfig(self) -> dict[str, Any]:
+        """See `config`."""
+        return await asyncio.to_thread(lambda: self.config)
+
+    async def astats(self) -> Stats:
+        """See `stats`."""
+        return await asyncio.to_thread(self.stats)
+
+    async def alistener_addresses(self, name: str) -> list[str]:
+        """See `listener_addresses`."""
+        return await asyncio.to_thread(self.listener_addresses, name)
+
+    async def await_ready(self, timeout: float = 10.0) -> bool:
+        """See `wait_ready`."""
+        return await asyncio.to_thread(self.wait_ready, timeout)
+
+    async def astatus(self) -> shapes.Status:
+        """See `status`."""
         return await asyncio.to_thread(self.status)
 
-    async def aexplain(self, pool: str, source: str, to: str = "") -> dict[str, Any]:
+    async def aexplain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
+        """See `explain`."""
         return await asyncio.to_thread(self.explain, pool, source, to)
 
     async def asessions(
         self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "", limit: int = LIMIT_DEFAULT
-    ) -> list[dict[str, Any]]:
+    ) -> list[shapes.Session]:
+        """See `sessions`."""
         query = _filter(pool, backend, source, listener)
         return await asyncio.to_thread(lambda: self.sessions(**query, limit=limit))
 
-    async def asources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[dict[str, Any]]:
+    async def asources(self, listener: str = "", by: SourceOrder = "sessions", limit: int = 20) -> list[shapes.Source]:
+        """See `sources`."""
         return await asyncio.to_thread(lambda: self.sources(listener=listener, by=by, limit=limit))
 
-    async def akill_session(self, id: str) -> dict[str, Any]:
+    async def akill_session(self, id: str) -> shapes.Session:
+        """See `kill_session`."""
         return await asyncio.to_thread(self.kill_session, id)
 
     async def akill_sessions(self, *, pool: str = "", backend: str = "", source: str = "", listener: str = "") -> int:
+        """See `kill_sessions`."""
         query = _filter(pool, backend, source, listener)
         return await asyncio.to_thread(lambda: self.kill_sessions(**query))
 
+    async def akill_counted(
+        self, *, pool: str = "", backend: str = "", source: str = "", listener: str = ""
+    ) -> shapes.Ended:
+        """See `kill_counted`."""
+        query = _filter(pool, backend, source, listener)
+        return await asyncio.to_thread(lambda: self.kill_counted(**query))
+
     async def areload(self) -> Changes:
+        """See `reload`."""
         return await asyncio.to_thread(self.reload)
 
     async def adrain(self, timeout: float | None = None, *, wait: bool = True) -> bool:
+        """See `drain`."""
         return await asyncio.to_thread(lambda: self.drain(timeout, wait=wait))
 
     async def aupgrade(self) -> int:
+        """See `upgrade`."""
         return await asyncio.to_thread(self.upgrade)
 
     # ---- one request ----
 
     def close(self) -> None:
+        """Close the connection, and the iterators over events. The next request opens a new one."""
         self._connection.close()
+        for following in list(self._streams):
+            following.stop()
+
+    async def aclose(self) -> None:
+        """See `close`."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +319,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self.aclose()
 
     def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any:
         """Send one request to the admin API and return its answer. `timeout`, in seconds, for requests that take
@@ -228,6 +364,13 @@ class Client:
             message = error.get("message", f"HTTP {status}")
             raise AdminError(message, code=error.get("code", "error"), status=status)
         return parsed
+
+    def _refusal(self, status: int, body: bytes) -> AdminError:
+        try:
+            self._parse(status, body)
+        except AdminError as error:
+            return error
+        return AdminError(f"{self.address} does not answer as l4lb does (HTTP {status})", status=status)
 
 
 def urlencode(query: Mapping[str, object]) -> str:

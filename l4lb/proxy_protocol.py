@@ -173,6 +173,7 @@ class Header:
 
     @property
     def alpn(self) -> bytes | None:
+        """The protocol that was agreed on (PP2_TYPE_ALPN)."""
         return self.value(Type.ALPN)
 
     @property
@@ -182,14 +183,17 @@ class Header:
 
     @property
     def unique_id(self) -> bytes | None:
+        """Of the connection, as its first proxy chose it (PP2_TYPE_UNIQUE_ID)."""
         return self.value(Type.UNIQUE_ID)
 
     @property
     def netns(self) -> str | None:
+        """The name of the network namespace (PP2_TYPE_NETNS)."""
         return _text(self.value(Type.NETNS))
 
     @property
     def ssl(self) -> Ssl | None:
+        """What the proxy says of the client's TLS (PP2_TYPE_SSL)."""
         value = self.value(Type.SSL)
         return None if value is None else _ssl(value)
 

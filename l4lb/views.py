@@ -8,13 +8,14 @@ then.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from l4lb.control.plane import ControlPlane
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.state import BackendState, ListenerState, PoolState
+from l4lb.model.hints import unknown_name
 from l4lb.model.states import AdminState, Health
 from l4lb.model.stats import BackendStats, PoolStats, Stats
 from l4lb.routing.routes import Facts
@@ -31,8 +32,9 @@ class Running(Protocol):
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
     def stats(self) -> Stats: ...
+    async def astats(self) -> Stats: ...
     def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation: ...
-    def listener_addresses(self, name: str) -> list[str]: ...
+    async def aexplain(self, pool: str, source: str, to: str = "") -> shapes.Explanation: ...
 
 
 class BackendView:
@@ -43,16 +45,23 @@ class BackendView:
         self._pool = pool
         self._state = state
 
+    def __repr__(self) -> str:
+        states = f"{self.health.value}, {self.admin_state.value}, weight {self.weight}"
+        return f"<backend {self.id} of pool {self._pool}: {states}>"
+
     @property
     def id(self) -> str:
+        """What it is called by: its address, unless the configuration gives it an id."""
         return self._state.id
 
     @property
     def address(self) -> str:
+        """``host:port`` or ``unix:/path``."""
         return self._state.config.address
 
     @property
     def weight(self) -> int:
+        """Its share of new sessions; 0: none."""
         return self._state.config.weight
 
     @property
@@ -62,15 +71,28 @@ class BackendView:
 
     @property
     def health(self) -> Health:
+        """What its checks found: unknown, up or down."""
         return self._state.health
 
     @property
     def admin_state(self) -> AdminState:
+        """What the operator wants: ready, drain or maint."""
         return self._state.admin_state
 
     @property
     def stats(self) -> BackendStats:
-        return self._balancer.stats().pools[self._pool].backends[self.id]
+        """Its counters, read now. Raises `l4lb.errors.UnknownNameError` when it was removed."""
+        return self._of(self._balancer.stats())
+
+    async def astats(self) -> BackendStats:
+        """See `stats`."""
+        return self._of(await self._balancer.astats())
+
+    def _of(self, stats: Stats) -> BackendStats:
+        backends = _pool_of(stats, self._pool).backends
+        if self.id not in backends:
+            raise unknown_name("backend", self.id, backends, f'in pool "{self._pool}"')
+        return backends[self.id]
 
     # ---- changes ----
 
@@ -87,6 +109,7 @@ class BackendView:
         self.set(max_sessions=max_sessions)
 
     def ready(self) -> None:
+        """Let it have new sessions again."""
         self.set(admin_state=AdminState.READY)
 
     def maint(self) -> None:
@@ -101,21 +124,27 @@ class BackendView:
         return self._balancer.run(self._drain(timeout if wait else 0.0))
 
     async def aset(self, **settings: Any) -> None:
+        """See `set`."""
         await self._balancer.arun(self._set(settings))
 
     async def aset_weight(self, weight: int) -> None:
+        """See `set_weight`."""
         await self.aset(weight=weight)
 
     async def aset_max_sessions(self, max_sessions: int) -> None:
+        """See `set_max_sessions`."""
         await self.aset(max_sessions=max_sessions)
 
     async def aready(self) -> None:
+        """See `ready`."""
         await self.aset(admin_state=AdminState.READY)
 
     async def amaint(self) -> None:
+        """See `maint`."""
         await self.aset(admin_state=AdminState.MAINT)
 
     async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """See `drain`."""
         return await self._balancer.arun(self._drain(timeout if wait else 0.0))
 
     async def _set(self, settings: dict[str, Any]) -> None:
@@ -132,17 +161,30 @@ class PoolView(Mapping[str, BackendView]):
         self._balancer = balancer
         self._state = state
 
+    def __repr__(self) -> str:
+        state = self._state
+        usable = f"{len(state.usable)} of {len(state.backends)} backends usable"
+        return f"<pool {state.name}: {state.config.policy}, {usable}>"
+
     def __getitem__(self, backend: str) -> BackendView:
-        return BackendView(self._balancer, self._state.name, self._state.backends[backend])
+        backends = self._state.backends
+        if backend not in backends:
+            raise unknown_name("backend", backend, backends, f'in pool "{self.name}"')
+        return BackendView(self._balancer, self._state.name, backends[backend])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state.backends)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        for backend in self:
+            yield backend
 
     def __len__(self) -> int:
         return len(self._state.backends)
 
     @property
     def name(self) -> str:
+        """As in the configuration."""
         return self._state.name
 
     @property
@@ -158,9 +200,18 @@ class PoolView(Mapping[str, BackendView]):
         """
         return self._balancer.explain(self.name, source, to)
 
+    async def aexplain(self, source: str, to: str = "") -> shapes.Explanation:
+        """See `explain`."""
+        return await self._balancer.aexplain(self.name, source, to)
+
     @property
     def stats(self) -> PoolStats:
-        return self._balancer.stats().pools[self.name]
+        """Its counters, read now. Raises `l4lb.errors.UnknownNameError` when it was removed."""
+        return _pool_of(self._balancer.stats(), self.name)
+
+    async def astats(self) -> PoolStats:
+        """See `stats`."""
+        return _pool_of(await self._balancer.astats(), self.name)
 
     # ---- changes ----
 
@@ -176,9 +227,11 @@ class PoolView(Mapping[str, BackendView]):
         self._balancer.run(self._remove(backend, drain))
 
     async def aadd(self, address: str, **settings: Any) -> BackendView:
+        """See `add`."""
         return await self._balancer.arun(self._add(address, settings))
 
     async def aremove(self, backend: str, drain: float | None = None) -> None:
+        """See `remove`."""
         await self._balancer.arun(self._remove(backend, drain))
 
     async def _add(self, address: str, settings: dict[str, Any]) -> BackendView:
@@ -189,6 +242,12 @@ class PoolView(Mapping[str, BackendView]):
         await self._balancer.plane.remove_backend(self.name, backend, drain_s)
 
 
+def _pool_of(stats: Stats, name: str) -> PoolStats:
+    if name not in stats.pools:
+        raise unknown_name("pool", name, stats.pools)
+    return stats.pools[name]
+
+
 class ListenerView:
     """One listener of a running `LoadBalancer`."""
 
@@ -196,14 +255,26 @@ class ListenerView:
         self._balancer = balancer
         self._state = state
 
+    def __repr__(self) -> str:
+        config = self._state.config
+        return f"<listener {self.name}: {config.protocol.value} {' '.join(config.bind)}, pool {config.pool}>"
+
     @property
     def name(self) -> str:
+        """As in the configuration."""
         return self._state.name
 
     @property
     def addresses(self) -> list[str]:
         """The addresses on which it listens: port 0 is replaced by the kernel's choice. Empty once it drains."""
-        return self._balancer.listener_addresses(self.name)
+        return self._balancer.run(self._addresses())
+
+    async def aaddresses(self) -> list[str]:
+        """See `addresses`."""
+        return await self._balancer.arun(self._addresses())
+
+    async def _addresses(self) -> list[str]:
+        return self._balancer.plane.addresses(self.name)
 
     def explain(
         self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
@@ -215,6 +286,12 @@ class ListenerView:
         is no address.
         """
         return self._balancer.run(self._explain(source, to, facts_of(source, sni, alpn, first)))
+
+    async def aexplain(
+        self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
+    ) -> shapes.ListenerExplanation:
+        """See `explain`."""
+        return await self._balancer.arun(self._explain(source, to, facts_of(source, sni, alpn, first)))
 
     async def _explain(self, source: str, to: str, facts: Facts) -> shapes.ListenerExplanation:
         return self._balancer.plane.status.explain_listener(self.name, facts, source, to)
@@ -233,9 +310,11 @@ class ListenerView:
         self._balancer.run(self._balancer.plane.draining.resume(self.name))
 
     async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """See `drain`."""
         return await self._balancer.arun(self._drain(wait, timeout))
 
     async def aresume(self) -> None:
+        """See `resume`."""
         await self._balancer.arun(self._balancer.plane.draining.resume(self.name))
 
     async def _drain(self, wait: bool, timeout_s: float) -> bool:
@@ -251,6 +330,9 @@ class BansView:
 
     def __init__(self, balancer: Running) -> None:
         self._balancer = balancer
+
+    def __repr__(self) -> str:
+        return f"<bans of {self._balancer!r}>"
 
     def list(self, source: str = "", listener: str = "") -> list[shapes.Ban]:
         """The bans that hold; with `source`, an address or a network, those that concern it, with `listener` those that
@@ -272,14 +354,17 @@ class BansView:
         return self._balancer.run(self._balancer.plane.banning.remove(cidr, listener))
 
     async def alist(self, source: str = "", listener: str = "") -> Sequence[shapes.Ban]:
+        """See `list`."""
         return await self._balancer.arun(self._balancer.plane.banning.list(source, listener))
 
     async def aadd(
         self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = ""
     ) -> shapes.Banned:
+        """See `add`."""
         return await self._balancer.arun(self._add(cidr, listener, for_s, reason))
 
     async def aremove(self, cidr: str, *, listener: str = "") -> shapes.Ban:
+        """See `remove`."""
         return await self._balancer.arun(self._balancer.plane.banning.remove(cidr, listener))
 
     async def _add(self, cidr: str, listener: str, for_s: float | None, reason: str) -> shapes.Banned:

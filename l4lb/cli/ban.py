@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -76,11 +77,11 @@ def remove(
     return 1 if missing and not ignore_missing else 0
 
 
-def _name(said: dict[str, Any]) -> str:
+def _name(said: Mapping[str, Any]) -> str:
     return f"{said['cidr']} at {said['listener']}" if said["listener"] else str(said["cidr"])
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table()
     for heading in ("cidr", "listener", "ends in", "banned for", "reason"):
         table.add_column(heading, overflow="fold")

@@ -71,15 +71,14 @@ def drain(
             click.echo(f"{what}: drains, {sessions(said['sessions_active'])}, at most {said['remaining_s']:.0f} s")
             return 0
         with connected(admin, token_file) as watching:
-            said = _watched(lambda: asked_to_drain(client, True, timeout, listener), watching, listener)
-    cut = said["sessions_cut"]
+            cut = _watched(lambda: asked_to_drain(client, True, timeout, listener), watching, listener)["sessions_cut"]
     click.echo(f"{what}: drained, {f'{sessions(cut)} reset' if cut else 'no session was left'}")
     return 1 if cut else 0
 
 
-def _watched(drain: Callable[[], dict[str, Any]], watching: Client, listener: str) -> dict[str, Any]:
+def _watched(drain: Callable[[], Mapping[str, Any]], watching: Client, listener: str) -> Mapping[str, Any]:
     """Return the result of `drain`, and show progress meanwhile. It waits on a thread, which an interrupt abandons."""
-    over: Future[dict[str, Any]] = Future()
+    over: Future[Mapping[str, Any]] = Future()
 
     def run() -> None:
         try:

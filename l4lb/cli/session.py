@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -72,7 +72,7 @@ def _known(value: N | None, text: Callable[[N], str]) -> str:
     return "-" if value is None else text(value)
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table()
     for heading in ("id", "client", "listener", "backend", "state"):
         table.add_column(heading, overflow="fold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -26,33 +27,33 @@ def size_text(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def drain_text(drain: dict[str, Any] | None) -> str:
+def drain_text(drain: Mapping[str, Any] | None) -> str:
     """Empty while it accepts."""
     if drain is None:
         return ""
     return "drained" if drain["over"] else f"drains, at most {drain['remaining_s']:.0f} s more"
 
 
-def usage_text(usage: dict[str, Any] | None) -> str:
+def usage_text(usage: Mapping[str, Any] | None) -> str:
     """CPU and memory of the process; empty when it could not read them."""
     if usage is None:
         return ""
     return f"CPU {100 * usage['cpu_ratio']:.0f} %, memory {size_text(usage['memory_bytes'])}"
 
 
-def _check_text(check: dict[str, Any] | None) -> str:
+def _check_text(check: Mapping[str, Any] | None) -> str:
     if check is None:
         return ""
     return f"{check['latency_ms']:.1f} ms" if check["ok"] else f"{check['step']}: {check['reason']}"
 
 
-def _name_text(backend: dict[str, Any]) -> str:
+def _name_text(backend: Mapping[str, Any]) -> str:
     """Its id, and its address when it is given by name."""
     at = (backend.get("resolved") or {}).get("address")
     return f"{backend['id']}\nat {at}" if at else str(backend["id"])
 
 
-def _last_text(backend: dict[str, Any]) -> str:
+def _last_text(backend: Mapping[str, Any]) -> str:
     """The last check, or why its name has no address."""
     nowhere = backend.get("resolved") and not backend["resolved"]["address"]
     return str(backend["passed_over"]) if nowhere else _check_text(backend["last_check"])
@@ -67,17 +68,17 @@ def counts_text(counts: dict[str, int]) -> str:
     return "\n".join(f"{count} {reason}" for reason, count in counts.items())
 
 
-def _datagrams(counted: dict[str, Any]) -> bool:
+def _datagrams(counted: Mapping[str, Any]) -> bool:
     return bool(counted["datagrams_up"] or counted["datagrams_down"])
 
 
-def _packets_text(in_kernel: dict[str, Any] | None, key: str) -> str:
+def _packets_text(in_kernel: Mapping[str, Any] | None, key: str) -> str:
     """Nobody knows how many of them go down where backends answer directly."""
     count = in_kernel[key] if in_kernel else 0
     return "-" if count is None else str(count)
 
 
-def pool_table(pool: dict[str, Any]) -> Table:
+def pool_table(pool: Mapping[str, Any]) -> Table:
     """With datagrams, and network errors about them, and packets that the kernel forwarded, where there were any."""
     table = titled(f"pool {pool['name']} ({pool['policy']})")
     for heading in ("backend", "health", "admin state"):
@@ -103,7 +104,7 @@ def pool_table(pool: dict[str, Any]) -> Table:
     return table
 
 
-def kernel_text(in_kernel: dict[str, Any]) -> str:
+def kernel_text(in_kernel: Mapping[str, Any]) -> str:
     """The mode, and by which devices packets come in; what was tried there before, if anything."""
     devices = []
     for one in in_kernel["devices"]:
@@ -112,7 +113,7 @@ def kernel_text(in_kernel: dict[str, Any]) -> str:
     return "\n".join([f"kernel, {in_kernel['mode']}", *devices])
 
 
-def place_text(listener: dict[str, Any]) -> str:
+def place_text(listener: Mapping[str, Any]) -> str:
     """In one line: its addresses, and of one that the kernel forwards its mode, and the ways it sees packets."""
     addresses = " ".join(listener["addresses"])
     if not listener["in_kernel"]:
@@ -121,7 +122,7 @@ def place_text(listener: dict[str, Any]) -> str:
     return f"{addresses} {listener['in_kernel']['mode']}, {' '.join(ways)}"
 
 
-def _listener_table(listeners: list[dict[str, Any]]) -> Table:
+def _listener_table(listeners: Sequence[Mapping[str, Any]]) -> Table:
     """With the engine, where there is more than the proxy."""
     table = titled("listeners")
     engines = any(one["in_kernel"] for one in listeners)
@@ -157,7 +158,7 @@ def status(pool: str | None, as_json: bool, admin: str | None, token_file: str |
         _print_all(console(), answer)
 
 
-def _print_all(console: Console, answer: dict[str, Any]) -> None:
+def _print_all(console: Console, answer: Mapping[str, Any]) -> None:
     state = drain_text(answer["drain"]) or answer["state"]
     head = f"l4lb {answer['version']}, {state}, process {answer['pid']}, up {answer['uptime_s']:.0f} s"
     counted = f"snapshot {answer['snapshot_version']}, {answer['sessions_active']} sessions"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, get_args
 
 import click
@@ -143,8 +143,8 @@ class Top(App[None]):
         self._connect = connect
         self._interval = interval
         self._rates = Rates()
-        self._status: dict[str, Any] | None = None
-        self._sources: list[dict[str, Any]] = []
+        self._status: Mapping[str, Any] | None = None
+        self._sources: Sequence[Mapping[str, Any]] = []
         self._order = itertools.cycle(get_args(SourceOrder))
         self._by: SourceOrder = next(self._order)
         self._lost = ""
@@ -181,16 +181,20 @@ class Top(App[None]):
         """Runs beside the handling of keys and exit, which must not wait for an instance that does not answer."""
         self.run_worker(self._poll())
 
+    def _ask_sources(self, client: Client) -> Callable[[], Sequence[Mapping[str, Any]]]:
+        return lambda: client.sources(by=self._by, limit=SOURCES_SHOWN)
+
     async def _poll(self) -> None:
         if self._polling.locked():  # the instance is slow: one request at a time
             return
         async with self._polling:
             try:
                 with self._connect() as client:
-                    self._status = await _aside(client.status)
-                    self._sources = await _aside(lambda: client.sources(by=self._by, limit=SOURCES_SHOWN))
+                    status: Mapping[str, Any] = await _aside(client.status)
+                    self._sources = await _aside(self._ask_sources(client))
                 self._lost = ""
-                self._rates.feed(self._status, time.monotonic())
+                self._status = status
+                self._rates.feed(status, time.monotonic())
             except AdminError as error:
                 self._lost = str(error)
         self._show()
@@ -238,7 +242,7 @@ class Top(App[None]):
             return []
         return [right(spark(self._rates.history(key, "sessions_total"), TREND[1]), TREND[1], "cyan")]
 
-    def _listener_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
+    def _listener_rows(self, status: Mapping[str, Any], widths: list[int]) -> dict[Key, Row]:
         rows: dict[Key, Row] = {}
         for one in status["listeners"]:
             key: Key = ("listener", one["name"])
@@ -261,7 +265,7 @@ class Top(App[None]):
             return "-"
         return rate_text(sum(self._rates.now(key, f"packets_{one}") for one in ("up", "down")))
 
-    def _backend_rows(self, status: dict[str, Any], widths: list[int]) -> dict[Key, Row]:
+    def _backend_rows(self, status: Mapping[str, Any], widths: list[int]) -> dict[Key, Row]:
         rows: dict[Key, Row] = {}
         for pool in status["pools"]:
             key: Key = ("pool", pool["name"])
@@ -279,7 +283,7 @@ class Top(App[None]):
                 rows["backend", pool["name"], one["id"]] = self._backend_row(pool["name"], one, widths)
         return rows
 
-    def _backend_row(self, pool: str, one: dict[str, Any], widths: list[int]) -> Row:
+    def _backend_row(self, pool: str, one: Mapping[str, Any], widths: list[int]) -> Row:
         health = "ejected" if one["ejected"] else one["health"]
         return [
             Text(cut(f"  {one['id']}", widths[0])),
@@ -303,7 +307,7 @@ class Top(App[None]):
             for one in self._sources
         }
 
-    def _numbers(self, key: Key, one: dict[str, Any], widths: list[int], style: str) -> Row:
+    def _numbers(self, key: Key, one: Mapping[str, Any], widths: list[int], style: str) -> Row:
         return [
             right(str(one["sessions_active"]), widths[4], style),
             right(rate_text(self._rates.now(key, "sessions_total")), widths[5], style),

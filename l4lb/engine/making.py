@@ -9,7 +9,7 @@ from l4lb.config import Config
 from l4lb.engine.engines import Engines
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Pinning
-from l4lb.net.cpus import usable_cpus
+from l4lb.net.cpus import usable_cpus, worker_count
 from l4lb.net.limits import local_ports, raise_file_limit, sessions_for
 from l4lb.net.privileges import identity_of
 
@@ -20,7 +20,7 @@ def native_forwarder(config: Config) -> Engines:
     settings = config.global_
     file_limit = raise_file_limit()
     return Engines(
-        worker_count(config),
+        worker_count(settings.workers),
         max_sessions=sessions_for(file_limit) if settings.max_sessions == "auto" else settings.max_sessions,
         ports=local_ports() if settings.max_sessions == "auto" else 0,
         affinity=settings.worker_affinity,
@@ -42,8 +42,3 @@ def _pinning(config: Config) -> Pinning | None:
         reason = "there is no file, by whose path the next start would find what is pinned"
         raise ConfigError([config.problem(("global", "kernel_pin"), reason)])
     return None
-
-
-def worker_count(config: Config) -> int:
-    wanted = config.global_.workers
-    return len(usable_cpus()) if wanted == "auto" else wanted

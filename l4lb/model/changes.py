@@ -18,6 +18,7 @@ class Changes:
     needs_restart: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
+        """By kind, then by what became of them."""
         words = ("added", "removed", "changed")
         kinds = {"pools": self.pools, "backends": self.backends, "listeners": self.listeners}
         return {kind: dict(zip(words, numbers, strict=True)) for kind, numbers in kinds.items()}

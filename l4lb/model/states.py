@@ -6,6 +6,8 @@ from enum import StrEnum
 
 
 class Protocol(StrEnum):
+    """Of a listener."""
+
     TCP = "tcp"
     UDP = "udp"
 

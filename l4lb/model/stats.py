@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
@@ -51,6 +51,17 @@ class Durations:
         return Histogram(self.bounds_s, tuple(self.counts), self.sum_s)
 
 
+class _Sessions(Protocol):
+    @property
+    def sessions_active(self) -> int: ...
+    @property
+    def sessions_total(self) -> int: ...
+
+
+def _sessions_text(counted: _Sessions) -> str:
+    return f"{counted.sessions_active} of {counted.sessions_total} sessions active"
+
+
 class Traffic(NamedTuple):
     """What programs in the kernel forwarded: packets, and their bytes as a whole. `down` None: answers do not come by
     here."""
@@ -69,7 +80,7 @@ class Device(NamedTuple):
     tried: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BackendStats:
     """`early_resets`: sessions that the backend reset before its first byte; `failed`: failed connects by cause; only
     UDP counts datagrams. `source_misfits`: attempts that were impossible, since the client's own address, from which to
@@ -87,6 +98,9 @@ class BackendStats:
     path_errors: dict[PathError, int] = field(default_factory=dict)
     in_kernel: Traffic | None = None
 
+    def __repr__(self) -> str:
+        return f"<BackendStats {_sessions_text(self)}, {self.bytes_up} bytes up, {self.bytes_down} down>"
+
     @property
     def connect_failures(self) -> int:
         """The failed connects that say something about the backend: all except local shortages."""
@@ -102,12 +116,15 @@ class Failing:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PoolStats:
     """Sums over the pool's backends, with each backend's own by id."""
 
     backends: dict[str, BackendStats] = field(default_factory=dict)
     waiting: int = 0
+
+    def __repr__(self) -> str:
+        return f"<PoolStats {_sessions_text(self)}, {self.waiting} waiting; {len(self.backends)} backends>"
 
     @property
     def sessions_active(self) -> int:
@@ -151,7 +168,7 @@ def traffic_sum(counted: Sequence[Traffic]) -> Traffic:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ListenerStats:
     """`closed` counts ended sessions by reason; ``sessions_total == sessions_active + sum(closed)`` at rest.
 
@@ -171,6 +188,9 @@ class ListenerStats:
     source_limited: dict[SourceLimit, int] = field(default_factory=dict)
     in_kernel: Traffic | None = None
     devices: tuple[Device, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<ListenerStats {' '.join(self.addresses) or 'no address'}: {_sessions_text(self)}>"
 
 
 class SessionRecord(NamedTuple):
@@ -218,8 +238,10 @@ class WorkerStats:
     connect_time: Histogram = Histogram()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Stats:
+    """All counters of a load balancer, by listener and by pool; totals since its start."""
+
     snapshot_version: int = 0
     listeners: dict[str, ListenerStats] = field(default_factory=dict)
     pools: dict[str, PoolStats] = field(default_factory=dict)
@@ -231,10 +253,16 @@ class Stats:
     kernel_packets: dict[str, int] = field(default_factory=dict)  # by what programs did with them; empty: none run
     kernel_devices: tuple[Device, ...] = ()
 
+    def __repr__(self) -> str:
+        names = f"listeners {', '.join(self.listeners) or 'none'}; pools {', '.join(self.pools) or 'none'}"
+        return f"<Stats {_sessions_text(self)}; {names}>"
+
     @property
     def sessions_active(self) -> int:
+        """Of all listeners, now."""
         return sum(listener.sessions_active for listener in self.listeners.values())
 
     @property
     def sessions_total(self) -> int:
+        """Of all listeners, since the start."""
         return sum(listener.sessions_total for listener in self.listeners.values())

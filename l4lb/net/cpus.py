@@ -60,3 +60,8 @@ def usable_cpus(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[int]:
     allowed = sorted(os.sched_getaffinity(0))
     quota = quota_cpus(root, own)
     return allowed if math.isinf(quota) else allowed[: max(1, math.ceil(quota))]
+
+
+def worker_count(wanted: int | str) -> int:
+    """``auto``: a worker for each usable CPU."""
+    return int(wanted) if wanted != "auto" else len(usable_cpus())

@@ -11,8 +11,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from l4lb.errors import EngineError
 from l4lb.net.handover import close_all
 
@@ -37,6 +35,8 @@ def started(thread: threading.Thread) -> threading.Thread:
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """EngineError where libuv has too few descriptors or too little memory for one."""
+    import uvloop  # here: a client has threads too, and no such loop
+
     spare: list[int] = []
     try:
         for _ in range(_FDS_OF_A_LOOP):  # uvloop prints a line when it finds too few

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote, urlencode
 
 from l4lb.errors import AdminError
+from l4lb.model.hints import unknown_name
 from l4lb.model.states import AdminState, Health
 from l4lb.model.stats import BackendStats, PoolStats
+from l4lb.remote import answers
+
+if TYPE_CHECKING:  # only names of types: they are made with pydantic, which takes long to import
+    from l4lb.control.reporting import shapes
 
 DRAIN_TIMEOUT_S = 30.0
 _POLL_S = 0.1
@@ -25,15 +30,11 @@ class Asking(Protocol):
     """What the classes below need from a client."""
 
     def ask(self, method: str, path: str, body: object = None, timeout: float | None = None) -> Any: ...
-    def explain(self, pool: str, source: str, to: str = "") -> dict[str, Any]: ...
+    def explain(self, pool: str, source: str, to: str = "") -> shapes.Explanation: ...
 
 
 def quoted(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")  # an argument may be any bytes
-
-
-def _stats(said: Mapping[str, Any]) -> BackendStats:
-    return BackendStats(**{name: said[name] for name in BackendStats.__slots__})
 
 
 class RemoteBackend:
@@ -48,20 +49,26 @@ class RemoteBackend:
         return f"<backend {self.id} of pool {self._pool}>"
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Backend:
         """What the admin API says of it now. AdminError when it is not there any more."""
-        found: list[dict[str, Any]] = self._client.ask("GET", f"/v1/pools/{quoted(self._pool)}/backends")
+        found: list[shapes.Backend] = self._client.ask("GET", f"/v1/pools/{quoted(self._pool)}/backends")
         for one in found:
             if one["id"] == self.id:
                 return one
         raise AdminError(f'no backend "{self.id}" in pool "{self._pool}"', code="not_found", status=404)
 
+    async def astatus(self) -> shapes.Backend:
+        """See `status`."""
+        return await asyncio.to_thread(lambda: self.status)
+
     @property
     def address(self) -> str:
+        """``host:port`` or ``unix:/path``."""
         return str(self.status["address"])
 
     @property
     def weight(self) -> int:
+        """Its share of new sessions; 0: none."""
         return int(self.status["weight"])
 
     @property
@@ -71,15 +78,22 @@ class RemoteBackend:
 
     @property
     def health(self) -> Health:
+        """What its checks found: unknown, up or down."""
         return Health(self.status["health"])
 
     @property
     def admin_state(self) -> AdminState:
+        """What the operator wants: ready, drain or maint."""
         return AdminState(self.status["admin_state"])
 
     @property
     def stats(self) -> BackendStats:
-        return _stats(self.status)
+        """Its counters, read now."""
+        return answers.backend_stats(self.status)
+
+    async def astats(self) -> BackendStats:
+        """See `stats`."""
+        return await asyncio.to_thread(lambda: self.stats)
 
     # ---- changes ----
 
@@ -96,6 +110,7 @@ class RemoteBackend:
         self.set(max_sessions=max_sessions)
 
     def ready(self) -> None:
+        """Let it have new sessions again."""
         self.set(admin_state=AdminState.READY)
 
     def maint(self) -> None:
@@ -116,21 +131,27 @@ class RemoteBackend:
         return True
 
     async def aset(self, **settings: Any) -> None:
+        """See `set`."""
         await asyncio.to_thread(self.set, **settings)
 
     async def aset_weight(self, weight: int) -> None:
+        """See `set_weight`."""
         await asyncio.to_thread(self.set_weight, weight)
 
     async def aset_max_sessions(self, max_sessions: int) -> None:
+        """See `set_max_sessions`."""
         await asyncio.to_thread(self.set_max_sessions, max_sessions)
 
     async def aready(self) -> None:
+        """See `ready`."""
         await asyncio.to_thread(self.ready)
 
     async def amaint(self) -> None:
+        """See `maint`."""
         await asyncio.to_thread(self.maint)
 
     async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """See `drain`."""
         return await asyncio.to_thread(self.drain, wait, timeout)
 
 
@@ -145,18 +166,27 @@ class RemotePool(Mapping[str, RemoteBackend]):
         return f"<pool {self.name}>"
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Pool:
         """Its state now, with the latest checks of its backends."""
-        found: dict[str, Any] = self._client.ask("GET", f"/v1/pools/{quoted(self.name)}")
+        found: shapes.Pool = self._client.ask("GET", f"/v1/pools/{quoted(self.name)}")
         return found
 
+    async def astatus(self) -> shapes.Pool:
+        """See `status`."""
+        return await asyncio.to_thread(lambda: self.status)
+
     def __getitem__(self, backend: str) -> RemoteBackend:
-        if backend not in list(self):
-            raise KeyError(backend)
+        names = list(self)
+        if backend not in names:
+            raise unknown_name("backend", backend, names, f'in pool "{self.name}"')
         return RemoteBackend(self._client, self.name, backend)
 
     def __iter__(self) -> Iterator[str]:
         return iter([one["id"] for one in self.status["backends"]])
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        for backend in (await self.astatus())["backends"]:
+            yield backend["id"]
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -180,12 +210,20 @@ class RemotePool(Mapping[str, RemoteBackend]):
 
     @property
     def stats(self) -> PoolStats:
-        said = self.status
-        return PoolStats({one["id"]: _stats(one) for one in said["backends"]}, said["waiting"])
+        """Its counters, read now."""
+        return answers.pool_stats(self.status)
 
-    def explain(self, source: str, to: str = "") -> dict[str, Any]:
+    async def astats(self) -> PoolStats:
+        """See `stats`."""
+        return await asyncio.to_thread(lambda: self.stats)
+
+    def explain(self, source: str, to: str = "") -> shapes.Explanation:
         """See `Client.explain`."""
         return self._client.explain(self.name, source, to)
+
+    async def aexplain(self, source: str, to: str = "") -> shapes.Explanation:
+        """See `explain`."""
+        return await asyncio.to_thread(self.explain, source, to)
 
     # ---- changes ----
 
@@ -203,9 +241,11 @@ class RemotePool(Mapping[str, RemoteBackend]):
         self._client.ask("DELETE", f"/v1/pools/{quoted(self.name)}/backends/{quoted(backend)}{query}")
 
     async def aadd(self, address: str, **settings: Any) -> RemoteBackend:
+        """See `add`."""
         return await asyncio.to_thread(self.add, address, **settings)
 
     async def aremove(self, backend: str, drain: float | None = None) -> None:
+        """See `remove`."""
         await asyncio.to_thread(self.remove, backend, drain)
 
 
@@ -220,9 +260,9 @@ class RemoteListener:
         return f"<listener {self.name}>"
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> shapes.Listener:
         """What the admin API says of it now. AdminError when it is not there any more."""
-        found: list[dict[str, Any]] = self._client.ask("GET", "/v1/listeners")
+        found: list[shapes.Listener] = self._client.ask("GET", "/v1/listeners")
         for one in found:
             if one["name"] == self.name:
                 return one
@@ -233,14 +273,28 @@ class RemoteListener:
         """The addresses on which it listens, with real port numbers. Empty once it drains."""
         return list(self.status["addresses"])
 
+    async def astatus(self) -> shapes.Listener:
+        """See `status`."""
+        return await asyncio.to_thread(lambda: self.status)
+
+    async def aaddresses(self) -> list[str]:
+        """See `addresses`."""
+        return await asyncio.to_thread(lambda: self.addresses)
+
     def explain(
         self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
-    ) -> dict[str, Any]:
+    ) -> shapes.ListenerExplanation:
         """See `ListenerView.explain`."""
         given = {"source": source, "to": to, "alpn": ",".join(alpn), "first": first}
         query = {key: value for key, value in given.items() if value} | ({} if sni is None else {"sni": sni})
         path = f"/v1/listeners/{quoted(self.name)}/explain?{urlencode(query)}"
-        return cast("dict[str, Any]", self._client.ask("GET", path))
+        return cast("shapes.ListenerExplanation", self._client.ask("GET", path))
+
+    async def aexplain(
+        self, source: str, to: str = "", *, sni: str | None = None, alpn: Sequence[str] = (), first: str = ""
+    ) -> shapes.ListenerExplanation:
+        """See `explain`."""
+        return await asyncio.to_thread(lambda: self.explain(source, to, sni=sni, alpn=alpn, first=first))
 
     # ---- changes ----
 
@@ -256,9 +310,11 @@ class RemoteListener:
         self._client.ask("DELETE", f"/v1/drain?listener={quoted(self.name)}")
 
     async def adrain(self, wait: bool = False, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """See `drain`."""
         return await asyncio.to_thread(self.drain, wait, timeout)
 
     async def aresume(self) -> None:
+        """See `resume`."""
         await asyncio.to_thread(self.resume)
 
 
@@ -268,16 +324,19 @@ class RemoteBans:
     def __init__(self, client: Asking) -> None:
         self._client = client
 
-    def list(self, source: str = "", listener: str = "") -> list[dict[str, Any]]:
+    def __repr__(self) -> str:
+        return f"<bans of {self._client!r}>"
+
+    def list(self, source: str = "", listener: str = "") -> list[shapes.Ban]:
         """The bans that hold; with `source`, an address or a network, those that concern it, with `listener` those that
         it carries out."""
         query = _query(source=source, listener=listener)
-        found: list[dict[str, Any]] = self._client.ask("GET", f"/v1/bans{query}")
+        found: list[shapes.Ban] = self._client.ask("GET", f"/v1/bans{query}")
         return found
 
     # ---- changes ----
 
-    def add(self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = "") -> dict[str, Any]:
+    def add(self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = "") -> shapes.Banned:
         """Keep clients from `cidr`, an address or a network, out for `for_s` seconds, and end their sessions.
 
         Without `for_s`, until the ban is removed. `listener`: at this one alone. A ban of the same `cidr` and
@@ -286,23 +345,26 @@ class RemoteBans:
         asked: dict[str, Any] = {"listener": listener, "reason": reason}
         if for_s is not None:
             asked["for"] = for_s
-        said: dict[str, Any] = self._client.ask("PUT", f"/v1/bans/{quoted(cidr)}", asked)
+        said: shapes.Banned = self._client.ask("PUT", f"/v1/bans/{quoted(cidr)}", asked)
         return said
 
-    def remove(self, cidr: str, *, listener: str = "") -> dict[str, Any]:
+    def remove(self, cidr: str, *, listener: str = "") -> shapes.Ban:
         """Let clients in again. Returns what the ban was."""
-        said: dict[str, Any] = self._client.ask("DELETE", f"/v1/bans/{quoted(cidr)}{_query(listener=listener)}")
+        said: shapes.Ban = self._client.ask("DELETE", f"/v1/bans/{quoted(cidr)}{_query(listener=listener)}")
         return said
 
-    async def alist(self, source: str = "", listener: str = "") -> Sequence[dict[str, Any]]:
+    async def alist(self, source: str = "", listener: str = "") -> Sequence[shapes.Ban]:
+        """See `list`."""
         return await asyncio.to_thread(self.list, source, listener)
 
     async def aadd(
         self, cidr: str, *, for_s: float | None = None, listener: str = "", reason: str = ""
-    ) -> dict[str, Any]:
+    ) -> shapes.Banned:
+        """See `add`."""
         return await asyncio.to_thread(lambda: self.add(cidr, for_s=for_s, listener=listener, reason=reason))
 
-    async def aremove(self, cidr: str, *, listener: str = "") -> dict[str, Any]:
+    async def aremove(self, cidr: str, *, listener: str = "") -> shapes.Ban:
+        """See `remove`."""
         return await asyncio.to_thread(lambda: self.remove(cidr, listener=listener))
 
 
@@ -311,7 +373,7 @@ def _query(**given: str) -> str:
     return f"?{found}" if found else ""
 
 
-def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "") -> dict[str, Any]:
+def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "") -> shapes.Drain:
     """Drain the whole process, or one listener. Returns its progress, with `wait` at its end."""
     asked: dict[str, Any] = {"wait": wait, **({"listener": listener} if listener else {})}
     if timeout is not None:
@@ -319,10 +381,10 @@ def drain(client: Asking, wait: bool, timeout: float | None, listener: str = "")
     elif wait:
         timeout = client.ask("GET", "/v1/config")["global"]["drain_timeout"]
     patience = timeout + _WAITS_LONGER_S if wait and timeout is not None else None
-    said: dict[str, Any] = client.ask("POST", "/v1/drain", asked, patience)
+    said: shapes.Drain = client.ask("POST", "/v1/drain", asked, patience)
     return said
 
 
-def drained(said: Mapping[str, Any]) -> bool:
+def drained(said: shapes.Drain) -> bool:
     """No session is left, and none was cut."""
     return bool(said["sessions_active"] == 0 and said["sessions_cut"] == 0)

@@ -52,10 +52,12 @@ class Candidates:
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """Of the backends, in their order."""
         return tuple(backend.id for backend in self.backends)
 
     @property
     def weights(self) -> tuple[float, ...]:
+        """Of the backends, in their order."""
         return tuple(backend.weight for backend in self.backends)
 
 

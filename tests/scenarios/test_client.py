@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from l4lb import AdminError, ChangeError, Client, LoadBalancer
+from l4lb import AdminError, ChangeError, Client, LoadBalancer, UnknownNameError
 from l4lb.config import AdminConfig
 from l4lb.model.states import AdminState, Health
-from l4lb.remote import RemoteBackend, RemoteListener, RemotePool
-from l4lb.views import BackendView, ListenerView, PoolView
+from l4lb.remote import RemoteBackend, RemoteBans, RemoteListener, RemotePool
+from l4lb.views import BackendView, BansView, ListenerView, PoolView
 from tests.support.balancing import make_config
 from tests.support.peers import Server, connect, echo, read_until_end, serving
 from tests.support.waiting import wait_until
@@ -141,13 +141,98 @@ def test_under_asyncio(balancer: Verbs, server: Server) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("here", "there"),
-    [(LoadBalancer, Client), (PoolView, RemotePool), (BackendView, RemoteBackend), (ListenerView, RemoteListener)],
-)
-def test_none_is_missing(here: type, there: type) -> None:
-    """What a `Client` has no use for: the life of an instance, and what only its own process has."""
-    own = {"start", "astart", "close", "aclose", "run", "arun", "plane", "config", "admin_address", "stats", "astats"}
-    own |= {"wait_ready", "await_ready", "listener_addresses", "reopen_logs"}
-    public = {name for name, _ in inspect.getmembers(here) if not name.startswith("_")}
-    assert public - {name for name, _ in inspect.getmembers(there)} - own - {"id", "name"} == set()
+def test_unknown_names_say_which_are_near(balancer: Verbs, server: Server) -> None:
+    for ask, message in (
+        (lambda: balancer.pools["wbe"], 'no pool "wbe" (did you mean "web"?)'),
+        (lambda: balancer.listeners["none"], 'no listener "none" (known: web)'),
+        (lambda: balancer.pools["web"]["none"], 'no backend "none" in pool "web" (known: '),
+        (lambda: balancer.listener_addresses("none"), 'no listener "none" (known: web)'),
+    ):
+        with pytest.raises(UnknownNameError) as caught:
+            ask()
+        assert str(caught.value).startswith(message)
+        assert isinstance(caught.value, KeyError)
+    assert balancer.pools.get("wbe") is None
+    assert "192.0.2.1" not in balancer.pools["web"]
+
+
+def test_counters(balancer: Verbs, server: Server) -> None:
+    with echoing(balancer):
+        stats = balancer.stats()
+        assert (stats.sessions_active, stats.pools["web"].backends[server.address].sessions_total) == (1, 1)
+        assert stats.listeners["web"].addresses == tuple(balancer.listeners["web"].addresses)
+    assert balancer.kill_sessions(pool="web") in (0, 1)
+    assert wait_until(lambda: sum(balancer.stats().listeners["web"].closed.values()) == 1)
+    assert balancer.stats().pools["web"].bytes_down == 1
+    assert balancer.wait_ready(5) is True
+
+
+def test_iteration_under_asyncio(balancer: Verbs, server: Server) -> None:
+    async def main() -> None:
+        pools = await balancer.apools()
+        assert {name async for name in pools["web"]} == {server.address, "127.0.0.1:1"}
+        backend = pools["web"][server.address]
+        assert (await backend.astats()).sessions_total == (await pools["web"].astats()).sessions_total == 0
+        assert (await pools["web"].aexplain("192.0.2.1"))["pool"] == "web"
+        web = (await balancer.alisteners())["web"]
+        assert await web.aaddresses() == await balancer.alistener_addresses("web")
+        assert (await web.aexplain("192.0.2.1"))["listener"] == "web"
+        assert (await balancer.astats()).sessions_active == 0
+        assert await balancer.await_ready(5)
+        assert (await balancer.aexplain("web", "192.0.2.1"))["pool"] == "web"
+
+    asyncio.run(main())
+
+
+# ---- the same verbs ----
+
+# What only the one has: the life of an instance, and what its own process alone can do; requests.
+OWN = {"start", "astart", "run", "arun", "plane", "admin_address", "reopen_logs", "areopen_logs"}
+OF_CLIENT = {"address", "ask", "pool", "apool", "kill_counted", "akill_counted", "aconfig"}
+OF_REMOTE = {"status", "astatus", "find"}
+PAIRS = [
+    (LoadBalancer, Client, OWN, OF_CLIENT),
+    (PoolView, RemotePool, set(), OF_REMOTE),
+    (BackendView, RemoteBackend, set(), OF_REMOTE),
+    (ListenerView, RemoteListener, set(), OF_REMOTE),
+    (BansView, RemoteBans, set(), set()),
+]
+# Arguments that differ: a client names no configuration, and says whether it waits for a drain.
+ARGUMENTS = {"reload": {"config"}, "areload": {"config"}, "drain": {"wait"}, "adrain": {"wait"}}
+
+
+def public(kind: type) -> dict[str, Any]:
+    found = {name: value for name, value in inspect.getmembers(kind) if not name.startswith("_")}
+    return {name: value for name, value in found.items() if not hasattr(Mapping, name)}
+
+
+@pytest.mark.parametrize(("here", "there", "own", "remote"), PAIRS)
+def test_both_have_the_same_verbs(here: type, there: type, own: set[str], remote: set[str]) -> None:
+    one, other = public(here), public(there)
+    instance = {"id", "name"}  # of those over the API set by the constructor
+    assert one.keys() - own - instance == other.keys() - remote - instance
+    for name in one.keys() & other.keys():
+        if callable(one[name]):
+            differ = ARGUMENTS.get(name, set()) if here is LoadBalancer else set()
+            mine, theirs = (inspect.signature(kind[name]).parameters for kind in (one, other))
+            assert [each for each in mine if each not in differ] == [each for each in theirs if each not in differ], (
+                name
+            )
+
+
+@pytest.mark.parametrize("kind", [kind for pair in PAIRS for kind in pair[:2]])
+def test_each_has_an_awaitable_twin(kind: type) -> None:
+    """Of each method, and of each property that asks somebody; `ask` and `find` are for one request."""
+    found = public(kind)
+    fields = {"id", "name", "address", "weight", "max_sessions", "health", "admin_state", "table_digest"}
+    without = {"run", "ask", "find", "plane", "admin_address", "bans", *fields}
+    without |= {"config"} if kind is LoadBalancer else set()
+    plain = {
+        name
+        for name in found
+        if f"a{name}" in found or not name.startswith("a") or name in fields | {"add", "addresses"}
+    }
+    for name in sorted(plain - without):
+        if name.startswith("a") and name[1:] in found:
+            continue
+        assert f"a{name}" in found, f"{kind.__name__}.{name}"

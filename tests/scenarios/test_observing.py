@@ -158,7 +158,7 @@ def test_a_blocked_control_loop_flips_no_backend_and_stalls_no_session() -> None
         with balancing(backends_of(servers), health=FAST) as balancer:
             assert balancer.wait_ready()
             events = events_of(balancer)
-            loop = balancer._loop
+            loop = balancer._control.loop
             assert loop is not None
             address = address_of(balancer)
             with connect(address) as established:
@@ -269,7 +269,7 @@ def test_sessions_of_a_backend_that_is_removed(way: str) -> None:
         balancer = stack.enter_context(LoadBalancer(config.model_copy(update={"global_": brief})))
         clients = [stack.enter_context(connect(address_of(balancer))) for _ in range(20)]
         assert wait_until(lambda: balancer.stats().pools["web"].sessions_active == 20)
-        plane, loop = balancer.plane, balancer._loop
+        plane, loop = balancer.plane, balancer._control.loop
         assert loop is not None
 
         def remove() -> None:

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import l4lb.balancer
+import l4lb.control.loop
 from l4lb import Config, ConfigError, EngineError, LoadBalancer
 from l4lb.config import HealthConfig
 from l4lb.model.states import AdminState, Health
@@ -134,7 +134,7 @@ def test_a_control_loop_that_ends_for_lack_of_memory_is_reported(monkeypatch: py
     threads = set(threading.enumerate())
     balancer = LoadBalancer(make_config(["127.0.0.1:1"]))
     with monkeypatch.context() as patch:
-        patch.setattr(l4lb.balancer, "name_this_thread", fail)
+        patch.setattr(l4lb.control.loop, "name_this_thread", fail)
         with pytest.raises(EngineError, match="the control loop has ended: out of memory"):
             balancer.start()
     assert set(threading.enumerate()) <= threads
@@ -147,8 +147,9 @@ def test_nobody_waits_for_a_control_loop_that_has_ended() -> None:
     for asks in (lambda one: one.reload(), lambda one: asyncio.run(one.areload()), lambda one: one.close()):
         balancer = LoadBalancer(make_config(["127.0.0.1:1"]))
         balancer.start()
-        loop, thread = balancer._loop, balancer._thread
-        assert loop is not None
+        control = balancer._control
+        assert control is not None
+        loop, thread = control.loop, control.thread
         assert thread is not None
         balancer.run(balancer.plane.stop())  # nothing may run on when the test is over
         loop.call_soon_threadsafe(loop.stop)

@@ -37,6 +37,7 @@ class Datagrams:
 
 @contextlib.contextmanager
 def open_datagrams(target: Target) -> Iterator[Datagrams]:
+    """A UDP socket that is connected to the target, from the source that the pool says. Raises `CheckFailed`."""
     sock = connecting_socket(target, socket.SOCK_DGRAM)
     try:
         try:

@@ -45,7 +45,18 @@ class Events:
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """From now on call `subscriber` for each event. Returns a function that ends the subscription."""
         self._subscribers.append(subscriber)
-        return lambda: self._subscribers.remove(subscriber)
+        return lambda: self.unsubscribe(subscriber)
+
+    def unsubscribe(self, subscriber: Callable[[Event], None]) -> None:
+        """Nothing is done when it is none."""
+        with contextlib.suppress(ValueError):
+            self._subscribers.remove(subscriber)
+
+    def follow(self, subscriber: Callable[[Event], None], last: int) -> None:
+        """The same as `subscribe`, after the latest `last` events."""
+        for event in list(self.recent)[-last:] if last > 0 else ():
+            subscriber(event)
+        self.subscribe(subscriber)
 
     def emit(self, kind: str, fields: dict[str, object], level: int = logging.INFO) -> None:
         event = Event(kind, fields, level)
