@@ -1,4 +1,5 @@
-"""Code of other packages that a configuration names: health checks by entry point or as ``package.module:function``.
+"""Code of other packages that a configuration names: sinks for records by entry point, health checks too or as
+``package.module:function``.
 
 Looking a name up imports the module that it is in, when the configuration is loaded and also under `l4lb check`.
 """
@@ -21,6 +22,11 @@ def health_check_names() -> list[str]:
 def load_health_check(name: str) -> Callable[..., Any]:
     """The check function of an added type; ValueError says why there is none."""
     return _found(lambda: plugins.load(plugins.HEALTH_CHECKS, name), name)
+
+
+def load_record_sink(name: str) -> Callable[..., Any]:
+    """The function that opens an added sink for records; ValueError says why there is none."""
+    return _found(lambda: plugins.load(plugins.RECORD_SINKS, name), name)
 
 
 def load_callable(text: str) -> Callable[..., Any]:

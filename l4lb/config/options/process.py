@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -54,8 +54,10 @@ class GlobalConfig(Model):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
     access_log: AccessLogTarget = Field(
-        default="off", description="a line a session: off, stdout, /path (opened again at SIGUSR1) or syslog"
+        default="off",
+        description="a line a session: off, stdout, /path (opened again at SIGUSR1), syslog or plugin:NAME",
     )
+    access_log_options: dict[str, Any] = Field(default_factory=dict, description="of plugin:NAME, the plug-in's own")
     syslog: DatagramAddress = Field(
         default="unix:/dev/log", description="of log and access_log: unix:/path, or host:port by UDP; RFC 5424"
     )

@@ -9,7 +9,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from l4lb import plugins
+from l4lb.model.hints import did_you_mean
 from l4lb.net.address import parse_address
+
+PLUGIN = "plugin:"
 
 
 def _place(*words: str) -> Callable[[str], str]:
@@ -22,6 +26,22 @@ def _place(*words: str) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def _access_log(text: str) -> str:
+    name = record_sink_of(text)
+    if name is None:
+        return _place("off", "stdout", "syslog")(text)
+    known = list(plugins.names(plugins.RECORD_SINKS))
+    if name not in known:
+        installed = ", ".join(known) or "none"
+        raise ValueError(f"no such record sink{did_you_mean(name, known)}; installed: {installed}")
+    return text
+
+
+def record_sink_of(access_log: str) -> str | None:
+    """The name in ``plugin:NAME``; None for another target."""
+    return access_log.removeprefix(PLUGIN) if access_log.startswith(PLUGIN) else None
 
 
 def _datagram_address(text: str) -> str:
@@ -39,7 +59,7 @@ def _prefix(text: str) -> str:
 
 
 LogTarget = Annotated[str, AfterValidator(_place("stderr", "syslog"))]
-AccessLogTarget = Annotated[str, AfterValidator(_place("off", "stdout", "syslog"))]
+AccessLogTarget = Annotated[str, AfterValidator(_access_log)]
 MetricPrefix = Annotated[str, AfterValidator(_prefix)]
 DatagramAddress = Annotated[str, AfterValidator(_datagram_address)]
 DatagramAddressOrOff = Annotated[str, AfterValidator(lambda text: text if text == "off" else _datagram_address(text))]

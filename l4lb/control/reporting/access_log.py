@@ -129,7 +129,7 @@ class Reader:
 
     def _wait(self, took: bool) -> None:
         """Wait until there may be more: a moment if there were records just now, otherwise until a session ends."""
-        waiting = self._writer.pending or self._writer.losing
+        waiting = self._writer.unsettled
         asked = select.poll()
         if not took:
             asked.register(self._wake_fd, select.POLLIN)

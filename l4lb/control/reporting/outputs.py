@@ -10,7 +10,9 @@ import asyncio
 from dataclasses import dataclass
 
 from l4lb.config import Config
+from l4lb.config.options.callables import load_record_sink
 from l4lb.config.options.process import GlobalConfig
+from l4lb.config.options.reporting import record_sink_of
 from l4lb.control.reporting.access_log import AccessLog
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.statsd import Sent, Statsd, StatsdSettings
@@ -18,6 +20,7 @@ from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.output.log_targets import open_sink
+from l4lb.net.output.record_sink import PluginSink
 from l4lb.net.output.sinks import Sink
 
 
@@ -43,9 +46,30 @@ class Reported:
 
 
 def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
+    if record_sink_of(settings.access_log) is not None:
+        return (settings.access_log, repr(settings.access_log_options))
     if settings.access_log == "syslog":
         return (settings.access_log, settings.syslog, settings.syslog_facility)
     return (settings.access_log,)
+
+
+def _open_sink(settings: GlobalConfig) -> Sink:
+    """OSError and ValueError, with what is wrong."""
+    name = record_sink_of(settings.access_log)
+    if name is None:
+        return open_sink(settings.access_log, settings.syslog, settings.syslog_facility, "session")
+    try:
+        plugin = load_record_sink(name)(dict(settings.access_log_options))
+    except Exception as error:  # whatever another package raises
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not (callable(getattr(plugin, "write", None)) and callable(getattr(plugin, "close", None))):
+        raise ValueError(f"returned a {type(plugin).__name__}, expected an object with write(records) and close()")
+    return PluginSink(settings.access_log, plugin)
+
+
+def _log_format_of(settings: GlobalConfig) -> str:
+    """Of the access log. A plug-in gets what JSON has."""
+    return settings.log_format if record_sink_of(settings.access_log) is None else "json"
 
 
 class Outputs:
@@ -65,9 +89,9 @@ class Outputs:
         statsd = self._statsd_of(config)
         if settings.access_log != "off" and _access_log_of(settings) != self._access_log_of:
             try:
-                sink = open_sink(settings.access_log, settings.syslog, settings.syslog_facility, "session")
+                sink = _open_sink(settings)
             except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 message = f'"{settings.access_log}": cannot be opened: {reason}'
                 raise ConfigError([config.problem(("global", "access_log"), message)]) from error
         return Prepared(settings, sink, statsd)
@@ -88,9 +112,9 @@ class Outputs:
         settings = prepared.settings
         if settings.access_log == "off":
             await asyncio.to_thread(self.access_log.off)
-        elif prepared.sink is not None or settings.log_format != self._log_format:
-            await asyncio.to_thread(self.access_log.use, prepared.sink, settings.log_format)
-        self._access_log_of, self._log_format = _access_log_of(settings), settings.log_format
+        elif prepared.sink is not None or _log_format_of(settings) != self._log_format:
+            await asyncio.to_thread(self.access_log.use, prepared.sink, _log_format_of(settings))
+        self._access_log_of, self._log_format = _access_log_of(settings), _log_format_of(settings)
         if prepared.statsd != self._statsd_settings:
             await self._stop_statsd()
             self._statsd_settings = prepared.statsd

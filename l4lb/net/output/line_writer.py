@@ -54,6 +54,11 @@ class LineWriter:
     def losing(self) -> bool:
         return self._losing_since is not None
 
+    @property
+    def unsettled(self) -> bool:
+        """There is something to do, or may soon be, even if no line comes: `flush` does it."""
+        return self.pending or self.losing or not self.sink.settled
+
     def add(self, lines: Iterable[str], level: int = logging.INFO) -> None:
         """Take lines, and drop those for which there is no room even after a flush."""
         stuck, dropped = False, 0
@@ -72,6 +77,7 @@ class LineWriter:
     def flush(self) -> bool:
         """Write what the sink takes now. True when no line waits any more."""
         self.blocked = False
+        self._count_lost()
         while self.pending:
             try:
                 taken = self.sink.send(list(islice(self._pending, _BATCH)))
@@ -88,6 +94,12 @@ class LineWriter:
             self.lines += taken
         self._recover()
         return True
+
+    def _count_lost(self) -> None:
+        lost, reason = self.sink.take_lost()
+        if lost:
+            self.lines -= lost
+            self.lose(lost, reason)
 
     def _written(self, count: int) -> None:
         for _ in range(count):
@@ -108,8 +120,7 @@ class LineWriter:
 
     def use(self, sink: Sink) -> None:
         """Write to `sink` from now on. Waiting lines are written to the old sink if possible, or lost."""
-        self._finish()
-        self.sink.close()
+        self.close()
         self.sink = sink
 
     def _finish(self) -> None:
@@ -122,5 +133,7 @@ class LineWriter:
         self._pending_bytes = 0
 
     def close(self) -> None:
+        """Waiting lines are written if possible, or lost."""
         self._finish()
         self.sink.close()
+        self._count_lost()

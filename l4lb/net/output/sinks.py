@@ -38,6 +38,13 @@ class Sink(Protocol):
         """How many of these lines, from the first on, it took. OSError when it can take none now: BlockingIOError while
         its reader is slow, others for what is wrong."""
 
+    @property
+    def settled(self) -> bool:
+        """What was taken has arrived, or is told as lost: `take_lost` has nothing to say."""
+
+    def take_lost(self) -> tuple[int, str]:
+        """How many lines that were taken are lost, of those not yet told, and why."""
+
     def fileno(self) -> int:
         """The descriptor to poll(2) for writing after a BlockingIOError; -1 when there is none."""
 
@@ -51,6 +58,7 @@ class StreamSink:
     """Lines on a stream of bytes. A line that was torn is finished before the next begins."""
 
     refusals_are_losses = False
+    settled = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -79,6 +87,9 @@ class StreamSink:
             self._rest = block[taken][written:]
             taken += 1
         return taken
+
+    def take_lost(self) -> tuple[int, str]:
+        return 0, ""
 
     def _write(self, data: bytes) -> int:
         raise NotImplementedError

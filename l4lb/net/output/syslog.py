@@ -116,6 +116,11 @@ class SyslogSink:
             raise
         return sock
 
+    settled = True
+
+    def take_lost(self) -> tuple[int, str]:
+        return 0, ""
+
     def fileno(self) -> int:
         return self._socket.fileno() if self._socket is not None else -1
 

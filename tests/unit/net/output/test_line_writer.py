@@ -17,6 +17,7 @@ class Slow:
     def __init__(self, error: int = errno.EAGAIN, *, datagrams: bool = False) -> None:
         self.name = "slow"
         self.refusals_are_losses = datagrams
+        self.settled = True
         self.error = error
         self.room = 0
         self.got: list[bytes] = []
@@ -35,6 +36,9 @@ class Slow:
         self.room -= taken
         self.got += framed[:taken]
         return taken
+
+    def take_lost(self) -> tuple[int, str]:
+        return 0, ""
 
     def fileno(self) -> int:
         return -1

@@ -1,0 +1,134 @@
+"""The access log's records for a plug-in: an object of another package gets them in batches, on a thread of its own.
+
+Between it and whoever writes the access log is a bounded queue. A plug-in that is slow fills it, and one that raises
+loses its batch; neither disturbs anybody else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from l4lb.net.threads import name_this_thread, started
+
+QUEUE_LENGTH = 16_384  # records
+BATCH_MAX = 1_000
+CLOSE_WITHIN_S = 2.0
+_ENDED_LATE = "the plug-in did not return in time"
+logger = logging.getLogger("l4lb")
+
+
+class RecordSink(Protocol):
+    """What a plug-in provides."""
+
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Take up to 1,000 records, in the order in which sessions ended. It may block, and raise when it could not
+        take them: they are counted as dropped then. Always on the same thread."""
+
+    def close(self) -> None:
+        """After the last `write`, on the same thread."""
+
+
+class PluginSink:
+    """A `l4lb.net.output.sinks.Sink` of JSON lines. `close` waits up to CLOSE_WITHIN_S for the plug-in."""
+
+    refusals_are_losses = False
+    torn = False
+
+    def __init__(self, name: str, plugin: RecordSink) -> None:
+        self.name = name
+        self._plugin = plugin
+        self._changed = threading.Condition()
+        self._queue: deque[bytes] = deque()
+        self._in_hand = 0  # records that the plug-in is writing
+        self._lost = 0
+        self._reason = ""
+        self._closing = False
+        self._abandoned = False
+        self._thread = started(threading.Thread(target=self._run, name="l4lb-record-sink", daemon=True))
+
+    # ---- as a sink ----
+
+    def frame(self, line: str, level: int) -> bytes:
+        return line.encode("utf-8", "backslashreplace")
+
+    def send(self, framed: Sequence[bytes]) -> int:
+        with self._changed:
+            room = QUEUE_LENGTH - len(self._queue)
+            if room <= 0:
+                raise BlockingIOError
+            taken = framed[:room]
+            self._queue.extend(taken)
+            self._changed.notify_all()
+            return len(taken)
+
+    @property
+    def settled(self) -> bool:
+        with self._changed:
+            return not (self._queue or self._in_hand or self._lost)
+
+    def take_lost(self) -> tuple[int, str]:
+        with self._changed:
+            lost, self._lost = self._lost, 0
+            return lost, self._reason
+
+    def fileno(self) -> int:
+        return -1
+
+    def reopen(self) -> None: ...
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_WITHIN_S)
+        with self._changed:
+            if self._thread.is_alive():
+                self._abandoned = True
+                self._lose(self._in_hand + len(self._queue), _ENDED_LATE)
+                self._queue.clear()
+
+    # ---- its thread ----
+
+    def _run(self) -> None:
+        name_this_thread("l4lb-records")
+        while batch := self._next_batch():
+            try:
+                self._plugin.write([json.loads(line) for line in batch])
+            except BaseException as error:  # whatever another package raises
+                self._failed(batch, error)
+            self._done()
+        try:
+            self._plugin.close()
+        except BaseException as error:
+            logger.error("a record sink could not be closed", extra={"fields": _fields(self.name, error)})
+
+    def _next_batch(self) -> list[bytes]:
+        """Empty at the end."""
+        with self._changed:
+            while not (self._queue or self._closing):
+                self._changed.wait()
+            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            self._in_hand = len(batch)
+            return batch
+
+    def _failed(self, batch: Sequence[bytes], error: BaseException) -> None:
+        with self._changed:
+            if not self._abandoned:  # else they are counted already
+                self._lose(len(batch), f"the plug-in raised {type(error).__name__}: {error}")
+
+    def _done(self) -> None:
+        with self._changed:
+            self._in_hand = 0
+
+    def _lose(self, count: int, reason: str) -> None:
+        self._lost += count
+        self._reason = reason
+
+
+def _fields(name: str, error: BaseException) -> dict[str, object]:
+    return {"to": name, "reason": f"{type(error).__name__}: {error}"}
