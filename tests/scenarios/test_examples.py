@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,41 @@ def test_without_the_package_the_policy_is_unknown(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "l4lb", "check", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert 'pools.web.policy: "cheapest": expected' in done.stderr
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of its own that has what this one has, l4lb too."""
+    place = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True, timeout=120)
+    ours, theirs = (sysconfig.get_path("purelib", vars={"base": base}) for base in (sys.prefix, str(place)))
+    Path(theirs, "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    return place
+
+
+def test_the_template_of_plug_ins_installs_and_passes_its_tests(venv: Path, tmp_path: Path) -> None:
+    source = tmp_path / "plugin-template"
+    shutil.copytree(EXAMPLES / "plugin-template", source)
+    python = str(venv / "bin/python")
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", str(source)]
+    subprocess.run([*install, *options], check=True, timeout=300)
+    shutil.rmtree(source / "l4lb_template")  # the installed one is used
+    done = pytest_in(source, python)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+def test_a_client_is_tested_with_the_fixtures() -> None:
+    done = pytest_in(EXAMPLES / "client-test", sys.executable)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def pytest_in(directory: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """As its readers run it: with the plug-ins that are installed, and no configuration of ours."""
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "/dev/null", "."]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
 
 
 def greets(name: str):
