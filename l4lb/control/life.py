@@ -7,6 +7,7 @@ that, every call is an EngineError, and `close` does nothing.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 import weakref
@@ -38,8 +39,10 @@ def _close_all() -> None:
             balancer.close()
 
 
-# Before the threads of executors end, without which nothing can be closed in order: atexit would be too late.
-threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+# Before the threads of executors end, without which nothing can be closed in order: atexit, which Python documents,
+# would be too late. RuntimeError: imported while the interpreter ends, when no thread can be started either.
+with contextlib.suppress(RuntimeError):
+    getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
 class Life:

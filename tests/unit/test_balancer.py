@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +14,7 @@ import l4lb.control.loop
 from l4lb import Config, ConfigError, EngineError, LoadBalancer
 from l4lb.config import HealthConfig
 from l4lb.model.states import AdminState, Health
+from l4lb.testing import BackendPool, TcpBackend
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.peers import connect, echo, one_answer, serving
 from tests.support.waiting import wait_until
@@ -58,14 +60,16 @@ def test_several_in_one_process() -> None:
                     assert sock.recv(10) == answer
 
 
-def test_wait_ready_follows_the_health_checks() -> None:
+def test_wait_ready_follows_the_health_checks(l4lb_make_pool: Callable[..., BackendPool[TcpBackend]]) -> None:
     health = HealthConfig(interval=0.05, fast_interval=0.02, down_interval=0.05)
-    with serving(echo) as server, LoadBalancer(make_config([server.address], health=health)) as balancer:
-        assert balancer.wait_ready(5)
-        server.stop()
-        backend = balancer.pools["web"][server.address]
+    pool = l4lb_make_pool("tcp", backends=1, health=health)
+    (server,) = pool.backends
+    assert pool.balancer.wait_ready(60)
+    backend = pool.balancer.pools["pool"][server.address]
+    with server.refuse():
         assert wait_until(lambda: backend.health is Health.DOWN)
-        assert not balancer.wait_ready(0.05)
+        assert not pool.balancer.wait_ready(0.05)
+    assert pool.balancer.wait_ready(60)
 
 
 def test_a_taken_port_leaves_nothing_behind() -> None:
@@ -95,18 +99,16 @@ def test_close_is_idempotent_and_start_is_not() -> None:
     balancer.close()
 
 
-def test_drain_waits_for_sessions_and_refuses_new_ones() -> None:
-    with serving(echo) as server, LoadBalancer(make_config([server.address])) as balancer:
-        address = address_of(balancer)
-        with connect(address) as sock:
-            sock.sendall(b"x")
-            assert sock.recv(1) == b"x"
-            assert not balancer.drain(0.05)
-            with pytest.raises(ConnectionRefusedError):
-                connect(address)
-            sock.sendall(b"y")
-            assert sock.recv(1) == b"y"
-        assert balancer.drain(5)
+def test_drain_waits_for_sessions_and_refuses_new_ones(l4lb_pool: BackendPool[TcpBackend]) -> None:
+    with connect(l4lb_pool.address) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        assert not l4lb_pool.balancer.drain(0.05)
+        with pytest.raises(ConnectionRefusedError):
+            connect(l4lb_pool.address)
+        sock.sendall(b"y")
+        assert sock.recv(1) == b"y"
+    assert l4lb_pool.balancer.drain(60)
 
 
 def test_who_waits_for_a_drain_hears_of_the_end() -> None:
