@@ -2,6 +2,7 @@ from typing import Self, final
 
 from l4lb._native.counted import Counts
 from l4lb._native.flow_state import ExportedFlow
+from l4lb._native.hooks import Hooks
 from l4lb._native.migration import Imports
 from l4lb._native.reports import FoundSource, WorkerCounters
 from l4lb._native.snapshots import BackendLive, NativeSnapshot
@@ -13,6 +14,7 @@ CLOSE_REASONS: int
 DROP_REASONS: int
 CONNECT_FAILURES: int
 PATH_ERRORS: int
+HOOK_RESULTS: int
 SOURCE_LIMITS: int
 SOURCE_ORDERS: dict[str, int]
 
@@ -56,6 +58,7 @@ class DataPlane:
     def finish(self) -> None: ...
     tcp: TcpMoves
     counts: Counts
+    hooks: Hooks
     @property
     def instance(self) -> int: ...
     @property

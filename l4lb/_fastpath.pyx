@@ -20,8 +20,8 @@ from l4lb._dataplane.admission.heaviest cimport (
 )
 from l4lb._dataplane.admission.sources cimport SOURCE_RECENT_NS, sources_close, sources_init
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, NOTICE_SLOTS, PATH_ERROR_COUNT,
-    RECORD_SLOTS, SHORTAGE_COUNT,
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, HOOK_RESULT_COUNT, NOTICE_SLOTS,
+    PATH_ERROR_COUNT, RECORD_SLOTS, SHORTAGE_COUNT,
 )
 from l4lb._dataplane.base.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, clock_now_ns, close, counter_read, eventfd, gauge_read, ntohs, published_load_pointer,
@@ -35,6 +35,7 @@ from l4lb._dataplane.udp.migration cimport import_batch_reserve
 from l4lb._dataplane.worker.loop cimport worker_close, worker_open, worker_release, worker_run
 from l4lb._native.convert cimport address_bytes, buckets_list, zeroed
 from l4lb._native.counted cimport Counts
+from l4lb._native.hooks cimport Hooks
 from l4lb._native.migration cimport Exports, Imports
 from l4lb._native.snapshots cimport BackendLive, NativeSnapshot
 from l4lb._native.sweeps cimport Sweep
@@ -47,6 +48,7 @@ CLOSE_REASONS = <int>CLOSE_REASON_COUNT
 DROP_REASONS = <int>DROP_REASON_COUNT
 CONNECT_FAILURES = <int>FAILURE_COUNT
 PATH_ERRORS = <int>PATH_ERROR_COUNT
+HOOK_RESULTS = <int>HOOK_RESULT_COUNT
 SOURCE_LIMITS = <int>SOURCE_LIMIT_COUNT
 SOURCE_ORDERS = {"sessions": <int>SOURCES_BY_SESSIONS, "rate": <int>SOURCES_BY_RATE, "bytes": <int>SOURCES_BY_BYTES}
 
@@ -129,12 +131,14 @@ cdef class DataPlane:
     cdef readonly TcpMoves tcp
     cdef readonly Counts counts
     cdef pid_t owner
+    cdef readonly Hooks hooks
 
     def __cinit__(self, int worker_count, int64_t max_sessions, bint balance_workers=False, uint64_t busy_poll_ns=0):
         cdef uint32_t i
         cdef int error
         self.worker_count = 0
         self.owner = getpid()
+        self.plane.hook_fd = -1
         self.plane.notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if self.plane.notice_fd < 0:
             raise OSError(errno, os.strerror(errno))
@@ -142,6 +146,7 @@ cdef class DataPlane:
         self.plane.max_sessions = max_sessions
         self.tcp = TcpMoves.of(&self.plane)
         self.counts = Counts.of(&self.plane)
+        self.hooks = Hooks.of(&self.plane)
         sources_init(&self.plane.sources, int.from_bytes(os.urandom(8), "big"))
         self.plane.balance_workers = balance_workers and worker_count > 1
         self.plane.worker_count = worker_count
@@ -191,6 +196,7 @@ cdef class DataPlane:
         cdef int i
         for i in range(self.worker_count):
             worker_release(self.plane.workers[i])
+        self.hooks.close()
         close(self.plane.notice_fd)
         self.plane.notice_fd = -1
 
@@ -362,4 +368,6 @@ cdef class DataPlane:
             late_answers=now.late_answers,
             connect_time=buckets_list(&now.connect_time),
             connect_time_sum_us=now.connect_time.sum_us,
+            hook_time=buckets_list(&now.hook_time),
+            hook_time_sum_us=now.hook_time.sum_us,
         )

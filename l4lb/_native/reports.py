@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 
 class WorkerCounters(NamedTuple):
-    """`connect_time` are the buckets of a histogram, with the sum of what was counted in microseconds."""
+    """`connect_time` and `hook_time` are the buckets of histograms, with the sum of what was counted in
+    microseconds."""
 
     sessions_active: int
     pipes: int
@@ -24,6 +25,8 @@ class WorkerCounters(NamedTuple):
     late_answers: int
     connect_time: list[int]
     connect_time_sum_us: int
+    hook_time: list[int]
+    hook_time_sum_us: int
 
 
 class BackendCounters(NamedTuple):
@@ -42,8 +45,9 @@ class BackendCounters(NamedTuple):
 
 
 class ListenerCounters(NamedTuple):
-    """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, `source_limited` by limit, in the order of the
-    native enums; `session_time` are the buckets of a histogram, with the sum of what was counted in microseconds."""
+    """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, `source_limited` by limit, `hooked` by result, in
+    the order of the native enums; `session_time` are the buckets of a histogram, with the sum of what was counted in
+    microseconds."""
 
     sessions_active: int
     sessions_total: int
@@ -53,6 +57,7 @@ class ListenerCounters(NamedTuple):
     proxy_refused: list[int]
     dropped: list[int]
     source_limited: list[int]
+    hooked: list[int]
 
 
 class FoundSource(NamedTuple):

@@ -13,13 +13,14 @@ from libc.string cimport memcmp, memset
 from l4lb._dataplane.balancing.pick cimport tier_cursor
 from l4lb._dataplane.base.enums cimport (
     CLIENT_FIRST_MAX, CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HASH_KEY_DESTINATION, HASH_KEY_QUIC_CID,
-    HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, NO_INDEX, PATH_ERROR_COUNT,
+    HASH_KEY_RANDOM, HASH_KEY_SESSION, HASH_KEY_SOURCE_IP, HASH_KEY_SOURCE_IP_PORT, HOOK_DEADLINE_MASK, HOOK_REJECTS,
+    HOOK_RESULT_COUNT, NO_INDEX, PATH_ERROR_COUNT,
     PROXY_REFUSAL_COUNT, PROXY_SEND_ALPN, PROXY_SEND_AUTHORITY, PROXY_SEND_CRC32C, PROXY_SEND_RECEIVED,
     PROXY_SEND_UNIQUE_ID, SELECT_CURSOR, SELECT_FIRST, SELECT_HASH, SELECT_LEAST_SESSIONS, SELECT_PEAK_EWMA,
     SELECT_TWO_CHOICES, SPLICE_ALWAYS, SPLICE_AUTO, SPLICE_OFF, selection_t,
 )
 from l4lb._dataplane.base.linux cimport (
-    AF_UNIX, published_store_pointer, shared_read, shared_store, sockaddr_in,
+    AF_UNIX, published_store_pointer, published_store_u32, shared_read, shared_store, sockaddr_in,
 )
 from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT
@@ -191,6 +192,12 @@ cdef class ListenerLive:
         """`specs.Limits`, which hold at once, for all. What a source is follows for new sessions."""
         limits_publish(&self.live.limits, limits)
 
+    def set_hook(self, uint32_t deadline_ms, bint rejects):
+        """From now on a hook is asked about each session, which goes on, or with `rejects` does not, when there is no
+        answer after that time; 0: none is asked. The plane's `Hooks` must be open."""
+        cdef uint32_t hook = deadline_ms & HOOK_DEADLINE_MASK
+        published_store_u32(&self.live.hook, hook | HOOK_REJECTS if hook and rejects else hook)
+
     def __dealloc__(self):
         cdef uint32_t i
         counters_free(<void **>self.live.counters, self.blocks)
@@ -223,6 +230,7 @@ cdef class ListenerLive:
             proxy_refused=[total.proxy_refused[reason] for reason in range(<int>PROXY_REFUSAL_COUNT)],
             dropped=[total.dropped[reason] for reason in range(<int>DROP_REASON_COUNT)],
             source_limited=[total.source_limited[limit] for limit in range(<int>SOURCE_LIMIT_COUNT)],
+            hooked=[total.hooked[reason] for reason in range(<int>HOOK_RESULT_COUNT)],
         )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from l4lb import _fastpath
 from l4lb._native import snapshots
+from l4lb.model.hooks import HookResult
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
 
@@ -16,6 +17,7 @@ _DROP_REASONS = tuple(DropReason)
 _CONNECT_FAILURES = tuple(ConnectFailure)
 _PATH_ERRORS = tuple(PathError)
 _SOURCE_LIMITS = tuple(SourceLimit)
+_HOOK_RESULTS = tuple(HookResult)
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -61,6 +63,7 @@ def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:
         records_dropped=now.records_dropped,
         late_answers=now.late_answers,
         connect_time=_histogram(now.connect_time, now.connect_time_sum_us),
+        hook_time=_histogram(now.hook_time, now.hook_time_sum_us),
     )
 
 
@@ -79,4 +82,5 @@ def listener_stats(live: snapshots.ListenerLive, addresses: tuple[str, ...], ker
         dropped=dropped,
         proxy_refused=_named(PROXY_REFUSALS, now.proxy_refused),
         source_limited=_named(_SOURCE_LIMITS, now.source_limited),
+        hooked=_named(_HOOK_RESULTS, now.hooked),
     )

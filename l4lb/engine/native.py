@@ -16,7 +16,8 @@ from l4lb import _fastpath
 from l4lb._native import snapshots, specs, sweeps
 from l4lb.engine.bound import SessionBound
 from l4lb.engine.counters import listener_stats, shortages, worker_stats
-from l4lb.engine.fields import backend_options, listener_fields, listener_limits
+from l4lb.engine.fields import backend_options, listener_fields, listener_limits, milliseconds
+from l4lb.engine.hooks import NativeHooks
 from l4lb.engine.listening import Listening
 from l4lb.engine.migration import Migration, Owners
 from l4lb.engine.owned import OwnedListener
@@ -27,6 +28,7 @@ from l4lb.engine.tables import NativeTables
 from l4lb.engine.tcp_migration import TcpMigration
 from l4lb.errors import ConfigError, EngineError, Problem
 from l4lb.model.forwarder import ExportedKernel, ExportedSession, ExportedSockets, QuicIds
+from l4lb.model.hooks import Answer, Ask, HookCounts
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
@@ -75,6 +77,7 @@ class NativeForwarder(NativeTables):
         self._ids = count(1)  # for the records of the data plane, by which a name is found again
         self._records = Records(self._plane)
         self._pools = Pools(workers, self._records, self._ids)
+        self._hooks = NativeHooks(self._plane.hooks, self._records, self._pools)
         self._migration = Migration(self._plane, self._listening, self._records)
         self.tcp = TcpMigration(self._plane, self._pools, self._ids, self._listeners, self._left)
         self._version = 0
@@ -232,6 +235,7 @@ class NativeForwarder(NativeTables):
         self._records.name_listener(listener.id, spec.name, listener.addresses)
         listener.live.set_options(backend_options(spec))
         listener.live.set_limits(listener_limits(spec))
+        listener.live.set_hook(milliseconds(spec.hook_deadline_s), spec.hook_rejects)
 
     def _listener_fields(self, listener: OwnedListener, spec: ListenerSpec, *, draining: bool) -> specs.Listener:
         sockets = self._listening.spread(spec)
@@ -355,3 +359,17 @@ class NativeForwarder(NativeTables):
 
     def records_dropped(self) -> int:
         return sum(self._plane.worker_stats(index).records_dropped for index in range(self._plane.worker_count))
+
+    # ---- sessions that wait for a hook ----
+
+    def open_hooks(self) -> int:
+        return self._hooks.open()
+
+    def take_asks(self, limit: int) -> list[Ask]:
+        return self._hooks.take(limit)
+
+    def answer(self, answers: list[Answer]) -> None:
+        self._hooks.answer(answers)
+
+    def hook_counts(self) -> HookCounts:
+        return self._hooks.counts()

@@ -60,7 +60,8 @@ class Records:
         """At most `limit` of each worker."""
         return [self._record(ended) for ended in self._plane.take_records(limit)]
 
-    def _place(self, packed: bytes, port: int) -> str:
+    def place(self, packed: bytes, port: int) -> str:
+        """Where a client connected to."""
         text = self._places.get((packed, port))
         if text is None:
             text = endpoint_text(packed, port)
@@ -80,7 +81,7 @@ class Records:
             backend,
             address_text(ended.client),
             ended.client_port,
-            self._place(local, ended.local_port) if local else unix,
+            self.place(local, ended.local_port) if local else unix,
             ended.started_s,
             ended.connect_s,
             ended.duration_s,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
+from l4lb.model.hooks import SessionHooks
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
@@ -384,5 +385,5 @@ class HandOver(Counting, Protocol):
         """
 
 
-class Forwarder(Forwarding, SessionControl, SessionRecords, HandOver, Protocol):
+class Forwarder(Forwarding, SessionControl, SessionRecords, SessionHooks, HandOver, Protocol):
     """All roles: the native engine, `l4lb.engine.native.NativeForwarder`."""

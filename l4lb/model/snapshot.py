@@ -227,7 +227,8 @@ class ListenerSpec:
 
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
     kernel supports it; `udp_one_way`: no answers are expected. `kernel`: it is forwarded there, and nothing ends
-    here."""
+    here. `hook_deadline_s`, of TCP: a hook is asked about each session, which goes on without its answer after that
+    time, or with `hook_rejects` is refused; 0: there is no hook."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -264,6 +265,8 @@ class ListenerSpec:
     udp_one_way: bool = False
     udp_gro: bool = True
     kernel: KernelTerms | None = None
+    hook_deadline_s: float = 0.0
+    hook_rejects: bool = False
 
     @property
     def pools(self) -> tuple[str, ...]:

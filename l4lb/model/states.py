@@ -108,6 +108,7 @@ class SessionState(StrEnum):
     """Where a session is in its life. The order is the native enum's (`_dataplane/base/enums.pxd`), from 1 on."""
 
     READING = "reading"
+    ASKING = "asking"
     QUEUED = "queued"
     CONNECTING = "connecting"
     NEGOTIATING = "negotiating"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from l4lb.model.hooks import HookResult
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
 # Why a PROXY header was refused, in the order of `_dataplane/base/enums.pxd:proxy_refusal_t`: what is wrong with it, in
@@ -174,8 +175,9 @@ class ListenerStats:
 
     `session_time` excludes clients that were refused at once; `dropped` counts lost datagrams by reason;
     `proxy_refused` counts refused PROXY headers by the reasons in PROXY_REFUSALS; `source_limited` how often a source
-    was over a limit of `per_source`, in a dry run too. `in_kernel`: None for one of the workers; `devices` are those of
-    the one that the kernel forwards.
+    was over a limit of `per_source`, in a dry run too; `hooked` counts sessions by what came of asking
+    the listener's hook. `in_kernel`: None for one of the workers; `devices` are those of the one that the kernel
+    forwards.
     """
 
     addresses: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ class ListenerStats:
     dropped: dict[DropReason, int] = field(default_factory=dict)
     proxy_refused: dict[str, int] = field(default_factory=dict)
     source_limited: dict[SourceLimit, int] = field(default_factory=dict)
+    hooked: dict[HookResult, int] = field(default_factory=dict)
     in_kernel: Traffic | None = None
     devices: tuple[Device, ...] = ()
 
@@ -223,7 +226,8 @@ class SessionRecord(NamedTuple):
 class WorkerStats:
     """`busy_ns` is time spent outside epoll_wait since the start; `pipes` and `chunks` are those in use now;
     `handed_over` counts clients that it accepted for a less loaded worker; `connect_time` covers successful connects;
-    `late_answers` counts datagrams for UDP sessions that had ended."""
+    `late_answers` counts datagrams for UDP sessions that had ended; `hook_time` covers hooks' answers that were in
+    time."""
 
     sessions_active: int = 0
     pipes: int = 0
@@ -236,6 +240,7 @@ class WorkerStats:
     records_dropped: int = 0
     late_answers: int = 0
     connect_time: Histogram = Histogram()
+    hook_time: Histogram = Histogram()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

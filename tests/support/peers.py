@@ -152,6 +152,17 @@ def one_answer(text: bytes) -> Callable[[socket.socket], None]:
     return answer
 
 
+def greeting(text: bytes) -> Callable[[socket.socket], None]:
+    """Say `text` first, then the FIN; read on until the other side goes."""
+
+    def greet(sock: socket.socket) -> None:
+        sock.sendall(text)
+        sock.shutdown(socket.SHUT_WR)
+        hold(sock)
+
+    return greet
+
+
 @contextlib.contextmanager
 def dawdling(address: str, receive_buffer: int = 4096) -> Iterator[socket.socket]:
     """A client whose kernel takes little: what it does not read stays where it came from."""

@@ -259,6 +259,29 @@ cdef inline backend_t *pool_pick(pick_t *pick) noexcept nogil:
         asked += 1
 
 
+cdef inline backend_t *tier_find(pick_t *pick, tier_t *tier, uint32_t backend_id) noexcept nogil:
+    """The usable backend of that id, reserved. NULL: it is not in this tier, or has no place."""
+    cdef backend_t *backend
+    cdef uint32_t i
+    for i in range(tier.usable_count):
+        backend = &pick.pool.backends[tier.usable[i]]
+        if backend.live.id == backend_id:
+            return backend if backend_reserve(pick, backend) else NULL
+    return NULL
+
+
+cdef inline backend_t *pool_pick_named(pick_t *pick, uint32_t backend_id) noexcept nogil:
+    """The backend of that id, reserved, for a session that a hook sends there: neither bounded_load nor priority
+    counts. NULL: no new session may go there now, or it has no place."""
+    cdef backend_t *backend = tier_find(pick, &pick.pool.first, backend_id)
+    cdef uint32_t i
+    for i in range(pick.pool.further_count):
+        if backend != NULL:
+            break
+        backend = tier_find(pick, &pick.pool.further[i], backend_id)
+    return backend
+
+
 cdef inline backend_t *pool_resume(pick_t *pick, uint32_t backend_id) noexcept nogil:
     """The backend of that id, reserved, for a client that continues what it has begun there. NULL: it is gone, is down
     or in maintenance, or has no place.

@@ -21,6 +21,8 @@ cdef enum:
     INBOX_SIZE = 64               # power of two
     RECORD_SLOTS = 4096           # power of two
     NOTICE_SLOTS = 64             # power of two
+    ASK_SLOTS = 1024              # power of two
+    ANSWER_SLOTS = 4096           # power of two
     EVICT_LOOKED_MAX = 4096       # sessions that one turn looks at
     EVICT_ENDED_MAX = 64          # ... and ends
     SESSIONS_PER_BLOCK = 256
@@ -128,12 +130,15 @@ cdef enum path_error_t:
     PATH_PROTOCOL
     PATH_ERROR_COUNT
 
-# A session's life. tcp/opening.pxd makes the transitions out of READING, tcp/ending.pxd those out of RESETTING and
-# CLOSING, tcp/transitions.pxd all others:
+# A session's life. tcp/opening.pxd makes the transitions out of READING and ASKING, tcp/ending.pxd those out of
+# RESETTING and CLOSING, tcp/transitions.pxd all others:
 #
 #          +--its first bytes count--> READING
 #          |                             | they are here
-#   FREE --+--accept--> (choice) <-------+
+#   FREE --+--accept--> (hook?) <--------+
+#                       |    +--its listener has one--> ASKING
+#                       |                                | it has answered, or is late
+#                      (choice) <------------------------+
 #                       | ^  +--all at max_sessions--> QUEUED
 #                       | |                              | a place is free
 #                     CONNECTING <-----------------------+
@@ -153,6 +158,7 @@ cdef enum path_error_t:
 cdef enum session_state_t:
     SESSION_FREE = 0
     SESSION_READING
+    SESSION_ASKING
     SESSION_QUEUED
     SESSION_CONNECTING
     SESSION_NEGOTIATING
@@ -163,6 +169,22 @@ cdef enum session_state_t:
     SESSION_FLOW
     SESSION_ARRIVING
     SESSION_STATE_COUNT
+
+# What came of asking a listener's hook about a session, and what an answer says. The order is that of
+# l4lb.model.hooks.HookResult; tests/unit/native/test_fastpath.py holds them together.
+cdef enum hook_result_t:
+    HOOK_ACCEPTED = 0
+    HOOK_REJECTED
+    HOOK_POOL
+    HOOK_BACKEND
+    HOOK_LATE                     # no answer before the deadline. From here on: what the listener's on_error says holds
+    HOOK_FAILED                   # it raised, or answered what cannot be carried out
+    HOOK_FULL                     # too many were asked already
+    HOOK_RESULT_COUNT
+
+cdef enum:
+    HOOK_REJECTS = 0x80000000     # of listener_live_t.hook: on_error is "reject"
+    HOOK_DEADLINE_MASK = 0x7FFFFFFF
 
 cdef enum side_t:
     SIDE_CLIENT = 0

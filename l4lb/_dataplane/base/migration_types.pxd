@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from l4lb._dataplane.base.types cimport backend_live_t, held_t, listener_live_t, pool_live_t, source_address_t
 
 cdef enum:
-    EXPORT_FORMAT = 1
+    EXPORT_FORMAT = 2
     EXPORT_FDS_MAX = 6            # client, backend, two pipes
 
 cdef enum exported_bits_t:

@@ -10,8 +10,8 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, PATH_ERROR_COUNT, PROXY_REFUSAL_COUNT,
-    TIER_CURSORS, hash_key_t, selection_t,
+    CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, HOOK_RESULT_COUNT, PATH_ERROR_COUNT,
+    PROXY_REFUSAL_COUNT, TIER_CURSORS, hash_key_t, selection_t,
 )
 from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport (
@@ -65,7 +65,7 @@ cdef struct session_t:
     uint32_t state_deadline_ms    # for a state before RELAYING
     uint32_t expires_ms           # max_session_duration, 0: none
     uint64_t started_ns
-    uint64_t attempt_started_ns
+    uint64_t attempt_started_ns   # ASKING: when its hook was asked
     uint64_t connected_ns
     uint64_t asked_ns             # in a MEASURED session: when its first bytes were sent up; 0: not yet
     uint64_t hash
@@ -130,6 +130,7 @@ cdef struct listener_counters_t:
     histogram_t session_time
     uint64_t proxy_refused[PROXY_REFUSAL_COUNT]  # headers, by proxy_refusal_t
     uint64_t source_limited[SOURCE_LIMIT_COUNT]  # by source_limit_t: how often, in a dry run too
+    uint64_t hooked[HOOK_RESULT_COUNT]  # sessions that its hook was to be asked about, by hook_result_t
     uint64_t client_first         # 0 to 3: do clients here speak first? Two-bit prediction; of use to its worker alone
 
 cdef struct limits_t:             # of one listener, for all workers. Control writes the rates, also while sessions run
@@ -151,6 +152,7 @@ cdef struct backend_options_t:    # of every backend socket; clients' sockets in
 cdef struct listener_live_t:
     int64_t sessions_active       # shared
     uint32_t id                   # unique within the data plane
+    uint32_t hook                 # control: how long its hook has to answer, in ms, and HOOK_REJECTS; 0: it has none
     listener_counters_t **counters
     flow_list_t *flows            # by worker, each touched by its worker alone
     limits_t limits

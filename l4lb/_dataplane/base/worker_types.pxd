@@ -38,6 +38,7 @@ cdef struct worker_counters_t:
     uint64_t late_answers         # datagrams for UDP sessions that had ended
     uint64_t shortages[SHORTAGE_COUNT]         # by shortage_t
     histogram_t connect_time
+    histogram_t hook_time         # until a hook has answered
 
 cdef struct accepting_t:          # one listening socket of this worker
     int fd
@@ -103,6 +104,35 @@ cdef struct records_t:            # ring: its worker writes, control reads. Full
     uint64_t read
     record_t *slots               # RECORD_SLOTS of them, once records were wanted
     uint32_t wanted               # control
+
+cdef struct ask_t:                # a session about which control is to ask its listener's hook
+    uint64_t session_id
+    uint32_t index
+    uint32_t generation
+    uint32_t listener_id
+    uint32_t pool_slot            # where it goes unless the hook sends it elsewhere
+    source_address_t source
+    source_address_t local        # where the client connected to
+    uint8_t sni_length
+    uint8_t sni[SNI_MAX_BYTES]
+
+cdef struct asks_t:               # ring: its worker writes, control reads. Full: on_error holds at once
+    uint64_t written
+    uint64_t read
+    ask_t *slots                  # ASK_SLOTS of them, once a listener had a hook
+
+cdef struct answer_t:
+    uint64_t session_id
+    uint32_t index
+    uint32_t generation
+    uint32_t target               # HOOK_POOL: a pool's slot; HOOK_BACKEND: a backend's id
+    uint8_t result                # hook_result_t
+
+cdef struct answers_t:            # ring: control writes, its worker reads. Full: the session waits for its deadline
+    uint64_t written
+    uint64_t read
+    uint64_t dropped              # the worker's: their sessions had gone on, or were gone
+    answer_t *slots               # ANSWER_SLOTS of them
 
 cdef struct notices_t:            # ring of backends that fail: its worker writes, control reads
     uint64_t written
@@ -203,6 +233,8 @@ cdef struct worker_t:
     records_t records
     uint64_t ids                  # that it has given to sessions and refused clients
     notices_t notices
+    asks_t asks
+    answers_t answers
     eviction_t eviction
     sweeping_t sweeping
     state_t states[SESSION_STATE_COUNT]
@@ -237,6 +269,7 @@ cdef struct plane_t:
     uint64_t epoch                # how many processes took over from each other before this one; 16 bits
     void *snapshot                # snapshot_t *, published by control
     int notice_fd                 # eventfd: workers write, control reads
+    int hook_fd                   # eventfd of the reader of asks, see session/asking.pxd; set before there are hooks
     int records_fd                # eventfd of the reader of records, see session/records.pxd; set before any are wanted
     uint64_t evict_version        # control
     uint64_t sweep_version        # control

@@ -18,6 +18,11 @@ cdef inline session_t *sessions_at(sessions_t *self, uint32_t index) noexcept no
     return &self.blocks[index // SESSIONS_PER_BLOCK][index % SESSIONS_PER_BLOCK]
 
 
+cdef inline bint sessions_reach(const sessions_t *self, uint32_t index) noexcept nogil:
+    """Whether there is such a slot."""
+    return index < self.block_count * <uint32_t>SESSIONS_PER_BLOCK
+
+
 cdef inline void sessions_init(sessions_t *self) noexcept nogil:
     self.blocks = NULL
     self.block_count = self.block_capacity = self.active = 0

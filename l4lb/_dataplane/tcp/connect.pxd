@@ -12,7 +12,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport calloc, realloc
 
 from l4lb._dataplane.balancing.failure_notices cimport backend_failed
-from l4lb._dataplane.balancing.pick cimport pool_pick
+from l4lb._dataplane.balancing.pick cimport pool_pick, pool_pick_named
 from l4lb._dataplane.base.enums cimport (
     CLIENT_FIRST_MAX, CLIENT_WATCH_MS, FAILURE_RESOURCES, SELECT_PEAK_EWMA, SESSION_ACK_HELD, SESSION_CLIENT_WATCHED,
     SESSION_CONNECTING, SESSION_HEADER_HELD, SESSION_MEASURED, SESSION_URGENT_INLINE, SHORTAGE_MEMORY, SIDE_BACKEND,
@@ -78,6 +78,19 @@ cdef inline backend_t *session_pick(worker_t *w, session_t *s, pool_t *pool) noe
         s.tried.count = 0
         backend = pool_pick(&pick)
     return backend
+
+
+cdef inline backend_t *session_pick_named(
+    worker_t *w, session_t *s, pool_t *pool, uint32_t backend_id
+) noexcept nogil:
+    """The backend of that id, reserved, for a session that has tried none; NULL when it cannot have it."""
+    cdef pick_t pick
+    pick.pool = pool
+    pick.tried = s.tried
+    pick.hash = s.hash
+    pick.now_ms = w.now_ms
+    pick.bound = 0
+    return pool_pick_named(&pick, backend_id)
 
 
 cdef inline attempt_t socket_refusal(int error, int family) noexcept nogil:

@@ -6,8 +6,8 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from l4lb._dataplane.base.enums cimport (
     CLOSE_CLIENT_ABORT, CLOSE_CONNECT_FAILED, CLOSE_CONNECT_TIMEOUT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_IDLE_TIMEOUT,
-    CLOSE_MAX_DURATION, CLOSE_QUEUE_TIMEOUT, FAILURE_OTHER, FAILURE_RESET, FAILURE_TIMEOUT, SESSION_ACK_HELD,
-    SESSION_HEADER_HELD, SESSION_THROTTLED, SIDE_CLIENT, side_t,
+    CLOSE_MAX_DURATION, CLOSE_QUEUE_TIMEOUT, FAILURE_OTHER, FAILURE_RESET, FAILURE_TIMEOUT, HOOK_LATE,
+    SESSION_ACK_HELD, SESSION_HEADER_HELD, SESSION_THROTTLED, SIDE_CLIENT, side_t,
 )
 from l4lb._dataplane.base.linux cimport AF_INET, EPOLLERR, EPOLLHUP
 from l4lb._dataplane.base.types cimport session_t
@@ -16,7 +16,7 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.session.closing cimport session_end
 from l4lb._dataplane.tcp.connect cimport attempt_error
 from l4lb._dataplane.tcp.ending cimport session_ending_progress
-from l4lb._dataplane.tcp.opening cimport session_event_reading, session_timeout_reading
+from l4lb._dataplane.tcp.opening cimport session_event_reading, session_hooked, session_timeout_reading
 from l4lb._dataplane.tcp.progress cimport (
     deadline_passed, session_arm, session_is_ending, session_rearm, session_stalled,
 )
@@ -45,7 +45,7 @@ cdef inline void edge_reading(worker_t *w, session_t *s, side_t side, uint32_t e
 
 
 cdef inline void edge_waiting(worker_t *w, session_t *s, side_t side, uint32_t events) noexcept nogil:
-    """QUEUED, PAUSING. An edge of the backend belongs to an attempt that is over."""
+    """ASKING, QUEUED, PAUSING. An edge of the backend belongs to an attempt that is over."""
     if side == SIDE_CLIENT and not client_left(w, s, events):
         session_mark(s, SIDE_CLIENT, events)
 
@@ -102,6 +102,11 @@ cdef inline bint deadline_moved(worker_t *w, session_t *s) noexcept nogil:
 cdef inline void timeout_reading(worker_t *w, session_t *s) noexcept nogil:
     if not deadline_moved(w, s):
         session_timeout_reading(w, s)
+
+
+cdef inline void timeout_asking(worker_t *w, session_t *s) noexcept nogil:
+    if not deadline_moved(w, s):
+        session_hooked(w, s, HOOK_LATE, 0)
 
 
 cdef inline void timeout_queued(worker_t *w, session_t *s) noexcept nogil:

@@ -9,10 +9,10 @@ from l4lb._dataplane.admission.admission cimport hold_as_before, hold_worker, re
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.balancing.queue cimport queue_return
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_REASON_COUNT, CLOSE_RESOURCE_LIMIT, SCRATCH_BYTES, SESSION_CLIENT_WANTS_OUT, SESSION_CLIENT_WATCHED,
-    SESSION_CLOSING, SESSION_CONNECTING, SESSION_FREE, SESSION_NEGOTIATING, SESSION_PAUSING, SESSION_QUEUED,
-    SESSION_READING, SESSION_READY, SESSION_RELAYING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, SPLICE_OFF,
-    TIMER_TICK_MS,
+    CLOSE_REASON_COUNT, CLOSE_RESOURCE_LIMIT, SCRATCH_BYTES, SESSION_ASKING, SESSION_CLIENT_WANTS_OUT,
+    SESSION_CLIENT_WATCHED, SESSION_CLOSING, SESSION_CONNECTING, SESSION_FREE, SESSION_NEGOTIATING, SESSION_PAUSING,
+    SESSION_QUEUED, SESSION_READING, SESSION_READY, SESSION_RELAYING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT,
+    SPLICE_OFF, TIMER_TICK_MS,
 )
 from l4lb._dataplane.base.linux cimport (
     EPOLLOUT, clock_now_ns, gauge_add, published_load_pointer, published_load_u64,
@@ -32,6 +32,7 @@ from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm
 from l4lb._dataplane.session.closing cimport session_end, socket_end
 from l4lb._dataplane.session.setup cimport session_count
+from l4lb._dataplane.tcp.opening cimport session_decide
 from l4lb._dataplane.tcp.precopy cimport arrivals_end
 
 
@@ -63,7 +64,10 @@ cdef inline bint exported_has_sockets(const exported_session_t *said) noexcept n
     """What its state takes for granted."""
     cdef bint client = said.has_client or said.bits & EXPORTED_AHEAD
     cdef bint backend = (said.has_backend or said.bits & EXPORTED_AHEAD) and said.backend_id
-    if said.state == SESSION_READING or said.state == SESSION_QUEUED or said.state == SESSION_PAUSING:
+    if (
+        said.state == SESSION_READING or said.state == SESSION_ASKING or said.state == SESSION_QUEUED
+        or said.state == SESSION_PAUSING
+    ):
         return client and not said.has_backend and not said.bits & EXPORTED_AHEAD
     if said.state == SESSION_CONNECTING or said.state == SESSION_NEGOTIATING:
         return client and backend and not said.bits & EXPORTED_AHEAD
@@ -298,6 +302,9 @@ cdef inline void session_import(worker_t *w, imported_session_t *one) noexcept n
         queue_return(w, s)
     if not complete or not (session_wants_again(w, s) if one.ahead else session_watch_again(w, s)):
         session_end(w, s, CLOSE_RESOURCE_LIMIT)
+        return
+    if s.state == SESSION_ASKING:
+        session_decide(w, s)                            # the other process's hook does not answer here
         return
     if said.bits & EXPORTED_TIMED:
         timers_arm(&w.timers, &w.sessions, s, exported_due_ms(w, said))

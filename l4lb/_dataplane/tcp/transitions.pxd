@@ -34,7 +34,8 @@ from l4lb._dataplane.session.records cimport histogram_add
 from l4lb._dataplane.session.setup cimport session_pool
 from l4lb._dataplane.tcp.connect cimport (
     ATTEMPT_CONNECTED, ATTEMPT_FAILED, ATTEMPT_MISFIT, ATTEMPT_NO_RESOURCES, ATTEMPT_NO_SOURCE, attempt_begin,
-    attempt_failed, attempt_misfit, attempt_short, attempt_t, session_pick, session_was_short,
+    attempt_failed, attempt_misfit, attempt_short, attempt_t, session_pick, session_pick_named,
+    session_was_short,
 )
 from l4lb._dataplane.tcp.ending cimport session_close, session_reset
 from l4lb._dataplane.tcp.preface cimport AWAIT_STARTTLS
@@ -292,6 +293,16 @@ cdef inline void session_connect(worker_t *w, session_t *s) noexcept nogil:
         if session_try(w, s, pool, backend):
             return
     session_end(w, s, CLOSE_CONNECT_FAILED if s.attempts else CLOSE_NO_BACKEND)
+
+
+cdef inline void session_connect_to(worker_t *w, session_t *s, uint32_t backend_id) noexcept nogil:
+    """Try that backend first, when it is usable and has a place that nobody waits for."""
+    cdef pool_t *pool = session_pool(w, s)
+    cdef backend_t *backend = NULL
+    if pool != NULL and not shared_read(&s.pool.waiting):
+        backend = session_pick_named(w, s, pool, backend_id)
+    if backend == NULL or not session_try(w, s, pool, backend):
+        session_connect(w, s)
 
 
 cdef inline void session_try_again(worker_t *w, session_t *s) noexcept nogil:

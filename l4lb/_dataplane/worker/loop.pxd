@@ -32,6 +32,7 @@ from l4lb._dataplane.tcp.accept cimport accept_event, accept_resume
 from l4lb._dataplane.tcp.exporting cimport clients_hold, exports_free, freeze_is_asked, sessions_freeze
 from l4lb._dataplane.tcp.importing cimport imports_drop, sessions_import
 from l4lb._dataplane.tcp.inboxes cimport inboxes_drop, inboxes_take
+from l4lb._dataplane.tcp.opening cimport answers_take
 from l4lb._dataplane.tcp.precopy cimport arrivals_drop, arrivals_take, precopies
 from l4lb._dataplane.tcp.transitions cimport queues_serve
 from l4lb._dataplane.udp.answers cimport udp_flush
@@ -100,6 +101,8 @@ cdef inline void worker_close(worker_t *w) noexcept nogil:
     sessions_free(&w.sessions)
     free(w.accepting)
     free(w.records.slots)
+    free(w.asks.slots)
+    free(w.answers.slots)
     if w.inboxes != NULL:
         for i in range(w.plane.worker_count):
             free(w.inboxes[i].clients)
@@ -177,6 +180,7 @@ cdef inline void worker_event(worker_t *w, epoll_event *event) noexcept nogil:
     elif tag == EVENT_TAG:
         w.queue_poked = True
         inboxes_take(w)
+        answers_take(w)
     elif tag & LINK_TAG_BIT:
         link_event(w, <uint32_t>tag & ~<uint32_t>LINK_TAG_BIT)
     elif tag - LISTENER_TAG_BASE < w.accepting_count and not w.accepting[tag - LISTENER_TAG_BASE].datagrams:

@@ -5,15 +5,16 @@ from libc.stdint cimport uint32_t
 
 from l4lb._dataplane.balancing.queue cimport queue_leave
 from l4lb._dataplane.base.enums cimport (
-    SESSION_ARRIVING, SESSION_CLOSING, SESSION_CONNECTING, SESSION_FLOW, SESSION_FREE, SESSION_NEGOTIATING,
-    SESSION_PAUSING, SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING, close_reason_t, side_t,
+    SESSION_ARRIVING, SESSION_ASKING, SESSION_CLOSING, SESSION_CONNECTING, SESSION_FLOW, SESSION_FREE,
+    SESSION_NEGOTIATING, SESSION_PAUSING, SESSION_QUEUED, SESSION_READING, SESSION_RELAYING, SESSION_RESETTING,
+    close_reason_t, side_t,
 )
 from l4lb._dataplane.base.types cimport session_t
 from l4lb._dataplane.base.worker_types cimport session_cleanup_f, session_edge_f, session_step_f, state_t, worker_t
 from l4lb._dataplane.tcp.ending cimport session_close_progress, session_reset_progress, session_timeout_ending
 from l4lb._dataplane.tcp.events cimport (
-    edge_connecting, edge_ending, edge_negotiating, edge_reading, edge_relaying, edge_waiting, timeout_connecting,
-    timeout_pausing, timeout_queued, timeout_reading, timeout_relaying,
+    edge_connecting, edge_ending, edge_negotiating, edge_reading, edge_relaying, edge_waiting, timeout_asking,
+    timeout_connecting, timeout_pausing, timeout_queued, timeout_reading, timeout_relaying,
 )
 from l4lb._dataplane.tcp.precopy cimport edge_arriving
 from l4lb._dataplane.tcp.transitions cimport session_pump
@@ -50,6 +51,7 @@ cdef inline void states_fill(state_t *states) noexcept nogil:
     """A FREE session has no timer, no turn and no socket."""
     state_fill(&states[<int>SESSION_FREE], no_edge, no_step, no_step, no_cleanup)
     state_fill(&states[<int>SESSION_READING], edge_reading, timeout_reading, no_step, no_cleanup)
+    state_fill(&states[<int>SESSION_ASKING], edge_waiting, timeout_asking, no_step, no_cleanup)
     state_fill(&states[<int>SESSION_QUEUED], edge_waiting, timeout_queued, no_step, cleanup_queued)
     state_fill(&states[<int>SESSION_CONNECTING], edge_connecting, timeout_connecting, no_step, no_cleanup)
     state_fill(&states[<int>SESSION_NEGOTIATING], edge_negotiating, timeout_connecting, no_step, no_cleanup)

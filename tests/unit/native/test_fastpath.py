@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from l4lb import _fastpath
+from l4lb.model.hooks import HookResult
 from l4lb.model.sessions import SourceOrder
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
@@ -23,6 +24,14 @@ def test_drop_reasons_are_the_native_enum_in_its_order() -> None:
     native = [line.removeprefix("DROP_").lower() for line in lines]
     assert native == [*DropReason, "reason_count"]
     assert len(DropReason) == _fastpath.DROP_REASONS
+
+
+def test_hook_results_are_the_native_enum_in_its_order() -> None:
+    with open("l4lb/_dataplane/base/enums.pxd", encoding="utf-8") as file:
+        _, _, rest = file.read().partition("cdef enum hook_result_t:")
+    lines = [line.split()[0] for line in rest.partition("cdef enum")[0].splitlines() if "HOOK_" in line]
+    assert [line.removeprefix("HOOK_").lower() for line in lines] == [*HookResult, "result_count"]
+    assert len(HookResult) == _fastpath.HOOK_RESULTS
 
 
 def test_source_limits_are_the_native_enum_in_its_order() -> None:
