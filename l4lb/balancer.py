@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from l4lb.config import Config
-from l4lb.control.life import Life
+from l4lb.control.hooking import Hooking
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance
 from l4lb.control.reporting import shapes
@@ -27,7 +27,7 @@ from l4lb.net.resolving import Lookup, look_up
 from l4lb.views import BansView, ListenerView, PoolView
 
 
-class LoadBalancer(Life):
+class LoadBalancer(Hooking):
     """A load balancer in this process.
 
     Use it as a context manager, plain or async, or call `start` and `close`. It installs no signal handlers and keeps

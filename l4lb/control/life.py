@@ -95,8 +95,16 @@ class Life:
         except BaseException:
             forwarder.close()
             raise
+        try:
+            self._prepare(plane)
+        except BaseException:
+            await plane.stop()
+            raise
         await plane.start()
         return plane
+
+    def _prepare(self, plane: ControlPlane) -> None:
+        """Before it starts, on its loop."""
 
     def close(self) -> None:
         """Stop at once: sessions that are still there are reset. Idempotent; leaves no thread and no file descriptor

@@ -24,6 +24,7 @@ from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
+from l4lb.control.hooks.hooks import Hooks
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, first_state
 from l4lb.control.process.predecessor import Predecessor
@@ -97,7 +98,10 @@ class ControlPlane:
 
         # what workers go by, and what is seen of backends
         self.cleanup = SessionCleanup(self.state, self.events, forwarder)
-        self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed)
+        self.hooks = Hooks(self.state, forwarder, FromThreads(self.events).emit)
+        self.reconciler = Reconciler(
+            self.state, forwarder, self.events, self.cleanup.removed, hooked=self.hooks.applied
+        )
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
@@ -182,6 +186,7 @@ class ControlPlane:
                 await self.outputs.pause_statsd()  # until it is known what was sent of what was counted: `has_all`
             await self.outputs.commit(outputs)
             await self._resolve()
+            self.hooks.start()
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -375,6 +380,7 @@ class ControlPlane:
         self.cleanup.stop()
         await self.reconciler.stop()
         await self.admin.stop()
+        await asyncio.to_thread(self.hooks.stop)
         self.forwarder.close()
         await self.outputs.stop()
 

@@ -187,7 +187,20 @@ def test_iteration_under_asyncio(balancer: Verbs, server: Server) -> None:
 # ---- the same verbs ----
 
 # What only the one has: the life of an instance, and what its own process alone can do; requests.
-OWN = {"start", "astart", "run", "arun", "plane", "admin_address", "reopen_logs", "areopen_logs"}
+OWN = {
+    "on_session",
+    "aon_session",
+    "on_close",
+    "aon_close",
+    "start",
+    "astart",
+    "run",
+    "arun",
+    "plane",
+    "admin_address",
+    "reopen_logs",
+    "areopen_logs",
+}
 OF_CLIENT = {"address", "ask", "pool", "apool", "kill_counted", "akill_counted", "aconfig"}
 OF_REMOTE = {"status", "astatus", "find"}
 PAIRS = [

@@ -46,4 +46,4 @@ def test_every_promise_of_security_has_its_tests() -> None:
 
 
 def test_the_architecture_is_read_in_one_sitting() -> None:
-    assert len(Path("ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 195
+    assert len(Path("ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()) <= 200

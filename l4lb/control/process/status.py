@@ -11,10 +11,11 @@ from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.reporting import kernel_shapes, shapes
+from l4lb.control.reporting import kernel_shapes, part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
+from l4lb.control.state.hooked import Hook, hook_of
 from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
@@ -140,7 +141,18 @@ def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False
     }
 
 
-def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None) -> shapes.Listener:
+def _hook(hook: Hook, stats: ListenerStats) -> part_shapes.Hook:
+    return {
+        "name": hook.name,
+        "deadline_s": hook.deadline_s,
+        "on_error": "reject" if hook.rejects else "accept",
+        "sessions": dict(stats.hooked),
+    }
+
+
+def _listener(
+    state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None, hook: Hook | None
+) -> shapes.Listener:
     return {
         "name": state.name,
         "protocol": state.config.protocol,
@@ -156,6 +168,7 @@ def _listener(state: ListenerState, stats: ListenerStats, drain: shapes.Drain | 
         "proxy_refused": dict(stats.proxy_refused),
         "source_limited": dict(stats.source_limited),
         "dropped": dict(stats.dropped),
+        "hook": _hook(hook, stats) if hook is not None else None,
     }
 
 
@@ -171,7 +184,7 @@ def _worker(index: int, stats: WorkerStats) -> shapes.Worker:
     }
 
 
-def _connect_time(workers: Sequence[WorkerStats]) -> shapes.Histogram:
+def _connect_time(workers: Sequence[WorkerStats]) -> part_shapes.Histogram:
     """The sum over all workers, whose histograms have the same bounds."""
     histograms = [worker.connect_time for worker in workers]
     return {
@@ -243,7 +256,8 @@ class Status:
         found = []
         for name, one in self._state.listeners.items():
             stats_ = counted.get(name, ListenerStats())
-            found.append(_listener(one, stats_, self._draining.of_listener(name, stats_.sessions_active)))
+            drain = self._draining.of_listener(name, stats_.sessions_active)
+            found.append(_listener(one, stats_, drain, hook_of(self._state.hooks, name, one.config)))
         return found
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:

@@ -54,7 +54,7 @@ class Reconciler:
     """Turns `state` into snapshots for `forwarder`.
 
     Calls `removed` with a pool's name, its on_backend_removed and the ids of backends that a snapshot no longer
-    contains. `clock`: seconds, monotonic.
+    contains. `clock`: seconds, monotonic. `hooked` returns listeners with their hooks.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Reconciler:
         events: Events,
         removed: Callable[[str, str, list[str]], None] = lambda pool, way, backends: None,
         clock: Callable[[], float] = time.monotonic,
+        hooked: Callable[[tuple[ListenerSpec, ...]], tuple[ListenerSpec, ...]] = lambda listeners: listeners,
     ) -> None:
         self.version = 0
         self._state = state
@@ -71,6 +72,7 @@ class Reconciler:
         self._events = events
         self._removed = removed
         self._clock = clock
+        self._hooked = hooked
         self._looks = 0
         self._dirty: set[str] = set()
         self._all_dirty = True
@@ -182,7 +184,7 @@ class Reconciler:
 
     def _listener_specs(self) -> tuple[ListenerSpec, ...]:
         state = self._state
-        return self._specs_of.of(state.listeners, state.config.pools, state.drained, state.banned)
+        return self._hooked(self._specs_of.of(state.listeners, state.config.pools, state.drained, state.banned))
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""

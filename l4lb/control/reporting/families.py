@@ -115,6 +115,12 @@ def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
         ("listener", "limit"),
         (((name, limit), count) for name, one in listeners for limit, count in one.source_limited.items()),
     )
+    yield _counter(
+        "l4lb_hook_sessions",
+        "Sessions about which a hook was to be asked, by what came of it",
+        ("listener", "result"),
+        (((name, result), count) for name, one in listeners for result, count in one.hooked.items()),
+    )
     yield _gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
                  (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
 
@@ -230,6 +236,8 @@ def _of_traffic(gathered: Gathered) -> Iterator[Metric]:
     )
     yield _histogram("l4lb_backend_connect_seconds", "Time until a backend accepted a connect", (),
                      [((), _sum([worker.connect_time for worker in workers]))])  # fmt: skip
+    yield _histogram("l4lb_hook_seconds", "Time until a hook answered about a session, in time", (),
+                     [((), _sum([worker.hook_time for worker in workers]))])  # fmt: skip
 
 
 def _both(gathered: Gathered, up: str, down: str) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
 from l4lb.control.reporting.kernel_shapes import InKernel, Traffic
+from l4lb.control.reporting.part_shapes import Histogram, Hook
 from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
@@ -185,15 +186,7 @@ class Listener(TypedDict):
     proxy_refused: dict[str, int]
     source_limited: dict[SourceLimit, int]
     dropped: dict[DropReason, int]
-
-
-@_EXACT
-class Histogram(TypedDict):
-    """How many durations fell below each of `bounds_s`, and in a last entry above them; `sum_s` is their sum."""
-
-    bounds_s: list[float]
-    counts: list[int]
-    sum_s: float
+    hook: Hook | None
 
 
 @_EXACT

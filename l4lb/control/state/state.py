@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.control.state.hooked import Hook
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import InheritedSocket
@@ -134,6 +135,7 @@ class State:
     drained: frozenset[str] = frozenset()  # listeners that the operator drained
     bans: int = 0  # how many there are
     banned: Mapping[str, bytes] = field(default_factory=dict)  # the clients whom they refuse, see `Bans.ranges`
+    hooks: tuple[Hook, ...] = ()  # those for single listeners first
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
 

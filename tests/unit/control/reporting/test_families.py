@@ -17,6 +17,7 @@ from l4lb.control.reporting.access_log import Counts
 from l4lb.control.reporting.exposition import exposition
 from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
 from l4lb.control.reporting.usage import Usage
+from l4lb.model.hooks import HookResult
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, Traffic, WorkerStats
 from tests.support.balancing import address_of, make_config, wait_idle
@@ -38,6 +39,7 @@ CONTRACT = {
     "l4lb_backend_connect_seconds": ("histogram", set()),
     "l4lb_backend_connect_failures_total": ("counter", {"pool", "backend", "reason"}),
     "l4lb_session_seconds": ("histogram", {"listener"}),
+    "l4lb_hook_seconds": ("histogram", set()),
     "l4lb_health_checks_total": ("counter", {"pool", "backend", "result"}),
     "l4lb_health_check_seconds": ("histogram", set()),
     "l4lb_health_lag_seconds": ("gauge", set()),
@@ -51,6 +53,7 @@ CONTRACT = {
     "process_open_fds": ("gauge", set()),
     "process_resident_memory_bytes": ("gauge", set()),
 }
+HOOKED = {"l4lb_hook_sessions_total": ("counter", {"listener", "result"})}  # of listeners with a hook
 IN_KERNEL = {  # where the kernel forwards for a listener; not in the contract
     "l4lb_packets_total": ("counter", {"pool", "backend", "direction"}),
     "l4lb_kernel_packets_total": ("counter", {"verdict"}),
@@ -65,7 +68,14 @@ def gathered() -> Gathered:
     time_ = Histogram((0.1, 0.2), (1, 2, 3), 4.5)
     closed = {CloseReason.NORMAL: 5, CloseReason.RATE_LIMITED: 1}
     listener = ListenerStats(
-        ("127.0.0.1:80",), 2, 8, closed, time_, {"no_backend": 7}, in_kernel=Traffic(1, None, 2, None)
+        ("127.0.0.1:80",),
+        2,
+        8,
+        closed,
+        time_,
+        {"no_backend": 7},
+        hooked={HookResult.LATE: 1},
+        in_kernel=Traffic(1, None, 2, None),
     )
     backend = BackendStats(1, 6, 10, 20, 3, {ConnectFailure.TIMEOUT: 4}, datagrams_up=11, datagrams_down=12)
     backend = replace(backend, in_kernel=Traffic(3, 4, 5, 6))
@@ -107,9 +117,9 @@ def samples(parsed: dict[str, Metric], name: str) -> dict[tuple[str, ...], float
     return {tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value for sample in every}
 
 
-@pytest.mark.parametrize("name", [*CONTRACT, *IN_KERNEL])
+@pytest.mark.parametrize("name", [*CONTRACT, *HOOKED, *IN_KERNEL])
 def test_every_metric_of_the_contract(parsed: dict[str, Metric], name: str) -> None:
-    kind, labels = {**CONTRACT, **IN_KERNEL}[name]
+    kind, labels = {**CONTRACT, **HOOKED, **IN_KERNEL}[name]
     family = parsed[name.removesuffix("_total")]
     assert family.type == kind
     assert family.documentation

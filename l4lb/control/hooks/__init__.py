@@ -1,0 +1,1 @@
+"""Hooks: an operator's code that is asked about sessions, on threads of its own."""

@@ -1,0 +1,85 @@
+"""Async hooks: tasks on an event loop of their own, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from l4lb.errors import EngineError
+from l4lb.net.threads import name_this_thread, new_loop, started
+
+TASKS_MAX = 4096
+_JOIN_S = 1.0
+
+
+class Tasks:
+    """Between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="l4lb-hook-loop", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._begun = 0
+
+    def start(self) -> None:
+        """EngineError when there can be no loop or thread."""
+        self._loop = new_loop()
+        try:
+            started(self._thread)
+        except EngineError:
+            self._loop.close()
+            self._loop = None
+            raise
+
+    def stop(self) -> bool:
+        """Cancel what is under way. False: a hook does not return, and its thread ends with it."""
+        loop = self._loop
+        if loop is None:
+            return True
+        loop.call_soon_threadsafe(self._cancel_all)
+        self._thread.join(_JOIN_S)
+        return not self._thread.is_alive()
+
+    def has_room(self) -> bool:
+        return self._begun < TASKS_MAX
+
+    def begin(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Any thread but that of the loop, by one at a time."""
+        if self._loop is not None:
+            self._begun = len(self._tasks) + 1
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._begin, work)
+
+    # ---- its thread ----
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        name_this_thread("l4lb-hook-loop")
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _begin(self, work: Callable[[], Awaitable[Any]]) -> None:
+        assert self._loop is not None
+
+        async def run() -> None:
+            await work()
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _cancel_all(self) -> None:
+        assert self._loop is not None
+        for task in self._tasks:
+            task.cancel()
+        self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        assert self._loop is not None
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loop.stop()
