@@ -25,6 +25,7 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.hooks.hooks import Hooks
+from l4lb.control.hooks.modules import load_hook
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, first_state
 from l4lb.control.process.predecessor import Predecessor
@@ -186,7 +187,7 @@ class ControlPlane:
                 await self.outputs.pause_statsd()  # until it is known what was sent of what was counted: `has_all`
             await self.outputs.commit(outputs)
             await self._resolve()
-            self.hooks.start()
+            self.hooks.start(load_hook(self.state.config))
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -268,7 +269,9 @@ class ControlPlane:
         """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
         try:
             with self.supervision.reloading():
-                changes = await self.applying.reload(await asyncio.to_thread(self._load) if config is None else config)
+                config = await asyncio.to_thread(self._load) if config is None else config
+                with self.hooks.configured(await asyncio.to_thread(load_hook, config)):
+                    changes = await self.applying.reload(config)
         except L4lbError as error:
             self.sources.reloads_refused += 1
             for reason in error.problems if isinstance(error, ConfigError) else [error]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from l4lb.config.options.base import Line, Model, Name, PositiveCount, reject_bool
+from l4lb.config.options.base import Line, Model, Name, PositiveCount, listify, reject_bool
 from l4lb.config.options.reporting import (
     AccessLogTarget,
     DatagramAddress,
@@ -75,6 +75,21 @@ class GlobalConfig(Model):
     )
     hash_seed: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, lt=2**63)] = Field(
         default=0, description="the same on every node gives the same tables on every node"
+    )
+
+
+class HooksConfig(Model):
+    """A module of the operator's own that is asked about sessions."""
+
+    module: Name = Field(
+        default="", description="package.module, whose function on_session is asked about each new TCP session"
+    )
+    deadline: Duration = Field(default=0.05, description="how long a session waits for the answer")
+    on_error: Literal["accept", "reject"] = Field(
+        default="accept", description="what becomes of a session whose hook is late, raises or answers nonsense"
+    )
+    listeners: Annotated[list[Name], BeforeValidator(listify)] = Field(
+        default_factory=list, description='which ones; empty: all TCP listeners with engine = "proxy"'
     )
 
 

@@ -6,7 +6,6 @@ One place, to be emptied key by key. Paths are patterns: ``*`` stands for any na
 from __future__ import annotations
 
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
-    (): ("hooks",),
     ("listeners", "*"): ("when_no_backend",),
     ("pools", "*"): ("discovery",),
 }  # fmt: skip

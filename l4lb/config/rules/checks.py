@@ -12,6 +12,7 @@ from l4lb.config.options.models import Options, Pool
 from l4lb.config.options.policies import find_policy
 from l4lb.config.options.routes import Route
 from l4lb.config.rules.health import health_conflicts
+from l4lb.config.rules.hooks import hook_conflicts
 from l4lb.config.rules.kernel import kernel_conflicts
 from l4lb.config.rules.loops import loop_conflicts
 from l4lb.config.rules.proxy import accept_conflicts, send_conflicts
@@ -41,6 +42,7 @@ def find_conflicts(config: Options, pool_names: list[str] | None = None) -> Iter
     yield from _admin(config)
     yield from _user(config)
     yield from kernel_conflicts(config)
+    yield from hook_conflicts(config)
 
 
 def _user(config: Options) -> Iterator[Finding]:

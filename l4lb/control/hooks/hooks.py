@@ -7,19 +7,21 @@ there are before the start, with that: threads from before the process became an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
+from l4lb.config.rules.hooks import DEADLINE_MAX_S, no_hook_for
 from l4lb.control.changes.applying import adopted
 from l4lb.control.hooks.deciding import decided, session_info
 from l4lb.control.hooks.readers import Readers
 from l4lb.control.hooks.tasks import Tasks
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.state.hooked import Hook, hook_of, no_hook_for
+from l4lb.control.state.hooked import Hook, hook_of
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Forwarder
@@ -29,7 +31,6 @@ from l4lb.model.snapshot import ListenerSpec
 
 Report = Callable[[str, dict[str, object], int], None]
 REPORT_EVERY_S = 1.0  # of one hook; what comes between is counted
-DEADLINE_MAX_S = 60.0
 
 
 def new_hook(
@@ -115,6 +116,24 @@ class Hooks:
                 left.append(hook if own is None else dataclasses.replace(hook, listeners=own - names))
         self._state.hooks = tuple(left)
 
+    @contextlib.contextmanager
+    def configured(self, hook: Hook | None) -> Iterator[None]:
+        """With the next snapshot `hook` is the one of the configuration; if what is done meanwhile fails, it is not.
+        EngineError when there can be no thread."""
+        before = self._state.hooks
+        if hook is not None:
+            hook = dataclasses.replace(hook, configured=True)
+            if self._started:
+                self._open(hook)
+        given = [one for one in before if not one.configured]
+        hooks = [*given, hook] if hook is not None else given
+        self._state.hooks = tuple(sorted(hooks, key=lambda one: one.listeners is None))
+        try:
+            yield
+        except BaseException:
+            self._state.hooks = before
+            raise
+
     async def carry_out(self, reconciler: Reconciler) -> None:
         """Return when workers go by the hooks that there are now."""
         await reconciler.carry_out(())
@@ -136,11 +155,12 @@ class Hooks:
 
     # ---- threads ----
 
-    def start(self) -> None:
+    def start(self, configured: Hook | None) -> None:
         """Before the first snapshot. EngineError when there can be no thread."""
-        self._started = True
-        for hook in self._state.hooks:
-            self._open(hook)
+        with self.configured(configured):
+            self._started = True
+            for hook in self._state.hooks:
+                self._open(hook)
 
     def _open(self, hook: Hook) -> None:
         if self._readers is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l4lb.config import Listener
-from l4lb.model.states import Protocol
+from l4lb.config.rules.hooks import no_hook_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +19,10 @@ class Hook:
     deadline_s: float
     rejects: bool
     listeners: frozenset[str] | None = None
+    configured: bool = False  # by the file
 
     def is_of(self, listener: str) -> bool:
         return self.listeners is None or listener in self.listeners
-
-
-def no_hook_for(listener: Listener) -> str:
-    """Why that listener can have no hook; empty when it can."""
-    if listener.protocol is Protocol.UDP:
-        return "hooks are for TCP: a UDP listener's sessions cannot wait for one"
-    if listener.engine == "kernel":
-        return 'a listener with engine = "kernel" can have no hook: its connections do not end here'
-    return ""
 
 
 def hook_of(hooks: Sequence[Hook], name: str, listener: Listener) -> Hook | None:

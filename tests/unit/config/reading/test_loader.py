@@ -179,19 +179,18 @@ def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so
 
 def test_keys_of_later_versions_say_so() -> None:
     text = """
-[hooks]
-module = "x"
 [listeners.web]
 bind = ":9"
 pool = "web"
 when_no_backend = "refuse"
 [pools.web]
 backends = ["127.0.0.1:1"]
+discovery = { type = "dns" }
 """
     with pytest.raises(ConfigError) as raised:
         Config.loads(text)
     said = {problem.path: problem.message for problem in raised.value.problems}
-    keys = ("hooks", "listeners.web.when_no_backend")
+    keys = ("listeners.web.when_no_backend", "pools.web.discovery")
     assert said == dict.fromkeys(keys, "not supported by this version")
 
 

@@ -1,0 +1,163 @@
+"""`[hooks] module`: `l4lb serve` loads an operator's code at its start and at each reload, `l4lb check` tries it, and
+an upgrade asks the new process's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from l4lb import Client
+from tests.scenarios.test_upgrade import end, pid_of, upgraded
+from tests.support.peers import connect, greeting, read_until_end, serving
+from tests.support.programs import L4lb, free_port, l4lb, without_preload
+from tests.support.waiting import wait_until
+
+FILE = """
+[admin]
+bind = "unix:{directory}/admin.sock"
+[listeners.web]
+bind = "127.0.0.1:{port}"
+pool = "web"
+[hooks]
+module = "site_hooks.sessions"
+deadline = "50s"
+on_error = "reject"
+[pools.web]
+backends = ["{a}"]
+health = {{ type = "none" }}
+[pools.other]
+backends = ["{b}"]
+health = {{ type = "none" }}
+"""
+TO_POOL = 'from l4lb.hooks import ToPool\ndef on_session(session):\n    return ToPool("{}")\n'
+HANGS = """
+import os, time
+def on_session(session):
+    open({path!r}, "w").close()
+    while os.path.exists({path!r}):
+        time.sleep(0.01)
+    return False
+"""
+
+
+class Site:
+    """A file of l4lb's, and the module that it names."""
+
+    def __init__(self, directory: Path, backends: list[str]) -> None:
+        self.directory = directory
+        self.file = directory / "lb.toml"
+        self.admin = f"unix:{directory}/admin.sock"
+        self.port = free_port()
+        self.module = directory / "site_hooks" / "sessions.py"
+        self.module.parent.mkdir()
+        (self.module.parent / "__init__.py").touch()
+        self.environment = {"PYTHONPATH": f"{directory}:{os.getcwd()}", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.file.write_text(FILE.format(directory=directory, port=self.port, a=backends[0], b=backends[1]))
+
+    def write(self, text: str) -> None:
+        self.module.write_text(text)
+
+    def answer(self) -> bytes | None:
+        try:
+            with connect(f"127.0.0.1:{self.port}") as client:
+                said, was_reset = read_until_end(client)
+                return None if was_reset else said
+        except ConnectionResetError:
+            return None
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[L4lb]:
+        arguments = ("serve", "-c", str(self.file))
+        with l4lb(*arguments, environment=self.environment, admin=True, fresh=True) as process:
+            process.wait_for("listening listener=web")
+            process.wait_for("admin listening")
+            yield process
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with serving(greeting(b"a")) as a, serving(greeting(b"b")) as b:
+        yield Site(tmp_path, [a.address, b.address])
+
+
+def test_a_reload_loads_the_module_again_and_a_broken_one_changes_nothing(site: Site) -> None:
+    site.write(TO_POOL.format("other"))
+    with site.serving() as process, Client(site.admin) as client:
+        assert site.answer() == b"b"
+        hook = client.status()["listeners"][0]["hook"]
+        assert hook is not None
+        assert (hook["name"], hook["sessions"]) == ("site_hooks.sessions.on_session", {"pool": 1})
+        site.write(TO_POOL.format("web"))
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded")
+        assert site.answer() == b"a"
+        site.write("limit = 3\nlimit = 1 / 0\n")
+        process.signal(signal.SIGHUP)
+        found = process.wait_for("reload failed.*")
+        assert f"{site.file}:8: hooks.module: " in found[0]
+        assert f"ZeroDivisionError: division by zero ({site.module}:2)" in found[0]
+        assert site.answer() == b"a"
+        before, _, rest = site.file.read_text().partition("[hooks]")
+        site.file.write_text(before + rest[rest.index("[pools") :])
+        site.write(TO_POOL.format("other"))
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded(.*\n)*.*reloaded(.*\n)*")
+        assert site.answer() == b"a"
+        assert client.status()["listeners"][0]["hook"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def on_session(session:\n", "SyntaxError: '(' was never closed ({module}:1)"),
+        ("import nosuch_package\n", "ModuleNotFoundError: No module named 'nosuch_package' ({module}:1)"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3 ({module}:2)"),
+        ("def on_sesion(session): ...\n", "has no function on_session"),
+        ("on_session = 3\n", "has no function on_session"),
+        ("def on_session(session): ...\ndef on_close(record): ...\n", "has on_close, which this version does not call"),
+    ],
+)
+def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str, reason: str) -> None:
+    site.write(text)
+    environment = {**without_preload(), **site.environment}
+    for arguments in (["check", str(site.file)], ["serve", "-c", str(site.file)]):
+        command = [sys.executable, "-m", "l4lb", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done.stderr
+        expected = f'{site.file}:8: hooks.module: "site_hooks.sessions": '
+        assert expected in done.stderr
+        assert reason.format(module=site.module) in done.stderr
+
+
+def test_check_takes_a_good_module(site: Site) -> None:
+    site.write(TO_POOL.format("other"))
+    command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
+    environment = {**without_preload(), **site.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_session_that_waits_at_an_upgrade_is_asked_about_by_the_new_process(site: Site) -> None:
+    asked = site.directory / "asked"
+    site.write(HANGS.format(path=str(asked)))
+    with site.serving() as process, contextlib.ExitStack() as stack:
+        stack.callback(asked.unlink, missing_ok=True)
+        client = stack.enter_context(connect(f"127.0.0.1:{site.port}"))
+        assert wait_until(asked.exists)
+        site.write(TO_POOL.format("other"))
+        new = upgraded(process, process.process.pid, site.admin)
+        stack.callback(end, new)
+        assert read_until_end(client) == (b"b", False)
+        assert pid_of(site.admin) == new
+        asked.unlink()  # what the old process's hook says is late
+        with Client(site.admin) as told:
+            hook = told.status()["listeners"][0]["hook"]
+            assert hook is not None
+            assert hook["sessions"] == {"pool": 1}
