@@ -22,7 +22,7 @@ from l4lb.control.hooks.readers import Readers
 from l4lb.control.hooks.tasks import Tasks
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.hooked import Hook, hook_of
-from l4lb.control.state.state import State
+from l4lb.control.state.state import ListenerState, State
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.hints import did_you_mean
@@ -70,6 +70,7 @@ class Hooks:
         self._forwarder = forwarder
         self._report = report
         self._specs: dict[str, tuple[ListenerSpec, Hook, ListenerSpec]] = {}
+        self._known: dict[str, tuple[ListenerState | None, tuple[Hook, ...], Hook | None]] = {}  # what `of` found
         self._readers: Readers | None = None
         self._tasks: Tasks | None = None
         self._reported: dict[str, tuple[float, int]] = {}  # by hook: when last, and how many since
@@ -80,8 +81,12 @@ class Hooks:
 
     def of(self, listener: str) -> Hook | None:
         """The one in force. Any thread."""
-        state = self._state.listeners.get(listener)
-        return hook_of(self._state.hooks, listener, state.config) if state is not None else None
+        state, hooks = self._state.listeners.get(listener), self._state.hooks
+        known = self._known.get(listener)
+        if known is None or known[0] is not state or known[1] is not hooks:
+            hook = hook_of(hooks, listener, state.config) if state is not None else None
+            known = self._known[listener] = (state, hooks, hook)
+        return known[2]
 
     def set(self, hook: Hook) -> None:
         """For the listeners that it names, or for all that have none of their own. It holds with the next snapshot.

@@ -1,6 +1,9 @@
 """Threads that ask hooks: one after the other, so that a quick hook costs a few microseconds, and yet no slow one
 delays another session.
 
+While sessions come one after the other it takes them a few at a time: to wake a thread, and the worker again, costs
+more than a quick hook. A session that comes alone is asked about at once.
+
 One thread leads: it takes what workers ask and calls the hook for each session. When a call takes long, another thread
 leads from then on, and the first one only finishes its call. A monitor sees to that; it looks while there is work, and
 sleeps otherwise. When all threads are in a call, what is asked meanwhile is answered with `HookResult.FULL`.
@@ -26,6 +29,8 @@ from l4lb.net.threads import name_this_thread, started
 THREADS_MAX = 32
 SLOW_S = 0.002  # a call that takes longer loses the lead
 _LINGER = 10  # how often the monitor looks in vain before it sleeps
+PACE_S = 0.0015  # how long a leader lets asks gather, when others came just before
+_BUSY_S = 0.004  # ... which is so long ago at most
 _ASKS_AT_ONCE = 64  # of each worker
 _ANSWERS_AT_ONCE = 16
 _JOIN_S = 1.0  # how long `stop` waits for calls that are under way
@@ -133,9 +138,13 @@ class Readers:
     def _collect(self, poll: select.poll) -> None:
         """What was asked, once there is some."""
         taken = self._forwarder.take_asks(_ASKS_AT_ONCE)
-        if not taken:
-            poll.poll()
-        self._asked.extend(taken)
+        if taken:
+            self._asked.extend(taken)
+            return
+        before = time.monotonic()
+        poll.poll()
+        if time.monotonic() - before < _BUSY_S:
+            time.sleep(PACE_S)
 
     def _call(self, me: _Leader, ask: Ask) -> None:
         me.since = time.monotonic()
