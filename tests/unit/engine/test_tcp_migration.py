@@ -163,7 +163,7 @@ def setting(path: str, value: int) -> Callable[[Session], None]:
     return lie
 
 
-RELAYING, FLOW, ARRIVING = 6, 9, 10
+RELAYING, FLOW, ARRIVING = 7, 10, 11
 LIES = [
     *(("state", state) for state in (0, FLOW, ARRIVING, 11, 255)),
     ("state", 1),  # READING, with a socket to a backend
