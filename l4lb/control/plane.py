@@ -54,6 +54,7 @@ from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Counted, Forwarder
 from l4lb.model.states import Health, ProcessState
+from l4lb.net.output.record_stream import RecordStream
 from l4lb.net.resolving import Lookup, look_up
 
 _WATCH_S = 1.0
@@ -108,9 +109,10 @@ class ControlPlane:
         self.agents = Agents(self.state, self.events, self._observed)
 
         # where this process reports to
-        access_log = AccessLog(forwarder, FromThreads(self.events).emit)
+        records = RecordStream(forwarder)
+        access_log = AccessLog(records, FromThreads(self.events).emit)
         self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder, access_log)
-        self.outputs = Outputs(access_log, self.sources, self.events)
+        self.outputs = Outputs(records, access_log, self.sources, self.events)
 
         # what changes it
         subsystems = Subsystems(self.monitor, self.agents, self.passive, self.cleanup, self.outputs)
@@ -393,8 +395,6 @@ class ControlPlane:
             await asyncio.sleep(_WATCH_S)
             stats = self.forwarder.stats()
             self.sources.sample(stats)
-            self.refusals.report(stats)
-            self.shortages.report(stats)
-            self.capacity.report(stats)
-            self.devices.report(stats)
+            for one in (self.refusals, self.shortages, self.capacity, self.devices):
+                one.report(stats)
             self.resolution.sample(stats)

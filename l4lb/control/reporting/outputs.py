@@ -1,4 +1,5 @@
-"""The outputs besides the log: access log and StatsD, as currently configured.
+"""The outputs besides the log: records of sessions, of which the access log is made, and StatsD, as currently
+configured.
 
 Everything that may fail is in `prepare`: a reload whose access log cannot be opened changes nothing. Control loop,
 except for `prepare`.
@@ -21,6 +22,7 @@ from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.output.log_targets import open_sink
 from l4lb.net.output.record_sink import PluginSink
+from l4lb.net.output.record_stream import RecordStream
 from l4lb.net.output.sinks import Sink
 
 
@@ -73,8 +75,9 @@ def _log_format_of(settings: GlobalConfig) -> str:
 
 
 class Outputs:
-    def __init__(self, access_log: AccessLog, sources: Sources, events: Events) -> None:
+    def __init__(self, records: RecordStream, access_log: AccessLog, sources: Sources, events: Events) -> None:
         self.access_log = access_log
+        self._records = records
         self._sources = sources
         self._events = events
         self._access_log_of: tuple[str, ...] = ("off",)
@@ -129,7 +132,8 @@ class Outputs:
     async def stop(self) -> None:
         """Call this after the forwarder has closed. Idempotent."""
         await self._stop_statsd()
-        await asyncio.to_thread(self.access_log.stop)
+        self.access_log.stop()
+        await asyncio.to_thread(self._records.stop)
 
     async def pause_statsd(self) -> Reported | None:
         """Send nothing until `resume_statsd`. What was sent, for another process to go on from; None: nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -34,21 +35,24 @@ class RecordSink(Protocol):
 
 
 class PluginSink:
-    """A `l4lb.net.output.sinks.Sink` of JSON lines. `close` waits up to CLOSE_WITHIN_S for the plug-in."""
+    """A `l4lb.net.output.sinks.Sink` of JSON lines. The plug-in gets up to `batch_max` of them at a time, and `close`
+    waits up to CLOSE_WITHIN_S for it. EngineError when there can be no thread."""
 
     refusals_are_losses = False
     torn = False
 
-    def __init__(self, name: str, plugin: RecordSink) -> None:
+    def __init__(self, name: str, plugin: RecordSink, batch_max: int = BATCH_MAX) -> None:
         self.name = name
         self._plugin = plugin
+        self._batch_max = batch_max
         self._changed = threading.Condition()
         self._queue: deque[bytes] = deque()
         self._in_hand = 0  # records that the plug-in is writing
         self._lost = 0
         self._reason = ""
         self._closing = False
-        self._abandoned = False
+        self._close_by = 0.0
+        self.abandoned = False  # the plug-in did not return
         self._thread = started(threading.Thread(target=self._run, name="l4lb-record-sink", daemon=True))
 
     # ---- as a sink ----
@@ -81,14 +85,20 @@ class PluginSink:
 
     def reopen(self) -> None: ...
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Nothing more comes: the plug-in has CLOSE_WITHIN_S from now on. Several that finish do so side by side."""
         with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(CLOSE_WITHIN_S)
+            if not self._closing:
+                self._close_by = time.monotonic() + CLOSE_WITHIN_S
+                self._closing = True
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        self.finish()
+        self._thread.join(max(0.0, self._close_by - time.monotonic()))
         with self._changed:
             if self._thread.is_alive():
-                self._abandoned = True
+                self.abandoned = True
                 self._lose(self._in_hand + len(self._queue), _ENDED_LATE)
                 self._queue.clear()
 
@@ -112,13 +122,13 @@ class PluginSink:
         with self._changed:
             while not (self._queue or self._closing):
                 self._changed.wait()
-            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            batch = [self._queue.popleft() for _ in range(min(self._batch_max, len(self._queue)))]
             self._in_hand = len(batch)
             return batch
 
     def _failed(self, batch: Sequence[bytes], error: BaseException) -> None:
         with self._changed:
-            if not self._abandoned:  # else they are counted already
+            if not self.abandoned:  # else they are counted already
                 self._lose(len(batch), f"the plug-in raised {type(error).__name__}: {error}")
 
     def _done(self) -> None:

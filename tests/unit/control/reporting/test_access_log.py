@@ -14,8 +14,9 @@ import pytest
 
 from l4lb import Config, LoadBalancer
 from l4lb.config import AdminConfig, GlobalConfig
-from l4lb.control.reporting.access_log import Counts, Reader
+from l4lb.control.reporting.access_log import Counts
 from l4lb.engine.native import NativeForwarder
+from l4lb.net.output.record_stream import Reader
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.lines import read_text
 from tests.support.peers import connect, hold, one_answer, serving
@@ -66,7 +67,7 @@ def test_without_an_access_log_there_is_neither_thread_nor_record(tmp_path: Path
     with serving(one_answer(b"hello")) as server:
         with LoadBalancer(logging_to("off", server.address)) as balancer:
             ask(balancer, 3)
-            assert not any("access-log" in thread.name for thread in threading.enumerate())
+            assert not any("record-stream" in thread.name for thread in threading.enumerate())
             assert balancer.plane.forwarder.take_records(10) == []
 
 
