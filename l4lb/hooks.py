@@ -1,8 +1,7 @@
-"""For code that decides about sessions: what a hook gets, and what it may answer.
+"""For code that decides about sessions, or hears of their end: what a hook gets, and what it may answer.
 
-A hook is a function of a `SessionInfo`, plain or async, that `LoadBalancer.on_session` is given, or that is called
-`on_session` in the module that ``[hooks] module`` names. It is asked about each new session of a TCP listener, and
-answers
+``on_session`` is a function of a `SessionInfo`, plain or async, that `LoadBalancer.on_session` is given, or that is
+called so in the module that ``[hooks] module`` names. It is asked about each new session of a TCP listener, and answers
 
 - None, True or `Accept`: the session goes on;
 - False or `Reject`: the client is refused;
@@ -11,6 +10,10 @@ answers
 A plain function runs on a thread, an async one on an event loop of its own; neither stalls a session but its own. A
 session whose hook has not answered by the deadline, raised, or answered anything else goes on, or is refused, as
 `on_error` says.
+
+``on_close`` is a function of a record, plain or async, that `LoadBalancer.on_close` is given, or that is called so in
+that module. It is called for each session that has ended, of TCP or UDP, with a dict that has the keys of the access
+log, see `l4lb.records`. Nobody waits for it.
 """
 
 from l4lb.model.hooks import Accept, Decision, Reject, SessionInfo, ToBackend, ToPool

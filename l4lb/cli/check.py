@@ -17,9 +17,9 @@ def check(file: str) -> None:
     config = Config.load(file)
     from l4lb.control.changes.in_kernel import kernel_needs
     from l4lb.control.changes.preflight import preflight  # not imported for a broken file
-    from l4lb.control.hooks.modules import load_hook
+    from l4lb.control.hooks.modules import load_hooks
 
-    load_hook(config)
+    load_hooks(config)
     errors, warnings = preflight(config)
     for problem in warnings:
         click.echo(f"warning: {problem}", err=True)

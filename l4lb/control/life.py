@@ -96,14 +96,14 @@ class Life:
             forwarder.close()
             raise
         try:
-            self._prepare(plane)
+            await self._prepare(plane)
         except BaseException:
             await plane.stop()
             raise
         await plane.start()
         return plane
 
-    def _prepare(self, plane: ControlPlane) -> None:
+    async def _prepare(self, plane: ControlPlane) -> None:
         """Before it starts, on its loop."""
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.hooks.hooks import Hooks
-from l4lb.control.hooks.modules import load_hook
+from l4lb.control.hooks.modules import load_hooks
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, first_state
 from l4lb.control.process.predecessor import Predecessor
@@ -100,18 +100,17 @@ class ControlPlane:
 
         # what workers go by, and what is seen of backends
         self.cleanup = SessionCleanup(self.state, self.events, forwarder)
-        self.hooks = Hooks(self.state, forwarder, FromThreads(self.events).emit)
-        self.reconciler = Reconciler(
-            self.state, forwarder, self.events, self.cleanup.removed, hooked=self.hooks.applied
-        )
+        records = RecordStream(forwarder)
+        self.hooks = Hooks(self.state, forwarder, records, FromThreads(self.events).emit)
+        hooked = self.hooks.applied
+        self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed, hooked=hooked)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
         self.monitor = Monitor(self.state, self.events, self._observed, self.passive.checked)
         self.agents = Agents(self.state, self.events, self._observed)
 
         # where this process reports to
-        records = RecordStream(forwarder)
         access_log = AccessLog(records, FromThreads(self.events).emit)
-        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder, access_log)
+        self.sources = Sources(self.state, self.reconciler, self.monitor, forwarder, access_log, self.hooks.closing)
         self.outputs = Outputs(records, access_log, self.sources, self.events)
 
         # what changes it
@@ -189,7 +188,7 @@ class ControlPlane:
                 await self.outputs.pause_statsd()  # until it is known what was sent of what was counted: `has_all`
             await self.outputs.commit(outputs)
             await self._resolve()
-            self.hooks.start(load_hook(self.state.config))
+            await self.hooks.start(load_hooks(self.state.config))
             self.forwarder.start()
             self.reconciler.reconcile()
             await self.admin.start()
@@ -272,7 +271,7 @@ class ControlPlane:
         try:
             with self.supervision.reloading():
                 config = await asyncio.to_thread(self._load) if config is None else config
-                with self.hooks.configured(await asyncio.to_thread(load_hook, config)):
+                async with self.hooks.configured(await asyncio.to_thread(load_hooks, config)):
                     changes = await self.applying.reload(config)
         except L4lbError as error:
             self.sources.reloads_refused += 1
@@ -388,6 +387,7 @@ class ControlPlane:
         await asyncio.to_thread(self.hooks.stop)
         self.forwarder.close()
         await self.outputs.stop()
+        await asyncio.to_thread(self.hooks.end)
 
     async def _watch_forwarder(self) -> None:
         """Say in the log what workers can only count, and let the forwarder free what is no longer used."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Tags = Mapping[str, str]
 
@@ -24,6 +24,14 @@ class HookResult(StrEnum):
     LATE = "late"
     FAILED = "failed"
     FULL = "full"
+
+
+class CloseCounts(NamedTuple):
+    """Records for hooks: taken by one, those at which it raised, and those that it could not be given."""
+
+    delivered: int = 0
+    failed: int = 0
+    dropped: int = 0
 
 
 # ---- what a hook sees ----
@@ -78,6 +86,7 @@ class ToBackend:
 
 Decision = None | bool | Accept | Reject | ToPool | ToBackend
 SessionHook = Callable[[SessionInfo], Decision | Awaitable[Decision]]
+CloseHook = Callable[[dict[str, Any]], object]  # what it returns means nothing; an async one is awaited
 
 
 # ---- what an engine does ----

@@ -202,7 +202,7 @@ def test_udp_listeners_can_have_no_hook() -> None:
         listener = Listener(bind=["127.0.0.1:0"], pool="dns", protocol="udp")
         config = Config(admin=AdminConfig(bind="off"), listeners={"dns": listener}, pools={"dns": pool})
         with LoadBalancer(config) as balancer:
-            with pytest.raises(ChangeError, match="hooks are for TCP"):
+            with pytest.raises(ChangeError, match="on_session is for TCP"):
                 balancer.on_session(lambda info: None, listeners=["dns"])
 
 

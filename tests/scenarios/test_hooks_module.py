@@ -4,18 +4,20 @@ an upgrade asks the new process's."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l4lb import Client
 from tests.scenarios.test_upgrade import end, pid_of, upgraded
-from tests.support.peers import connect, greeting, read_until_end, serving
+from tests.support.peers import connect, greeting, hold, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb, without_preload
 from tests.support.waiting import wait_until
 
@@ -119,9 +121,9 @@ def test_a_reload_loads_the_module_again_and_a_broken_one_changes_nothing(site: 
         ("def on_session(session:\n", "SyntaxError: '(' was never closed ({module}:1)"),
         ("import nosuch_package\n", "ModuleNotFoundError: No module named 'nosuch_package' ({module}:1)"),
         ("import sys\nsys.exit(3)\n", "SystemExit: 3 ({module}:2)"),
-        ("def on_sesion(session): ...\n", "has no function on_session"),
-        ("on_session = 3\n", "has no function on_session"),
-        ("def on_session(session): ...\ndef on_close(record): ...\n", "has on_close, which this version does not call"),
+        ("def on_sesion(session): ...\n", "has no function on_session or on_close"),
+        ("on_session = 3\n", "its on_session is no function"),
+        ("def on_session(session): ...\non_close = None\n", "its on_close is no function"),
     ],
 )
 def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str, reason: str) -> None:
@@ -161,3 +163,123 @@ def test_a_session_that_waits_at_an_upgrade_is_asked_about_by_the_new_process(si
             hook = told.status()["listeners"][0]["hook"]
             assert hook is not None
             assert hook["sessions"] == {"pool": 1}
+
+
+# ---- on_close ----
+
+NOTES = """
+import json
+def on_close(record):
+    with open({path!r}, "a") as file:
+        file.write(json.dumps({{"by": {name!r}, **record}}) + "\\n")
+"""
+
+
+class Notes:
+    """What on_close of a site's module gets, as it writes it into a file."""
+
+    def __init__(self, site: Site) -> None:
+        self._file = site.directory / "notes"
+        self._site = site
+
+    def write_module(self, name: str) -> None:
+        self._site.write(NOTES.format(path=str(self._file), name=name))
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+
+    def by(self) -> list[str]:
+        return [one["by"] for one in self.read()]
+
+
+@pytest.fixture
+def notes(site: Site) -> Notes:
+    """Without options that only on_session has."""
+    site.file.write_text(site.file.read_text().replace('deadline = "50s"\non_error = "reject"\n', ""))
+    return Notes(site)
+
+
+def test_a_module_with_only_on_close_has_no_session_asked_about(site: Site, notes: Notes) -> None:
+    notes.write_module("one")
+    with site.serving() as process, Client(site.admin) as client:
+        assert site.answer() == b"a"
+        assert wait_until(lambda: notes.by() == ["one"])
+        assert client.status()["listeners"][0]["hook"] is None
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert notes.read()[0]["bytes_down"] == 1
+
+
+def test_a_reload_loads_on_close_anew_and_a_failing_one_changes_nothing(site: Site, notes: Notes) -> None:
+    notes.write_module("one")
+    with site.serving() as process:
+        assert site.answer() == b"a"
+        assert wait_until(lambda: notes.by() == ["one"])
+        notes.write_module("two")
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded")
+        assert site.answer() == b"a"
+        good = site.file.read_text()
+        notes.write_module("three")
+        site.file.write_text(good.replace('pool = "web"', 'pool = "nosuch"'))
+        process.signal(signal.SIGHUP)
+        process.wait_for("reload failed")
+        site.file.write_text(good)
+        site.write("def on_close(record): ...\n1 / 0\n")
+        process.signal(signal.SIGHUP)
+        process.wait_for("ZeroDivisionError")
+        assert site.answer() == b"a"
+        site.write("def on_session(session): ...\n")
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded(.*\n)*.*reloaded(.*\n)*")
+        assert site.answer() == b"a"
+    assert notes.by() == ["one", "two", "two"]
+
+
+def test_options_of_on_session_need_one(site: Site) -> None:
+    site.write("def on_close(record): ...\n")
+    with l4lb("serve", "-c", str(site.file), environment=site.environment, fresh=True) as process:
+        assert process.wait() == 2
+        for line, key in ((9, "deadline"), (10, "on_error")):
+            message = f'{site.file}:{line}: hooks.{key}: has no effect: "site_hooks.sessions" has no on_session'
+            assert message in process.log
+
+
+UDP = '[listeners.dns]\nbind = "127.0.0.1:0"\npool = "web"\nprotocol = "udp"\n[hooks]\nlisteners = {}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "listeners", "reason"),
+    [
+        ("def on_close(record): ...\n", '["dns"]', ""),
+        ("def on_close(record): ...\ndef on_session(session): ...\n", '["dns", "web"]', ""),
+        ("def on_session(session): ...\n", '["dns", "web"]', 'hooks.listeners[0]: "dns": on_session is for TCP'),
+        ("def on_close(record): ...\ndef on_session(session): ...\n", '["dns"]', "no listener can have its on_session"),
+    ],
+    ids=range(4),
+)
+def test_udp_listeners_can_have_on_close_only(site: Site, notes: Notes, text: str, listeners: str, reason: str) -> None:
+    site.write(text)
+    site.file.write_text(site.file.read_text().replace("[hooks]\n", UDP.format(listeners)))
+    command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
+    environment = {**without_preload(), **site.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (2 if reason else 0), done.stderr
+    assert reason in done.stderr
+
+
+def test_after_an_upgrade_the_new_process_tells_of_sessions_that_end_there(site: Site, notes: Notes) -> None:
+    with serving(hold) as server, contextlib.ExitStack() as stack:
+        (old_backend,) = [line for line in site.file.read_text().splitlines() if line.startswith("backends")][:1]
+        site.file.write_text(site.file.read_text().replace(old_backend, f'backends = ["{server.address}"]'))
+        notes.write_module("old")
+        with site.serving() as process:
+            client = stack.enter_context(connect(f"127.0.0.1:{site.port}"))
+            assert wait_until(lambda: server.accepted == 1)
+            notes.write_module("new")
+            new = upgraded(process, process.process.pid, site.admin)
+            stack.callback(end, new)
+            assert process.wait() == 0
+            assert notes.by() == []
+            client.close()
+            assert wait_until(lambda: notes.by() == ["new"])

@@ -79,17 +79,19 @@ class GlobalConfig(Model):
 
 
 class HooksConfig(Model):
-    """A module of the operator's own that is asked about sessions."""
+    """A module of the operator's own that is asked about sessions, or told of those that have ended."""
 
     module: Name = Field(
-        default="", description="package.module, whose function on_session is asked about each new TCP session"
+        default="",
+        description="package.module, whose on_session is asked about each new TCP session, and whose on_close gets the "
+        "record of each session that has ended",
     )
-    deadline: Duration = Field(default=0.05, description="how long a session waits for the answer")
+    deadline: Duration = Field(default=0.05, description="how long a session waits for the answer of on_session")
     on_error: Literal["accept", "reject"] = Field(
         default="accept", description="what becomes of a session whose hook is late, raises or answers nonsense"
     )
     listeners: Annotated[list[Name], BeforeValidator(listify)] = Field(
-        default_factory=list, description='which ones; empty: all TCP listeners with engine = "proxy"'
+        default_factory=list, description='which ones; empty: all with engine = "proxy", for on_session those of TCP'
     )
 
 

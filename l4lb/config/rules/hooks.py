@@ -12,13 +12,18 @@ from l4lb.model.states import Protocol
 DEADLINE_MAX_S = 60.0
 
 
-def no_hook_for(listener: Listener) -> str:
-    """Why that listener can have no hook; empty when it can."""
-    if listener.protocol is Protocol.UDP:
-        return "hooks are for TCP: a UDP listener's sessions cannot wait for one"
+def no_record_for(listener: Listener) -> str:
+    """Why nobody sees that listener's sessions end; empty when they are seen."""
     if listener.engine == "kernel":
         return 'a listener with engine = "kernel" can have no hook: its connections do not end here'
     return ""
+
+
+def no_hook_for(listener: Listener) -> str:
+    """Why that listener's sessions cannot be asked about; empty when they can."""
+    if listener.protocol is Protocol.UDP:
+        return "on_session is for TCP: a UDP listener's sessions cannot wait for it"
+    return no_record_for(listener)
 
 
 def hook_conflicts(config: Options) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -34,7 +39,7 @@ def hook_conflicts(config: Options) -> Iterator[tuple[tuple[str | int, ...], str
         if listener is None:
             hint = did_you_mean(name, [*config.listeners])
             yield ("hooks", "listeners", index), f'"{name}": no such listener{hint}'
-        elif reason := no_hook_for(listener):
+        elif reason := no_record_for(listener):
             yield ("hooks", "listeners", index), f'"{name}": {reason}'
-    if not hooks.listeners and config.listeners and all(map(no_hook_for, config.listeners.values())):
-        yield ("hooks", "module"), 'no listener can have a hook: none is of TCP with engine = "proxy"'
+    if not hooks.listeners and config.listeners and all(map(no_record_for, config.listeners.values())):
+        yield ("hooks", "module"), 'no listener can have a hook: none has engine = "proxy"'

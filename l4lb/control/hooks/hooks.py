@@ -1,4 +1,5 @@
-"""Which listener has which hook, and who asks them. Control loop only, except where it says otherwise.
+"""Which listener has which hook, and who calls them: those that are asked about sessions here, those that get records
+of them in `closing`. Control loop only, except where it says otherwise.
 
 A hook is in force once workers go by the snapshot that says so. Threads start with the first hook, or for those that
 there are before the start, with that: threads from before the process became another user would keep its capabilities.
@@ -9,73 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import inspect
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 
-from l4lb.config.rules.hooks import DEADLINE_MAX_S, no_hook_for
+from l4lb.config.rules.hooks import no_hook_for
 from l4lb.control.changes.applying import adopted
+from l4lb.control.hooks.closing import Closing
 from l4lb.control.hooks.deciding import decided, session_info
+from l4lb.control.hooks.failures import Failures, Report
+from l4lb.control.hooks.given import expect_free
+from l4lb.control.hooks.modules import Loaded
 from l4lb.control.hooks.readers import Readers
-from l4lb.control.hooks.tasks import Tasks
+from l4lb.control.hooks.tasks import Tasks, is_ending, is_late
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.state.hooked import Hook, hook_of
+from l4lb.control.state.hooked import Hook, added, configured_as, hook_of, without
 from l4lb.control.state.state import ListenerState, State
-from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.hints import did_you_mean
 from l4lb.model.hooks import Answer, Ask, HookResult
 from l4lb.model.snapshot import ListenerSpec
-
-Report = Callable[[str, dict[str, object], int], None]
-REPORT_EVERY_S = 1.0  # of one hook; what comes between is counted
-
-
-def new_hook(
-    call: object, deadline_s: float, on_error: str, listeners: Collection[str] | None, path: str = "on_session"
-) -> Hook:
-    """ChangeError (`invalid`) for what is none."""
-    if not callable(call):
-        raise ChangeError("invalid", f"expected a function of a SessionInfo, not {call!r:.80}", path)
-    if not 0.001 <= deadline_s <= DEADLINE_MAX_S:
-        raise ChangeError("invalid", f"{deadline_s}: expected 1 ms to {DEADLINE_MAX_S:.0f} s", f"{path}.deadline")
-    if on_error not in ("accept", "reject"):
-        raise ChangeError("invalid", f'{on_error!r}: expected "accept" or "reject"', f"{path}.on_error")
-    if isinstance(listeners, str):
-        listeners = [listeners]
-    is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
-    name = f"{getattr(call, '__module__', '')}.{getattr(call, '__qualname__', type(call).__name__)}".strip(".")
-    names = None if listeners is None else frozenset(listeners)
-    return Hook(call, name, is_async, deadline_s, on_error == "reject", names)
-
-
-def is_late(error: BaseException) -> bool:
-    """Whether it is asyncio.timeout's own, not one that the hook raised."""
-    return isinstance(error, TimeoutError) and isinstance(error.__cause__, asyncio.CancelledError)
-
-
-def is_ending() -> bool:
-    """Whether this task is to end, not one that it awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+from l4lb.net.output.record_stream import RecordStream
 
 
 class Hooks:
     """`report` emits an event from any thread."""
 
-    def __init__(self, state: State, forwarder: Forwarder, report: Report) -> None:
+    def __init__(self, state: State, forwarder: Forwarder, records: RecordStream, report: Report) -> None:
         self._state = state
         self._forwarder = forwarder
         self._report = report
+        self._failures = Failures(report)
+        self.closing = Closing(state, records, self._failures, self._open_tasks)
         self._specs: dict[str, tuple[ListenerSpec, Hook, ListenerSpec]] = {}
         self._known: dict[str, tuple[ListenerState | None, tuple[Hook, ...], Hook | None]] = {}  # what `of` found
         self._readers: Readers | None = None
         self._tasks: Tasks | None = None
-        self._reported: dict[str, tuple[float, int]] = {}  # by hook: when last, and how many since
-        self._reporting = threading.Lock()
+        self._opening = threading.Lock()
         self._started = False
+        self._hanging = 0
 
     # ---- which ----
 
@@ -91,48 +63,29 @@ class Hooks:
     def set(self, hook: Hook) -> None:
         """For the listeners that it names, or for all that have none of their own. It holds with the next snapshot.
         ChangeError for a listener that cannot have it, or has one; EngineError when there can be no thread."""
-        for name in hook.listeners or ():
-            self._expect_free(name)
-        if hook.listeners is None and any(one.listeners is None for one in self._state.hooks):
-            raise ChangeError("conflict", "there is a hook for all listeners already: remove it first", "on_session")
+        expect_free(hook, self._state.hooks, self._state.listeners, no_hook_for, "on_session")
         if self._started:
             self._open(hook)
-        self._state.hooks = tuple(sorted((*self._state.hooks, hook), key=lambda one: one.listeners is None))
-
-    def _expect_free(self, listener: str) -> None:
-        path = f"listeners.{listener}"
-        state = self._state.listeners.get(listener)
-        if state is None:
-            raise ChangeError("not_found", f"no such listener{did_you_mean(listener, [*self._state.listeners])}", path)
-        if reason := no_hook_for(state.config):
-            raise ChangeError("invalid", reason, path)
-        if any(hook.listeners is not None and hook.is_of(listener) for hook in self._state.hooks):
-            raise ChangeError("conflict", "it has a hook already: remove that first", path)
+        self._state.hooks = added(self._state.hooks, hook)
 
     def remove(self, listeners: Collection[str] | None) -> None:
         """The hooks of these listeners; None: all hooks."""
-        if isinstance(listeners, str):
-            listeners = [listeners]
-        names = frozenset(listeners or ())
-        left = []
-        for hook in self._state.hooks if listeners is not None else ():
-            own = hook.listeners
-            if own is None or own - names:
-                left.append(hook if own is None else dataclasses.replace(hook, listeners=own - names))
-        self._state.hooks = tuple(left)
+        self._state.hooks = without(self._state.hooks, listeners)
+
+    @contextlib.asynccontextmanager
+    async def configured(self, loaded: Loaded) -> AsyncIterator[None]:
+        """With the next snapshot `loaded` are the hooks of the configuration; if what is done meanwhile fails, they are
+        not. EngineError when there can be no thread."""
+        with self._configured(loaded.on_session):
+            async with self.closing.configured(loaded.on_close):
+                yield
 
     @contextlib.contextmanager
-    def configured(self, hook: Hook | None) -> Iterator[None]:
-        """With the next snapshot `hook` is the one of the configuration; if what is done meanwhile fails, it is not.
-        EngineError when there can be no thread."""
+    def _configured(self, hook: Hook | None) -> Iterator[None]:
         before = self._state.hooks
-        if hook is not None:
-            hook = dataclasses.replace(hook, configured=True)
-            if self._started:
-                self._open(hook)
-        given = [one for one in before if not one.configured]
-        hooks = [*given, hook] if hook is not None else given
-        self._state.hooks = tuple(sorted(hooks, key=lambda one: one.listeners is None))
+        if hook is not None and self._started:
+            self._open(hook)
+        self._state.hooks = configured_as(before, hook)
         try:
             yield
         except BaseException:
@@ -140,7 +93,9 @@ class Hooks:
             raise
 
     async def carry_out(self, reconciler: Reconciler) -> None:
-        """Return when workers go by the hooks that there are now."""
+        """Return when workers go by the hooks that there are now. Nothing is done before the start."""
+        if not self._started:
+            return
         await reconciler.carry_out(())
         await adopted(self._forwarder)
 
@@ -160,33 +115,47 @@ class Hooks:
 
     # ---- threads ----
 
-    def start(self, configured: Hook | None) -> None:
+    async def start(self, loaded: Loaded) -> None:
         """Before the first snapshot. EngineError when there can be no thread."""
-        with self.configured(configured):
-            self._started = True
+        self._started = True
+        with self._configured(loaded.on_session):
             for hook in self._state.hooks:
                 self._open(hook)
+            await self.closing.start(loaded.on_close)
 
     def _open(self, hook: Hook) -> None:
         if self._readers is None:
             readers = Readers(self._forwarder, self._forwarder.open_hooks(), self._handle)
             readers.start()
             self._readers = readers
-        if hook.is_async and self._tasks is None:
-            tasks = Tasks()
-            tasks.start()
-            self._tasks = tasks
+        if hook.is_async:
+            self._open_tasks()
+
+    def _open_tasks(self) -> Tasks:
+        """Any thread."""
+        with self._opening:
+            if self._tasks is None:
+                tasks = Tasks()
+                tasks.start()
+                self._tasks = tasks
+            return self._tasks
 
     def stop(self) -> None:
-        """Before the forwarder closes. Blocks for a second at most, when a hook does not return. Idempotent."""
+        """Ask about no session any more, before the forwarder closes. Blocks for a second at most, when a hook does not
+        return. Idempotent."""
         self._started = False
         readers, self._readers = self._readers, None
+        self._hanging += len(readers.stop()) if readers is not None else 0
+
+    def end(self) -> None:
+        """After the stream of records has stopped. Like `stop`."""
         tasks, self._tasks = self._tasks, None
-        hang = len(readers.stop()) if readers is not None else 0
+        hanging = self._hanging + self.closing.hanging()
         if tasks is not None and not tasks.stop():
-            hang += 1
-        if hang:
-            self._report("hooks_hang", {"threads": hang, "reason": "a hook does not return"}, logging.WARNING)
+            hanging += 1
+        self._hanging = 0
+        if hanging:
+            self._report("hooks_hang", {"threads": hanging, "reason": "a hook does not return"}, logging.WARNING)
 
     # ---- one session, on a reader's thread ----
 
@@ -226,15 +195,5 @@ class Hooks:
             readers.answer(answer)
 
     def _failed(self, hook: Hook, ask: Ask, error: BaseException) -> Answer:
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        now = time.monotonic()
-        with self._reporting:
-            last, since = self._reported.get(hook.name, (0.0, 0))
-            due = now - last >= REPORT_EVERY_S
-            self._reported[hook.name] = (now, 0) if due else (last, since + 1)
-        if due:
-            fields: dict[str, object] = {"hook": hook.name, "listener": ask.listener, "reason": reason[:500]}
-            if since:
-                fields["unreported"] = since
-            self._report("hook_failed", fields, logging.ERROR)
+        self._failures.raised(hook.name, error, listener=ask.listener)
         return Answer(ask, HookResult.FAILED)

@@ -62,6 +62,7 @@ class Readers:
         self._idle = 0
         self._lock = threading.Lock()  # of `_idle` and `_threads`
         self._threads: list[threading.Thread] = []
+        self._sending = threading.Lock()
         self._work = threading.Event()
         self._watched = False
         self._stopping = False
@@ -74,7 +75,8 @@ class Readers:
 
     def stop(self) -> list[threading.Thread]:
         """Ask no hook any more. Returns the threads whose calls did not return in time: they end with them."""
-        self._stopping = True
+        with self._sending:
+            self._stopping = True
         self._work.set()
         os.eventfd_write(self._fd, 1)
         with self._lock:
@@ -88,8 +90,13 @@ class Readers:
 
     def answer(self, answer: Answer) -> None:
         """Any thread."""
-        if not self._stopping:
-            self._forwarder.answer([answer])
+        self._send([answer])
+
+    def _send(self, answers: list[Answer]) -> None:
+        """Nothing is sent once `stop` is called: the forwarder may close then."""
+        with self._sending:
+            if not self._stopping:
+                self._forwarder.answer(answers)
 
     # ---- threads ----
 
@@ -165,8 +172,8 @@ class Readers:
                 answers.append(self._answers.popleft())
             except IndexError:  # another thread had it
                 break
-        if answers and not self._stopping:
-            self._forwarder.answer(answers)
+        if answers:
+            self._send(answers)
 
     # ---- the monitor ----
 
@@ -212,4 +219,4 @@ class Readers:
             except IndexError:
                 break
         if asks:
-            self._forwarder.answer([Answer(ask, HookResult.FULL) for ask in asks])
+            self._send([Answer(ask, HookResult.FULL) for ask in asks])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +12,17 @@ from l4lb.net.threads import name_this_thread, new_loop, started
 
 TASKS_MAX = 4096
 _JOIN_S = 1.0
+
+
+def is_late(error: BaseException) -> bool:
+    """Whether it is asyncio.timeout's own, not one that the hook raised."""
+    return isinstance(error, TimeoutError) and isinstance(error.__cause__, asyncio.CancelledError)
+
+
+def is_ending() -> bool:
+    """Whether this task is to end, not one that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Tasks:
@@ -46,12 +56,16 @@ class Tasks:
     def has_room(self) -> bool:
         return self._begun < TASKS_MAX
 
-    def begin(self, work: Callable[[], Awaitable[Any]]) -> None:
-        """Any thread but that of the loop, by one at a time."""
-        if self._loop is not None:
-            self._begun = len(self._tasks) + 1
-            with contextlib.suppress(RuntimeError):  # closed meanwhile
-                self._loop.call_soon_threadsafe(self._begin, work)
+    def begin(self, work: Callable[[], Awaitable[Any]], ended: Callable[[], None] = lambda: None) -> bool:
+        """Any thread but that of the loop. `ended` is called there, whatever comes of it. False: the loop has ended."""
+        if self._loop is None:
+            return False
+        self._begun = len(self._tasks) + 1
+        try:
+            self._loop.call_soon_threadsafe(self._begin, work, ended)
+        except RuntimeError:  # closed meanwhile
+            return False
+        return True
 
     # ---- its thread ----
 
@@ -63,7 +77,7 @@ class Tasks:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
-    def _begin(self, work: Callable[[], Awaitable[Any]]) -> None:
+    def _begin(self, work: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> None:
         assert self._loop is not None
 
         async def run() -> None:
@@ -72,6 +86,7 @@ class Tasks:
         task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: ended())
 
     def _cancel_all(self) -> None:
         assert self._loop is not None

@@ -312,6 +312,9 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
         ("reason",),
         [(("write",), lost[0]), (("ring",), lost[1])],
     )
+    if (records := gathered.hook_records) is not None:
+        yield _counter("l4lb_hook_records", "Records of ended sessions for hooks, by what came of it", ("result",),
+                       (((result,), count) for result, count in records._asdict().items()))  # fmt: skip
     yield _gauge("l4lb_draining", "1 while the process drains", (), [((), gathered.draining)])
     yield _gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])  # fmt: skip
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
@@ -14,6 +15,7 @@ from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.state.state import BackendState, State
 from l4lb.model.forwarder import Counting
+from l4lb.model.hooks import CloseCounts
 from l4lb.model.states import Health, ProcessState
 from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, Stats, WorkerStats
 
@@ -50,7 +52,16 @@ class Gathered:
     bans: int
     draining: bool
     access_log: Counts
+    hook_records: CloseCounts | None = None
     usage: Usage | None = None
+
+
+class Delivering(Protocol):
+    """Hooks that get records."""
+
+    @property
+    def counts(self) -> CloseCounts | None:
+        """None: there never was one."""
 
 
 class Busy:
@@ -83,6 +94,7 @@ class Sources:
     monitor: Monitor
     forwarder: Counting
     access_log: AccessLog
+    closing: Delivering
     busy: Busy = field(default_factory=Busy)
     usage: ProcessUsage = field(default_factory=ProcessUsage)
     reloads_applied: int = 0
@@ -110,6 +122,7 @@ class Sources:
             state.bans,
             state.process is ProcessState.DRAINING,
             self.access_log.counts,
+            self.closing.counts,
             self.usage.read(),
         )
 

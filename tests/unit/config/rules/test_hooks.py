@@ -19,8 +19,7 @@ POOL = '[pools.p]\nbackends = ["127.0.0.1:1"]\n'
         (TCP + '[hooks]\nmodule = "m"\ndeadline = "2m"', "hooks.deadline: expected 1ms to 60s"),
         (TCP + '[hooks]\nmodule = "m"\non_error = "ignore"', "hooks.on_error: "),
         (TCP + '[hooks]\nmodule = "m"\nlisteners = ["wbe"]', 'no such listener (did you mean "web"?)'),
-        (UDP + '[hooks]\nmodule = "m"\nlisteners = ["dns"]', 'hooks.listeners[0]: "dns": hooks are for TCP'),
-        (UDP + '[hooks]\nmodule = "m"', "hooks.module: no listener can have a hook"),
+        (KERNEL + '[hooks]\nmodule = "m"', "hooks.module: no listener can have a hook"),
         (KERNEL + TCP + '[hooks]\nmodule = "m"\nlisteners = ["fast"]', 'engine = "kernel" can have no hook'),
     ],
 )
@@ -31,5 +30,6 @@ def test_what_cannot_work_is_refused(text: str, message: str) -> None:
 
 
 def test_a_listener_that_cannot_have_a_hook_is_left_out() -> None:
+    """Whether one of UDP can, is seen when the module is loaded."""
     config = Config.loads(TCP + UDP + '[hooks]\nmodule = "m"\n' + POOL)
     assert (config.hooks.deadline, config.hooks.on_error, config.hooks.listeners) == (0.05, "accept", [])

@@ -17,7 +17,7 @@ from l4lb.control.reporting.access_log import Counts
 from l4lb.control.reporting.exposition import exposition
 from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
 from l4lb.control.reporting.usage import Usage
-from l4lb.model.hooks import HookResult
+from l4lb.model.hooks import CloseCounts, HookResult
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, Traffic, WorkerStats
 from tests.support.balancing import address_of, make_config, wait_idle
@@ -53,7 +53,10 @@ CONTRACT = {
     "process_open_fds": ("gauge", set()),
     "process_resident_memory_bytes": ("gauge", set()),
 }
-HOOKED = {"l4lb_hook_sessions_total": ("counter", {"listener", "result"})}  # of listeners with a hook
+HOOKED = {  # where there are hooks
+    "l4lb_hook_sessions_total": ("counter", {"listener", "result"}),
+    "l4lb_hook_records_total": ("counter", {"result"}),
+}
 IN_KERNEL = {  # where the kernel forwards for a listener; not in the contract
     "l4lb_packets_total": ("counter", {"pool", "backend", "direction"}),
     "l4lb_kernel_packets_total": ("counter", {"verdict"}),
@@ -96,6 +99,7 @@ def gathered() -> Gathered:
         27,
         False,
         Counts(19, 20, 21),
+        CloseCounts(28, 29, 30),
         Usage(22.5, 0.25, 23, 24, 25, 26.0),
     )
 
@@ -160,6 +164,8 @@ def test_values_stand_where_they_belong(parsed: dict[str, Metric]) -> None:
     assert samples(parsed, "l4lb_spliced_bytes_total") == {(): 30}
     assert samples(parsed, "l4lb_access_log_lines_total") == {(): 19}
     assert samples(parsed, "l4lb_access_log_dropped_total") == {("write",): 20, ("ring",): 21}
+    told = {("delivered",): 28, ("failed",): 29, ("dropped",): 30}
+    assert samples(parsed, "l4lb_hook_records_total") == told
 
 
 def test_durations_are_counted_at_their_bound() -> None:
