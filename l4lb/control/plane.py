@@ -37,19 +37,16 @@ from l4lb.control.publishing.listeners import listener_specs, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
-from l4lb.control.reporting.capacity import Capacity
-from l4lb.control.reporting.devices import Devices
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.outputs import Outputs, Reported
-from l4lb.control.reporting.refusals import Refusals
-from l4lb.control.reporting.shortages import Shortages
 from l4lb.control.sessions.banning import Banning
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
+from l4lb.control.watching import Watching
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Counted, Forwarder
@@ -57,7 +54,6 @@ from l4lb.model.states import Health, ProcessState
 from l4lb.net.output.record_stream import RecordStream
 from l4lb.net.resolving import Lookup, look_up
 
-_WATCH_S = 1.0
 _POLL_S = 0.02
 
 
@@ -161,11 +157,7 @@ class ControlPlane:
             self,
         )
 
-        self.refusals = Refusals(self.events)
-        self.shortages = Shortages(self.events)
-        self.capacity = Capacity(self.events)
-        self.devices = Devices(self.events)
-        self._watch: asyncio.Task[None] | None = None
+        self.watching = Watching(forwarder, self.events, self.sources, self.resolution)
         self._stopped = False
 
     async def start(self) -> None:
@@ -201,8 +193,7 @@ class ControlPlane:
         self.agents.start()
         self.lists.start()
         self.banning.start()
-        self.sources.sample(self.forwarder.stats())
-        self._watch = asyncio.create_task(self._watch_forwarder())
+        self.watching.start()
         self._announce()
         self.host.started()
         self.predecessor.start()
@@ -247,9 +238,7 @@ class ControlPlane:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)
-        stats = self.forwarder.stats()
-        self.capacity.report(stats)
-        self.devices.report(stats)
+        self.watching.announce()
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})
 
@@ -340,9 +329,7 @@ class ControlPlane:
 
     def count_on(self, counted: Counted, reported: Reported | None) -> None:
         self.forwarder.tcp.take_counted(counted)
-        stats = self.forwarder.stats()
-        for one in (self.refusals, self.shortages, self.capacity, self.resolution):
-            one.know(stats)
+        self.watching.know(self.forwarder.stats())
         self.outputs.resume_statsd(reported)
 
     def has_all(self) -> None:
@@ -367,10 +354,7 @@ class ControlPlane:
         self._stopped = True
         self.sessions.stop()
         await self.draining.stop()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-            self._watch = None
+        await self.watching.stop()
         await self.predecessor.stop()
         self.names.stop()
         await self.lists.stop()
@@ -388,13 +372,3 @@ class ControlPlane:
         self.forwarder.close()
         await self.outputs.stop()
         await asyncio.to_thread(self.hooks.end)
-
-    async def _watch_forwarder(self) -> None:
-        """Say in the log what workers can only count, and let the forwarder free what is no longer used."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            stats = self.forwarder.stats()
-            self.sources.sample(stats)
-            for one in (self.refusals, self.shortages, self.capacity, self.devices):
-                one.report(stats)
-            self.resolution.sample(stats)

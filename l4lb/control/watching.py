@@ -1,0 +1,62 @@
+"""What is looked at once a second: what workers can only count is said in the log. Control loop only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from l4lb.control.changes.resolution import Resolution
+from l4lb.control.reporting.capacity import Capacity
+from l4lb.control.reporting.devices import Devices
+from l4lb.control.reporting.gathered import Sources
+from l4lb.control.reporting.refusals import Refusals
+from l4lb.control.reporting.shortages import Shortages
+from l4lb.control.state.events import Events
+from l4lb.model.forwarder import Forwarder
+from l4lb.model.stats import Stats
+
+_EVERY_S = 1.0
+
+
+class Watching:
+    """`sources` and `resolution` are given what was counted; events say what is new."""
+
+    def __init__(self, forwarder: Forwarder, events: Events, sources: Sources, resolution: Resolution) -> None:
+        self._forwarder = forwarder
+        self._sources = sources
+        self._resolution = resolution
+        self._refusals = Refusals(events)
+        self._shortages = Shortages(events)
+        self._capacity = Capacity(events)
+        self._devices = Devices(events)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._sources.sample(self._forwarder.stats())
+        self._task = asyncio.create_task(self._watch())
+
+    def announce(self) -> None:
+        """What holds from the start on."""
+        stats = self._forwarder.stats()
+        self._capacity.report(stats)
+        self._devices.report(stats)
+
+    def know(self, stats: Stats) -> None:
+        """What the process before this one had counted, and said."""
+        for one in (self._refusals, self._shortages, self._capacity, self._resolution):
+            one.know(stats)
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """`stats` also lets the forwarder free what is no longer used."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            stats = self._forwarder.stats()
+            self._sources.sample(stats)
+            for one in (self._refusals, self._shortages, self._capacity, self._devices):
+                one.report(stats)
+            self._resolution.sample(stats)
