@@ -38,6 +38,7 @@ class EndedSession:
     attempts: int
     close_reason: int
     spliced: bool
+    tagged: bool
     sni: bytes
 
 @final

@@ -80,6 +80,7 @@ cdef class EndedSession:
     cdef readonly uint16_t attempts
     cdef readonly uint8_t close_reason
     cdef readonly bint spliced
+    cdef readonly bint tagged
     cdef readonly bytes sni
 
 
@@ -101,6 +102,7 @@ cdef EndedSession ended_session(record_t *record):
     ended.attempts = record.attempts
     ended.close_reason = record.close_reason
     ended.spliced = record.spliced != 0
+    ended.tagged = record.tagged != 0
     ended.sni = (<char *>record.sni)[:record.sni_length]
     return ended
 

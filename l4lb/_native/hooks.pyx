@@ -115,9 +115,9 @@ cdef class Hooks:
             shared_store(<int64_t *>&ring.read, <int64_t>(at + 1))
         return 0
 
-    def answer(self, Ask ask not None, int result, uint32_t target):
-        """`result`: a hook_result_t; `target`: the slot or id that goes with it. False when the worker's ring is full:
-        then the session waits for its deadline."""
+    def answer(self, Ask ask not None, int result, uint32_t target, bint tagged):
+        """`result`: a hook_result_t; `target`: the slot or id that goes with it; `tagged`: control has tags for the
+        session. False when the worker's ring is full: then the session waits for its deadline."""
         cdef answer_t answer
         memset(&answer, 0, sizeof(answer))
         answer.session_id = ask.session_id
@@ -125,6 +125,7 @@ cdef class Hooks:
         answer.generation = ask.generation
         answer.target = target
         answer.result = <unsigned char>result
+        answer.tagged = tagged
         return bool(answer_send(self.plane.workers[ask.worker], &answer))
 
     def dropped(self):

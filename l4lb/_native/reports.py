@@ -94,6 +94,7 @@ class FoundSession(NamedTuple):
     idle_ms: int
     bytes_up: int
     bytes_down: int
+    tagged: bool
 
 
 class FoundFlow(NamedTuple):

@@ -173,7 +173,7 @@ class Listener:
 class Filter:
     """Which sessions a sweep takes: all that is given must hold. `pool_slot` None: any; `backend_ids`, an array of "I",
     None: any; of the others 0 or nothing means any. `source` is a network's address, packed, with `source_bits`;
-    `source_scope` an interface's number."""
+    `source_scope` an interface's number; `tagged`: only sessions with tags of a hook."""
 
     session_id: int = 0
     listener_id: int = 0
@@ -183,6 +183,7 @@ class Filter:
     source_bits: int = 0
     source_port: int = 0
     source_scope: int = 0
+    tagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ cdef class Sweep:
         self.sweep.wanted.source_port = htons(wanted.source_port)
         self.sweep.wanted.source_scope = wanted.source_scope
         self.sweep.wanted.session_id = wanted.session_id
+        self.sweep.wanted.tagged = wanted.tagged
         self.sweep.wanted.listener_id = wanted.listener_id
         self.sweep.wanted.pool_slot = <uint32_t>NO_INDEX if wanted.pool_slot is None else wanted.pool_slot
         if wanted.backend_ids is not None:
@@ -104,6 +105,7 @@ cdef class Sweep:
                     idle_ms=one.idle_ms,
                     bytes_up=one.bytes_up,
                     bytes_down=one.bytes_down,
+                    tagged=one.tagged != 0,
                 ))
             free(self.sweep.parts[i].found)                         # it may be large, and is kept until the next sweep
             self.sweep.parts[i].found = NULL

@@ -58,12 +58,12 @@ class NativeHooks:
 
     def answer(self, answers: list[Answer]) -> None:
         with self._answering:
-            for ask, result, target in answers:
+            for ask, result, target, tags in answers:
                 assert isinstance(ask.token, hooks.Ask)
                 number = 0
                 if target:
                     result, number = self._numbered(ask, result, target)
-                if not self._native.answer(ask.token, _NUMBERS[result], number):
+                if not self._native.answer(ask.token, _NUMBERS[result], number, bool(tags)):
                     self._untaken += 1
 
     def _numbered(self, ask: Ask, result: HookResult, target: str) -> tuple[HookResult, int]:

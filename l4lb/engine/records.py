@@ -91,4 +91,5 @@ class Records:
             _CLOSE_REASONS[ended.close_reason],
             ended.spliced,
             sni.decode("ascii", "replace") if sni else "",
+            ended.tagged,
         )

@@ -74,6 +74,7 @@ class Names:
             source_bits=network.prefixlen if network else 0,
             source_port=wanted.source_port if network else 0,
             source_scope=wanted.source_scope if network else 0,
+            tagged=wanted.tagged,
         )
 
 
@@ -129,4 +130,5 @@ class SessionSweep:
             idle_s=found.idle_ms / 1e3,
             bytes_up=found.bytes_up,
             bytes_down=found.bytes_down,
+            tagged=found.tagged,
         )

@@ -6,11 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 Tags = Mapping[str, str]
+NO_TAGS: Tags = MappingProxyType({})
+
+
+def no_tags() -> Tags:
+    return NO_TAGS
 
 
 class HookResult(StrEnum):
@@ -58,7 +64,9 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The session goes on as if there were no hook; None and True say the same."""
+    """The session goes on as if there were no hook; None and True say the same, without tags."""
+
+    tags: Tags = field(default_factory=no_tags, kw_only=True, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Reject:
     debug."""
 
     reason: str = ""
+    tags: Tags = field(default_factory=no_tags, kw_only=True, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class ToPool:
     """The session goes to the pool of that name."""
 
     pool: str
+    tags: Tags = field(default_factory=no_tags, kw_only=True, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,7 @@ class ToBackend:
     place; otherwise the pool's policy chooses."""
 
     backend: str
+    tags: Tags = field(default_factory=no_tags, kw_only=True, hash=False)
 
 
 Decision = None | bool | Accept | Reject | ToPool | ToBackend
@@ -106,11 +117,13 @@ class Ask(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`target`: of `HookResult.POOL` the pool's name; of `HookResult.BACKEND` the backend's id in the asked pool."""
+    """`target`: of `HookResult.POOL` the pool's name; of `HookResult.BACKEND` the backend's id in the asked pool.
+    `tags` are control's: the session is `tagged` from then on, if the answer is in time and can be carried out."""
 
     ask: Ask
     result: HookResult
     target: str = ""
+    tags: Tags = NO_TAGS
 
 
 @dataclass(frozen=True, slots=True)

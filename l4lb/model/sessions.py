@@ -25,7 +25,8 @@ Engine = typing.Literal["proxy", "kernel"]
 class SessionFilter:
     """A session must match all that is given. `backends` are pairs of pool and id, where an empty pool means any;
     `source` is the client's address, with `source_port` unless that is 0, on the interface with the number
-    `source_scope` unless that is 0; `id` is that of one session, `flow_id` of one flow in the kernel, 0: any."""
+    `source_scope` unless that is 0; `id` is that of one session, `flow_id` of one flow in the kernel, 0: any; `tagged`:
+    only those to which a hook gave tags."""
 
     listener: str = ""
     pool: str = ""
@@ -35,6 +36,7 @@ class SessionFilter:
     source_scope: int = 0
     id: int = 0
     flow_id: int = 0
+    tagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Session:
     bytes_up: int | None
     bytes_down: int | None
     engine: Engine = "proxy"
+    tagged: bool = False  # its listener's hook gave it tags, which an engine does not know
 
 
 SourceOrder = typing.Literal["sessions", "rate", "bytes"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from l4lb.model.hooks import HookResult
+from l4lb.model.hooks import NO_TAGS, HookResult, Tags
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
 
 # Why a PROXY header was refused, in the order of `_dataplane/base/enums.pxd:proxy_refusal_t`: what is wrong with it, in
@@ -201,7 +201,7 @@ class SessionRecord(NamedTuple):
 
     `backend` is the last one that was tried, empty when none was; `connect_s` is 0 when none was connected; `local` is
     the address that the client connected to, ``address:port`` or ``unix:/path``; `sni` is the name in its TLS
-    ClientHello, if that was read.
+    ClientHello, if that was read. `tagged`: its listener's hook gave it `tags`, which an engine does not know.
     """
 
     session_id: int
@@ -220,6 +220,8 @@ class SessionRecord(NamedTuple):
     close_reason: CloseReason
     spliced: bool
     sni: str = ""
+    tagged: bool = False
+    tags: Tags = NO_TAGS
 
 
 @dataclass(frozen=True, slots=True)

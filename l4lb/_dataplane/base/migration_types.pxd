@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from l4lb._dataplane.base.types cimport backend_live_t, held_t, listener_live_t, pool_live_t, source_address_t
 
 cdef enum:
-    EXPORT_FORMAT = 2
+    EXPORT_FORMAT = 3
     EXPORT_FDS_MAX = 6            # client, backend, two pipes
 
 cdef enum exported_bits_t:
@@ -71,7 +71,7 @@ cdef struct exported_session_t:   # the record; behind it: preface, tried backen
     uint8_t awaited
     uint8_t has_client            # whether these descriptors come with it, in this order, before those of the pipes
     uint8_t has_backend
-    uint8_t reserved
+    uint8_t tagged
 
 cdef struct arrival_t:            # the sockets of a session that went ahead
     uint64_t id

@@ -86,6 +86,7 @@ cdef struct session_t:
     uint8_t unix_sides            # bits by side_t, see `session_reads_short`
     uint8_t shared                # its sockets are open in another process too, see tcp/precopy.pxd
     uint8_t awaited               # what must come before there is a backend, see tcp/preface.pxd
+    uint8_t tagged                # its listener's hook gave it tags, which control keeps
     held_t held
 
 # ---- what outlives snapshots ----

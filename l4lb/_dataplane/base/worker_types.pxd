@@ -96,6 +96,7 @@ cdef struct record_t:             # an ended session, for access log and hooks
     uint16_t attempts
     uint8_t close_reason
     uint8_t spliced
+    uint8_t tagged                # control has tags of it
     uint8_t sni_length
     uint8_t sni[SNI_MAX_BYTES]    # what the client's TLS asked for, if it was read
 
@@ -127,6 +128,7 @@ cdef struct answer_t:
     uint32_t generation
     uint32_t target               # HOOK_POOL: a pool's slot; HOOK_BACKEND: a backend's id
     uint8_t result                # hook_result_t
+    uint8_t tagged                # control has tags for the session
 
 cdef struct answers_t:            # ring: control writes, its worker reads. Full: the session waits for its deadline
     uint64_t written
@@ -150,6 +152,7 @@ cdef struct filter_t:             # which sessions a sweep selects; every condit
     uint8_t source_bits
     uint16_t source_port          # in network order; 0: any
     uint32_t source_scope         # the interface of a link-local one; 0: any
+    uint8_t tagged                # 1: only those with tags
 
 cdef struct found_t:              # a session at one moment
     uint64_t session_id
@@ -163,6 +166,7 @@ cdef struct found_t:              # a session at one moment
     source_address_t source
     source_address_t local        # where the client connected to
     uint8_t state
+    uint8_t tagged                # control has tags of it
 
 cdef struct sweep_part_t:         # what one worker found; its own until `done`
     uint64_t matched

@@ -80,6 +80,7 @@ cdef inline void found_fill(worker_t *w, found_t *found, session_t *s) noexcept 
     found.bytes_down = s.down.bytes
     found.source = s.source
     found.state = s.state
+    found.tagged = s.tagged
     session_local(s, &found.local)
 
 
@@ -96,6 +97,8 @@ cdef inline void sweep_begin(worker_t *w, uint64_t version) noexcept nogil:
 
 cdef inline bint sweep_wants(worker_t *w, sweep_t *sweep, session_t *s) noexcept nogil:
     if not session_is_here(s) or (sweep.wanted.session_id and sweep.wanted.session_id != s.id):
+        return False
+    if sweep.wanted.tagged and not s.tagged:
         return False
     return filter_takes(&sweep.wanted, s.listener, s.pool, s.backend, &s.source)
 

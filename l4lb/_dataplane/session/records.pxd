@@ -92,6 +92,7 @@ cdef inline void record_fill(worker_t *w, record_t *record, session_t *s, close_
     record.attempts = s.attempts
     record.close_reason = <int>reason
     record.spliced = s.flags & SESSION_SPLICED != 0
+    record.tagged = s.tagged
     record_sni(record, s.preface)
 
 

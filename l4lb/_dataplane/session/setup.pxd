@@ -25,6 +25,7 @@ cdef inline void session_init(worker_t *w, session_t *s, accepted_client_t *clie
     s.awaited = client.proxy_mode
     s.held = client.held
     s.shared = False
+    s.tagged = False
     s.unix_sides = 1 << <int>SIDE_CLIENT if client.address.ss_family == AF_UNIX else 0
     s.idle_ms = client.terms.idle_ms
     s.half_close_ms = client.terms.half_close_ms

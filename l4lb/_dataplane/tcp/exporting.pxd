@@ -85,6 +85,7 @@ cdef inline void session_describe(const session_t *s, exported_session_t *export
     exported.half_close = s.half_close
     exported.unix_sides = s.unix_sides
     exported.awaited = s.awaited
+    exported.tagged = s.tagged
     exported.has_client = s.client_fd >= 0 and not s.shared
     exported.has_backend = s.backend_fd >= 0 and not s.shared
     if s.shared:

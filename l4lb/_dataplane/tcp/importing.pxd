@@ -232,6 +232,7 @@ cdef inline void session_restore(session_t *s, imported_session_t *one) noexcept
     s.half_close = said.half_close
     s.unix_sides = said.unix_sides
     s.awaited = said.awaited
+    s.tagged = said.tagged
     s.held = one.held
     s.shared = False
 

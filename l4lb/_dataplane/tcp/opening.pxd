@@ -89,6 +89,8 @@ cdef inline void session_hooked(worker_t *w, session_t *s, hook_result_t result,
     """Carry out what its hook says, or what holds without an answer. A pool that has gone since is as no answer."""
     if result == HOOK_POOL and not pool_is_published(w, target):
         result = HOOK_FAILED
+    if result >= HOOK_LATE:
+        s.tagged = False
     counter_add(&s.listener.counters[w.index].hooked[<int>result], 1)
     if result == HOOK_REJECTED or (result >= HOOK_LATE and published_load_u32(&s.listener.hook) & HOOK_REJECTS):
         session_reject(w, s)
@@ -121,6 +123,7 @@ cdef inline void session_answered(worker_t *w, const answer_t *answer) noexcept 
         w.answers.dropped += 1
         return
     histogram_add(&w.counters.hook_time, w.now_ns - s.attempt_started_ns)
+    s.tagged = answer.tagged
     session_hooked(w, s, result if result < HOOK_RESULT_COUNT else HOOK_FAILED, answer.target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import pytest
 
 from l4lb._native import hooks
 from l4lb.engine.native import NativeForwarder
-from l4lb.model.hooks import Answer, Ask, HookResult
+from l4lb.model.hooks import NO_TAGS, Answer, Ask, HookResult, Tags
+from l4lb.model.sessions import Session, SessionFilter
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Selection, Snapshot
 from l4lb.model.states import CloseReason
-from tests.support.peers import connect, greeting, read_until_end, reset, serving
+from l4lb.model.stats import SessionRecord
+from tests.support.peers import connect, greeting, hold, read_until_end, reset, serving
 from tests.support.waiting import wait_until
 from tests.unit.engine.test_native import local
 
@@ -232,3 +235,73 @@ def test_sessions_that_wait_when_all_ends_are_reset() -> None:
         assert one.closed() == {CloseReason.SHUTDOWN: 1}
         assert one.forwarder.hook_counts().dropped == 0
         assert ask.session_id
+
+
+# ---- tags ----
+
+TAGS = {"customer": "acme"}
+
+
+@contextlib.contextmanager
+def recording(one: Hooked) -> Iterator[list[SessionRecord]]:
+    """The records of what ends meanwhile, once one has ended."""
+    records: list[SessionRecord] = []
+    wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    one.forwarder.keep_records(wake_fd)
+    yield records
+    assert wait_until(lambda: records.extend(one.forwarder.take_records(100)) or records)
+    one.forwarder.close()
+    os.close(wake_fd)
+
+
+@pytest.mark.parametrize(
+    ("result", "target", "tagged"),
+    [
+        (HookResult.ACCEPTED, "", True),
+        (HookResult.REJECTED, "", True),
+        (HookResult.POOL, "other", True),
+        (HookResult.BACKEND, "gone", True),  # it has a backend all the same
+        (HookResult.POOL, "nosuch", False),  # which is no answer
+        (HookResult.FAILED, "", False),
+    ],
+)
+def test_a_record_says_whether_the_answer_had_tags(result: HookResult, target: str, tagged: bool) -> None:
+    with hooked() as one, recording(one) as records:
+        with connect(one.address) as client:
+            one.forwarder.answer([Answer(one.asked()[0], result, target, TAGS)])
+            read_until_end(client)
+    assert [record.tagged for record in records] == [tagged]
+
+
+@pytest.mark.parametrize("tags", [NO_TAGS, TAGS])
+def test_tags_of_a_late_answer_are_not_its_sessions(tags: Tags) -> None:
+    with hooked(deadline_s=0.05) as one, recording(one) as records, holding(one) as client:
+        assert wait_until(lambda: one.results() == {HookResult.LATE: 1})
+        one.forwarder.answer([Answer(one.asked()[0], HookResult.ACCEPTED, "", tags)])
+        assert wait_until(lambda: one.forwarder.hook_counts().dropped == 1)
+        client.close()
+    assert [record.tagged for record in records] == [False]
+
+
+@contextlib.contextmanager
+def holding(one: Hooked) -> Iterator[socket.socket]:
+    """A session that goes on."""
+    with serving(hold) as server:
+        one.publish(pools=(pool_of("p", {"a": server.port}),))
+        with connect(one.address) as client:
+            yield client
+
+
+def swept(forwarder: NativeForwarder, **wanted: bool) -> list[Session]:
+    sweep = forwarder.begin_sweep(SessionFilter(**wanted), 10)  # type: ignore[arg-type]
+    assert wait_until(sweep.over)
+    return sweep.take_found()
+
+
+def test_sessions_with_tags_can_be_looked_for() -> None:
+    with hooked() as one, holding(one), connect(one.address):
+        asks = one.asked(2)
+        one.forwarder.answer([Answer(asks[0], HookResult.ACCEPTED), Answer(asks[1], HookResult.ACCEPTED, "", TAGS)])
+        assert wait_until(lambda: one.results() == {HookResult.ACCEPTED: 2})
+        assert sorted(session.tagged for session in swept(one.forwarder)) == [False, True]
+        assert [session.id for session in swept(one.forwarder, tagged=True)] == [asks[1].session_id]

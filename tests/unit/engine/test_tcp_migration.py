@@ -142,7 +142,7 @@ class Session(ctypes.Structure):
                 "awaited",
                 "has_client",
                 "has_backend",
-                "reserved",
+                "tagged",
             )
         ),
     ]
