@@ -7,6 +7,9 @@ called so in the module that ``[hooks] module`` names. It is asked about each ne
 - False or `Reject`: the client is refused;
 - `ToPool`, `ToBackend`: the session goes there.
 
+All four take `tags`, a dict of str by str, which access log, records and lists of sessions show: at most 16, whose
+names are like identifiers of up to 64 characters, and whose values have up to 256.
+
 A plain function runs on a thread, an async one on an event loop of its own; neither stalls a session but its own. A
 session whose hook has not answered by the deadline, raised, or answered anything else goes on, or is refused, as
 `on_error` says.

@@ -8,7 +8,8 @@ connects in its first `write`.
 
 A record is a dict with the keys of the access log, as ``log_format = "json"`` writes them: `time`, when the session
 ended, as ``2026-01-02T03:04:05.678Z``; `connect_ms` (None: none was connected) and `duration_ms` in milliseconds;
-`bytes_up` and `bytes_down`; `session_id` as text; `close_reason`, and so on.
+`bytes_up` and `bytes_down`; `session_id` as text; `close_reason`, and so on. `tags` is a dict of what a hook attached
+to the session (`l4lb.hooks`), mostly empty.
 """
 
 from l4lb.net.output.record_sink import RecordSink

@@ -43,9 +43,11 @@ from l4lb.control.reporting.outputs import Outputs, Reported
 from l4lb.control.sessions.banning import Banning
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
+from l4lb.control.sessions.tagging import Tagging
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
+from l4lb.control.state.tags import SessionTags, TaggedRecords
 from l4lb.control.watching import Watching
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.changes import Changes
@@ -96,8 +98,9 @@ class ControlPlane:
 
         # what workers go by, and what is seen of backends
         self.cleanup = SessionCleanup(self.state, self.events, forwarder)
-        records = RecordStream(forwarder)
-        self.hooks = Hooks(self.state, forwarder, records, FromThreads(self.events).emit)
+        self.tags = SessionTags()
+        records = RecordStream(TaggedRecords(forwarder, self.tags))
+        self.hooks = Hooks(self.state, self.tags, forwarder, records, FromThreads(self.events).emit)
         hooked = self.hooks.applied
         self.reconciler = Reconciler(self.state, forwarder, self.events, self.cleanup.removed, hooked=hooked)
         self.passive = Passive(self.state, self.events, forwarder, self._ejection_changed)
@@ -125,7 +128,8 @@ class ControlPlane:
             forwarder,
         )
         self.lists = Lists(self.state, self.applying, self.events)
-        self.sessions = Sessions(self.state, forwarder, self.events)
+        self.sessions = Sessions(self.state, self.tags, forwarder, self.events)
+        self.tagging = Tagging(self.tags, self.sessions, records)
         self.banning = Banning(self.state, self.applying, self.sessions, self.events)
         self.draining = Draining(
             self.state,
@@ -157,7 +161,7 @@ class ControlPlane:
             self,
         )
 
-        self.watching = Watching(forwarder, self.events, self.sources, self.resolution)
+        self.watching = Watching(forwarder, self.events, self.sources, self.resolution, self.tagging)
         self._stopped = False
 
     async def start(self) -> None:

@@ -10,6 +10,7 @@ from l4lb.control.reporting.devices import Devices
 from l4lb.control.reporting.gathered import Sources
 from l4lb.control.reporting.refusals import Refusals
 from l4lb.control.reporting.shortages import Shortages
+from l4lb.control.sessions.tagging import Tagging
 from l4lb.control.state.events import Events
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.stats import Stats
@@ -20,10 +21,13 @@ _EVERY_S = 1.0
 class Watching:
     """`sources` and `resolution` are given what was counted; events say what is new."""
 
-    def __init__(self, forwarder: Forwarder, events: Events, sources: Sources, resolution: Resolution) -> None:
+    def __init__(
+        self, forwarder: Forwarder, events: Events, sources: Sources, resolution: Resolution, tagging: Tagging
+    ) -> None:
         self._forwarder = forwarder
         self._sources = sources
         self._resolution = resolution
+        self._tagging = tagging
         self._refusals = Refusals(events)
         self._shortages = Shortages(events)
         self._capacity = Capacity(events)
@@ -50,6 +54,7 @@ class Watching:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        await self._tagging.stop()
 
     async def _watch(self) -> None:
         """`stats` also lets the forwarder free what is no longer used."""
@@ -60,3 +65,4 @@ class Watching:
             for one in (self._refusals, self._shortages, self._capacity, self._devices):
                 one.report(stats)
             self._resolution.sample(stats)
+            self._tagging.look()

@@ -239,7 +239,7 @@ class Engines(NativeForwarder):
         elif not wanted.flow_id:
             sessions = super().begin_sweep(wanted, limit, end)
         flows = None
-        if not wanted.id and (in_kernel or not wanted.listener):
+        if not (wanted.id or wanted.tagged) and (in_kernel or not wanted.listener):
             flows = self._kernel.find_flows(wanted, limit)
         return SweepOfBoth(sessions, flows, limit)
 

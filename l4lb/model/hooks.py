@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-Tags = Mapping[str, str]
+Tags = Mapping[str, str]  # what a hook attaches to a session; `l4lb.control.state.tags` says what may be one
 NO_TAGS: Tags = MappingProxyType({})
 
 

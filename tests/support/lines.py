@@ -10,7 +10,7 @@ KEYS = [
     "time", "listener", "pool", "backend", "client", "client_port", "local", "session_id", "bytes_up", "bytes_down",
     "connect_ms", "duration_ms", "attempts", "close_reason", "spliced", "sni",
 ]  # fmt: skip
-_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ "]*)(?: |$)')
+_PAIR = re.compile(r'([\w.]+)=("(?:[^"\\]|\\.)*"|[^ "]*)(?: |$)')
 
 
 def parse_text(line: str) -> dict[str, str]:

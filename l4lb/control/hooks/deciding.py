@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from l4lb.control.state.state import PoolState, State
+from l4lb.control.state.tags import checked
 from l4lb.model.hints import did_you_mean
 from l4lb.model.hooks import Accept, Answer, Ask, HookResult, Reject, SessionInfo, ToBackend, ToPool
 from l4lb.model.sessions import session_id_text
@@ -24,14 +25,19 @@ def session_info(ask: Ask) -> SessionInfo:
 
 def decided(ask: Ask, said: object, state: State) -> Answer:
     """ValueError for what cannot be carried out."""
-    if said is None or said is True or isinstance(said, Accept):
+    if said is None or said is True:
         return Answer(ask, HookResult.ACCEPTED)
-    if said is False or isinstance(said, Reject):
+    if said is False:
         return Answer(ask, HookResult.REJECTED)
+    if isinstance(said, Accept):
+        return Answer(ask, HookResult.ACCEPTED, "", checked(said.tags))
+    if isinstance(said, Reject):
+        return Answer(ask, HookResult.REJECTED, "", checked(said.tags))
     if isinstance(said, ToPool):
-        return Answer(ask, HookResult.POOL, _pool(said.pool, state).name)
+        return Answer(ask, HookResult.POOL, _pool(said.pool, state).name, checked(said.tags))
     if isinstance(said, ToBackend):
-        return Answer(ask, HookResult.BACKEND, _backend_id(said.backend, _pool(ask.pool, state)))
+        backend = _backend_id(said.backend, _pool(ask.pool, state))
+        return Answer(ask, HookResult.BACKEND, backend, checked(said.tags))
     raise ValueError(f"returned {said!r:.80}; {_EXPECTED}")
 
 

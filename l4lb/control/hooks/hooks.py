@@ -26,17 +26,23 @@ from l4lb.control.hooks.tasks import Tasks, is_ending, is_late
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.hooked import Hook, added, configured_as, hook_of, without
 from l4lb.control.state.state import ListenerState, State
+from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.hooks import Answer, Ask, HookResult
+from l4lb.model.hooks import NO_TAGS, Answer, Ask, HookResult
 from l4lb.model.snapshot import ListenerSpec
 from l4lb.net.output.record_stream import RecordStream
 
+_NO_ROOM = "its tags are not kept: those of other sessions take all the room there is"
+
 
 class Hooks:
-    """`report` emits an event from any thread."""
+    """`tags` keeps what answers attach to sessions; `report` emits an event from any thread."""
 
-    def __init__(self, state: State, forwarder: Forwarder, records: RecordStream, report: Report) -> None:
+    def __init__(
+        self, state: State, tags: SessionTags, forwarder: Forwarder, records: RecordStream, report: Report
+    ) -> None:
         self._state = state
+        self._tags = tags
         self._forwarder = forwarder
         self._report = report
         self._failures = Failures(report)
@@ -166,7 +172,7 @@ class Hooks:
         if hook.is_async:
             return self._begin(hook, ask)
         try:
-            return decided(ask, hook.call(session_info(ask)), self._state)
+            return self._with_tags(hook, decided(ask, hook.call(session_info(ask)), self._state))
         except BaseException as error:  # SystemExit too: it must fail this session, not end the thread
             return self._failed(hook, ask, error)
 
@@ -182,7 +188,8 @@ class Hooks:
         readers = self._readers
         try:
             async with asyncio.timeout(hook.deadline_s):
-                answer = decided(ask, await hook.call(session_info(ask)), self._state)  # type: ignore[misc]
+                said = await hook.call(session_info(ask))  # type: ignore[misc]
+            answer = self._with_tags(hook, decided(ask, said, self._state))
         except asyncio.CancelledError:
             if is_ending():
                 raise
@@ -193,6 +200,13 @@ class Hooks:
             answer = self._failed(hook, ask, error)
         if readers is not None:
             readers.answer(answer)
+
+    def _with_tags(self, hook: Hook, answer: Answer) -> Answer:
+        """They are kept before a worker hears of them."""
+        if answer.tags and not self._tags.keep(answer.ask.session_id, answer.tags):
+            self._failures.add(hook.name, _NO_ROOM, listener=answer.ask.listener)
+            return answer._replace(tags=NO_TAGS)
+        return answer
 
     def _failed(self, hook: Hook, ask: Ask, error: BaseException) -> Answer:
         self._failures.raised(hook.name, error, listener=ask.listener)

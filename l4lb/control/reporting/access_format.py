@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
+from l4lb.model.hooks import Tags
 from l4lb.model.logfmt import quoted
 from l4lb.model.stats import SessionRecord
 
@@ -59,6 +60,14 @@ def _json_value(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _text_tags(tags: Tags) -> str:
+    return "".join(f" tags.{key}={quoted(value)}" for key, value in tags.items())
+
+
+def _json_tags(tags: Tags) -> str:
+    return f',"tags":{json.dumps(dict(tags), ensure_ascii=False, separators=(",", ":"))}'
+
+
 class Formatter:
     """Used by one thread."""
 
@@ -80,7 +89,7 @@ class Formatter:
             f" backend={value(r.backend)} client={r.client} client_port={r.client_port} local={value(r.local)}"
             f" session_id={r.session_id} bytes_up={r.bytes_up} bytes_down={r.bytes_down} connect_ms={connect}"
             f" duration_ms={r.duration_s * 1000:.3f} attempts={r.attempts} close_reason={r.close_reason.value}"
-            f" spliced={'true' if r.spliced else 'false'} sni={value(r.sni)}"
+            f" spliced={'true' if r.spliced else 'false'} sni={value(r.sni)}{_text_tags(r.tags) if r.tags else ''}"
         )
 
     def _json(self, r: SessionRecord) -> str:
@@ -93,5 +102,5 @@ class Formatter:
             f',"bytes_up":{r.bytes_up},"bytes_down":{r.bytes_down},"connect_ms":{connect}'
             f',"duration_ms":{r.duration_s * 1000:.3f},"attempts":{r.attempts}'
             f',"close_reason":"{r.close_reason.value}","spliced":{"true" if r.spliced else "false"}'
-            f',"sni":{value(r.sni)}}}'
+            f',"sni":{value(r.sni)}{_json_tags(r.tags) if r.tags else ""}}}'
         )

@@ -209,7 +209,7 @@ class Source(TypedDict):
 class Session(TypedDict):
     """A current session. `backend` is empty while it has none; `local` is the address that the client connected to;
     `idle_s` counts from the last byte or change of state. Of a flow that the kernel forwards (`engine`) it counts from
-    the client's last packet; nobody counts its age and bytes, which are null."""
+    the client's last packet; nobody counts its age and bytes, which are null. `tags` are what a hook attached to it."""
 
     id: str
     engine: Engine
@@ -224,6 +224,7 @@ class Session(TypedDict):
     idle_s: float
     bytes_up: int | None
     bytes_down: int | None
+    tags: dict[str, str]
 
 
 @_EXACT

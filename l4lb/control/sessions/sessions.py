@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from l4lb.control.reporting import shapes
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
+from l4lb.control.state.tags import SessionTags
 from l4lb.errors import ChangeError
 from l4lb.model.forwarder import SessionControl
 from l4lb.model.sessions import (
@@ -61,8 +62,11 @@ def _source(source: Source) -> shapes.Source:
 
 
 class Sessions:
-    def __init__(self, state: State, forwarder: SessionControl, events: Events) -> None:
+    """`tags` are those of sessions."""
+
+    def __init__(self, state: State, tags: SessionTags, forwarder: SessionControl, events: Events) -> None:
         self._state = state
+        self._tags = tags
         self._forwarder = forwarder
         self._events = events
         self._one_at_a_time = asyncio.Lock()
@@ -106,6 +110,11 @@ class Sessions:
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
         self._events.emit("sessions_ended", {**given, **ended, "reason": str(reason)})
         return ended
+
+    async def tagged(self, limit: int) -> set[int] | None:
+        """The ids of all sessions that a hook gave tags; None: there are more."""
+        sweep = await self._sweep(SessionFilter(tagged=True), limit)
+        return {one.id for one in sweep.take_found()} if sweep.matched() <= limit else None
 
     def sources(self, listener: str, by: SourceOrder, limit: int) -> tuple[Sequence[shapes.Source], int]:
         """See `SessionControl.sources`."""
@@ -162,4 +171,5 @@ class Sessions:
             "idle_s": round(session.idle_s, 3),
             "bytes_up": session.bytes_up,
             "bytes_down": session.bytes_down,
+            "tags": dict(self._tags.of(session.id)) if session.tagged else {},
         }

@@ -108,7 +108,7 @@ class PluginSink:
         name_this_thread("l4lb-records")
         while batch := self._next_batch():
             try:
-                self._plugin.write([json.loads(line) for line in batch])
+                self._plugin.write([_record(line) for line in batch])
             except BaseException as error:  # whatever another package raises
                 self._failed(batch, error)
             self._done()
@@ -138,6 +138,13 @@ class PluginSink:
     def _lose(self, count: int, reason: str) -> None:
         self._lost += count
         self._reason = reason
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """The access log leaves out tags where there are none."""
+    record: dict[str, Any] = json.loads(line)
+    record.setdefault("tags", {})
+    return record
 
 
 def _fields(name: str, error: BaseException) -> dict[str, object]:

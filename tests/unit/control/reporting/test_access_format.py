@@ -88,3 +88,12 @@ def test_the_time_is_that_of_the_end() -> None:
         told = datetime.fromisoformat(json.loads(line)["time"]).timestamp()
         expected = time.time() - (time.monotonic() - (record.started_s + record.duration_s))
         assert told == pytest.approx(expected, abs=0.05)
+
+
+def test_tags_stand_behind_everything_else() -> None:
+    tagged = RECORD._replace(tags={"customer": "acme", "note": 'a "b"\n=c', "empty": ""})
+    assert as_json(tagged)["tags"] == tagged.tags
+    assert list(as_json(tagged)) == [*KEYS, "tags"]
+    (line,) = Formatter("text").lines([tagged])
+    assert line.endswith(r' sni=- tags.customer=acme tags.note="a \"b\"\n=c" tags.empty=""')
+    assert list(as_text(tagged)) == [*KEYS, "tags.customer", "tags.note", "tags.empty"]
