@@ -148,12 +148,13 @@ class ControlPlane:
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)
         self.supervision = Supervision(self.host.notifier, self.status, self.draining, self.events, forwarder)
-        handed = Handed(self.state, forwarder, self.applying, self.names, self.outputs)
+        handed = Handed(self.state, self.tags, forwarder, self.applying, self.names, self.outputs)
         self.upgrading = Upgrade(handed, self.events, self.admin, self.host.successor)
         self.restart = Restart(handed, self.events, self.host.notifier, self.host.successor)
         self.predecessor = Predecessor(
             self.inheritance.channel,
             forwarder,
+            self.tags,
             self.events,
             self.status,
             self.admin,
@@ -337,6 +338,7 @@ class ControlPlane:
         self.outputs.resume_statsd(reported)
 
     def has_all(self) -> None:
+        self.tagging.look_soon()
         self.outputs.resume_statsd(None)
 
     async def wait_ready(self, timeout_s: float) -> bool:

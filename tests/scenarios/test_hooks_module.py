@@ -182,8 +182,8 @@ class Notes:
         self._file = site.directory / "notes"
         self._site = site
 
-    def write_module(self, name: str) -> None:
-        self._site.write(NOTES.format(path=str(self._file), name=name))
+    def write_module(self, name: str, more: str = "") -> None:
+        self._site.write(more + NOTES.format(path=str(self._file), name=name))
 
     def read(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
@@ -270,7 +270,7 @@ def test_udp_listeners_can_have_on_close_only(site: Site, notes: Notes, text: st
 
 def test_after_an_upgrade_the_new_process_tells_of_sessions_that_end_there(site: Site, notes: Notes) -> None:
     with serving(hold) as server, contextlib.ExitStack() as stack:
-        (old_backend,) = [line for line in site.file.read_text().splitlines() if line.startswith("backends")][:1]
+        old_backend = next(line for line in site.file.read_text().splitlines() if line.startswith("backends"))
         site.file.write_text(site.file.read_text().replace(old_backend, f'backends = ["{server.address}"]'))
         notes.write_module("old")
         with site.serving() as process:
@@ -283,3 +283,41 @@ def test_after_an_upgrade_the_new_process_tells_of_sessions_that_end_there(site:
             assert notes.by() == []
             client.close()
             assert wait_until(lambda: notes.by() == ["new"])
+
+
+TAGGING = """
+from l4lb.hooks import Accept
+def on_session(session):
+    return Accept(tags={"by": "before" if session.client_port else ""})
+"""
+
+
+def test_tags_go_to_the_new_process_with_their_sessions(site: Site, notes: Notes) -> None:
+    with serving(hold) as server, contextlib.ExitStack() as stack:
+        text = site.file.read_text().replace("[hooks]\n", '[hooks]\ndeadline = "50s"\n')
+        backends = next(line for line in text.splitlines() if line.startswith("backends"))
+        site.file.write_text(text.replace(backends, f'backends = ["{server.address}"]'))
+        notes.write_module("old", TAGGING)
+        with site.serving() as process:
+            clients = [stack.enter_context(connect(f"127.0.0.1:{site.port}")) for _ in range(3)]
+            assert wait_until(lambda: server.accepted == 3)
+            clients.pop().close()
+            assert wait_until(lambda: len(notes.read()) == 1)
+            notes.write_module("new", TAGGING.replace("before", "after"))
+            new = upgraded(process, process.process.pid, site.admin)
+            stack.callback(end, new)
+            assert process.wait() == 0
+            with Client(site.admin) as client:
+                assert [one["tags"] for one in client.sessions()] == [{"by": "before"}] * 2
+                clients.append(stack.enter_context(connect(f"127.0.0.1:{site.port}")))
+                assert wait_until(lambda: server.accepted == 4)
+                assert [one["tags"]["by"] for one in client.sessions()] == ["before", "before", "after"]
+            for sock in clients:
+                sock.close()
+            assert wait_until(lambda: len(notes.read()) == 4)
+    assert sorted((one["by"], one["tags"]["by"]) for one in notes.read()) == [
+        ("new", "after"),
+        ("new", "before"),
+        ("new", "before"),
+        ("old", "before"),
+    ]

@@ -17,8 +17,10 @@ from l4lb.control.state import bans
 from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
 from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
+from l4lb.control.state.tags import checked
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import ExportedKernel, ExportedSession, ExportedSockets, QuicIds
+from l4lb.model.hooks import Tags
 from l4lb.model.snapshot import InheritedSocket, Place
 from l4lb.model.states import Health, Protocol
 from l4lb.net.handover import FDS_MAX, Channel, Message, close_all, parsed
@@ -28,6 +30,7 @@ from l4lb.net.resolving import Host
 
 NamesKnown = Mapping[str, Sequence[Host]]  # what each name resolved to
 _KERNEL_WITHIN_S = 10.0
+_TAGS_AT_ONCE = 1000  # sessions; at most 64 MiB as JSON
 PlacesSeen = Mapping[str, Mapping[str, Host]]  # where backends given by name were, by pool and backend
 HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by pool and backend
 
@@ -189,12 +192,26 @@ def send_sessions(
     channel.send({"kind": "moved", "tcp": tcp})
 
 
+def send_tags(channel: Channel, tags: Mapping[int, Tags]) -> None:
+    """Send the tags of sessions of TCP that will follow, before `send_sessions`. Likewise."""
+    entries = list(tags.items())
+    for start in range(0, len(entries), _TAGS_AT_ONCE):
+        some = {str(session_id): dict(one) for session_id, one in entries[start : start + _TAGS_AT_ONCE]}
+        channel.send({"kind": "tags", "tags": some})
+
+
+def tags_of(said: Mapping[str, Any]) -> dict[int, Tags]:
+    """ValueError, TypeError and their like for what are none."""
+    return {int(session_id): checked(one) for session_id, one in said.items()}
+
+
 @dataclass(slots=True)
 class Received:
-    """`tcp`: sessions of TCP follow; `over`: the other process will send nothing more."""
+    """`tcp`: sessions of TCP follow, of which some have `tags`; `over`: the other process will send nothing more."""
 
     sessions: list[ExportedSession] = field(default_factory=list)
     quic_ids: list[QuicIds] = field(default_factory=list)
+    tags: dict[int, Tags] = field(default_factory=dict)
     tcp: bool = False
     over: bool = False
 
@@ -206,9 +223,11 @@ class Received:
                     self.sessions += [_session(one, fd) for one, fd in zip(message["sessions"], fds, strict=True)]
                 case "quic_ids":
                     self.quic_ids.append(_quic_ids(message))
+                case "tags":
+                    self.tags |= tags_of(message["tags"])
                 case _:
                     return False
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             close_all(fds)
         return True
 

@@ -13,9 +13,10 @@ from typing import Protocol
 from l4lb.control.process.inheritance import Received, receive_sessions
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
-from l4lb.control.process.tcp_handover import NOT_OURS, Taken, counted_of, reported_of, take_sessions
+from l4lb.control.process.tcp_handover import NOT_OURS, Taken, Taking, counted_of, reported_of, take_sessions
 from l4lb.control.reporting.outputs import Reported
 from l4lb.control.state.events import Events
+from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Counted, HandOver
 from l4lb.net.handover import Channel, Message
 
@@ -47,6 +48,7 @@ class Predecessor:
         self,
         channel: Channel | None,
         forwarder: HandOver,
+        tags: SessionTags,
         events: Events,
         status: Status,
         admin: Claimable,
@@ -55,6 +57,7 @@ class Predecessor:
     ) -> None:
         self._channel = channel
         self._forwarder = forwarder
+        self._tags = tags
         self._events = events
         self._status = status
         self._admin = admin
@@ -91,6 +94,8 @@ class Predecessor:
                 ready = {"kind": "ready", "tcp_format": self._forwarder.tcp.format}
                 await asyncio.to_thread(channel.send, ready)
             received = await receive_sessions(channel)
+            for session_id, tags in received.tags.items():
+                self._tags.keep(session_id, tags)
             taken = await self._take_tcp(channel) if received.tcp else Taken()
             self._take_udp(received, taken)
             over = received.over or await self._until_mine(channel)
@@ -106,7 +111,7 @@ class Predecessor:
             channel.close()
 
     async def _take_tcp(self, channel: Channel) -> Taken:
-        taken = await take_sessions(channel, self._forwarder.tcp, self._heir.removed_before)
+        taken = await take_sessions(channel, Taking(self._forwarder.tcp, self._tags, self._heir.removed_before))
         self._forwarder.tcp.hold_clients(False)
         return taken
 

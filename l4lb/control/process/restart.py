@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Sequence
 
 from l4lb.control.process.host import Successor
-from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions
+from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions, send_tags
 from l4lb.control.process.tcp_handover import NotTaken, send_counted, store_sessions, until
 from l4lb.control.process.upgrade import Handed, export_udp
 from l4lb.control.state.events import Events
@@ -91,10 +91,9 @@ class Restart:
 
     async def _keep_sessions(self, store: Store, exported: Sequence[ExportedSession], sessions: int) -> None:
         handed = self._handed
+        send_tags(store, handed.tags.all())
         send_sessions(store, exported, handed.forwarder.quic_ids(), tcp=True)
-        await store_sessions(
-            store, handed.forwarder.tcp, sessions, handed.removed_ways(), lambda: keep(self._notifier, store.kept())
-        )
+        await store_sessions(store, handed.leaving(sessions), lambda: keep(self._notifier, store.kept()))
 
     async def _add_counts(self, store: Store) -> None:
         handed = self._handed

@@ -28,8 +28,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from l4lb.control.process.inheritance import tags_of
 from l4lb.control.reporting.outputs import Reported
+from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, Fate, TcpHandOver, TcpNames
+from l4lb.model.hooks import Tags
 from l4lb.net.handover import Channel, Message, close_all, receive_ahead, reserve_descriptors
 
 # What it raises to read something that another version has said.
@@ -60,23 +63,27 @@ async def until(condition: Callable[[], bool]) -> None:
 # ---- the old process ----
 
 
-async def move_sessions(
-    channel: Channel,
-    tcp: TcpHandOver,
-    sessions: int,
-    removed_ways: Mapping[str, str],
-    end_process: Callable[[], None],
-) -> int:
-    """Accept no clients any more, and move all sessions to the process at the other end; how many. `sessions`: about as
-    many; `removed_ways`: on_backend_removed by pool.
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Sessions that are to go. `count`: about as many; `removed_ways`: on_backend_removed by pool; `tags`: those that
+    came since all of them were sent ahead."""
+
+    tcp: TcpHandOver
+    count: int
+    removed_ways: Mapping[str, str]
+    tags: SessionTags
+
+
+async def move_sessions(channel: Channel, leaving: Leaving, end_process: Callable[[], None]) -> int:
+    """Accept no clients any more, and move all sessions to the process at the other end; how many.
 
     NotTaken: the sessions go on here, and that process has the clients to come. OSError when it is gone or too slow:
     then `end_process` has ended it, and the sessions go on here, unless it was gone after it had taken them.
     """
-    tcp.hold_clients(True)
-    await until(tcp.clients_held)
+    leaving.tcp.hold_clients(True)
+    await until(leaving.tcp.clients_held)
     try:
-        await _send_ahead(channel, tcp, sessions, removed_ways, end_process)
+        await _send_ahead(channel, leaving, end_process)
         said, fds = await asyncio.to_thread(channel.receive, _SOON_S)
         close_all(fds)
         if said.get("kind") != "prepared":
@@ -84,21 +91,19 @@ async def move_sessions(
     except BaseException:
         end_process()
         raise
-    return _send(channel, tcp, end_process)
+    return _send(channel, leaving, end_process)
 
 
-async def store_sessions(
-    store: Channel, tcp: TcpHandOver, sessions: int, removed_ways: Mapping[str, str], keep: Callable[[], None]
-) -> None:
+async def store_sessions(store: Channel, leaving: Leaving, keep: Callable[[], None]) -> None:
     """Accept no clients any more, and say all of it to `store`, for a process that does not run yet; then `keep` what
     was said. From then on the sessions are not here any more. NotTaken, OSError: they go on here."""
+    tcp = leaving.tcp
     tcp.hold_clients(True)
     await until(tcp.clients_held)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.close()  # nothing goes ahead
     with theirs:
-        said = {"ways": dict(removed_ways), "sessions": sessions, **_encoded_names(tcp.names())}
-        store.send({"kind": "tcp_names", **said}, [theirs.fileno()])
+        store.send(_announcement(leaving), [theirs.fileno()])
     began_ns = time.monotonic_ns()
     tcp.freeze()
     fate = Fate.STAY
@@ -106,27 +111,25 @@ async def store_sessions(
         exported = _frozen(tcp)
         if exported is None:
             raise NotTaken(_NOT_DESCRIBED)
-        _describe(store, exported, began_ns)
+        _describe(store, leaving, exported, began_ns)
         keep()
         fate = Fate.MOVED
     finally:
         tcp.settle(fate)
 
 
-async def _send_ahead(
-    channel: Channel,
-    tcp: TcpHandOver,
-    sessions: int,
-    removed_ways: Mapping[str, str],
-    end_process: Callable[[], None],
-) -> None:
-    names = _encoded_names(tcp.names())
+def _announcement(leaving: Leaving) -> Message:
+    said = {"ways": dict(leaving.removed_ways), "sessions": leaving.count}
+    return {"kind": "tcp_names", **said, **_encoded_names(leaving.tcp.names())}
+
+
+async def _send_ahead(channel: Channel, leaving: Leaving, end_process: Callable[[], None]) -> None:
+    tcp, announcement = leaving.tcp, _announcement(leaving)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     try:
         with theirs:
-            said = {"ways": dict(removed_ways), "sessions": sessions, **names}
-            channel.send({"kind": "tcp_names", **said}, [theirs.fileno()])
+            channel.send(announcement, [theirs.fileno()])
         tcp.precopy(ours.fileno())
         await until(tcp.precopied)
     except BaseException:
@@ -140,8 +143,8 @@ async def _send_ahead(
             ours.detach()
 
 
-def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -> int:
-    began_ns = time.monotonic_ns()
+def _send(channel: Channel, leaving: Leaving, end_process: Callable[[], None]) -> int:
+    tcp, began_ns = leaving.tcp, time.monotonic_ns()
     tcp.freeze()
     fate, exported = Fate.STAY, None
     try:
@@ -150,7 +153,7 @@ def _send(channel: Channel, tcp: TcpHandOver, end_process: Callable[[], None]) -
             channel.send({"kind": "tcp_stays"})
             raise NotTaken(_NOT_DESCRIBED)
         try:
-            reason = _transfer(channel, exported, began_ns)
+            reason = _transfer(channel, leaving, exported, began_ns)
         except BaseException:
             end_process()  # before any session moves again: nothing is read by both
             fate = Fate.LOST if _said_taken(channel) else Fate.STAY
@@ -180,15 +183,16 @@ def _frozen(tcp: TcpHandOver) -> ExportedTcp | None:
     return exported
 
 
-def _describe(channel: Channel, exported: ExportedTcp, began_ns: int) -> None:
+def _describe(channel: Channel, leaving: Leaving, exported: ExportedTcp, began_ns: int) -> None:
     sizes = {"count": exported.count, "bytes": len(exported.state), "fds": len(exported.fds)}
-    channel.send({"kind": "tcp", "began_ns": began_ns, **sizes})
+    tags = {str(session_id): dict(one) for session_id, one in leaving.tags.later().items()}
+    channel.send({"kind": "tcp", "began_ns": began_ns, "tags": tags, **sizes})
     channel.send_bulk(exported.state, exported.fds, _TAKEN_WITHIN_S)
 
 
-def _transfer(channel: Channel, exported: ExportedTcp, began_ns: int) -> str | None:
+def _transfer(channel: Channel, leaving: Leaving, exported: ExportedTcp, began_ns: int) -> str | None:
     """Why the sessions are not taken; None: they are. OSError."""
-    _describe(channel, exported, began_ns)
+    _describe(channel, leaving, exported, began_ns)
     said, fds = channel.receive(_TAKEN_WITHIN_S)
     close_all(fds)
     return None if said.get("kind") == "taken" else str(said.get("reason", said))
@@ -252,21 +256,39 @@ class _Announced:
     ways: Mapping[str, str]
 
 
-async def take_sessions(channel: Channel, tcp: TcpHandOver, removed: Callable[[str, str, list[str]], None]) -> Taken:
-    """Go on with the sessions of the other process, or with none, and say so. `removed` is told of backends
-    that are not in this configuration, by pool, with the way that was the pool's."""
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """`began_ns`: since when they stand still."""
+
+    exported: ExportedTcp
+    began_ns: int
+    tags: Mapping[int, Tags]
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Where sessions go: `tags` keeps theirs; `removed` is told of backends that are not in this configuration, by
+    pool, with the way that was the pool's."""
+
+    tcp: TcpHandOver
+    tags: SessionTags
+    removed: Callable[[str, str, list[str]], None]
+
+
+async def take_sessions(channel: Channel, taking: Taking) -> Taken:
+    """Go on with the sessions of the other process, or with none, and say so."""
+    tcp = taking.tcp
     arriving = tcp.arriving()
     gone = False
     try:
         announced = await asyncio.to_thread(_receive_ahead, channel, arriving)
         tcp.take_arrivals(arriving)
         await until(tcp.arrivals_taken)
-        received = await asyncio.to_thread(_receive, channel)
-        if received is None:
+        described = await asyncio.to_thread(_receive, channel)
+        if described is None:
             return Taken()
-        exported, began_ns = received
-        count = _take(channel, tcp, announced, exported, arriving, removed)
-        return Taken(count, max(tcp.started_ns() - began_ns, 0) / 1e9)
+        count = _take(channel, taking, announced, described, arriving)
+        return Taken(count, max(tcp.started_ns() - described.began_ns, 0) / 1e9)
     except (OSError, MemoryError, *NOT_OURS) as error:
         gone = isinstance(error, (ConnectionResetError, BrokenPipeError))
         _refuse(channel, getattr(error, "strerror", None) or str(error) or "not enough memory")
@@ -292,30 +314,27 @@ def _receive_ahead(channel: Channel, arriving: Arriving) -> _Announced:
     return _Announced(names, {str(pool): str(way) for pool, way in said["ways"].items()})
 
 
-def _receive(channel: Channel) -> tuple[ExportedTcp, int] | None:
-    """What is to be known of the sessions, and since when they stand still; None when they stay where they are."""
+def _receive(channel: Channel) -> _Described | None:
+    """What is to be known of the sessions; None when they stay where they are."""
     channel.send({"kind": "prepared"})
     said, fds = channel.receive(_SOON_S + _FROZEN_WITHIN_S)
     close_all(fds)
     if said.get("kind") != "tcp":
         return None
+    count, began_ns, tags = int(said["count"]), int(said["began_ns"]), tags_of(said.get("tags", {}))
     state, received = channel.receive_bulk(int(said["bytes"]), int(said["fds"]), _TAKEN_WITHIN_S)
-    return ExportedTcp(int(said["count"]), state, received), int(said["began_ns"])
+    return _Described(ExportedTcp(count, state, received), began_ns, tags)
 
 
-def _take(
-    channel: Channel,
-    tcp: TcpHandOver,
-    announced: _Announced,
-    exported: ExportedTcp,
-    arriving: Arriving,
-    removed: Callable[[str, str, list[str]], None],
-) -> int:
+def _take(channel: Channel, taking: Taking, announced: _Announced, described: _Described, arriving: Arriving) -> int:
+    tcp = taking.tcp
     try:
-        loaded = tcp.load(exported, arriving, announced.names)
+        loaded = tcp.load(described.exported, arriving, announced.names)
     except BaseException:
-        close_all(exported.fds)
+        close_all(described.exported.fds)
         raise
+    for session_id, tags in described.tags.items():
+        taking.tags.keep(session_id, tags)
     with contextlib.suppress(OSError):  # it is gone: then they would end with it
         channel.send({"kind": "taken", "sessions": loaded.count})
     tcp.start(loaded)
@@ -325,7 +344,7 @@ def _take(
     with contextlib.suppress(OSError):
         channel.send({"kind": "running"})
     for pool, ids in loaded.removed.items():
-        removed(pool, announced.ways.get(pool, "keep"), ids)
+        taking.removed(pool, announced.ways.get(pool, "keep"), ids)
     return loaded.count
 
 

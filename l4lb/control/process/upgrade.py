@@ -28,11 +28,12 @@ from typing import Protocol
 from l4lb.control.changes.applying import Applying
 from l4lb.control.changes.names import Names
 from l4lb.control.process.host import Successor
-from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions
-from l4lb.control.process.tcp_handover import NotTaken, move_sessions, send_counted, until
+from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions, send_tags
+from l4lb.control.process.tcp_handover import Leaving, NotTaken, move_sessions, send_counted, until
 from l4lb.control.reporting.outputs import Outputs
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
+from l4lb.control.state.tags import SessionTags
 from l4lb.errors import UpgradeError
 from l4lb.model.forwarder import ExportedSession, HandOver
 from l4lb.model.states import ProcessState
@@ -58,6 +59,7 @@ class Handed:
     in `state` and of `names`; `outputs` go on there."""
 
     state: State
+    tags: SessionTags
     forwarder: HandOver
     applying: Applying
     names: Names
@@ -66,6 +68,9 @@ class Handed:
     def removed_ways(self) -> dict[str, str]:
         """on_backend_removed by pool."""
         return {name: pool.config.on_backend_removed for name, pool in self.state.pools.items()}
+
+    def leaving(self, count: int) -> Leaving:
+        return Leaving(self.forwarder.tcp, count, self.removed_ways(), self.tags)
 
 
 async def export_udp(forwarder: HandOver) -> list[ExportedSession]:
@@ -156,6 +161,8 @@ class Upgrade:
         process knows them in another format."""
         sessions = await export_udp(self._forwarder)
         try:
+            if tcp:
+                await asyncio.to_thread(send_tags, channel, self._handed.tags.all())
             await asyncio.to_thread(send_sessions, channel, sessions, self._forwarder.quic_ids(), tcp=tcp)
             if tcp:
                 await self._move_tcp(channel, process)
@@ -170,10 +177,9 @@ class Upgrade:
             self._stay("the new process has another version")
 
     async def _move_tcp(self, channel: Channel, process: subprocess.Popen[bytes]) -> None:
-        ways = self._handed.removed_ways()
+        leaving = self._handed.leaving(self._forwarder.stats().sessions_left)
         try:
-            left = self._forwarder.stats().sessions_left
-            await move_sessions(channel, self._forwarder.tcp, left, ways, lambda: _end(process))
+            await move_sessions(channel, leaving, lambda: _end(process))
         except NotTaken as error:
             self._stay(str(error))
         else:

@@ -37,8 +37,9 @@ class Tagging:
             self._task = asyncio.create_task(self._look())
 
     def look_soon(self) -> None:
-        """Some came that may have no session."""
-        self._ask_above = 0
+        """Those that came from another process may have no session."""
+        if self._tags:
+            self._ask_above = 0
 
     async def _look(self) -> None:
         known = self._tags.known()

@@ -13,7 +13,7 @@ import pytest
 
 from l4lb import LoadBalancer
 from l4lb._native import tcp_migration
-from l4lb.control.process.inheritance import Inheritance, receive_inheritance
+from l4lb.control.process.inheritance import Inheritance, receive_inheritance, send_sessions, send_tags
 from l4lb.errors import UpgradeError
 from l4lb.model.address import SocketAddress
 from l4lb.model.forwarder import ExportedSockets
@@ -161,3 +161,17 @@ def test_what_forwards_in_the_kernel_comes_once() -> None:
             told.send_bulk(b"{}", [], 10)
         with pytest.raises(ValueError, match="another version"):
             receive_inheritance(Channel(theirs), 10)
+
+
+@pytest.mark.parametrize("nonsense", [None, {}, {"tags": 1}, {"tags": {"x": {"a": "b"}}}, {"tags": {"5": {"a": 1}}}])
+def test_tags_go_ahead_of_sessions(nonsense: dict[str, object] | None) -> None:
+    """In as many messages as it takes; what are none of ours is left out."""
+    tags = {2**63 + number: {"customer": f"ä{number}\udc80"} for number in range(2500)}
+    with taking_over() as (told, balancer, client):
+        send_tags(told, tags)
+        if nonsense is not None:
+            told.send({"kind": "tags", **nonsense})
+        send_sessions(told, [], [], tcp=False)
+        told.send({"kind": "yours"})
+        assert_is_alone(balancer, client)
+        assert balancer.plane.tags.all() == tags

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from array import array
 
 import psutil
 import pytest
 
 from l4lb import LoadBalancer
 from l4lb.control.process import tcp_handover
+from l4lb.control.state.tags import SessionTags
 from l4lb.errors import UpgradeError
+from l4lb.model.forwarder import ExportedTcp
 from tests.support.balancing import address_of, balancing
 from tests.support.peers import connect, echo, read_exactly, read_until_end, serving
 
@@ -153,3 +156,19 @@ def test_one_that_ends_when_it_has_taken_them() -> None:
         assert answered(again)
         for sock in again:
             sock.close()
+
+
+def test_tags_that_came_since_they_were_sent_go_with_the_sessions() -> None:
+    tags = SessionTags()
+    ours, theirs = map(tcp_handover.Channel, socket.socketpair())
+    with ours.sock, theirs.sock, balancing(["127.0.0.1:1"]) as balancer:
+        tags.keep(1, {"k": "ahead"})
+        assert tags.all().keys() == {1}
+        tags.keep(2, {"k": "later"})
+        leaving = tcp_handover.Leaving(balancer.plane.forwarder.tcp, 0, {}, tags)
+        tcp_handover._describe(ours, leaving, ExportedTcp(2, b"state", array("i")), 7)
+        described = tcp_handover._receive(theirs)
+        assert described is not None
+        assert described.tags == {2: {"k": "later"}}
+        assert (described.exported.count, described.exported.state, described.began_ns) == (2, b"state", 7)
+        assert ours.receive(1)[0] == {"kind": "prepared"}
