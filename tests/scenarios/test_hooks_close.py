@@ -81,6 +81,30 @@ def test_beside_an_access_log_both_get_all(tmp_path: Path) -> None:
     assert len(got) == 40
 
 
+def test_they_come_and_go_with_the_access_log_or_without(tmp_path: Path) -> None:
+    got: list[Record] = []
+    with named() as balancer:
+        off = balancer.config
+        on = off.model_copy(update={"global_": GlobalConfig(workers=1, access_log=str(tmp_path / "log"))})
+        for config, hooked in (
+            (on, False),
+            (on, True),
+            (off, True),
+            (off, False),
+            (off, True),
+            (on, True),
+            (on, False),
+        ):
+            balancer.reload(config)
+            balancer.on_close(None)
+            if hooked:
+                balancer.on_close(got.append)
+            assert answer_of(balancer) == b"a"
+            wait_idle(balancer)
+    assert len(read_text(tmp_path / "log")) == 4
+    assert len(got) == 4
+
+
 def test_udp_sessions_too() -> None:
     got: list[Record] = []
     with serving_udp() as server:

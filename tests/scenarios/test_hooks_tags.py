@@ -15,6 +15,7 @@ import l4lb.control.sessions.tagging as tagging
 from l4lb import LoadBalancer
 from l4lb.config import GlobalConfig
 from l4lb.control.state import tags as tags_module
+from l4lb.engine.native import NativeForwarder
 from l4lb.hooks import Accept, Decision, Reject, SessionInfo, ToBackend, ToPool
 from l4lb.model.hooks import HookResult
 from tests.scenarios.test_hooks import LONG_S, answer_of, heard, named, results
@@ -151,16 +152,20 @@ def test_when_there_is_no_room_for_them_the_session_goes_on_without(monkeypatch:
         assert got[0]["tags"] == {}
 
 
-def test_without_anybody_who_reads_records_they_are_forgotten_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not those of sessions that are there."""
+@pytest.mark.parametrize("lost", [False, True], ids=["unread", "lost"])
+def test_of_sessions_without_a_record_they_are_forgotten_too(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads records, or they were lost on their way. But not those of sessions that are there."""
     monkeypatch.setattr(tagging, "KEPT_UNASKED", 10)
+    monkeypatch.setattr(NativeForwarder, "take_records", lambda self, limit: [])
     with serving(hold) as server, balancing([server.address]) as balancer, contextlib.ExitStack() as stack:
         balancer.on_session(lambda info: Accept(tags={"port": str(info.client_port)}), deadline=LONG_S)
+        if lost:
+            balancer.on_close(lambda record: None)
         stay = [stack.enter_context(connect(address_of(balancer))) for _ in range(5)]
-        for _ in range(40):
-            connect(address_of(balancer)).close()
-        tags = balancer.plane.tags
-        assert wait_until(lambda: len(tags) <= 10, 20)
+        for number in range(40):
+            with connect(address_of(balancer)):
+                assert wait_until(lambda: server.accepted == 6 + number)  # noqa: B023
+        assert wait_until(lambda: len(balancer.plane.tags) <= 10, 20)
         ports = {str(client.getsockname()[1]) for client in stay}
         assert {session["tags"]["port"] for session in balancer.sessions()} == ports
 

@@ -192,15 +192,17 @@ class RecordStream:
         self._forwarder = forwarder
         self._wake_fd = -1  # open until the workers, which write to it, have ended
         self._reader: Reader | None = None
+        self._awaited = False  # an outlet is to come
         self._stopped = False
         self._lock = threading.Lock()  # a reload may be under way when the process ends
 
     def open(self) -> None:
-        """Begin to keep records, before there is an outlet: after that no `change` fails. EngineError when there can be
-        no thread or descriptor."""
+        """Begin to keep records, before there is an outlet: `change` with one does not fail then. If none comes,
+        `close_if_unused`. EngineError when there can be no thread or descriptor."""
         with self._lock:
             if not self._stopped and self._reader is None:
                 self._open(())
+            self._awaited = True
 
     def _open(self, outlets: Sequence[Outlet]) -> None:
         if self._wake_fd < 0:
@@ -221,6 +223,7 @@ class RecordStream:
             if self._stopped:  # it has closed `drop`
                 _close(put)
                 return
+            self._awaited = self._awaited and not put
             if (reader := self._reader) is not None:
                 done = reader.between(lambda: _swap(reader, put, drop, at_once)).wait(_JOIN_S)
                 self._end_if_unused()
@@ -246,11 +249,12 @@ class RecordStream:
 
     def close_if_unused(self) -> None:
         with self._lock:
+            self._awaited = False
             self._end_if_unused()
 
     def _end_if_unused(self) -> None:
         reader = self._reader
-        if reader is not None and not reader.outlets:
+        if reader is not None and not reader.outlets and not self._awaited:
             self._forwarder.stop_records()
             self._reader = None
             reader.stop()

@@ -164,6 +164,18 @@ def test_it_may_run_before_there_is_an_outlet() -> None:
         assert ended.wake_fd < 0
 
 
+def test_one_that_is_opened_for_an_outlet_waits_for_it() -> None:
+    """Meanwhile the last of those that there were may go."""
+    before = outlet(Taken())
+    with streaming() as (ended, stream):
+        stream.change(put=[before])
+        stream.open()
+        stream.change(drop=[before])
+        assert ended.wake_fd >= 0
+        stream.close_if_unused()
+        assert ended.wake_fd < 0
+
+
 def test_an_outlet_for_a_stream_that_has_stopped_is_closed() -> None:
     sink = Taken()
     with streaming() as (_, stream):
