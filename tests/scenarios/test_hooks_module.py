@@ -18,7 +18,7 @@ import pytest
 from l4lb import Client
 from tests.scenarios.test_upgrade import end, pid_of, upgraded
 from tests.support.peers import connect, greeting, hold, read_until_end, serving
-from tests.support.programs import L4lb, free_port, l4lb, without_preload
+from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
 
 FILE = """
@@ -128,7 +128,7 @@ def test_a_reload_loads_the_module_again_and_a_broken_one_changes_nothing(site: 
 )
 def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str, reason: str) -> None:
     site.write(text)
-    environment = {**without_preload(), **site.environment}
+    environment = {**os.environ, **site.environment}
     for arguments in (["check", str(site.file)], ["serve", "-c", str(site.file)]):
         command = [sys.executable, "-m", "l4lb", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -141,7 +141,7 @@ def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str
 def test_check_takes_a_good_module(site: Site) -> None:
     site.write(TO_POOL.format("other"))
     command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
-    environment = {**without_preload(), **site.environment}
+    environment = {**os.environ, **site.environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
@@ -262,7 +262,7 @@ def test_udp_listeners_can_have_on_close_only(site: Site, notes: Notes, text: st
     site.write(text)
     site.file.write_text(site.file.read_text().replace("[hooks]\n", UDP.format(listeners)))
     command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
-    environment = {**without_preload(), **site.environment}
+    environment = {**os.environ, **site.environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == (2 if reason else 0), done.stderr
     assert reason in done.stderr
