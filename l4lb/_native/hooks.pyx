@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from l4lb._dataplane.base.enums cimport ANSWER_SLOTS, ASK_SLOTS
 from l4lb._dataplane.base.linux cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, ntohs, read, shared_read, shared_store,
+    EFD_CLOEXEC, EFD_NONBLOCK, close, counter_read, eventfd, ntohs, read, shared_read, shared_store,
 )
 from l4lb._dataplane.base.worker_types cimport answer_t, ask_t, asks_t, plane_t, worker_t
 from l4lb._dataplane.session.asking cimport answer_send
@@ -131,4 +131,4 @@ cdef class Hooks:
     def dropped(self):
         """How many answers came when their session had gone on without its hook, or was gone."""
         cdef uint32_t i
-        return sum([self.plane.workers[i].answers.dropped for i in range(self.plane.worker_count)])
+        return sum([counter_read(&self.plane.workers[i].answers.dropped) for i in range(self.plane.worker_count)])

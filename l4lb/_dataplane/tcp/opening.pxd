@@ -120,7 +120,7 @@ cdef inline void session_answered(worker_t *w, const answer_t *answer) noexcept 
     if (
         s == NULL or s.state != SESSION_ASKING or s.generation != answer.generation or s.id != answer.session_id
     ):
-        w.answers.dropped += 1
+        counter_add(&w.answers.dropped, 1)
         return
     histogram_add(&w.counters.hook_time, w.now_ns - s.attempt_started_ns)
     s.tagged = answer.tagged

@@ -246,8 +246,9 @@ class Closing:
             self._failures.add(hook.name, f"records are dropped: {losing.reason}")
 
     def hanging(self) -> int:
-        """How many did not return, once the stream has stopped."""
-        return sum(one.outlet.sink.abandoned for one in self._served)
+        """How many did not return, once the stream has stopped. Asked once."""
+        served, self._served = self._served, ()
+        return sum(one.outlet.sink.abandoned for one in served)
 
 
 def _dropped(served: Iterable[_Served]) -> int:
