@@ -336,6 +336,29 @@ def test_a_hook_that_does_not_return_does_not_keep_the_process() -> None:
 # ---- the life of a session that waits ----
 
 
+def test_what_an_async_hook_began_ends_with_the_balancer() -> None:
+    """A task that goes on after the answer, such as one that keeps a cache fresh, can put its things in order."""
+    ended: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def go_on() -> None:
+        try:
+            await asyncio.sleep(LONG_S)
+        finally:
+            await asyncio.sleep(0)
+            ended.append("in order")
+
+    async def hook(info: SessionInfo) -> Decision:
+        tasks.append(asyncio.create_task(go_on()))
+        return None
+
+    with named() as balancer:
+        balancer.on_session(hook, deadline=LONG_S)
+        assert answer_of(balancer) == b"a"
+        assert not ended
+    assert ended == ["in order"]
+
+
 def test_a_client_that_leaves_frees_its_places() -> None:
     release = threading.Event()
     with named() as balancer, contextlib.ExitStack() as stack:

@@ -45,7 +45,8 @@ class Tasks:
             raise
 
     def stop(self) -> bool:
-        """Cancel what is under way. False: a hook does not return, and its thread ends with it."""
+        """Cancel what is under way, tasks that hooks began too. False: one does not return, and the thread ends with
+        it."""
         loop = self._loop
         if loop is None:
             return True
@@ -90,11 +91,12 @@ class Tasks:
 
     def _cancel_all(self) -> None:
         assert self._loop is not None
-        for task in self._tasks:
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.create_task(self._end())
+        self._loop.create_task(self._end(tasks))
 
-    async def _end(self) -> None:
+    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
         assert self._loop is not None
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._loop.stop()
