@@ -27,10 +27,16 @@ class Program:
         self.address = f"127.0.0.1:{port}"
         self.directory = directory
         self._log = directory / "log"
+        self._command, self._user = command, user or None
+        self.start()
+
+    def start(self) -> None:
+        """At first, and again after `stop`: then with the same port and directory, and a new log."""
+        user = self._user
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=without_preload(), cwd=directory,
-                user=user or None, group=user or None, extra_groups=[] if user else None,
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=without_preload(),
+                cwd=self.directory, user=user, group=user, extra_groups=[] if user else None,
             )  # fmt: skip
 
     @property
