@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,37 +131,58 @@ class Servers:
         self.running.pop(address).stop()
 
 
-def test_as_a_library_with_a_rule_of_ones_own(lb: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The script as a module."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import autoscale
+    try:
+        yield importlib.import_module("autoscale")
+    finally:
+        for name in ("autoscale", "common"):
+            sys.modules.pop(name, None)
 
-    servers, said, wanted = Servers(stop_raises=2), [], [3]
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    made = Servers(stop_raises=2)
+    yield made
+    for server in made.running.values():
+        server.stop()
+
+
+def steps_until(scaler: Any, condition: Callable[[], bool]) -> None:
+    assert wait_until(lambda: scaler.step() or condition())
+
+
+def test_as_a_library_with_a_rule_of_ones_own(lb: Balancer, library: Any, servers: Servers) -> None:
+    said, wanted = [], [3]
 
     def rule(load: Any) -> int:
         if wanted[0] < 0:
             raise ZeroDivisionError("no backends at all")
         return wanted[0]
 
-    scaler = autoscale.Autoscaler(lb.client, "web", servers, rule, autoscale.Limits(calm_s=0.0), said.append)
+    scaler = library.Autoscaler(lb.client, "web", servers, rule, library.Limits(calm_s=0.0), said.append)
+    steps_until(scaler, lambda: usable(lb) == 3)
+    next(iter(servers.running.values())).refuse()
+    steps_until(scaler, lambda: len(servers.running) == 3 and usable(lb) == 3)  # another one is in its place
+    wanted[0] = -1
+    scaler.step()
+    assert said[-1] == "the rule has failed, and as many as now stay: ZeroDivisionError: no backends at all"
+    assert usable(lb) == 3
+    wanted[0] = 1
+    steps_until(scaler, lambda: not servers.running)
+    assert sum("cannot be stopped: the cloud is away" in line for line in said) == 2
+    assert len(lb.admin_states()) == 1
+    assert scaler.failures == 0
 
-    def steps_until(condition: Any) -> None:
-        assert wait_until(lambda: scaler.step() or condition()), said
 
-    try:
-        steps_until(lambda: usable(lb) == 3)
-        next(iter(servers.running.values())).refuse()
-        steps_until(lambda: len(servers.running) == 3 and usable(lb) == 3)  # another one is in its place
-        wanted[0] = -1
-        scaler.step()
-        assert said[-1] == "the rule has failed, and as many as now stay: ZeroDivisionError: no backends at all"
-        assert usable(lb) == 3
-        wanted[0] = 1
-        steps_until(lambda: not servers.running)
-        assert sum("cannot be stopped: the cloud is away" in line for line in said) == 2
-        assert len(lb.admin_states()) == 1
-        assert scaler.failures == 0
-    finally:
-        for server in servers.running.values():
-            server.stop()
-        for name in ("autoscale", "common"):
-            sys.modules.pop(name, None)
+def test_what_the_operator_takes_out_stays_out(lb: Balancer, library: Any, servers: Servers) -> None:
+    limits = library.Limits(calm_s=0.0)
+    scaler = library.Autoscaler(lb.client, "web", servers, lambda load: 2, limits, lambda text: None)
+    steps_until(scaler, lambda: usable(lb) == 2)
+    (taken,) = servers.running
+    lb.client.pools["web"][taken].maint()
+    steps_until(scaler, lambda: usable(lb) == 2)
+    assert lb.admin_states()[taken] == "maint"
+    assert len(servers.running) == 2
