@@ -351,11 +351,12 @@ cdef class DataPlane:
     def worker_stats(self, int index):
         """`WorkerCounters` of one worker at this moment."""
         cdef worker_t *w = self.plane.workers[index]
-        cdef worker_counters_t now = w.counters
+        cdef worker_counters_t now
         cdef uint64_t *sums = <uint64_t *>&now
         cdef size_t field
-        if index == 0:
-            for field in range(sizeof(now) // sizeof(uint64_t)):
+        for field in range(sizeof(now) // sizeof(uint64_t)):
+            sums[field] = counter_read(<uint64_t *>&w.counters + field)
+            if index == 0:
                 sums[field] += (<uint64_t *>&self.plane.before)[field]
         return WorkerCounters(
             sessions_active=gauge_read(&w.sessions.active),
