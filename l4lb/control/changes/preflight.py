@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from l4lb.config import Config
+from l4lb.config.options.reporting import record_sink_of
 from l4lb.config.rules.loops import Hosts, loop_conflicts
 from l4lb.control.changes.in_kernel import kernel_problems
+from l4lb.control.reporting.outputs import made_record_sink
 from l4lb.errors import Problem
 from l4lb.net.address import name_of, parse_address
 from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up
@@ -33,7 +35,19 @@ def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], 
         if name not in hosts
     ]
     warnings += [config.problem(path, message) for path, message in (*_places(config), *kernel_problems(config))]
-    return [config.problem(path, message) for path, message in loops], warnings
+    return [config.problem(path, message) for path, message in (*loops, *_record_sinks(config))], warnings
+
+
+def _record_sinks(config: Config) -> Iterator[tuple[Key, str]]:
+    """A sink of another package says what is wrong with its options when it is made; it connects later."""
+    settings = config.global_
+    name = record_sink_of(settings.access_log)
+    if name is None:
+        return
+    try:
+        made_record_sink(name, settings.access_log_options).close()
+    except Exception as error:  # whatever another package raises
+        yield ("global", "access_log"), f'"{settings.access_log}": cannot be opened: {error}'
 
 
 def _named(config: Config) -> Iterator[tuple[Key, str, str]]:

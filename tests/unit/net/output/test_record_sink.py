@@ -12,6 +12,7 @@ import pytest
 
 import l4lb.net.output.record_sink as record_sink
 from l4lb import Config, ConfigError, LoadBalancer, plugins
+from l4lb.control.changes.preflight import preflight
 from l4lb.net.output.line_writer import PENDING_BYTES, LineWriter, Losing
 from l4lb.net.output.record_sink import BATCH_MAX, QUEUE_LENGTH, PluginSink
 from tests.support.balancing import wait_idle
@@ -216,3 +217,16 @@ def test_wrong_names_and_options(installed: list[Any]) -> None:
         Config.loads(text.replace("plugin:test", "plugin:tset"))
     with pytest.raises(ConfigError, match='access_log_options: has no effect without access_log = "plugin:NAME"'):
         Config.loads(text.replace("plugin:test", "stdout"))
+
+
+def test_check_finds_wrong_options_too(installed: list[Any]) -> None:
+    """What it has made to find out is closed again."""
+    config = Config.loads(TEXT.format(address="127.0.0.1:1"))
+    plugin = installed[0]
+    assert preflight(config)[0] == []
+    assert plugin.closed == 1
+    for made, said in ((ValueError("no such topic"), "ValueError: no such topic"), (object(), "returned a object")):
+        installed[0] = made
+        (problem,) = preflight(config)[0]
+        assert problem.path == "global.access_log"
+        assert said in problem.message
