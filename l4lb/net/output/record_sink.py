@@ -27,8 +27,8 @@ class RecordSink(Protocol):
     """What a plug-in provides."""
 
     def write(self, records: Sequence[dict[str, Any]]) -> None:
-        """Take up to 1,000 records, in the order in which sessions ended. It may block, and raise when it could not
-        take them: they are counted as dropped then. Always on the same thread."""
+        """Take up to 1,000 records, those of each worker in the order in which its sessions ended. It may block, and
+        raise when it could not take them: they are counted as dropped then. Always on the same thread."""
 
     def close(self) -> None:
         """After the last `write`, on the same thread."""
