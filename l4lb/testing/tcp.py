@@ -4,6 +4,7 @@ that are there, too, except `refuse`."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
@@ -129,8 +130,11 @@ class TcpBackend:
         while True:
             try:
                 sock, _ = listening.accept()
-            except OSError:  # closed by `refuse` or `stop`
-                return
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EBADF):  # shut down or closed, by `refuse` or `stop`
+                    return
+                time.sleep(_SLICE_S)  # ECONNABORTED, the client has gone; EMFILE and its like pass: others close some
+                continue
             self.accepted += 1
             connection = _Connection(sock, self._switches, self._service(self.name))
             self._open.add(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import socket
 import subprocess
@@ -62,6 +63,24 @@ def test_refuse_goes_to_another_and_comes_back(l4lb_pool: TcpPool) -> None:
             connect(first.address)
     assert [asked(l4lb_pool) for _ in range(6)] == [b"hello"] * 6
     assert first.accepted == 2
+
+
+def test_an_accept_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accept(2): a client has gone, descriptors have run out for a while."""
+    fail, accept = [errno.EMFILE, errno.ECONNABORTED, errno.ENOBUFS], socket.socket.accept
+
+    def failing(sock: socket.socket) -> tuple[socket.socket, Any]:
+        if fail:
+            raise OSError(fail.pop(), "accept")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with make_pool("tcp", backends=1) as pool:
+        assert asked(pool) == b"hello"
+        assert not fail
+        with pool.backends[0].refuse(), pytest.raises(ConnectionRefusedError):
+            connect(pool.backends[0].address)
+        assert asked(pool) == b"hello"
 
 
 def test_refused_by_all(l4lb_pool: TcpPool) -> None:
