@@ -71,8 +71,8 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The client is refused, as the listener's deny_action says; False says the same. `reason` is for the log at level
-    debug."""
+    """The client is refused, as the listener's deny_action says; False says the same. `reason` stands in the session's
+    record as the tag ``reason``."""
 
     reason: str = ""
     tags: Tags = field(default_factory=no_tags, kw_only=True, hash=False)

@@ -31,18 +31,21 @@ def log_to(balancer: LoadBalancer, place: str, log_format: Any = "text") -> None
     balancer.reload(balancer.config.model_copy(update={"global_": settings}))
 
 
-ANSWERS: list[tuple[Decision, HookResult]] = [
-    (Accept(tags=TAGS), HookResult.ACCEPTED),
-    (Reject("no", tags=TAGS), HookResult.REJECTED),
-    (ToPool("other", tags=TAGS), HookResult.POOL),
-    (ToBackend("a", tags=TAGS), HookResult.BACKEND),
+ANSWERS: list[tuple[Decision, HookResult, dict[str, str]]] = [
+    (Accept(tags=TAGS), HookResult.ACCEPTED, TAGS),
+    (Reject(tags=TAGS), HookResult.REJECTED, TAGS),
+    (Reject("not today", tags=TAGS), HookResult.REJECTED, {**TAGS, "reason": "not today"}),
+    (Reject("not today"), HookResult.REJECTED, {"reason": "not today"}),
+    (ToPool("other", tags=TAGS), HookResult.POOL, TAGS),
+    (ToBackend("a", tags=TAGS), HookResult.BACKEND, TAGS),
 ]
+SHOWN = {"customer": "acme", "plan": '"gold plus"', "reason": '"not today"'}
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
-@pytest.mark.parametrize(("answer", "result"), ANSWERS)
+@pytest.mark.parametrize(("answer", "result", "tags"), ANSWERS)
 def test_they_stand_in_access_log_and_record(
-    answer: Decision, result: HookResult, is_async: bool, tmp_path: Path
+    answer: Decision, result: HookResult, tags: dict[str, str], is_async: bool, tmp_path: Path
 ) -> None:
     got: list[dict[str, Any]] = []
 
@@ -61,10 +64,10 @@ def test_they_stand_in_access_log_and_record(
         assert results(balancer) == {result: 2}
         assert wait_until(lambda: len((tmp_path / "log").read_text().splitlines()) == 2)
         assert len(balancer.plane.tags) == 0
-    assert [record["tags"] for record in got] == [TAGS, TAGS]
+    assert [record["tags"] for record in got] == [tags, tags]
     text, as_json = (tmp_path / "log").read_text().splitlines()
-    assert text.endswith(' tags.customer=acme tags.plan="gold plus"')
-    assert json.loads(as_json)["tags"] == TAGS
+    assert text.endswith("".join(f" tags.{key}={SHOWN[key]}" for key in tags))
+    assert json.loads(as_json)["tags"] == tags
 
 
 def test_sessions_without_tags_have_none(tmp_path: Path) -> None:
@@ -96,6 +99,7 @@ def text(client: socket.socket) -> str:
     return f"{host}:{port}"
 
 
+SIXTEEN = {f"k{number}": "v" for number in range(16)}
 NONSENSE = [
     ({1: "x"}, "tag 1: expected a name of letters, digits and _"),
     ({"k": 1}, 'tag "k": expected a str, not 1'),
@@ -117,6 +121,18 @@ def test_what_are_no_tags_is_no_answer(tags: Any, reason: str, on_error: Any) ->
         assert events[0].fields["reason"] == reason
         assert wait_until(lambda: got)
         assert got[0]["tags"] == {}
+
+
+REASONS = [(Reject(3), 'tag "reason": expected a str, not 3'), (Reject("why", tags=SIXTEEN), "17 tags, at most 16")]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("answer", "reason"), REASONS, ids=["no text", "one too many"])
+def test_what_is_no_reason_is_no_answer(answer: Decision, reason: str) -> None:
+    with named() as balancer, heard(balancer, "hook_failed") as events:
+        balancer.on_session(lambda info: answer, deadline=LONG_S)
+        assert answer_of(balancer) == b"a"
+        assert wait_until(lambda: events)
+        assert events[0].fields["reason"] == reason
 
 
 def test_those_of_a_late_answer_are_not_kept() -> None:

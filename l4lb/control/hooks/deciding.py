@@ -32,7 +32,8 @@ def decided(ask: Ask, said: object, state: State) -> Answer:
     if isinstance(said, Accept):
         return Answer(ask, HookResult.ACCEPTED, "", checked(said.tags))
     if isinstance(said, Reject):
-        return Answer(ask, HookResult.REJECTED, "", checked(said.tags))
+        tags = checked(said.tags)
+        return Answer(ask, HookResult.REJECTED, "", checked({**tags, "reason": said.reason}) if said.reason else tags)
     if isinstance(said, ToPool):
         return Answer(ask, HookResult.POOL, _pool(said.pool, state).name, checked(said.tags))
     if isinstance(said, ToBackend):
