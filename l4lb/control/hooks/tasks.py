@@ -32,7 +32,8 @@ class Tasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="l4lb-hook-loop", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._begun = 0
+        self._begun = 0  # and not ended; also what the loop has not come to yet, which a call may hold up
+        self._counting = threading.Lock()
 
     def start(self) -> None:
         """EngineError when there can be no loop or thread."""
@@ -61,12 +62,17 @@ class Tasks:
         """Any thread but that of the loop. `ended` is called there, whatever comes of it. False: the loop has ended."""
         if self._loop is None:
             return False
-        self._begun = len(self._tasks) + 1
+        self._count(1)
         try:
             self._loop.call_soon_threadsafe(self._begin, work, ended)
         except RuntimeError:  # closed meanwhile
+            self._count(-1)
             return False
         return True
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._begun += more
 
     # ---- its thread ----
 
@@ -87,6 +93,7 @@ class Tasks:
         task = self._loop.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._count(-1))
         task.add_done_callback(lambda _: ended())
 
     def _cancel_all(self) -> None:
