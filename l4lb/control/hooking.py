@@ -102,11 +102,8 @@ def session_change(
     hook = new_hook(call, deadline_s, on_error, listeners) if call is not None else None
 
     async def change(plane: ControlPlane) -> None:
-        if hook is None:
-            plane.hooks.remove(listeners)
-        else:
-            plane.hooks.set(hook)
-        await plane.hooks.carry_out(plane.reconciler)
+        hooks = plane.hooks
+        await hooks.change(hooks.remove(listeners) if hook is None else hooks.add(hook), plane.reconciler)
 
     return change
 

@@ -8,11 +8,12 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from l4lb import Backend, ChangeError, Config, Listener, LoadBalancer, Pool
+from l4lb import Backend, ChangeError, Config, EngineError, Listener, LoadBalancer, Pool
 from l4lb.config import AdminConfig, GlobalConfig
 from l4lb.control.hooks import readers
 from l4lb.control.state.events import Event
@@ -194,6 +195,42 @@ def test_what_is_no_hook_is_refused(arguments: dict[str, Any]) -> None:
     with named() as balancer:
         with pytest.raises(ChangeError, match="expected"):
             balancer.on_session(**{"callback": lambda info: None, **arguments})
+
+
+def test_a_hook_that_cannot_be_published_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither now nor with the next change."""
+
+    async def fails(pools: object) -> None:
+        raise EngineError("no memory for a snapshot")
+
+    with named() as balancer:
+        with monkeypatch.context() as patch:
+            patch.setattr(balancer.plane.reconciler, "carry_out", fails)
+            with pytest.raises(EngineError, match="no memory for a snapshot"):
+                balancer.on_session(lambda info: False)
+        balancer.pools["web"].add("127.0.0.1:1", weight=0)
+        assert answer_of(balancer) == b"a"
+        assert results(balancer) == {}
+
+
+def test_a_hook_that_is_given_while_a_reload_fails_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    reloading, may_fail = threading.Event(), threading.Event()
+
+    async def fails(config: Config) -> None:
+        reloading.set()
+        await asyncio.to_thread(may_fail.wait, 20)
+        raise EngineError("broken")
+
+    with named() as balancer, ThreadPoolExecutor() as threads:
+        monkeypatch.setattr(balancer.plane.applying, "reload", fails)
+        reload = threads.submit(balancer.reload, balancer.config)
+        assert reloading.wait(20)
+        given = threads.submit(balancer.on_session, lambda info: ToPool("other"), deadline=LONG_S)
+        may_fail.set()
+        with pytest.raises(EngineError, match="broken"):
+            reload.result()
+        given.result()
+        assert answer_of(balancer) == b"c"
 
 
 def test_udp_listeners_can_have_no_hook() -> None:

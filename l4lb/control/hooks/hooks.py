@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
 from l4lb.config.rules.hooks import no_hook_for
 from l4lb.control.changes.applying import adopted
@@ -25,6 +25,7 @@ from l4lb.control.hooks.readers import Readers
 from l4lb.control.hooks.tasks import Tasks, is_ending, is_late
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.hooked import Hook, added, configured_as, hook_of, without
+from l4lb.control.state.hooked import Hooks as HooksInForce
 from l4lb.control.state.state import ListenerState, State
 from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Forwarder
@@ -51,6 +52,7 @@ class Hooks:
         self._known: dict[str, tuple[ListenerState | None, tuple[Hook, ...], Hook | None]] = {}  # what `of` found
         self._readers: Readers | None = None
         self._tasks: Tasks | None = None
+        self._lock = asyncio.Lock()  # changes, also those of the configuration, follow each other
         self._opening = threading.Lock()
         self._started = False
         self._hanging = 0
@@ -66,25 +68,43 @@ class Hooks:
             known = self._known[listener] = (state, hooks, hook)
         return known[2]
 
-    def set(self, hook: Hook) -> None:
-        """For the listeners that it names, or for all that have none of their own. It holds with the next snapshot.
-        ChangeError for a listener that cannot have it, or has one; EngineError when there can be no thread."""
-        expect_free(hook, self._state.hooks, self._state.listeners, no_hook_for, "on_session")
-        if self._started:
-            self._open(hook)
-        self._state.hooks = added(self._state.hooks, hook)
+    def add(self, hook: Hook) -> Callable[[], HooksInForce]:
+        """For `change`: for the listeners that it names, or for all that have none of their own."""
 
-    def remove(self, listeners: Collection[str] | None) -> None:
-        """The hooks of these listeners; None: all hooks."""
-        self._state.hooks = without(self._state.hooks, listeners)
+        def with_it() -> HooksInForce:
+            expect_free(hook, self._state.hooks, self._state.listeners, no_hook_for, "on_session")
+            if self._started:
+                self._open(hook)
+            return added(self._state.hooks, hook)
+
+        return with_it
+
+    def remove(self, listeners: Collection[str] | None) -> Callable[[], HooksInForce]:
+        """For `change`: the hooks of these listeners; None: all hooks."""
+        return lambda: without(self._state.hooks, listeners)
+
+    async def change(self, make: Callable[[], HooksInForce], reconciler: Reconciler) -> None:
+        """Return when workers go by the hooks that `make` says; before the start, at once. ChangeError for what cannot
+        be, EngineError when there can be no thread, and what publishing raises: nothing has changed."""
+        async with self._lock:
+            before, self._state.hooks = self._state.hooks, make()
+            if not self._started:
+                return
+            try:
+                await reconciler.carry_out(())
+            except Exception:
+                self._state.hooks = before
+                raise
+            await adopted(self._forwarder)
 
     @contextlib.asynccontextmanager
     async def configured(self, loaded: Loaded) -> AsyncIterator[None]:
         """With the next snapshot `loaded` are the hooks of the configuration; if what is done meanwhile fails, they are
         not. EngineError when there can be no thread."""
-        with self._configured(loaded.on_session):
-            async with self.closing.configured(loaded.on_close):
-                yield
+        async with self._lock:
+            with self._configured(loaded.on_session):
+                async with self.closing.configured(loaded.on_close):
+                    yield
 
     @contextlib.contextmanager
     def _configured(self, hook: Hook | None) -> Iterator[None]:
@@ -97,13 +117,6 @@ class Hooks:
         except BaseException:
             self._state.hooks = before
             raise
-
-    async def carry_out(self, reconciler: Reconciler) -> None:
-        """Return when workers go by the hooks that there are now. Nothing is done before the start."""
-        if not self._started:
-            return
-        await reconciler.carry_out(())
-        await adopted(self._forwarder)
 
     def applied(self, specs: tuple[ListenerSpec, ...]) -> tuple[ListenerSpec, ...]:
         """The listeners of a snapshot with their hooks. An unchanged one stays the same object."""
