@@ -29,6 +29,7 @@ from l4lb.net.handover import close_all
 logger = logging.getLogger("l4lb")
 _LINKS, _UNFINISHED = "links", "unfinished"
 _GENERATION = re.compile(r"\d+-\w+-\w+-\w+")
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # they say nothing of a program
 _NO_BPFFS = "no file system for it is mounted: mount -t bpf bpf /sys/fs/bpf"
 
 
@@ -211,8 +212,11 @@ class Keeping:
         """With these, unless they are there already. OSError."""
         if self._pins is None:
             return
-        with contextlib.suppress(OSError):  # tcx is newer than the kernel, and then never needed
+        try:
             generation.load(("xdp", "tcx"))
+        except OSError as error:  # tcx is newer than the kernel, and then never needed; or there is no right to load
+            if error.errno in _SHORTAGES:
+                raise
         there = self._pins.newest()
         generation.pinned = there if there and generation.is_of(inherited) else self._pins.keep(generation)
         for one in attached if not there else ():

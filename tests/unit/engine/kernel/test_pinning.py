@@ -11,10 +11,14 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
+
+if TYPE_CHECKING:
+    from l4lb.engine.kernel.generation import Generation
 
 from l4lb.engine.kernel.pinning import Keeping, Pins
 from l4lb.model.snapshot import KernelTerms
@@ -198,3 +202,23 @@ def test_one_that_does_not_pin_removes_it_once_it_has_taken_over(program: str, t
             made.forwarder.close()
 
     with_bpffs(tmp_path, check)
+
+
+@pytest.mark.parametrize(("number", "is_short"), [(errno.EINVAL, False), (errno.EPERM, False), (errno.EMFILE, True)])
+def test_a_program_that_cannot_be_had(number: int, is_short: bool) -> None:
+    """Not here at all, or not now: what may be needed later is not left out for a shortage."""
+
+    class Unloadable:
+        def load(self, names: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        def is_of(self, inherited: object) -> bool:
+            return True
+
+    class Pinned:
+        def newest(self) -> str:
+            return "1-a-b-c"
+
+    keeping = Keeping(cast("Pins", Pinned()))
+    with pytest.raises(OSError, match="Too many open files") if is_short else contextlib.nullcontext():
+        keeping.begin(cast("Generation", Unloadable()), None, ())
