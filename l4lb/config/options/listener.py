@@ -7,11 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
-from l4lb.config.options.access import Access, AccessEntry
+from l4lb.config.options.access import Access, AccessEntry, PerSourceConfig
 from l4lb.config.options.base import Count, Model, Name, listify, one_of, reject_bool
 from l4lb.config.options.proxy import Network
 from l4lb.config.options.routes import Route
-from l4lb.config.options.sources import PerSourceConfig
 from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
 from l4lb.model.states import Protocol
 
