@@ -35,7 +35,7 @@ class Address:
         return self.ports[0] != self.ports[1]
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=32_768)  # more than a change looks at, or all of it is parsed anew each time
 def parse_address(text: str) -> Address:
     """Parse without looking anything up. ValueError says what was expected."""
     _expect_plain(text)
