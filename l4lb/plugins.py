@@ -8,6 +8,7 @@ from typing import Any
 
 POLICIES = "l4lb.policies"
 HEALTH_CHECKS = "l4lb.health_checks"
+DISCOVERY = "l4lb.discovery"
 RECORD_SINKS = "l4lb.record_sinks"
 
 

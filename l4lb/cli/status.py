@@ -78,9 +78,20 @@ def _packets_text(in_kernel: Mapping[str, Any] | None, key: str) -> str:
     return "-" if count is None else str(count)
 
 
+def discovery_text(known: Mapping[str, Any] | None) -> str:
+    """Where the backends come from, how old that is, and what is wrong with it; empty for a pool without a source."""
+    if known is None:
+        return ""
+    age = "" if known["age_s"] is None else f", {known['age_s']:.0f} s ago"
+    held = f", {known['held']} held" if known["held"] else ""
+    error = f": {known['error']}" if known["error"] else ""
+    return f"discovery by {known['type']}: {known['backends']} backends{held}{age}{error}"
+
+
 def pool_table(pool: Mapping[str, Any]) -> Table:
     """With datagrams, and network errors about them, and packets that the kernel forwarded, where there were any."""
-    table = titled(f"pool {pool['name']} ({pool['policy']})")
+    title = f"pool {pool['name']} ({pool['policy']})"
+    table = titled("\n".join(filter(None, [title, discovery_text(pool["discovery"])])))
     for heading in ("backend", "health", "admin state"):
         table.add_column(heading, overflow="fold")
     datagrams = ("datagrams up", "datagrams down") if _datagrams(pool) else ()

@@ -2,6 +2,7 @@
 
 from l4lb.config.config import Config, from_flags, load, loads
 from l4lb.config.options.access import PerSourceConfig
+from l4lb.config.options.discovery import DiscoveryConfig
 from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.listener import KeepaliveConfig, Listener
 from l4lb.config.options.models import AgentConfig, Backend, PassiveConfig, Pool
@@ -15,6 +16,7 @@ __all__ = [
     "AgentConfig",
     "Backend",
     "Config",
+    "DiscoveryConfig",
     "Flags",
     "GlobalConfig",
     "HealthConfig",

@@ -21,6 +21,7 @@ from l4lb.control.changes.lists import Lists
 from l4lb.control.changes.names import Names
 from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn, Resolution, Watchers
 from l4lb.control.changes.session_cleanup import SessionCleanup
+from l4lb.control.discovery.discovery import Discovery
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
@@ -127,6 +128,7 @@ class ControlPlane:
             self.reconciler,
             forwarder,
         )
+        self.discovery = Discovery(self.state, self.applying, self.events)
         self.lists = Lists(self.state, self.applying, self.events)
         self.sessions = Sessions(self.state, self.tags, forwarder, self.events)
         self.tagging = Tagging(self.tags, self.sessions, records)
@@ -184,6 +186,7 @@ class ControlPlane:
             if self.inheritance.channel is not None:
                 await self.outputs.pause_statsd()  # until it is known what was sent of what was counted: `has_all`
             await self.outputs.commit(outputs)
+            await self.discovery.start()
             await self._resolve()
             await self.hooks.start(load_hooks(self.state.config))
             self.forwarder.start()
@@ -266,7 +269,8 @@ class ControlPlane:
             with self.supervision.reloading():
                 config = await asyncio.to_thread(self._load) if config is None else config
                 async with self.hooks.configured(await asyncio.to_thread(load_hooks, config)):
-                    changes = await self.applying.reload(config)
+                    async with self.discovery.following(config) as found:
+                        changes = await self.applying.reload(config, found)
         except L4lbError as error:
             self.sources.reloads_refused += 1
             for reason in error.problems if isinstance(error, ConfigError) else [error]:
@@ -362,6 +366,7 @@ class ControlPlane:
         await self.draining.stop()
         await self.watching.stop()
         await self.predecessor.stop()
+        await self.discovery.stop()
         self.names.stop()
         await self.lists.stop()
         await self.banning.stop()

@@ -1,5 +1,5 @@
-"""Code of other packages that a configuration names: sinks for records by entry point, health checks too or as
-``package.module:function``.
+"""Code of other packages that a configuration names: sinks for records and sources of discovery by entry point, health
+checks too or as ``package.module:function``.
 
 Looking a name up imports the module that it is in, when the configuration is loaded and also under `l4lb check`.
 """
@@ -22,6 +22,16 @@ def health_check_names() -> list[str]:
 def load_health_check(name: str) -> Callable[..., Any]:
     """The check function of an added type; ValueError says why there is none."""
     return _found(lambda: plugins.load(plugins.HEALTH_CHECKS, name), name)
+
+
+def discovery_names() -> list[str]:
+    """The types of discovery that other packages add; imports none of them."""
+    return list(plugins.names(plugins.DISCOVERY))
+
+
+def load_discovery(name: str) -> Callable[..., Any]:
+    """The function that is an added source of backends; ValueError says why there is none."""
+    return _found(lambda: plugins.load(plugins.DISCOVERY, name), name)
 
 
 def load_record_sink(name: str) -> Callable[..., Any]:

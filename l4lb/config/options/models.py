@@ -11,9 +11,20 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from l4lb.config.options.base import Count, Line, Model, Name, listify, one_of, reject_bool
+from l4lb.config.options.discovery import DiscoveryConfig
 from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.listener import Listener
 from l4lb.config.options.paths import Lines, Path, path_text
@@ -106,6 +117,9 @@ def _load_factor(value: Any) -> Any:
     return value
 
 
+_NONE_NAMED: list[Any] = []  # the default of backends, which is this object
+
+
 class Pool(Model):
     """A named group of backends and how one of them is chosen: ``Pool(["10.0.0.1:80"], policy="maglev")``."""
 
@@ -156,9 +170,10 @@ class Pool(Model):
     zone: str = Field(
         default="", description="in each priority its backends go first, while half of its weight or more is up"
     )
-    backends: Annotated[
-        list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify), Field(min_length=1)
-    ]
+    discovery: DiscoveryConfig | None = Field(default=None, description="where more backends come from")
+    backends: Annotated[list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify)] = Field(
+        default_factory=lambda: _NONE_NAMED, description="may be missing with discovery"
+    )
     on_backend_down: Literal["keep", "drain", "reset"] = Field(
         default="keep", description="what becomes of its established sessions; drain: reset after drain_timeout"
     )
@@ -166,6 +181,20 @@ class Pool(Model):
     health: HealthConfig = HealthConfig()
     passive: PassiveConfig = PassiveConfig()
     agent: AgentConfig = AgentConfig()
+
+    @field_validator("backends", mode="wrap")
+    @classmethod
+    def _check_some(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Without discovery there must be some; after `discovery`, which is known here unless it is broken."""
+        needed = info.data.get("discovery", value) is None
+        if value is _NONE_NAMED:
+            if needed:
+                raise PydanticCustomError("missing", "expected a value")
+            return []
+        backends = check(value)
+        if needed and not backends:
+            raise PydanticCustomError("too_short", "expected at least one")
+        return backends
 
     @model_validator(mode="after")
     def _check_source(self) -> Pool:

@@ -21,7 +21,7 @@ from l4lb.config.options.refusals import error_path, message_of
 from l4lb.config.reading.bounds import check_text, read_text
 from l4lb.config.reading.flags import Flags, apply_flags
 from l4lb.config.reading.positions import Positions
-from l4lb.config.reading.supported import is_later_key
+from l4lb.config.reading.supported import is_later_key, is_later_value
 from l4lb.config.rules.checks import find_conflicts
 from l4lb.errors import ConfigError, Problem
 
@@ -30,8 +30,9 @@ PROBLEMS_MAX = 1000  # that are told at once
 
 
 def _cut(data: dict[str, Any], path: KeyPath) -> None:
-    """Remove the value at `path`, as far as it is there. An address, which may not be missing, becomes one that fits
-    anywhere, so that the rest of its table is still looked at, and the others of its list keep their indices."""
+    """Remove the value at `path`, as far as it is there. What may not be missing, or makes up for what is, becomes a
+    value that fits anywhere, so that the rest of its table is still looked at, and others of a list keep their
+    indices."""
     placeholder = f"unix:@broken-{path_text(path)}"[:100]
     at: Any = data
     for part in path[:-1]:
@@ -41,6 +42,8 @@ def _cut(data: dict[str, Any], path: KeyPath) -> None:
             return
     if isinstance(at, dict) and path[-1] in ("bind", "address"):
         at[path[-1]] = placeholder
+    elif isinstance(at, dict) and path[-1] == "discovery":
+        at[path[-1]] = {}
     elif isinstance(at, dict):
         at.pop(path[-1], None)
     elif isinstance(at, list) and isinstance(path[-1], int) and path[-1] < len(at):
@@ -85,6 +88,7 @@ def build_backend(settings: Mapping[str, Any], path: KeyPath) -> Backend:
 
 def _message(details: ErrorDetails, path: KeyPath) -> str:
     later = details["type"] == "extra_forbidden" and is_later_key(path)
+    later = later or is_later_value(path, details["input"])
     return "not supported by this version" if later else message_of(details, path, Options)
 
 

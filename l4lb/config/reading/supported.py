@@ -1,22 +1,30 @@
-"""Keys that the product's contract names and this version does not carry out: each is an error that says so.
+"""Keys and values that the product's contract names and this version does not carry out: each is an error that says so.
 
-One place, to be emptied key by key. Paths are patterns: ``*`` stands for any name.
+One place, to be emptied one by one. Paths are patterns: ``*`` stands for any name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("listeners", "*"): ("when_no_backend",),
-    ("pools", "*"): ("discovery",),
 }  # fmt: skip
+LATER_VALUES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("pools", "*", "discovery", "type"): ("dns", "srv", "exec", "etcd", "kubernetes", "consul"),
+}
 
 
 def is_later_key(path: tuple[str | int, ...]) -> bool:
     """True for a key of the contract that this version does not know yet."""
     *above, key = path
-    for pattern, keys in LATER.items():
-        if len(pattern) != len(above) or key not in keys:
-            continue
-        if all(part in ("*", str(name)) for part, name in zip(pattern, above, strict=True)):
-            return True
-    return False
+    return any(_fits(pattern, above) and key in keys for pattern, keys in LATER.items())
+
+
+def is_later_value(path: tuple[str | int, ...], value: object) -> bool:
+    """True for a value of that key that this version does not know yet."""
+    return any(_fits(pattern, path) and value in values for pattern, values in LATER_VALUES.items())
+
+
+def _fits(pattern: Sequence[str], path: Sequence[str | int]) -> bool:
+    return len(pattern) == len(path) and all(part in ("*", str(name)) for part, name in zip(pattern, path, strict=True))

@@ -11,6 +11,7 @@ from l4lb.config.options.listener import Listener
 from l4lb.config.options.models import Options, Pool
 from l4lb.config.options.policies import find_policy
 from l4lb.config.options.routes import Route
+from l4lb.config.rules.discovery import discovery_conflicts
 from l4lb.config.rules.health import health_conflicts
 from l4lb.config.rules.hooks import hook_conflicts
 from l4lb.config.rules.kernel import kernel_conflicts
@@ -203,7 +204,11 @@ def _pool(name: str, pool: Pool) -> Iterator[Finding]:
         yield ("pools", name, "retry_pause"), "has no effect with connect_attempts = 1"
     if given(pool, "queue_timeout") and not pool.queue_size:
         yield ("pools", name, "queue_timeout"), "has no effect without queue_size"
-    if pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
+    if pool.discovery is not None:
+        yield from (
+            (("pools", name, "discovery", key), message) for key, message in discovery_conflicts(pool.discovery)
+        )
+    elif pool.zone and all(backend.zone != pool.zone for backend in pool.backends):
         yield ("pools", name, "zone"), f'"{pool.zone}": no backend of the pool is in this zone'
     yield from ((("pools", name, "health", key), message) for key, message in health_conflicts(pool.health))
 

@@ -27,7 +27,7 @@ from l4lb.control.publishing.listeners import listener_specs, prepare_listeners,
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
 from l4lb.control.state.bans import Bans
-from l4lb.control.state.desired import Desired
+from l4lb.control.state.desired import Desired, Discovered
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import BackendState, ListenerState, PoolState, State, first_health, new_backend
 from l4lb.control.state.state_file import Saving
@@ -79,12 +79,13 @@ class Applying:
         self._names_in = NamesIn()
         self.one_at_a_time = asyncio.Lock()
 
-    async def reload(self, file: Config) -> Changes:
-        """Apply `file` and the runtime changes that it does not contradict; return when workers use the result.
-        ConfigError, with every problem, when that is impossible; nothing has changed then."""
+    async def reload(self, file: Config, discovered: Discovered | None = None) -> Changes:
+        """Apply `file`, what new sources in it `discovered`, and the runtime changes that neither contradicts; return
+        when workers use the result. ConfigError, with every problem, when that is impossible; nothing has changed
+        then."""
         async with self.one_at_a_time:
             self._expect_running()
-            desired = await asyncio.to_thread(self.desired.reloaded, file)
+            desired = await asyncio.to_thread(self.desired.reloaded, file, discovered)
             changes = await self._make(desired, everything=True)
             self._names.refresh()
         self._events.emit("reloaded", dict(changes.counts()))
@@ -93,6 +94,23 @@ class Applying:
             reason = "these keys hold from the next upgrade or restart on"
             self._events.emit("reload_incomplete", {"keys": keys, "reason": reason}, logging.WARNING)
         return changes
+
+    async def begin_with(self, discovered: Discovered) -> None:
+        """Before the first snapshot, which has what was `discovered` until then. ConfigError for conflicts."""
+        if not discovered:
+            return
+        desired = self.desired.reloaded(self.desired.file, discovered)
+        names = self._names_in(desired.config)
+        await self._names.look_up_new(names, NEW_NAMES_WITHIN_S)
+        self._apply(plan_changes(desired.config, self._state, self._names, everything=False))
+        self.desired = desired
+
+    async def set_discovered(self, pool: str, backends: tuple[Backend, ...]) -> None:
+        """Another answer of a pool's source; return when workers use it. ChangeError when that is impossible;
+        nothing has changed then."""
+        async with self.one_at_a_time:
+            self._expect_running()
+            await self._change(await asyncio.to_thread(self.desired.with_discovered, pool, backends))
 
     async def read_lists_again(self) -> bool:
         """Refuse clients by the listeners' files as they are now. Returns whether any had changed. ConfigError when one

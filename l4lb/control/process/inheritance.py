@@ -15,7 +15,17 @@ from typing import Any
 from l4lb.config import Config
 from l4lb.control.state import bans
 from l4lb.control.state.bans import Bans
-from l4lb.control.state.desired import Desired, Drained, Overlay, restored, restored_drained, saved
+from l4lb.control.state.desired import (
+    Desired,
+    Discovered,
+    Drained,
+    Overlay,
+    restored,
+    restored_discovered,
+    restored_drained,
+    saved,
+    saved_discovered,
+)
 from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
 from l4lb.control.state.tags import checked
 from l4lb.model.address import SocketAddress
@@ -38,13 +48,14 @@ HealthSeen = Mapping[str, Mapping[str, tuple[str, str]]]  # (health, address) by
 @dataclass(slots=True)
 class Inheritance:
     """`sockets` to accept on, what forwards in the `kernel`, the `admin` API's socket, runtime changes (`overlay`,
-    `drained`, `bans`), the health of backends, and the `channel` to the process that sent all this. `epoch`: how many
-    processes took over from each other before this one; `tcp_format`: how that process describes its TCP sessions, 0 if
-    it keeps them."""
+    `drained`, `bans`), what sources have `discovered`, the health of backends, and the `channel` to the process that
+    sent all this. `epoch`: how many processes took over from each other before this one; `tcp_format`: how that process
+    describes its TCP sessions, 0 if it keeps them."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
     bans: Bans = field(default_factory=Bans)
+    discovered: Discovered = field(default_factory=dict)
     health: HealthSeen = field(default_factory=dict)
     names: NamesKnown = field(default_factory=dict)
     places: PlacesSeen = field(default_factory=dict)
@@ -56,8 +67,9 @@ class Inheritance:
     tcp_format: int = 0
 
     def desired(self, config: Config) -> Desired:
-        """`config` with the runtime changes that it does not contradict, and the bans that are not over."""
-        return Desired.of(config, self.overlay, self.drained, self.bans.at(time.time()))
+        """`config` with what was discovered, the runtime changes that neither contradicts, and the bans that are not
+        over."""
+        return Desired.of(config, self.overlay, self.drained, self.bans.at(time.time()), self.discovered)
 
     def leave_out_removed(self) -> None:
         """Close unix sockets whose file is gone, as in a directory that ends with the service: they are made anew."""
@@ -167,6 +179,7 @@ def send_inheritance(
         "overlay": saved(desired.overlay),
         "drained": desired.drained,
         "bans": bans.saved(desired.bans),
+        "discovered": saved_discovered(desired.discovered),
     }
     observed = {"health": seen.health, "names": seen.names, "places": seen.places}
     channel.send({"kind": "start", **changes, **observed, **sessions})
@@ -293,6 +306,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
             found.bans = bans.restored(message.get("bans", []))
+            found.discovered = restored_discovered(message.get("discovered", {}))
             found.health = message["health"]
             names, places = message.get("names", {}), message.get("places", {})
             found.names = {name: [_host(host) for host in hosts] for name, hosts in names.items()}

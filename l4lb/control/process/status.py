@@ -16,7 +16,15 @@ from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.state.hooked import Hook, hook_of
-from l4lb.control.state.state import AgentState, BackendState, CheckResult, ListenerState, PoolState, State
+from l4lb.control.state.state import (
+    AgentState,
+    BackendState,
+    CheckResult,
+    DiscoveryState,
+    ListenerState,
+    PoolState,
+    State,
+)
 from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic, WorkerStats
@@ -119,10 +127,28 @@ def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: 
     return backend
 
 
+def _discovery(known: DiscoveryState | None) -> part_shapes.Discovery | None:
+    if known is None:
+        return None
+    age_s = None if known.answered_at is None else round(max(0.0, time.time() - known.answered_at), 3)
+    return {
+        "type": known.type,
+        "answered_at": known.answered_at,
+        "age_s": age_s,
+        "error": known.error,
+        "backends": known.found,
+        "held": known.held,
+        "answers": known.answers,
+        "failures": known.failures,
+        "changes": known.changes,
+    }
+
+
 def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False) -> shapes.Pool:
     return {
         "name": state.name,
         "policy": state.config.policy,
+        "discovery": _discovery(state.discovery),
         "table_digest": state.table_digest,
         "policy_error": state.policy_error,
         "usable": len(state.usable),

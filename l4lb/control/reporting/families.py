@@ -69,6 +69,7 @@ def families(gathered: Gathered) -> Iterator[Metric]:
     yield from _of_traffic(gathered)
     yield from _of_kernel(gathered)
     yield from _of_checks(gathered)
+    yield from _of_discovery(gathered)
     yield from _of_process(gathered)
     if gathered.usage is not None:
         yield from _of_usage(gathered.usage)
@@ -267,6 +268,34 @@ def _of_checks(gathered: Gathered) -> Iterator[Metric]:
     # Not in the contract.
     yield _counter("l4lb_health_checks_skipped", "Checks not made for want of file descriptors or memory", (),
                    [((), gathered.checks_skipped)])  # fmt: skip
+
+
+def _of_discovery(gathered: Gathered) -> Iterator[Metric]:
+    """Not in the contract."""
+    labels = ("pool", "type")
+    known = [((pool, one.type), one) for pool, one in gathered.discovery.items()]
+    answered = [(place, gathered.at - one.answered_at) for place, one in known if one.answered_at is not None]
+    yield _gauge("l4lb_discovery_up", "1 while the source answers, and what it says can be used", labels,
+                 ((place, not one.error) for place, one in known))  # fmt: skip
+    yield _gauge("l4lb_discovery_age_seconds", "Time since the source last answered", labels, answered)
+    yield _gauge(
+        "l4lb_discovery_backends",
+        "Backends that the source named last, and those that are held although it no longer names them",
+        (*labels, "kind"),
+        (((*place, kind), count) for place, one in known for kind, count in (("found", one.found), ("held", one.held))),
+    )
+    yield _counter(
+        "l4lb_discovery_answers",
+        "Times that the source was looked at, by result",
+        (*labels, "result"),
+        (
+            ((*place, result), count)
+            for place, one in known
+            for result, count in (("success", one.answers), ("failure", one.failures))
+        ),
+    )
+    yield _counter("l4lb_discovery_changes", "Times that backends changed by what the source said", labels,
+                   ((place, one.changes) for place, one in known))  # fmt: skip
 
 
 def _of_process(gathered: Gathered) -> Iterator[Metric]:

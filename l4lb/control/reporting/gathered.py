@@ -6,14 +6,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
-from l4lb.control.state.state import BackendState, State
+from l4lb.control.state.state import BackendState, DiscoveryState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.hooks import CloseCounts
 from l4lb.model.states import Health, ProcessState
@@ -37,12 +37,14 @@ class BackendGathered:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """`busy` is the part of its time that each worker was busy lately; `reloads` are (applied, refused)."""
+    """`discovery` by pool, of those that have a source; `busy` is the part of its time that each worker was busy
+    lately; `reloads` are (applied, refused); `at`: when, in seconds since 1970."""
 
     stats: Stats
     listeners: dict[str, ListenerStats]
     backends: tuple[BackendGathered, ...]
     queues: dict[str, int]
+    discovery: dict[str, DiscoveryState]
     busy: tuple[float, ...]
     health_lag_s: float
     check_time: Histogram
@@ -54,6 +56,7 @@ class Gathered:
     access_log: Counts
     hook_records: CloseCounts | None = None
     usage: Usage | None = None
+    at: float = field(default_factory=time.time)
 
 
 class Delivering(Protocol):
@@ -113,6 +116,7 @@ class Sources:
             {**counted, **stats.listeners},
             tuple(self._backends(stats)),
             {name: stats.pools.get(name, PoolStats()).waiting for name in state.pools},
+            {name: replace(pool.discovery) for name, pool in state.pools.items() if pool.discovery is not None},
             self.busy.ratios(stats.workers, time.monotonic()),
             max((checker.lag_s for checker in checkers), default=0.0),
             self.monitor.check_time.histogram,

@@ -22,6 +22,23 @@ class Histogram(TypedDict):
 
 
 @_EXACT
+class Discovery(TypedDict):
+    """A pool's source: `answered_at` null: it has not answered yet; `age_s` since then; `error`: why it does not answer
+    now, or cannot be used, so that what it answered before holds; `backends` are those that it named last, `held` those
+    that stay although it no longer names them."""
+
+    type: str
+    answered_at: float | None
+    age_s: float | None
+    error: str
+    backends: int
+    held: int
+    answers: int
+    failures: int
+    changes: int
+
+
+@_EXACT
 class Hook(TypedDict):
     """The hook that is asked about a listener's sessions; `sessions` by what came of it."""
 

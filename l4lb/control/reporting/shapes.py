@@ -10,7 +10,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
 from l4lb.control.reporting.kernel_shapes import InKernel, Traffic
-from l4lb.control.reporting.part_shapes import Histogram, Hook
+from l4lb.control.reporting.part_shapes import Discovery, Histogram, Hook
 from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
@@ -141,6 +141,7 @@ class Pool(TypedDict):
 
     name: str
     policy: str
+    discovery: Discovery | None
     table_digest: str
     policy_error: str
     usable: int

@@ -1,6 +1,13 @@
-"""The desired state: the file's configuration, overlaid with runtime changes. Pure; control loop only.
+"""The desired state in three layers: the file's configuration, what sources discovered, runtime changes. Pure; control
+loop only.
 
-The rule: a runtime change survives a reload unless the file contradicts it.
+A pool has the backends that the file names, then those that its source names at other addresses: one that both name is
+the file's, in every key, and stays when the source no longer names it. Together they are the `base`, over which runtime
+changes go. What a source named stays until it names something else, the file gives the pool no discovery any more, or
+the process ends.
+
+The rule for runtime changes: each survives a reload, and a new answer of a source, unless the base contradicts it.
+"The file" below is the base, entry by entry.
 
 - A key that was set holds until the file's own value for that key differs from the one at that time.
 - A backend that was added stays until the file names it, or no longer has its pool.
@@ -9,12 +16,12 @@ The rule: a runtime change survives a reload unless the file contradicts it.
 - A ban holds until it is over, or the file no longer has its listener.
 
 So each `Override`, and each drained listener, remembers what the file said. The same rule applies to a state file that
-a later process reads.
+a later process reads. Until the source of a pool has answered there, changes of backends that nobody names yet wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -29,6 +36,7 @@ from l4lb.control.state.bans import Bans
 from l4lb.errors import ChangeError, ConfigError, Problem
 
 _IDENTITY = ("address", "id")
+_WITH = "with what was discovered, or changed at runtime"
 _ANY = "127.0.0.1:1"  # for models that require an address that does not matter
 
 
@@ -48,9 +56,11 @@ class Override:
 Overrides = Mapping[str, Override]  # of one pool, by the backend's id
 Overlay = Mapping[str, Overrides]  # by pool
 Drained = Mapping[str, Mapping[str, Any]]  # by listener: its entry in the file
+Discovered = Mapping[str, tuple[Backend, ...]]  # by pool, once its source has answered
 
 
 _SAVED = TypeAdapter(dict[str, dict[str, Override]])
+_DISCOVERED = TypeAdapter(dict[str, tuple[Backend, ...]])
 _DRAINED = TypeAdapter(dict[str, dict[str, Any]])
 
 
@@ -88,6 +98,21 @@ def restored_drained(said: object) -> Drained:
         return _DRAINED.validate_python(said)
     except ValidationError as error:
         raise _misfit(error, "drained") from None
+
+
+def saved_discovered(discovered: Discovered) -> dict[str, Any]:
+    """What sources named, as JSON, for another process."""
+    return {
+        pool: [one.model_dump(mode="json", exclude_defaults=True) for one in some] for pool, some in discovered.items()
+    }
+
+
+def restored_discovered(said: object) -> Discovered:
+    """The inverse. ValueError, with the place, for anything else."""
+    try:
+        return _DISCOVERED.validate_python(said)
+    except ValidationError as error:
+        raise _misfit(error, "discovered") from None
 
 
 def _misfit(error: ValidationError, place: str) -> ValueError:
@@ -130,14 +155,34 @@ def _merged(pool: Pool, overrides: Overrides) -> Pool:
         elif not override.removed:
             backends.append(Backend.model_validate(_said(entry) | dict(override.settings)))
     named = {entry.key for entry in pool.backends}
-    added = [one.settings for key, one in overrides.items() if key not in named]
+    added = [one.settings for key, one in overrides.items() if key not in named and one.file is None]
     backends += [Backend.model_validate(dict(settings)) for settings in added]
     return pool.model_copy(update={"backends": backends})
 
 
-def _kept(pool: Pool, overrides: Overrides) -> dict[str, Override]:
+def _with_discovered(pool: Pool, discovered: Sequence[Backend]) -> Pool:
+    """The pool with the backends that its source names at other addresses than the file."""
+    named = {entry.address for entry in pool.backends}
+    more = [entry for entry in discovered if entry.address not in named]
+    return pool.model_copy(update={"backends": [*pool.backends, *more]}) if more else pool
+
+
+def _with_pools(config: Config, pools: Mapping[str, Pool]) -> Config:
+    """Itself when these are its own."""
+    if all(config.pools[name] is pool for name, pool in pools.items()):
+        return config
+    return config.model_copy(update={"pools": {**config.pools, **pools}})
+
+
+def _kept(pool: Pool, overrides: Overrides, *, complete: bool) -> dict[str, Override]:
+    """What remains of them over that base; not `complete`: its source has not answered yet."""
+    if not overrides:
+        return {}
     entries = {entry.key: entry for entry in pool.backends}
-    found = {key: still_holds(override, entries.get(key)) for key, override in overrides.items()}
+    found = {
+        key: override if not complete and key not in entries else still_holds(override, entries.get(key))
+        for key, override in overrides.items()
+    }
     return {key: override for key, override in found.items() if override is not None}
 
 
@@ -145,51 +190,78 @@ def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
     """Conflicts in these pools, although the file alone is valid."""
     for name in names:
         for path, message in [*backend_conflicts(name, config.pools[name]), *loop_conflicts(config, [name])]:
-            yield config.problem(path, f"{message} (with what was changed at runtime)")
+            yield config.problem(path, f"{message} ({_WITH})")
 
 
 def _impossible(config: Config, names: Collection[str]) -> Iterator[Problem]:
     """What backends of these pools ask for that the kernel, which forwards for a listener, cannot do."""
     for path, message in kernel_backend_conflicts(config, names):
-        yield config.problem(path, f"{message} (with what was changed at runtime)")
+        yield config.problem(path, f"{message} ({_WITH})")
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`config` is `file` with `overlay` applied; its listeners accept unless they are `drained`, and those clients who
-    are not banned. Immutable: each change makes a new one."""
+    """`base` is `file` with what was `discovered`, `config` that with `overlay` applied; its listeners accept unless
+    they are `drained`, and those clients who are not banned. Immutable: each change makes a new one."""
 
     file: Config
     overlay: Overlay
     config: Config
     drained: Drained = field(default_factory=dict)
     bans: Bans = field(default_factory=Bans)
+    discovered: Discovered = field(default_factory=dict)
+    base: Config = field(kw_only=True)
 
     @classmethod
     def of(
-        cls, file: Config, overlay: Overlay | None = None, drained: Drained | None = None, bans: Bans | None = None
+        cls,
+        file: Config,
+        overlay: Overlay | None = None,
+        drained: Drained | None = None,
+        bans: Bans | None = None,
+        discovered: Discovered | None = None,
     ) -> Self:
-        """`file` with the runtime changes that it does not contradict. ConfigError for conflicts."""
+        """`file` with what was discovered, and the runtime changes that neither contradicts. ConfigError for
+        conflicts."""
         kept_bans = (bans or Bans()).of(file.listeners)
         names = file.listeners.keys() & (drained or {}).keys()
         still = {name: said for name in names if _says_still(file.listeners[name], said := (drained or {})[name])}
-        kept = {name: _kept(file.pools[name], one) for name, one in (overlay or {}).items() if name in file.pools}
+        followed = {name for name, pool in file.pools.items() if pool.discovery is not None}
+        found = {name: backends for name, backends in (discovered or {}).items() if name in followed}
+        base = _with_pools(file, {name: _with_discovered(file.pools[name], one) for name, one in found.items()})
+        kept = {
+            name: _kept(base.pools[name], one, complete=name not in followed or name in found)
+            for name, one in (overlay or {}).items()
+            if name in base.pools
+        }
         kept = {name: overrides for name, overrides in kept.items() if overrides}
-        if not kept:
-            return cls(file, {}, file, still, kept_bans)
-        merged = {name: _merged(file.pools[name], overrides) for name, overrides in kept.items()}
-        config = file.model_copy(update={"pools": {**file.pools, **merged}})
-        if problems := [*_conflicts(config, list(kept)), *_impossible(config, kept)]:
+        config = _with_pools(base, {name: _merged(base.pools[name], overrides) for name, overrides in kept.items()})
+        changed = [name for name, pool in config.pools.items() if pool is not file.pools[name]]
+        if problems := [*_conflicts(config, changed), *_impossible(config, changed)]:
             raise ConfigError(problems)
-        return cls(file, kept, config, still, kept_bans)
+        return cls(file, kept, config, still, kept_bans, found, base=base)
 
     def with_lists_read(self) -> Desired:
         """With the listeners' files as they are now; itself when none has changed. ConfigError when one is broken."""
         file = self.file.with_lists_read()
         return self if file is self.file else self.reloaded(file)
 
-    def reloaded(self, file: Config) -> Desired:
-        return Desired.of(file, self.overlay, self.drained, self.bans)
+    def reloaded(self, file: Config, discovered: Discovered | None = None) -> Desired:
+        """With another file; `discovered` is new."""
+        return Desired.of(file, self.overlay, self.drained, self.bans, {**self.discovered, **(discovered or {})})
+
+    def with_discovered(self, pool: str, backends: tuple[Backend, ...]) -> Desired:
+        """With another answer of that pool's source. ChangeError when it cannot be: it has none any more, or backends
+        conflict."""
+        if pool not in self.file.pools or self.file.pools[pool].discovery is None:
+            raise ChangeError("not_found", "the pool has no discovery any more", f"pools.{pool}")
+        found = _with_discovered(self.file.pools[pool], backends)
+        desired = replace(
+            self,
+            discovered={**self.discovered, pool: backends},
+            base=_with_pools(self.base, {pool: found}),
+        )
+        return desired._overlaid(pool, _kept(found, self.overlay.get(pool, {}), complete=True))
 
     # ---- runtime changes; ChangeError when they are impossible ----
 
@@ -259,12 +331,12 @@ class Desired:
             raise ChangeError("not_found", f'no pool "{pool}"', "pool") from None
 
     def _file_entry(self, pool: str, key: str) -> Backend | None:
-        return next((entry for entry in self.file.pools[pool].backends if entry.key == key), None)
+        return next((entry for entry in self.base.pools[pool].backends if entry.key == key), None)
 
     def _removed_entry(self, pool: str, backend: str, id_: str) -> Backend | None:
         """The file's entry that was removed at runtime and has this key or address, or this id."""
         removed = {key for key, one in self.overlay.get(pool, {}).items() if one.removed}
-        entries = [entry for entry in self.file.pools[pool].backends if entry.key in removed]
+        entries = [entry for entry in self.base.pools[pool].backends if entry.key in removed]
         for entry in entries:
             if backend in (entry.key, entry.address):
                 return entry
@@ -289,11 +361,13 @@ class Desired:
         overrides = {name: one for name, one in self.overlay.get(pool, {}).items() if name != key or override}
         if override is not None:
             overrides[key] = override
+        return self._overlaid(pool, overrides)
+
+    def _overlaid(self, pool: str, overrides: Overrides) -> Desired:
         overlay = {name: one for name, one in self.overlay.items() if name != pool or overrides}
         if overrides:
             overlay[pool] = overrides
-        pools = {**self.config.pools, pool: _merged(self.file.pools[pool], overrides)}
-        config = self.config.model_copy(update={"pools": pools})
+        config = _with_pools(self.config, {pool: _merged(self.base.pools[pool], overrides)})
         if problems := list(_conflicts(config, [pool])):
             raise ChangeError("conflict", problems[0].message, problems[0].path)
         if problems := list(_impossible(config, [pool])):

@@ -22,6 +22,7 @@ from l4lb.net.address import name_of, parse_address, resolve_backend, resolve_li
 
 HISTORY_LENGTH = 20
 NOT_YET = "it has not been looked up yet"
+NO_ANSWER_YET = "it has not answered yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,22 @@ class BackendState:
 
 
 @dataclass(slots=True)
+class DiscoveryState:
+    """What is known of a pool's source: `answered_at`, in seconds since 1970, is when it last answered; `error` why it
+    did not since, or cannot be used; `found` how many backends it named last, and `held` how many stay although it no
+    longer names them. `changes` counts what was applied."""
+
+    type: str
+    error: str = NO_ANSWER_YET
+    answered_at: float | None = None
+    found: int = 0
+    held: int = 0
+    answers: int = 0
+    failures: int = 0
+    changes: int = 0
+
+
+@dataclass(slots=True)
 class PoolState:
     name: str
     config: Pool
@@ -118,6 +135,7 @@ class PoolState:
     usable: tuple[str, ...] = ()
     passed_over: dict[str, str] = field(default_factory=dict)  # by id: why it is not usable
     standby: dict[str, str] = field(default_factory=dict)  # by id: why a usable one is asked after others
+    discovery: DiscoveryState | None = None
 
 
 @dataclass(frozen=True, slots=True)

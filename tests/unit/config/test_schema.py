@@ -11,6 +11,7 @@ from l4lb.config import (
     AdminConfig,
     Backend,
     Config,
+    DiscoveryConfig,
     GlobalConfig,
     HealthConfig,
     KeepaliveConfig,
@@ -38,6 +39,7 @@ def test_the_schema_knows_every_option() -> None:
         OwnTlv,
         Route,
         PerSourceConfig,
+        DiscoveryConfig,
     ):
         for name in model.model_fields:
             assert f'"{name}"' in text
@@ -65,7 +67,8 @@ def test_the_example_shows_every_option_with_its_default() -> None:
         (Listener, config.listeners["web"], data["listeners"]["web"], {"bind", "pool", "routes"}),
         (Route, config.listeners["web"].routes[0], data["listeners"]["web"]["routes"][0], {"pool"}),
         (PerSourceConfig, config.listeners["web"].per_source, data["listeners"]["web"]["per_source"], set()),
-        (Pool, config.pools["web"], data["pools"]["web"], {"backends", "health"}),
+        (Pool, config.pools["web"], data["pools"]["web"], {"backends", "discovery", "health"}),
+        (DiscoveryConfig, config.pools["web"].discovery, data["pools"]["web"]["discovery"], set()),
         (HealthConfig, config.pools["web"].health, data["pools"]["web"]["health"], set()),
     ]
     for model, instance, raw, required in shown:

@@ -185,12 +185,12 @@ pool = "web"
 when_no_backend = "refuse"
 [pools.web]
 backends = ["127.0.0.1:1"]
-discovery = { type = "dns" }
+discovery = { type = "kubernetes" }
 """
     with pytest.raises(ConfigError) as raised:
         Config.loads(text)
     said = {problem.path: problem.message for problem in raised.value.problems}
-    keys = ("listeners.web.when_no_backend", "pools.web.discovery")
+    keys = ("listeners.web.when_no_backend", "pools.web.discovery.type")
     assert said == dict.fromkeys(keys, "not supported by this version")
 
 

@@ -17,6 +17,7 @@ from l4lb.control.reporting.access_log import Counts
 from l4lb.control.reporting.exposition import exposition
 from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
 from l4lb.control.reporting.usage import Usage
+from l4lb.control.state.state import DiscoveryState
 from l4lb.model.hooks import CloseCounts, HookResult
 from l4lb.model.states import CloseReason, ConnectFailure
 from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, Traffic, WorkerStats
@@ -63,6 +64,13 @@ IN_KERNEL = {  # where the kernel forwards for a listener; not in the contract
     "l4lb_listener_packets_total": ("counter", {"listener", "direction"}),
     "l4lb_listener_bytes_total": ("counter", {"listener", "direction"}),
 }
+DISCOVERED = {  # of pools with a source; not in the contract
+    "l4lb_discovery_up": ("gauge", {"pool", "type"}),
+    "l4lb_discovery_age_seconds": ("gauge", {"pool", "type"}),
+    "l4lb_discovery_backends": ("gauge", {"pool", "type", "kind"}),
+    "l4lb_discovery_answers_total": ("counter", {"pool", "type", "result"}),
+    "l4lb_discovery_changes_total": ("counter", {"pool", "type"}),
+}
 MARKED = 'a "name" \\ of\nits own'
 
 
@@ -90,6 +98,7 @@ def gathered() -> Gathered:
         {MARKED: listener},
         backends,
         {"p": 9},
+        {"p": DiscoveryState("file", "no such file", 90.0, found=31, held=32, answers=33, failures=34, changes=35)},
         (0.25, 0.0),
         0.5,
         time_,
@@ -101,6 +110,7 @@ def gathered() -> Gathered:
         Counts(19, 20, 21),
         CloseCounts(28, 29, 30),
         Usage(22.5, 0.25, 23, 24, 25, 26.0),
+        at=100.0,
     )
 
 
@@ -121,9 +131,9 @@ def samples(parsed: dict[str, Metric], name: str) -> dict[tuple[str, ...], float
     return {tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value for sample in every}
 
 
-@pytest.mark.parametrize("name", [*CONTRACT, *HOOKED, *IN_KERNEL])
+@pytest.mark.parametrize("name", [*CONTRACT, *HOOKED, *IN_KERNEL, *DISCOVERED])
 def test_every_metric_of_the_contract(parsed: dict[str, Metric], name: str) -> None:
-    kind, labels = {**CONTRACT, **HOOKED, **IN_KERNEL}[name]
+    kind, labels = {**CONTRACT, **HOOKED, **IN_KERNEL, **DISCOVERED}[name]
     family = parsed[name.removesuffix("_total")]
     assert family.type == kind
     assert family.documentation
@@ -135,6 +145,12 @@ def test_every_metric_of_the_contract(parsed: dict[str, Metric], name: str) -> N
 def test_values_stand_where_they_belong(parsed: dict[str, Metric]) -> None:
     place = ("10.0.0.1:80",)
     assert samples(parsed, "l4lb_sessions_active") == {(MARKED,): 2}
+    assert samples(parsed, "l4lb_discovery_up") == {("p", "file"): 0}
+    assert samples(parsed, "l4lb_discovery_age_seconds") == {("p", "file"): 10}
+    assert samples(parsed, "l4lb_discovery_backends") == {("found", "p", "file"): 31, ("held", "p", "file"): 32}
+    answers = {("p", "success", "file"): 33, ("p", "failure", "file"): 34}
+    assert samples(parsed, "l4lb_discovery_answers_total") == answers
+    assert samples(parsed, "l4lb_discovery_changes_total") == {("p", "file"): 35}
     closed = samples(parsed, "l4lb_session_closed_total")
     assert {key: count for key, count in closed.items() if count} == {
         (MARKED, "normal"): 5,

@@ -1,0 +1,48 @@
+"""The options of discovery, and which of them each type of source has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from l4lb.config.options.base import Model
+from l4lb.config.options.callables import discovery_names
+from l4lb.config.options.units import DurationOrZero
+from l4lb.model.hints import did_you_mean
+
+OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
+    "file": ("path", "format"),
+}
+REQUIRED: dict[str, tuple[str, ...]] = {"file": ("path",)}
+
+
+def known_types() -> list[str]:
+    return [*OPTIONS, *discovery_names()]
+
+
+def _type(name: str) -> str:
+    if name and name not in known_types():
+        raise ValueError(f"expected one of {', '.join(known_types())}{did_you_mean(name, known_types())}")
+    return name
+
+
+SourceType = Annotated[
+    str,
+    AfterValidator(_type),
+    WithJsonSchema({"anyOf": [{"enum": list(OPTIONS)}, {"type": "string"}], "description": "where backends come from"}),
+]
+
+
+class DiscoveryConfig(Model):
+    """Where a pool's backends come from, besides those that it names itself."""
+
+    type: SourceType = ""
+    hold_down: DurationOrZero = Field(
+        default=0.0, description="how long a backend stays that the source no longer names; 0: not at all"
+    )
+    path: str = Field(default="", description="of a file that is watched")
+    format: Literal["auto", "lines", "json", "toml"] = Field(
+        default="auto", description="auto: by the end of the path, .json or .toml, else lines"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="for types of other packages")

@@ -1,0 +1,34 @@
+"""Combinations of discovery options that cannot work, and types whose code does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from l4lb.config.options.base import given
+from l4lb.config.options.callables import load_discovery
+from l4lb.config.options.discovery import OPTIONS, REQUIRED, DiscoveryConfig, known_types
+
+_SPECIFIC = frozenset(option for options in OPTIONS.values() for option in options) | {"options"}
+
+
+def discovery_conflicts(settings: DiscoveryConfig) -> Iterator[tuple[str, str]]:
+    """(key, message) for all that no single option shows. Imports the code that the type names."""
+    if not settings.type:
+        yield "type", f"missing: expected one of {', '.join(known_types())}"
+        return
+    try:
+        has = _options_of(settings.type)
+    except ValueError as error:
+        yield "type", f'"{settings.type}": {error}'
+        return
+    for option in REQUIRED.get(settings.type, ()):
+        if not getattr(settings, option):
+            yield option, f'missing: type "{settings.type}" needs it'
+    for option in (one for one in sorted(_SPECIFIC - set(has)) if given(settings, one)):
+        yield option, f'has no effect with type "{settings.type}"'
+
+
+def _options_of(type_: str) -> tuple[str, ...]:
+    if type_ in OPTIONS:
+        return OPTIONS[type_]
+    return tuple(getattr(load_discovery(type_), "options", ("options",)))

@@ -1,0 +1,1 @@
+"""Where the backends of a pool come from, besides those that its configuration names."""

@@ -1,0 +1,135 @@
+"""One pool's source: asks it, for as long as it is wanted, and keeps what it answered last. Control loop only.
+
+A source that fails takes nothing away: its last answer stays, and it is asked again, less and less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from l4lb.config import Backend, DiscoveryConfig, build_backend
+from l4lb.config.options.paths import Path, path_text
+from l4lb.control.discovery.holding import HoldDown
+from l4lb.control.discovery.registry import source_of
+from l4lb.control.discovery.sources import Answer, Asked, Entry, Yielded
+from l4lb.control.state.events import Events
+from l4lb.control.state.state import DiscoveryState
+from l4lb.errors import ConfigError
+
+_PATH: Path = ("pools", "", "backends", 0)  # as of a configuration, for the known keys
+AGAIN_MIN_S = 1.0
+AGAIN_MAX_S = 30.0
+
+
+class Following:
+    """`found` is the last answer, None before there is one, and `known` what is said of it. `news` is set when there is
+    something to be done about it."""
+
+    def __init__(self, pool: str, settings: DiscoveryConfig, events: Events) -> None:
+        self.pool, self.settings = pool, settings
+        self.found: tuple[Backend, ...] | None = None
+        self.known = DiscoveryState(settings.type)
+        self.holding = HoldDown(settings.hold_down)
+        self.looked = asyncio.Event()  # once it has answered, or failed
+        self.news = asyncio.Event()
+        self._events = events
+        self._failing = False
+        self._remark = ""
+        self._last: Yielded | None = None
+        self._built: dict[str, Backend] = {}
+        self._tasks = [asyncio.create_task(self._ask())]
+
+    def also(self, task: asyncio.Task[None]) -> None:
+        """To be ended with it."""
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        pause_s = AGAIN_MIN_S
+        while True:
+            answers = self.known.answers
+            try:
+                source = source_of(self.settings.type)
+                async with contextlib.aclosing(source(Asked(self.pool, self.settings))) as said:
+                    async for one in said:
+                        await self._take(one)
+                self.failed("the source has ended")
+            except Exception as error:  # of a source, whatever it is: nothing is taken away, and it is asked again
+                self.failed(str(error) or type(error).__name__)
+            pause_s = AGAIN_MIN_S if self.known.answers > answers else min(pause_s * 2, AGAIN_MAX_S)
+            await asyncio.sleep(pause_s)
+
+    async def _take(self, said: Yielded) -> None:
+        if isinstance(said, Exception):
+            self._last = said
+            return self.failed(str(said) or type(said).__name__)
+        if said is not self._last:
+            answer = said if isinstance(said, Answer) else Answer(list(said))
+            try:
+                self.found = await asyncio.to_thread(self._backends, answer)
+            except ValueError as error:
+                self._last = said
+                return self.failed(str(error))
+            self._last, self._remark = said, answer.remark
+            if not self._failing:
+                self.known.error = answer.remark
+            self.known.found = len(self.found)
+            self.news.set()
+        self.known.answers += 1
+        self.known.answered_at = time.time()
+        self.looked.set()
+        return None
+
+    def failed(self, reason: str) -> None:
+        """There is no answer, or none that can be used."""
+        self.known.failures += 1
+        self.looked.set()
+        if not self._failing or reason != self.known.error:
+            what = "no backend is known" if self.found is None else "what was known before stays"
+            fields: dict[str, object] = {"pool": self.pool, "type": self.settings.type, "reason": f"{reason}: {what}"}
+            self._events.emit("discovery_failed", fields, logging.WARNING)
+        self._failing, self.known.error = True, reason
+
+    def applied(self) -> None:
+        """What it answered last is what holds."""
+        self.known.error, self.known.held = self._remark, self.holding.held
+        if self._failing:
+            self._failing = False
+            self._events.emit("discovery_recovered", {"pool": self.pool, "type": self.settings.type})
+
+    # ---- from entries to backends: on another thread, since there may be thousands ----
+
+    def _backends(self, answer: Answer) -> tuple[Backend, ...]:
+        """Those that the answer before had too are the same objects. ValueError, with the place."""
+        built: dict[str, Backend] = {}
+        places: dict[str, str] = {}
+        for index, entry in enumerate(answer.entries):
+            known = entry if isinstance(entry, str) else repr(entry)
+            backend = self._built.get(known) or built.get(known) or _backend(entry, answer.place(index))
+            if backend.key in places:
+                raise ValueError(f'{answer.place(index)}: "{backend.key}": the same as {places[backend.key]}')
+            built[known] = backend
+            places[backend.key] = answer.place(index)
+        self._built = built
+        return tuple(built.values())
+
+
+def _backend(entry: Entry, place: str) -> Backend:
+    settings: Mapping[str, Any] = {"address": entry} if isinstance(entry, str) else entry
+    try:
+        return build_backend(settings, _PATH)
+    except ConfigError as error:
+        first = error.problems[0]
+        key = first.path.removeprefix(path_text(_PATH)).lstrip(".")
+        raise ValueError(": ".join(filter(None, [place, key, first.message]))) from None
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: expected an address or a table, not {entry!r}") from None

@@ -1,0 +1,17 @@
+"""The sources by type. A new one is one module and one line here, with its options in `config/options/discovery.py`;
+other packages add theirs as entry points."""
+
+from __future__ import annotations
+
+from l4lb.config.options.callables import load_discovery
+from l4lb.control.discovery.file import follow_file
+from l4lb.control.discovery.sources import Source
+
+SOURCES: dict[str, Source] = {
+    "file": follow_file,
+}
+
+
+def source_of(type_: str) -> Source:
+    """ValueError when one of another package cannot be loaded."""
+    return SOURCES.get(type_) or load_discovery(type_)

@@ -1,0 +1,52 @@
+"""Pools whose backends come from a source."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from l4lb import LoadBalancer
+from l4lb.control.state.events import Event
+from tests.support.balancing import make_config
+from tests.support.waiting import wait_until
+
+
+@dataclass
+class Discovering:
+    balancer: LoadBalancer
+    heard: list[Event] = field(default_factory=list)
+
+    @property
+    def pool(self) -> Any:
+        return self.balancer.status()["pools"][0]
+
+    @property
+    def said(self) -> Any:
+        """Of the source."""
+        return self.pool["discovery"]
+
+    @property
+    def backends(self) -> list[str]:
+        return sorted(self.balancer.pools["web"])
+
+    @property
+    def version(self) -> int:
+        return self.balancer.plane.reconciler.version
+
+    def of(self, kind: str) -> list[dict[str, object]]:
+        return [event.fields for event in self.heard if event.kind == kind]
+
+    def wait_for(self, *backends: str) -> None:
+        """Until the pool has these and no others."""
+        assert wait_until(lambda: self.backends == sorted(backends)), (self.backends, self.said)
+
+
+@contextlib.contextmanager
+def discovering(source: dict[str, Any], backends: tuple[Any, ...] = (), **options: Any) -> Iterator[Discovering]:
+    config = make_config(list(backends), discovery=source, **options)
+    with LoadBalancer(config) as balancer:
+        found = Discovering(balancer)
+        balancer.plane.events.subscribe(found.heard.append)
+        yield found

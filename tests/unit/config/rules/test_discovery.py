@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from l4lb import Config, ConfigError, Pool
+from l4lb.config.options.discovery import OPTIONS, DiscoveryConfig
+
+TEXT = '[listeners.web]\nbind = ":9"\npool = "web"\n[pools.web]\n{}\n'
+
+
+def problems(text: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as raised:
+        Config.loads(TEXT.format(text))
+    return {one.path.removeprefix("pools.web."): one.message for one in raised.value.problems}
+
+
+def test_backends_may_be_missing_with_discovery_only() -> None:
+    pool = Config.loads(TEXT.format('discovery = { type = "file", path = "x" }')).pools["web"]
+    assert (pool.backends, pool.discovery) == ([], DiscoveryConfig(type="file", path="x"))
+    assert Pool(discovery={"type": "file", "path": "x"}) == pool.model_copy(update={"health": Pool(["h:1"]).health})
+    assert problems("") == {"backends": "missing: expected a value"}
+    assert problems("backends = []") == {"backends": "empty: expected at least one"}
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "message"),
+    [
+        ("", "type", "missing: expected one of file"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file'),
+        ('type = "file"', "path", 'missing: type "file" needs it'),
+        ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
+        ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
+        ('type = "file", path = "x", hold_down = "soon"', "hold_down", '"soon": expected a duration'),
+        ('type = "file", paht = "x", path = "x"', "paht", 'unknown key (did you mean "path"?)'),
+        ('type = "kubernetes"', "type", "not supported by this version"),
+    ],
+)
+def test_each_of_these_is_the_only_error(options: str, key: str, message: str) -> None:
+    found = problems(f"discovery = {{ {options} }}")
+    assert list(found) == [f"discovery.{key}"]
+    assert found[f"discovery.{key}"].startswith(message)
+
+
+def test_what_it_is_is_one_table() -> None:
+    assert problems("discovery = 5")["discovery"] == "5: expected a table"
+    assert problems("[pools.web.discovery]\nmore = 1").keys() == {"discovery.more", "discovery.type"}
+
+
+@pytest.mark.parametrize("type_", sorted(OPTIONS))
+def test_every_type_has_a_source(type_: str) -> None:
+    from l4lb.control.discovery.registry import SOURCES, source_of
+
+    assert SOURCES.keys() == OPTIONS.keys()
+    assert callable(source_of(type_))
+
+
+def test_it_dumps_as_it_was_given() -> None:
+    text = TEXT.format('[pools.web.discovery]\ntype = "file"\npath = "x"\nhold_down = "5s"')
+    config = Config.loads(text)
+    assert 'hold_down = "5s"' in config.dumps()
+    assert Config.loads(config.dumps()) == config
