@@ -72,6 +72,7 @@ def test_what_is_the_same_is_left_alone(tmp_path: Path) -> None:
             assert (found.version, found.heard) == (version, [])
             put(file, f"{server.address}\n{C}\n")
             found.wait_for(server.address, C)
+            assert wait_until(lambda: found.said["changes"] == 1)
             assert found.version == version + 1, "one snapshot for what left and what came"
             sock.sendall(b"2")
             assert sock.recv(10) == b"2"
@@ -164,8 +165,8 @@ def test_the_hold_down(tmp_path: Path) -> None:
         assert wait_until(lambda: found.said["held"] == 1)
         assert (found.backends, found.version) == ([A, B, C], version)
         found.wait_for(A, C)
-        assert found.version == version + 1
         assert wait_until(lambda: found.said["held"] == 0)
+        assert found.version == version + 1
 
 
 def test_changes_of_the_operator_hold(tmp_path: Path) -> None:
