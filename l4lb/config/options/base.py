@@ -90,6 +90,12 @@ def listify(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def argv(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError('expected a list such as ["/usr/bin/check", "--fast"]; there is no shell')
+    return value
+
+
 def one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
     """Of an address: its kind is one of these, see `parse_address`; `ranges`: it may have a range of ports."""
 

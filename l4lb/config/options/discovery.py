@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from l4lb.config.options.base import Model
+from l4lb.config.options.base import Model, argv
 from l4lb.config.options.callables import discovery_names
-from l4lb.config.options.units import DurationOrZero
+from l4lb.config.options.units import Duration, DurationOrZero
 from l4lb.model.hints import did_you_mean
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "file": ("path", "format"),
+    "exec": ("command", "format", "interval", "timeout"),
 }
-REQUIRED: dict[str, tuple[str, ...]] = {"file": ("path",)}
+REQUIRED: dict[str, tuple[str, ...]] = {"file": ("path",), "exec": ("command",)}
 
 
 def known_types() -> list[str]:
@@ -45,4 +46,9 @@ class DiscoveryConfig(Model):
     format: Literal["auto", "lines", "json", "toml"] = Field(
         default="auto", description="auto: by the end of the path, .json or .toml, else lines"
     )
+    command: Annotated[tuple[str, ...], BeforeValidator(argv)] = Field(
+        default=(), description="the program that prints the backends, and its arguments"
+    )
+    interval: Duration = Field(default=30.0, description="from one end of the program to its next start")
+    timeout: Duration = Field(default=10.0, description="how long an answer may take")
     options: dict[str, Any] = Field(default_factory=dict, description="for types of other packages")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.options.base import Model, PositiveCount, listify
+from l4lb.config.options.base import Model, PositiveCount, argv, listify
 from l4lb.config.options.callables import health_check_names
 from l4lb.config.options.patterns import parse_bytes, parse_pattern
 from l4lb.config.options.units import Duration
@@ -57,12 +57,6 @@ def _each(check: Callable[[str], object]) -> AfterValidator:
         return value
 
     return AfterValidator(check_all)
-
-
-def _argv(value: Any) -> Any:
-    if isinstance(value, str):
-        raise ValueError('expected a list such as ["/usr/bin/check", "--fast"]; there is no shell')
-    return value
 
 
 def _statuses(value: Any) -> Any:
@@ -189,7 +183,7 @@ class HealthConfig(Model):
     )
     transport: Literal["udp", "tcp"] = Field(default="udp", description="udp turns to tcp for a truncated answer")
     user: str = Field(default="postgres", min_length=1, max_length=63, description="who to begin a session as")
-    command: Annotated[tuple[str, ...], BeforeValidator(_argv)] = Field(
+    command: Annotated[tuple[str, ...], BeforeValidator(argv)] = Field(
         default=(), description="the program and its arguments"
     )
     callable: str = Field(default="", description="package.module:function")

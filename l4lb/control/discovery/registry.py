@@ -4,11 +4,13 @@ other packages add theirs as entry points."""
 from __future__ import annotations
 
 from l4lb.config.options.callables import load_discovery
+from l4lb.control.discovery.exec import follow_exec
 from l4lb.control.discovery.file import follow_file
 from l4lb.control.discovery.sources import Source
 
 SOURCES: dict[str, Source] = {
     "file": follow_file,
+    "exec": follow_exec,
 }
 
 

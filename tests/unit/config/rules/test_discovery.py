@@ -25,8 +25,8 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ("", "type", "missing: expected one of file"),
-        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file'),
+        ("", "type", "missing: expected one of file, exec"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec'),
         ('type = "file"', "path", 'missing: type "file" needs it'),
         ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
         ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
