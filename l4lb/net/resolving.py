@@ -18,6 +18,7 @@ from pathlib import Path
 
 from l4lb.errors import EngineError
 from l4lb.net.files import read_text
+from l4lb.net.querying import why
 from l4lb.net.threads import name_this_thread, started
 
 OTHERWISE_S = 30.0
@@ -79,20 +80,18 @@ def _ttl_s(name: str, hosts: tuple[Host, ...]) -> float:
 def _reason(name: str, otherwise: str) -> str:
     """Why DNS has no address; the system's reason if DNS gives none."""
     import dns.exception
-    import dns.rcode
     import dns.resolver
 
+    known = (
+        dns.resolver.NXDOMAIN,
+        dns.resolver.NoAnswer,
+        dns.resolver.NoNameservers,
+        dns.resolver.LifetimeTimeout,
+    )
     try:
         dns.resolver.Resolver().resolve(name, "A", search=True, lifetime=_REASON_WITHIN_S)
-    except dns.resolver.NXDOMAIN:
-        return "NXDOMAIN"
-    except dns.resolver.NoAnswer:
-        return "it has no address"
-    except dns.resolver.NoNameservers as error:
-        responses = [one[4] for one in error.kwargs.get("errors", []) if len(one) > 4 and one[4] is not None]
-        return dns.rcode.to_text(responses[-1].rcode()) if responses else "no name server can be reached"
-    except dns.resolver.LifetimeTimeout:
-        return "no answer from the name server"
+    except known as error:
+        return why(error)
     except (dns.exception.DNSException, OSError, ValueError):
         pass
     return otherwise
