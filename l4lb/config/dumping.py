@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from l4lb.config.options.discovery import HOLD_DOWN_S
 from l4lb.config.options.listener import UDP_IDLE_S
 from l4lb.config.options.models import Options
 from l4lb.config.options.units import AS_WRITTEN
@@ -19,6 +20,7 @@ def toml_of(config: Options) -> str:
 
     given = config.model_dump(by_alias=True, exclude_unset=True, context=AS_WRITTEN)
     _leave_defaults_of_udp(config, given)
+    _leave_defaults_of_types(config, given)
     try:
         return tomli_w.dumps(_plain(given))
     except (TypeError, ValueError) as error:
@@ -36,6 +38,14 @@ def _leave_defaults_of_udp(config: Options, given: dict[str, Any]) -> None:
             health.pop("type", None)
             if not health:
                 del given["pools"][name]["health"]
+
+
+def _leave_defaults_of_types(config: Options, given: dict[str, Any]) -> None:
+    """The same for sources of backends."""
+    for name, pool in config.pools.items():
+        source = pool.discovery
+        if source is not None and source.hold_down == HOLD_DOWN_S.get(source.type):
+            given["pools"][name]["discovery"].pop("hold_down", None)
 
 
 def _plain(value: Any) -> Any:

@@ -45,7 +45,8 @@ class DirectoryWatch:
     async def wait(self, timeout_s: float) -> set[str]:
         """What has changed since the last call: at once, or as soon as something does. Empty after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
         self._heard.clear()
         names, self._names = self._names, set()
         return names

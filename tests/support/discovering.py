@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,14 @@ class Discovering:
 
     def of(self, kind: str) -> list[dict[str, object]]:
         return [event.fields for event in self.heard if event.kind == kind]
+
+    def settle(self) -> None:
+        """Until workers go by what the pool has."""
+        assert wait_until(lambda: self.balancer.plane.reconciler.settled and not self.applying.locked())
+
+    @property
+    def applying(self) -> asyncio.Lock:
+        return self.balancer.plane.applying.one_at_a_time
 
     def wait_for(self, *backends: str) -> None:
         """Until the pool has these and no others."""

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.options.base import Model, argv
+from l4lb.config.options.base import Model, argv, listify, reject_bool
 from l4lb.config.options.callables import discovery_names
+from l4lb.config.options.health import query_name
 from l4lb.config.options.units import Duration, DurationOrZero
 from l4lb.model.hints import did_you_mean
+from l4lb.net.querying import server_of
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "file": ("path", "format"),
     "exec": ("command", "format", "interval", "timeout"),
+    "dns": ("name", "port", "family", "servers", "timeout"),
+    "srv": ("name", "family", "servers", "timeout"),
 }
-REQUIRED: dict[str, tuple[str, ...]] = {"file": ("path",), "exec": ("command",)}
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "file": ("path",),
+    "exec": ("command",),
+    "dns": ("name", "port"),
+    "srv": ("name",),
+}
+HOLD_DOWN_S = {"dns": 30.0, "srv": 30.0}  # the default where it is not 0
 
 
 def known_types() -> list[str]:
@@ -35,12 +45,21 @@ SourceType = Annotated[
 ]
 
 
+def _server(text: str) -> str:
+    server_of(text)
+    return text
+
+
+NameServer = Annotated[str, AfterValidator(_server)]
+
+
 class DiscoveryConfig(Model):
     """Where a pool's backends come from, besides those that it names itself."""
 
     type: SourceType = ""
     hold_down: DurationOrZero = Field(
-        default=0.0, description="how long a backend stays that the source no longer names; 0: not at all"
+        default=0.0,
+        description="how long a backend stays that the source no longer names; 30s for dns and srv, unless given",
     )
     path: str = Field(default="", description="of a file that is watched")
     format: Literal["auto", "lines", "json", "toml"] = Field(
@@ -51,4 +70,21 @@ class DiscoveryConfig(Model):
     )
     interval: Duration = Field(default=30.0, description="from one end of the program to its next start")
     timeout: Duration = Field(default=10.0, description="how long an answer may take")
+    name: Annotated[str, AfterValidator(lambda text: text and query_name(text))] = Field(
+        default="", description="to ask DNS for"
+    )
+    port: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
+        default=0, description="of every backend of dns"
+    )
+    family: Literal["any", "ipv4", "ipv6"] = "any"
+    servers: Annotated[tuple[NameServer, ...], BeforeValidator(listify)] = Field(
+        default=(), description="IP addresses of name servers; none: those of /etc/resolv.conf"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="for types of other packages")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_down_of_type(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") in HOLD_DOWN_S and "hold_down" not in data:
+            return {**data, "hold_down": HOLD_DOWN_S[data["type"]]}
+        return data

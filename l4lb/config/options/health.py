@@ -109,7 +109,7 @@ def _record(text: str) -> str:
     return text
 
 
-def _query_name(text: str) -> str:
+def query_name(text: str) -> str:
     import dns.exception
     import dns.name
 
@@ -175,7 +175,7 @@ class HealthConfig(Model):
     expect_body: Annotated[str, _each(parse_pattern)] = Field(
         default="", description='text, "hex:..." or "regex:..." that must be in the first 64 KiB of the body'
     )
-    name: Annotated[str, AfterValidator(lambda text: text and _query_name(text))] = Field(
+    name: Annotated[str, AfterValidator(lambda text: text and query_name(text))] = Field(
         default="", description="the name to query"
     )
     record: Annotated[str, AfterValidator(lambda text: text if text == "A" else _record(text))] = Field(

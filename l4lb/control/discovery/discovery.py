@@ -72,7 +72,8 @@ class Discovery:
         again_s: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(one.news.wait(), _wait_s(one, again_s))
+                async with asyncio.timeout(_wait_s(one, again_s)):
+                    await one.news.wait()
             one.news.clear()
             again_s = None if await self._apply(one) else AGAIN_S
 
@@ -122,7 +123,9 @@ def _wait_s(one: Following, again_s: float | None) -> float | None:
 
 async def _looked(some: Sequence[Following]) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.gather(*(one.looked.wait() for one in some)), FIRST_WITHIN_S)
+        async with asyncio.timeout(FIRST_WITHIN_S):
+            for one in some:
+                await one.looked.wait()
 
 
 async def _stop(some: Iterable[Following]) -> None:

@@ -22,6 +22,7 @@ from l4lb.control.state.state import DiscoveryState
 from l4lb.errors import ConfigError
 
 _PATH: Path = ("pools", "", "backends", 0)  # as of a configuration, for the known keys
+_CANCELLED_WITHIN_S = 0.1
 AGAIN_MIN_S = 1.0
 AGAIN_MAX_S = 30.0
 
@@ -49,9 +50,12 @@ class Following:
         self._tasks.append(task)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """More than once where it has to be: `asyncio.wait_for` of Python 3.11, which a source may use, loses a
+        cancellation that comes together with its result."""
+        while pending := [task for task in self._tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=_CANCELLED_WITHIN_S)
 
     async def _ask(self) -> None:
         pause_s = AGAIN_MIN_S

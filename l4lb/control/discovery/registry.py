@@ -4,13 +4,17 @@ other packages add theirs as entry points."""
 from __future__ import annotations
 
 from l4lb.config.options.callables import load_discovery
+from l4lb.control.discovery.dns import follow_dns
 from l4lb.control.discovery.exec import follow_exec
 from l4lb.control.discovery.file import follow_file
 from l4lb.control.discovery.sources import Source
+from l4lb.control.discovery.srv import follow_srv
 
 SOURCES: dict[str, Source] = {
     "file": follow_file,
     "exec": follow_exec,
+    "dns": follow_dns,
+    "srv": follow_srv,
 }
 
 

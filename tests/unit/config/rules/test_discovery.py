@@ -25,13 +25,18 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ("", "type", "missing: expected one of file, exec"),
-        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec'),
+        ("", "type", "missing: expected one of file, exec, dns, srv"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv'),
         ('type = "file"', "path", 'missing: type "file" needs it'),
         ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
         ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
         ('type = "file", path = "x", hold_down = "soon"', "hold_down", '"soon": expected a duration'),
         ('type = "file", paht = "x", path = "x"', "paht", 'unknown key (did you mean "path"?)'),
+        ('type = "dns", name = "web.example"', "port", 'missing: type "dns" needs it'),
+        ('type = "dns", name = "web..example", port = 80', "name", '"web..example": not a name of DNS'),
+        ('type = "srv", name = "web.example", port = 80', "port", 'has no effect with type "srv"'),
+        ('type = "srv", name = "x", servers = ["ns.example"]', "servers[0]", '"ns.example": expected the IP address'),
+        ('type = "exec", command = "ls -l"', "command", '"ls -l": expected a list such as'),
         ('type = "kubernetes"', "type", "not supported by this version"),
     ],
 )
@@ -52,6 +57,14 @@ def test_every_type_has_a_source(type_: str) -> None:
 
     assert SOURCES.keys() == OPTIONS.keys()
     assert callable(source_of(type_))
+
+
+def test_the_hold_down_of_dns_is_not_given_and_follows_the_type() -> None:
+    config = Config.loads(TEXT.format('discovery = { type = "srv", name = "_http._tcp.example" }'))
+    assert config.pools["web"].discovery == DiscoveryConfig(type="srv", name="_http._tcp.example", hold_down=30)
+    assert "hold_down" not in config.dumps()
+    assert Config.loads(config.dumps()) == config
+    assert DiscoveryConfig(type="dns", name="x", port=1, hold_down=0).hold_down == 0
 
 
 def test_it_dumps_as_it_was_given() -> None:
