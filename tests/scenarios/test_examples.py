@@ -100,7 +100,7 @@ def test_the_template_of_plug_ins_installs_and_passes_its_tests(venv: Path, tmp_
     shutil.rmtree(source / "l4lb_template")  # the installed one is used
     done = pytest_in(source, python)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_a_client_is_tested_with_the_fixtures() -> None:

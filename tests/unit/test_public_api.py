@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 import l4lb
 import l4lb.config
+import l4lb.discovery
 import l4lb.health
 import l4lb.hooks
 import l4lb.policies
@@ -27,7 +28,16 @@ from l4lb.remote import RemoteBackend, RemoteBans, RemoteListener, RemotePool
 from l4lb.views import BackendView, BansView, ListenerView, PoolView
 
 LISTED = Path(__file__).with_name("public_api.txt")
-MODULES = [l4lb, l4lb.health, l4lb.hooks, l4lb.policies, l4lb.proxy_protocol, l4lb.records, l4lb.testing]
+MODULES = [
+    l4lb,
+    l4lb.discovery,
+    l4lb.health,
+    l4lb.hooks,
+    l4lb.policies,
+    l4lb.proxy_protocol,
+    l4lb.records,
+    l4lb.testing,
+]
 VIEWS = [PoolView, BackendView, ListenerView, BansView, RemotePool, RemoteBackend, RemoteListener, RemoteBans]
 # A number with a unit is explained by one of these words wherever it is a parameter.
 UNITS = {"timeout": "second", "drain": "second", "for_s": "second", "bytes_per_s": "second", "sent_bytes": "bytes"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
 import threading
+import time
+from typing import ClassVar
 
 import pytest
 
@@ -46,7 +49,7 @@ def greeting(name: str) -> socket.socket:
     return listening
 
 
-def test_all_three_together() -> None:
+def test_policy_check_and_sink_together() -> None:
     with greeting("old") as old, greeting("new") as new, socket.create_server(("127.0.0.1", 0)) as collector:
         addresses = {"old": f"127.0.0.1:{old.getsockname()[1]}", "new": f"127.0.0.1:{new.getsockname()[1]}"}
         text = CONFIG.format(log_port=collector.getsockname()[1], **addresses)
@@ -61,6 +64,53 @@ def test_all_three_together() -> None:
             with collector.accept()[0] as log:  # the sink
                 record = json.loads(log.makefile().readline())
         assert (record["listener"], record["backend"], record["bytes_down"]) == ("mail", addresses["new"], 9)
+
+
+class Inventory(http.server.BaseHTTPRequestHandler):
+    backends: ClassVar[list[object]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.backends).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+DISCOVERED = """
+[admin]
+bind = "off"
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+[pools.web.discovery]
+type = "http_json"
+options = {{ url = "http://127.0.0.1:{port}/web", every = 0.05 }}
+"""
+
+
+def wait_for(lb: LoadBalancer, backends: list[str]) -> None:
+    deadline = time.monotonic() + 30
+    while sorted(lb.pools["web"]) != backends:
+        assert time.monotonic() < deadline, lb.status()["pools"]
+        time.sleep(0.01)
+
+
+def test_the_source_is_followed() -> None:
+    Inventory.backends = ["127.0.0.1:1"]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Inventory) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            with LoadBalancer(Config.loads(DISCOVERED.format(port=server.server_port))) as lb:
+                wait_for(lb, ["127.0.0.1:1"])
+                Inventory.backends = ["127.0.0.1:1", {"address": "127.0.0.1:2", "weight": 3}]
+                wait_for(lb, ["127.0.0.1:1", "127.0.0.1:2"])
+                assert lb.pools["web"]["127.0.0.1:2"].weight == 3
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_wrong_options_are_errors_of_the_configuration() -> None:

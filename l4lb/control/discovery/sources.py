@@ -40,6 +40,7 @@ class Answer:
     within: str = ""
 
     def place(self, index: int) -> str:
+        """Of an entry, by its index."""
         place = self.places[index] if self.places else f"backends[{index}]"
         return f"{self.within}: {place}" if self.within else place
 
