@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -18,13 +19,16 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "exec": ("command", "format", "interval", "timeout"),
     "dns": ("name", "port", "family", "servers", "timeout"),
     "srv": ("name", "family", "servers", "timeout"),
+    "etcd": ("endpoints", "prefix", "user", "password_file", "ca_file", "timeout"),
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
     "file": ("path",),
     "exec": ("command",),
     "dns": ("name", "port"),
     "srv": ("name",),
+    "etcd": ("endpoints", "prefix"),
 }
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
 HOLD_DOWN_S = {"dns": 30.0, "srv": 30.0}  # the default where it is not 0
 
 
@@ -50,6 +54,13 @@ def _server(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    if not _ENDPOINT.fullmatch(text):
+        raise ValueError('expected a URL such as "http://10.0.0.1:2379"')
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 NameServer = Annotated[str, AfterValidator(_server)]
 
 
@@ -80,6 +91,13 @@ class DiscoveryConfig(Model):
     servers: Annotated[tuple[NameServer, ...], BeforeValidator(listify)] = Field(
         default=(), description="IP addresses of name servers; none: those of /etc/resolv.conf"
     )
+    endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(listify)] = Field(
+        default=(), description="URLs of etcd servers, asked in turn"
+    )
+    prefix: str = Field(default="", description="of the keys, one for each backend")
+    user: str = Field(default="", description="of etcd's authentication")
+    password_file: str = Field(default="", description="has the user's password")
+    ca_file: str = Field(default="", description="of CA certificates for https; none: the system's")
     options: dict[str, Any] = Field(default_factory=dict, description="for types of other packages")
 
     @model_validator(mode="before")

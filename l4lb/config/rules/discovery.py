@@ -24,6 +24,8 @@ def discovery_conflicts(settings: DiscoveryConfig) -> Iterator[tuple[str, str]]:
     for option in REQUIRED.get(settings.type, ()):
         if not getattr(settings, option):
             yield option, f'missing: type "{settings.type}" needs it'
+    if bool(settings.user) != bool(settings.password_file):
+        yield "user" if settings.user else "password_file", "user and password_file belong together"
     for option in (one for one in sorted(_SPECIFIC - set(has)) if given(settings, one)):
         yield option, f'has no effect with type "{settings.type}"'
 

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from l4lb.config import Backend, build_backend
+from l4lb.config.options.paths import Path, path_text
 from l4lb.config.reading.loader import parse
-from l4lb.control.discovery.sources import Answer
+from l4lb.control.discovery.sources import Answer, Entry
 from l4lb.errors import ConfigError
 
+_PATH: Path = ("pools", "", "backends", 0)  # as of a configuration, for the known keys
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -78,3 +82,16 @@ def _list_in(said: object) -> list[Any]:
     if not isinstance(said, list):
         raise ValueError("expected a list of backends")
     return said
+
+
+def backend_of(entry: Entry, place: str) -> Backend:
+    """ValueError, at that place."""
+    settings: Mapping[str, Any] = {"address": entry} if isinstance(entry, str) else entry
+    try:
+        return build_backend(settings, _PATH)
+    except ConfigError as error:
+        first = error.problems[0]
+        key = first.path.removeprefix(path_text(_PATH)).lstrip(".")
+        raise ValueError(": ".join(filter(None, [place, key, first.message]))) from None
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: expected an address or a table, not {entry!r}") from None

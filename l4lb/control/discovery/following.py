@@ -9,19 +9,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
-from l4lb.config import Backend, DiscoveryConfig, build_backend
-from l4lb.config.options.paths import Path, path_text
+from l4lb.config import Backend, DiscoveryConfig
+from l4lb.control.discovery.entries import backend_of
 from l4lb.control.discovery.holding import HoldDown
 from l4lb.control.discovery.registry import source_of
-from l4lb.control.discovery.sources import Answer, Asked, Entry, Yielded
+from l4lb.control.discovery.sources import Answer, Asked, Yielded
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import DiscoveryState
-from l4lb.errors import ConfigError
 
-_PATH: Path = ("pools", "", "backends", 0)  # as of a configuration, for the known keys
 _CANCELLED_WITHIN_S = 0.1
 AGAIN_MIN_S = 1.0
 AGAIN_MAX_S = 30.0
@@ -118,22 +114,10 @@ class Following:
         places: dict[str, str] = {}
         for index, entry in enumerate(answer.entries):
             known = entry if isinstance(entry, str) else repr(entry)
-            backend = self._built.get(known) or built.get(known) or _backend(entry, answer.place(index))
+            backend = self._built.get(known) or built.get(known) or backend_of(entry, answer.place(index))
             if backend.key in places:
                 raise ValueError(f'{answer.place(index)}: "{backend.key}": the same as {places[backend.key]}')
             built[known] = backend
             places[backend.key] = answer.place(index)
         self._built = built
         return tuple(built.values())
-
-
-def _backend(entry: Entry, place: str) -> Backend:
-    settings: Mapping[str, Any] = {"address": entry} if isinstance(entry, str) else entry
-    try:
-        return build_backend(settings, _PATH)
-    except ConfigError as error:
-        first = error.problems[0]
-        key = first.path.removeprefix(path_text(_PATH)).lstrip(".")
-        raise ValueError(": ".join(filter(None, [place, key, first.message]))) from None
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: expected an address or a table, not {entry!r}") from None

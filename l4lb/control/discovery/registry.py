@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from l4lb.config.options.callables import load_discovery
 from l4lb.control.discovery.dns import follow_dns
+from l4lb.control.discovery.etcd import follow_etcd
 from l4lb.control.discovery.exec import follow_exec
 from l4lb.control.discovery.file import follow_file
 from l4lb.control.discovery.sources import Source
@@ -15,6 +16,7 @@ SOURCES: dict[str, Source] = {
     "exec": follow_exec,
     "dns": follow_dns,
     "srv": follow_srv,
+    "etcd": follow_etcd,
 }
 
 

@@ -25,8 +25,8 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ("", "type", "missing: expected one of file, exec, dns, srv"),
-        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv'),
+        ("", "type", "missing: expected one of file, exec, dns, srv, etcd"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv, etcd'),
         ('type = "file"', "path", 'missing: type "file" needs it'),
         ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
         ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
@@ -37,6 +37,8 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
         ('type = "srv", name = "web.example", port = 80', "port", 'has no effect with type "srv"'),
         ('type = "srv", name = "x", servers = ["ns.example"]', "servers[0]", '"ns.example": expected the IP address'),
         ('type = "exec", command = "ls -l"', "command", '"ls -l": expected a list such as'),
+        ('type = "etcd", endpoints = ["ftp://a"], prefix = "/"', "endpoints[0]", '"ftp://a": expected a URL such as'),
+        ('type = "etcd", endpoints = "http://a", prefix = "/", user = "u"', "user", "user and password_file belong"),
         ('type = "kubernetes"', "type", "not supported by this version"),
     ],
 )

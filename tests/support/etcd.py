@@ -1,0 +1,75 @@
+"""A real etcd of one server, and its own client."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import signal
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.support.programs import answers, free_port, require, run
+from tests.support.servers import Program, directory_for
+
+
+class Etcd:
+    """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client."""
+
+    def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
+        self._directory, self._options = directory, options
+        self.port, self._peers = free_port(), free_port()
+        self.endpoint = f"{scheme}://127.0.0.1:{self.port}"
+        self.login = ""
+        self._server: Program | None = None
+
+    def start(self) -> None:
+        peers = f"http://127.0.0.1:{self._peers}"
+        command = [
+            require("etcd"), "--name=one", f"--data-dir={self._directory}/data", "--logger=zap",
+            f"--listen-client-urls={self.endpoint}", f"--advertise-client-urls={self.endpoint}",
+            f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}",
+            *self._options,
+        ]  # fmt: skip
+        self._server = Program(command, self._directory, self.port)
+        self._server.wait_for(lambda: answers(self.port))
+
+    def stop(self, end: signal.Signals = signal.SIGKILL) -> None:
+        if self._server is not None:
+            self._server.stop(end)
+            self._server = None
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._server is not None
+        self._server.process.send_signal(number)
+
+    def ctl(self, *words: str) -> str:
+        login = [f"--user={self.login}"] if self.login else []
+        return run("etcdctl", f"--endpoints={self.endpoint}", *login, *words)
+
+    def put(self, key: str, value: str, lease: str = "") -> None:
+        self.ctl("put", *([f"--lease={lease}"] if lease else []), key, value)
+
+    def put_many(self, values: Mapping[str, str]) -> None:
+        """A hundred at once, by the JSON gateway."""
+        puts = [{"requestPut": {"key": _base64(key), "value": _base64(value)}} for key, value in values.items()]
+        for first in range(0, len(puts), 100):
+            body = json.dumps({"success": puts[first : first + 100]}).encode()
+            with urllib.request.urlopen(f"{self.endpoint}/v3/kv/txn", body, timeout=60) as answer:
+                assert answer.status == 200
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@contextlib.contextmanager
+def etcd(*options: str) -> Iterator[Etcd]:
+    with directory_for("etcd") as directory:
+        server = Etcd(directory, *options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
