@@ -102,6 +102,29 @@ def pressed(visit: Visit, backend: str) -> str:
     return visit.page.locator(f"{ROW.format(backend)} button[aria-pressed=true]").inner_text()
 
 
+DISCOVERING = """
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+[pools.web]
+health = {{ type = "none" }}
+discovery = {{ type = "file", path = "{path}" }}
+"""
+
+
+def test_a_source_of_backends_that_fails_is_a_problem(tmp_path: Path) -> None:
+    file, backends, admin = tmp_path / "lb.toml", tmp_path / "backends", f"127.0.0.1:{free_port()}"
+    file.write_text(DISCOVERING.format(path=backends))
+    backends.write_text("127.0.0.1:1")
+    with l4lb("serve", "-c", str(file), "--admin", admin) as process:
+        process.wait_for("listening")
+        with visiting(f"http://{admin}") as visit:
+            visit.page.wait_for_selector(".pool-line:has-text('discovery by file')")
+            backends.unlink()
+            visit.page.wait_for_selector("#problems .warning:has-text('discovery by file:')")
+            assert "No such file" in visit.page.inner_text("#problems")
+
+
 def test_it_shows_pools_backends_and_traffic_and_keeps_them_live(tmp_path: Path) -> None:
     with world(tmp_path) as lb, visiting(lb.url) as visit:
         page = visit.page

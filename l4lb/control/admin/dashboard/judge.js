@@ -69,7 +69,8 @@ function* ofPool(pool, now) {
   if (ejected) yield problem("ejected", "warning", `ejected after failures of real traffic: ${listed(ejected)}`);
   const waiting = pool.waiting && plural(pool.waiting, "client");
   if (waiting) yield problem("waiting", "warning", `${waiting} waiting: every backend is at max_sessions`);
-  const {policy, policy_error} = pool;
+  const {discovery, policy, policy_error} = pool;
+  if (discovery?.error) yield problem("discovery", "warning", `discovery by ${discovery.type}: ${discovery.error}`);
   if (policy_error) yield problem("policy", "warning", `${policy} failed, it serves in turn: ${policy_error}`);
   const parked = [...(by.get("drain") ?? []), ...(by.get("maint") ?? [])];
   if (parked.length) yield problem("parked", "note", `taken out on purpose: ${listed(parked.map(parkedText))}`);

@@ -115,7 +115,8 @@ class PoolView {
     const series = store.scopes.get(pool.name);
     const waiting = pool.waiting ? `${plural(pool.waiting, "client")} waiting` : "";
     const packets = pool.in_kernel ? `in the kernel, ${rate(series.last("packets"))} packets` : "";
-    setText(this.#facts, [pool.policy, waiting, packets].filter(Boolean).join(" · "));
+    const found = pool.discovery ? `discovery by ${pool.discovery.type}` : "";
+    setText(this.#facts, [pool.policy, found, waiting, packets].filter(Boolean).join(" · "));
     const bytes = [series.last("up"), series.last("down")].map(sizeRate);
     const values = [count(pool.sessions_active), rate(series.last("rate")), ...bytes];
     this.#flow.forEach(({value}, index) => setText(value, values[index]));
