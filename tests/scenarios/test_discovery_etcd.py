@@ -10,6 +10,7 @@ from typing import Any
 from tests.support.discovering import discovering
 from tests.support.etcd import Etcd, etcd
 from tests.support.programs import free_port, nginx
+from tests.support.servers import certificate
 from tests.support.waiting import wait_until
 
 A, B, C = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"
@@ -142,6 +143,20 @@ def test_with_a_password(tmp_path: Path) -> None:
             found.wait_for(A, B)
             shown = str(found.balancer.status()) + str(found.balancer.config)
             assert "secret" not in shown
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    tls = certificate(tmp_path, "localhost")
+    with etcd(tls) as server:
+        server.put("/l4lb/web/one", A)
+        with discovering(source(server)) as found:
+            assert wait_until(lambda: "certificate verify failed" in found.said["error"]), found.said
+        with discovering(source(server, ca_file=str(tmp_path / "none"))) as found:
+            assert wait_until(lambda: "none: cannot be used: No such file" in found.said["error"]), found.said
+        with discovering(source(server, ca_file=tls[0])) as found:
+            found.wait_for(A)
+            server.put("/l4lb/web/two", B)
+            found.wait_for(A, B)
 
 
 def test_five_thousand_keys() -> None:

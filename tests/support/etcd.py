@@ -15,22 +15,24 @@ from tests.support.servers import Program, directory_for
 
 
 class Etcd:
-    """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client."""
+    """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client. `tls`: a certificate of
+    localhost and its key."""
 
-    def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
-        self._directory, self._options = directory, options
+    def __init__(self, directory: Path, tls: tuple[str, str] | None = None) -> None:
+        self._directory, self._tls = directory, tls
         self.port, self._peers = free_port(), free_port()
-        self.endpoint = f"{scheme}://127.0.0.1:{self.port}"
+        self.endpoint = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
         self.login = ""
         self._server: Program | None = None
 
     def start(self) -> None:
-        peers = f"http://127.0.0.1:{self._peers}"
+        peers, clients = f"http://127.0.0.1:{self._peers}", self.endpoint.replace("localhost", "127.0.0.1")
+        tls = [f"--cert-file={self._tls[0]}", f"--key-file={self._tls[1]}"] if self._tls else []
         command = [
             require("etcd"), "--name=one", f"--data-dir={self._directory}/data", "--logger=zap",
-            f"--listen-client-urls={self.endpoint}", f"--advertise-client-urls={self.endpoint}",
+            f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}",
             f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}",
-            *self._options,
+            *tls,
         ]  # fmt: skip
         self._server = Program(command, self._directory, self.port)
         self._server.wait_for(lambda: answers(self.port))
@@ -46,7 +48,8 @@ class Etcd:
 
     def ctl(self, *words: str) -> str:
         login = [f"--user={self.login}"] if self.login else []
-        return run("etcdctl", f"--endpoints={self.endpoint}", *login, *words)
+        tls = [f"--cacert={self._tls[0]}"] if self._tls else []
+        return run("etcdctl", f"--endpoints={self.endpoint}", *login, *tls, *words)
 
     def put(self, key: str, value: str, lease: str = "") -> None:
         self.ctl("put", *([f"--lease={lease}"] if lease else []), key, value)
@@ -65,9 +68,9 @@ def _base64(text: str) -> str:
 
 
 @contextlib.contextmanager
-def etcd(*options: str) -> Iterator[Etcd]:
+def etcd(tls: tuple[str, str] | None = None) -> Iterator[Etcd]:
     with directory_for("etcd") as directory:
-        server = Etcd(directory, *options)
+        server = Etcd(directory, tls)
         server.start()
         try:
             yield server
