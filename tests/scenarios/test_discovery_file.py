@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,21 @@ def test_a_link_into_another_directory_is_followed(tmp_path: Path) -> None:
         (tmp_path / "next").symlink_to("second")
         (tmp_path / "next").rename(tmp_path / "data")
         found.wait_for(B)
+
+
+def test_check_warns_of_a_source_that_would_have_no_answer(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    text = '[listeners.web]\nbind = "127.0.0.1:9"\npool = "web"\n[pools.web.discovery]\ntype = "{}"\n{}\n'
+    for type_, option, warned in (
+        ("file", f'path = "{tmp_path}/none"', True),
+        ("file", f'path = "{file}"', False),
+        ("exec", 'command = ["/nowhere/program"]', True),
+        ("exec", 'command = ["ls"]', False),
+    ):
+        file.write_text(text.format(type_, option))
+        done = subprocess.run([sys.executable, "-m", "l4lb", "check", file], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert ("is not there, or this user may not" in done.stdout + done.stderr) is warned, done
 
 
 FILE = """

@@ -4,6 +4,7 @@ differ on another host, or later, is a warning."""
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import threading
 import time
@@ -34,7 +35,10 @@ def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], 
         for path, text, name in named
         if name not in hosts
     ]
-    warnings += [config.problem(path, message) for path, message in (*_places(config), *kernel_problems(config))]
+    warnings += [
+        config.problem(path, message)
+        for path, message in (*_places(config), *_sources(config), *kernel_problems(config))
+    ]
     return [config.problem(path, message) for path, message in (*loops, *_record_sinks(config))], warnings
 
 
@@ -109,6 +113,21 @@ def _places(config: Config) -> Iterator[tuple[Key, str]]:
                 yield ("listeners", name, "bind", index), f'"{bind}": {reason}'
     if config.admin.bind not in ("", "off") and (reason := _cannot_bind(config.admin.bind, made=True)):
         yield ("admin", "bind"), f'"{config.admin.bind}": {reason}'
+
+
+def _sources(config: Config) -> Iterator[tuple[Key, str]]:
+    """Sources of backends that would begin without an answer."""
+    for name, pool in config.pools.items():
+        source = pool.discovery
+        if source is None:
+            continue
+        for key in ("path", "password_file", "ca_file"):
+            path = getattr(source, key)
+            if path and not os.access(path, os.R_OK, effective_ids=True):
+                yield ("pools", name, "discovery", key), f'"{path}": is not there, or this user may not read it'
+        if source.command and shutil.which(source.command[0]) is None:
+            message = f'"{source.command[0]}": is not there, or this user may not run it'
+            yield ("pools", name, "discovery", "command"), message
 
 
 def _cannot_append(path: Path) -> str:
