@@ -299,3 +299,28 @@ def test_upgrade_and_restart(tmp_path: Path) -> None:
             put(backends, f"{one.address}\n{two.address}\n")
             assert wait_until(lambda: len(pool()["backends"]) == 2)
             assert {item["id"]: item["admin_state"] for item in pool()["backends"]} == found
+
+
+def test_an_upgrade_to_another_source(tmp_path: Path) -> None:
+    """It may answer while the new process, which knows what the old one's source said, is still starting."""
+    one, other, admin, config = (
+        tmp_path / "backends",
+        tmp_path / "other",
+        f"unix:{tmp_path}/admin.sock",
+        tmp_path / "lb.toml",
+    )
+    config.write_text(FILE.format(directory=tmp_path, port=free_port()))
+    one.write_text(f"{A}\n{B}\n")
+    other.write_text(f"{B}\n{C}\n")
+    with l4lb("serve", "-c", str(config), admin=True) as process:
+        process.wait_for("listening")
+        config.write_text(config.read_text().replace(str(one), str(other)))
+        process.signal(signal.SIGUSR2)
+        process.wait_for(r" upgraded pid=(\d+)")
+        assert process.wait() == 0
+
+        def backends() -> list[str]:
+            said = run(sys.executable, "-m", "l4lb", "status", "web", "--json", "--admin", admin)
+            return [item["id"] for item in json.loads(said)["backends"]]
+
+        assert wait_until(lambda: backends() == [B, C]), backends()

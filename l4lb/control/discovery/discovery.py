@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from l4lb.config import Backend, Config
 from l4lb.control.changes.applying import Applying
@@ -23,6 +23,7 @@ from l4lb.model.states import ProcessState
 
 FIRST_WITHIN_S = 2.0  # as names have
 AGAIN_S = 5.0  # after an answer could not be applied
+_POLL_S = 0.02
 
 
 class Discovery:
@@ -31,6 +32,7 @@ class Discovery:
         self._applying = applying
         self._events = events
         self._following: dict[str, Following] = {}
+        self._one_at_a_time = asyncio.Lock()  # reloads
 
     async def start(self) -> None:
         """What is found within FIRST_WITHIN_S is in the first snapshot. ConfigError when it cannot be."""
@@ -45,21 +47,26 @@ class Discovery:
     async def following(self, file: Config) -> AsyncIterator[Discovered]:
         """Follow the sources that `file` has; on the way out of the context, without an exception, no others. Gives
         what the new ones of pools without an answer have found within FIRST_WITHIN_S."""
-        kept = {name: one for name, one in self._following.items() if _settings(file, name) == one.settings}
-        new = {
-            name: Following(name, pool.discovery, self._events)
-            for name, pool in file.pools.items()
-            if pool.discovery is not None and name not in kept
-        }
-        try:
-            known = self._applying.desired.discovered
-            await _looked([one for name, one in new.items() if name not in known])
-            yield {name: one.found for name, one in new.items() if name not in known and one.found is not None}
-        except BaseException:
-            await _stop(new.values())
-            raise
+        async with self._one_at_a_time:
+            kept = {name: one for name, one in self._following.items() if _settings(file, name) == one.settings}
+            new = {
+                name: Following(name, pool.discovery, self._events)
+                for name, pool in file.pools.items()
+                if pool.discovery is not None and name not in kept
+            }
+            try:
+                known = self._applying.desired.discovered
+                await _looked([one for name, one in new.items() if name not in known])
+                yield {name: one.found for name, one in new.items() if name not in known and one.found is not None}
+            except BaseException:
+                await _stop(new.values())
+                raise
+            await self._switch(kept, new)
+
+    async def _switch(self, kept: Mapping[str, Following], new: Mapping[str, Following]) -> None:
+        """From now on these are followed, and no others."""
         gone = [one for name, one in self._following.items() if kept.get(name) is not one]
-        self._following = kept | new
+        self._following = {**kept, **new}
         for name, pool in self._state.pools.items():
             pool.discovery = self._following[name].known if name in self._following else None
         for one in new.values():
@@ -69,6 +76,8 @@ class Discovery:
         await _stop(gone)
 
     async def _keep_applied(self, one: Following) -> None:
+        while self._state.process is ProcessState.STARTING:  # what is found meanwhile waits
+            await asyncio.sleep(_POLL_S)
         again_s: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
