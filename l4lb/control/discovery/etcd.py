@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, Mapping
 from itertools import count
 from typing import Any
 
-from l4lb.config import Backend
 from l4lb.control.discovery.entries import backend_of, parse_entries
 from l4lb.control.discovery.etcd_api import Etcd, range_of, session_for
 from l4lb.control.discovery.sources import Answer, Asked, Entry, NoAnswer, Yielded
@@ -78,7 +77,7 @@ class _Keys:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._backends: dict[str, Backend] = {}
+        self._entries: dict[str, tuple[str, Entry]] = {}  # with their addresses
         self._said: dict[str, bytes] = {}
         self._broken: dict[str, str] = {}
         self._answer: Answer | None = None
@@ -103,22 +102,23 @@ class _Keys:
             return
         self._said[key], self._answer = value, None
         try:
-            self._backends[key] = backend_of(_entry(key, value), "the value")
+            entry = _entry(key, value)
+            self._entries[key] = (backend_of(entry, "the value").address, entry)
             self._broken.pop(key, None)
         except ValueError as error:
             self._broken[key] = str(error)
 
     def _remove(self, key: str) -> None:
         self._answer = None
-        for some in (self._backends, self._said, self._broken):
+        for some in (self._entries, self._said, self._broken):
             some.pop(key, None)
 
     def answer(self) -> Answer:
         """In the order of the keys. Of several for one address the first counts."""
         if self._answer is None:
             by_address: dict[str, Entry] = {}
-            for _, one in sorted(self._backends.items()):
-                by_address.setdefault(one.address, one.model_dump(mode="json", exclude_defaults=True))
+            for _, (address, entry) in sorted(self._entries.items()):
+                by_address.setdefault(address, entry)
             remarks = [f"key {key}: {reason}" for key, reason in sorted(self._broken.items())]
             self._answer = Answer(list(by_address.values()), remark="; ".join(remarks[:_REMARKS_MAX]))
         return self._answer
