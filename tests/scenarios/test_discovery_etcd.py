@@ -159,6 +159,21 @@ def test_over_tls(tmp_path: Path) -> None:
             found.wait_for(A, B)
 
 
+def test_a_server_that_asks_for_the_clients_certificate(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "localhost")
+    both = tmp_path / "both.pem"
+    both.write_text(Path(cert).read_text() + Path(key).read_text())
+    with etcd((cert, key), mutual=True) as server:
+        server.put("/l4lb/web/one", A)
+        with discovering(source(server, ca_file=cert)) as found:
+            assert wait_until(lambda: re.search("client's certificate|alert", found.said["error"])), found.said
+        with discovering(source(server, ca_file=cert, cert_file=cert)) as found:
+            assert wait_until(lambda: f"{cert}: cannot be used" in found.said["error"]), found.said
+        for own in ({"cert_file": cert, "key_file": key}, {"cert_file": str(both)}):
+            with discovering(source(server, ca_file=cert, **own)) as found:
+                found.wait_for(A)
+
+
 def test_five_thousand_keys() -> None:
     """A message of the watch with a hundred events is one change."""
     backends = [f"127.{number >> 8}.{number & 255}.1:80" for number in range(5000)]

@@ -16,10 +16,10 @@ from tests.support.servers import Program, directory_for
 
 class Etcd:
     """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client. `tls`: a certificate of
-    localhost and its key."""
+    localhost and its key, which with `mutual` clients have to show too."""
 
-    def __init__(self, directory: Path, tls: tuple[str, str] | None = None) -> None:
-        self._directory, self._tls = directory, tls
+    def __init__(self, directory: Path, tls: tuple[str, str] | None = None, *, mutual: bool = False) -> None:
+        self._directory, self._tls, self._mutual = directory, tls, mutual
         self.port, self._peers = free_port(), free_port()
         self.endpoint = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
         self.login = ""
@@ -28,6 +28,8 @@ class Etcd:
     def start(self) -> None:
         peers, clients = f"http://127.0.0.1:{self._peers}", self.endpoint.replace("localhost", "127.0.0.1")
         tls = [f"--cert-file={self._tls[0]}", f"--key-file={self._tls[1]}"] if self._tls else []
+        if self._tls and self._mutual:
+            tls += ["--client-cert-auth", f"--trusted-ca-file={self._tls[0]}"]
         command = [
             require("etcd"), "--name=one", f"--data-dir={self._directory}/data", "--logger=zap",
             f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}",
@@ -49,6 +51,7 @@ class Etcd:
     def ctl(self, *words: str) -> str:
         login = [f"--user={self.login}"] if self.login else []
         tls = [f"--cacert={self._tls[0]}"] if self._tls else []
+        tls += [f"--cert={self._tls[0]}", f"--key={self._tls[1]}"] if self._tls and self._mutual else []
         return run("etcdctl", f"--endpoints={self.endpoint}", *login, *tls, *words)
 
     def put(self, key: str, value: str, lease: str = "") -> None:
@@ -68,9 +71,9 @@ def _base64(text: str) -> str:
 
 
 @contextlib.contextmanager
-def etcd(tls: tuple[str, str] | None = None) -> Iterator[Etcd]:
+def etcd(tls: tuple[str, str] | None = None, *, mutual: bool = False) -> Iterator[Etcd]:
     with directory_for("etcd") as directory:
-        server = Etcd(directory, tls)
+        server = Etcd(directory, tls, mutual=mutual)
         server.start()
         try:
             yield server

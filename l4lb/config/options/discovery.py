@@ -19,7 +19,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "exec": ("command", "format", "interval", "timeout"),
     "dns": ("name", "port", "family", "servers", "timeout"),
     "srv": ("name", "family", "servers", "timeout"),
-    "etcd": ("endpoints", "prefix", "user", "password_file", "ca_file", "timeout"),
+    "etcd": ("endpoints", "prefix", "user", "password_file", "ca_file", "cert_file", "key_file", "timeout"),
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
     "file": ("path",),
@@ -98,6 +98,8 @@ class DiscoveryConfig(Model):
     user: str = Field(default="", description="of etcd's authentication")
     password_file: str = Field(default="", description="has the user's password")
     ca_file: str = Field(default="", description="of CA certificates for https; none: the system's")
+    cert_file: str = Field(default="", description="of the client's own certificate for https; none: it has none")
+    key_file: str = Field(default="", description="of the key of cert_file, where that does not have it")
     options: dict[str, Any] = Field(default_factory=dict, description="for types of other packages")
 
     @model_validator(mode="before")

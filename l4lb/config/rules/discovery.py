@@ -26,6 +26,8 @@ def discovery_conflicts(settings: DiscoveryConfig) -> Iterator[tuple[str, str]]:
             yield option, f'missing: type "{settings.type}" needs it'
     if bool(settings.user) != bool(settings.password_file):
         yield "user" if settings.user else "password_file", "user and password_file belong together"
+    if settings.key_file and not settings.cert_file:
+        yield "key_file", "has no effect without cert_file"
     for option in (one for one in sorted(_SPECIFIC - set(has)) if given(settings, one)):
         yield option, f'has no effect with type "{settings.type}"'
 

@@ -3,99 +3,65 @@ revision on; a lease that ends is a key that is removed.
 
 A value is a backend as on a line of a file, ``10.0.0.1:80 weight=2``, or as a JSON object; without an address, the last
 part of the key is one. One that is broken counts for itself alone: what the key said before stays.
-
-Whatever breaks the watch, compaction too, has everything read again, at the next of the servers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
-from itertools import count
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
 
+from l4lb.config import DiscoveryConfig
 from l4lb.control.discovery.entries import backend_of, parse_entries
-from l4lb.control.discovery.etcd_api import Etcd, range_of, session_for
-from l4lb.control.discovery.sources import Answer, Asked, Entry, NoAnswer, Yielded
+from l4lb.control.discovery.sources import Answer, Asked, Entry, Yielded
+from l4lb.net.services.etcd import Change, KeyValue, Login
+from l4lb.net.services.etcd_watch import follow_prefix
+from l4lb.net.services.json_api import Access, ApiError
 
-AGAIN_MIN_S = 0.5
-AGAIN_MAX_S = 5.0
-CONFIRM_S = 5.0  # a server that says nothing for so long is asked whether it is there
 _REMARKS_MAX = 3
 
 
 async def follow_etcd(asked: Asked) -> AsyncGenerator[Yielded, None]:
-    """Yields after each change, and at least every CONFIRM_S while the server is there."""
-    settings, keys, pause_s = asked.settings, _Keys(asked.settings.prefix), AGAIN_MIN_S
-    async with session_for(settings) as session:
-        for attempt in count():
-            server = Etcd(session, settings.endpoints[attempt % len(settings.endpoints)], settings)
-            try:
-                await server.log_in()
-                async with contextlib.aclosing(_follow(server, keys)) as answers:
-                    async for answer in answers:
-                        yield answer
-                        pause_s = AGAIN_MIN_S
-            except NoAnswer as error:
-                yield error
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, AGAIN_MAX_S)
+    """Yields after each change, and every few seconds while a server is there."""
+    settings, keys = asked.settings, _Keys()
+    login = Login(settings.user, settings.password_file)
+    async with contextlib.aclosing(follow_prefix(access_of(settings), login, settings.prefix)) as news:
+        async for one in news:
+            if isinstance(one, ApiError):
+                yield one
+                continue
+            if one.all is not None:
+                keys.replace(one.all)
+            keys.change(one.changes)
+            yield keys.answer()
 
 
-async def _follow(server: Etcd, keys: _Keys) -> AsyncGenerator[Answer, None]:
-    wanted = range_of(keys.prefix)
-    said = await server.range(wanted)
-    keys.replace(said.get("kvs", []))
-    yield keys.answer()
-    start = {**wanted, "start_revision": str(int(said["header"]["revision"]) + 1)}
-    async with contextlib.aclosing(server.watch(start)) as results:
-        waiting = asyncio.ensure_future(anext(results))
-        try:
-            while True:
-                done, _ = await asyncio.wait([waiting], timeout=CONFIRM_S)
-                if not done:
-                    await server.range({**wanted, "count_only": True})
-                    yield keys.answer()
-                    continue
-                result = waiting.result()
-                if result.get("canceled"):
-                    raise NoAnswer(f"the watch was ended: {result.get('cancel_reason') or 'its start was compacted'}")
-                waiting = asyncio.ensure_future(anext(results))
-                if events := result.get("events"):
-                    keys.change(events)
-                    yield keys.answer()
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+def access_of(settings: DiscoveryConfig) -> Access:
+    return Access(settings.endpoints, settings.timeout, settings.ca_file, settings.cert_file, settings.key_file)
 
 
 class _Keys:
     """What is below the prefix, by key. `answer` is the same object until that changes."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
+    def __init__(self) -> None:
         self._entries: dict[str, tuple[str, Entry]] = {}  # with their addresses
         self._said: dict[str, bytes] = {}
         self._broken: dict[str, str] = {}
         self._answer: Answer | None = None
 
-    def replace(self, kvs: list[Mapping[str, str]]) -> None:
+    def replace(self, kvs: Sequence[KeyValue]) -> None:
         """These are all."""
-        found = {_key(kv): _value(kv) for kv in kvs}
-        for key in self._said.keys() - found.keys():
+        for key in self._said.keys() - {kv.key for kv in kvs}:
             self._remove(key)
-        for key, value in found.items():
-            self._put(key, value)
+        for kv in kvs:
+            self._put(kv.key, kv.value)
 
-    def change(self, events: list[Mapping[str, Any]]) -> None:
-        for event in events:
-            if event.get("type") == "DELETE":
-                self._remove(_key(event["kv"]))
+    def change(self, changes: Sequence[Change]) -> None:
+        for one in changes:
+            if one.gone:
+                self._remove(one.kv.key)
             else:
-                self._put(_key(event["kv"]), _value(event["kv"]))
+                self._put(one.kv.key, one.kv.value)
 
     def _put(self, key: str, value: bytes) -> None:
         if self._said.get(key) == value:
@@ -122,14 +88,6 @@ class _Keys:
             remarks = [f"key {key}: {reason}" for key, reason in sorted(self._broken.items())]
             self._answer = Answer(list(by_address.values()), remark="; ".join(remarks[:_REMARKS_MAX]))
         return self._answer
-
-
-def _key(kv: Mapping[str, str]) -> str:
-    return base64.b64decode(kv["key"]).decode(errors="replace")
-
-
-def _value(kv: Mapping[str, str]) -> bytes:
-    return base64.b64decode(kv.get("value", ""))
 
 
 def _entry(key: str, value: bytes) -> Entry:

@@ -39,6 +39,11 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
         ('type = "exec", command = "ls -l"', "command", '"ls -l": expected a list such as'),
         ('type = "etcd", endpoints = ["ftp://a"], prefix = "/"', "endpoints[0]", '"ftp://a": expected a URL such as'),
         ('type = "etcd", endpoints = "http://a", prefix = "/", user = "u"', "user", "user and password_file belong"),
+        (
+            'type = "etcd", endpoints = "http://a", prefix = "/", key_file = "k"',
+            "key_file",
+            "has no effect with",
+        ),
         ('type = "kubernetes"', "type", "not supported by this version"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Other systems that are asked over the network: etcd and its like."""

@@ -1,0 +1,165 @@
+"""JSON over HTTP, as the control planes of other systems speak it: a question and its answer, or a stream of messages,
+one on each line. Control loop.
+
+Nothing is tried again here: whoever asks knows what a failure means, and which server is the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import aiohttp
+
+ANSWER_BYTES_MAX = 64 << 20  # also of one message of a stream
+_ERROR_CHARS = 200
+
+
+class ApiError(Exception):
+    """Why there is no answer that can be used. `status` is HTTP's: 0 when none came."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How servers are reached. `timeout_s`: how long an answer may take. The files are PEM: of CA certificates (none:
+    the system's), and of the client's certificate with its key, which may stand in the same file."""
+
+    endpoints: Sequence[str]
+    timeout_s: float = 10.0
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    content: Any
+    headers: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class JsonApi:
+    """One server. Every method raises ApiError, which names the server, whenever it does not answer as it should."""
+
+    session: aiohttp.ClientSession
+    endpoint: str
+    timeout_s: float
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+    ) -> Reply:
+        """`wait_s`: how much longer than usual the server may take, since it was asked to wait for news."""
+        import aiohttp
+
+        within_s = self.timeout_s + wait_s
+        try:
+            async with asyncio.timeout(within_s):
+                async with self._request(method, path, body, params) as answer:
+                    data = await self._all(answer)
+                    return Reply(self._parsed(data, answer.status), dict(answer.headers))
+        except TimeoutError:
+            raise self.failed(f"no answer within {within_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self.failed(self._why(error)) from None
+
+    async def stream(
+        self, method: str, path: str, *, body: object = None, params: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """The messages as they come, for as long as the server sends any; ApiError at the end. That the server is still
+        there is for the caller to find out."""
+        import aiohttp
+
+        try:
+            async with self._request(method, path, body, params) as answer:
+                if answer.status != 200:
+                    self._parsed(await self._all(answer), answer.status)
+                rest = b""
+                async for data in answer.content.iter_any():
+                    *lines, rest = (rest + data).split(b"\n")
+                    for line in filter(None, lines):
+                        yield self._parsed(line, 200)
+                    if len(rest) > ANSWER_BYTES_MAX:
+                        raise self.failed("a message is too large")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self.failed(self._why(error)) from None
+        raise self.failed("the stream of messages has ended")
+
+    def failed(self, reason: str, status: int = 0) -> ApiError:
+        return ApiError(f"{self.endpoint}: {reason}"[:_ERROR_CHARS], status)
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+            hint = ": does the server ask for a client's certificate?" if self.endpoint.startswith("https:") else ""
+            return f"the connection ended before the request was sent{hint}"
+        return str(error) or type(error).__name__
+
+    def _request(self, method: str, path: str, body: object, params: Mapping[str, str] | None) -> Any:
+        return self.session.request(method, self.endpoint + path, json=body, params=params, headers=self.headers)
+
+    async def _all(self, answer: aiohttp.ClientResponse) -> bytes:
+        """The body, in bounded memory."""
+        parts, size = [], 0
+        async for data in answer.content.iter_any():
+            parts.append(data)
+            size += len(data)
+            if size > ANSWER_BYTES_MAX:
+                raise self.failed(f"more than {ANSWER_BYTES_MAX >> 20} MiB")
+        return b"".join(parts)
+
+    def _parsed(self, data: bytes, status: int) -> Any:
+        try:
+            said = json.loads(data)
+        except (ValueError, RecursionError):
+            said = None
+        if 200 <= status < 300 and said is not None:
+            return said
+        text = data[:_ERROR_CHARS].decode(errors="replace").strip()
+        raise self.failed(_reason(said) or text or f"HTTP status {status}", status)
+
+
+def _reason(said: object) -> str:
+    """What an error's JSON says of itself."""
+    for key in ("message", "error"):
+        if isinstance(said, dict) and isinstance(said.get(key), str):
+            return str(said[key])
+    return ""
+
+
+def open_session(access: Access) -> aiohttp.ClientSession:
+    """For all of its servers. ApiError for certificates that cannot be used."""
+    import aiohttp
+
+    secure = any(endpoint.startswith("https:") for endpoint in access.endpoints)
+    connector = aiohttp.TCPConnector(  # without keep-alive: a connection that the server closed meanwhile is no failure
+        ssl=_context(access) if secure else False, force_close=True
+    )
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=access.timeout_s)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+
+
+def _context(access: Access) -> ssl.SSLContext:
+    file = access.ca_file
+    try:
+        context = ssl.create_default_context(cafile=file or None)
+        if access.cert_file:
+            file = access.cert_file
+            context.load_cert_chain(file, access.key_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ApiError(f"{file}: cannot be used: {error.strerror or error}") from None
+    return context
