@@ -145,8 +145,10 @@ def open_session(access: Access) -> aiohttp.ClientSession:
     """For all of its servers. ApiError for certificates that cannot be used."""
     import aiohttp
 
+    from l4lb.net.services.connections import Connector
+
     secure = any(endpoint.startswith("https:") for endpoint in access.endpoints)
-    connector = aiohttp.TCPConnector(  # without keep-alive: a connection that the server closed meanwhile is no failure
+    connector = Connector(  # without keep-alive: a connection that the server closed meanwhile is no failure
         ssl=_context(access) if secure else False, force_close=True
     )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=access.timeout_s)

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from l4lb.net.services import json_api
+from l4lb.net.services.connections import Connector
 from l4lb.net.services.json_api import Access, ApiError, JsonApi, open_session
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -135,6 +136,20 @@ def test_messages_come_whole_however_they_are_cut() -> None:
         return response
 
     assert asyncio.run(streamed(handler)) == [{"a": 1}, {"b": 2}, {"c": 3}, "the stream of messages has ended"]
+
+
+def test_connections_that_have_ended_are_forgotten() -> None:
+    async def asked_often() -> None:
+        async with asking(says(b"[]")) as api:
+            for _ in range(5):
+                await api.ask("GET", "/")
+            connector = api.session.connector
+            assert isinstance(connector, Connector)
+            async with asyncio.timeout(30):
+                while connector._open:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(asked_often())
 
 
 def test_a_stream_that_is_refused() -> None:

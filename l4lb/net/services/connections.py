@@ -1,0 +1,36 @@
+"""Connections of aiohttp that end when they are to end. A module of its own, since aiohttp takes long to import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+
+class Connector(aiohttp.TCPConnector):
+    """`close` breaks off every connection that is left. One of TLS that was closed before waits for the other side to
+    end TLS too, which a server that hangs never does; and an event loop of uvloop does not close while one waits."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._open: set[Any] = set()  # transports, of asyncio or uvloop
+
+    async def _create_connection(self, *request: Any, **options: Any) -> ResponseHandler:
+        made = await super()._create_connection(*request, **options)
+        if (transport := made.transport) is not None:
+            self._open.add(transport)
+            lost = made.connection_lost
+
+            def connection_lost(error: BaseException | None) -> None:
+                self._open.discard(transport)
+                lost(error)
+
+            made.connection_lost = connection_lost  # type: ignore[assignment, method-assign]
+        return made
+
+    def close(self, *how: Any, **options: Any) -> Any:
+        closed = super().close(*how, **options)
+        for transport in list(self._open):
+            transport.abort()
+        return closed
