@@ -132,7 +132,7 @@ def test_a_file_that_is_missing_stops_neither_start_nor_reload(tmp_path: Path) -
         assert found.said["error"] == f"{file}: cannot be read: No such file or directory"
         assert found.said["answered_at"] is None
         assert found.balancer.plane.status.readiness() == ['pool "web" has no usable backend']
-        with connect(address_of(found.balancer)) as sock, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(address_of(found.balancer)) as sock:
             sock.recv(10)
         found.balancer.reload(make_config([A], discovery=source(file)))
         assert found.backends == [A]

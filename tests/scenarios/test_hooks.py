@@ -216,7 +216,7 @@ def test_a_hook_that_cannot_be_published_is_none(monkeypatch: pytest.MonkeyPatch
 def test_a_hook_that_is_given_while_a_reload_fails_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     reloading, may_fail = threading.Event(), threading.Event()
 
-    async def fails(config: Config) -> None:
+    async def fails(*wanted: object) -> None:
         reloading.set()
         await asyncio.to_thread(may_fail.wait, 20)
         raise EngineError("broken")

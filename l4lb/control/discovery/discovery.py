@@ -98,7 +98,7 @@ class Discovery:
                 one.known.changes += 1
                 self._report(one, before or (), wanted)
         except (ChangeError, ConfigError) as error:
-            one.failed(f"cannot be used: {error}")
+            one.not_applied(f"cannot be used: {error}")
             return False
         except Exception as error:  # a defect: backends stay as they are
             logger.error("what was discovered could not be applied", exc_info=error)

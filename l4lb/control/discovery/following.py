@@ -37,6 +37,7 @@ class Following:
         self._events = events
         self._failing = False
         self._remark = ""
+        self._unusable = ""  # why there is no answer at the last look, or none that can be used
         self._last: Yielded | None = None
         self._built: dict[str, Backend] = {}
         self._tasks = [asyncio.create_task(self._ask())]
@@ -62,49 +63,64 @@ class Following:
                 async with contextlib.aclosing(source(Asked(self.pool, self.settings))) as said:
                     async for one in said:
                         await self._take(one)
-                self.failed("the source has ended")
+                self.unanswered("the source has ended")
             except Exception as error:  # of a source, whatever it is: nothing is taken away, and it is asked again
-                self.failed(str(error) or type(error).__name__)
+                self.unanswered(str(error) or type(error).__name__)
+            self._last = None
             pause_s = AGAIN_MIN_S if self.known.answers > answers else min(pause_s * 2, AGAIN_MAX_S)
             await asyncio.sleep(pause_s)
 
     async def _take(self, said: Yielded) -> None:
         if isinstance(said, Exception):
             self._last = said
-            return self.failed(str(said) or type(said).__name__)
+            return self.unanswered(str(said) or type(said).__name__)
         if said is not self._last:
             answer = said if isinstance(said, Answer) else Answer(list(said))
+            self._last = said
             try:
                 self.found = await asyncio.to_thread(self._backends, answer)
             except ValueError as error:
-                self._last = said
-                return self.failed(str(error))
-            self._last, self._remark = said, answer.remark
-            if not self._failing:
-                self.known.error = answer.remark
-            self.known.found = len(self.found)
-            self.news.set()
+                self._unusable = str(error)
+            else:
+                self._unusable = ""
+                self._remark, self.known.found = answer.remark, len(self.found)
+                if not self._failing:
+                    self.known.error = answer.remark
+                self.news.set()
+        if self._unusable:
+            return self.unanswered(self._unusable)
         self.known.answers += 1
         self.known.answered_at = time.time()
         self.looked.set()
         return None
 
-    def failed(self, reason: str) -> None:
+    def unanswered(self, reason: str) -> None:
         """There is no answer, or none that can be used."""
-        self.known.failures += 1
+        self._unusable = reason
+        self._failed(reason)
         self.looked.set()
+
+    def not_applied(self, reason: str) -> None:
+        """What was found cannot hold."""
+        self._failed(reason)
+
+    def applied(self) -> None:
+        """What was found holds. A failure since then is still one."""
+        self.known.held = self.holding.held
+        if self._unusable:
+            return
+        self.known.error = self._remark
+        if self._failing:
+            self._failing = False
+            self._events.emit("discovery_recovered", {"pool": self.pool, "type": self.settings.type})
+
+    def _failed(self, reason: str) -> None:
+        self.known.failures += 1
         if not self._failing or reason != self.known.error:
             what = "no backend is known" if self.found is None else "what was known before stays"
             fields: dict[str, object] = {"pool": self.pool, "type": self.settings.type, "reason": f"{reason}: {what}"}
             self._events.emit("discovery_failed", fields, logging.WARNING)
         self._failing, self.known.error = True, reason
-
-    def applied(self) -> None:
-        """What it answered last is what holds."""
-        self.known.error, self.known.held = self._remark, self.holding.held
-        if self._failing:
-            self._failing = False
-            self._events.emit("discovery_recovered", {"pool": self.pool, "type": self.settings.type})
 
     # ---- from entries to backends: on another thread, since there may be thousands ----
 
