@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
-from l4lb.client import Client
-from l4lb.net.listen.admin_socket import default_admin_address
+from l4lb.model.durations import parse_duration, parse_long_duration
+
+if TYPE_CHECKING:  # imported by those that use them: `l4lb health` is started each second
+    from rich.console import Console
+
+    from l4lb.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 PIPED_WIDTH = 200  # without a terminal: nothing is cut off
@@ -20,8 +23,6 @@ _SAID_EVERY_S = 1.0  # without a terminal, where progress cannot rewrite its lin
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from l4lb.config.options.units import parse_duration  # with all of the configuration: for those that give one
-
     try:
         return 0.0 if value in ("0", "0s") else None if value is None else parse_duration(value)
     except ValueError as error:
@@ -36,8 +37,6 @@ def duration_option(name: str, description: str, default: str | None = None) -> 
 
 
 def _long_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from l4lb.config.options.units import parse_long_duration  # as above
-
     try:
         return None if value is None else parse_long_duration(value)
     except ValueError as error:
@@ -59,6 +58,9 @@ def admin_options(command: F) -> F:
 
 
 def connected(admin: str | None, token_file: str | None) -> Client:
+    from l4lb.client import Client
+    from l4lb.net.listen.admin_socket import default_admin_address
+
     return Client(admin or default_admin_address(), token=read_token(token_file))
 
 
@@ -69,15 +71,16 @@ def read_token(file: str | None) -> str:
         raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """rich would end the process here; `l4lb.cli.main` handles a reader that has gone."""
-        raise BrokenPipeError
-
-
 def console() -> Console:
-    found = _Console()
-    return found if found.is_terminal else _Console(width=PIPED_WIDTH)
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            """rich would end the process here; `l4lb.cli.main` handles a reader that has gone."""
+            raise BrokenPipeError
+
+    found = Ours()
+    return found if found.is_terminal else Ours(width=PIPED_WIDTH)
 
 
 class Progress:

@@ -12,9 +12,12 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import InheritedSocket
+
+if TYPE_CHECKING:
+    from l4lb.model.snapshot import InheritedSocket
 
 EXPECTED = 'expected "host:port", "[v6]:port", ":port", "unix:/path" or "unix:@name"'
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -147,6 +150,8 @@ def resolve_backend(address: Address) -> SocketAddress:
 def resolve_listener(address: Address) -> list[SocketAddress | InheritedSocket]:
     """Where to listen; more than one for a range of ports."""
     if address.kind == "fd":
+        from l4lb.model.snapshot import InheritedSocket  # slow to import, and `l4lb health` is started each second
+
         return [InheritedSocket(address.host)]
     if address.kind == "unix":
         return [SocketAddress(socket.AF_UNIX, address.host)]

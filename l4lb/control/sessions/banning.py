@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 
-from l4lb.config.options.units import MAX_LONG_DURATION_S
 from l4lb.control.changes.applying import Applying
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery, Sessions
@@ -15,6 +14,7 @@ from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError, L4lbError
 from l4lb.model.bans import Ban
+from l4lb.model.durations import MAX_LONG_DURATION_S
 from l4lb.model.states import CloseReason, ProcessState
 from l4lb.net.ranges import Network, overlap, parse_network, plain_network
 
