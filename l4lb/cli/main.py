@@ -35,6 +35,7 @@ COMMANDS = {
     "reload": ("lifecycle", "Make the instance read its file again."),
     "drain": ("lifecycle", "Stop accepting, let the sessions end, then exit."),
     "upgrade": ("lifecycle", "Replace the instance by a new process."),
+    "health": ("addresses.health", "Say by the exit code whether an instance is ready."),
     "completion": ("completion", "Print the script for completion in a shell."),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 from aiohttp import ClientPayloadError, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -30,10 +30,14 @@ def _refusal(error: ValidationError, status: int) -> Refusal:
 
 
 def _query(request: web.Request, model: type[Query]) -> Query:
-    if repeated := next((name for name in request.query if len(request.query.getall(name)) > 1), None):
+    """Parameters whose type is a list may be repeated."""
+    lists = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    once = request.query.keys() - lists
+    if repeated := next((name for name in request.query if name in once and len(request.query.getall(name)) > 1), None):
         raise Refusal(400, f"{repeated}: given more than once", repeated)
+    many = {name: request.query.getall(name) for name in lists if name in request.query}
     try:
-        return model.model_validate(dict(request.query))
+        return model.model_validate({**request.query, **many})
     except ValidationError as error:
         raise _refusal(error, 400) from None
 

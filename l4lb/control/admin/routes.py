@@ -19,6 +19,7 @@ from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
+from l4lb.control.process.readiness import Scope
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.events import RECENT
@@ -50,6 +51,7 @@ class Route:
         return self.path.replace("{cidr}", "{cidr:.+}")
 
 
+NAMES_MAX = 100  # of one parameter
 PATH_PARAMETERS = {
     "listener": "name of a listener",
     "pool": "name of a pool",
@@ -74,6 +76,14 @@ class ExplainListenerQuery(ExplainQuery):
 
 class EventsQuery(Query):
     last: int = Field(default=0, ge=0, le=RECENT, description="begin with so many of the latest events")
+
+
+class ReadyQuery(Query):
+    listener: list[str] = Field(default=[], max_length=NAMES_MAX, description="these alone, not all; may be repeated")
+    pool: list[str] = Field(
+        default=[], max_length=NAMES_MAX, description="these alone, not those of the listeners; may be repeated"
+    )
+    min_backends: int = Field(default=1, ge=1, le=1_000_000, description="so many have to be usable in each pool")
 
 
 async def _status(api: Api, call: Call) -> shapes.Status:
@@ -140,8 +150,9 @@ async def _alive(api: Api, call: Call) -> shapes.Alive:
 
 
 async def _ready(api: Api, call: Call) -> Answer[shapes.Readiness]:
-    reasons = api.status.readiness()
-    return Answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+    query = call.query
+    answer = api.status.ready(Scope(tuple(query.listener), tuple(query.pool), query.min_backends))
+    return Answer(answer, 200 if answer["ready"] else 503)
 
 
 async def _openapi(api: Api, call: Call) -> web.Response:
@@ -198,7 +209,7 @@ ROUTES = (
           or_media=("application/openmetrics-text",)),
     Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
     Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
-          statuses=(200, 503)),
+          query=ReadyQuery, statuses=(200, 503)),
     Route("GET", "/openapi.json", "This document", _openapi, media="application/json"),
     Route("GET", "/", "The dashboard", _page, media="text/html", public=True, dashboard=True),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
+from l4lb.control.process.readiness import EVERYTHING, Scope, draining, failing
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import kernel_shapes, part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
@@ -329,10 +330,10 @@ class Status:
         counts = f"{len(self._state.listeners)} listeners, {usable} of {backends} backends usable"
         return "; ".join([f"{self._state.process}, {counts}", *self.readiness()[:3]])
 
-    def readiness(self) -> list[str]:
+    def readiness(self, scope: Scope = EVERYTHING) -> list[str]:
         """Why this process is not ready for traffic; empty when it is."""
-        if self._state.process is not ProcessState.RUNNING:
-            return [f"the process is {self._state.process}"]
-        drained = [f'listener "{name}" drains' for name in self._state.listeners if name in self._state.drained]
-        pools = [f'pool "{pool.name}" has no usable backend' for pool in self._state.pools.values() if not pool.usable]
-        return drained + pools
+        return [*draining(self._state), *failing(self._state, scope)]
+
+    def ready(self, scope: Scope) -> shapes.Readiness:
+        drains, fails = draining(self._state), failing(self._state, scope)
+        return {"ready": not drains and not fails, "draining": bool(drains) and not fails, "reasons": drains + fails}

@@ -374,7 +374,11 @@ class Alive(TypedDict):
 
 @_EXACT
 class Readiness(TypedDict):
+    """`draining`: it is not ready only because it, or the whole node, is being drained: it still serves the clients
+    that it has."""
+
     ready: bool
+    draining: bool
     reasons: list[str]
 
 

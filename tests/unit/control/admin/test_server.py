@@ -46,7 +46,7 @@ def test_routes() -> None:
         assert {"pid", "version", "state", "snapshot_version", "uptime_s"} <= set(body)  # type: ignore[call-overload]
         for path in ("/v1/listeners", "/v1/pools", "/v1/pools/web", "/v1/pools/web/backends", "/v1/config", "/healthz"):
             assert get(address, path)[0] == 200, path
-        assert get(address, "/readyz") == (200, {"ready": True, "reasons": []})
+        assert get(address, "/readyz") == (200, {"ready": True, "draining": False, "reasons": []})
         assert "l4lb" in str(get(address, "/")[1])
         pool = get(address, "/v1/pools/web")[1]
         assert len(pool["table_digest"]) == 64  # type: ignore[call-overload,index]
@@ -61,10 +61,33 @@ def test_readiness_says_why_not() -> None:
     pool = config.pools["web"].backends[0].model_copy(update={"weight": 0})
     config.pools["web"] = config.pools["web"].model_copy(update={"backends": [pool]})
     with LoadBalancer(config) as balancer:
-        expected = {"ready": False, "reasons": ['pool "web" has no usable backend']}
+        expected = {"ready": False, "draining": False, "reasons": ['pool "web" has no usable backend']}
         assert get(balancer.admin_address, "/readyz") == (503, expected)
         balancer.drain(0)
-        assert get(balancer.admin_address, "/readyz")[1] == {"ready": False, "reasons": ["the process is draining"]}
+        expected = {"ready": False, "draining": True, "reasons": ["the process is draining"]}
+        assert get(balancer.admin_address, "/readyz") == (503, expected)
+
+
+def test_readiness_may_be_asked_of_some_parts() -> None:
+    with serving(echo) as server, with_admin(server.address, bind="127.0.0.1:0") as balancer:
+
+        def asked(query: str) -> tuple[int, list[str]]:
+            status, body = get(balancer.admin_address, f"/readyz?{query}")
+            return status, body["reasons"]  # type: ignore[index,call-overload]
+
+        assert asked("listener=web&pool=web&min_backends=1") == (200, [])
+        assert asked("min_backends=2") == (503, ['pool "web" has 1 usable backend, 2 are wanted'])
+        assert asked("listener=web&min_backends=2")[0] == 503
+        assert asked("listener=web&listener=no,ne") == (503, ['there is no listener "no,ne"'])
+        assert asked("pool=none&pool=web&pool=nowhere") == (
+            503,
+            ['there is no pool "none"', 'there is no pool "nowhere"'],
+        )
+        for wrong in ("min_backends=0", "min_backends=1&min_backends=2", "min_backends=x", "pools=web"):
+            status, body = get(balancer.admin_address, f"/readyz?{wrong}")
+            assert status == 400, wrong
+            assert body["error"]["path"] in ("min_backends", "pools")  # type: ignore[index,call-overload]
+        assert get(balancer.admin_address, "/readyz?" + "&".join(["pool=web"] * 101))[0] == 400
 
 
 def test_the_dashboard_can_be_off() -> None:
