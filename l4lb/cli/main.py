@@ -36,6 +36,7 @@ COMMANDS = {
     "drain": ("lifecycle", "Stop accepting, let the sessions end, then exit."),
     "upgrade": ("lifecycle", "Replace the instance by a new process."),
     "health": ("addresses.health", "Say by the exit code whether an instance is ready."),
+    "announce": ("addresses.announce", "Announce virtual addresses by a routers' daemon."),
     "completion": ("completion", "Print the script for completion in a shell."),
 }
 
@@ -93,7 +94,8 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         try:
-            command: click.Command = getattr(import_module(f"l4lb.cli.{COMMANDS[name][0]}"), name)
+            module = import_module(f"l4lb.cli.{COMMANDS[name][0]}")
+            command: click.Command = getattr(module, name.replace("-", "_"))
         except ModuleNotFoundError as error:
             command = _lacking(name, error)
         command.short_help = _summary(name)

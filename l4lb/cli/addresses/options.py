@@ -38,9 +38,15 @@ def instance_options(command: F) -> F:
     return command
 
 
-def instance_of(admin: str | None, listeners: tuple[str, ...], pools: tuple[str, ...], min_backends: int) -> Instance:
+def admin_address(admin: str | None) -> str:
+    """Of the instance that is meant, as users write it."""
+    text = admin or default_instance()
     try:
-        address = parse_instance(admin or default_instance())
+        parse_instance(text)
     except AdminError as error:
         raise click.BadParameter(str(error), param_hint="--admin") from None
-    return Instance(address, Scope(listeners, pools, min_backends))
+    return text
+
+
+def instance_of(admin: str | None, listeners: tuple[str, ...], pools: tuple[str, ...], min_backends: int) -> Instance:
+    return Instance(parse_instance(admin_address(admin)), Scope(listeners, pools, min_backends))

@@ -1,0 +1,1 @@
+"""The daemons that `l4lb announce` knows, a module each."""
