@@ -37,6 +37,7 @@ COMMANDS = {
     "upgrade": ("lifecycle", "Replace the instance by a new process."),
     "health": ("addresses.health", "Say by the exit code whether an instance is ready."),
     "announce": ("addresses.announce", "Announce virtual addresses by a routers' daemon."),
+    "vrrp-config": ("addresses.vrrp", "Print a keepalived.conf that checks an instance."),
     "completion": ("completion", "Print the script for completion in a shell."),
 }
 

@@ -160,6 +160,21 @@ def test_a_hung_instance_counts_as_down(tmp_path: Path) -> None:
         at.wait(at.announcing.normal())
 
 
+def test_a_restart_may_be_borne(tmp_path: Path) -> None:
+    with scene("gobgp", tmp_path, "--gone-after", "1h", "--interval", "20ms") as at:
+        process = at.start_instance()
+        at.wait(at.announcing.normal())
+        before = at.announcing.said
+        process.signal(signal.SIGKILL)
+        process.wait()
+        assert forking.run("health", "--admin", at.admin).returncode == 1
+        at.start_instance()
+        at.set_backends("maint", "one", "two")  # the new one is asked
+        at.announcing.wait_said("withdrawn: pool")
+        lines = at.announcing.said.removeprefix(before).splitlines()
+        assert len(lines) == 1, lines
+
+
 def test_a_flapping_backend_is_one_change(tmp_path: Path) -> None:
     with scene("gobgp", tmp_path, "--rise", "1h", "--interval", "20ms") as at:
         at.start_instance()
