@@ -40,6 +40,15 @@ def pools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
         return []
 
 
+def listeners(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The listeners of that instance."""
+    try:
+        with _client(ctx) as client:
+            return _matching(list(client.listeners), None, incomplete)
+    except (L4lbError, OSError, ValueError):
+        return []
+
+
 def backends(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The backends, by id, of the pool that the line names before."""
     try:

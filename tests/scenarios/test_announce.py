@@ -224,6 +224,17 @@ def test_a_daemon_that_is_away_is_reported_once(tmp_path: Path) -> None:
         assert at.announcing.said.count("cannot be told:") == 1
 
 
+def test_a_daemon_that_hangs_holds_nothing_up(tmp_path: Path) -> None:
+    with scene("bird", tmp_path) as at:
+        process = at.start_instance()
+        at.wait(at.announcing.normal())
+        with at.announcing.hung_daemon():
+            process.signal(signal.SIGKILL)
+            at.announcing.wait_said("cannot be told: disable vip4: birdc was not done within 5 s")
+        at.wait(NOTHING)
+        at.announcing.wait_said("the daemon is told again\n.*withdrawn: no answer from the instance")
+
+
 def test_a_name_that_bird_does_not_know(tmp_path: Path) -> None:
     with scene("bird", tmp_path) as at:
         at.start_instance()

@@ -74,6 +74,9 @@ def test_bash_completes_commands_options_and_pools(admin: str) -> None:
     assert by_bash("l4lb status ", admin) == ["web", "web-two", "mail"]
     assert by_bash("l4lb status web", admin) == ["web", "web-two"]
     assert by_bash("l4lb explain m", admin) == ["mail"]
+    assert by_bash("l4lb health --pool we", admin) == ["web", "web-two"]
+    assert by_bash("l4lb announce b", admin) == ["bird"]
+    assert by_bash("l4lb announce bird --listener ", admin) == ["a", "b", "c"]
 
 
 def test_the_instance_on_the_line_is_asked(admin: str) -> None:

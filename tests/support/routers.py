@@ -264,6 +264,14 @@ class WithBird(Announcing):
         self._daemon.stop(signal.SIGKILL)
         self._daemon.start()
 
+    @contextlib.contextmanager
+    def hung_daemon(self) -> Iterator[None]:
+        os.kill(self._daemon.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._daemon.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         super().stop()
         self._daemon.stop(signal.SIGKILL)

@@ -14,14 +14,27 @@ from l4lb.errors import AdminError
 F = TypeVar("F", bound=Callable[..., Any])
 BACKENDS_MAX = 1_000_000
 
+
+def _completed(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """The names of the instance that --admin names, asked for by a module that takes long to import."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from l4lb.cli import completing
+
+        found: list[str] = getattr(completing, what)(ctx, param, incomplete)
+        return found
+
+    return complete
+
+
 _OPTIONS = (
     click.option("--admin", envvar="L4LB_ADMIN", metavar="ADDR", help="Admin API of the instance (env L4LB_ADMIN)."),
     click.option(
-        "--listener", "listeners", multiple=True, metavar="NAME",
+        "--listener", "listeners", multiple=True, metavar="NAME", shell_complete=_completed("listeners"),
         help="A listener that has to accept; may be repeated. Default: all.",
     ),
     click.option(
-        "--pool", "pools", multiple=True, metavar="NAME",
+        "--pool", "pools", multiple=True, metavar="NAME", shell_complete=_completed("pools"),
         help="A pool that has to have usable backends; may be repeated. Default: those of the listeners.",
     ),
     click.option(
