@@ -20,6 +20,14 @@ class EngineError(L4lbError):
     """The daemon could not be told, or refused; it is told again later."""
 
 
+class CommandFailed(EngineError):
+    """`said`: all that the program printed."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
 class DaemonGone(L4lbError):
     """The daemon that started this process has ended; so does this process."""
 
@@ -54,8 +62,8 @@ class CommandEngine:
 
 
 def run(command: Sequence[str], within_s: float = COMMAND_WITHIN_S) -> str:
-    """What the program prints, stderr included. EngineError when it fails, cannot be started, or is not over by then;
-    it is killed in that case."""
+    """What the program prints, stderr included. CommandFailed for an exit code; EngineError when it cannot be started,
+    or is not over by then: it is killed in that case."""
     name = os.path.basename(command[0])
     try:
         done = subprocess.run(
@@ -68,7 +76,7 @@ def run(command: Sequence[str], within_s: float = COMMAND_WITHIN_S) -> str:
         raise EngineError(f"{command[0]}: {error.strerror}") from None
     said = done.stdout.decode("utf-8", "replace")
     if done.returncode:
-        raise EngineError(f"{name}: exit code {done.returncode}: {last_line(said)}")
+        raise CommandFailed(f"{name}: exit code {done.returncode}: {last_line(said)}", said)
     return said
 
 

@@ -50,8 +50,8 @@ class Bird(CommandEngine):
 
 def _names(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
-        if not _NAME.fullmatch(text):
-            raise click.BadParameter(f'"{text}": expected the name of a protocol: letters, digits and _')
+        if not _NAME.fullmatch(text) or text == "all":  # which means every protocol to birdc
+            raise click.BadParameter(f'"{text}": expected the name of a protocol: letters, digits and _, not all')
     return tuple(dict.fromkeys(texts))
 
 

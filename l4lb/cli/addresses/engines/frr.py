@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from l4lb.cli.addresses.engine import CommandEngine, EngineError, run
+from l4lb.cli.addresses.engine import CommandEngine, CommandFailed, run
 from l4lb.cli.addresses.following import follow, following_options, refresh_option, withdraw_once, withdraw_option
 from l4lb.cli.addresses.hysteresis import Level
 from l4lb.cli.addresses.prefixes import Prefix, Routes, route_options
@@ -38,8 +38,8 @@ class Frr(CommandEngine):
         """One by one where some are not there: vtysh stops at the first of these."""
         try:
             self._configure(self._statements(self._routes.prefixes, Level.WITHDRAWN))
-        except EngineError as error:
-            if _NOT_THERE not in str(error):
+        except CommandFailed as error:
+            if _NOT_THERE not in error.said:
                 raise
             for prefix in self._routes.prefixes if len(self._routes.prefixes) > 1 else ():
                 self._withdraw_one(prefix)
@@ -47,8 +47,8 @@ class Frr(CommandEngine):
     def _withdraw_one(self, prefix: Prefix) -> None:
         try:
             self._configure(self._statements((prefix,), Level.WITHDRAWN))
-        except EngineError as error:
-            if _NOT_THERE not in str(error):
+        except CommandFailed as error:
+            if _NOT_THERE not in error.said:
                 raise
 
     def _configure(self, commands: Iterator[str] | list[str]) -> None:

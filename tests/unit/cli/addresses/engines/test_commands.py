@@ -83,7 +83,7 @@ def test_frr_is_given_all_in_one(tmp_path: Path) -> None:
 
 def test_frr_is_asked_one_by_one_where_some_are_not_there(tmp_path: Path) -> None:
     """vtysh stops at the first one that is not there."""
-    body = 'case "$*" in *2.10*) echo "% Can\'t find static route specified"; exit 1;; esac'
+    body = 'case "$*" in *2.10*) echo "% Can\'t find static route specified"; echo line 9; exit 1;; esac'
     Frr(script(tmp_path, body), "", 65001, "l4lb", ROUTES, 1).apply(Level.WITHDRAWN)
     assert [line.count("no network") for line in asked(tmp_path)] == [3, 1, 1, 1]
     failing = Frr(script(tmp_path, "echo '% BGP is already running; AS is 65009'; exit 1"), "", 1, "l4lb", ROUTES, 1)
@@ -116,7 +116,8 @@ def test_gobgp_is_told_of_each(tmp_path: Path) -> None:
         ("bird",),
         ("bird", "192.0.2.10", "--protocol", "vip"),
         ("bird", "--protocol", "vip; disable all"),
-        ("bird", "--protocol", "all", "--drain-protocol", "all"),
+        ("bird", "--protocol", "all"),
+        ("bird", "--protocol", "vip", "--protocol", "v6", "--drain-protocol", "v6"),
         ("bird", "--protocol", "vip", "--med", "5"),
         ("frr", "192.0.2.10"),
         ("frr", "192.0.2.10", "--asn", "0"),
