@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.support import forking
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.routers import ENGINES, Announcing, Router, router_and_node
+from tests.support.systemd import booted
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.external
@@ -135,6 +138,40 @@ def test_what_a_killed_one_leaves_is_withdrawn_by_the_unit(engine: str, tmp_path
             done = at.announcing.withdraw()
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
             at.wait(NOTHING)
+
+
+def unit(at: Scene) -> str:
+    """That of contrib/systemd, which does not start again here what has ended."""
+    text = Path("contrib/systemd/l4lb-announce.service").read_text()
+    program = Path(sys.executable).with_name("l4lb")
+    changes = {
+        r"(Exec\w+)=l4lb (.*)": rf"\1={program} \2",
+        r"(Wants|After)=.*": "",
+        r"\[Service\]": rf"DefaultDependencies=no\n[Service]\nStandardError=append:{at.directory}/announce.log",
+        r'Environment="ANNOUNCE=.*"': f'Environment="ANNOUNCE={" ".join(at.announcing.arguments)} --rise 100ms"',
+        r"Environment=L4LB_ADMIN=.*": f"Environment=L4LB_ADMIN={at.admin}",
+        r"(PrivateTmp|ProtectHome)=.*": r"\1=no",  # the sockets are in /tmp, and a Python of root's home may run here
+        r"Restart=.*": "Restart=no",
+    }
+    for pattern, replacement in changes.items():
+        text, count = re.subn(f"^{pattern}$", replacement, text, flags=re.MULTILINE)
+        assert count, pattern
+    return text
+
+
+def test_under_systemd_what_a_killed_one_leaves_is_withdrawn(tmp_path: Path) -> None:
+    with scene("bird", tmp_path) as at:
+        at.announcing.stop_announcer()
+        at.start_instance()
+        with booted(tmp_path, {"l4lb-announce.service": unit(at)}, "l4lb-announce.service") as systemd:
+            at.wait(at.announcing.normal())
+            systemd.run("systemctl", "kill", "--kill-whom=main", "--signal=SIGKILL", "l4lb-announce.service")
+            at.wait(NOTHING)
+            systemd.run("systemctl", "restart", "l4lb-announce.service")
+            at.wait(at.announcing.normal())
+            systemd.run("systemctl", "stop", "l4lb-announce.service")
+            at.wait(NOTHING)
+            assert "withdrawn: ends" in at.announcing.said
 
 
 def test_exabgp_starts_a_killed_one_again(tmp_path: Path) -> None:
