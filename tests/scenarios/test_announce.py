@@ -201,6 +201,7 @@ def test_a_restart_may_be_borne(tmp_path: Path) -> None:
     with scene("gobgp", tmp_path, "--gone-after", "1h", "--interval", "20ms") as at:
         process = at.start_instance()
         at.wait(at.announcing.normal())
+        at.announcing.wait_said(r"announced\n$")
         before = at.announcing.said
         process.signal(signal.SIGKILL)
         process.wait()
@@ -238,6 +239,7 @@ def test_an_upgrade_withdraws_nothing(tmp_path: Path) -> None:
     with scene("bird", tmp_path) as at:
         process = at.start_instance()
         at.wait(at.announcing.normal())
+        at.announcing.wait_said(r"announced\n$")
         before = at.announcing.said
         at.command("upgrade")
         assert process.wait() == 0
