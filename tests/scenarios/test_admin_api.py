@@ -138,9 +138,12 @@ SCHEMATHESIS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
     "response_headers_conformance,unsupported_method"
 )
+# The 503 of /readyz is no failure of the API. Its lists are given, since a hundred generated names are more than a
+# request line may have, which aiohttp refuses by itself, in plain text.
 NOT_READY = """
-[[operations]]  # its 503 is no failure of the API
+[[operations]]
 include-path = "/readyz"
+parameters = { listener = "web", pool = "web" }
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 """
 
