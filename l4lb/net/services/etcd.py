@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from l4lb.net.files import read_text
 from l4lb.net.services.json_api import Access, ApiError, JsonApi
 
 if TYPE_CHECKING:
     import aiohttp
+
+T = TypeVar("T")
+Op = Mapping[str, Any]  # of a transaction: a comparison, or something to be done
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,20 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
+    """`revision` is that of its last change, `version` how many there were since it was created; `lease` 0: it has
+    none."""
+
     key: str
     value: bytes
-    revision: int = 0  # of its last change
+    revision: int = 0
+    version: int = 0
+    lease: int = 0
 
     @classmethod
     def of(cls, said: Mapping[str, str]) -> KeyValue:
         key = base64.b64decode(said["key"]).decode(errors="replace")
-        return cls(key, base64.b64decode(said.get("value", "")), int(said.get("mod_revision", 0)))
+        numbers = (int(said.get(name, 0)) for name in ("mod_revision", "version", "lease"))
+        return cls(key, base64.b64decode(said.get("value", "")), *numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,63 @@ def prefix_range(prefix: str) -> dict[str, str]:
     last = first.rstrip(b"\xff")
     end = last[:-1] + bytes([last[-1] + 1]) if last else b"\0"
     return {"key": encoded(first), "range_end": encoded(end)}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a transaction did. `succeeded`: its comparisons held. `found` has an item for each operation that was
+    carried out: the keys of a range, none for a put, and for a transaction within it what that did."""
+
+    succeeded: bool
+    revision: int
+    found: Sequence[Sequence[KeyValue] | Done]
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Done:
+        found = [_found(one) for one in said.get("responses", [])]
+        return cls(bool(said.get("succeeded", False)), int(said["header"].get("revision", 0)), found)
+
+
+def _changes(events: Sequence[Mapping[str, Any]]) -> list[Change]:
+    return [Change(KeyValue.of(one["kv"]), one.get("type") == "DELETE") for one in events]
+
+
+def _found(response: Mapping[str, Any]) -> list[KeyValue] | Done:
+    if "response_txn" in response:
+        return Done.of(response["response_txn"])
+    return [KeyValue.of(one) for one in response.get("response_range", {}).get("kvs", [])]
+
+
+# ---- parts of a transaction ----
+
+
+def get_op(key: str) -> Op:
+    return {"request_range": {"key": encoded(key.encode())}}
+
+
+def range_op(prefix: str) -> Op:
+    return {"request_range": prefix_range(prefix)}
+
+
+def put_op(key: str, value: bytes, lease: int = 0) -> Op:
+    return {"request_put": {"key": encoded(key.encode()), "value": encoded(value), "lease": str(lease)}}
+
+
+def delete_op(key: str) -> Op:
+    return {"request_delete_range": {"key": encoded(key.encode())}}
+
+
+def txn_op(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op]) -> Op:
+    return {"request_txn": {"compare": list(compare), "success": list(success), "failure": list(failure)}}
+
+
+def version_is(key: str, version: int) -> Op:
+    """0: there is no such key."""
+    return {"key": encoded(key.encode()), "target": "VERSION", "result": "EQUAL", "version": str(version)}
+
+
+def lease_is(key: str, lease: int) -> Op:
+    return {"key": encoded(key.encode()), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
 
 
 class Etcd:
@@ -81,13 +147,41 @@ class Etcd:
         said = (await self._api.ask("POST", path, body=what)).content
         return self._checked(said)
 
-    async def range(self, prefix: str) -> tuple[list[KeyValue], int]:
-        """All keys with this prefix, in their order, and the revision at which they were read."""
-        said = await self.ask("/v3/kv/range", prefix_range(prefix))
-        try:
-            return [KeyValue.of(one) for one in said.get("kvs", [])], int(said["header"]["revision"])
-        except (KeyError, TypeError, ValueError):
-            raise self._api.failed("not an answer of etcd") from None
+    async def range(self, *prefixes: str) -> tuple[list[KeyValue], int]:
+        """All keys with these prefixes, in their order, and the revision at which they were read."""
+        done = await self.txn([], [range_op(prefix) for prefix in prefixes])
+        return [kv for found in done.found if not isinstance(found, Done) for kv in found], done.revision
+
+    async def get(self, key: str) -> KeyValue | None:
+        """That key alone; None when there is none."""
+        found = (await self.txn([], [get_op(key)])).found[0]
+        return found[0] if isinstance(found, list) and found else None
+
+    async def txn(self, compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> Done:
+        """All of `success` at once when every comparison holds, otherwise all of `failure`. When ApiError says that no
+        answer came, nobody knows whether it was done."""
+        body = {"compare": list(compare), "success": list(success), "failure": list(failure)}
+        return self._taken(await self.ask("/v3/kv/txn", body), Done.of)
+
+    async def put(self, key: str, value: bytes, lease: int = 0) -> None:
+        await self.txn([], [put_op(key, value, lease)])
+
+    async def delete(self, key: str) -> None:
+        """Nothing is done when there is none."""
+        await self.txn([], [delete_op(key)])
+
+    async def grant(self, ttl_s: int) -> int:
+        """A new lease: keys that have it are removed `ttl_s` after it was last kept alive. Its number."""
+        return self._taken(await self.ask("/v3/lease/grant", {"TTL": str(ttl_s)}), lambda said: int(said["ID"]))
+
+    async def keep_alive(self, lease: int) -> bool:
+        """False when it is over already."""
+        said = await self.ask("/v3/lease/keepalive", {"ID": str(lease)})
+        return self._taken(said, lambda said: int(self._checked(said)["result"].get("TTL", 0))) > 0
+
+    async def revoke(self, lease: int) -> None:
+        """End it, and remove the keys that have it. ApiError also when it is over already."""
+        await self.ask("/v3/lease/revoke", {"ID": str(lease)})
 
     async def is_there(self, prefix: str) -> None:
         """ApiError when it is not, or may not be asked for these keys."""
@@ -102,7 +196,14 @@ class Etcd:
                 reason = result.get("cancel_reason") or "its start was compacted"
                 raise self._api.failed(f"the watch was ended: {reason}")
             if events := result.get("events"):
-                yield [Change(KeyValue.of(one["kv"]), one.get("type") == "DELETE") for one in events]
+                yield self._taken(events, _changes)
+
+    def _taken(self, said: Any, take: Callable[[Any], T]) -> T:
+        """What `take` finds in an answer, whose form is not to be trusted."""
+        try:
+            return take(said)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise self._api.failed("not an answer of etcd") from None
 
     def _checked(self, said: Any) -> Mapping[str, Any]:
         error = said.get("error") if isinstance(said, dict) else "not an answer of etcd"

@@ -28,16 +28,19 @@ class News:
     changes: Sequence[Change] = ()
 
 
-async def follow_prefix(access: Access, login: Login, prefix: str) -> AsyncGenerator[News | ApiError, None]:
+async def follow_prefix(
+    access: Access, login: Login, prefix: str, *, only: Sequence[str] = ()
+) -> AsyncGenerator[News | ApiError, None]:
     """Yields after each change, and at least every CONFIRM_S; an ApiError while no server answers. Raises ApiError
-    for certificates that cannot be used."""
+    for certificates that cannot be used. `only`: what follows the prefix in the keys that are wanted."""
+    wanted = tuple(prefix + one for one in only) or (prefix,)
     pause_s = AGAIN_MIN_S
     async with open_session(access) as session:
         for attempt in count():
             server = Etcd(session, access.endpoints[attempt % len(access.endpoints)], access, login)
             try:
                 await server.log_in()
-                async with contextlib.aclosing(_follow(server, prefix)) as news:
+                async with contextlib.aclosing(_follow(server, prefix, wanted)) as news:
                     async for one in news:
                         yield one
                         pause_s = AGAIN_MIN_S
@@ -47,8 +50,8 @@ async def follow_prefix(access: Access, login: Login, prefix: str) -> AsyncGener
             pause_s = min(pause_s * 2, AGAIN_MAX_S)
 
 
-async def _follow(server: Etcd, prefix: str) -> AsyncGenerator[News, None]:
-    kvs, revision = await server.range(prefix)
+async def _follow(server: Etcd, prefix: str, wanted: tuple[str, ...]) -> AsyncGenerator[News, None]:
+    kvs, revision = await server.range(*wanted)
     yield News(all=kvs)
     async with contextlib.aclosing(server.watch(prefix, revision + 1)) as changes:
         waiting = asyncio.ensure_future(anext(changes))
@@ -59,7 +62,7 @@ async def _follow(server: Etcd, prefix: str) -> AsyncGenerator[News, None]:
                     await server.is_there(prefix)
                     yield News()
                     continue
-                found = waiting.result()
+                found = [one for one in waiting.result() if one.kv.key.startswith(wanted)]
                 waiting = asyncio.ensure_future(anext(changes))
                 yield News(changes=found)
         finally:
