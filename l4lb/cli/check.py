@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from l4lb.config import Config
 from l4lb.control.changes.environment import source_problems
+from l4lb.control.fleet.reading import load
 from l4lb.errors import ConfigError
 
 
 @click.command()
 @click.argument("file", type=click.Path())
 def check(file: str) -> None:
-    """Check a configuration and print every error in it. Warnings are what would fail on this host now: names that do
-    not resolve, paths where this user cannot write."""
-    config = Config.load(file)
+    """Check a configuration, a file or that of a fleet (etcd://...), and print every error in it. Warnings are what
+    would fail on this host now: names that do not resolve, paths where this user cannot write."""
+    config = load(file)
     from l4lb.control.changes.in_kernel import kernel_needs
     from l4lb.control.changes.preflight import preflight  # not imported for a broken file
     from l4lb.control.hooks.modules import load_hooks

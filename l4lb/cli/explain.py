@@ -69,9 +69,9 @@ def _no(name: str, kind: str = "listener", known: Mapping[str, Any] | None = Non
 
 def _offline(file: str, name: str, source: str, to: str, said: Said) -> Mapping[str, Any]:
     from l4lb import offline  # imports the whole product
-    from l4lb.config import Config
+    from l4lb.control.fleet.reading import load
 
-    config = Config.load(file)
+    config = load(file)
     try:
         if _of_listener(said) or (name not in config.pools and name in config.listeners):
             if name not in config.listeners:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,13 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
+from l4lb.control.fleet.place import is_url, parse_node
+from l4lb.control.fleet.reading import Origin, place_of
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance, receive_inheritance
 from l4lb.control.process.restart import is_trial
@@ -38,6 +42,19 @@ SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _LOOK_AGAIN_S = 0.05
 
 
+def _origin(file: str | None, node: str | None, flags: Flags) -> Origin | None:
+    """None: the configuration is not that of a fleet."""
+    if file is None or not is_url(file):
+        source = click.get_current_context().get_parameter_source("node")
+        if source is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--node goes with a configuration in etcd (-c etcd://...)")
+        return None
+    try:
+        return Origin(place_of(file), parse_node(node or socket.gethostname()), flags)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--node") from None
+
+
 def _config(file: str | None, flags: Flags) -> Config:
     if file is not None:
         return load(Path(file), flags)
@@ -47,7 +64,10 @@ def _config(file: str | None, flags: Flags) -> Config:
 
 
 @click.command()
-@click.option("-c", "--config", "file", type=click.Path(readable=False), help="Configuration file (TOML).")
+@click.option("-c", "--config", "file", metavar="FILE|URL", help="Configuration: a TOML file, or etcd://HOST/PREFIX.")
+@click.option(
+    "--node", envvar="L4LB_NODE", metavar="NAME", help="This node in its fleet (env L4LB_NODE; the host name)."
+)
 @click.option("--listen", "listen", multiple=True, metavar="ADDR", help="Listen here; may be given again.")
 @click.option("--backend", "backends", multiple=True, metavar="ADDR[,weight=N]", help="A backend; may be given again.")
 @click.option("--policy", metavar="P", help="How a backend is chosen, e.g. least_sessions or maglev.")
@@ -55,21 +75,23 @@ def _config(file: str | None, flags: Flags) -> Config:
 @click.option("--workers", metavar="N", help="Worker threads, or auto.")
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")
 @click.option("--log-level", metavar="L", help="debug, info, warning or error.")
-def serve(file: str | None, **given: object) -> None:
+def serve(file: str | None, node: str | None, **given: object) -> None:
     """Run the load balancer. Flags win over the file. SIGHUP reloads the file, SIGUSR1 opens log files again, SIGUSR2
     upgrades."""
     flags = Flags(**given)  # type: ignore[arg-type]  # click hands over what the options above declare
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: they are for sigwait alone
     channel = _predecessor()
     try:
-        config = _config(file, flags)
+        origin = _origin(file, node, flags)
+        config = origin.load_first() if origin else _config(file, flags)
         if is_trial(FORMAT):
             return
         _set_up_log(config)
         host = Host.of_process(config)
+        host.origin = origin
         host.started = _keep_what_exists
         inheritance = _inherited(channel) if channel else None
-        again = (lambda: load(Path(file), flags)) if file else None
+        again = (lambda: load(Path(file), flags)) if file and not origin else None
         _make_replaceable(host)
         balancer, stop = _start(LoadBalancer(config, load=again, inheritance=inheritance, host=host))
     except (L4lbError, click.ClickException) as error:

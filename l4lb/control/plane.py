@@ -22,6 +22,9 @@ from l4lb.control.changes.names import Names
 from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn, Resolution, Watchers
 from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.discovery.discovery import Discovery
+from l4lb.control.fleet.alone import Alone
+from l4lb.control.fleet.fleet import Fleet
+from l4lb.control.fleet.keys import node_record
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
@@ -46,11 +49,12 @@ from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.sessions.tagging import Tagging
 from l4lb.control.state.events import Events, FromThreads
+from l4lb.control.state.fleet import NodeRecord
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.control.state.tags import SessionTags, TaggedRecords
 from l4lb.control.watching import Watching
-from l4lb.errors import ConfigError, L4lbError, Problem
+from l4lb.errors import ConfigError, L4lbError
 from l4lb.model.changes import Changes
 from l4lb.model.forwarder import Counted, Forwarder
 from l4lb.model.states import Health, ProcessState
@@ -58,12 +62,6 @@ from l4lb.net.output.record_stream import RecordStream
 from l4lb.net.resolving import Lookup, look_up
 
 _POLL_S = 0.02
-
-
-def _load_again(config: Config) -> Config:
-    if not config.file:
-        raise ConfigError([Problem("", "there is no file to reload: this instance was started without one")])
-    return Config.load(config.file)
 
 
 class ControlPlane:
@@ -87,7 +85,6 @@ class ControlPlane:
     ) -> None:
         self.forwarder = forwarder
         self.host = host or Host()
-        self._load = load or (lambda: _load_again(config))
         self.events = Events()
 
         # what is wanted and known at the start
@@ -142,6 +139,12 @@ class ControlPlane:
             self.events,
             self.host.drain_asked,
         )
+
+        # where the configuration is from
+        origin, lease = self.host.origin, self.inheritance.fleet_lease
+        self.fleet: Fleet | Alone = Alone(config, load)
+        if origin is not None:
+            self.fleet = Fleet(origin, self.state, self.events, self.reload, self._describe, lease)
 
         # who asks, and who is told
         self.status = Status(
@@ -202,6 +205,7 @@ class ControlPlane:
         self.lists.start()
         self.banning.start()
         self.watching.start()
+        self.fleet.start()
         self._announce()
         self.host.started()
         self.predecessor.start()
@@ -241,6 +245,9 @@ class ControlPlane:
     def _ejection_changed(self, pool: PoolState) -> None:
         self.reconciler.request(pools=(pool.name,))
 
+    def _describe(self) -> NodeRecord:
+        return node_record(self.state, self.reconciler.version, self.forwarder.stats().sessions_left)
+
     def _announce(self) -> None:
         for name, listener in self.state.listeners.items():
             addresses = " ".join(self.forwarder.addresses(name))
@@ -267,10 +274,9 @@ class ControlPlane:
         """`config`, or None for the file that this was started with, read again: see `Applying.reload`."""
         try:
             with self.supervision.reloading():
-                config = await asyncio.to_thread(self._load) if config is None else config
-                async with self.hooks.configured(await asyncio.to_thread(load_hooks, config)):
-                    async with self.discovery.following(config) as found:
-                        changes = await self.applying.reload(config, found)
+                config = await self.fleet.read() if config is None else config
+                with self.fleet.applying(config):
+                    changes = await self._apply(config)
         except L4lbError as error:
             self.sources.reloads_refused += 1
             for reason in error.problems if isinstance(error, ConfigError) else [error]:
@@ -278,6 +284,11 @@ class ControlPlane:
             raise
         self.sources.reloads_applied += 1
         return changes
+
+    async def _apply(self, config: Config) -> Changes:
+        async with self.hooks.configured(await asyncio.to_thread(load_hooks, config)):
+            async with self.discovery.following(config) as found:
+                return await self.applying.reload(config, found)
 
     def reopen_logs(self) -> None:
         """Open the access log's file again: it may have been renamed. Events say what came of it."""
@@ -313,7 +324,9 @@ class ControlPlane:
         """Let a new process take over, see `Upgrade.upgrade`; its pid. This one leaves the admin API to it."""
         await self.predecessor.all_received()  # what this process is still to get it cannot hand on
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
-            pid = await self.upgrading.upgrade()
+            with self.fleet.quiet():
+                pid = await self.upgrading.upgrade()
+            self.fleet.leave_to_successor()
             self.state.process = ProcessState.DRAINING
         self.supervision.name_successor(pid)
         self.admin.stop_accepting()
@@ -327,6 +340,7 @@ class ControlPlane:
         async with self.applying.one_at_a_time:  # what would change meanwhile would be lost
             kept = await self.restart.keep()
             if kept:
+                self.fleet.leave_to_successor()
                 self.state.process = ProcessState.DRAINING
         return kept
 
@@ -362,6 +376,7 @@ class ControlPlane:
     async def stop(self) -> None:
         """Idempotent. Sessions that are still there are reset; whoever waits in `drain` or `wait_ready` returns."""
         self._stopped = True
+        await self.fleet.stop()
         self.sessions.stop()
         await self.draining.stop()
         await self.watching.stop()

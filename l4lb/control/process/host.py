@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from l4lb.config import Config
+from l4lb.control.fleet.reading import Origin
 from l4lb.errors import ConfigError
 from l4lb.net.privileges import (
     NET_ADMIN,
@@ -55,12 +56,14 @@ class Successor:
 
 @dataclass(slots=True)
 class Host:
-    """`identity` None: the process keeps its user. `drain_asked` is called when the admin API has begun to drain the
-    process, which then has to end; `started` once everything is up, before sessions of another process come."""
+    """`identity` None: the process keeps its user; `origin` None: it belongs to no fleet. `drain_asked` is called when
+    the admin API has begun to drain the process, which then has to end; `started` once everything is up, before
+    sessions of another process come."""
 
     notifier: Notifier = field(default_factory=Notifier)
     identity: Identity | None = None
     successor: Successor = field(default_factory=Successor)
+    origin: Origin | None = None
     drain_asked: Callable[[], None] = lambda: None
     started: Callable[[], None] = lambda: None
 
@@ -101,7 +104,8 @@ class Host:
             return
         name = self.identity.name
         lists = (file.path for listener in config.listeners.values() for file in listener.access.files)
-        for path in (*([config.file] if config.file else []), *lists):
+        files_read = [config.file] if config.file and self.origin is None else []
+        for path in (*files_read, *lists):
             if not os.access(path, os.R_OK, effective_ids=True):
                 yield path, f"user {name} may not read it: reloads and upgrades will fail"
         for path in files:

@@ -50,7 +50,7 @@ class Inheritance:
     """`sockets` to accept on, what forwards in the `kernel`, the `admin` API's socket, runtime changes (`overlay`,
     `drained`, `bans`), what sources have `discovered`, the health of backends, and the `channel` to the process that
     sent all this. `epoch`: how many processes took over from each other before this one; `tcp_format`: how that process
-    describes its TCP sessions, 0 if it keeps them."""
+    describes its TCP sessions, 0 if it keeps them; `fleet_lease`: see `FleetState.lease`."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
@@ -65,6 +65,7 @@ class Inheritance:
     channel: Channel | None = None
     epoch: int = 0
     tcp_format: int = 0
+    fleet_lease: int = 0
 
     def desired(self, config: Config) -> Desired:
         """`config` with what was discovered, the runtime changes that neither contradicts, and the bans that are not
@@ -163,10 +164,10 @@ def send_inheritance(
     admin: AdminSocket | None,
     desired: Desired,
     seen: Observed,
-    sessions: Mapping[str, int],
+    numbers: Mapping[str, int],
 ) -> None:
-    """Send all of it to the process at the other end; `sessions`: its epoch and tcp_format. Blocks. OSError when that
-    process is gone."""
+    """Send all of it to the process at the other end; `numbers` are its epoch, tcp_format and fleet_lease. Blocks.
+    OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if kernel is not None:
@@ -182,7 +183,7 @@ def send_inheritance(
         "discovered": saved_discovered(desired.discovered),
     }
     observed = {"health": seen.health, "names": seen.names, "places": seen.places}
-    channel.send({"kind": "start", **changes, **observed, **sessions})
+    channel.send({"kind": "start", **changes, **observed, **numbers})
 
 
 def send_sessions(
@@ -303,6 +304,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
             found.admin = AdminSocket.imported(fds, message["about"])
         case "start":
             found.epoch, found.tcp_format = int(message.get("epoch", 0)) + 1, int(message.get("tcp_format", 0))
+            found.fleet_lease = int(message.get("fleet_lease", 0))
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
             found.bans = bans.restored(message.get("bans", []))

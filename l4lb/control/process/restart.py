@@ -69,11 +69,10 @@ class Restart:
         handed = self._handed
         store = Store()
         try:
-            formats = {"epoch": handed.forwarder.tcp.epoch, "tcp_format": handed.forwarder.tcp.format}
             seen = observed_by(handed.state, handed.names.answers())
             sockets, kernel = handed.forwarder.export_sockets(), handed.forwarder.export_kernel()
             # The admin API's socket is made anew: its file may be in a directory that ends with the service.
-            send_inheritance(store, sockets, kernel, None, handed.applying.desired, seen, formats)
+            send_inheritance(store, sockets, kernel, None, handed.applying.desired, seen, handed.numbers())
             exported = await export_udp(handed.forwarder)
             try:
                 await self._keep_sessions(store, exported, sessions)

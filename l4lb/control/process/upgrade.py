@@ -69,6 +69,10 @@ class Handed:
         """on_backend_removed by pool."""
         return {name: pool.config.on_backend_removed for name, pool in self.state.pools.items()}
 
+    def numbers(self) -> dict[str, int]:
+        tcp, fleet = self.forwarder.tcp, self.state.fleet
+        return {"epoch": tcp.epoch, "tcp_format": tcp.format, "fleet_lease": fleet.lease if fleet else 0}
+
     def leaving(self, count: int) -> Leaving:
         return Leaving(self.forwarder.tcp, count, self.removed_ways(), self.tags)
 
@@ -139,8 +143,8 @@ class Upgrade:
         admin, desired = self._admin.socket, self._handed.applying.desired
         seen = observed_by(self._state, self._handed.names.answers())
         try:
-            formats = {"epoch": self._forwarder.tcp.epoch, "tcp_format": self._forwarder.tcp.format}
-            await asyncio.to_thread(send_inheritance, channel, sockets, kernel, admin, desired, seen, formats)
+            numbers = self._handed.numbers()
+            await asyncio.to_thread(send_inheritance, channel, sockets, kernel, admin, desired, seen, numbers)
             said, _ = await asyncio.to_thread(channel.receive, timeout_s)
         except TimeoutError:
             raise UpgradeError(f"the new process (pid {process.pid}) was not ready within {timeout_s:g} s") from None

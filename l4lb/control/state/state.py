@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from l4lb.config import Backend, Config, Listener, Pool
+from l4lb.control.state.fleet import FleetState
 from l4lb.control.state.hooked import Hook
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
@@ -156,6 +157,7 @@ class State:
     hooks: tuple[Hook, ...] = ()  # those for single listeners first
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
+    fleet: FleetState | None = None
 
     def is_in_kernel(self, pool: str) -> bool:
         """Whether the kernel forwards for a listener of that pool: its backends' sessions cannot be bounded then."""

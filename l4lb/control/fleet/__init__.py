@@ -1,0 +1,1 @@
+"""Several balancers with one configuration, which is in etcd: see docs/fleet.md."""

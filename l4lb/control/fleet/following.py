@@ -1,0 +1,103 @@
+"""Watches the keys of a fleet, for as long as the process runs. Control loop only.
+
+Whatever etcd does, what was known stays: a key is gone only when etcd, asked again, no longer has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from l4lb.control.fleet.keys import FOLLOWED
+from l4lb.control.fleet.place import Place
+from l4lb.control.state.events import Events
+from l4lb.control.state.fleet import FleetState
+from l4lb.net.services.etcd import KeyValue
+from l4lb.net.services.etcd_watch import News, follow_prefix
+from l4lb.net.services.json_api import ApiError
+
+_AGAIN_S = 5.0
+
+Changed = Mapping[str, KeyValue | None]  # by what follows the prefix; None: it is gone
+Hears = Callable[[Changed], None]
+
+
+class Following:
+    """Calls each of `subscribers` with what has changed, or with all keys when they were read again for the first time
+    or after a break: those that are gone meanwhile are among them as None."""
+
+    def __init__(self, place: Place, state: FleetState, events: Events) -> None:
+        self._place, self._state, self._events = place, state, events
+        self._kvs: dict[str, KeyValue] = {}
+        self.subscribers: list[Hears] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except ApiError as error:  # of certificates, which may be mended
+                self._lost(str(error))
+            except Exception as error:
+                self._lost(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _follow(self) -> None:
+        place = self._place
+        news = follow_prefix(place.access, place.login, place.prefix, only=FOLLOWED)
+        async with contextlib.aclosing(news):
+            async for one in news:
+                if isinstance(one, ApiError):
+                    self._lost(str(one))
+                else:
+                    self._take(one)
+
+    def _take(self, news: News) -> None:
+        if news.all is not None:
+            self._tell(self._compared(news.all))
+        if news.changes:
+            self._tell({self._name(one.kv.key): None if one.gone else one.kv for one in news.changes})
+        self._heard()
+
+    def _compared(self, kvs: Iterable[KeyValue]) -> Changed:
+        """What differs from what was known."""
+        found = {self._name(kv.key): kv for kv in kvs}
+        changed: dict[str, KeyValue | None] = dict.fromkeys(self._kvs.keys() - found.keys())
+        return changed | {key: kv for key, kv in found.items() if self._kvs.get(key) != kv}
+
+    def _name(self, key: str) -> str:
+        return key.removeprefix(self._place.prefix)
+
+    def _tell(self, changed: Changed) -> None:
+        for key, kv in changed.items():
+            if kv is None:
+                self._kvs.pop(key, None)
+            else:
+                self._kvs[key] = kv
+        for hears in self.subscribers if changed else ():
+            hears(changed)
+
+    def _heard(self) -> None:
+        self._state.heard_at = time.time()
+        if self._state.away:
+            self._state.away = ""
+            self._events.emit("fleet_connected", {"prefix": self._place.prefix})
+
+    def _lost(self, reason: str) -> None:
+        """What was known holds."""
+        if reason != self._state.away:
+            fields: dict[str, object] = {"reason": f"{reason}: this node goes on with what it has"}
+            self._events.emit("fleet_disconnected", fields, logging.WARNING)
+        self._state.away = reason
