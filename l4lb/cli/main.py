@@ -38,6 +38,7 @@ COMMANDS = {
     "health": ("addresses.health", "Say by the exit code whether an instance is ready."),
     "announce": ("addresses.announce", "Announce virtual addresses by a routers' daemon."),
     "vrrp-config": ("addresses.vrrp", "Print a keepalived.conf that checks an instance."),
+    "fleet": ("fleet.group", "Look after a fleet: its nodes, its configuration in etcd."),
     "completion": ("completion", "Print the script for completion in a shell."),
 }
 

@@ -120,6 +120,7 @@ class Fleet:
         if document is None:
             self._refuse(self.known.newest, reason)
         else:
+            self.known.refused = ""  # that was about another one
             self._news.set()
 
     # ---- the configuration ----
@@ -185,6 +186,7 @@ class Fleet:
             self._events.emit("fleet_copy_failed", fields, logging.WARNING)
 
     def _refuse(self, generation: int, reason: str) -> None:
-        reason = f"generation {generation}: {reason.splitlines()[0]}" if reason else ""
+        first, *more = reason.splitlines()
+        reason = f"generation {generation}: {first}" + (f" (and {len(more)} more)" if more else "")
         self.known.refused = reason
         self._events.emit("fleet_config_refused", {"generation": generation, "reason": reason}, logging.ERROR)

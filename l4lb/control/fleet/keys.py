@@ -69,6 +69,7 @@ class _Node(_Said):
     version: _Text
     state: _Text
     generation: _Count
+    newest: _Count
     error: _Text
     snapshot_version: _Count
     digests: dict[str, _Text]
@@ -110,6 +111,7 @@ def node_record(state: State, snapshot_version: int, sessions_active: int) -> No
         __version__,
         state.process,
         known.generation,
+        known.newest,
         known.refused,
         snapshot_version,
         {pool.name: pool.table_digest for pool in pools},
@@ -130,6 +132,11 @@ def parse_node_record(name: str, value: bytes) -> NodeRecord:
         raise ValueError(f'node: "{said.node}" below the key of another')
     counts = {pool: BackendCounts(*one) for pool, one in said.backends.items()}
     return NodeRecord(**{**dict(said), "backends": counts})
+
+
+def drain_value(at: float, by: str) -> bytes:
+    """For whoever reads it: that the key is there is what counts."""
+    return _json({"at": at, "by": by})
 
 
 def entry_value(entry: Entry) -> bytes:

@@ -156,8 +156,7 @@ async def _put_own(server: Etcd, key: str, value: bytes, lease: int) -> KeyValue
     inner = done.found[0] if done.found else []
     if done.succeeded or not isinstance(inner, Done) or inner.succeeded:
         return None
-    held = inner.found[0] if inner.found else []
-    return held[0] if isinstance(held, list) and held else KeyValue(key, b"")
+    return inner.kvs[0] if inner.kvs else KeyValue(key, b"")
 
 
 def _who(node: str, kv: KeyValue) -> str:

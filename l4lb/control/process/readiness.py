@@ -28,7 +28,12 @@ EVERYTHING = Scope()
 
 def draining(state: State) -> list[str]:
     """Why clients should go elsewhere, although nothing is broken."""
-    return ["the process is draining"] if state.process is ProcessState.DRAINING else []
+    if state.process is ProcessState.DRAINING:
+        return ["the process is draining"]
+    fleet = state.fleet
+    if fleet is not None and fleet.draining:
+        return [f'node "{fleet.node}" is drained: `l4lb fleet resume {fleet.node}` ends that']
+    return []
 
 
 def failing(state: State, scope: Scope) -> list[str]:

@@ -18,14 +18,15 @@ class BackendCounts(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """What a node says of itself. `generation` is that of the configuration which it goes by, 0 for none of etcd's;
-    `error`: why it does not go by the newest one; `digests` and `backends` are by pool; `started` is in seconds since
-    1970."""
+    `newest` that of the one in etcd, and `error` why it does not go by that. `digests` and `backends` are by pool;
+    `started` is in seconds since 1970."""
 
     node: str
     pid: int
     version: str
     state: str
     generation: int
+    newest: int
     error: str
     snapshot_version: int
     digests: Mapping[str, str]

@@ -81,6 +81,11 @@ class Done:
         found = [_found(one) for one in said.get("responses", [])]
         return cls(bool(said.get("succeeded", False)), int(said["header"].get("revision", 0)), found)
 
+    @property
+    def kvs(self) -> list[KeyValue]:
+        """Of all ranges, in their order."""
+        return [kv for one in self.found if not isinstance(one, Done) for kv in one]
+
 
 def _changes(events: Sequence[Mapping[str, Any]]) -> list[Change]:
     return [Change(KeyValue.of(one["kv"]), one.get("type") == "DELETE") for one in events]
@@ -111,6 +116,11 @@ def delete_op(key: str) -> Op:
     return {"request_delete_range": {"key": encoded(key.encode())}}
 
 
+def delete_up_to(first: str, end: str) -> Op:
+    """The keys from `first` on that come before `end`."""
+    return {"request_delete_range": {"key": encoded(first.encode()), "range_end": encoded(end.encode())}}
+
+
 def txn_op(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op]) -> Op:
     return {"request_txn": {"compare": list(compare), "success": list(success), "failure": list(failure)}}
 
@@ -118,6 +128,11 @@ def txn_op(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op]) 
 def version_is(key: str, version: int) -> Op:
     """0: there is no such key."""
     return {"key": encoded(key.encode()), "target": "VERSION", "result": "EQUAL", "version": str(version)}
+
+
+def revision_is(key: str, revision: int) -> Op:
+    """That of its last change. 0: there is no such key."""
+    return {"key": encoded(key.encode()), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
 
 
 def lease_is(key: str, lease: int) -> Op:
@@ -150,12 +165,17 @@ class Etcd:
     async def range(self, *prefixes: str) -> tuple[list[KeyValue], int]:
         """All keys with these prefixes, in their order, and the revision at which they were read."""
         done = await self.txn([], [range_op(prefix) for prefix in prefixes])
-        return [kv for found in done.found if not isinstance(found, Done) for kv in found], done.revision
+        return done.kvs, done.revision
+
+    async def keys(self, prefix: str) -> list[str]:
+        """The keys alone."""
+        said = await self.ask("/v3/kv/range", {**prefix_range(prefix), "keys_only": True})
+        return self._taken(said, lambda said: [KeyValue.of(one).key for one in said.get("kvs", [])])
 
     async def get(self, key: str) -> KeyValue | None:
         """That key alone; None when there is none."""
-        found = (await self.txn([], [get_op(key)])).found[0]
-        return found[0] if isinstance(found, list) and found else None
+        found = (await self.txn([], [get_op(key)])).kvs
+        return found[0] if found else None
 
     async def txn(self, compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> Done:
         """All of `success` at once when every comparison holds, otherwise all of `failure`. When ApiError says that no

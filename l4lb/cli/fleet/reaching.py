@@ -1,0 +1,71 @@
+"""Shared by the commands for a fleet: where its etcd is, who asks, and how long is waited."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import click
+
+from l4lb.cli.connection import Progress
+from l4lb.control.fleet.place import parse_place
+from l4lb.control.fleet.store import FleetError, Overview, Store, opened
+from l4lb.net.services.json_api import ApiError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+_LOOK_EVERY_S = 0.3
+
+fleet_option = click.option(
+    "--fleet", "url", envvar="L4LB_FLEET", metavar="URL", help="The fleet, etcd://HOST/PREFIX (env L4LB_FLEET)."
+)
+
+
+def asked(url: str | None, call: Callable[[Store], Awaitable[T]]) -> T:
+    """What `call` returns of the fleet at `url`."""
+    if not url:
+        raise click.UsageError("give the fleet: --fleet etcd://HOST:2379/PREFIX, or L4LB_FLEET in the environment")
+    try:
+        place = parse_place(url)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fleet") from None
+
+    async def ask() -> T:
+        async with opened(place) as store:
+            return await call(store)
+
+    try:
+        return asyncio.run(ask())
+    except ApiError as error:
+        raise FleetError(f"{place.url}: etcd does not answer: {error}") from None
+
+
+def this_user() -> str:
+    """Who is named in the history."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
+
+
+async def waited(store: Store, judge: Callable[[Overview], str], timeout_s: float) -> str:
+    """Look at the fleet until `judge` says nothing more, or time is over; what it said last. Shows that meanwhile. An
+    etcd that is away for a moment is waited for, too."""
+    progress, deadline = Progress(), time.monotonic() + timeout_s
+    try:
+        while True:
+            try:
+                said = judge(await store.overview())
+            except ApiError as error:
+                said = f"etcd does not answer: {error}"
+            if not said or time.monotonic() > deadline:
+                return said
+            progress.say(said)
+            await asyncio.sleep(_LOOK_EVERY_S)
+    finally:
+        progress.end()
