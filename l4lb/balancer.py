@@ -13,7 +13,7 @@ from l4lb.config import Config
 from l4lb.control.hooking import Hooking
 from l4lb.control.process.host import Host
 from l4lb.control.process.inheritance import Inheritance
-from l4lb.control.reporting import shapes
+from l4lb.control.reporting import part_shapes, shapes
 from l4lb.control.sessions.sessions import SessionQuery
 from l4lb.control.state.feed import AsyncEventIterator, EventIterator, Feed, selection
 from l4lb.engine.making import native_forwarder
@@ -128,6 +128,11 @@ class LoadBalancer(Hooking):
         """The answer of ``GET /v1/status``."""
         return self.run(self._status())
 
+    def fleet(self) -> part_shapes.Fleet:
+        """The answer of ``GET /v1/fleet``: all nodes, as this one knows them. Raises `l4lb.errors.ChangeError`
+        (`not_found`) when this process belongs to no fleet."""
+        return self.run(self._fleet())
+
     def listener_addresses(self, name: str) -> list[str]:
         """The addresses on which listener `name` listens, with real port numbers; none while it drains. Raises
         `l4lb.errors.UnknownNameError`."""
@@ -205,6 +210,9 @@ class LoadBalancer(Hooking):
     async def _status(self) -> shapes.Status:
         return self.plane.status.status()
 
+    async def _fleet(self) -> part_shapes.Fleet:
+        return self.plane.status.fleet()
+
     # ---- the same under asyncio ----
 
     async def adrain(self, timeout: float | None = None) -> bool:
@@ -269,6 +277,10 @@ class LoadBalancer(Hooking):
     async def astatus(self) -> shapes.Status:
         """See `status`."""
         return await self.arun(self._status())
+
+    async def afleet(self) -> part_shapes.Fleet:
+        """See `fleet`."""
+        return await self.arun(self._fleet())
 
 
 def _no_config(given: object) -> UsageError:

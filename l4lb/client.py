@@ -24,7 +24,7 @@ from l4lb.remote import RemoteBans, RemoteListener, RemotePool, answers, drain, 
 from l4lb.remote.following import Following
 
 if TYPE_CHECKING:  # only names of types: they are made with pydantic, which takes long to import
-    from l4lb.control.reporting import shapes
+    from l4lb.control.reporting import part_shapes, shapes
 
 _POLL_S = 0.05
 UPGRADED_WITHIN_S = 90.0  # the new process has 60 s to start
@@ -79,6 +79,11 @@ class Client:
     def status(self) -> shapes.Status:
         """The answer of ``GET /v1/status``."""
         return cast("shapes.Status", self.ask("GET", "/v1/status"))
+
+    def fleet(self) -> part_shapes.Fleet:
+        """The answer of ``GET /v1/fleet``: all nodes, as this one knows them. Raises `l4lb.errors.AdminError`
+        (`not_found`) when the process belongs to no fleet."""
+        return cast("part_shapes.Fleet", self.ask("GET", "/v1/fleet"))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -253,6 +258,10 @@ class Client:
     async def astatus(self) -> shapes.Status:
         """See `status`."""
         return await asyncio.to_thread(self.status)
+
+    async def afleet(self) -> part_shapes.Fleet:
+        """See `fleet`."""
+        return await asyncio.to_thread(self.fleet)
 
     async def aexplain(self, pool: str, source: str, to: str = "") -> shapes.Explanation:
         """See `explain`."""

@@ -41,6 +41,15 @@ def usage_text(usage: Mapping[str, Any] | None) -> str:
     return f"CPU {100 * usage['cpu_ratio']:.0f} %, memory {size_text(usage['memory_bytes'])}"
 
 
+def fleet_text(known: Mapping[str, Any] | None) -> str:
+    """Which node of which fleet it is, and what is wrong there; empty for a process that belongs to none."""
+    if known is None:
+        return ""
+    drains = ", drained by an operator" if known["draining"] else ""
+    error = f": {known['error']}" if known["error"] else ""
+    return f"node {known['node']} of {known['prefix']}, generation {known['generation']}{drains}{error}"
+
+
 def _check_text(check: Mapping[str, Any] | None) -> str:
     if check is None:
         return ""
@@ -174,6 +183,8 @@ def _print_all(console: Console, answer: Mapping[str, Any]) -> None:
     head = f"l4lb {answer['version']}, {state}, process {answer['pid']}, up {answer['uptime_s']:.0f} s"
     counted = f"snapshot {answer['snapshot_version']}, {answer['sessions_active']} sessions"
     console.print(", ".join(filter(None, [head, counted, usage_text(answer["usage"])])), markup=False)
+    if said := fleet_text(answer.get("fleet")):
+        console.print(said, markup=False)
     console.print(_listener_table(answer["listeners"]))
     for one in answer["pools"]:
         console.print(pool_table(one))

@@ -20,7 +20,7 @@ from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
 from l4lb.control.process.readiness import Scope
-from l4lb.control.reporting import shapes
+from l4lb.control.reporting import part_shapes, shapes
 from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.events import RECENT
 
@@ -134,6 +134,10 @@ async def _config(api: Api, call: Call) -> shapes.ConfigShape:
     return api.status.config()
 
 
+async def _fleet(api: Api, call: Call) -> part_shapes.Fleet:
+    return api.status.fleet()
+
+
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
         raise Refusal(409, f"{READERS_MAX} streams are open already", closes=True)
@@ -203,6 +207,8 @@ ROUTES = (
     Route("POST", "/v1/upgrade", "Let a new process take over; this one drains and exits", changes.upgrade,
           shapes.Upgraded, refuses=(409,)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
+    Route("GET", "/v1/fleet", "All nodes of the fleet, as this one knows them", _fleet, part_shapes.Fleet,
+          refuses=(404,)),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some and learn how many",
           _events, media="text/event-stream", query=EventsQuery, refuses=(409,)),
     Route("GET", "/metrics", "All counts, for Prometheus; OpenMetrics by Accept", _metrics, media="text/plain",

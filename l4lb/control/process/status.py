@@ -16,6 +16,7 @@ from l4lb.control.reporting import kernel_shapes, part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
+from l4lb.control.state.fleet import FleetState, NodeRecord
 from l4lb.control.state.hooked import Hook, hook_of
 from l4lb.control.state.state import (
     AgentState,
@@ -26,6 +27,7 @@ from l4lb.control.state.state import (
     PoolState,
     State,
 )
+from l4lb.errors import ChangeError
 from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
 from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic, WorkerStats
@@ -232,6 +234,36 @@ def _usage(usage: Usage | None) -> shapes.Usage | None:
     }
 
 
+def _fleet_part(known: FleetState) -> part_shapes.FleetPart:
+    return {
+        "node": known.node,
+        "prefix": known.prefix,
+        "generation": known.generation,
+        "newest": known.newest,
+        "connected": known.connected,
+        "error": known.error,
+        "draining": known.draining,
+    }
+
+
+def _fleet_node(node: NodeRecord) -> part_shapes.FleetNode:
+    return {
+        "node": node.node,
+        "pid": node.pid,
+        "version": node.version,
+        "state": node.state,
+        "generation": node.generation,
+        "newest": node.newest,
+        "error": node.error,
+        "snapshot_version": node.snapshot_version,
+        "digests": dict(node.digests),
+        "sessions_active": node.sessions_active,
+        "backends": {pool: {"usable": one.usable, "total": one.total} for pool, one in node.backends.items()},
+        "started": node.started,
+        "draining": node.draining,
+    }
+
+
 class Status:
     """Builds every answer from the current state and the forwarder's current counters."""
 
@@ -273,6 +305,7 @@ class Status:
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "bans": self._state.bans,
+            "fleet": None if self._state.fleet is None else _fleet_part(self._state.fleet),
             "listeners": self.listeners(stats),
             "pools": self.pools(stats),
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
@@ -320,6 +353,14 @@ class Status:
 
     def config(self) -> shapes.ConfigShape:
         return masked(self._state.config)
+
+    def fleet(self) -> part_shapes.Fleet:
+        """All nodes, as this one knows them. ChangeError for a process that belongs to no fleet."""
+        known = self._state.fleet
+        if known is None:
+            raise ChangeError("not_found", "this process belongs to no fleet: its configuration is not from etcd")
+        nodes = [_fleet_node(node) for _, node in sorted(known.nodes.items())]
+        return {**_fleet_part(known), "heard_at": known.heard_at, "nodes": nodes, "broken": dict(known.broken)}
 
     def line(self) -> str:
         """The whole status in one line."""

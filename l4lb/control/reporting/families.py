@@ -12,6 +12,7 @@ from prometheus_client.utils import floatToGoString
 
 from l4lb.control.reporting.gathered import Gathered
 from l4lb.control.reporting.usage import Usage
+from l4lb.control.state.fleet import FleetState
 from l4lb.model.states import CloseReason, ConnectFailure, PathError, Shortage
 from l4lb.model.stats import Histogram, Traffic
 from l4lb.version import __version__
@@ -71,6 +72,8 @@ def families(gathered: Gathered) -> Iterator[Metric]:
     yield from _of_checks(gathered)
     yield from _of_discovery(gathered)
     yield from _of_process(gathered)
+    if gathered.fleet is not None:
+        yield from _of_fleet(gathered.fleet, gathered.at)
     if gathered.usage is not None:
         yield from _of_usage(gathered.usage)
 
@@ -296,6 +299,17 @@ def _of_discovery(gathered: Gathered) -> Iterator[Metric]:
     )
     yield _counter("l4lb_discovery_changes", "Times that backends changed by what the source said", labels,
                    ((place, one.changes) for place, one in known))  # fmt: skip
+
+
+def _of_fleet(known: FleetState, now: float) -> Iterator[Metric]:
+    """Not in the contract."""
+    heard = [] if known.heard_at is None else [((), now - known.heard_at)]
+    yield _gauge("l4lb_fleet_nodes", "Nodes of the fleet that are alive", (), [((), len(known.nodes))])
+    yield _gauge("l4lb_fleet_generation", "Generation of the configuration in use", (), [((), known.generation)])
+    yield _gauge("l4lb_fleet_newest_generation", "That of the configuration in etcd", (), [((), known.newest)])
+    yield _gauge("l4lb_fleet_connected", "1 while etcd answers", (), [((), known.connected)])
+    yield _gauge("l4lb_fleet_contact_age_seconds", "Time since etcd last answered", (), heard)
+    yield _gauge("l4lb_fleet_draining", "1 while an operator drains this node", (), [((), known.draining)])
 
 
 def _of_process(gathered: Gathered) -> Iterator[Metric]:

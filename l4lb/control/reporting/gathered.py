@@ -13,6 +13,7 @@ from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
+from l4lb.control.state.fleet import FleetState
 from l4lb.control.state.state import BackendState, DiscoveryState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.hooks import CloseCounts
@@ -56,6 +57,7 @@ class Gathered:
     access_log: Counts
     hook_records: CloseCounts | None = None
     usage: Usage | None = None
+    fleet: FleetState | None = None
     at: float = field(default_factory=time.time)
 
 
@@ -128,6 +130,7 @@ class Sources:
             self.access_log.counts,
             self.closing.counts,
             self.usage.read(),
+            replace(state.fleet, nodes=dict(state.fleet.nodes)) if state.fleet is not None else None,
         )
 
     def _backends(self, stats: Stats) -> list[BackendGathered]:

@@ -46,3 +46,56 @@ class Hook(TypedDict):
     deadline_s: float
     on_error: Literal["accept", "reject"]
     sessions: dict[HookResult, int]
+
+
+@_EXACT
+class FleetPart(TypedDict):
+    """This node in its fleet. `generation` is that of the configuration which it goes by, 0 for none of etcd's, and
+    `newest` that of the one in etcd; `error`: what is wrong, be it with that or with etcd. `draining`: an operator
+    drains this node."""
+
+    node: str
+    prefix: str
+    generation: int
+    newest: int
+    connected: bool
+    error: str
+    draining: bool
+
+
+@_EXACT
+class Usable(TypedDict):
+    """Backends of a pool: how many can be used, of how many."""
+
+    usable: int
+    total: int
+
+
+@_EXACT
+class FleetNode(TypedDict):
+    """What a node says of itself. `error`: why it does not go by the newest configuration; `digests` and `backends` are
+    by pool; `started` is in seconds since 1970."""
+
+    node: str
+    pid: int
+    version: str
+    state: str
+    generation: int
+    newest: int
+    error: str
+    snapshot_version: int
+    digests: dict[str, str]
+    sessions_active: int
+    backends: dict[str, Usable]
+    started: float
+    draining: bool
+
+
+@_EXACT
+class Fleet(FleetPart):
+    """`nodes` are those that are alive, as this node knows them; `heard_at`: when etcd last answered, null if it never
+    did; `broken` says by key what cannot be read of what is in etcd."""
+
+    heard_at: float | None
+    nodes: list[FleetNode]
+    broken: dict[str, str]

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
 from l4lb.control.reporting.kernel_shapes import InKernel, Traffic
-from l4lb.control.reporting.part_shapes import Discovery, Histogram, Hook
+from l4lb.control.reporting.part_shapes import Discovery, FleetPart, Histogram, Hook
 from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
@@ -297,7 +297,7 @@ class Usage(TypedDict):
 @_EXACT
 class Status(TypedDict):
     """The whole process. `connect_time` covers successful connects since the start; `usage` is null when no file
-    descriptor was left to read it; `bans` is their number."""
+    descriptor was left to read it; `bans` is their number; `fleet` is null for a process that belongs to none."""
 
     pid: int
     version: str
@@ -312,6 +312,7 @@ class Status(TypedDict):
     health_lag_s: float
     health_checks_skipped: int
     bans: int
+    fleet: FleetPart | None
     listeners: list[Listener]
     pools: list[Pool]
     workers: list[Worker]
