@@ -141,10 +141,10 @@ class ControlPlane:
         )
 
         # where the configuration is from
-        origin, lease = self.host.origin, self.inheritance.fleet_lease
+        origin, before = self.host.origin, self.inheritance.fleet
         self.fleet: Fleet | Alone = Alone(config, load)
         if origin is not None:
-            self.fleet = Fleet(origin, self.state, self.events, self.reload, self._describe, lease)
+            self.fleet = Fleet(origin, self.state, self.events, self.reload, self._describe, before)
 
         # who asks, and who is told
         self.status = Status(

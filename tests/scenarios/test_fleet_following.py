@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import stat
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from l4lb.control.fleet import fleet, following
 from l4lb.control.fleet.place import parse_place
 from l4lb.control.fleet.reading import Origin
 from l4lb.errors import ConfigError
 from tests.support.etcd import Etcd, etcd
 from tests.support.fleet import BACKENDS, PREFIX, config_text, node, nodes, put_config, url
+from tests.support.peers import echo, serving
 from tests.support.waiting import wait_until
 
 A, B, C = *BACKENDS, "127.0.0.1:3"
@@ -194,3 +197,72 @@ def test_a_node_whose_key_was_removed_registers_again() -> None:
             assert "pid" in both[1].known.broken["nodes/x"]
         with node(server, "c") as third:
             third.wait_alive("c")
+
+
+def test_a_configuration_that_a_host_cannot_have_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_AGAIN_S", 0.2)
+    with etcd() as server, contextlib.ExitStack() as stack:
+        put_config(server, config_text())
+        other = stack.enter_context(serving(echo))
+        with node(server, "a") as one:
+            put_config(server, config_text().replace("127.0.0.1:0", other.address))
+            assert wait_until(lambda: one.known.refused.startswith("generation 2: ")), one.known
+            assert one.known.generation == 1
+            stack.close()
+            one.wait_for(2)
+            assert one.balancer.listeners["web"].addresses == [other.address]
+
+
+def test_an_etcd_that_is_full_is_reported_and_the_fleet_goes_on() -> None:
+    """Without room etcd takes no key that is put, but leases, watches and removals go on."""
+    with etcd(quota_bytes=1 << 20) as server:
+        put_config(server, config_text())
+        with nodes(server, "a", "b") as both:
+            with contextlib.suppress(AssertionError):
+                for number in range(40):
+                    server.put(f"/filling/{number}", "x" * 100_000)
+            assert "NOSPACE" in server.ctl("alarm", "list")
+            both[0].balancer.pools["web"][A].maint()  # there is something to say
+            assert wait_until(lambda: "database space exceeded" in both[0].known.error), both[0].known
+            assert both[0].known.connected
+            both[1].wait_alive("a", "b")
+            assert both[1].known.error == ""
+            server.ctl("del", "--prefix", "/filling/")
+            found = re.search(r'"revision":(\d+)', server.ctl("get", "/x", "-w", "json"))
+            assert found is not None
+            server.ctl("compact", found[1])
+            server.ctl("defrag")
+            server.ctl("alarm", "disarm")
+            assert wait_until(lambda: both[0].known.error == "")
+            assert wait_until(lambda: both[1].known.nodes["a"].backends["web"].usable == 1)
+
+
+def test_nothing_waits_for_an_etcd_that_hangs() -> None:
+    with etcd() as server:
+        put_config(server, config_text())
+        with node(server, "a", timeout="10s") as one:
+            one.wait_alive("a")
+            server.signal(signal.SIGSTOP)
+            try:
+                for weight in range(2, 10):
+                    one.balancer.pools["web"][A].set(weight=weight)
+                assert one.balancer.status()["fleet"] is not None
+            finally:
+                one.balancer.close()
+                server.signal(signal.SIGCONT)
+
+
+def test_what_others_write_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "NODES_MAX", 50)
+    monkeypatch.setattr(following, "KEYS_MAX", 100)
+    with etcd() as server:
+        put_config(server, config_text())
+        with node(server, "a") as one:
+            one.wait_alive("a")
+            server.put_many({f"{PREFIX}/nodes/n{number}": "{" for number in range(200)})
+            assert wait_until(lambda: len(one.known.broken) == 49)
+            assert len(one.balancer.plane.fleet.following.kvs) <= 100  # type: ignore[union-attr]
+            server.ctl("del", "--prefix", f"{PREFIX}/nodes/n")
+            assert wait_until(lambda: not one.known.broken)
+            put_config(server, config_text(C))
+            one.wait_for(2)

@@ -142,6 +142,37 @@ def test_a_drained_node_says_so_to_routers(tmp_path: Path) -> None:
             assert wait_until(lambda: ready(one)[0] == 200)
 
 
+def test_an_upgrade_keeps_the_drain_and_a_failed_one_the_registration(tmp_path: Path) -> None:
+    """At the upgrade etcd is away: the new process starts with the copy, and is told what the old one knew."""
+    with etcd() as server:
+        put_config(server, config_text())
+        copy = tmp_path / "copy"
+        with serving(server, "a", tmp_path, cache=copy, timeout="500ms") as one:
+            made = created(server, "a")
+            assert forking.run("fleet", "drain", "a", "--fleet", url(server)).returncode == 0
+            assert wait_until(lambda: ready(one)[0] == 503)
+            assert wait_until(copy.exists)
+            kept = copy.read_text()
+            server.stop()
+            copy.write_text("broken")
+            one.process.signal(signal.SIGUSR2)
+            one.process.wait_for("upgrade failed reason=.*the copy on this host")
+            copy.write_text(kept)
+            one.process.signal(signal.SIGUSR2)
+            pid = int(one.process.wait_for(r" upgraded pid=(\d+)")[1])
+            assert one.process.wait() == 0
+            assert ready(one)[0] == 503
+            server.start()
+            assert wait_until(lambda: (record(one, "a") or {"pid": 0})["pid"] == pid)
+            assert created(server, "a") == made
+            server.stop()
+            server.start()
+            server.ctl("del", f"{PREFIX}/drain/a")
+            assert wait_until(lambda: ready(one)[0] == 200)
+            signal_to(pid, signal.SIGTERM, url(server))
+            assert wait_until(lambda: server.ctl("get", f"{PREFIX}/nodes/a") == "")
+
+
 def test_with_a_password_over_tls(tmp_path: Path) -> None:
     tls = certificate(tmp_path, "localhost")
     password = tmp_path / "password"

@@ -16,10 +16,12 @@ from tests.support.servers import Program, directory_for
 
 class Etcd:
     """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client. `tls`: a certificate of
-    localhost and its key, which with `mutual` clients have to show too."""
+    localhost and its key, which with `mutual` clients have to show too. `quota_bytes` 0: etcd's default."""
 
-    def __init__(self, directory: Path, tls: tuple[str, str] | None = None, *, mutual: bool = False) -> None:
-        self._directory, self._tls, self._mutual = directory, tls, mutual
+    def __init__(
+        self, directory: Path, tls: tuple[str, str] | None = None, *, mutual: bool = False, quota_bytes: int = 0
+    ) -> None:
+        self._directory, self._tls, self._mutual, self._quota_bytes = directory, tls, mutual, quota_bytes
         self.port, self._peers = free_port(), free_port()
         self.endpoint = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
         self.login = ""
@@ -34,7 +36,7 @@ class Etcd:
             require("etcd"), "--name=one", f"--data-dir={self._directory}/data", "--logger=zap",
             f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}",
             f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}",
-            *tls,
+            *tls, f"--quota-backend-bytes={self._quota_bytes}",
         ]  # fmt: skip
         self._server = Program(command, self._directory, self.port)
         self._server.wait_for(lambda: answers(self.port))
@@ -71,9 +73,9 @@ def _base64(text: str) -> str:
 
 
 @contextlib.contextmanager
-def etcd(tls: tuple[str, str] | None = None, *, mutual: bool = False) -> Iterator[Etcd]:
+def etcd(tls: tuple[str, str] | None = None, *, mutual: bool = False, quota_bytes: int = 0) -> Iterator[Etcd]:
     with directory_for("etcd") as directory:
-        server = Etcd(directory, tls, mutual=mutual)
+        server = Etcd(directory, tls, mutual=mutual, quota_bytes=quota_bytes)
         server.start()
         try:
             yield server

@@ -16,7 +16,7 @@ from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, parse_docume
 from l4lb.control.fleet.member import Member
 from l4lb.control.fleet.reading import Origin, read_document, write_cache
 from l4lb.control.state.events import Events
-from l4lb.control.state.fleet import FleetState, NodeRecord
+from l4lb.control.state.fleet import Before, FleetState, NodeRecord
 from l4lb.control.state.state import State
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.states import ProcessState
@@ -24,11 +24,12 @@ from l4lb.net.services.etcd import KeyValue
 from l4lb.net.services.json_api import ApiError
 
 NODES_MAX = 1000  # that are remembered
+_AGAIN_S = 30.0
 
 
 class Fleet:
     """`reload` makes the process read its configuration again, by `read`. `describe` says what is known of this node.
-    `lease` is that of the process before this one, if there was one."""
+    `before` is what the process before this one had, if there was one."""
 
     def __init__(
         self,
@@ -37,15 +38,17 @@ class Fleet:
         events: Events,
         reload: Callable[[], Awaitable[object]],
         describe: Callable[[], NodeRecord],
-        lease: int = 0,
+        before: Before,
     ) -> None:
         first = origin.first or Document("", 0)
-        self.known = state.fleet = FleetState(origin.node, origin.place.prefix, first.generation, lease=lease)
-        self.known.refused = origin.refused
+        self.known = state.fleet = FleetState(origin.node, origin.place.prefix, first.generation)
+        self.known.refused, self.known.lease = origin.refused, before.lease
+        self.known.draining = before.draining if origin.draining is None else origin.draining
         self._origin, self._state, self._events, self._reload = origin, state, events, reload
         self._holds: Document = first
         self._newest: Document | None = None
         self._copied: Document | None = None
+        self._may_hold_later = False
         self._read: dict[int, Document] = {}  # by the id of the configuration that was made of it
         self._news = asyncio.Event()
         self.following = Following(origin.place, self.known, events)
@@ -85,8 +88,7 @@ class Fleet:
                 self._hear_config(kv)
             elif key.startswith(NODES):
                 self._hear_node(key, kv)
-            elif key == DRAIN + self.known.node:
-                self._hear_drain(kv)
+        self._set_draining(DRAIN + self.known.node in self.following.kvs)
 
     def _hear_node(self, key: str, kv: KeyValue | None) -> None:
         name, nodes, broken = key.removeprefix(NODES), self.known.nodes, self.known.broken
@@ -102,10 +104,10 @@ class Fleet:
                 nodes.pop(name, None)
                 broken[key] = str(error)
 
-    def _hear_drain(self, kv: KeyValue | None) -> None:
-        if self.known.draining != (kv is not None):
-            self.known.draining = kv is not None
-            event = "fleet_node_drains" if kv is not None else "fleet_node_resumes"
+    def _set_draining(self, draining: bool) -> None:
+        if self.known.draining != draining:
+            self.known.draining = draining
+            event = "fleet_node_drains" if draining else "fleet_node_resumes"
             self._events.emit(event, {"node": self.known.node})
 
     def _hear_config(self, kv: KeyValue | None) -> None:
@@ -128,15 +130,26 @@ class Fleet:
     async def _work(self) -> None:
         """Makes the newest configuration hold, and keeps a copy of what holds."""
         while True:
-            newest = self._newest
-            if newest is not None and newest.text == self._holds.text:
-                self._held(newest)
-            elif newest is not None and self._state.process is ProcessState.RUNNING:
-                with contextlib.suppress(L4lbError):  # `refused` has it, and an event
-                    await self._reload()
+            await self._apply_newest()
             await self._copy()
-            await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if self._may_hold_later else None):
+                    await self._news.wait()
             self._news.clear()
+
+    async def _apply_newest(self) -> None:
+        newest = self._newest
+        if newest is None or self._state.process is not ProcessState.RUNNING:
+            return
+        try:
+            if newest.text == self._holds.text:
+                self._held(newest)
+            else:
+                await self._reload()
+        except L4lbError:
+            pass  # `refused` has it, and an event
+        except Exception as error:  # such as a MemoryError
+            self._refuse(newest.generation, f"{type(error).__name__}: {error}", later=True)
 
     async def read(self) -> Config:
         """The newest configuration. ConfigError when there is none that can be used."""
@@ -165,14 +178,14 @@ class Fleet:
         try:
             yield
         except L4lbError as error:
-            self._refuse(document.generation, str(error))
+            self._refuse(document.generation, str(error), later=True)
             raise
         self._held(document)
         self._news.set()
 
     def _held(self, document: Document) -> None:
         self._holds = document
-        self.known.generation, self.known.refused = document.generation, ""
+        self.known.generation, self.known.refused, self._may_hold_later = document.generation, "", False
 
     async def _copy(self) -> None:
         document, place = self._holds, self._origin.place
@@ -185,7 +198,9 @@ class Fleet:
             fields: dict[str, object] = {"path": place.cache, "reason": error.strerror or str(error)}
             self._events.emit("fleet_copy_failed", fields, logging.WARNING)
 
-    def _refuse(self, generation: int, reason: str) -> None:
+    def _refuse(self, generation: int, reason: str, *, later: bool = False) -> None:
+        """`later`: the reason is this host's, such as a port in use, so the same configuration may do later."""
+        self._may_hold_later = later
         first, *more = reason.splitlines()
         reason = f"generation {generation}: {first}" + (f" (and {len(more)} more)" if more else "")
         self.known.refused = reason

@@ -19,6 +19,7 @@ from l4lb.net.services.etcd import KeyValue
 from l4lb.net.services.etcd_watch import News, follow_prefix
 from l4lb.net.services.json_api import ApiError
 
+KEYS_MAX = 20_000  # that are remembered
 _AGAIN_S = 5.0
 
 Changed = Mapping[str, KeyValue | None]  # by what follows the prefix; None: it is gone
@@ -26,13 +27,14 @@ Hears = Callable[[Changed], None]
 
 
 class Following:
-    """Calls each of `subscribers` with what has changed, or with all keys when they were read again for the first time
-    or after a break: those that are gone meanwhile are among them as None."""
+    """`kvs` are the keys that there are, by what follows the prefix. Calls each of `subscribers` with what has changed,
+    and whenever all were read again, at the start and after a break, even if nothing has."""
 
     def __init__(self, place: Place, state: FleetState, events: Events) -> None:
         self._place, self._state, self._events = place, state, events
-        self._kvs: dict[str, KeyValue] = {}
+        self.kvs: dict[str, KeyValue] = {}
         self.subscribers: list[Hears] = []
+        self._reported = False  # that etcd is away: once, whatever each of its servers says
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -74,8 +76,8 @@ class Following:
     def _compared(self, kvs: Iterable[KeyValue]) -> Changed:
         """What differs from what was known."""
         found = {self._name(kv.key): kv for kv in kvs}
-        changed: dict[str, KeyValue | None] = dict.fromkeys(self._kvs.keys() - found.keys())
-        return changed | {key: kv for key, kv in found.items() if self._kvs.get(key) != kv}
+        changed: dict[str, KeyValue | None] = dict.fromkeys(self.kvs.keys() - found.keys())
+        return changed | {key: kv for key, kv in found.items() if self.kvs.get(key) != kv}
 
     def _name(self, key: str) -> str:
         return key.removeprefix(self._place.prefix)
@@ -83,21 +85,21 @@ class Following:
     def _tell(self, changed: Changed) -> None:
         for key, kv in changed.items():
             if kv is None:
-                self._kvs.pop(key, None)
-            else:
-                self._kvs[key] = kv
-        for hears in self.subscribers if changed else ():
+                self.kvs.pop(key, None)
+            elif key in self.kvs or len(self.kvs) < KEYS_MAX:
+                self.kvs[key] = kv
+        for hears in self.subscribers:
             hears(changed)
 
     def _heard(self) -> None:
         self._state.heard_at = time.time()
         if self._state.away:
-            self._state.away = ""
+            self._state.away, self._reported = "", False
             self._events.emit("fleet_connected", {"prefix": self._place.prefix})
 
     def _lost(self, reason: str) -> None:
         """What was known holds."""
-        if reason != self._state.away:
+        if not self._reported:
             fields: dict[str, object] = {"reason": f"{reason}: this node goes on with what it has"}
             self._events.emit("fleet_disconnected", fields, logging.WARNING)
-        self._state.away = reason
+        self._state.away, self._reported = reason, True

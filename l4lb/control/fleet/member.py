@@ -55,9 +55,11 @@ class Member:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Remove the key, unless another process has it now, or etcd does not answer at once: then its lease ends."""
+        """Remove the key, unless another process has it, now or still, or etcd does not answer at once: then its lease
+        ends."""
+        started = self._task is not None
         await self._end_task()
-        if self._state.lease and not self._handed_over:
+        if started and self._state.lease and not self._handed_over:
             with contextlib.suppress(ApiError, TimeoutError):
                 async with asyncio.timeout(_LEAVE_WITHIN_S):
                     await self.servers.ask(lambda server: server.revoke(self._state.lease))
@@ -95,6 +97,8 @@ class Member:
                 await self._look()
             except ApiError as error:
                 self._failed(str(error))
+            except Exception as error:  # such as a MemoryError: the next look may succeed
+                self._failed(f"{type(error).__name__}: {error}")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _look(self) -> None:

@@ -39,6 +39,12 @@ class Place:
         """How messages call the configuration."""
         return f"{self.url}/config"
 
+    @property
+    def files(self) -> list[str]:
+        """Those that are read each time that etcd is asked."""
+        access = self.access
+        return [path for path in (self.login.password_file, access.ca_file, access.cert_file, access.key_file) if path]
+
 
 def is_url(text: str) -> bool:
     return text.partition("://")[0].lower() in SCHEMES and "://" in text

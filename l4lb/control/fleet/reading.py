@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from l4lb.config import Config, Flags, loads
-from l4lb.control.fleet.keys import CONFIG, Document, parse_document
+from l4lb.control.fleet.keys import CONFIG, DRAIN, Document, parse_document
 from l4lb.control.fleet.place import Place, is_url, parse_place
 from l4lb.errors import ConfigError, Problem
 from l4lb.net.files import read_text, replace_file
@@ -25,13 +25,14 @@ _HEAD = "# l4lb: generation "
 @dataclass(slots=True)
 class Origin:
     """Where this node's configuration comes from, and who the node is. `first` is what it starts with, and `refused`
-    why that is not what etcd has."""
+    why that is not what etcd has; `draining`: whether an operator drains the node, None if etcd did not say."""
 
     place: Place
     node: str
     flags: Flags | None = None
     first: Document | None = None
     refused: str = ""
+    draining: bool | None = None
 
     def parse(self, document: Document) -> Config:
         """ConfigError with every problem."""
@@ -41,7 +42,7 @@ class Origin:
         """For the start. Blocks, for not much longer than the timeout of the place. ConfigError when there is no
         configuration that can be used."""
         try:
-            document = asyncio.run(fetch(self.place))
+            document, self.draining = asyncio.run(_fetch(self.place, self.node))
             config = self.parse(document)
         except ConfigError as error:
             if not self.place.cache:
@@ -77,14 +78,16 @@ def load(file: str) -> Config:
     return Origin(replace(place_of(file), cache=""), node="").load_first()
 
 
-async def fetch(place: Place) -> Document:
-    """The configuration as etcd has it, asked until the timeout is over. ConfigError, which names the place."""
+async def _fetch(place: Place, node: str) -> tuple[Document, bool]:
+    """The configuration as etcd has it, asked until the timeout is over, and whether the node is drained. ConfigError,
+    which names the place."""
     servers = EtcdServers(place.access, place.login)
     deadline = time.monotonic() + place.access.timeout_s
     try:
         while True:
             try:
-                return await servers.ask(lambda server: read_document(server, place))
+                drained = await servers.ask(lambda server: server.get(place.prefix + DRAIN + node))
+                return await servers.ask(lambda server: read_document(server, place)), drained is not None
             except ApiError as error:
                 if time.monotonic() + _AGAIN_S > deadline:
                     raise ConfigError([Problem("", f"cannot be read: {error}", place.config_name)]) from None

@@ -104,10 +104,13 @@ class Host:
             return
         name = self.identity.name
         lists = (file.path for listener in config.listeners.values() for file in listener.access.files)
-        files_read = [config.file] if config.file and self.origin is None else []
-        for path in (*files_read, *lists):
+        own = self.origin.place.files if self.origin is not None else [config.file] if config.file else []
+        for path in (*own, *lists):
             if not os.access(path, os.R_OK, effective_ids=True):
                 yield path, f"user {name} may not read it: reloads and upgrades will fail"
+        cache = self.origin.place.cache if self.origin is not None else ""
+        if cache and not may_write(Path(cache).parent):
+            yield cache, f"user {name} may not write there: no copy of the configuration is kept"
         for path in files:
             if not may_write(Path(path).parent):
                 yield path, f"user {name} may not remove files there: it stays when this process ends"

@@ -26,6 +26,7 @@ from l4lb.control.state.desired import (
     saved,
     saved_discovered,
 )
+from l4lb.control.state.fleet import Before
 from l4lb.control.state.state import BackendState, State, first_health, initial_state, located_at
 from l4lb.control.state.tags import checked
 from l4lb.model.address import SocketAddress
@@ -50,7 +51,7 @@ class Inheritance:
     """`sockets` to accept on, what forwards in the `kernel`, the `admin` API's socket, runtime changes (`overlay`,
     `drained`, `bans`), what sources have `discovered`, the health of backends, and the `channel` to the process that
     sent all this. `epoch`: how many processes took over from each other before this one; `tcp_format`: how that process
-    describes its TCP sessions, 0 if it keeps them; `fleet_lease`: see `FleetState.lease`."""
+    describes its TCP sessions, 0 if it keeps them."""
 
     overlay: Overlay = field(default_factory=dict)
     drained: Drained = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Inheritance:
     channel: Channel | None = None
     epoch: int = 0
     tcp_format: int = 0
-    fleet_lease: int = 0
+    fleet: Before = field(default_factory=Before)
 
     def desired(self, config: Config) -> Desired:
         """`config` with what was discovered, the runtime changes that neither contradicts, and the bans that are not
@@ -166,8 +167,8 @@ def send_inheritance(
     seen: Observed,
     numbers: Mapping[str, int],
 ) -> None:
-    """Send all of it to the process at the other end; `numbers` are its epoch, tcp_format and fleet_lease. Blocks.
-    OSError when that process is gone."""
+    """Send all of it to the process at the other end; `numbers` are its epoch, tcp_format and what it has to say of its
+    fleet. Blocks. OSError when that process is gone."""
     for one in sockets:
         channel.send({"kind": "sockets", "place": _encoded_place(one.place), "about": dict(one.about)}, one.fds)
     if kernel is not None:
@@ -304,7 +305,7 @@ def _take(found: Inheritance, message: Message, fds: list[int]) -> None:
             found.admin = AdminSocket.imported(fds, message["about"])
         case "start":
             found.epoch, found.tcp_format = int(message.get("epoch", 0)) + 1, int(message.get("tcp_format", 0))
-            found.fleet_lease = int(message.get("fleet_lease", 0))
+            found.fleet = Before(int(message.get("fleet_lease", 0)), bool(message.get("fleet_draining", 0)))
             found.overlay = restored(message["overlay"])
             found.drained = restored_drained(message.get("drained", {}))
             found.bans = bans.restored(message.get("bans", []))

@@ -71,7 +71,8 @@ class Handed:
 
     def numbers(self) -> dict[str, int]:
         tcp, fleet = self.forwarder.tcp, self.state.fleet
-        return {"epoch": tcp.epoch, "tcp_format": tcp.format, "fleet_lease": fleet.lease if fleet else 0}
+        of_fleet = {"fleet_lease": fleet.lease, "fleet_draining": int(fleet.draining)} if fleet else {}
+        return {"epoch": tcp.epoch, "tcp_format": tcp.format, **of_fleet}
 
     def leaving(self, count: int) -> Leaving:
         return Leaving(self.forwarder.tcp, count, self.removed_ways(), self.tags)

@@ -36,6 +36,13 @@ class NodeRecord:
     draining: bool
 
 
+class Before(NamedTuple):
+    """What a process hands to the one that takes over: see `FleetState`."""
+
+    lease: int = 0
+    draining: bool = False
+
+
 @dataclass(slots=True)
 class FleetState:
     """`generation` is that of the configuration which holds here, `newest` that of the one in etcd (0: there is none).
@@ -65,4 +72,9 @@ class FleetState:
 
     @property
     def error(self) -> str:
-        return "; ".join(filter(None, (self.refused, self.away or self.unregistered)))
+        """What is wrong, for a person."""
+        away = self.away
+        if away and self.heard_at is not None:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.heard_at))
+            away = f"etcd has not answered since {since} UTC: {away}"
+        return "; ".join(filter(None, (self.refused, away or self.unregistered)))
