@@ -170,7 +170,7 @@ def test_a_node_is_drained_until_it_resumes(file: Path) -> None:
                 assert client.recv(100) == b"before"
                 code, _, err = run(server, "drain", "a", "--wait", "--timeout", "1s")
                 assert code == 1
-                assert "l4lb: node a: 1 sessions left, after 1 s" in err
+                assert "l4lb: node a: 1 session left, after 1 s" in err
                 assert wait_until(lambda: first.plane.status.readiness())
                 assert first.plane.status.readiness() == ['node "a" is drained: `l4lb fleet resume a` ends that']
                 assert both[1].balancer.plane.status.readiness() == []

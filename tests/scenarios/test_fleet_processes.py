@@ -179,16 +179,22 @@ def test_with_a_password_over_tls(tmp_path: Path) -> None:
     password.write_text("secret\n")
     with etcd(tls) as server:
         put_config(server, config_text())
-        server.ctl("user", "add", "root:secret")
-        server.ctl("user", "grant-role", "root", "root")
-        server.ctl("auth", "enable")
-        server.login = "root:secret"
-        options = {"ca_file": tls[0], "user": "root", "password_file": password}
+        for command in (
+            "user add root:other", "user grant-role root root", "role add l4lb",
+            f"role grant-permission l4lb --prefix=true readwrite {PREFIX}/",
+            "user add l4lb:secret", "user grant-role l4lb l4lb", "auth enable",
+        ):  # fmt: skip
+            server.ctl(*command.split())
+        server.login = "root:other"
+        options = {"ca_file": tls[0], "user": "l4lb", "password_file": password}
         with serving(server, "a", tmp_path, **options) as one:
             put_config(server, config_text(C))
             assert wait_until(lambda: one.known["generation"] == 2)
             assert wait_until(lambda: not forking.run("fleet", "status", "--fleet", url(server, **options)).returncode)
             assert "secret" not in one.process.log + str(one.status)
+            one.process.signal(signal.SIGTERM)
+            assert one.process.wait() == 0
+            assert server.ctl("get", f"{PREFIX}/nodes/a") == ""
         refused = forking.run("check", url(server, ca_file=tls[0]))
         assert refused.returncode == 2
         assert "user name is empty" in refused.stderr

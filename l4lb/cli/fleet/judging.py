@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from l4lb.cli.connection import sessions
 from l4lb.control.fleet.store import FleetError, Overview
 from l4lb.control.state.fleet import NodeRecord
 
@@ -41,9 +42,11 @@ def problems(found: Overview) -> Iterator[str]:
 
 
 def not_yet(found: Overview, generation: int) -> str:
-    """Which nodes do not go by that generation, or a later one, yet. FleetError when one never will."""
-    late = {name: node for name, node in sorted(found.nodes.items()) if node.generation < generation}
-    late = {name: node for name, node in late.items() if node.state != "draining"}
+    """Which nodes do not go by that generation, or a later one, yet; those that are about to end do not count.
+    FleetError when one never will."""
+    done = range(generation, max(generation, found.generation) + 1)  # not those from before etcd lost its data
+    nodes = [(name, node) for name, node in sorted(found.nodes.items()) if node.state != "draining"]
+    late = {name: node for name, node in nodes if node.generation not in done}
     for name, node in late.items():
         if node.newest >= generation and node.error:
             raise FleetError(f"node {name} does not go by generation {generation}: {node.error}")
@@ -57,4 +60,4 @@ def not_drained(found: Overview, name: str) -> str:
         raise FleetError(f"node {name} is no longer alive")
     if not node.draining:
         return f"node {name} has not noticed yet"
-    return f"node {name}: {node.sessions_active} sessions left" if node.sessions_active else ""
+    return f"node {name}: {sessions(node.sessions_active)} left" if node.sessions_active else ""
