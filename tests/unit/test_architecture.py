@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/kernel-internals.md"]
+DOCUMENTS = {"ARCHITECTURE.md": 20, "CONTRIBUTING.md": 20, "docs/kernel-internals.md": 20, "docs/fleet.md": 10}
 NAME = re.compile(r"`((?:[\w-]+/)*[\w-]+\.(?:py|pyx|pxd))(?::(\w+))?`")
 ROOTS = {"pxd": Path("l4lb/_dataplane"), "py": Path("l4lb"), "pyx": Path("l4lb")}
 
@@ -26,7 +26,7 @@ def named(document: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_named_file_and_function_is_there(document: str) -> None:
     found = named(document)
-    assert len(found) >= 20
+    assert len(found) >= DOCUMENTS[document]
     for place, function in found:
         path = path_of(place)
         assert path.exists() or len(list(Path("l4lb").rglob(place))) == 1, f"{document}: {place}"
