@@ -34,10 +34,12 @@ _NO_BPFFS = "no file system for it is mounted: mount -t bpf bpf /sys/fs/bpf"
 
 
 def directory_for(file: str) -> Path | None:
-    """That of the l4lb with this configuration, in this network namespace. None: no bpffs is mounted."""
+    """That of the l4lb with this configuration, a file or a URL, in this network namespace. None: no bpffs is
+    mounted."""
     found = mounted()
     namespace = os.stat("/proc/self/ns/net").st_ino
-    key = sha256(f"{os.path.realpath(file)}\0{namespace}".encode()).hexdigest()[:16]
+    where = file if "://" in file else os.path.realpath(file)
+    key = sha256(f"{where}\0{namespace}".encode()).hexdigest()[:16]
     return found / f"l4lb-{key}" if found is not None else None
 
 

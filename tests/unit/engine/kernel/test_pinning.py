@@ -20,6 +20,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 if TYPE_CHECKING:
     from l4lb.engine.kernel.generation import Generation
 
+from l4lb.engine.kernel import pinning
 from l4lb.engine.kernel.pinning import Keeping, Pins
 from l4lb.model.snapshot import KernelTerms
 from tests.support.frames import ACK, TCP
@@ -222,3 +223,14 @@ def test_a_program_that_cannot_be_had(number: int, is_short: bool) -> None:
     keeping = Keeping(cast("Pins", Pinned()))
     with pytest.raises(OSError, match="Too many open files") if is_short else contextlib.nullcontext():
         keeping.begin(cast("Generation", Unloadable()), None, ())
+
+
+def test_a_url_is_the_same_wherever_the_process_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "mounted", lambda: tmp_path)
+    found = []
+    for directory in (tmp_path, Path("/")):
+        monkeypatch.chdir(directory)
+        found.append((pinning.directory_for("etcd://host/l4lb/config"), pinning.directory_for("lb.toml")))
+    (url, file), (url_elsewhere, other_file) = found
+    assert url == url_elsewhere
+    assert file != other_file
