@@ -24,7 +24,6 @@ from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.discovery.discovery import Discovery
 from l4lb.control.fleet.alone import Alone
 from l4lb.control.fleet.fleet import Fleet
-from l4lb.control.fleet.keys import node_record
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
@@ -49,7 +48,6 @@ from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.sessions.tagging import Tagging
 from l4lb.control.state.events import Events, FromThreads
-from l4lb.control.state.fleet import NodeRecord
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
 from l4lb.control.state.tags import SessionTags, TaggedRecords
@@ -144,7 +142,7 @@ class ControlPlane:
         origin, before = self.host.origin, self.inheritance.fleet
         self.fleet: Fleet | Alone = Alone(config, load)
         if origin is not None:
-            self.fleet = Fleet(origin, self.state, self.events, self.reload, self._describe, before)
+            self.fleet = Fleet(origin, self.state, self.events, self.reload, self.reconciler, forwarder, before)
 
         # who asks, and who is told
         self.status = Status(
@@ -244,9 +242,6 @@ class ControlPlane:
 
     def _ejection_changed(self, pool: PoolState) -> None:
         self.reconciler.request(pools=(pool.name,))
-
-    def _describe(self) -> NodeRecord:
-        return node_record(self.state, self.reconciler.version, self.forwarder.stats().sessions_left)
 
     def _announce(self) -> None:
         for name, listener in self.state.listeners.items():

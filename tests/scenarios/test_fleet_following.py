@@ -115,7 +115,7 @@ def test_what_was_put_while_etcd_was_away_for_a_node_holds_afterwards() -> None:
             assert wait_until(lambda: "no answer within 0.5 s" in one.known.error), one.known
             assert one.backends == [A, B]
             server.signal(signal.SIGCONT)
-            assert wait_until(lambda: one.known.connected)
+            assert wait_until(lambda: one.known.error == "")
             server.stop()
             server.start()
             put_config(server, config_text(C))

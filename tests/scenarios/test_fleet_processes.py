@@ -14,7 +14,7 @@ import pytest
 from l4lb import AdminError, Client
 from tests.support import forking
 from tests.support.etcd import Etcd, etcd
-from tests.support.fleet import BACKENDS, PREFIX, Served, config_text, put_config, serving, url
+from tests.support.fleet import BACKENDS, PREFIX, Served, config_text, created, put_config, serving, url
 from tests.support.programs import run, signal_to
 from tests.support.servers import certificate
 from tests.support.waiting import wait_until
@@ -111,13 +111,6 @@ def test_an_upgrade_keeps_the_registration(tmp_path: Path) -> None:
             assert created(server, "a") == made, "the key never went"
             signal_to(pid, signal.SIGTERM, url(server))
             assert wait_until(lambda: record(other, "a") is None)
-
-
-def created(server: Etcd, name: str) -> str:
-    """At which revision the node's key was made."""
-    found = re.search(r'"create_revision":(\d+)', server.ctl("get", f"{PREFIX}/nodes/{name}", "-w", "json"))
-    assert found is not None
-    return found[1]
 
 
 def record(one: Served, name: str) -> Any:

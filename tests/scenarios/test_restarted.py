@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import fleet
 from tests.support.datagrams import UdpClient, serving_udp
+from tests.support.etcd import etcd
 from tests.support.peers import connect, echo, read_exactly, read_until_end, serving
 from tests.support.programs import free_port
 from tests.support.systemd import Systemd, booted
@@ -226,6 +228,21 @@ def test_what_is_not_kept_drains(tmp_path: Path) -> None:
             service.systemd.run("systemctl", "stop", "l4lb.service")
             assert read_until_end(sock) == (b"", True)
         assert "sessions kept" not in service.log
+
+
+def test_a_node_of_a_fleet_stays_registered(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("l4lb")
+    with etcd() as server:
+        fleet.put_config(server, fleet.config_text())
+        start = f"{program} serve -c {fleet.url(server)} --node a"
+        with serving_by_systemd(tmp_path, ExecStart=start) as service:
+            assert wait_until(lambda: fleet.created(server, "a"))
+            made = fleet.created(server, "a")
+            service.restart()
+            pid = service.pid
+            assert wait_until(lambda: f'"pid":{pid},' in server.ctl("get", f"{fleet.PREFIX}/nodes/a"))
+            assert fleet.created(server, "a") == made
+            assert service.log.count("sessions kept") == 1
 
 
 def test_a_unit_that_keeps_nothing(tmp_path: Path) -> None:

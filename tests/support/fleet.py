@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,12 @@ def url(server: Etcd, **options: object) -> str:
 
 def put_config(server: Etcd, text: str) -> None:
     server.put(f"{PREFIX}/config", text)
+
+
+def created(server: Etcd, name: str) -> str:
+    """At which revision the node's key was made: it stays until the key goes. Empty when there is none."""
+    found = re.search(r'"create_revision":(\d+)', server.ctl("get", f"{PREFIX}/nodes/{name}", "-w", "json"))
+    return found[1] if found else ""
 
 
 @dataclass

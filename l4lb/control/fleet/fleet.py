@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from l4lb.config import Config
 from l4lb.control.fleet.following import Changed, Following
-from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, parse_document, parse_node_record
+from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, node_record, parse_document, parse_node_record
 from l4lb.control.fleet.member import Member
 from l4lb.control.fleet.reading import Origin, read_document, write_cache
+from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.events import Events
-from l4lb.control.state.fleet import Before, FleetState, NodeRecord
+from l4lb.control.state.fleet import Before, FleetState
 from l4lb.control.state.state import State
 from l4lb.errors import ConfigError, L4lbError, Problem
+from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
 from l4lb.net.services.etcd import KeyValue
 from l4lb.net.services.json_api import ApiError
@@ -28,8 +30,8 @@ _AGAIN_S = 30.0
 
 
 class Fleet:
-    """`reload` makes the process read its configuration again, by `read`. `describe` says what is known of this node.
-    `before` is what the process before this one had, if there was one."""
+    """`reload` makes the process read its configuration again, by `read`. What the node says of itself is known to
+    `state`, `reconciler` and `forwarder`. `before` is what the process before this one had, if there was one."""
 
     def __init__(
         self,
@@ -37,7 +39,8 @@ class Fleet:
         state: State,
         events: Events,
         reload: Callable[[], Awaitable[object]],
-        describe: Callable[[], NodeRecord],
+        reconciler: Reconciler,
+        forwarder: Counting,
         before: Before,
     ) -> None:
         first = origin.first or Document("", 0)
@@ -53,7 +56,12 @@ class Fleet:
         self._news = asyncio.Event()
         self.following = Following(origin.place, self.known, events)
         self.following.subscribers.append(self._hear)
-        self.member = Member(origin.place, self.known, events, describe)
+        self.member = Member(
+            origin.place,
+            self.known,
+            events,
+            lambda: node_record(state, reconciler.version, forwarder.stats().sessions_left),
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,7 +105,7 @@ class Fleet:
         broken.pop(key, None)
         if kv is None:
             nodes.pop(name, None)
-        elif name in nodes or len(nodes) + len(broken) < NODES_MAX:
+        elif name in nodes or name == self.known.node or len(nodes) + len(broken) < NODES_MAX:
             try:
                 nodes[name] = parse_node_record(name, kv.value)
             except ValueError as error:

@@ -30,6 +30,7 @@ from l4lb.net.services.json_api import ApiError
 NODE_TTL_S = 10
 _LOOK_EVERY_S = 1.0
 _SESSIONS_EVERY_S = 5.0  # a number of sessions alone is not worth a write each second
+_SEEN_WITHIN_S = 3.0  # what was written is seen by this node's own watch, or it was removed again
 _LEAVE_WITHIN_S = 1.0
 
 
@@ -104,8 +105,8 @@ class Member:
     async def _look(self) -> None:
         await self._keep_lease()
         record = self._describe()
-        if not self._quiet and self._is_news(record):
-            await self._write(record)
+        if not self._quiet and (not self._is_news(record) or await self._write(record)):
+            self._succeeded()
 
     async def _keep_lease(self) -> None:
         lease, now = self._state.lease, time.monotonic()
@@ -117,22 +118,25 @@ class Member:
         self._kept_at = now
 
     def _is_news(self, record: NodeRecord) -> bool:
-        written = self._written
-        if written is None or time.monotonic() - self._written_at > _SESSIONS_EVERY_S:
+        written, age_s = self._written, time.monotonic() - self._written_at
+        lost = self._state.connected and self._state.node not in self._state.nodes and age_s > _SEEN_WITHIN_S
+        if written is None or lost:
+            return True
+        if age_s > _SESSIONS_EVERY_S:
             return record != written
         return replace(record, sessions_active=written.sessions_active) != written
 
-    async def _write(self, record: NodeRecord) -> None:
+    async def _write(self, record: NodeRecord) -> bool:
+        """False when another process has the key."""
         lease, value = self._state.lease, node_value(record)
         holder = await self.servers.ask(lambda server: _put_own(server, self._key, value, lease))
         if holder is not None:
             name = self._state.node
-            return self._failed(
-                f'the name "{name}" is in use by {_who(name, holder)}: give one of the two another --node'
-            )
-        self._succeeded()
+            advice = "give one of the two another --node"
+            self._failed(f'the name "{name}" is in use by {_who(name, holder)}: {advice}')
+            return False
         self._written, self._written_at = record, time.monotonic()
-        return None
+        return True
 
     def _failed(self, reason: str) -> None:
         """Reported once a process of this name that crashed would be forgotten, and this one is."""
