@@ -35,6 +35,8 @@ SIGNALS = (
 ENVIRONMENT = (
     ("L4LB_ADMIN", "Address of the admin API, for commands that ask a running instance."),
     ("L4LB_TOKEN_FILE", "File with its token."),
+    ("L4LB_FLEET", "URL of the fleet, for l4lb-fleet(1)."),
+    ("L4LB_NODE", "Name of this node in its fleet, for l4lb-serve(1)."),
     ("RUNTIME_DIRECTORY", "Where the admin API's socket is by default, as systemd sets it."),
     ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by the service manager: sd_notify(3)."),
     ("LISTEN_FDS, LISTEN_FDNAMES", 'Sockets that it passed, for bind = "fd:NAME": sd_listen_fds(3).'),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,7 @@ def test_a_node_that_cannot_go_by_it_is_named(file: Path) -> None:
             ]
             assert len(found["problems"]) == 2
             assert ok(server, "config", "rollback", "--wait").endswith("goes by generation 3\n")
-            assert run(server, "status")[0] == 0
+            assert wait_until(lambda: run(server, "status")[0] == 0)
 
 
 def test_the_history_ends_after_a_hundred_and_has_what_others_put(file: Path) -> None:
@@ -194,7 +196,7 @@ def test_what_differs_between_nodes_is_named() -> None:
     with etcd() as server:
         put_config(server, config_text())
         with nodes(server, "a", "b", "c") as three:
-            assert run(server, "status")[0] == 0
+            assert wait_until(lambda: run(server, "status")[0] == 0)
             three[1].balancer.pools["web"][A].maint()
             assert wait_until(lambda: said(server)["problems"] == ["pool web: the tables of a, c and b differ"])
             code, out, _ = run(server, "status")
@@ -205,6 +207,39 @@ def test_what_differs_between_nodes_is_named() -> None:
             found = said(server)
             assert any(line.startswith("key nodes/x: ") for line in found["problems"])
             assert found["drained_absent"] == ["gone"]
+
+
+def test_what_is_no_text_is_replaced(file: Path) -> None:
+    with etcd() as server:
+        put_config(server, config_text())
+        with node(server, "a") as one:
+            server.ctl("put", f"{PREFIX}/config", "\udcff")
+            assert wait_until(lambda: one.known.refused == "generation 2: not UTF-8 (byte 0)"), one.known
+            assert put(server, file, config_text(C), "--wait")[0] == 0
+            assert one.backends == [C]
+            assert ok(server, "config", "show", "2") == "\ufffd"
+
+
+def completed(where: str, words: str) -> list[str]:
+    """As bash would ask."""
+    count = str(len(words.split(" ")) - 1)
+    more = {"L4LB_FLEET": where, "_L4LB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+    command = [sys.executable, "-m", "l4lb"]
+    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    return [line.removeprefix("plain,") for line in done.stdout.split()]
+
+
+def test_a_shell_completes_the_names_of_nodes() -> None:
+    with etcd() as server:
+        put_config(server, config_text())
+        with nodes(server, "lb1", "lb2", "other"):
+            where = url(server)  # which has a second to answer
+            assert wait_until(lambda: completed(where, "l4lb fleet drain ") == ["lb1", "lb2", "other"])
+            assert wait_until(lambda: completed(where, "l4lb fleet resume lb") == ["lb1", "lb2"])
+            server.stop()
+            assert completed(url(server), "l4lb fleet drain ") == []
+    assert completed("nonsense", "l4lb fleet drain ") == []
 
 
 def test_without_etcd_and_with_a_wrong_url() -> None:

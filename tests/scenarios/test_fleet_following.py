@@ -150,6 +150,9 @@ def test_a_start_without_etcd_goes_by_the_copy(tmp_path: Path) -> None:
         with node(server, "a", cache=cache, timeout="500ms") as one:
             assert one.backends == [A, C]
             assert (one.known.generation, one.known.connected) == (2, False)
+            (used,) = one.of("fleet_copy_used")
+            assert used["path"] == str(cache)
+            assert "cannot be read" in str(used["reason"])
             server.start()
             assert wait_until(lambda: one.known.connected and not one.known.refused)
             put_config(server, config_text(C))

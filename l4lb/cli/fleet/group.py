@@ -13,7 +13,7 @@ from rich.text import Text
 from l4lb.cli.connection import as_json, console, duration_option
 from l4lb.cli.fleet.config import config
 from l4lb.cli.fleet.judging import behind, differing, not_drained, problems
-from l4lb.cli.fleet.reaching import asked, fleet_option, this_user, waited
+from l4lb.cli.fleet.reaching import asked, fleet_option, live_nodes, this_user, waited
 from l4lb.control.fleet.store import FleetError, Overview, Store
 from l4lb.control.state.fleet import BackendCounts
 
@@ -44,7 +44,7 @@ def status(as_json: bool, url: str | None) -> int:
 
 
 @fleet.command()
-@click.argument("node")
+@click.argument("node", shell_complete=live_nodes)
 @click.option("--wait", is_flag=True, help="Wait until the node has no session left; exit with 1 when it still has.")
 @duration_option("--timeout", "How long --wait waits.", "10m")
 @fleet_option
@@ -62,7 +62,7 @@ def drain(node: str, wait: bool, timeout: float, url: str | None) -> None:
 
 
 @fleet.command()
-@click.argument("node")
+@click.argument("node", shell_complete=live_nodes)
 @fleet_option
 def resume(node: str, url: str | None) -> None:
     """End the drain of NODE."""

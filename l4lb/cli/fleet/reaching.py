@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 import click
 
 from l4lb.cli.connection import Progress
-from l4lb.control.fleet.place import parse_place
+from l4lb.control.fleet.place import Place, parse_place
 from l4lb.control.fleet.store import FleetError, Overview, Store, opened
+from l4lb.errors import L4lbError
 from l4lb.net.services.json_api import ApiError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _LOOK_EVERY_S = 0.3
+_COMPLETED_WITHIN_S = 1.0
 
 fleet_option = click.option(
     "--fleet", "url", envvar="L4LB_FLEET", metavar="URL", help="The fleet, etcd://HOST/PREFIX (env L4LB_FLEET)."
@@ -34,14 +36,28 @@ def asked(url: str | None, call: Callable[[Store], Awaitable[T]]) -> T:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fleet") from None
 
-    async def ask() -> T:
-        async with opened(place) as store:
-            return await call(store)
-
     try:
-        return asyncio.run(ask())
+        return asyncio.run(_ask(place, call))
     except ApiError as error:
-        raise FleetError(f"{place.url}: etcd does not answer: {error}") from None
+        raise FleetError(f"{place.url}: {_said_by_etcd(error)}") from None
+
+
+async def _ask(place: Place, call: Callable[[Store], Awaitable[T]], timeout_s: float | None = None) -> T:
+    async with asyncio.timeout(timeout_s), opened(place) as store:
+        return await call(store)
+
+
+def live_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion. A fleet that does not answer at once completes nothing."""
+    try:
+        found = asyncio.run(_ask(parse_place(ctx.params.get("url") or ""), Store.overview, _COMPLETED_WITHIN_S))
+    except (ApiError, L4lbError, OSError, ValueError):
+        return []
+    return [name for name in sorted(found.nodes) if name.startswith(incomplete)]
+
+
+def _said_by_etcd(error: ApiError) -> str:
+    return f"etcd refuses that: {error}" if error.status else f"etcd does not answer: {error}"
 
 
 def this_user() -> str:
@@ -62,7 +78,7 @@ async def waited(store: Store, judge: Callable[[Overview], str], timeout_s: floa
             try:
                 said = judge(await store.overview())
             except ApiError as error:
-                said = f"etcd does not answer: {error}"
+                said = _said_by_etcd(error)
             if not said or time.monotonic() > deadline:
                 return said
             progress.say(said)

@@ -65,6 +65,9 @@ class Fleet:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        if self._origin.refused:
+            fields: dict[str, object] = {"path": self._origin.place.cache, "reason": self._origin.refused}
+            self._events.emit("fleet_copy_used", fields, logging.WARNING)
         self.following.start()
         self.member.start()
         self._task = asyncio.create_task(self._work())

@@ -17,7 +17,6 @@ from l4lb.control.fleet.keys import (
     drain_value,
     entry_value,
     history_key,
-    parse_document,
     parse_entry,
     parse_node_record,
 )
@@ -91,11 +90,9 @@ class Store:
     # ---- the configuration ----
 
     async def current(self) -> Document | None:
+        """One that is no UTF-8 can be replaced, too."""
         kv = await self._servers.ask(lambda server: server.get(self._key(CONFIG)))
-        try:
-            return None if kv is None else parse_document(kv)
-        except ValueError as error:
-            raise FleetError(f"{self._place.config_name}: {error}") from None
+        return None if kv is None else Document(kv.value.decode(errors="replace"), kv.version, kv.revision)
 
     async def entries(self) -> list[Entry]:
         """The history, the newest first, without what others wrote there."""
