@@ -64,7 +64,10 @@ def _config(file: str | None, flags: Flags) -> Config:
 
 
 @click.command()
-@click.option("-c", "--config", "file", metavar="FILE|URL", help="Configuration: a TOML file, or etcd://HOST/PREFIX.")
+@click.option(
+    "-c", "--config", "file", type=click.Path(readable=False), metavar="FILE|URL",
+    help="Configuration: a TOML file, or that of a fleet (etcd://HOST/PREFIX).",
+)  # fmt: skip
 @click.option(
     "--node", envvar="L4LB_NODE", metavar="NAME", help="This node in its fleet (env L4LB_NODE; the host name)."
 )

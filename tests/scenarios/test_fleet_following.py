@@ -17,6 +17,7 @@ from l4lb.errors import ConfigError
 from tests.support.etcd import Etcd, etcd
 from tests.support.fleet import BACKENDS, PREFIX, config_text, node, nodes, put_config, url
 from tests.support.peers import echo, serving
+from tests.support.programs import free_port
 from tests.support.waiting import wait_until
 
 A, B, C = *BACKENDS, "127.0.0.1:3"
@@ -121,6 +122,21 @@ def test_what_was_put_while_etcd_was_away_for_a_node_holds_afterwards() -> None:
             put_config(server, config_text(C))
             one.wait_for(2)
             assert one.backends == [C]
+
+
+def test_the_next_server_is_asked_when_one_is_away() -> None:
+    with etcd() as server:
+        put_config(server, config_text())
+        where = f"etcd://127.0.0.1:{free_port()},127.0.0.1:{server.port}{PREFIX}"
+        with node(server, "a", where=where) as one:
+            one.wait_alive("a")
+            put_config(server, config_text(C))
+            one.wait_for(2)
+            server.stop()
+            assert wait_until(lambda: not one.known.connected)
+            server.start()
+            assert wait_until(lambda: one.known.error == "")
+            assert len(one.of("fleet_disconnected")) <= 2, "not one for each server and attempt"
 
 
 def test_a_start_without_etcd_says_so() -> None:

@@ -94,9 +94,9 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(server: Etcd, name: str, **options: object) -> Iterator[Node]:
-    options = {"timeout": "2s", **options}
-    origin = Origin(parse_place(url(server, **options)), name)
+def node(server: Etcd, name: str, *, where: str = "", **options: object) -> Iterator[Node]:
+    """`where`: another URL than that of the server."""
+    origin = Origin(parse_place(where or url(server, **{"timeout": "2s", **options})), name)
     heard: list[Event] = []
     with LoadBalancer(origin.load_first(), host=Host(origin=origin)) as balancer:
         found = Node(balancer, name, heard)

@@ -7,6 +7,7 @@ import getpass
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -20,7 +21,7 @@ from l4lb.net.services.json_api import ApiError
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _LOOK_EVERY_S = 0.3
-_COMPLETED_WITHIN_S = 1.0
+_COMPLETED_WITHIN_S = 1.0  # by each answer of etcd
 
 fleet_option = click.option(
     "--fleet", "url", envvar="L4LB_FLEET", metavar="URL", help="The fleet, etcd://HOST/PREFIX (env L4LB_FLEET)."
@@ -42,15 +43,17 @@ def asked(url: str | None, call: Callable[[Store], Awaitable[T]]) -> T:
         raise FleetError(f"{place.url}: {_said_by_etcd(error)}") from None
 
 
-async def _ask(place: Place, call: Callable[[Store], Awaitable[T]], timeout_s: float | None = None) -> T:
-    async with asyncio.timeout(timeout_s), opened(place) as store:
+async def _ask(place: Place, call: Callable[[Store], Awaitable[T]]) -> T:
+    async with opened(place) as store:
         return await call(store)
 
 
 def live_nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For shell completion. A fleet that does not answer at once completes nothing."""
     try:
-        found = asyncio.run(_ask(parse_place(ctx.params.get("url") or ""), Store.overview, _COMPLETED_WITHIN_S))
+        place = parse_place(ctx.params.get("url") or "")
+        place = replace(place, access=replace(place.access, timeout_s=_COMPLETED_WITHIN_S))
+        found = asyncio.run(_ask(place, Store.overview))
     except (ApiError, L4lbError, OSError, ValueError):
         return []
     return [name for name in sorted(found.nodes) if name.startswith(incomplete)]
