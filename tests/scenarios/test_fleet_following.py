@@ -14,7 +14,7 @@ from l4lb.control.fleet import fleet, following
 from l4lb.control.fleet.place import parse_place
 from l4lb.control.fleet.reading import Origin
 from l4lb.errors import ConfigError
-from tests.support.etcd import Etcd, etcd
+from tests.support.etcd import Etcd, cluster, etcd
 from tests.support.fleet import BACKENDS, PREFIX, config_text, node, nodes, put_config, url
 from tests.support.peers import echo, serving
 from tests.support.programs import free_port
@@ -137,6 +137,32 @@ def test_the_next_server_is_asked_when_one_is_away() -> None:
             server.start()
             assert wait_until(lambda: one.known.error == "")
             assert len(one.of("fleet_disconnected")) <= 2, "not one for each server and attempt"
+
+
+def test_servers_of_a_cluster_that_fail_are_survived_with_and_without_a_majority() -> None:
+    with cluster(3) as servers:
+        first, second, third = servers
+        put_config(third, config_text())
+        where = f"etcd://{','.join(f'127.0.0.1:{one.port}' for one in servers)}{PREFIX}"
+        with node(third, "a", where=where) as one, node(third, "b", where=where) as other:
+            both = (one, other)
+            for each in both:
+                each.wait_alive("a", "b")
+            first.stop()
+            put_config(third, config_text(C))
+            for each in both:
+                each.wait_for(2)
+            second.stop()
+            for each in both:
+                assert wait_until(lambda: not each.known.connected), each.known  # noqa: B023
+                assert each.backends == [C]
+            second.start()
+            for each in both:
+                assert wait_until(lambda: each.known.error == ""), each.known  # noqa: B023
+                each.wait_alive("a", "b")
+            put_config(third, config_text(A, C))
+            for each in both:
+                each.wait_for(3)
 
 
 def test_a_start_without_etcd_says_so() -> None:

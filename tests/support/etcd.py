@@ -22,23 +22,34 @@ class Etcd:
         self, directory: Path, tls: tuple[str, str] | None = None, *, mutual: bool = False, quota_bytes: int = 0
     ) -> None:
         self._directory, self._tls, self._mutual, self._quota_bytes = directory, tls, mutual, quota_bytes
-        self.port, self._peers = free_port(), free_port()
+        self.name, self.members = "one", ""  # of its cluster
+        self.port, peers = free_port(), free_port()
+        self.peers = f"http://127.0.0.1:{peers}"
         self.endpoint = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
         self.login = ""
         self._server: Program | None = None
 
     def start(self) -> None:
-        peers, clients = f"http://127.0.0.1:{self._peers}", self.endpoint.replace("localhost", "127.0.0.1")
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        peers, clients = self.peers, self.endpoint.replace("localhost", "127.0.0.1")
         tls = [f"--cert-file={self._tls[0]}", f"--key-file={self._tls[1]}"] if self._tls else []
         if self._tls and self._mutual:
             tls += ["--client-cert-auth", f"--trusted-ca-file={self._tls[0]}"]
         command = [
-            require("etcd"), "--name=one", f"--data-dir={self._directory}/data", "--logger=zap",
+            require("etcd"), f"--name={self.name}", f"--data-dir={self._directory}/data", "--logger=zap",
             f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}",
-            f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}",
+            f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
+            f"--initial-cluster={self.members or f'{self.name}={peers}'}",
             *tls, f"--quota-backend-bytes={self._quota_bytes}",
         ]  # fmt: skip
         self._server = Program(command, self._directory, self.port)
+
+    def wait(self) -> None:
+        """Until it answers: in a cluster, once most of its servers are there."""
+        assert self._server is not None
         self._server.wait_for(lambda: answers(self.port))
 
     def stop(self, end: signal.Signals = signal.SIGKILL) -> None:
@@ -81,3 +92,19 @@ def etcd(tls: tuple[str, str] | None = None, *, mutual: bool = False, quota_byte
             yield server
         finally:
             server.stop()
+
+
+@contextlib.contextmanager
+def cluster(count: int) -> Iterator[list[Etcd]]:
+    """So many servers of one etcd."""
+    with contextlib.ExitStack() as stack:
+        servers = [Etcd(stack.enter_context(directory_for("etcd"))) for _ in range(count)]
+        for number, server in enumerate(servers):
+            server.name = f"n{number}"
+        for server in servers:
+            server.members = ",".join(f"{one.name}={one.peers}" for one in servers)
+            stack.callback(server.stop)
+            server.launch()
+        for server in servers:
+            server.wait()
+        yield servers
