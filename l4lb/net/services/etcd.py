@@ -5,14 +5,12 @@ https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from l4lb.net.files import read_text
-from l4lb.net.services.json_api import Access, ApiError, JsonApi
+from l4lb.net.services.json_api import Access, JsonApi, secret_in
 
 if TYPE_CHECKING:
     import aiohttp
@@ -143,18 +141,14 @@ class Etcd:
     """One server. Raises ApiError with the reason whenever it does not answer as it should."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: str, access: Access, login: Login) -> None:
-        self._api = JsonApi(session, endpoint.rstrip("/"), access.timeout_s)
+        self._api = JsonApi(session, endpoint, access.timeout_s)
         self._login = login
 
     async def log_in(self) -> None:
         """If there is a user. Its token is good for some minutes, or for as long as a watch lasts."""
         if not self._login.user:
             return
-        file = self._login.password_file
-        try:
-            password = (await asyncio.to_thread(read_text, file)).strip()
-        except (OSError, ValueError) as error:
-            raise ApiError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+        password = await secret_in(self._login.password_file)
         said = await self.ask("/v3/auth/authenticate", {"name": self._login.user, "password": password})
         self._api.headers = {"Authorization": str(said.get("token", ""))}
 

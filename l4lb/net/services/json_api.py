@@ -13,11 +13,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from l4lb.net.files import read_text
+
 if TYPE_CHECKING:
     import aiohttp
 
 ANSWER_BYTES_MAX = 64 << 20  # also of one message of a stream
 _ERROR_CHARS = 200
+
+Params = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 class ApiError(Exception):
@@ -26,6 +30,10 @@ class ApiError(Exception):
     def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class StreamEnded(ApiError):
+    """The server has ended a stream in good order, after a whole message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """`headers` by their names in any case."""
+
     content: Any
     headers: Mapping[str, str]
 
@@ -61,7 +71,7 @@ class JsonApi:
         path: str,
         *,
         body: object = None,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         wait_s: float = 0.0,
     ) -> Reply:
         """`wait_s`: how much longer than usual the server may take, since it was asked to wait for news."""
@@ -72,17 +82,17 @@ class JsonApi:
             async with asyncio.timeout(within_s):
                 async with self._request(method, path, body, params) as answer:
                     data = await self._all(answer)
-                    return Reply(self._parsed(data, answer.status), dict(answer.headers))
+                    return Reply(self._parsed(data, answer.status), answer.headers)
         except TimeoutError:
             raise self.failed(f"no answer within {within_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self.failed(self._why(error)) from None
 
     async def stream(
-        self, method: str, path: str, *, body: object = None, params: Mapping[str, str] | None = None
+        self, method: str, path: str, *, body: object = None, params: Params | None = None
     ) -> AsyncGenerator[Any, None]:
-        """The messages as they come, for as long as the server sends any; ApiError at the end. That the server is still
-        there is for the caller to find out."""
+        """The messages as they come, for as long as the server sends any; StreamEnded at the end. That the server is
+        still there is for the caller to find out."""
         import aiohttp
 
         try:
@@ -98,7 +108,9 @@ class JsonApi:
                         raise self.failed("a message is too large")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self.failed(self._why(error)) from None
-        raise self.failed("the stream of messages has ended")
+        if rest.strip():
+            raise self.failed("the stream has ended in the middle of a message")
+        raise StreamEnded(str(self.failed("the stream of messages has ended")))
 
     def failed(self, reason: str, status: int = 0) -> ApiError:
         return ApiError(f"{self.endpoint}: {reason}"[:_ERROR_CHARS], status)
@@ -109,8 +121,11 @@ class JsonApi:
             return f"the connection ended before the request was sent{hint}"
         return str(error) or type(error).__name__
 
-    def _request(self, method: str, path: str, body: object, params: Mapping[str, str] | None) -> Any:
-        return self.session.request(method, self.endpoint + path, json=body, params=params, headers=self.headers)
+    def _request(self, method: str, path: str, body: object, params: Params | None) -> Any:
+        url = self.endpoint.rstrip("/") + path
+        return self.session.request(  # a redirect may lead anywhere, and the headers have secrets
+            method, url, json=body, params=params, headers=self.headers, allow_redirects=False
+        )
 
     async def _all(self, answer: aiohttp.ClientResponse) -> bytes:
         """The body, in bounded memory."""
@@ -139,6 +154,17 @@ def _reason(said: object) -> str:
         if isinstance(said, dict) and isinstance(said.get(key), str):
             return str(said[key])
     return ""
+
+
+async def secret_in(file: str) -> str:
+    """A password or token, alone in its file. ApiError, without its content, when it is not there."""
+    try:
+        secret = (await asyncio.to_thread(read_text, file)).strip()
+    except (OSError, ValueError) as error:
+        raise ApiError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+    if not secret.isprintable() or not secret:
+        raise ApiError(f"{file}: {'has more than one line' if secret else 'is empty'}, expected a secret")
+    return secret
 
 
 def open_session(access: Access) -> aiohttp.ClientSession:

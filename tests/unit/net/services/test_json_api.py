@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from l4lb.net.services import json_api
 from l4lb.net.services.connections import Connector
-from l4lb.net.services.json_api import Access, ApiError, JsonApi, open_session
+from l4lb.net.services.json_api import Access, ApiError, JsonApi, open_session, secret_in
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -150,6 +151,46 @@ def test_connections_that_have_ended_are_forgotten() -> None:
                     await asyncio.sleep(0.01)
 
     asyncio.run(asked_often())
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_message_has_not_ended_in_order() -> None:
+    said = asyncio.run(streamed(says(b'{"a": 1}\n{"b"')))
+    assert said == [{"a": 1}, "the stream has ended in the middle of a message"]
+
+
+def test_a_redirect_is_not_followed_and_names_of_headers_are_in_any_case() -> None:
+    async def moved(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound("/elsewhere", text="it has moved")
+
+    async def named(request: web.Request) -> web.StreamResponse:
+        return web.json_response([], headers={"x-some-index": "5"})
+
+    async def index() -> str:
+        async with asking(named) as api:
+            return (await api.ask("GET", "/")).headers["X-Some-Index"]
+
+    with pytest.raises(ApiError, match="it has moved") as raised:
+        asyncio.run(asked(moved))
+    assert raised.value.status == 302
+    assert asyncio.run(index()) == "5"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b" \n", "is empty, expected a secret"),
+        (b"one\ntwo\n", "has more than one line, expected a secret"),
+        (b"\xff", "cannot be read: not UTF-8"),
+    ],
+)
+def test_a_secret_that_cannot_be_one(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(secret_in(str(file)))
+    assert str(raised.value) == f"{file}: {reason}"
 
 
 def test_a_stream_that_is_refused() -> None:
