@@ -7,19 +7,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.options.base import Model, argv, listify, reject_bool
+from l4lb.config.options.base import Model, Name, argv, listify, reject_bool
 from l4lb.config.options.callables import discovery_names
 from l4lb.config.options.health import query_name
 from l4lb.config.options.units import Duration, DurationOrZero
 from l4lb.model.hints import did_you_mean
 from l4lb.net.querying import server_of
 
+_TLS = ("ca_file", "cert_file", "key_file")
 OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
     "file": ("path", "format"),
     "exec": ("command", "format", "interval", "timeout"),
     "dns": ("name", "port", "family", "servers", "timeout"),
     "srv": ("name", "family", "servers", "timeout"),
-    "etcd": ("endpoints", "prefix", "user", "password_file", "ca_file", "cert_file", "key_file", "timeout"),
+    "etcd": ("endpoints", "prefix", "user", "password_file", *_TLS, "timeout"),
+    "consul": (
+        "service",
+        "tags",
+        "passing",
+        "datacenter",
+        "namespace",
+        "partition",
+        "stale",
+        "wait",
+        "endpoints",
+        "token_file",
+        *_TLS,
+        "timeout",
+    ),
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
     "file": ("path",),
@@ -27,8 +42,10 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "dns": ("name", "port"),
     "srv": ("name",),
     "etcd": ("endpoints", "prefix"),
+    "consul": ("service",),
 }
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
+WAIT_MAX_S = 600.0  # Consul waits no longer
 HOLD_DOWN_S = {"dns": 30.0, "srv": 30.0}  # the default where it is not 0
 
 
@@ -58,6 +75,12 @@ def _endpoint(text: str) -> str:
     if not _ENDPOINT.fullmatch(text):
         raise ValueError('expected a URL such as "http://10.0.0.1:2379"')
     return text
+
+
+def _wait(seconds: float) -> float:
+    if not 1 <= seconds <= WAIT_MAX_S:
+        raise ValueError('expected "1s" to "10m"')
+    return seconds
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
@@ -92,9 +115,22 @@ class DiscoveryConfig(Model):
         default=(), description="IP addresses of name servers; none: those of /etc/resolv.conf"
     )
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(listify)] = Field(
-        default=(), description="URLs of etcd servers, asked in turn"
+        default=(), description="URLs of servers, asked in turn; none, for consul: the agent on this host"
     )
     prefix: str = Field(default="", description="of the keys, one for each backend")
+    service: Name = Field(default="", description="its instances are the backends")
+    tags: Annotated[tuple[Name, ...], BeforeValidator(listify)] = Field(
+        default=(), description="that an instance must have, all of them"
+    )
+    passing: bool = Field(default=False, description="only instances whose checks all pass, none that warns")
+    datacenter: Name = Field(default="", description="none: that of the server which is asked")
+    namespace: Name = Field(default="", description="none: default")
+    partition: Name = Field(default="", description="none: default")
+    stale: bool = Field(default=False, description="any server may answer, and what is a moment old counts")
+    wait: Annotated[Duration, AfterValidator(_wait)] = Field(
+        default=10.0, description="how long the server may wait for a change before it answers, at most 10m"
+    )
+    token_file: str = Field(default="", description="has the token; none: no token")
     user: str = Field(default="", description="of etcd's authentication")
     password_file: str = Field(default="", description="has the user's password")
     ca_file: str = Field(default="", description="of CA certificates for https; none: the system's")

@@ -11,7 +11,7 @@ LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("listeners", "*"): ("when_no_backend",),
 }  # fmt: skip
 LATER_VALUES: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("pools", "*", "discovery", "type"): ("kubernetes", "consul"),
+    ("pools", "*", "discovery", "type"): ("kubernetes",),
 }
 
 

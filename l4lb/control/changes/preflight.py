@@ -121,7 +121,7 @@ def _sources(config: Config) -> Iterator[tuple[Key, str]]:
         source = pool.discovery
         if source is None:
             continue
-        for key in ("path", "password_file", "ca_file"):
+        for key in ("path", "password_file", "token_file", "ca_file", "cert_file", "key_file"):
             path = getattr(source, key)
             if path and not os.access(path, os.R_OK, effective_ids=True):
                 yield ("pools", name, "discovery", key), f'"{path}": is not there, or this user may not read it'

@@ -11,14 +11,11 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Sequence
 
-from l4lb.config import DiscoveryConfig
 from l4lb.control.discovery.entries import backend_of, parse_entries
-from l4lb.control.discovery.sources import Answer, Asked, Entry, Yielded
+from l4lb.control.discovery.sources import REMARKS_MAX, Answer, Asked, Entry, Yielded, access_of
 from l4lb.net.services.etcd import Change, KeyValue, Login
 from l4lb.net.services.etcd_watch import follow_prefix
-from l4lb.net.services.json_api import Access, ApiError
-
-_REMARKS_MAX = 3
+from l4lb.net.services.json_api import ApiError
 
 
 async def follow_etcd(asked: Asked) -> AsyncGenerator[Yielded, None]:
@@ -34,10 +31,6 @@ async def follow_etcd(asked: Asked) -> AsyncGenerator[Yielded, None]:
                 keys.replace(one.all)
             keys.change(one.changes)
             yield keys.answer()
-
-
-def access_of(settings: DiscoveryConfig) -> Access:
-    return Access(settings.endpoints, settings.timeout, settings.ca_file, settings.cert_file, settings.key_file)
 
 
 class _Keys:
@@ -86,7 +79,7 @@ class _Keys:
             for _, (address, entry) in sorted(self._entries.items()):
                 by_address.setdefault(address, entry)
             remarks = [f"key {key}: {reason}" for key, reason in sorted(self._broken.items())]
-            self._answer = Answer(list(by_address.values()), remark="; ".join(remarks[:_REMARKS_MAX]))
+            self._answer = Answer(list(by_address.values()), remark="; ".join(remarks[:REMARKS_MAX]))
         return self._answer
 
 

@@ -4,6 +4,7 @@ other packages add theirs as entry points."""
 from __future__ import annotations
 
 from l4lb.config.options.callables import load_discovery
+from l4lb.control.discovery.consul import follow_consul
 from l4lb.control.discovery.dns import follow_dns
 from l4lb.control.discovery.etcd import follow_etcd
 from l4lb.control.discovery.exec import follow_exec
@@ -17,6 +18,7 @@ SOURCES: dict[str, Source] = {
     "dns": follow_dns,
     "srv": follow_srv,
     "etcd": follow_etcd,
+    "consul": follow_consul,
 }
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from l4lb.config import DiscoveryConfig
+from l4lb.net.services.json_api import Access
 
 Entry = str | Mapping[str, Any]
+REMARKS_MAX = 3  # of an answer with much that is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,8 @@ class NoAnswer(Exception):
 
 Yielded = Answer | Sequence[Entry] | Exception
 Source = Callable[[Asked], AsyncGenerator[Yielded, None]]
+
+
+def access_of(settings: DiscoveryConfig) -> Access:
+    """To the servers of another system."""
+    return Access(settings.endpoints, settings.timeout, settings.ca_file, settings.cert_file, settings.key_file)

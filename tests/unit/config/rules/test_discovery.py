@@ -25,8 +25,8 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ("", "type", "missing: expected one of file, exec, dns, srv, etcd"),
-        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv, etcd'),
+        ("", "type", "missing: expected one of file, exec, dns, srv, etcd, consul"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv, etcd, consul'),
         ('type = "file"', "path", 'missing: type "file" needs it'),
         ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
         ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
@@ -44,6 +44,15 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
             "key_file",
             "has no effect with",
         ),
+        ('type = "consul"', "service", 'missing: type "consul" needs it'),
+        (
+            'type = "consul", service = "w", endpoints = ["consul:8500"]',
+            "endpoints[0]",
+            '"consul:8500": expected a URL',
+        ),
+        ('type = "consul", service = "w", wait = "11m"', "wait", '"11m": expected "1s" to "10m"'),
+        ('type = "consul", service = "w", prefix = "/"', "prefix", 'has no effect with type "consul"'),
+        ('type = "consul", service = "w", key_file = "k"', "key_file", "has no effect without cert_file"),
         ('type = "kubernetes"', "type", "not supported by this version"),
     ],
 )
