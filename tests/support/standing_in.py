@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import threading
 from collections import deque
@@ -34,6 +35,7 @@ class StandIn:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._runner: web.ServerRunner | None = None
         self._hangs = False
+        self._transports: set[asyncio.Transport] = set()
         self._thread.start()
         self.changed = self.on_loop(_made(asyncio.Condition))
 
@@ -44,10 +46,10 @@ class StandIn:
         self.on_loop(self._start())
 
     async def _start(self) -> None:
-        self._server = web.Server(self._handle)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.01)  # 0: for ever
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.01)  # 0: for ever
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls, reuse_address=True).start()
+        self._socket = socket.create_server(("127.0.0.1", self.port))
+        await web.SockSite(self._runner, self._socket, ssl_context=self._tls).start()
 
     def stop(self) -> None:
         """Nobody is there any more; connections end where they are."""
@@ -56,10 +58,12 @@ class StandIn:
             self._runner = None
 
     async def _stop(self, runner: web.ServerRunner) -> None:
+        self._loop.remove_reader(self._socket)
+        await asyncio.sleep(0.02)  # what has been accepted: asyncio would lose it, open, in a server that is closed
         await runner.cleanup()
-        for _ in range(3):  # connections that were accepted in that moment
-            await asyncio.sleep(0.01)
-            await self._server.shutdown(0.01)
+        for transport in self._transports:
+            transport.abort()
+        self._transports.clear()
 
     def close(self) -> None:
         self.stop()
@@ -96,6 +100,8 @@ class StandIn:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert isinstance(request, web.BaseRequest)
         self.asked.append(request)  # type: ignore[arg-type]  # what is used of it both have
+        if request.transport is not None:
+            self._transports.add(request.transport)
         await self.stuck()
         lie = self.lies.popleft() if self.lies else None
         return await (lie or self.answer)(request)  # type: ignore[arg-type]

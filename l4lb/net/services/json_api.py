@@ -92,11 +92,13 @@ class JsonApi:
         self, method: str, path: str, *, body: object = None, params: Params | None = None
     ) -> AsyncGenerator[Any, None]:
         """The messages as they come, for as long as the server sends any; StreamEnded at the end. That the server is
-        still there is for the caller to find out."""
+        still there, once it has begun to answer, is for the caller to find out."""
         import aiohttp
 
         try:
-            async with self._request(method, path, body, params) as answer:
+            async with asyncio.timeout(self.timeout_s):
+                answer = await self._request(method, path, body, params)
+            async with answer:
                 if answer.status != 200:
                     self._parsed(await self._all(answer), answer.status)
                 rest = b""
@@ -106,6 +108,8 @@ class JsonApi:
                         yield self._parsed(line, 200)
                     if len(rest) > ANSWER_BYTES_MAX:
                         raise self.failed("a message is too large")
+        except TimeoutError:
+            raise self.failed(f"no answer within {self.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self.failed(self._why(error)) from None
         if rest.strip():

@@ -100,8 +100,15 @@ def test_a_server_that_is_silent_or_stops_in_the_middle() -> None:
         request.transport.close()
         return response
 
+    async def watched() -> None:
+        async with asking(silent, 0.2) as api:
+            async for _ in api.stream("GET", "/"):
+                raise AssertionError
+
     with pytest.raises(ApiError, match=r"no answer within 0\.2 s"):
         asyncio.run(asked(silent, 0.2))
+    with pytest.raises(ApiError, match=r"no answer within 0\.2 s"):
+        asyncio.run(watched())
     with pytest.raises(ApiError, match="payload"):
         asyncio.run(asked(stops))
 
