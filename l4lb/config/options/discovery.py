@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from l4lb.config.options.base import Model, Name, argv, listify, reject_bool
+from l4lb.config.options.base import Model, Name, argv, listify
 from l4lb.config.options.callables import discovery_names
 from l4lb.config.options.health import query_name
 from l4lb.config.options.units import Duration, DurationOrZero
@@ -35,6 +35,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # by type: what only some types have
         *_TLS,
         "timeout",
     ),
+    "kubernetes": ("service", "namespace", "port", "endpoints", "token_file", *_TLS, "timeout"),
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
     "file": ("path",),
@@ -43,8 +44,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "srv": ("name",),
     "etcd": ("endpoints", "prefix"),
     "consul": ("service",),
+    "kubernetes": ("service",),
 }
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # of DNS, as RFC 1123 has it
+NAME_EXPECTED = "expected letters, digits and hyphens, at most 63"
 WAIT_MAX_S = 600.0  # Consul waits no longer
 HOLD_DOWN_S = {"dns": 30.0, "srv": 30.0}  # the default where it is not 0
 
@@ -84,6 +88,23 @@ def _wait(seconds: float) -> float:
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+def _port(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected a number from 1 to 65535, or the name of a port")
+    if isinstance(value, int) and not 0 <= value <= 65535:
+        raise ValueError("expected 1 to 65535")
+    if isinstance(value, str) and not _LABEL.fullmatch(value):
+        raise ValueError(f'{NAME_EXPECTED}, such as "http"')
+    return value
+
+
+Port = Annotated[
+    int | str,
+    BeforeValidator(_port),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string"}]}),
+]
 NameServer = Annotated[str, AfterValidator(_server)]
 
 
@@ -107,15 +128,13 @@ class DiscoveryConfig(Model):
     name: Annotated[str, AfterValidator(lambda text: text and query_name(text))] = Field(
         default="", description="to ask DNS for"
     )
-    port: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
-        default=0, description="of every backend of dns"
-    )
+    port: Port = Field(default=0, description="of every backend; kubernetes: or its name, 0: the only one")
     family: Literal["any", "ipv4", "ipv6"] = "any"
     servers: Annotated[tuple[NameServer, ...], BeforeValidator(listify)] = Field(
         default=(), description="IP addresses of name servers; none: those of /etc/resolv.conf"
     )
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(listify)] = Field(
-        default=(), description="URLs of servers, asked in turn; none, for consul: the agent on this host"
+        default=(), description="URLs of servers, asked in turn; none: consul's agent here, kubernetes' cluster around"
     )
     prefix: str = Field(default="", description="of the keys, one for each backend")
     service: Name = Field(default="", description="its instances are the backends")
@@ -144,3 +163,8 @@ class DiscoveryConfig(Model):
         if isinstance(data, dict) and data.get("type") in HOLD_DOWN_S and "hold_down" not in data:
             return {**data, "hold_down": HOLD_DOWN_S[data["type"]]}
         return data
+
+
+def is_label(text: str) -> bool:
+    """As names of Kubernetes' services, namespaces and ports are."""
+    return _LABEL.fullmatch(text) is not None

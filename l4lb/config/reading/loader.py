@@ -21,7 +21,7 @@ from l4lb.config.options.refusals import error_path, message_of
 from l4lb.config.reading.bounds import check_text, read_text
 from l4lb.config.reading.flags import Flags, apply_flags
 from l4lb.config.reading.positions import Positions
-from l4lb.config.reading.supported import is_later_key, is_later_value
+from l4lb.config.reading.supported import is_later_key
 from l4lb.config.rules.checks import find_conflicts
 from l4lb.errors import ConfigError, Problem
 
@@ -88,7 +88,6 @@ def build_backend(settings: Mapping[str, Any], path: KeyPath) -> Backend:
 
 def _message(details: ErrorDetails, path: KeyPath) -> str:
     later = details["type"] == "extra_forbidden" and is_later_key(path)
-    later = later or is_later_value(path, details["input"])
     return "not supported by this version" if later else message_of(details, path, Options)
 
 

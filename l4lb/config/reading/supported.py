@@ -1,4 +1,4 @@
-"""Keys and values that the product's contract names and this version does not carry out: each is an error that says so.
+"""Keys that the product's contract names and this version does not carry out: each is an error that says so.
 
 One place, to be emptied one by one. Paths are patterns: ``*`` stands for any name.
 """
@@ -10,20 +10,12 @@ from collections.abc import Sequence
 LATER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("listeners", "*"): ("when_no_backend",),
 }  # fmt: skip
-LATER_VALUES: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("pools", "*", "discovery", "type"): ("kubernetes",),
-}
 
 
 def is_later_key(path: tuple[str | int, ...]) -> bool:
     """True for a key of the contract that this version does not know yet."""
     *above, key = path
     return any(_fits(pattern, above) and key in keys for pattern, keys in LATER.items())
-
-
-def is_later_value(path: tuple[str | int, ...], value: object) -> bool:
-    """True for a value of that key that this version does not know yet."""
-    return any(_fits(pattern, path) and value in values for pattern, values in LATER_VALUES.items())
 
 
 def _fits(pattern: Sequence[str], path: Sequence[str | int]) -> bool:

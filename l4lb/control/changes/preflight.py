@@ -19,6 +19,7 @@ from l4lb.control.reporting.outputs import made_record_sink
 from l4lb.errors import Problem
 from l4lb.net.address import name_of, parse_address
 from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up
+from l4lb.net.services.kubernetes import NOT_IN_A_CLUSTER, cluster_endpoint
 
 _WITHIN_S = 5.0
 Key = tuple[str | int, ...]
@@ -128,6 +129,8 @@ def _sources(config: Config) -> Iterator[tuple[Key, str]]:
         if source.command and shutil.which(source.command[0]) is None:
             message = f'"{source.command[0]}": is not there, or this user may not run it'
             yield ("pools", name, "discovery", "command"), message
+        if source.type == "kubernetes" and not source.endpoints and not cluster_endpoint():
+            yield ("pools", name, "discovery", "endpoints"), f"there are none, and here {NOT_IN_A_CLUSTER}"
 
 
 def _cannot_append(path: Path) -> str:

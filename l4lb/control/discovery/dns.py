@@ -15,7 +15,7 @@ from l4lb.control.discovery.sources import Answer, Asked, NoAnswer, Yielded
 
 async def follow_dns(asked: Asked) -> AsyncGenerator[Yielded, None]:
     """Yields in the order of the addresses: servers change theirs with each answer."""
-    name, port = asked.settings.name, asked.settings.port
+    name, port = asked.settings.name, int(asked.settings.port)
     lookups = HostLookups(asked.settings)
     while True:
         found = (await lookups.of([name]))[name]

@@ -9,6 +9,7 @@ from l4lb.control.discovery.dns import follow_dns
 from l4lb.control.discovery.etcd import follow_etcd
 from l4lb.control.discovery.exec import follow_exec
 from l4lb.control.discovery.file import follow_file
+from l4lb.control.discovery.kubernetes import follow_kubernetes
 from l4lb.control.discovery.sources import Source
 from l4lb.control.discovery.srv import follow_srv
 
@@ -19,6 +20,7 @@ SOURCES: dict[str, Source] = {
     "srv": follow_srv,
     "etcd": follow_etcd,
     "consul": follow_consul,
+    "kubernetes": follow_kubernetes,
 }
 
 

@@ -185,13 +185,11 @@ pool = "web"
 when_no_backend = "refuse"
 [pools.web]
 backends = ["127.0.0.1:1"]
-discovery = { type = "kubernetes" }
 """
     with pytest.raises(ConfigError) as raised:
         Config.loads(text)
     said = {problem.path: problem.message for problem in raised.value.problems}
-    keys = ("listeners.web.when_no_backend", "pools.web.discovery.type")
-    assert said == dict.fromkeys(keys, "not supported by this version")
+    assert said == {"listeners.web.when_no_backend": "not supported by this version"}
 
 
 UDP = '[listeners.l]\nbind = ":9"\npool = "p"\nprotocol = "udp"\n'

@@ -25,8 +25,8 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ("", "type", "missing: expected one of file, exec, dns, srv, etcd, consul"),
-        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv, etcd, consul'),
+        ("", "type", "missing: expected one of file, exec, dns, srv, etcd, consul, kubernetes"),
+        ('type = "fiel", path = "x"', "type", '"fiel": expected one of file, exec, dns, srv, etcd, consul, kubernetes'),
         ('type = "file"', "path", 'missing: type "file" needs it'),
         ('type = "file", path = "x", format = "xml"', "format", "\"xml\": expected 'auto', 'lines', 'json' or 'toml'"),
         ('type = "file", path = "x", options = { a = 1 }', "options", 'has no effect with type "file"'),
@@ -53,7 +53,14 @@ def test_backends_may_be_missing_with_discovery_only() -> None:
         ('type = "consul", service = "w", wait = "11m"', "wait", '"11m": expected "1s" to "10m"'),
         ('type = "consul", service = "w", prefix = "/"', "prefix", 'has no effect with type "consul"'),
         ('type = "consul", service = "w", key_file = "k"', "key_file", "has no effect without cert_file"),
-        ('type = "kubernetes"', "type", "not supported by this version"),
+        ('type = "kubernetes"', "service", 'missing: type "kubernetes" needs it'),
+        ('type = "kubernetes", service = "a.b"', "service", '"a.b": expected letters, digits and hyphens'),
+        ('type = "kubernetes", service = "a", namespace = "A"', "namespace", '"A": expected letters'),
+        ('type = "kubernetes", service = "a", port = "HTTP"', "port", '"HTTP": expected letters, digits and'),
+        ('type = "kubernetes", service = "a", port = 65536', "port", "65536: expected 1 to 65535"),
+        ('type = "kubernetes", service = "a", port = true', "port", "true: expected a number from 1 to 65535, or"),
+        ('type = "kubernetes", service = "a", wait = "5s"', "wait", 'has no effect with type "kubernetes"'),
+        ('type = "dns", name = "web.example", port = "http"', "port", '"http": expected a number from 1 to 65535'),
     ],
 )
 def test_each_of_these_is_the_only_error(options: str, key: str, message: str) -> None:
