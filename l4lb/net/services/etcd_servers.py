@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 class EtcdServers:
-    """`close` it at the end. Opens its connections when it is first asked, on the loop of whoever asks."""
+    """`close` it at the end. Opens its connections when it is first asked, on the loop of whoever asks; and anew after
+    a failure, with the certificates that the files have then."""
 
     def __init__(self, access: Access, login: Login) -> None:
         self._access, self._login = access, login
@@ -30,7 +31,7 @@ class EtcdServers:
             try:
                 return await call(await self.server())
             except ApiError:
-                self._server = None
+                await self.close()
                 if not left:
                     raise
         raise AssertionError("unreachable")
