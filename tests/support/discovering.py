@@ -48,8 +48,9 @@ class Discovering:
         return self.balancer.plane.applying.one_at_a_time
 
     def wait_for(self, *backends: str) -> None:
-        """Until the pool has these and no others."""
+        """Until the pool has these and no others, and workers go by that."""
         assert wait_until(lambda: self.backends == sorted(backends)), (self.backends, self.said)
+        self.settle()
 
 
 @contextlib.contextmanager
