@@ -27,7 +27,8 @@ from l4lb.net.environment import KERNEL_NEEDS
 from tests.lab import matrix, showing
 from tests.lab.cells import FAMILIES, MODES, WAYS, Cell, cells
 from tests.lab.checks import ONE_TIER
-from tests.lab.labs import Lab, LabError, one_tier, two_tiers
+from tests.lab.labs import Lab, one_tier, two_tiers
+from tests.lab.place import LabError
 from tests.lab.servers import PROGRAMS
 from tests.lab.tier_checks import TWO_TIERS
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +13,15 @@ from l4lb import Client
 from l4lb.errors import AdminError
 from tests.lab import balancers, network, servers, tunnels
 from tests.lab.cells import MODES, Cell
+from tests.lab.place import LabError, directory
 from tests.lab.processes import Processes, processes
-from tests.support.namespaces import Host, remove
-from tests.support.programs import run
+from tests.support.namespaces import Host
 from tests.support.waiting import wait_until
 
 BACKENDS = ("backend-1", "backend-2", "backend-3")
 PROXIES = ("proxy-1", "proxy-2")
 SERVICES = ("service-1", "service-2")
 _START_S = 60.0
-
-
-class LabError(Exception):
-    """It cannot be had, and why."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +61,6 @@ class Lab:
 
 
 @contextlib.contextmanager
-def _directory(name: str) -> Iterator[Path]:
-    """Where a lab keeps its files, and whose lock says that it is there. What one that was killed has left is removed
-    first."""
-    directory = Path("/run", f"l4lb-{name}")
-    directory.mkdir(exist_ok=True)
-    holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(holder)
-        raise LabError(f'a lab of this name is running: end it, or take another --name than "{name}"') from None
-    try:
-        _clear(name, directory)
-        yield directory
-    finally:
-        _clear(name, directory)
-        directory.rmdir()
-        os.close(holder)
-
-
-def _clear(name: str, directory: Path) -> None:
-    roles = ("client", "router", "balancer", *BACKENDS, *PROXIES, *SERVICES)
-    for one in run("ip", "netns", "list").split():
-        if one in {f"{name}-{role}" for role in roles}:
-            remove(one)
-    for entry in directory.iterdir():  # it stays itself: the lock is on it
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-@contextlib.contextmanager
 def one_tier(name: str, cell: Cell) -> Iterator[Lab]:
     """Three backends behind a balancer. LabError when it does not come up."""
     with _base(name, cell, ("balancer", *BACKENDS)) as lab:
@@ -128,7 +91,7 @@ def two_tiers(name: str, cell: Cell) -> Iterator[Lab]:
 def _base(name: str, cell: Cell, members: tuple[str, ...]) -> Iterator[Lab]:
     topic = MODES[cell.mode].topic
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(_directory(name))
+        own = stack.enter_context(directory(name, ("client", "router", "balancer", *BACKENDS, *PROXIES, *SERVICES)))
         try:
             hosts = stack.enter_context(network.network(name, members))
         except pytest.skip.Exception as error:  # what tests would do
@@ -136,7 +99,7 @@ def _base(name: str, cell: Cell, members: tuple[str, ...]) -> Iterator[Lab]:
         network.prepare(hosts["router"], "router", "any", cell.family)
         network.prepare(hosts["balancer"], "balancer", "any", cell.family)
         network.prepare(hosts["balancer"], "balancer", topic, cell.family)
-        lab = Lab(name, cell, directory, hosts, stack.enter_context(processes(directory)), {})
+        lab = Lab(name, cell, own, hosts, stack.enter_context(processes(own)), {})
         _prepare_backends(lab, [member for member in members if member.startswith(("backend", "proxy"))])
         yield lab
 

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from l4lb.errors import AdminError
 from tests.lab.cells import Cell
 from tests.lab.checks import Check
-from tests.lab.labs import Lab, LabError
+from tests.lab.labs import Lab
+from tests.lab.place import LabError
 
 Make = Callable[[str, Cell], AbstractContextManager[Lab]]
 
