@@ -21,7 +21,7 @@ help:            ## this list
 demo: $(VENV)/ready      ## a pool of small backends behind the load balancer, with traffic
 	$(BIN)/l4lb demo $(ARGS)
 
-lab: build       ## forwarding in the kernel between hosts in namespaces (as root; ARGS="--mode dsr --family 6", ARGS=--check)
+lab: build       ## hosts in namespaces, with a balancer in the kernel or, ARGS=--fleet, three behind a router (as root; ARGS=--check)
 	@$(BIN)/python -m tests.lab $(ARGS)
 
 test: build      ## everything that CI runs

@@ -1,0 +1,1 @@
+"""A fleet of three balancers behind a router, on one machine."""
