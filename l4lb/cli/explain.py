@@ -88,7 +88,8 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
     if "backend" not in answer:
         return _pool_lines(answer)
     backend = answer["backend"]
-    lines = [f"listener {answer['listener']}: {_route(answer)} to pool {backend['pool']}"]
+    lines = [f"listener {answer['listener']} refuses all clients: {answer['refusing']}"] if answer["refusing"] else []
+    lines += [f"listener {answer['listener']}: {_route(answer)} to pool {backend['pool']}"]
     lines += [
         f"  not route {one['number']} (to {', '.join(one['pools'])}): {one['condition']} does not match"
         for one in answer["passed"]

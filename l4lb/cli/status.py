@@ -153,7 +153,8 @@ def _listener_table(listeners: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("dropped", overflow="fold")
     for one in listeners:
         counts = [str(one["sessions_active"]), str(one["sessions_total"])]
-        address = drain_text(one["drain"]) or "\n".join(one["addresses"])
+        refusing = f"refusing clients: {one['refusing']}" if one["refusing"] else ""
+        address = drain_text(one["drain"]) or "\n".join(filter(None, [*one["addresses"], refusing]))
         dropped = counts_text(one["dropped"])
         engine = [kernel_text(one["in_kernel"]) if one["in_kernel"] else one["engine"]] if engines else []
         texts = [one["name"], one["protocol"], *engine, address, one["pool"]]

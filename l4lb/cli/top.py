@@ -246,11 +246,11 @@ class Top(App[None]):
         rows: dict[Key, Row] = {}
         for one in status["listeners"]:
             key: Key = ("listener", one["name"])
-            draining = drain_text(one["drain"])
-            address = cut(draining or place_text(one), widths[1])
+            closed = drain_text(one["drain"]) or ("refuses clients" if one["refusing"] else "")
+            address = cut(closed or place_text(one), widths[1])
             rows[key] = [
                 Text(cut(one["name"], widths[0])),
-                right(address, widths[1], "yellow" if draining else ""),
+                right(address, widths[1], "yellow" if closed else ""),
                 right(cut(one["pool"], widths[2]), widths[2]),
                 right(str(one["sessions_active"]), widths[3]),
                 right(rate_text(self._rates.now(key, "sessions_total")), widths[4]),

@@ -36,7 +36,7 @@ from l4lb.control.process.restart import Restart
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.process.upgrade import Handed, Upgrade
-from l4lb.control.publishing.listeners import listener_specs, prepare_listeners
+from l4lb.control.publishing.listeners import listener_specs, prepare_listeners, shut_still
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
@@ -224,7 +224,8 @@ class ControlPlane:
         if config.global_.user and self.host.identity is None:
             reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
             raise ConfigError([config.problem(("global", "user"), reason)])
-        listeners = listener_specs(self.state.listeners, config.pools, self.applying.desired.drained, self.state.banned)
+        shut = shut_still(self.state, self.state.listeners, self.applying.desired.drained)
+        listeners = listener_specs(self.state.listeners, config.pools, shut, self.state.banned)
         prepare_listeners(self.forwarder, config, listeners)
         self.admin.bind(self.host.identity)
         files = self.forwarder.socket_files()
@@ -244,7 +245,8 @@ class ControlPlane:
         self.reconciler.request(pools=(pool.name,))
 
     def _announce(self) -> None:
-        for name, listener in self.state.listeners.items():
+        accepting = ((name, one) for name, one in self.state.listeners.items() if name not in self.state.refusing)
+        for name, listener in accepting:
             addresses = " ".join(self.forwarder.addresses(name))
             fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
             self.events.emit("listening", fields)

@@ -7,6 +7,8 @@ renamed, change their options or exchange addresses, and nobody who connects mea
 A place that no listener names any more, and that the wider address of one includes (127.0.0.1:80, then :80), is
 covered: its sockets stay and belong to that listener. The kernel gives a client to the most specific socket, so that
 closing them would reset who is in their queues, and end the sessions of UDP that came by them, for nothing.
+
+The sockets of a suspended listener are suspended once no worker accepts on them any more (`reap`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
@@ -22,6 +25,7 @@ from l4lb.model.snapshot import InheritedSocket, ListenerSpec, Place
 from l4lb.model.states import Protocol
 from l4lb.net.listen.options import set_options
 from l4lb.net.listen.sockets import Assigned, ListeningSockets, open_address
+from l4lb.net.listen.suspending import resume, suspend
 
 
 def places_of(spec: ListenerSpec) -> list[tuple[Place, SocketAddress | InheritedSocket]]:
@@ -66,7 +70,7 @@ def _options(spec: ListenerSpec) -> tuple[object, ...]:
 def _set(sockets: ListeningSockets, spec: ListenerSpec) -> None:
     for sock in sockets.sockets:
         set_options(sock, spec)
-        if spec.protocol is Protocol.TCP:
+        if spec.protocol is Protocol.TCP and not sockets.suspended:
             sock.listen(spec.backlog)
 
 
@@ -74,6 +78,15 @@ def _set(sockets: ListeningSockets, spec: ListenerSpec) -> None:
 class _Place:
     sockets: ListeningSockets
     spec: ListenerSpec
+
+
+class _Needed(NamedTuple):
+    """Places where workers are to accept, and for whom; those where clients are to be refused; and which of them all
+    are covered, by which."""
+
+    accepting: dict[Place, ListenerSpec]
+    suspended: set[Place]
+    covered: dict[Place, Place]
 
 
 class Listening:
@@ -88,6 +101,9 @@ class Listening:
         # No longer named from that version on; workers may still accept there. A unix socket leaves its place at once.
         self._closing: dict[Place, int] = {}
         self._closing_unix: list[tuple[int, ListeningSockets]] = []
+        self._suspended: set[Place] = set()  # named, and nobody is to accept there
+        self._suspending: dict[Place, int] = {}  # ... but workers may still, before that version
+        self._is_sole_owner = True  # not while the process before this one may go on instead
         self._refusing: set[Place] = set()
         self._covered: dict[Place, Place] = {}  # by the place that includes it
         self._shared = False  # with the process that takes over
@@ -99,7 +115,7 @@ class Listening:
         changed: list[tuple[_Place, ListenerSpec]] = []
         problems: list[Problem] = []
         wide = {place: spec for spec in specs for place, _ in places_of(spec)}
-        covered = {place: wide[by] for place, by in self._needed(specs)[1].items()}
+        covered = {place: wide[by] for place, by in self._needed(specs).covered.items()}
         for spec in specs:
             named = places_of(spec)
             for place, address in [*named, *((one, one.address) for one, by in covered.items() if by is spec)]:
@@ -114,7 +130,7 @@ class Listening:
                         _set(known.sockets, spec)
                 except OSError as error:
                     problems.append(_problem(spec, address, error))
-        problems = problems or self._adopt(specs, opened) or self._listen(opened)
+        problems = problems or self._adopt(specs, opened) or self._listen(opened) or self._resume(specs)
         if problems:
             self._undo(opened, changed)
             raise ConfigError(problems)
@@ -124,7 +140,10 @@ class Listening:
     def _open(self, place: Place, address: SocketAddress | InheritedSocket, spec: ListenerSpec) -> ListeningSockets:
         taken = self._taken.get(place)
         if taken is None:
-            return open_address(address, spec, self._workers, self._own_sockets())
+            opened = open_address(address, spec, self._workers, self._own_sockets())
+            if spec.suspended:
+                suspend(opened)
+            return opened
         _set(taken, spec)
         return taken
 
@@ -149,15 +168,16 @@ class Listening:
         found = {place: [one for one in named if _includes(one, place)] for place in there if place not in named}
         return {place: min(by, key=lambda one: str(one.address)) for place, by in found.items() if by}
 
-    def _needed(self, specs: Sequence[ListenerSpec]) -> tuple[set[Place], dict[Place, Place]]:
-        """Where workers are to accept for `specs`, and what of that is covered."""
-        named = {place for spec in specs for place, _ in places_of(spec)}
+    def _needed(self, specs: Sequence[ListenerSpec]) -> _Needed:
+        named = {place: spec for spec in specs for place, _ in places_of(spec)}
         covered = self._coverage(named, self._places.keys() - self._closing.keys())
-        return named | covered.keys(), covered
+        owners = named | {place: named[by] for place, by in covered.items()}
+        accepting = {place: spec for place, spec in owners.items() if not spec.suspended}
+        return _Needed(accepting, owners.keys() - accepting.keys(), covered)
 
     def needed(self, specs: Sequence[ListenerSpec]) -> set[Place]:
         """Where workers are to accept for `specs`."""
-        return self._needed(specs)[0]
+        return set(self._needed(specs).accepting)
 
     def places(self, spec: ListenerSpec) -> list[Place]:
         """Those that it names, and those that are covered by them since the last `commit`."""
@@ -173,13 +193,29 @@ class Listening:
         problems: list[Problem] = []
         for place in opened:
             known = self._places[place]
-            if place in self._taken or isinstance(place.address, InheritedSocket):
-                continue  # they listen already
+            if place in self._taken or isinstance(place.address, InheritedSocket) or known.sockets.suspended:
+                continue  # they listen already, or are not to
             try:
                 known.sockets.listen(known.spec, self._cpus)
             except OSError as error:
                 problems.append(_problem(known.spec, place.address, error))
         return problems
+
+    def _resume(self, specs: Sequence[ListenerSpec]) -> list[Problem]:
+        """Where no listener of `specs` is suspended any more: all of them, or none."""
+        resumed: list[ListeningSockets] = []
+        for place, spec in self._needed(specs).accepting.items():
+            sockets = self._places[place].sockets
+            if not sockets.suspended:
+                continue
+            try:
+                resume(sockets, place.address, spec, self._workers, self._own_sockets(), self._cpus)
+            except OSError as error:
+                for one in resumed:
+                    suspend(one)
+                return [_problem(spec, place.address, error)]
+            resumed.append(sockets)
+        return []
 
     def _undo(self, opened: Sequence[Place], changed: Sequence[tuple[_Place, ListenerSpec]]) -> None:
         for place in opened:
@@ -192,7 +228,7 @@ class Listening:
 
     def forget_prepared(self) -> None:
         """Close what `prepare` opened and no snapshot names: clients would wait there for nobody."""
-        for place in self._places.keys() - self._published - self._closing.keys():
+        for place in self._places.keys() - self._published - self._suspended - self._closing.keys():
             self._places.pop(place).sockets.close()
 
     def refuse_new_clients(self, specs: Sequence[ListenerSpec]) -> bool:
@@ -201,7 +237,7 @@ class Listening:
 
         What was inherited stays with the service manager, and its clients wait for who is next.
         """
-        needed, _ = self._needed(specs)
+        needed = self.needed(specs)
         leaving = {place for place in self._published - needed if _has_handshakes(place)}
         if self._shared:
             return False
@@ -212,18 +248,21 @@ class Listening:
 
     def commit(self, specs: Sequence[ListenerSpec], version: int) -> None:
         """From `version` on workers accept for `specs`, which are prepared, and nowhere else."""
-        needed, self._covered = self._needed(specs)
-        for place in self._published - needed:
+        accepting, suspended, self._covered = self._needed(specs)
+        needed = set(accepting)
+        for place in (self._published | self._suspended) - needed - suspended:
             if _is_unix(place):
                 self._leave_unix(place, version)
             else:
                 self._closing[place] = version
-        for place in needed & self._closing.keys():  # it comes back before it was closed
+        for place in (needed | suspended) & self._closing.keys():  # it comes back before it was closed
             del self._closing[place]
             if place in self._refusing:
                 self._refusing.discard(place)
                 self._places[place].sockets.accept_new_clients(self._places[place].spec)
-        self._published = needed
+        self._published, self._suspended = needed, suspended
+        left = (place for place in suspended if not self._places[place].sockets.suspended)
+        self._suspending = {place: self._suspending.get(place, version) for place in left}
 
     def _leave_unix(self, place: Place, version: int) -> None:
         sockets = self._places.pop(place).sockets
@@ -240,11 +279,15 @@ class Listening:
         for version, sockets in self._closing_unix:
             if seen >= version:
                 sockets.close()
+        if self._is_sole_owner and not self._shared:
+            for place in [place for place, version in self._suspending.items() if seen >= version]:
+                del self._suspending[place]
+                suspend(self._places[place].sockets)
         self._closing_unix = [(version, sockets) for version, sockets in self._closing_unix if sockets.sockets]
 
     def spread(self, spec: ListenerSpec) -> list[Assigned]:
         """Which worker accepts on which socket, see `ListeningSockets.spread`."""
-        found = [self._places[place].sockets for place in self.places(spec)]
+        found = [] if spec.suspended else [self._places[place].sockets for place in self.places(spec)]
         return [
             one._replace(host=b"" if spec.transparent else sockets.host)
             for sockets in found
@@ -272,8 +315,8 @@ class Listening:
     # ---- from one process to the next ----
 
     def export_sockets(self) -> list[ExportedSockets]:
-        """All that workers accept on. They stay open here."""
-        found = [(place, self._places[place].sockets) for place in self._published]
+        """All that workers accept on, and what is suspended. They stay open here."""
+        found = [(place, self._places[place].sockets) for place in self._published | self._suspended]
         return [
             ExportedSockets(place, [sock.fileno() for sock in one.sockets], one.described()) for place, one in found
         ]
@@ -287,6 +330,7 @@ class Listening:
     def import_sockets(self, exported: Sequence[ExportedSockets]) -> None:
         """Before the first snapshot: listeners at these places accept on these sockets instead of new ones."""
         self._taken = {one.place: ListeningSockets.imported(one.fds, one.about) for one in exported}
+        self._is_sole_owner = not exported
 
     def places_by_fd(self) -> dict[int, tuple[Place, int]]:
         """Which of a place's sockets has a descriptor."""
@@ -306,6 +350,7 @@ class Listening:
     def claim_sockets(self) -> None:
         """The process before this one is not to come back: its files are this one's, and what no listener has is
         closed."""
+        self._is_sole_owner = True
         for known in self._places.values():
             known.sockets.claim()
         for sockets in self._taken.values():
@@ -321,6 +366,8 @@ class Listening:
         self._closing_unix = []
         self._places.clear()
         self._closing.clear()
+        self._suspended.clear()
+        self._suspending.clear()
 
 
 def _problem(spec: ListenerSpec, address: SocketAddress | InheritedSocket, error: OSError) -> Problem:

@@ -227,7 +227,7 @@ class NativeForwarder(NativeTables):
             id_ = next(self._ids)
             listener = OwnedListener(id_, snapshots.ListenerLive(self._plane.worker_count, id_), spec, pool)
         self._listeners[spec.name] = listener
-        listener.held = (listener.held or listener.spec) if spec.protocol is Protocol.UDP and not spec.bind else None
+        listener.hold(spec)
         listener.spec, listener.pool = spec, pool
         if spec.routes or listener.routes:
             listener.route(spec.routes, {name: owned.live.slot for name, owned in self._pools.owned.items()})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from l4lb._native import routes, snapshots
 from l4lb.engine.fields import route_fields
 from l4lb.model.snapshot import ListenerSpec, PoolSpec, RouteSpec
+from l4lb.model.states import Protocol
 
 Routed = tuple[tuple[RouteSpec, ...], tuple[int, ...]] | tuple[()]
 
@@ -27,7 +28,7 @@ class OwnedPool:
 @dataclass(slots=True)
 class OwnedListener:
     """`pool` is what workers have of its pool; None: it comes from another process, and accepts nobody here. `held`: of
-    UDP, and drained: as it was when it had sockets, which its sessions still need."""
+    UDP, and drained or suspended: as it was when it had sockets, which its sessions still need."""
 
     id: int
     live: snapshots.ListenerLive
@@ -37,6 +38,13 @@ class OwnedListener:
     held: ListenerSpec | None = None
     routes: routes.Routes | None = None
     routed: Routed = ()
+
+    def hold(self, spec: ListenerSpec) -> None:
+        """Before it becomes `spec`."""
+        if spec.protocol is not Protocol.UDP or (spec.bind and not spec.suspended):
+            self.held = None
+        elif self.held is None and self.spec.bind and not self.spec.suspended:
+            self.held = self.spec
 
     def route(self, specs: tuple[RouteSpec, ...], slots: Mapping[str, int]) -> None:
         """Take these routes, to pools in those slots; made anew only when they differ from those that it has."""

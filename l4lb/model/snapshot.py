@@ -228,7 +228,9 @@ class ListenerSpec:
     Without `half_close` the first FIN ends both sides. `udp_gro`: receive many datagrams of a client as one, where the
     kernel supports it; `udp_one_way`: no answers are expected. `kernel`: it is forwarded there, and nothing ends
     here. `hook_deadline_s`, of TCP: a hook is asked about each session, which goes on without its answer after that
-    time, or with `hook_rejects` is refused; 0: there is no hook."""
+    time, or with `hook_rejects` is refused; 0: there is no hook.
+
+    A `suspended` listener keeps its addresses and refuses all clients there."""
 
     name: str
     bind: tuple[SocketAddress | InheritedSocket, ...]
@@ -267,6 +269,7 @@ class ListenerSpec:
     kernel: KernelTerms | None = None
     hook_deadline_s: float = 0.0
     hook_rejects: bool = False
+    suspended: bool = False
 
     @property
     def pools(self) -> tuple[str, ...]:

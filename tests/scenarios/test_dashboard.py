@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -123,6 +124,31 @@ def test_a_source_of_backends_that_fails_is_a_problem(tmp_path: Path) -> None:
             backends.unlink()
             visit.page.wait_for_selector("#problems .warning:has-text('discovery by file:')")
             assert "No such file" in visit.page.inner_text("#problems")
+
+
+REFUSING = """
+[listeners.web]
+bind = "127.0.0.1:0"
+pool = "web"
+when_no_backend = "refuse"
+[pools.web]
+health = {{ type = "none" }}
+backends = [{{ address = "127.0.0.1:1", id = "one", admin_state = "{state}" }}]
+"""
+
+
+def test_a_listener_that_refuses_clients_is_a_problem(tmp_path: Path) -> None:
+    file, admin = tmp_path / "lb.toml", f"127.0.0.1:{free_port()}"
+    file.write_text(REFUSING.format(state="maint"))
+    with l4lb("serve", "-c", str(file), "--admin", admin) as process:
+        process.wait_for("listener refusing")
+        with visiting(f"http://{admin}") as visit:
+            text = 'listener web refuses clients: no usable backend in pool "web"'
+            visit.page.wait_for_selector(f"#problems .error:has-text('{text}')")
+            visit.page.wait_for_selector("td.address:has-text('(refuses clients)')")
+            file.write_text(REFUSING.format(state="ready"))
+            process.signal(signal.SIGHUP)
+            visit.page.wait_for_selector("td.address:not(:has-text('(refuses clients)'))")
 
 
 def test_it_shows_pools_backends_and_traffic_and_keeps_them_live(tmp_path: Path) -> None:

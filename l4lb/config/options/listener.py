@@ -108,6 +108,11 @@ class Listener(Model):
     routes: list[Route] = Field(
         default_factory=list, description="clients for other pools; the first that takes a client, else pool"
     )
+    when_no_backend: Literal["accept", "refuse"] = Field(
+        default="accept",
+        description="while no pool of the listener has a usable backend; accept: clients, and reset them; refuse: do "
+        "not listen, for a tier above to see",
+    )
     udp_responses: Count | Literal["none"] = Field(
         default=0,
         description='end the session after so many answers to each datagram; 0: by idle_timeout; "none": one-way',

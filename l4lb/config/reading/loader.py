@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from l4lb.config.options.models import Backend, Options
 from l4lb.config.options.paths import Path as KeyPath
@@ -21,7 +20,6 @@ from l4lb.config.options.refusals import error_path, message_of
 from l4lb.config.reading.bounds import check_text, read_text
 from l4lb.config.reading.flags import Flags, apply_flags
 from l4lb.config.reading.positions import Positions
-from l4lb.config.reading.supported import is_later_key
 from l4lb.config.rules.checks import find_conflicts
 from l4lb.errors import ConfigError, Problem
 
@@ -67,7 +65,7 @@ def _validate(kind: type[T], data: dict[str, Any]) -> tuple[T | None, list[tuple
             return kind.model_validate(rest), _dedupe(found)
         except ValidationError as error:
             paths = [(error_path(details, rest), details) for details in error.errors()]
-        new = [(path, _message(details, path)) for path, details in paths[:PROBLEMS_MAX]]
+        new = [(path, message_of(details, path, Options)) for path, details in paths[:PROBLEMS_MAX]]
         if len(paths) > PROBLEMS_MAX:
             return None, [*_dedupe(found + new), ((), f"{len(paths) - PROBLEMS_MAX} more problems")]
         found += [item for item in new if not any(item[0] == path[: len(item[0])] for path, _ in found)]
@@ -83,12 +81,7 @@ def build_backend(settings: Mapping[str, Any], path: KeyPath) -> Backend:
     except ValidationError as error:
         data = dict(settings)
         found = [((*path, *error_path(details, data)), details) for details in error.errors()]
-    raise ConfigError([Problem(path_text(at), _message(details, at)) for at, details in found])
-
-
-def _message(details: ErrorDetails, path: KeyPath) -> str:
-    later = details["type"] == "extra_forbidden" and is_later_key(path)
-    return "not supported by this version" if later else message_of(details, path, Options)
+    raise ConfigError([Problem(path_text(at), message_of(details, at, Options)) for at, details in found])
 
 
 def expect_no_conflicts(config: Options) -> None:

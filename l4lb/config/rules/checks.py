@@ -72,6 +72,7 @@ def _listener(name: str, listener: Listener, pools: list[str]) -> Iterator[Findi
         )
     yield from _protocol(name, listener)
     yield from ((("listeners", name, "deny_action"), message) for message in _deny_action(listener))
+    yield from ((("listeners", name, "when_no_backend"), message) for message in _when_no_backend(listener))
     if listener.session_burst and not listener.session_rate:
         yield ("listeners", name, "session_burst"), "has no effect without session_rate"
     yield from ((("listeners", name, "per_source", key), message) for key, message in _per_source(listener))
@@ -108,6 +109,12 @@ def _deny_action(listener: Listener) -> Iterator[str]:
         yield f'"{listener.deny_action}": a UDP client that is refused hears nothing; expected "drop"'
     elif listener.drops:
         yield from _drops(listener)
+
+
+def _when_no_backend(listener: Listener) -> Iterator[str]:
+    for text in listener.bind if listener.when_no_backend == "refuse" else ():
+        if parse_address(text).kind == "fd":
+            yield f'"refuse": the service manager goes on listening on "{text}"; expected "accept", or an address'
 
 
 def _drops(listener: Listener) -> Iterator[str]:

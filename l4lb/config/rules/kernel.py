@@ -37,6 +37,7 @@ _NEEDS_PROXY = (
     "total_bandwidth_down",
     "per_source",
     "routes",
+    "when_no_backend",
     "udp_responses",
     "udp_requests",
     "udp_gro",

@@ -23,7 +23,12 @@ from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
-from l4lb.control.publishing.listeners import listener_specs, prepare_listeners, refuse_clients_elsewhere
+from l4lb.control.publishing.listeners import (
+    listener_specs,
+    prepare_listeners,
+    refuse_clients_elsewhere,
+    shut_still,
+)
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
 from l4lb.control.state.bans import Bans
@@ -188,7 +193,8 @@ class Applying:
         if not any(one.config.drops for one in self._state.listeners.values()):
             return
         try:
-            specs = listener_specs(self._state.listeners, self._state.config.pools, self.desired.drained, banned)
+            shut = shut_still(self._state, self._state.listeners, self.desired.drained)
+            specs = listener_specs(self._state.listeners, self._state.config.pools, shut, banned)
             prepare_listeners(self._forwarder, self._state.config, specs)
         except ConfigError as error:  # ENOMEM, EPERM without CAP_NET_ADMIN
             reason = f"{error.problems[0].message}: banned clients are reset"
@@ -211,7 +217,8 @@ class Applying:
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         kept = desired.bans is self.desired.bans
         banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
-        listeners = listener_specs(plan.listeners, plan.config.pools, desired.drained, banned)
+        shut = shut_still(self._state, plan.listeners, desired.drained)
+        listeners = listener_specs(plan.listeners, plan.config.pools, shut, banned)
         outputs = await self._prepare_outputs(plan)
         try:
             await self._open_and_save(desired, plan, listeners)
@@ -246,9 +253,8 @@ class Applying:
         except ChangeError:
             self._forwarder.forget_prepared()
             with contextlib.suppress(ConfigError):  # back to the options from before
-                before = listener_specs(
-                    self._state.listeners, self._state.config.pools, self.desired.drained, self._state.banned
-                )
+                shut = shut_still(self._state, self._state.listeners, self.desired.drained)
+                before = listener_specs(self._state.listeners, self._state.config.pools, shut, self._state.banned)
                 prepare_listeners(self._forwarder, self._state.config, before)
             raise
 

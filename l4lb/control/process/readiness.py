@@ -51,6 +51,8 @@ def _listeners(state: State, scope: Scope) -> Iterator[str]:
             yield f'there is no listener "{name}"'
         elif name in state.drained:
             yield f'listener "{name}" drains'
+        elif reason := state.refusing.get(name):
+            yield f'listener "{name}" refuses clients: {reason}'
 
 
 def _pools(state: State, scope: Scope) -> Iterator[str]:

@@ -180,7 +180,7 @@ def _hook(hook: Hook, stats: ListenerStats) -> part_shapes.Hook:
 
 
 def _listener(
-    state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None, hook: Hook | None
+    state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None, refusing: str, hook: Hook | None
 ) -> shapes.Listener:
     return {
         "name": state.name,
@@ -190,6 +190,7 @@ def _listener(
         "pool": state.config.pool,
         "addresses": list(stats.addresses),
         "drain": drain,
+        "refusing": refusing,
         "max_sessions": state.config.max_sessions,
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
@@ -312,12 +313,13 @@ class Status:
         }
 
     def listeners(self, stats: Stats | None = None) -> list[shapes.Listener]:
-        counted = (stats or self.stats()).listeners
+        counted, refusing = (stats or self.stats()).listeners, self._state.refusing_now
         found = []
         for name, one in self._state.listeners.items():
             stats_ = counted.get(name, ListenerStats())
             drain = self._draining.of_listener(name, stats_.sessions_active)
-            found.append(_listener(one, stats_, drain, hook_of(self._state.hooks, name, one.config)))
+            hook = hook_of(self._state.hooks, name, one.config)
+            found.append(_listener(one, stats_, drain, refusing.get(name, ""), hook))
         return found
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
@@ -348,8 +350,8 @@ class Status:
     def explain_listener(self, name: str, facts: Facts, source: str, to: str = "") -> shapes.ListenerExplanation:
         """By which route of the listener such a client goes, and to which backend. KeyError for an unknown listener,
         ValueError for an invalid address."""
-        listener = self._state.listeners[name].config
-        return listener_explanation(name, listener, facts, lambda pool: self.explain(pool, source, to))
+        listener, refusing = self._state.listeners[name].config, self._state.refusing_now.get(name, "")
+        return listener_explanation(name, listener, facts, lambda pool: self.explain(pool, source, to), refusing)
 
     def config(self) -> shapes.ConfigShape:
         return masked(self._state.config)

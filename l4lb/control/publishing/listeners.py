@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from l4lb.config import Config, Listener, Pool
 from l4lb.config.options.listener import gue_port_of
 from l4lb.config.options.patterns import parse_bytes
 from l4lb.control.state.bans import EVERYWHERE
-from l4lb.control.state.state import ListenerState
+from l4lb.control.state.state import ListenerState, State
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
 from l4lb.model.snapshot import Keepalive, KernelTerms, ListenerSpec, ProxyAccept, RouteSpec, SourceLimits
@@ -74,10 +75,23 @@ def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
     )
 
 
+class Shut(NamedTuple):
+    """Listeners that accept nobody: those that are `drained` give their addresses up, `suspended` ones refuse clients
+    there."""
+
+    drained: Collection[str] = ()
+    suspended: Collection[str] = ()
+
+
 def listener_spec(
-    state: ListenerState, pools: Mapping[str, Pool], *, drained: bool = False, banned: bytes = b""
+    state: ListenerState,
+    pools: Mapping[str, Pool],
+    *,
+    drained: bool = False,
+    suspended: bool = False,
+    banned: bytes = b"",
 ) -> ListenerSpec:
-    """A `drained` listener has no address; it keeps its sessions and counters. `banned`: see `ListenerSpec`."""
+    """A `drained` listener has no address; it keeps its sessions and counters. The rest: see `ListenerSpec`."""
     config = state.config
     return ListenerSpec(
         name=state.name,
@@ -115,41 +129,50 @@ def listener_spec(
         udp_one_way=config.udp_responses == "none",
         udp_gro=config.udp_gro,
         kernel=_kernel(config, pools),
+        suspended=suspended,
     )
 
 
 def listener_specs(
     listeners: Mapping[str, ListenerState],
     pools: Mapping[str, Pool],
-    drained: Collection[str],
+    shut: Shut,
     banned: Mapping[str, bytes],
 ) -> tuple[ListenerSpec, ...]:
     """`banned`: see `Bans.ranges`."""
-    return ListenerSpecs().of(listeners, pools, drained, banned)
+    return ListenerSpecs().of(listeners, pools, shut, banned)
+
+
+def shut_still(state: State, listeners: Mapping[str, ListenerState], drained: Collection[str]) -> Shut:
+    """The ones of `listeners` that are to accept nobody until it is known which backends are usable: those that are new
+    or refused clients before."""
+    refusing = (name for name, one in listeners.items() if one.config.when_no_backend == "refuse")
+    return Shut(drained, {name for name in refusing if name in state.refusing or name not in state.listeners})
 
 
 class ListenerSpecs:
     """An unchanged listener's spec stays the same object: with many listeners, a change concerns few."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[ListenerState, Pool, bool, bytes, ListenerSpec]] = {}
+        self._known: dict[str, tuple[ListenerState, Pool, tuple[bool, bool, bytes], ListenerSpec]] = {}
 
     def of(
         self,
         listeners: Mapping[str, ListenerState],
         pools: Mapping[str, Pool],
-        drained: Collection[str],
+        shut: Shut,
         banned: Mapping[str, bytes],
     ) -> tuple[ListenerSpec, ...]:
         """See `listener_specs`."""
         before, self._known = self._known, {}
         everywhere = banned.get(EVERYWHERE, b"")
         for name, one in listeners.items():
-            pool, is_drained, refused = pools[one.config.pool], name in drained, banned.get(name, everywhere)
-            known = before.get(name)
-            if known is None or known[0] is not one or known[1] is not pool or known[2:4] != (is_drained, refused):
-                spec = listener_spec(one, pools, drained=is_drained, banned=refused)
-                known = (one, pool, is_drained, refused, spec)
+            pool, refused = pools[one.config.pool], banned.get(name, everywhere)
+            drained, suspended = name in shut.drained, name in shut.suspended
+            known, terms = before.get(name), (drained, suspended, refused)
+            if known is None or known[0] is not one or known[1] is not pool or known[2] != terms:
+                spec = listener_spec(one, pools, drained=drained, suspended=suspended, banned=refused)
+                known = (one, pool, terms, spec)
             self._known[name] = known
         return tuple(spec for *_, spec in self._known.values())
 

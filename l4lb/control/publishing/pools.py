@@ -49,7 +49,8 @@ class Table:
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `orders`
-    has one for each of the `tiers`, of which there is at least one.
+    has one for each of the `tiers`, of which there is at least one. `serves`: not only backends whose health is unknown
+    are usable.
 
     `pool` may change meanwhile; the view does not.
     """
@@ -62,6 +63,7 @@ class PoolView:
     tiers: tuple[Tier, ...]
     passed_over: dict[str, str]
     orders: tuple[Order, ...]
+    serves: bool
 
 
 def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
@@ -138,7 +140,8 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
         BackendSpec(one.id, one.address, weight, one.max_sessions, index not in found.passed_over or _resumes(one))
         for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
     )
-    return PoolView(pool, config, pool.source, tuple(backends), specs, found.tiers, passed_over, orders)
+    serves = any(backends[index].observed is not Health.UNKNOWN for index in found.usable)
+    return PoolView(pool, config, pool.source, tuple(backends), specs, found.tiers, passed_over, orders, serves)
 
 
 def _digest(order: Order, slots: array[int]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.publishing.explaining import explain
-from l4lb.control.publishing.listeners import ListenerSpecs
+from l4lb.control.publishing.listeners import ListenerSpecs, Shut
 from l4lb.control.publishing.pools import (
     PoolView,
     Table,
@@ -28,6 +28,7 @@ from l4lb.control.publishing.pools import (
     pool_spec,
     view,
 )
+from l4lb.control.publishing.refusing import Refusing
 from l4lb.control.state.events import Events, logger
 from l4lb.control.state.state import PoolState, State
 from l4lb.errors import ConfigError, Problem
@@ -41,12 +42,14 @@ from l4lb.routing.hashing import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The whole state at one moment, `at`. `number` orders looks; `then` is called once the look is in use."""
+    """The whole state at one moment, `at`. `number` orders looks; `refusing` are listeners that are to refuse clients,
+    and why; `then` is called once the look is in use."""
 
     number: int
     at: float
     pools: Mapping[str, PoolView]
     listeners: tuple[ListenerSpec, ...]
+    refusing: Mapping[str, str]
     then: list[Callable[[], None]]
 
 
@@ -73,6 +76,7 @@ class Reconciler:
         self._removed = removed
         self._clock = clock
         self._hooked = hooked
+        self._refusing = Refusing(state, forwarder, events)
         self._looks = 0
         self._dirty: set[str] = set()
         self._all_dirty = True
@@ -87,6 +91,7 @@ class Reconciler:
         self._requested = False
         self._task: asyncio.Task[None] | None = None
         self._growing: asyncio.TimerHandle | None = None
+        self._retrying: asyncio.TimerHandle | None = None
         self._grows: set[str] = set()  # pools whose weights grow: looked at every time
 
     # ---- when ----
@@ -162,11 +167,13 @@ class Reconciler:
             self._then[:0] = look.then
 
     async def stop(self) -> None:
-        if self._growing is not None:
-            self._growing.cancel()
+        for timer in (self._growing, self._retrying):
+            if timer is not None:
+                timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._refusing.stop()
 
     # ---- how ----
 
@@ -178,13 +185,14 @@ class Reconciler:
             known = None if self._all_dirty or name in self._dirty or name in self._grows else self._views.get(name)
             views[name] = known if known is not None and known.pool is pool else view(pool, seed, now)
         self._views, self._dirty, self._all_dirty = views, set(), False
-        listeners = () if self._state.process is ProcessState.DRAINING else self._listener_specs()
+        refusing = self._refusing.of(self._state.listeners, views)
+        listeners = () if self._state.process is ProcessState.DRAINING else self._listener_specs(refusing)
         then, self._then = self._then, []
-        return _Look(self._looks, now, views, listeners, then)
+        return _Look(self._looks, now, views, listeners, refusing, then)
 
-    def _listener_specs(self) -> tuple[ListenerSpec, ...]:
-        state = self._state
-        return self._hooked(self._specs_of.of(state.listeners, state.config.pools, state.drained, state.banned))
+    def _listener_specs(self, refusing: Mapping[str, str]) -> tuple[ListenerSpec, ...]:
+        state, shut = self._state, Shut(self._state.drained, refusing)
+        return self._hooked(self._specs_of.of(state.listeners, state.config.pools, shut, state.banned))
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""
@@ -219,7 +227,24 @@ class Reconciler:
         return specs
 
     def _publish(self, look: _Look) -> None:
-        """Publish, unless nothing changed."""
+        """Publish, unless nothing changed. Where a listener is to accept again and cannot, the rest is published after
+        another look."""
+        try:
+            self._publish_whole(look)
+        except ConfigError as error:
+            if self.version == 0 or not self._refusing.note_failures(error, look.refusing):
+                raise
+            self.request()
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self._retrying is not None:
+            self._retrying.cancel()
+            self._retrying = None
+        if (wait_s := self._refusing.retry_s) is not None:
+            self._retrying = asyncio.get_running_loop().call_later(wait_s, self.request, None, ())
+
+    def _publish_whole(self, look: _Look) -> None:
         changed = self._changed_specs(look)
         pools = tuple(changed.get(name) or self._specs[name] for name in look.pools)
         if (pools, look.listeners) != self._published:
@@ -231,6 +256,7 @@ class Reconciler:
             self._published = (pools, look.listeners)
         before, new = self._seen, self._new(look)
         self._note(look, changed)
+        self._refusing.published(look.refusing)
         self._wait_for_growth(look.at)
         self._report_removed(before, new)
         then = look.then[:]

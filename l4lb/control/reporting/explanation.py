@@ -41,9 +41,10 @@ def explanation(pool: PoolState, source: str, said: Explained) -> shapes.Explana
 
 
 def listener_explanation(
-    name: str, listener: Listener, facts: Facts, explained: Callable[[str], shapes.Explanation]
+    name: str, listener: Listener, facts: Facts, explained: Callable[[str], shapes.Explanation], refusing: str = ""
 ) -> shapes.ListenerExplanation:
-    """For JSON. `explained`: of a pool. ValueError for an address that is none."""
+    """For JSON. `explained`: of a pool; `refusing`: why the listener accepts nobody. ValueError for an address that is
+    none."""
     specs = route_specs(listener)
     found = find(specs, facts)
     assert not isinstance(found, Later), "everything is known"
@@ -51,6 +52,7 @@ def listener_explanation(
     before = listener.routes if found is None else listener.routes[:found]
     return {
         "listener": name,
+        "refusing": refusing,
         "route": None if found is None else found + 1,
         "conditions": {} if taken is None else taken.conditions,
         "split": {} if taken is None else taken.split,

@@ -125,6 +125,12 @@ def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
         ("listener", "result"),
         (((name, result), count) for name, one in listeners for result, count in one.hooked.items()),
     )
+    yield _gauge(
+        "l4lb_listener_refusing",
+        "1 while it refuses clients for want of a usable backend",
+        _LISTENER,
+        (((name,), name in gathered.refusing) for name, _ in listeners),
+    )
     yield _gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
                  (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
 

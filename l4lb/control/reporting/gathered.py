@@ -39,7 +39,8 @@ class BackendGathered:
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """`discovery` by pool, of those that have a source; `busy` is the part of its time that each worker was busy
-    lately; `reloads` are (applied, refused); `at`: when, in seconds since 1970."""
+    lately; `reloads` are (applied, refused); `refusing` are listeners that refuse clients for now, by when_no_backend;
+    `at`: when, in seconds since 1970."""
 
     stats: Stats
     listeners: dict[str, ListenerStats]
@@ -57,6 +58,7 @@ class Gathered:
     access_log: Counts
     hook_records: CloseCounts | None = None
     usage: Usage | None = None
+    refusing: frozenset[str] = frozenset()
     fleet: FleetState | None = None
     at: float = field(default_factory=time.time)
 
@@ -130,6 +132,7 @@ class Sources:
             self.access_log.counts,
             self.closing.counts,
             self.usage.read(),
+            frozenset(state.refusing_now),
             replace(state.fleet, nodes=dict(state.fleet.nodes)) if state.fleet is not None else None,
         )
 

@@ -169,7 +169,8 @@ class Drain(TypedDict):
 
 @_EXACT
 class Listener(TypedDict):
-    """`addresses` have real port numbers, and are empty while it drains; `closed` counts sessions by close reason,
+    """`addresses` have real port numbers, and are empty while it drains; `refusing` says why it refuses clients (see
+    when_no_backend), and is empty while it accepts; `closed` counts sessions by close reason,
     `proxy_refused` refused PROXY headers by reason, `dropped` datagrams that were not forwarded, `source_limited` how
     often a source was over a limit of `per_source`, in a dry run too. `in_kernel` is null where `engine` is "proxy"."""
 
@@ -180,6 +181,7 @@ class Listener(TypedDict):
     pool: str
     addresses: list[str]
     drain: Drain | None
+    refusing: str
     max_sessions: int
     sessions_active: int
     sessions_total: int
@@ -358,9 +360,11 @@ class RouteExplanation(TypedDict):
 @_EXACT
 class ListenerExplanation(TypedDict):
     """By which route a client goes: from 1 on, null when none takes it and it gets the listener's own pool; `passed`
-    are those before it. `backend`: which backend of that pool it gets."""
+    are those before it. `backend`: which backend of that pool it gets. `refusing`: why the listener refuses all clients
+    for now, or empty."""
 
     listener: str
+    refusing: str
     route: int | None
     conditions: dict[str, list[str]]
     split: dict[str, int]

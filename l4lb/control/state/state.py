@@ -23,6 +23,7 @@ from l4lb.net.address import name_of, parse_address, resolve_backend, resolve_li
 
 HISTORY_LENGTH = 20
 NOT_YET = "it has not been looked up yet"
+NOT_USABLE_YET = "no usable backend is known yet"
 NO_ANSWER_YET = "it has not answered yet"
 
 
@@ -152,12 +153,18 @@ class State:
     pools: dict[str, PoolState]
     listeners: dict[str, ListenerState]
     drained: frozenset[str] = frozenset()  # listeners that the operator drained
+    refusing: Mapping[str, str] = field(default_factory=dict)  # listeners without a usable backend that refuse, and why
     bans: int = 0  # how many there are
     banned: Mapping[str, bytes] = field(default_factory=dict)  # the clients whom they refuse, see `Bans.ranges`
     hooks: tuple[Hook, ...] = ()  # those for single listeners first
     process: ProcessState = ProcessState.STARTING
     started_at: float = field(default_factory=time.monotonic)
     fleet: FleetState | None = None
+
+    @property
+    def refusing_now(self) -> dict[str, str]:
+        """Those of `refusing` that are not drained."""
+        return {name: why for name, why in self.refusing.items() if name in self.listeners.keys() - self.drained}
 
     def is_in_kernel(self, pool: str) -> bool:
         """Whether the kernel forwards for a listener of that pool: its backends' sessions cannot be bounded then."""
@@ -241,4 +248,5 @@ def initial_state(config: Config) -> State:
             problems.append(config.problem(("listeners", name, "bind"), str(error)))
     if problems:
         raise ConfigError(problems)
-    return State(config, pools, listeners)
+    refusing = {name: NOT_USABLE_YET for name, one in config.listeners.items() if one.when_no_backend == "refuse"}
+    return State(config, pools, listeners, refusing=refusing)

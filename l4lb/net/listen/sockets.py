@@ -78,12 +78,14 @@ def _drops(sock: socket.socket) -> int:
 @dataclass(slots=True)
 class ListeningSockets:
     """The sockets of one bind address: one per worker; or fewer, which workers share; or more, of which workers have
-    several each (a process with another number of workers opened them)."""
+    several each (a process with another number of workers opened them). While they are `suspended`, workers use none:
+    see `l4lb.net.listen.suspending`."""
 
     sockets: list[socket.socket]
     address: str
     port: int = 0
     owned_path: str = ""
+    suspended: bool = False
     _inode: int = field(default=0, repr=False)
     _to_own: tuple[str, int] = ("", 0)
 
@@ -122,14 +124,16 @@ class ListeningSockets:
 
     def described(self) -> dict[str, Any]:
         """What the next process needs to know about them, besides the descriptors."""
-        return {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
+        about = {"address": self.address, "port": self.port, "path": self.owned_path, "inode": self._inode}
+        return {**about, "suspended": self.suspended}
 
     @classmethod
     def imported(cls, fds: Sequence[int], described: Mapping[str, Any]) -> ListeningSockets:
         """From another process: its file is that one's until `claim`."""
         sockets = [socket.socket(fileno=fd) for fd in fds]
         to_own = (described["path"], described["inode"])
-        return cls(sockets, described["address"], described["port"], _to_own=to_own)
+        suspended = bool(described.get("suspended", False))
+        return cls(sockets, described["address"], described["port"], suspended=suspended, _to_own=to_own)
 
     def listen(self, spec: ListenerSpec, cpus: Sequence[int] = ()) -> None:
         """Begin to accept TCP clients; the other sockets do already. Call it once nothing else can fail, since closing
@@ -177,6 +181,10 @@ class ListeningSockets:
         """The process that they were taken over from will not remove their file: this one will."""
         if self._to_own[0]:
             self.owned_path, self._inode = self._to_own
+
+    def take_file(self, other: ListeningSockets) -> None:
+        """The file of `other`, whose socket took this one's place."""
+        self.owned_path, self._inode, self._to_own = other.owned_path, other._inode, ("", 0)
 
     def give_up(self) -> None:
         """Another process has taken them over, with their file."""
@@ -261,12 +269,15 @@ def _bind_inet(
 ) -> ListeningSockets:
     opened = ListeningSockets([], str(address))
     try:
-        for index in range(workers):
+        chosen = address.port == 0
+        for index in range(workers + chosen):
             sock = _open_inet(address, spec, None if index else own)
             opened.sockets.append(sock)
-            if index == 0:  # port 0: the siblings join the port that the kernel chose
+            if index == 0:
                 opened.port = sock.getsockname()[1]
                 address = SocketAddress(address.family, address.host, opened.port)
+        if chosen:  # by the kernel, which takes such a port back from a socket that does not listen for a while
+            opened.sockets.pop(0).close()
     except BaseException:
         opened.close()
         raise
@@ -281,7 +292,8 @@ def _listen_unix(address: SocketAddress, spec: ListenerSpec) -> ListeningSockets
     try:
         opened._inode = bind_unix(sock, _unix_name(address), path)
         opened.owned_path = path
-        sock.listen(spec.backlog)
+        if not spec.suspended:
+            sock.listen(spec.backlog)
     except BaseException:
         opened.close()
         raise

@@ -8,7 +8,8 @@ import {words} from "./judge.js";
 const SHOWN = 200;
 const NEWS_S = 15; // what is older was not heard live, nor what was before the page, and is not said aloud
 const ALOUD = new Set([ // besides warnings
-  "backend_up", "backend_readmitted", "draining", "drained", "listener_draining", "reloaded",
+  "backend_up", "backend_readmitted", "draining", "drained", "listener_draining", "listening",
+  "reloaded",
 ]);
 const MARKED = new Set(["warning", "error"]);
 const APART = new Set(["kind", "time", "level", "pool", "backend", "reason"]);

@@ -91,6 +91,7 @@ function* ofListener(listener, samples) {
   const {name} = listener;
   const problem = (kind, level, text) => ({key: `${kind}\n${name}`, level, text: `listener ${name} ${text}`});
   if (listener.drain) yield problem("drain", "note", `is being drained: it accepts nobody, ${left} left`);
+  if (listener.refusing) yield problem("refusing", "error", `refuses clients: ${listener.refusing}`);
   const reasons = unserved(samples);
   const total = reasons.reduce((sum, [, number]) => sum + number, 0);
   const text = `has ${plural(total, "client")} not served in the last minute (${unservedText(reasons)})`;

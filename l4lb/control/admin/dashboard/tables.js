@@ -44,6 +44,11 @@ function eachWay(samples, traffic, unit, text) {
   return `${text(samples.rate(`${unit}_up`))} / ${down}`;
 }
 
+function addressText({drain, refusing, addresses}) {
+  if (drain) return "draining";
+  return refusing ? `${addresses.join(", ")} (refuses clients)` : addresses.join(", ");
+}
+
 export class Listeners {
   #table = null;
   #engines = false; // whether the table has columns for what the kernel forwards
@@ -73,7 +78,7 @@ export class Listeners {
       ["Listener", "", (one) => one.name],
       ["Protocol", "", (one) => one.protocol],
       engines && ["Engine", "engine", (one) => (one.in_kernel ? engineText(one.in_kernel) : one.engine)],
-      ["Addresses", "address", (one) => (one.drain ? "draining" : one.addresses.join(", "))],
+      ["Addresses", "address", addressText],
       ["Pool", "", (one) => one.pool],
       ["Sessions", "number", (one) => ofLimit(one.sessions_active, one.max_sessions)],
       ["New", "number", (one) => rate(samples(one).rate("total"))],

@@ -6,7 +6,6 @@ import pytest
 
 from l4lb.config import Backend, Config, Flags, Listener, Pool, from_flags, load
 from l4lb.config.options.policies import policy_names
-from l4lb.config.reading.supported import LATER
 from l4lb.errors import ConfigError
 
 GOOD = """
@@ -160,36 +159,6 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
 )  # fmt: skip
 def test_each_of_these_is_an_error(text: str, message: str) -> None:
     assert any(message in line for line in problems(text)), problems(text)
-
-
-@pytest.mark.parametrize(("path", "key"), [(path, key) for path, keys in LATER.items() for key in keys])
-def test_what_the_contract_names_and_this_version_lacks_is_an_error_that_says_so(
-    path: tuple[str, ...], key: str
-) -> None:
-    at: dict[str, object] = {key: "x"}
-    for part in reversed(path):
-        at = {"x" if part == "*" else part: at}
-    if "backends" in path:
-        at = {"pools": {"x": {"backends": [{"address": "h:1", key: "x"}]}}}
-    from l4lb.config.reading.loader import build
-
-    with pytest.raises(ConfigError, match="not supported by this version"):
-        build(Config, at)
-
-
-def test_keys_of_later_versions_say_so() -> None:
-    text = """
-[listeners.web]
-bind = ":9"
-pool = "web"
-when_no_backend = "refuse"
-[pools.web]
-backends = ["127.0.0.1:1"]
-"""
-    with pytest.raises(ConfigError) as raised:
-        Config.loads(text)
-    said = {problem.path: problem.message for problem in raised.value.problems}
-    assert said == {"listeners.web.when_no_backend": "not supported by this version"}
 
 
 UDP = '[listeners.l]\nbind = ":9"\npool = "p"\nprotocol = "udp"\n'

@@ -49,6 +49,7 @@ CONTRACT = {
     "l4lb_worker_busy_ratio": ("gauge", {"worker"}),
     "l4lb_snapshot_version": ("gauge", set()),
     "l4lb_bans": ("gauge", set()),
+    "l4lb_listener_refusing": ("gauge", {"listener"}),
     "l4lb_config_reloads_total": ("counter", {"result"}),
     "process_cpu_seconds_total": ("counter", set()),
     "process_open_fds": ("gauge", set()),
@@ -110,6 +111,7 @@ def gathered() -> Gathered:
         Counts(19, 20, 21),
         CloseCounts(28, 29, 30),
         Usage(22.5, 0.25, 23, 24, 25, 26.0),
+        frozenset({MARKED}),
         at=100.0,
     )
 
