@@ -140,9 +140,10 @@ class ControlPlane:
 
         # where the configuration is from
         origin, before = self.host.origin, self.inheritance.fleet
-        self.fleet: Fleet | Alone = Alone(config, load)
+        self.fleet: Fleet | Alone = Alone(config, load, self.events)
         if origin is not None:
-            self.fleet = Fleet(origin, self.state, self.events, self.reload, self.reconciler, forwarder, before)
+            uses = (self.reload, self.reconciler, forwarder)
+            self.fleet = Fleet(origin, self.state, self.events, *uses, before, self.banning)
 
         # who asks, and who is told
         self.status = Status(
@@ -245,11 +246,7 @@ class ControlPlane:
         self.reconciler.request(pools=(pool.name,))
 
     def _announce(self) -> None:
-        accepting = ((name, one) for name, one in self.state.listeners.items() if name not in self.state.refusing)
-        for name, listener in accepting:
-            addresses = " ".join(self.forwarder.addresses(name))
-            fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
-            self.events.emit("listening", fields)
+        self.reconciler.announce()
         self.watching.announce()
         if self.admin.address:
             self.events.emit("admin_listening", {"address": self.admin.address})

@@ -9,10 +9,12 @@ import click
 import pytest
 
 from l4lb.cli.fleet.group import fleet
+from l4lb.config.options.process import FleetConfig
 from l4lb.control.fleet import place, store
 from l4lb.control.fleet.fleet import _AGAIN_S
-from l4lb.control.fleet.keys import DRAIN, HISTORY, NODES, history_key
-from l4lb.control.fleet.member import _SESSIONS_EVERY_S, NODE_TTL_S
+from l4lb.control.fleet.keys import BANS, DRAIN, HISTORY, NODES, history_key
+from l4lb.control.fleet.member import _SESSIONS_EVERY_S
+from l4lb.control.fleet.shared_bans import SHARED_MAX
 
 PAGE = Path("docs/fleet.md").read_text(encoding="utf-8")
 CODE = "\n".join(path.read_text() for path in Path("l4lb/control").rglob("*.py"))
@@ -41,11 +43,13 @@ def test_every_command_is_there(group: click.Group) -> None:
 
 
 def test_the_keys_and_bounds_are_those_of_the_code() -> None:
-    for key in (f"{history_key(12)}", f"{NODES}NAME", f"{DRAIN}NAME"):
+    for key in (f"{history_key(12)}", f"{NODES}NAME", f"{DRAIN}NAME", f"{BANS}192.0.2.0/24`, `{BANS}192.0.2.0/24@web"):
         assert f"| `{key}` |" in PAGE
     assert history_key(12).startswith(HISTORY)
     assert f"the latest {store.HISTORY_MAX} generations" in PAGE
-    assert f"a lease of {NODE_TTL_S} s, kept alive every {NODE_TTL_S // 3} s" in PAGE
+    ttl_s = FleetConfig().node_ttl
+    assert f"a lease of {ttl_s:g} s, kept alive every {ttl_s // 3:g} s" in PAGE
+    assert f"There may be {SHARED_MAX:,};" in PAGE
     assert f"tries again every {_AGAIN_S:g} seconds" in PAGE
     assert _SESSIONS_EVERY_S == 5
     assert "docs/fleet.md" in Path("README.md").read_text(encoding="utf-8")

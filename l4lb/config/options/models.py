@@ -29,7 +29,7 @@ from l4lb.config.options.health import HealthConfig
 from l4lb.config.options.listener import Listener
 from l4lb.config.options.paths import Lines, Path, path_text
 from l4lb.config.options.policies import policy_names
-from l4lb.config.options.process import AdminConfig, GlobalConfig, HooksConfig
+from l4lb.config.options.process import AdminConfig, FleetConfig, GlobalConfig, HooksConfig
 from l4lb.config.options.proxy import Tlv
 from l4lb.config.options.units import Duration, DurationOrOff
 from l4lb.errors import Problem
@@ -213,6 +213,7 @@ class Options(Model):
 
     global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
     admin: AdminConfig = Field(default_factory=AdminConfig)
+    fleet: FleetConfig = Field(default_factory=FleetConfig)
     hooks: HooksConfig = Field(default_factory=HooksConfig)
     listeners: dict[Name, Listener] = Field(default_factory=dict)
     pools: dict[Name, Pool] = Field(default_factory=dict)

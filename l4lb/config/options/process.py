@@ -104,3 +104,14 @@ class AdminConfig(Model):
     )
     token_file: Line = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
     dashboard: bool = Field(default=True, description="serve the dashboard at /")
+
+
+class FleetConfig(Model):
+    """What the nodes of a fleet share, in a configuration that is in etcd; elsewhere it has no effect."""
+
+    node_ttl: Annotated[Duration, Field(ge=2, le=3600)] = Field(
+        default=10.0, description="how long after a crash the others take a node for alive; from its next start on"
+    )
+    bans: Literal["shared", "own"] = Field(
+        default="shared", description="shared: a ban of one node holds on all of them"
+    )

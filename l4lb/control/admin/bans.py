@@ -8,7 +8,7 @@ from l4lb.config.options.base import Line
 from l4lb.config.options.units import LongDuration
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.reporting import shapes
-from l4lb.control.sessions.banning import REASON_MAX
+from l4lb.model.bans import REASON_MAX
 
 
 class ListQuery(Query):

@@ -178,6 +178,8 @@ class Applying:
         async with self.one_at_a_time:
             self._expect_running()
             bans = change(self.desired.bans)
+            if bans is self.desired.bans:
+                return
             desired = replace(self.desired, bans=bans)
             banned = await asyncio.to_thread(bans.ranges)
             if save:

@@ -24,6 +24,7 @@ from l4lb.model.address import SocketAddress
 STARTED_WITH = {
     "global_": ("workers", "worker_affinity", "busy_poll", "max_sessions", "user", "group", "kernel_pin"),
     "admin": ("bind", "token_file", "dashboard"),
+    "fleet": ("node_ttl",),
 }
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 
 from l4lb.config import Config
+from l4lb.control.fleet.banning import FleetBans
 from l4lb.control.fleet.following import Changed, Following
 from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, node_record, parse_document, parse_node_record
 from l4lb.control.fleet.member import Member
 from l4lb.control.fleet.reading import Origin, read_document, write_cache
 from l4lb.control.publishing.reconciler import Reconciler
+from l4lb.control.sessions.banning import Banning
 from l4lb.control.state.events import Events
 from l4lb.control.state.fleet import Before, FleetState
 from l4lb.control.state.state import State
@@ -42,6 +45,7 @@ class Fleet:
         reconciler: Reconciler,
         forwarder: Counting,
         before: Before,
+        banning: Banning,
     ) -> None:
         first = origin.first or Document("", 0)
         self.known = state.fleet = FleetState(origin.node, origin.place.prefix, first.generation)
@@ -56,12 +60,15 @@ class Fleet:
         self._news = asyncio.Event()
         self.following = Following(origin.place, self.known, events)
         self.following.subscribers.append(self._hear)
+        ttl_s = math.ceil(state.config.fleet.node_ttl)
         self.member = Member(
             origin.place,
             self.known,
             events,
             lambda: node_record(state, reconciler.version, forwarder.stats().sessions_left),
+            ttl_s,
         )
+        self._bans = FleetBans(origin.place, state, events, self.following, self.member.servers, banning)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,10 +77,12 @@ class Fleet:
             self._events.emit("fleet_copy_used", fields, logging.WARNING)
         self.following.start()
         self.member.start()
+        self._bans.start()
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
         await self._end_task()
+        await self._bans.stop()
         await self.following.stop()
         await self.member.stop()
 
@@ -89,6 +98,7 @@ class Fleet:
 
     def leave_to_successor(self) -> None:
         """Another process has taken over."""
+        self._bans.cancel()
         self.member.leave_to_successor()
 
     # ---- what the keys say ----

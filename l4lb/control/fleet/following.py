@@ -34,6 +34,7 @@ class Following:
         self._place, self._state, self._events = place, state, events
         self.kvs: dict[str, KeyValue] = {}
         self.subscribers: list[Hears] = []
+        self.reads = 0  # how often all keys were read
         self._reported = False  # that etcd is away: once, whatever each of its servers says
         self._task: asyncio.Task[None] | None = None
 
@@ -68,6 +69,7 @@ class Following:
 
     def _take(self, news: News) -> None:
         if news.all is not None:
+            self.reads += 1
             self._tell(self._compared(news.all))
         if news.changes:
             self._tell({self._name(one.kv.key): None if one.gone else one.kv for one in news.changes})

@@ -6,6 +6,7 @@
 | ``history/00000012`` | generation 12: JSON, who put it, when, why, and its text |
 | ``nodes/NAME`` | a node that is alive: JSON, what it says of itself; it has the node's lease |
 | ``drain/NAME`` | there while that node is to be drained |
+| ``bans/CIDR``, ``bans/CIDR@LISTENER`` | clients that all nodes refuse: JSON, until when and why |
 
 What others wrote is not to be trusted: each ``parse_`` raises a ValueError that says what is wrong.
 """
@@ -29,7 +30,8 @@ CONFIG = "config"
 HISTORY = "history/"
 NODES = "nodes/"
 DRAIN = "drain/"
-FOLLOWED = (CONFIG, NODES, DRAIN)  # what every node watches
+BANS = "bans/"
+FOLLOWED = (CONFIG, NODES, DRAIN, BANS)  # what every node watches
 VALUE_BYTES_MAX = 4 << 20  # etcd itself takes 1.5 MiB unless it is told otherwise
 
 _Text = Annotated[str, Field(max_length=2000)]

@@ -27,7 +27,6 @@ from l4lb.net.services.etcd import Done, Etcd, KeyValue, get_op, lease_is, put_o
 from l4lb.net.services.etcd_servers import EtcdServers
 from l4lb.net.services.json_api import ApiError
 
-NODE_TTL_S = 10
 _LOOK_EVERY_S = 1.0
 _SESSIONS_EVERY_S = 5.0  # a number of sessions alone is not worth a write each second
 _SEEN_WITHIN_S = 3.0  # what was written is seen by this node's own watch, or it was removed again
@@ -35,12 +34,15 @@ _LEAVE_WITHIN_S = 1.0
 
 
 class Member:
-    """`describe` says what the key is to say now."""
+    """`describe` says what the key is to say now. `ttl_s` is of a lease that is new."""
 
-    def __init__(self, place: Place, state: FleetState, events: Events, describe: Callable[[], NodeRecord]) -> None:
+    def __init__(
+        self, place: Place, state: FleetState, events: Events, describe: Callable[[], NodeRecord], ttl_s: int
+    ) -> None:
+        self._ttl_s = ttl_s
         self._state, self._events, self._describe = state, events, describe
         self._key = f"{place.prefix}{NODES}{state.node}"
-        timeout_s = min(place.access.timeout_s, NODE_TTL_S / 4)  # a server that hangs must not cost the lease
+        timeout_s = min(place.access.timeout_s, ttl_s / 4)  # a server that hangs must not cost the lease
         self.servers = EtcdServers(replace(place.access, timeout_s=timeout_s), place.login)
         self._written: NodeRecord | None = None
         self._written_at = 0.0
@@ -110,11 +112,11 @@ class Member:
 
     async def _keep_lease(self) -> None:
         lease, now = self._state.lease, time.monotonic()
-        if lease and now - self._kept_at < NODE_TTL_S / 3:
+        if lease and now - self._kept_at < self._ttl_s / 3:
             return
         if not lease or not await self.servers.ask(lambda server: server.keep_alive(lease)):
             self._written, self._registered = None, False
-            self._state.lease = await self.servers.ask(lambda server: server.grant(NODE_TTL_S))
+            self._state.lease = await self.servers.ask(lambda server: server.grant(self._ttl_s))
         self._kept_at = now
 
     def _is_news(self, record: NodeRecord) -> bool:
@@ -143,7 +145,7 @@ class Member:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._failing_since > NODE_TTL_S + _LOOK_EVERY_S and not self._reported:
+        elif now - self._failing_since > self._ttl_s + _LOOK_EVERY_S and not self._reported:
             self._reported, self._registered = True, False
             fields: dict[str, object] = {"node": self._state.node, "reason": reason}
             self._events.emit("fleet_not_registered", fields, logging.WARNING)

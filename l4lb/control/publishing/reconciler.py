@@ -166,6 +166,10 @@ class Reconciler:
         finally:
             self._then[:0] = look.then
 
+    def announce(self) -> None:
+        """Emit where the listeners listen."""
+        self._refusing.announce(self._state.listeners.keys() - self._state.refusing.keys())
+
     async def stop(self) -> None:
         for timer in (self._growing, self._retrying):
             if timer is not None:

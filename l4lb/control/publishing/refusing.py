@@ -100,14 +100,18 @@ class Refusing:
             if before.get(name) != reason:
                 self._events.emit("listener_refusing", {"listener": name, "reason": reason}, logging.WARNING)
         back = (before.keys() & self._state.listeners.keys()) - refusing.keys() - self._state.drained
-        for name in back if self._state.process is ProcessState.RUNNING else ():
-            self._emit_listening(self._state.listeners[name])
+        if self._state.process is ProcessState.RUNNING:
+            self.announce(back)
         if refusing.keys() - before.keys() and self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._until_adopted())
 
-    def _emit_listening(self, listener: ListenerState) -> None:
-        addresses = " ".join(self._forwarder.addresses(listener.name))
-        self._events.emit("listening", {"listener": listener.name, "address": addresses, "pool": listener.config.pool})
+    def announce(self, names: Collection[str]) -> None:
+        """Emit where they listen."""
+        for name, listener in self._state.listeners.items():
+            if name in names:
+                addresses = " ".join(self._forwarder.addresses(name))
+                fields: dict[str, object] = {"listener": name, "address": addresses, "pool": listener.config.pool}
+                self._events.emit("listening", fields)
 
     async def _until_adopted(self) -> None:
         """The forwarder suspends sockets as soon as it sees that no worker uses them any more."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from l4lb.control.changes.applying import Applying
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery, Sessions
-from l4lb.control.state.bans import EVERYWHERE
+from l4lb.control.state.bans import EVERYWHERE, Bans
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError, L4lbError
-from l4lb.model.bans import Ban
+from l4lb.model.bans import REASON_MAX, Ban
 from l4lb.model.durations import MAX_LONG_DURATION_S
 from l4lb.model.states import CloseReason, ProcessState
 from l4lb.net.ranges import Network, overlap, parse_network, plain_network
 
-REASON_MAX = 255
 _LOOK_AT_LEAST_S = 10.0  # the clock may be set meanwhile
 _AGAIN_S = 1.0
 
@@ -31,6 +31,9 @@ class Banning:
         self._events = events
         self._changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self.subscribers: list[
+            Callable[[Ban, bool], None]
+        ] = []  # called with what was banned here, or (False) no longer
 
     def start(self) -> None:
         self._watch = asyncio.create_task(self._end_when_over())
@@ -84,7 +87,9 @@ class Banning:
         before = self._applying.desired.bans.find(ban.network, listener)
         await self._applying.change_bans(lambda bans: bans.with_ban(ban))
         self._changed.set()
-        ended = await self._sessions.reset(SessionQuery(source=ban.network, listener=listener), CloseReason.DENIED)
+        for hears in self.subscribers:
+            hears(ban, True)
+        ended = await self._end_sessions(ban)
         limited: dict[str, object] = {} if for_s is None else {"for_s": round(for_s, 3)}
         self._events.emit("banned", {**_fields(ban), **limited, "sessions": ended})
         return {**_shape(ban), "sessions_ended": ended}, before is None or before.is_over(now)
@@ -93,8 +98,34 @@ class Banning:
         """Let clients in again. Returns the ban. ChangeError when there is none, or it cannot be removed."""
         ban = self._find(network, listener)
         await self._applying.change_bans(lambda bans: bans.without(ban))
+        for hears in self.subscribers:
+            hears(ban, False)
         self._events.emit("unbanned", _fields(ban))
         return _shape(ban)
+
+    @property
+    def held(self) -> Bans:
+        """Those that hold, or were over just now."""
+        return self._applying.desired.bans
+
+    async def merge(self, change: Callable[[Bans], Bans]) -> None:
+        """Make those hold that `change` makes of the ones that do, because other nodes have banned somebody, or no
+        longer do. ChangeError when that is impossible; nothing has changed then."""
+        before = self.held
+        await self._applying.change_bans(change)
+        after, now = self.held, time.time()
+        self._changed.set()
+        for ban in after:
+            known = before.find(ban.network, ban.listener)
+            if known is None or (known.until, known.since) != (ban.until, ban.since):
+                ended = await self._end_sessions(ban)
+                self._events.emit("banned", {**_fields(ban), "sessions": ended, "by": "fleet"})
+        for ban in before:
+            if after.find(ban.network, ban.listener) is None and not ban.is_over(now):
+                self._events.emit("unbanned", {**_fields(ban), "by": "fleet"})
+
+    async def _end_sessions(self, ban: Ban) -> int:
+        return await self._sessions.reset(SessionQuery(source=ban.network, listener=ban.listener), CloseReason.DENIED)
 
     async def _end_when_over(self) -> None:
         """A process that drains lets nobody in: its bans do not matter."""

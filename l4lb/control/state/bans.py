@@ -81,6 +81,7 @@ def saved(bans: Bans) -> list[dict[str, Any]]:
     """As JSON, for a state file or another process."""
     return [
         {"network": one.network, "listener": one.listener, "until": one.until, "reason": one.reason, "since": one.since}
+        | ({"shared": True} if one.shared else {})
         for one in bans
     ]
 

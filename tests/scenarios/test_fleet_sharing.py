@@ -1,0 +1,173 @@
+"""What the nodes of a fleet share, by a real etcd."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from l4lb import AdminError, Client, Config, LoadBalancer
+from tests.scenarios.test_upgrade import end, pid_of
+from tests.support.etcd import Etcd, etcd
+from tests.support.fleet import PREFIX, Node, Served, config_text, node, nodes, put_config, serving
+from tests.support.peers import connect, echo, read_until_end
+from tests.support.peers import serving as serving_tcp
+from tests.support.waiting import wait_until
+
+NET = "192.0.2.0/24"
+
+
+def fleet_text(*backends: str, more: str = "", **options: str) -> str:
+    listed = "\n".join(f'{name} = "{value}"' for name, value in options.items())
+    return f"{config_text(*backends, more=more)}\n[fleet]\n{listed}\n"
+
+
+def banned(one: Node) -> list[str]:
+    return [str(ban["cidr"]) for ban in one.balancer.bans.list()]
+
+
+def wait_banned(some: list[Node], *networks: str) -> None:
+    for one in some:
+        assert wait_until(lambda: sorted(banned(one)) == sorted(networks)), (one.name, banned(one))  # noqa: B023
+
+
+def etcd_keys(server: Etcd) -> list[str]:
+    return server.ctl("get", "--prefix", "--keys-only", f"{PREFIX}/bans/").split()
+
+
+# ---- bans ----
+
+
+def test_a_ban_of_one_node_holds_on_all_and_ends_for_all() -> None:
+    with etcd() as server, serving_tcp(echo) as backend:
+        put_config(server, fleet_text(backend.address))
+        with nodes(server, "a", "b", "c") as three:
+            a, b, c = three
+            addresses = [one.balancer.listeners["web"].addresses[0] for one in three]
+            with connect(addresses[2]) as kept:
+                kept.sendall(b"x")
+                assert kept.recv(10) == b"x"
+                a.balancer.bans.add("127.0.0.0/8", reason="noise")
+                wait_banned(three, "127.0.0.0/8")
+                assert read_until_end(kept) == (b"", True), "sessions end there too"
+            (ban,) = c.balancer.bans.list()
+            assert ban["reason"] == "noise"
+            assert wait_until(lambda: c.of("banned"))
+            assert c.of("banned")[0]["by"] == "fleet"
+            c.balancer.bans.remove("127.0.0.0/8")
+            wait_banned(three)
+            for address in addresses:
+                with connect(address) as client:
+                    client.sendall(b"y")
+                    assert client.recv(10) == b"y"
+            assert etcd_keys(server) == []
+            b.balancer.bans.add(NET, for_s=2.0)
+            wait_banned(three, NET)
+            until = {one.balancer.bans.list()[0]["until"] for one in three}
+            assert len(until) == 1
+            wait_banned(three)
+            assert time.time() >= until.pop() - 0.1
+
+
+def test_bans_of_a_node_that_was_away_are_merged() -> None:
+    with etcd() as server:
+        put_config(server, fleet_text())
+        with nodes(server, "a", "b") as both:
+            a, b = both
+            a.balancer.bans.add("192.0.2.1/32")
+            a.balancer.bans.add("192.0.2.2/32")
+            wait_banned(both, "192.0.2.1/32", "192.0.2.2/32")
+            server.signal(signal.SIGSTOP)
+            a.balancer.bans.add("192.0.2.3/32", reason="away")
+            b.balancer.bans.add("192.0.2.4/32")
+            b.balancer.bans.remove("192.0.2.1/32")
+            assert sorted(banned(a)) == ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"], "at once, and here alone"
+            assert sorted(banned(b)) == ["192.0.2.2/32", "192.0.2.4/32"]
+            server.signal(signal.SIGCONT)
+            wait_banned(both, "192.0.2.2/32", "192.0.2.3/32", "192.0.2.4/32")
+
+
+def test_a_node_that_starts_again_learns_what_was_removed_and_puts_what_was_not(tmp_path: Path) -> None:
+    with etcd() as server:
+        state = f'state_file = "{tmp_path}/a.json"'
+        put_config(server, fleet_text().replace("[global]", f"[global]\n{state}"))
+        with node(server, "a") as a:
+            a.balancer.bans.add("192.0.2.1/32")
+            assert wait_until(lambda: [ban.shared for ban in a.balancer.plane.banning.held] == [True])
+        server.ctl("del", f"{PREFIX}/bans/192.0.2.1/32")
+        text = json.loads((tmp_path / "a.json").read_text())
+        text["bans"].append({"network": "192.0.2.2/32", "listener": "", "until": 0.0, "reason": "", "since": 1.0})
+        (tmp_path / "a.json").write_text(json.dumps(text))
+        with node(server, "a") as a:
+            wait_banned([a], "192.0.2.2/32")
+            assert wait_until(lambda: etcd_keys(server) == [f"{PREFIX}/bans/192.0.2.2/32"])
+
+
+def test_what_others_write_there_is_not_trusted() -> None:
+    with etcd() as server:
+        put_config(server, fleet_text())
+        server.put(f"{PREFIX}/bans/192.0.2.1/24", "{}")
+        with node(server, "a") as a:
+            server.put(f"{PREFIX}/bans/192.0.2.9/32", '{"until": "never", "reason": "", "since": 0}')
+            server.put(f"{PREFIX}/bans/192.0.2.8/32", '{"until": 0.0, "reason": "ok", "since": 0.0}')
+            wait_banned([a], "192.0.2.8/32")
+            assert sorted(a.known.broken) == ["bans/192.0.2.1/24", "bans/192.0.2.9/32"]
+            assert a.known.broken["bans/192.0.2.9/32"].startswith("until: ")
+            server.ctl("del", f"{PREFIX}/bans/192.0.2.9/32")
+            assert wait_until(lambda: list(a.known.broken) == ["bans/192.0.2.1/24"])
+
+
+def test_bans_may_be_of_each_node_alone_and_shared_later() -> None:
+    with etcd() as server:
+        put_config(server, fleet_text(bans="own"))
+        with nodes(server, "a", "b") as both:
+            a, b = both
+            a.balancer.bans.add(NET)
+            server.put(f"{PREFIX}/bans/192.0.2.8/32", '{"until": 0.0, "reason": "", "since": 0.0}')
+            put_config(server, fleet_text(bans="own", more="retry_pause = 1"))
+            for one in both:
+                one.wait_for(2)
+            assert (banned(a), banned(b)) == ([NET], [])
+            put_config(server, fleet_text(bans="shared"))
+            wait_banned(both, NET, "192.0.2.8/32")
+
+
+def test_a_ban_in_three_processes_survives_an_upgrade(tmp_path: Path) -> None:
+    with etcd() as server:
+        put_config(server, fleet_text())
+        with contextlib.ExitStack() as stack:
+            a, b, c = (stack.enter_context(serving(server, name, tmp_path)) for name in "abc")
+            with Client(a.admin, timeout=60) as client:
+                client.bans.add(NET)
+            assert wait_until(lambda: all(held(one) == [NET] for one in (a, b, c)))
+            with Client(b.admin, timeout=60) as client:
+                client.bans.remove(NET)
+            assert wait_until(lambda: all(held(one) == [] for one in (a, b, c)))
+            with pytest.raises(AdminError, match="is not banned"), Client(c.admin, timeout=60) as client:
+                client.bans.remove(NET)
+            with Client(a.admin, timeout=60) as client:
+                client.bans.add(NET)
+                new = client.upgrade()
+            stack.callback(end, new)
+            assert wait_until(lambda: pid_of(a.admin) == new)
+            with Client(c.admin, timeout=60) as client:
+                client.bans.add("192.0.2.7/32")
+            assert wait_until(lambda: all(sorted(held(one)) == [NET, "192.0.2.7/32"] for one in (a, b, c)))
+
+
+def held(one: Served) -> list[str]:
+    with Client(one.admin, timeout=60) as client:
+        return [str(ban["cidr"]) for ban in client.bans.list()]
+
+
+def test_options_of_a_fleet_in_a_file_are_reported() -> None:
+    with LoadBalancer(Config.loads(fleet_text(bans="own"))) as balancer:
+        reasons = [event.fields for event in balancer.plane.events.recent if event.kind == "fleet_options_unused"]
+        assert [one["keys"] for one in reasons] == ["fleet.bans"]
+        balancer.reload(Config.loads(fleet_text(node_ttl="5s")))
+        reasons = [event.fields for event in balancer.plane.events.recent if event.kind == "fleet_options_unused"]
+        assert [one["keys"] for one in reasons] == ["fleet.bans", "fleet.node_ttl"]
