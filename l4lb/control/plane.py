@@ -23,7 +23,7 @@ from l4lb.control.changes.resolution import NEW_NAMES_WITHIN_S, NamesIn, Resolut
 from l4lb.control.changes.session_cleanup import SessionCleanup
 from l4lb.control.discovery.discovery import Discovery
 from l4lb.control.fleet.alone import Alone
-from l4lb.control.fleet.fleet import Fleet
+from l4lb.control.fleet.fleet import Fleet, Uses
 from l4lb.control.health.agent import Agents
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
@@ -36,7 +36,7 @@ from l4lb.control.process.restart import Restart
 from l4lb.control.process.status import Status
 from l4lb.control.process.supervision import Supervision
 from l4lb.control.process.upgrade import Handed, Upgrade
-from l4lb.control.publishing.listeners import listener_specs, prepare_listeners, shut_still
+from l4lb.control.publishing.listeners import listener_specs, now_still, prepare_listeners
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.reporting.access_log import AccessLog
@@ -142,8 +142,8 @@ class ControlPlane:
         origin, before = self.host.origin, self.inheritance.fleet
         self.fleet: Fleet | Alone = Alone(config, load, self.events)
         if origin is not None:
-            uses = (self.reload, self.reconciler, forwarder)
-            self.fleet = Fleet(origin, self.state, self.events, *uses, before, self.banning)
+            uses = Uses(self.reload, self.reconciler, forwarder, self.banning)
+            self.fleet = Fleet(origin, self.state, self.events, uses, before)
 
         # who asks, and who is told
         self.status = Status(
@@ -225,8 +225,8 @@ class ControlPlane:
         if config.global_.user and self.host.identity is None:
             reason = "only `l4lb serve` changes its user: a program that embeds l4lb does so itself"
             raise ConfigError([config.problem(("global", "user"), reason)])
-        shut = shut_still(self.state, self.state.listeners, self.applying.desired.drained)
-        listeners = listener_specs(self.state.listeners, config.pools, shut, self.state.banned)
+        now = now_still(self.state, self.state.listeners, self.applying.desired.drained)
+        listeners = listener_specs(self.state.listeners, config.pools, now, self.state.banned)
         prepare_listeners(self.forwarder, config, listeners)
         self.admin.bind(self.host.identity)
         files = self.forwarder.socket_files()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from l4lb import AdminError, Client, Config, LoadBalancer
+from tests.scenarios.test_refusing import was_reset
 from tests.scenarios.test_upgrade import end, pid_of
 from tests.support.etcd import Etcd, etcd
 from tests.support.fleet import PREFIX, Node, Served, config_text, node, nodes, put_config, serving
@@ -171,3 +172,77 @@ def test_options_of_a_fleet_in_a_file_are_reported() -> None:
         balancer.reload(Config.loads(fleet_text(node_ttl="5s")))
         reasons = [event.fields for event in balancer.plane.events.recent if event.kind == "fleet_options_unused"]
         assert [one["keys"] for one in reasons] == ["fleet.bans", "fleet.node_ttl"]
+
+
+# ---- limits ----
+
+LIMITED = 'max_sessions = 10\nsession_rate = "30/s"\ntotal_bandwidth_up = "9KB/s"'
+
+
+def limited_text(*backends: str, limits: str = LIMITED) -> str:
+    text = fleet_text(*backends, limits="divided")
+    return text.replace('bind = ["127.0.0.1:0"]', f'bind = ["127.0.0.1:0"]\n{limits}')
+
+
+def parts(some: list[Node]) -> list[int]:
+    return [one.balancer.status()["listeners"][0]["max_sessions"] for one in some]
+
+
+def shares(some: list[Node]) -> list[object]:
+    return [(one.balancer.status()["fleet"] or {}).get("share") for one in some]
+
+
+def test_limits_are_divided_by_the_live_nodes() -> None:
+    with etcd() as server:
+        put_config(server, limited_text())
+        with nodes(server, "b", "a") as two:
+            assert wait_until(lambda: parts(two) == [5, 5])
+            with node(server, "c") as third:
+                every = [two[1], two[0], third]
+                assert wait_until(lambda: parts(every) == [4, 3, 3])
+                assert shares(every) == [{"nodes": 3, "rank": rank} for rank in (1, 2, 3)]
+                published = every[1].balancer.plane.reconciler._published
+                assert published is not None
+                (spec,) = published[1]
+                assert (spec.max_sessions, spec.session_rate, spec.session_burst) == (3, 10.0, 1)
+                assert spec.total_bandwidth_up == 3000
+                server.stop()
+                assert wait_until(lambda: not any(one.known.connected for one in every))
+                assert parts(every) == [4, 3, 3], "the latest count stays"
+                server.start()
+                assert wait_until(lambda: all(one.known.connected for one in every))
+                assert parts(every) == [4, 3, 3]
+            assert wait_until(lambda: parts(two) == [5, 5])
+            put_config(server, limited_text().replace('limits = "divided"', ""))
+            for one in two:
+                one.wait_for(2)
+            assert parts(two) == [10, 10]
+            assert shares(two) == [None, None]
+
+
+def test_no_more_sessions_get_in_than_the_limit_of_all() -> None:
+    with etcd() as server, serving_tcp(echo) as backend:
+        put_config(server, limited_text(backend.address, limits="max_sessions = 3"))
+        with nodes(server, "a", "b", "c") as three, contextlib.ExitStack() as stack:
+            assert wait_until(lambda: parts(three) == [1, 1, 1])
+            for one in three:
+                address = one.balancer.listeners["web"].addresses[0]
+                kept = stack.enter_context(connect(address))
+                kept.sendall(b"x")
+                assert kept.recv(10) == b"x"
+                assert was_reset(address)
+
+
+def test_max_sessions_of_backends_is_divided() -> None:
+    with etcd() as server, serving_tcp(echo) as backend:
+        text = limited_text(backend.address, limits="")
+        listed = f'{{address = "{backend.address}"'
+        put_config(server, text.replace(listed, f"{listed}, max_sessions = 2"))
+        with nodes(server, "a", "b") as both, contextlib.ExitStack() as stack:
+            for one in both:
+                assert wait_until(lambda: shares([one])[0] is not None and one.known.share.nodes == 2)  # noqa: B023
+                address = one.balancer.listeners["web"].addresses[0]
+                kept = stack.enter_context(connect(address))
+                kept.sendall(b"x")
+                assert kept.recv(10) == b"x"
+                assert was_reset(address)

@@ -115,3 +115,7 @@ class FleetConfig(Model):
     bans: Literal["shared", "own"] = Field(
         default="shared", description="shared: a ban of one node holds on all of them"
     )
+    limits: Literal["own", "divided"] = Field(
+        default="own",
+        description="divided: those of listeners, and max_sessions of backends, are of all live nodes together",
+    )

@@ -25,9 +25,9 @@ from l4lb.control.health.monitor import Monitor
 from l4lb.control.health.passive import Passive
 from l4lb.control.publishing.listeners import (
     listener_specs,
+    now_still,
     prepare_listeners,
     refuse_clients_elsewhere,
-    shut_still,
 )
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
@@ -195,8 +195,8 @@ class Applying:
         if not any(one.config.drops for one in self._state.listeners.values()):
             return
         try:
-            shut = shut_still(self._state, self._state.listeners, self.desired.drained)
-            specs = listener_specs(self._state.listeners, self._state.config.pools, shut, banned)
+            now = now_still(self._state, self._state.listeners, self.desired.drained)
+            specs = listener_specs(self._state.listeners, self._state.config.pools, now, banned)
             prepare_listeners(self._forwarder, self._state.config, specs)
         except ConfigError as error:  # ENOMEM, EPERM without CAP_NET_ADMIN
             reason = f"{error.problems[0].message}: banned clients are reset"
@@ -219,8 +219,8 @@ class Applying:
         plan = await asyncio.to_thread(plan_changes, desired.config, self._state, self._names, everything=everything)
         kept = desired.bans is self.desired.bans
         banned = self._state.banned if kept else await asyncio.to_thread(desired.bans.ranges)
-        shut = shut_still(self._state, plan.listeners, desired.drained)
-        listeners = listener_specs(plan.listeners, plan.config.pools, shut, banned)
+        now = now_still(self._state, plan.listeners, desired.drained)
+        listeners = listener_specs(plan.listeners, plan.config.pools, now, banned)
         outputs = await self._prepare_outputs(plan)
         try:
             await self._open_and_save(desired, plan, listeners)
@@ -255,8 +255,8 @@ class Applying:
         except ChangeError:
             self._forwarder.forget_prepared()
             with contextlib.suppress(ConfigError):  # back to the options from before
-                shut = shut_still(self._state, self._state.listeners, self.desired.drained)
-                before = listener_specs(self._state.listeners, self._state.config.pools, shut, self._state.banned)
+                now = now_still(self._state, self._state.listeners, self.desired.drained)
+                before = listener_specs(self._state.listeners, self._state.config.pools, now, self._state.banned)
                 prepare_listeners(self._forwarder, self._state.config, before)
             raise
 

@@ -10,11 +10,13 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 from l4lb.config import Config
 from l4lb.control.fleet.banning import FleetBans
 from l4lb.control.fleet.following import Changed, Following
 from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, node_record, parse_document, parse_node_record
+from l4lb.control.fleet.limits import Limits
 from l4lb.control.fleet.member import Member
 from l4lb.control.fleet.reading import Origin, read_document, write_cache
 from l4lb.control.publishing.reconciler import Reconciler
@@ -32,26 +34,26 @@ NODES_MAX = 1000  # that are remembered
 _AGAIN_S = 30.0
 
 
-class Fleet:
-    """`reload` makes the process read its configuration again, by `read`. What the node says of itself is known to
-    `state`, `reconciler` and `forwarder`. `before` is what the process before this one had, if there was one."""
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a fleet does with its node: `reload` makes it read its configuration again, by `Fleet.read`; what it
+    says of itself `reconciler` and `forwarder` know."""
 
-    def __init__(
-        self,
-        origin: Origin,
-        state: State,
-        events: Events,
-        reload: Callable[[], Awaitable[object]],
-        reconciler: Reconciler,
-        forwarder: Counting,
-        before: Before,
-        banning: Banning,
-    ) -> None:
+    reload: Callable[[], Awaitable[object]]
+    reconciler: Reconciler
+    forwarder: Counting
+    banning: Banning
+
+
+class Fleet:
+    """`before` is what the process before this one had, if there was one."""
+
+    def __init__(self, origin: Origin, state: State, events: Events, uses: Uses, before: Before) -> None:
         first = origin.first or Document("", 0)
         self.known = state.fleet = FleetState(origin.node, origin.place.prefix, first.generation)
         self.known.refused, self.known.lease = origin.refused, before.lease
         self.known.draining = before.draining if origin.draining is None else origin.draining
-        self._origin, self._state, self._events, self._reload = origin, state, events, reload
+        self._origin, self._state, self._events, self._reload = origin, state, events, uses.reload
         self._holds: Document = first
         self._newest: Document | None = None
         self._copied: Document | None = None
@@ -65,10 +67,11 @@ class Fleet:
             origin.place,
             self.known,
             events,
-            lambda: node_record(state, reconciler.version, forwarder.stats().sessions_left),
+            lambda: node_record(state, uses.reconciler.version, uses.forwarder.stats().sessions_left),
             ttl_s,
         )
-        self._bans = FleetBans(origin.place, state, events, self.following, self.member.servers, banning)
+        self._limits = Limits(state, self.known, events, uses.reconciler.request)
+        self._bans = FleetBans(origin.place, state, events, self.following, self.member.servers, uses.banning)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -82,6 +85,7 @@ class Fleet:
 
     async def stop(self) -> None:
         await self._end_task()
+        self._limits.stop()
         await self._bans.stop()
         await self.following.stop()
         await self.member.stop()
@@ -109,6 +113,7 @@ class Fleet:
                 self._hear_config(kv)
             elif key.startswith(NODES):
                 self._hear_node(key, kv)
+        self._limits.look()
         self._set_draining(DRAIN + self.known.node in self.following.kvs)
 
     def _hear_node(self, key: str, kv: KeyValue | None) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
+from l4lb.control.process.of_fleet import fleet_node, fleet_part
 from l4lb.control.process.readiness import EVERYTHING, Scope, draining, failing
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import kernel_shapes, part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
-from l4lb.control.state.fleet import FleetState, NodeRecord
 from l4lb.control.state.hooked import Hook, hook_of
 from l4lb.control.state.state import (
     AgentState,
@@ -180,7 +180,12 @@ def _hook(hook: Hook, stats: ListenerStats) -> part_shapes.Hook:
 
 
 def _listener(
-    state: ListenerState, stats: ListenerStats, drain: shapes.Drain | None, refusing: str, hook: Hook | None
+    state: ListenerState,
+    stats: ListenerStats,
+    drain: shapes.Drain | None,
+    refusing: str,
+    max_sessions: int,
+    hook: Hook | None,
 ) -> shapes.Listener:
     return {
         "name": state.name,
@@ -191,7 +196,7 @@ def _listener(
         "addresses": list(stats.addresses),
         "drain": drain,
         "refusing": refusing,
-        "max_sessions": state.config.max_sessions,
+        "max_sessions": max_sessions,
         "sessions_active": stats.sessions_active,
         "sessions_total": stats.sessions_total,
         "closed": dict(stats.closed),
@@ -232,36 +237,6 @@ def _usage(usage: Usage | None) -> shapes.Usage | None:
         "cpu_ratio": round(usage.cpu_ratio, 4),
         "memory_bytes": usage.memory_bytes,
         "threads": usage.threads,
-    }
-
-
-def _fleet_part(known: FleetState) -> part_shapes.FleetPart:
-    return {
-        "node": known.node,
-        "prefix": known.prefix,
-        "generation": known.generation,
-        "newest": known.newest,
-        "connected": known.connected,
-        "error": known.error,
-        "draining": known.draining,
-    }
-
-
-def _fleet_node(node: NodeRecord) -> part_shapes.FleetNode:
-    return {
-        "node": node.node,
-        "pid": node.pid,
-        "version": node.version,
-        "state": node.state,
-        "generation": node.generation,
-        "newest": node.newest,
-        "error": node.error,
-        "snapshot_version": node.snapshot_version,
-        "digests": dict(node.digests),
-        "sessions_active": node.sessions_active,
-        "backends": {pool: {"usable": one.usable, "total": one.total} for pool, one in node.backends.items()},
-        "started": node.started,
-        "draining": node.draining,
     }
 
 
@@ -306,7 +281,7 @@ class Status:
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "bans": self._state.bans,
-            "fleet": None if self._state.fleet is None else _fleet_part(self._state.fleet),
+            "fleet": None if self._state.fleet is None else fleet_part(self._state),
             "listeners": self.listeners(stats),
             "pools": self.pools(stats),
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
@@ -319,7 +294,8 @@ class Status:
             stats_ = counted.get(name, ListenerStats())
             drain = self._draining.of_listener(name, stats_.sessions_active)
             hook = hook_of(self._state.hooks, name, one.config)
-            found.append(_listener(one, stats_, drain, refusing.get(name, ""), hook))
+            max_sessions = self._state.share.of_count(one.config.max_sessions)
+            found.append(_listener(one, stats_, drain, refusing.get(name, ""), max_sessions, hook))
         return found
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
@@ -361,8 +337,8 @@ class Status:
         known = self._state.fleet
         if known is None:
             raise ChangeError("not_found", "this process belongs to no fleet: its configuration is not from etcd")
-        nodes = [_fleet_node(node) for _, node in sorted(known.nodes.items())]
-        return {**_fleet_part(known), "heard_at": known.heard_at, "nodes": nodes, "broken": dict(known.broken)}
+        nodes = [fleet_node(node) for _, node in sorted(known.nodes.items())]
+        return {**fleet_part(self._state), "heard_at": known.heard_at, "nodes": nodes, "broken": dict(known.broken)}
 
     def line(self) -> str:
         """The whole status in one line."""

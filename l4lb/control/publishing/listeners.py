@@ -10,6 +10,7 @@ from l4lb.config import Config, Listener, Pool
 from l4lb.config.options.listener import gue_port_of
 from l4lb.config.options.patterns import parse_bytes
 from l4lb.control.state.bans import EVERYWHERE
+from l4lb.control.state.fleet import WHOLE, Share
 from l4lb.control.state.state import ListenerState, State
 from l4lb.errors import ConfigError
 from l4lb.model.forwarder import Forwarding
@@ -31,8 +32,8 @@ def _accept(config: Listener) -> ProxyAccept | None:
     return ProxyAccept(versions[config.accept_proxy], tuple(config.proxy_trusted), config.proxy_timeout)
 
 
-def _burst(config: Listener) -> int:
-    return config.session_burst or max(1, round(config.session_rate / 10))
+def _burst(config: Listener, share: Share) -> int:
+    return share.of_count(config.session_burst) or max(1, round(share.of_rate(config.session_rate) / 10))
 
 
 def _per_source(config: Listener) -> SourceLimits | None:
@@ -75,12 +76,13 @@ def route_specs(config: Listener) -> tuple[RouteSpec, ...]:
     )
 
 
-class Shut(NamedTuple):
-    """Listeners that accept nobody: those that are `drained` give their addresses up, `suspended` ones refuse clients
-    there."""
+class Now(NamedTuple):
+    """What holds at runtime, besides the configuration: `drained` listeners have given their addresses up, `suspended`
+    ones refuse clients there; `share` is this process's part of their limits."""
 
     drained: Collection[str] = ()
     suspended: Collection[str] = ()
+    share: Share = WHOLE
 
 
 def listener_spec(
@@ -90,6 +92,7 @@ def listener_spec(
     drained: bool = False,
     suspended: bool = False,
     banned: bytes = b"",
+    share: Share = WHOLE,
 ) -> ListenerSpec:
     """A `drained` listener has no address; it keeps its sessions and counters. The rest: see `ListenerSpec`."""
     config = state.config
@@ -115,13 +118,13 @@ def listener_spec(
         drops=config.drops,
         accept=_accept(config),
         splice=config.splice,
-        max_sessions=config.max_sessions,
-        session_rate=config.session_rate,
-        session_burst=_burst(config),
+        max_sessions=share.of_count(config.max_sessions),
+        session_rate=share.of_rate(config.session_rate),
+        session_burst=_burst(config, share),
         bandwidth_up=config.bandwidth_up,
         bandwidth_down=config.bandwidth_down,
-        total_bandwidth_up=config.total_bandwidth_up,
-        total_bandwidth_down=config.total_bandwidth_down,
+        total_bandwidth_up=share.of_rate(config.total_bandwidth_up),
+        total_bandwidth_down=share.of_rate(config.total_bandwidth_down),
         per_source=_per_source(config),
         routes=route_specs(config),
         udp_requests=config.udp_requests,
@@ -136,31 +139,31 @@ def listener_spec(
 def listener_specs(
     listeners: Mapping[str, ListenerState],
     pools: Mapping[str, Pool],
-    shut: Shut,
+    now: Now,
     banned: Mapping[str, bytes],
 ) -> tuple[ListenerSpec, ...]:
     """`banned`: see `Bans.ranges`."""
-    return ListenerSpecs().of(listeners, pools, shut, banned)
+    return ListenerSpecs().of(listeners, pools, now, banned)
 
 
-def shut_still(state: State, listeners: Mapping[str, ListenerState], drained: Collection[str]) -> Shut:
-    """The ones of `listeners` that are to accept nobody until it is known which backends are usable: those that are new
-    or refused clients before."""
+def now_still(state: State, listeners: Mapping[str, ListenerState], drained: Collection[str]) -> Now:
+    """Until it is known which backends are usable, those that are new or refused clients before accept nobody."""
     refusing = (name for name, one in listeners.items() if one.config.when_no_backend == "refuse")
-    return Shut(drained, {name for name in refusing if name in state.refusing or name not in state.listeners})
+    suspended = {name for name in refusing if name in state.refusing or name not in state.listeners}
+    return Now(drained, suspended, state.share)
 
 
 class ListenerSpecs:
     """An unchanged listener's spec stays the same object: with many listeners, a change concerns few."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[ListenerState, Pool, tuple[bool, bool, bytes], ListenerSpec]] = {}
+        self._known: dict[str, tuple[ListenerState, Pool, tuple[bool, bool, bytes, Share], ListenerSpec]] = {}
 
     def of(
         self,
         listeners: Mapping[str, ListenerState],
         pools: Mapping[str, Pool],
-        shut: Shut,
+        now: Now,
         banned: Mapping[str, bytes],
     ) -> tuple[ListenerSpec, ...]:
         """See `listener_specs`."""
@@ -168,10 +171,10 @@ class ListenerSpecs:
         everywhere = banned.get(EVERYWHERE, b"")
         for name, one in listeners.items():
             pool, refused = pools[one.config.pool], banned.get(name, everywhere)
-            drained, suspended = name in shut.drained, name in shut.suspended
-            known, terms = before.get(name), (drained, suspended, refused)
+            drained, suspended = name in now.drained, name in now.suspended
+            known, terms = before.get(name), (drained, suspended, refused, now.share)
             if known is None or known[0] is not one or known[1] is not pool or known[2] != terms:
-                spec = listener_spec(one, pools, drained=drained, suspended=suspended, banned=refused)
+                spec = listener_spec(one, pools, drained=drained, suspended=suspended, banned=refused, share=now.share)
                 known = (one, pool, terms, spec)
             self._known[name] = known
         return tuple(spec for *_, spec in self._known.values())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from l4lb.config import Pool
 from l4lb.config.options.policies import find_policy
 from l4lb.config.options.proxy import OwnTlv
+from l4lb.control.state.fleet import WHOLE, Share
 from l4lb.control.state.state import BackendState, PoolState
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection, TierSpec
@@ -122,8 +123,8 @@ def _order(
     return Order(config.policy, Candidates(tuple(candidates), size, hash_seed))
 
 
-def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
-    """A view of `pool` as it is now."""
+def view(pool: PoolState, hash_seed: int, now: float, share: Share = WHOLE) -> PoolView:
+    """A view of `pool` as it is now; `share` is this process's part of its backends' limits."""
     config, backends = pool.config, list(pool.backends.values())
     weights = tuple(_weight(pool, one, now) for one in backends)
     standings = [
@@ -137,7 +138,13 @@ def view(pool: PoolState, hash_seed: int, now: float) -> PoolView:
         for index, reason in found.passed_over.items()
     }
     specs = tuple(
-        BackendSpec(one.id, one.address, weight, one.max_sessions, index not in found.passed_over or _resumes(one))
+        BackendSpec(
+            one.id,
+            one.address,
+            weight,
+            share.of_count(one.max_sessions),
+            index not in found.passed_over or _resumes(one),
+        )
         for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
     )
     serves = any(backends[index].observed is not Health.UNKNOWN for index in found.usable)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l4lb.control.publishing.explaining import explain
-from l4lb.control.publishing.listeners import ListenerSpecs, Shut
+from l4lb.control.publishing.listeners import ListenerSpecs, Now
 from l4lb.control.publishing.pools import (
     PoolView,
     Table,
@@ -183,11 +183,11 @@ class Reconciler:
 
     def _look(self) -> _Look:
         self._looks += 1
-        now, seed = self._clock(), self._state.config.global_.hash_seed
+        now, seed, share = self._clock(), self._state.config.global_.hash_seed, self._state.share
         views: dict[str, PoolView] = {}
         for name, pool in self._state.pools.items():
             known = None if self._all_dirty or name in self._dirty or name in self._grows else self._views.get(name)
-            views[name] = known if known is not None and known.pool is pool else view(pool, seed, now)
+            views[name] = known if known is not None and known.pool is pool else view(pool, seed, now, share)
         self._views, self._dirty, self._all_dirty = views, set(), False
         refusing = self._refusing.of(self._state.listeners, views)
         listeners = () if self._state.process is ProcessState.DRAINING else self._listener_specs(refusing)
@@ -195,8 +195,9 @@ class Reconciler:
         return _Look(self._looks, now, views, listeners, refusing, then)
 
     def _listener_specs(self, refusing: Mapping[str, str]) -> tuple[ListenerSpec, ...]:
-        state, shut = self._state, Shut(self._state.drained, refusing)
-        return self._hooked(self._specs_of.of(state.listeners, state.config.pools, shut, state.banned))
+        state = self._state
+        now = Now(state.drained, refusing, state.share)
+        return self._hooked(self._specs_of.of(state.listeners, state.config.pools, now, state.banned))
 
     def _new(self, look: _Look) -> list[PoolView]:
         """Views that differ from the published ones."""

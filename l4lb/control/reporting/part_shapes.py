@@ -49,10 +49,18 @@ class Hook(TypedDict):
 
 
 @_EXACT
+class FleetShare(TypedDict):
+    """Of limits that are divided by `nodes`, this one has the part with that `rank`, from 1 on."""
+
+    nodes: int
+    rank: int
+
+
+@_EXACT
 class FleetPart(TypedDict):
     """This node in its fleet. `generation` is that of the configuration which it goes by, 0 for none of etcd's, and
     `newest` that of the one in etcd; `error`: what is wrong, be it with that or with etcd. `draining`: an operator
-    drains this node."""
+    drains this node. `share`: this node's part of the limits, null where each node has them whole."""
 
     node: str
     prefix: str
@@ -61,6 +69,7 @@ class FleetPart(TypedDict):
     connected: bool
     error: str
     draining: bool
+    share: FleetShare | None
 
 
 @_EXACT

@@ -36,6 +36,24 @@ class NodeRecord:
     draining: bool
 
 
+class Share(NamedTuple):
+    """Of so many `nodes`, the one with that `rank`, from 0 on. All parts of a number sum up to it unless there are more
+    nodes than that: nobody's part is 0, which would mean that there is no limit."""
+
+    nodes: int = 1
+    rank: int = 0
+
+    def of_count(self, limit: int) -> int:
+        part, rest = divmod(limit, self.nodes)
+        return max(1, part + (self.rank < rest)) if limit else 0
+
+    def of_rate(self, limit: float) -> float:
+        return limit / self.nodes
+
+
+WHOLE = Share()
+
+
 class Before(NamedTuple):
     """What a process hands to the one that takes over: see `FleetState`."""
 
@@ -50,7 +68,8 @@ class FleetState:
     Three things may be wrong, each with its reason: the newest configuration is `refused`, etcd does not answer
     (`away`), and this node is `unregistered`. `heard_at` is when etcd last answered, in seconds since 1970. `lease` is
     the number of the lease that the node's key has; 0: none. `nodes` are those that are alive, by name, and `broken`
-    says by key what cannot be read of what others wrote. `started` is in seconds since 1970."""
+    says by key what cannot be read of what others wrote. `share` is this node's part of what is divided. `started` is
+    in seconds since 1970."""
 
     node: str
     prefix: str
@@ -65,6 +84,7 @@ class FleetState:
     started: float = field(default_factory=time.time)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    share: Share = WHOLE
 
     @property
     def connected(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from l4lb.config import Backend, Config, Listener, Pool
-from l4lb.control.state.fleet import FleetState
+from l4lb.control.state.fleet import WHOLE, FleetState, Share
 from l4lb.control.state.hooked import Hook
 from l4lb.errors import ConfigError, Problem
 from l4lb.model.address import SocketAddress
@@ -165,6 +165,12 @@ class State:
     def refusing_now(self) -> dict[str, str]:
         """Those of `refusing` that are not drained."""
         return {name: why for name, why in self.refusing.items() if name in self.listeners.keys() - self.drained}
+
+    @property
+    def share(self) -> Share:
+        """This process's part of the limits."""
+        divided = self.fleet is not None and self.config.fleet.limits == "divided"
+        return self.fleet.share if divided and self.fleet is not None else WHOLE
 
     def is_in_kernel(self, pool: str) -> bool:
         """Whether the kernel forwards for a listener of that pool: its backends' sessions cannot be bounded then."""
