@@ -142,7 +142,7 @@ class ControlPlane:
         origin, before = self.host.origin, self.inheritance.fleet
         self.fleet: Fleet | Alone = Alone(config, load, self.events)
         if origin is not None:
-            uses = Uses(self.reload, self.reconciler, forwarder, self.banning)
+            uses = Uses(self.reload, self.reconciler, forwarder, self._observed, self.banning)
             self.fleet = Fleet(origin, self.state, self.events, uses, before)
 
         # who asks, and who is told

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l4lb import AdminError, Client, Config, LoadBalancer
 from tests.scenarios.test_refusing import was_reset
 from tests.scenarios.test_upgrade import end, pid_of
+from tests.support import seen
 from tests.support.etcd import Etcd, etcd
-from tests.support.fleet import PREFIX, Node, Served, config_text, node, nodes, put_config, serving
+from tests.support.fleet import BACKENDS, PREFIX, Node, Served, config_text, node, nodes, put_config, serving
 from tests.support.peers import connect, echo, read_until_end
 from tests.support.peers import serving as serving_tcp
 from tests.support.waiting import wait_until
@@ -246,3 +250,99 @@ def test_max_sessions_of_backends_is_divided() -> None:
                 kept.sendall(b"x")
                 assert kept.recv(10) == b"x"
                 assert was_reset(address)
+
+
+# ---- health ----
+
+SEEN = """type = "python"
+callable = "tests.support.seen:check"
+interval = "100ms"
+fast_interval = "100ms"
+down_interval = "100ms"
+rise = 1
+fall = 1
+"""
+ONE, TWO = BACKENDS
+
+
+@contextlib.contextmanager
+def seeing(server: Etcd, *names: str, **options: str) -> Iterator[list[Node]]:
+    """Nodes, of each of which `seen.DOWN` says what its checks see."""
+    put_config(server, fleet_text(**options).replace('type = "none"', SEEN))
+    try:
+        with nodes(server, *names) as some:
+            for one in some:
+                seen.NODES[id(one.balancer.run(this_loop()))] = one.name
+            yield some
+    finally:
+        seen.NODES.clear()
+        seen.DOWN.clear()
+
+
+async def this_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+def backend_of(one: Node, address: str) -> Any:
+    return next(found for found in one.balancer.status()["pools"][0]["backends"] if found["id"] == address)
+
+
+def usable(one: Node) -> list[str]:
+    return [found["id"] for found in one.balancer.status()["pools"][0]["backends"] if found["usable"]]
+
+
+def healths(some: list[Node], address: str) -> list[tuple[str, str | None]]:
+    """Each node's own view, and the fleet's."""
+    found = [backend_of(one, address) for one in some]
+    return [(one["health"], one["fleet_health"]) for one in found]
+
+
+def test_a_node_that_sees_something_else_follows_the_majority() -> None:
+    with etcd() as server, seeing(server, "a", "b", "c", health="majority") as three:
+        a = three[0]
+        assert wait_until(lambda: healths(three, ONE) == [("up", "up")] * 3), healths(three, ONE)
+        seen.DOWN.add(("a", ONE))
+        assert wait_until(lambda: healths(three, ONE)[0] == ("down", "up"))
+        assert usable(a) == [ONE, TWO]
+        assert wait_until(lambda: a.of("fleet_health_differs"))
+        assert a.of("fleet_health_differs")[-1] == {"pool": "web", "backend": ONE, "own": "down", "fleet": "up"}
+        seen.DOWN.add(("b", ONE))
+        assert wait_until(lambda: healths(three, ONE) == [("down", "down"), ("down", "down"), ("up", "down")])
+        for one in three:
+            assert wait_until(lambda: usable(one) == [TWO])  # noqa: B023
+        assert backend_of(three[2], ONE)["passed_over"] == "fleet: most nodes see it down"
+        assert len({one.balancer.status()["pools"][0]["table_digest"] for one in three}) == 1
+        seen.DOWN.clear()
+        assert wait_until(lambda: all(usable(one) == [ONE, TWO] for one in three))
+        three[1].balancer.pools["web"][ONE].maint()
+        assert wait_until(lambda: usable(three[1]) == [TWO])
+        assert usable(a) == [ONE, TWO], "the admin state is each node's own"
+
+
+def test_two_nodes_and_a_node_without_etcd_go_by_their_own_view() -> None:
+    with etcd() as server, seeing(server, "a", "b", "c", health="majority", node_ttl="3s") as three:
+        seen.DOWN.add(("a", ONE))
+        assert wait_until(lambda: healths(three, ONE) == [("down", "up"), ("up", "up"), ("up", "up")])
+        server.stop()
+        assert wait_until(lambda: healths(three, ONE) == [("down", None), ("up", None), ("up", None)])
+        assert [usable(one) for one in three] == [[TWO], [ONE, TWO], [ONE, TWO]]
+        server.start()
+        assert wait_until(lambda: healths(three, ONE) == [("down", "up"), ("up", "up"), ("up", "up")])
+    with etcd() as server, seeing(server, "a", "b", health="majority") as both:
+        seen.DOWN.add(("a", ONE))
+        assert wait_until(lambda: healths(both, ONE) == [("down", None), ("up", None)])
+
+
+def test_views_that_cannot_be_read_do_not_count_and_own_ends_it() -> None:
+    with etcd() as server, seeing(server, "a", "b", "c", health="majority") as three:
+        seen.DOWN.add(("a", ONE))
+        assert wait_until(lambda: healths(three, ONE)[0] == ("down", "up"))
+        server.put(f"{PREFIX}/health/x", '{"pools": {"web": {"up": "all", "down": []}}}')
+        assert wait_until(lambda: "health/x" in three[0].known.broken)
+        assert three[0].known.broken["health/x"].startswith("pools.web.up: ")
+        server.put(f"{PREFIX}/health/dead", json.dumps({"pools": {"web": {"up": [], "down": [ONE, TWO]}}}))
+        assert healths(three, ONE)[0] == ("down", "up"), "who is not alive has no vote"
+        put_config(server, fleet_text(health="own").replace('type = "none"', SEEN))
+        assert wait_until(lambda: healths(three, ONE) == [("down", None), ("up", None), ("up", None)])
+        assert wait_until(lambda: sorted(server.ctl("get", "--prefix", "--keys-only", f"{PREFIX}/health/").split())
+                          == [f"{PREFIX}/health/dead", f"{PREFIX}/health/x"])  # fmt: skip

@@ -32,7 +32,7 @@ class Unanswered(L4lbError):
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """See `l4lb.control.reporting.shapes.Readiness`."""
+    """See `l4lb.control.reporting.part_shapes.Readiness`."""
 
     ready: bool
     draining: bool

@@ -115,6 +115,9 @@ class FleetConfig(Model):
     bans: Literal["shared", "own"] = Field(
         default="shared", description="shared: a ban of one node holds on all of them"
     )
+    health: Literal["own", "majority"] = Field(
+        default="own", description="majority: a backend is up or down as most of three nodes or more see it"
+    )
     limits: Literal["own", "divided"] = Field(
         default="own",
         description="divided: those of listeners, and max_sessions of backends, are of all live nodes together",

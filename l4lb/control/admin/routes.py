@@ -149,11 +149,11 @@ async def _metrics(api: Api, call: Call) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": content_type})
 
 
-async def _alive(api: Api, call: Call) -> shapes.Alive:
+async def _alive(api: Api, call: Call) -> part_shapes.Alive:
     return {"status": "alive"}
 
 
-async def _ready(api: Api, call: Call) -> Answer[shapes.Readiness]:
+async def _ready(api: Api, call: Call) -> Answer[part_shapes.Readiness]:
     query = call.query
     answer = api.status.ready(Scope(tuple(query.listener), tuple(query.pool), query.min_backends))
     return Answer(answer, 200 if answer["ready"] else 503)
@@ -213,9 +213,9 @@ ROUTES = (
           _events, media="text/event-stream", query=EventsQuery, refuses=(409,)),
     Route("GET", "/metrics", "All counts, for Prometheus; OpenMetrics by Accept", _metrics, media="text/plain",
           or_media=("application/openmetrics-text",)),
-    Route("GET", "/healthz", "The process is alive", _alive, shapes.Alive, public=True),
-    Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, shapes.Readiness, public=True,
-          query=ReadyQuery, statuses=(200, 503)),
+    Route("GET", "/healthz", "The process is alive", _alive, part_shapes.Alive, public=True),
+    Route("GET", "/readyz", "Ready for traffic? With the reasons if it is not", _ready, part_shapes.Readiness,
+          public=True, query=ReadyQuery, statuses=(200, 503)),
     Route("GET", "/openapi.json", "This document", _openapi, media="application/json"),
     Route("GET", "/", "The dashboard", _page, media="text/html", public=True, dashboard=True),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from l4lb.config import Config
 from l4lb.control.fleet.banning import FleetBans
 from l4lb.control.fleet.following import Changed, Following
+from l4lb.control.fleet.judging import Judging
 from l4lb.control.fleet.keys import CONFIG, DRAIN, NODES, Document, node_record, parse_document, parse_node_record
 from l4lb.control.fleet.limits import Limits
 from l4lb.control.fleet.member import Member
@@ -23,7 +24,7 @@ from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.sessions.banning import Banning
 from l4lb.control.state.events import Events
 from l4lb.control.state.fleet import Before, FleetState
-from l4lb.control.state.state import State
+from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.model.forwarder import Counting
 from l4lb.model.states import ProcessState
@@ -36,12 +37,13 @@ _AGAIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What a fleet does with its node: `reload` makes it read its configuration again, by `Fleet.read`; what it
-    says of itself `reconciler` and `forwarder` know."""
+    """What a fleet does with its node: `reload` makes it read its configuration again, by `Fleet.read`; what it says of
+    itself `reconciler` and `forwarder` know; `observed` hears of each backend whose health for routing has changed."""
 
     reload: Callable[[], Awaitable[object]]
     reconciler: Reconciler
     forwarder: Counting
+    observed: Callable[[PoolState, BackendState], None]
     banning: Banning
 
 
@@ -71,7 +73,9 @@ class Fleet:
             ttl_s,
         )
         self._limits = Limits(state, self.known, events, uses.reconciler.request)
-        self._bans = FleetBans(origin.place, state, events, self.following, self.member.servers, uses.banning)
+        servers = self.member.servers
+        self._judging = Judging(origin.place, state, events, self.following, servers, uses.observed)
+        self._bans = FleetBans(origin.place, state, events, self.following, servers, uses.banning)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -81,12 +85,14 @@ class Fleet:
         self.following.start()
         self.member.start()
         self._bans.start()
+        self._judging.start()
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
         await self._end_task()
         self._limits.stop()
         await self._bans.stop()
+        await self._judging.stop()
         await self.following.stop()
         await self.member.stop()
 
@@ -103,6 +109,7 @@ class Fleet:
     def leave_to_successor(self) -> None:
         """Another process has taken over."""
         self._bans.cancel()
+        self._judging.cancel()
         self.member.leave_to_successor()
 
     # ---- what the keys say ----

@@ -6,6 +6,7 @@
 | ``history/00000012`` | generation 12: JSON, who put it, when, why, and its text |
 | ``nodes/NAME`` | a node that is alive: JSON, what it says of itself; it has the node's lease |
 | ``drain/NAME`` | there while that node is to be drained |
+| ``health/NAME`` | which backends that node sees as up and as down: JSON; it has the node's lease |
 | ``bans/CIDR``, ``bans/CIDR@LISTENER`` | clients that all nodes refuse: JSON, until when and why |
 
 What others wrote is not to be trusted: each ``parse_`` raises a ValueError that says what is wrong.
@@ -31,7 +32,8 @@ HISTORY = "history/"
 NODES = "nodes/"
 DRAIN = "drain/"
 BANS = "bans/"
-FOLLOWED = (CONFIG, NODES, DRAIN, BANS)  # what every node watches
+VERDICTS = "health/"
+FOLLOWED = (CONFIG, NODES, DRAIN, BANS, VERDICTS)  # what every node watches
 VALUE_BYTES_MAX = 4 << 20  # etcd itself takes 1.5 MiB unless it is told otherwise
 
 _Text = Annotated[str, Field(max_length=2000)]

@@ -107,6 +107,7 @@ def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: 
         "standby": pool.standby.get(state.id, ""),
         "health": state.health,
         "health_since": state.since,
+        "fleet_health": state.verdict,
         "last_check": None if state.last_check is None else _check(state.last_check),
         "history": [{"at": at, "health": health} for at, health in state.history],
         "ejected": state.ejected,
@@ -353,6 +354,6 @@ class Status:
         """Why this process is not ready for traffic; empty when it is."""
         return [*draining(self._state), *failing(self._state, scope)]
 
-    def ready(self, scope: Scope) -> shapes.Readiness:
+    def ready(self, scope: Scope) -> part_shapes.Readiness:
         drains, fails = draining(self._state), failing(self._state, scope)
         return {"ready": not drains and not fails, "draining": bool(drains) and not fails, "reasons": drains + fails}

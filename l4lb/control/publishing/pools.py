@@ -92,6 +92,8 @@ def _why_passed_over(backend: BackendState, reason: str, now: float) -> str:
     said = backend.agent
     if reason.startswith("health") and said.health is Health.DOWN and backend.health is not Health.DOWN:
         return "agent: down" + (f" ({said.remark})" if said.remark else "")
+    if reason.startswith("health") and backend.overruled:
+        return f"fleet: most nodes see it {backend.verdict}"
     if reason.startswith("admin state") and backend.admin_state is AdminState.READY:
         return f"agent: {said.admin_state}" + (f" ({said.remark})" if said.remark else "")
     if reason == "weight 0" and backend.config.weight:

@@ -108,3 +108,18 @@ class Fleet(FleetPart):
     heard_at: float | None
     nodes: list[FleetNode]
     broken: dict[str, str]
+
+
+@_EXACT
+class Alive(TypedDict):
+    status: Literal["alive"]
+
+
+@_EXACT
+class Readiness(TypedDict):
+    """`draining`: it is not ready only because it, or the whole node, is being drained: it still serves the clients
+    that it has."""
+
+    ready: bool
+    draining: bool
+    reasons: list[str]

@@ -4,7 +4,7 @@ from them. Times are seconds; those called `at` and `..._since` count from 1970.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired
+from typing import Any, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
@@ -105,6 +105,7 @@ class Backend(TypedDict):
     standby: str
     health: Health
     health_since: float
+    fleet_health: Health | None
     last_check: Check | None
     checks: NotRequired[list[Check]]
     history: list[HealthChange]
@@ -370,21 +371,6 @@ class ListenerExplanation(TypedDict):
     split: dict[str, int]
     passed: list[RouteExplanation]
     backend: Explanation
-
-
-@_EXACT
-class Alive(TypedDict):
-    status: Literal["alive"]
-
-
-@_EXACT
-class Readiness(TypedDict):
-    """`draining`: it is not ready only because it, or the whole node, is being drained: it still serves the clients
-    that it has."""
-
-    ready: bool
-    draining: bool
-    reasons: list[str]
 
 
 @_EXACT

@@ -83,6 +83,7 @@ class BackendState:
     effective_weight: float = 0.0  # in the published snapshot: a part of the configured one during slow_start
     name: str = ""  # the name in its configured address, if that is not numeric
     unresolved: str = ""  # why its name has no address; `address` is a placeholder then
+    verdict: Health | None = None  # what most nodes of the fleet say; None: its own health counts
 
     @property
     def id(self) -> str:
@@ -90,8 +91,13 @@ class BackendState:
 
     @property
     def observed(self) -> Health:
-        """Its health for routing: down if the agent says so, whatever the checks see."""
-        return Health.DOWN if self.agent.health is Health.DOWN else self.health
+        """Its health for routing: down if the agent says so, whatever the checks see, here or on other nodes."""
+        return Health.DOWN if self.agent.health is Health.DOWN else self.verdict or self.health
+
+    @property
+    def overruled(self) -> bool:
+        """Whether other nodes see something else than this one's checks."""
+        return self.verdict is not None and self.verdict is not self.health
 
     @property
     def wanted(self) -> AdminState:
@@ -101,6 +107,11 @@ class BackendState:
     @property
     def max_sessions(self) -> int:
         return self.config.max_sessions if self.agent.max_sessions is None else self.agent.max_sessions
+
+    def set_verdict(self, verdict: Health | None) -> None:
+        before, self.verdict = self.observed, verdict
+        if (before, self.observed) == (Health.DOWN, Health.UP):
+            self.returned_at = time.monotonic()
 
     def set_health(self, health: Health) -> None:
         if (self.health, health) == (Health.DOWN, Health.UP):

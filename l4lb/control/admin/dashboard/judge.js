@@ -21,11 +21,14 @@ export function condition(backend) {
     const why = backend.admin_state === "ready" ? "its agent says so" : "";
     return {kind: admin, pip: "idle", why};
   }
-  if (backend.health === "down") return {kind: "down", pip: "down", why: downReason(backend)};
+  if (backend.fleet_health === "down" && backend.health !== "down") {
+    return {kind: "down", pip: "down", why: "most nodes of the fleet see it down"};
+  }
+  if ((backend.fleet_health ?? backend.health) === "down") return {kind: "down", pip: "down", why: downReason(backend)};
   const said = backend.agent;
   if (said.health === "down") return {kind: "down", pip: "down", why: `its agent says down: ${said.remark}`};
   if (backend.ejected) return {kind: "ejected", pip: "down", why: "connects failed or were reset"};
-  if (backend.health === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
+  if ((backend.fleet_health ?? backend.health) === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
   if (!backend.usable) return {kind: "idle", pip: "idle", why: backend.passed_over};
   if (backend.standby) return {kind: "standby", pip: "idle", why: backend.standby};
   return {kind: "up", pip: "up", why: ""};
