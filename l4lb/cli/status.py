@@ -27,6 +27,14 @@ def size_text(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def health_text(backend: Mapping[str, Any]) -> Text:
+    """What this process sees and, where that differs, what most nodes of its fleet see, which counts."""
+    own, fleet = backend["health"], backend["fleet_health"]
+    if fleet in (None, own):
+        return Text(own, HEALTH_STYLE[own])
+    return Text(f"{own}, fleet: {fleet}", HEALTH_STYLE[fleet])
+
+
 def drain_text(drain: Mapping[str, Any] | None) -> str:
     """Empty while it accepts."""
     if drain is None:
@@ -116,7 +124,7 @@ def pool_table(pool: Mapping[str, Any]) -> Table:
         sizes = [size_text(one["bytes_up"]), size_text(one["bytes_down"])]
         sizes += [str(one[heading.replace(" ", "_")]) for heading in datagrams]
         sizes += [_packets_text(one["in_kernel"], heading.replace(" ", "_")) for heading in packets]
-        health = Text(one["health"], HEALTH_STYLE[one["health"]])
+        health = health_text(one)
         last = Text(_last_text(one))  # as text: "[fe80::1]:80" would be taken for markup
         said = [counts_text(one["path_errors"])] if path_errors else []
         failures = str(one["connect_failures"])

@@ -284,7 +284,7 @@ class Top(App[None]):
         return rows
 
     def _backend_row(self, pool: str, one: Mapping[str, Any], widths: list[int]) -> Row:
-        health = "ejected" if one["ejected"] else one["health"]
+        health = "ejected" if one["ejected"] else one["fleet_health"] or one["health"]
         return [
             Text(cut(f"  {one['id']}", widths[0])),
             right(one["admin_state"], widths[1], STATE_STYLE[one["admin_state"]]),

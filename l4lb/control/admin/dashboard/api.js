@@ -60,6 +60,8 @@ async function change(method, path, body) {
 export const putBackend = (pool, backend, settings) =>
   change("PUT", `v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, settings);
 
+export const getFleet = async () => (await ask("v1/fleet", {signal: AbortSignal.timeout(TIMEOUT_MS)})).json();
+
 export const listBans = async () => (await ask("v1/bans", {signal: AbortSignal.timeout(TIMEOUT_MS)})).json();
 
 export const putBan = (cidr, settings) => change("PUT", `v1/bans/${encodeURIComponent(cidr)}`, settings);

@@ -21,14 +21,15 @@ export function condition(backend) {
     const why = backend.admin_state === "ready" ? "its agent says so" : "";
     return {kind: admin, pip: "idle", why};
   }
-  if (backend.fleet_health === "down" && backend.health !== "down") {
-    return {kind: "down", pip: "down", why: "most nodes of the fleet see it down"};
+  const health = backend.fleet_health ?? backend.health;
+  if (health === "down") {
+    const elsewhere = backend.health !== "down";
+    return {kind: "down", pip: "down", why: elsewhere ? "most nodes of the fleet see it down" : downReason(backend)};
   }
-  if ((backend.fleet_health ?? backend.health) === "down") return {kind: "down", pip: "down", why: downReason(backend)};
   const said = backend.agent;
   if (said.health === "down") return {kind: "down", pip: "down", why: `its agent says down: ${said.remark}`};
   if (backend.ejected) return {kind: "ejected", pip: "down", why: "connects failed or were reset"};
-  if ((backend.fleet_health ?? backend.health) === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
+  if (health === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
   if (!backend.usable) return {kind: "idle", pip: "idle", why: backend.passed_over};
   if (backend.standby) return {kind: "standby", pip: "idle", why: backend.standby};
   return {kind: "up", pip: "up", why: ""};
@@ -110,6 +111,8 @@ function* ofProcess(status, store) {
     const text = `process ${predecessor.pid}, which this one replaced, has ${left(predecessor)}`;
     yield problem("predecessor", "note", text);
   }
+  if (status.fleet?.error) yield problem("fleet", "warning", `fleet: ${status.fleet.error}`);
+  if (status.fleet?.draining) yield problem("drained", "note", "this node is drained by its fleet: /readyz says 503");
   if (health_lag_s > LATE_S) {
     yield problem("late", "warning", `health checks are ${span(health_lag_s)} late: this process is short of CPU`);
   }

@@ -5,6 +5,7 @@ import {Bans} from "./bans.js";
 import {TokenForm, announce} from "./dialogs.js";
 import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
 import {Feed} from "./events.js";
+import {Fleet} from "./fleet.js";
 import {count, latency, plural, rate, sizeRate, span, time} from "./format.js";
 import {problems} from "./judge.js";
 import {Plot} from "./plot.js";
@@ -31,6 +32,7 @@ const pools = new Pools(byId("pool-list"), byId("none"), store, draw);
 const attention = new Attention({place: byId("problems"), calm: byId("calm"), reveal: (pool) => pools.reveal(pool)});
 const listeners = new Listeners(byId("listeners"), store);
 const workers = new Workers(byId("workers"), store);
+const fleet = new Fleet(byId("fleet-nodes"), draw);
 const bans = new Bans(draw);
 const feed = new Feed(store);
 const form = new TokenForm(useToken);
@@ -138,6 +140,7 @@ function draw() {
   pools.draw(status, now, asked);
   listeners.draw(status.listeners);
   workers.draw(status.workers);
+  fleet.draw(status, now);
   bans.draw(status, now);
 }
 

@@ -5,7 +5,7 @@ import {count, ofLimit, plural, rate, sizeRate} from "./format.js";
 import {unserved, unservedText} from "./judge.js";
 
 /** `columns`: [label, kind, text(item)]. */
-class Table {
+export class Table {
   #columns;
   #views = new Map();
   #body = h("tbody", {role: "rowgroup"});
