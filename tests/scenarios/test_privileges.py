@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from l4lb import LoadBalancer
+from l4lb import Client, LoadBalancer
 from l4lb.config import GlobalConfig
 from l4lb.errors import ConfigError
 from l4lb.net.privileges import NET_ADMIN, NET_BIND_SERVICE, NET_RAW
+from tests.scenarios.test_refusing import refused
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support.balancing import make_config
 from tests.support.peers import connect, echo, serving
@@ -281,3 +282,25 @@ def test_a_program_that_embeds_it_keeps_its_user() -> None:
     config = make_config(["127.0.0.1:1"]).model_copy(update={"global_": GlobalConfig(user=OTHER_USER)})
     with pytest.raises(ConfigError, match=r"global\.user: only `l4lb serve` changes its user"):
         LoadBalancer(config).start()
+
+
+def test_the_user_stops_listening_without_a_backend_and_listens_again(directory: Path) -> None:
+    """At a low port, and at a unix socket in a directory where only root may write, which goes on accepting."""
+    port = low_port()
+    low, path = f"127.0.0.1:{port}", directory / "web.sock"
+    with serving(echo) as backend:
+        binds = [low, f"127.0.0.2:{port}"]
+        file = write(directory, backend.address, binds, listener='when_no_backend = "refuse"')
+        more = f'[listeners.file]\nbind = "unix:{path}"\npool = "web"\nwhen_no_backend = "refuse"\n[pools.web]\n'
+        file.write_text(file.read_text().replace("[pools.web]\n", more, 1))
+        directory.chmod(0o755)
+        with served(file) as process, Client(f"unix:{directory}/run/admin.sock", timeout=60) as client:
+            process.wait_for("listening listener=web")
+            for _ in range(2):
+                client.pools["web"][backend.address].maint()
+                assert wait_until(lambda: all(map(refused, binds)))
+                process.wait_for("listener cannot refuse listener=file")
+                assert not refused(f"unix:{path}")
+                client.pools["web"][backend.address].ready()
+                assert wait_until(lambda: not any(map(refused, binds)))
+                assert [asked(bind) for bind in [*binds, f"unix:{path}"]] == [b"?"] * 3
