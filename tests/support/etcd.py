@@ -65,7 +65,8 @@ class Etcd:
         login = [f"--user={self.login}"] if self.login else []
         tls = [f"--cacert={self._tls[0]}"] if self._tls else []
         tls += [f"--cert={self._tls[0]}", f"--key={self._tls[1]}"] if self._tls and self._mutual else []
-        return run("etcdctl", f"--endpoints={self.endpoint}", *login, *tls, *words)
+        patient = ("--command-timeout=60s", "--dial-timeout=60s")  # of its own it waits for 5 s, and 2 s
+        return run("etcdctl", f"--endpoints={self.endpoint}", *patient, *login, *tls, *words, timeout_s=90)
 
     def put(self, key: str, value: str, lease: str = "") -> None:
         self.ctl("put", *([f"--lease={lease}"] if lease else []), key, value)
