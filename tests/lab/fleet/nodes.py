@@ -74,7 +74,8 @@ class Nodes:
         self.processes.start(self.network.etcd, "etcd", "etcd", f"--data-dir={self.directory}/etcd", *own)
 
     def etcdctl(self, *words: str) -> str:
-        return self.network.etcd.run("etcdctl", f"--endpoints={ENDPOINT}", *words)
+        patient = ("--command-timeout=30s", "--dial-timeout=30s")  # of its own it waits for 5 s, and 2 s
+        return self.network.etcd.run("etcdctl", f"--endpoints={ENDPOINT}", *patient, *words)
 
     def etcd_answers(self) -> bool:
         try:
