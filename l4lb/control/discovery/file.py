@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from l4lb.net.inotify import DirectoryWatch
 
 LOOK_S = 1.0
 SETTLED_S = 0.1  # a file that somebody still writes changes within that
+_OTHERS_S = 0.01  # between looks at what happens to other files of the directory
 
 _Stamp = tuple[int, ...]
 
@@ -56,7 +58,12 @@ class _Watching:
         if self._watch is None:
             await asyncio.sleep(LOOK_S)
             return False
-        return self._path.name in await self._watch.wait(LOOK_S)
+        until = time.monotonic() + LOOK_S
+        while not self._watch.gone and (left_s := until - time.monotonic()) > 0:
+            if self._path.name in await self._watch.wait(left_s):
+                return True
+            await asyncio.sleep(_OTHERS_S)
+        return False
 
     def _open(self) -> DirectoryWatch | None:
         try:
@@ -81,8 +88,7 @@ class _File:
         self._said: Yielded = NoAnswer("it has not been read yet")
 
     async def has_settled(self) -> bool:
-        """Whether nobody is writing to it, after SETTLED_S: that is also how often a directory that is always busy has
-        it looked at."""
+        """Whether nobody is writing to it, after SETTLED_S."""
         stamp = await asyncio.to_thread(self._stat)
         await asyncio.sleep(SETTLED_S)
         return stamp == await asyncio.to_thread(self._stat)
