@@ -38,7 +38,10 @@ class Address:
         return self.ports[0] != self.ports[1]
 
 
-@functools.lru_cache(maxsize=32_768)  # more than a change looks at, or all of it is parsed anew each time
+_KNOWN = 32_768  # addresses: more than a change looks at, or all of them are parsed anew each time
+
+
+@functools.lru_cache(maxsize=_KNOWN)
 def parse_address(text: str) -> Address:
     """Parse without looking anything up. ValueError says what was expected."""
     _expect_plain(text)
@@ -122,6 +125,7 @@ def _numeric(host: str) -> tuple[int, str]:
     return family, str(name[0])
 
 
+@functools.lru_cache(maxsize=_KNOWN)
 def is_name(text: str) -> bool:
     """Whether the host of this valid address has to be looked up."""
     address = parse_address(text)
