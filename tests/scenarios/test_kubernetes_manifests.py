@@ -2,116 +2,131 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml
 
 from l4lb import Config
+from tests.support import forking
 from tests.support.dockerfile import exec_form, instructions
+from tests.support.kubernetes_objects import objects, validated
+from tests.support.programs import free_port, l4lb
 
 MANIFESTS = Path("contrib/kubernetes")
-TEXT, NUMBER, BOOL = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+WORKLOADS = ["DaemonSet", "Deployment"]
+KINDS = {"Namespace", "ServiceAccount", "ClusterRole", "RoleBinding", "ConfigMap", "Service", "PodDisruptionBudget"}
 
 
-def one(**keys: Any) -> dict[str, Any]:
-    """An object with these keys and no others; those whose names end with _ may be missing."""
-    properties = {key.rstrip("_").replace("__", "/"): schema for key, schema in keys.items()}
-    required = [key.replace("__", "/") for key in keys if not key.endswith("_")]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def some(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": schema, "minItems": 1}
-
-
-LABELS = {"type": "object", "additionalProperties": TEXT}
-QUANTITIES = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9]+(m|[KMG]i)?$"}}
-META = one(name=TEXT, namespace_=TEXT, labels_=LABELS)
-PROBE = one(httpGet=one(host=TEXT, path=TEXT, port=NUMBER), periodSeconds=NUMBER, timeoutSeconds=NUMBER,
-            failureThreshold=NUMBER)  # fmt: skip
-CONTAINER = one(
-    name=TEXT, image=TEXT, args=some(TEXT), livenessProbe=PROBE, readinessProbe=PROBE,
-    ports=some(one(name=TEXT, containerPort=NUMBER, hostPort=NUMBER, protocol={"enum": ["TCP", "UDP"]})),
-    lifecycle=one(preStop=one(exec=one(command=some(TEXT)))),
-    resources=one(requests=QUANTITIES, limits=QUANTITIES),
-    securityContext=one(
-        allowPrivilegeEscalation=BOOL, readOnlyRootFilesystem=BOOL, capabilities=one(drop=some(TEXT), add_=some(TEXT))
-    ),
-    volumeMounts=some(one(name=TEXT, mountPath=TEXT, readOnly_=BOOL)),
-)  # fmt: skip
-POD = one(
-    serviceAccountName=TEXT, hostNetwork=BOOL, dnsPolicy={"enum": ["ClusterFirstWithHostNet"]}, nodeSelector=LABELS,
-    terminationGracePeriodSeconds=NUMBER, containers=some(CONTAINER),
-    securityContext=one(runAsNonRoot=BOOL, runAsUser=NUMBER, runAsGroup=NUMBER, seccompProfile=one(type=TEXT)),
-    volumes=some(one(name=TEXT, configMap_=one(name=TEXT), emptyDir_=one(medium=TEXT, sizeLimit=TEXT))),
-)  # fmt: skip
-DAEMONSET = one(
-    selector=one(matchLabels=LABELS), minReadySeconds=NUMBER,
-    updateStrategy=one(type={"enum": ["RollingUpdate"]}, rollingUpdate=one(maxUnavailable=NUMBER)),
-    template=one(metadata=one(labels=LABELS, annotations=LABELS), spec=POD),
-)  # fmt: skip
-RBAC = "rbac.authorization.k8s.io/v1"
-SUBJECT = one(kind={"enum": ["ServiceAccount"]}, name=TEXT, namespace=TEXT)
-RULE = one(apiGroups=some(TEXT), resources=some(TEXT), verbs=some({"enum": ["get", "list", "watch"]}))
-KINDS: dict[tuple[str, str], dict[str, Any]] = {
-    ("v1", "Namespace"): {},
-    ("v1", "ServiceAccount"): {},
-    ("v1", "ConfigMap"): {"data": LABELS},
-    ("apps/v1", "DaemonSet"): {"spec": DAEMONSET},
-    (RBAC, "ClusterRole"): {"rules": some(RULE)},
-    (RBAC, "RoleBinding"): {"roleRef": one(apiGroup=TEXT, kind=TEXT, name=TEXT), "subjects": some(SUBJECT)},
-}
-
-
+@functools.cache
 def documents() -> dict[str, Any]:
-    """By their kinds."""
-    found = [one for file in sorted(MANIFESTS.glob("*.yaml")) for one in yaml.safe_load_all(file.read_text())]
-    kinds = {one["kind"]: one for one in found}
-    assert len(kinds) == len(found)
-    return kinds
+    """By their kinds, each with the keys of its kind and no others."""
+    return objects(file.read_text() for file in sorted(MANIFESTS.glob("*.yaml")))
 
 
-@pytest.mark.parametrize(("version", "kind"), KINDS)
-def test_each_has_the_keys_of_its_kind_and_no_others(version: str, kind: str) -> None:
-    schema = one(apiVersion={"const": version}, kind={"const": kind}, metadata=META, **KINDS[version, kind])
-    jsonschema_rs.validate(schema, documents()[kind])
-    wrong = documents()[kind] | {"sepc": 1}
-    with pytest.raises(jsonschema_rs.ValidationError):
-        jsonschema_rs.validate(schema, wrong)
+def configuration() -> str:
+    text: str = documents()["ConfigMap"]["data"]["lb.toml"]
+    return text
 
 
-def test_there_are_no_other_kinds_and_names_fit() -> None:
+def pod_of(kind: str) -> dict[str, Any]:
+    pod: dict[str, Any] = documents()[kind]["spec"]["template"]["spec"]
+    return pod
+
+
+def container_of(kind: str) -> dict[str, Any]:
+    (container,) = pod_of(kind)["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def test_each_has_the_keys_of_its_kind_and_there_are_no_other_kinds() -> None:
+    assert set(documents()) == KINDS | set(WORKLOADS)
+    for one in documents().values():
+        with pytest.raises(jsonschema_rs.ValidationError):
+            validated(one | {"sepc": 1})
+
+
+def test_the_role_allows_what_discovery_asks_and_is_bound_to_the_account() -> None:
     found = documents()
-    assert {(one["apiVersion"], kind) for kind, one in found.items()} == set(KINDS)
-    pod = found["DaemonSet"]["spec"]["template"]
-    assert pod["metadata"]["labels"] == found["DaemonSet"]["spec"]["selector"]["matchLabels"]
     account = {"kind": "ServiceAccount", **found["ServiceAccount"]["metadata"]}
     assert found["RoleBinding"]["subjects"] == [account]
     assert found["RoleBinding"]["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]
-    assert pod["spec"]["serviceAccountName"] == account["name"]
     (rule,) = found["ClusterRole"]["rules"]
     assert (rule["apiGroups"], rule["resources"]) == (["discovery.k8s.io"], ["endpointslices"])
+    source = Config.loads(configuration()).pools["web"].discovery
+    assert source is not None
+    assert source.namespace == found["RoleBinding"]["metadata"]["namespace"]
 
 
-def test_the_configuration_is_one_and_the_pod_fits_it_and_the_image() -> None:
-    found = documents()
-    config = Config.loads(found["ConfigMap"]["data"]["lb.toml"])
-    pod = found["DaemonSet"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+@pytest.mark.parametrize("kind", WORKLOADS)
+def test_the_pod_fits_the_configuration_and_the_image(kind: str) -> None:
+    found, pod, container = documents(), pod_of(kind), container_of(kind)
+    template, selector = found[kind]["spec"]["template"], found[kind]["spec"]["selector"]["matchLabels"]
+    config = Config.loads(configuration())
+    assert template["metadata"]["labels"] == selector
+    assert pod["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
-    assert config.admin.bind == f"127.0.0.1:{ports['admin']}"
     assert list(config.listeners["web"].bind) == [f":{ports['web']}"]
-    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
-        assert container[probe]["httpGet"] == {"host": "127.0.0.1", "path": path, "port": ports["admin"]}
+    assert container["env"] == [{"name": "L4LB_ADMIN", "value": config.admin.bind}]
     _, waits = container["lifecycle"]["preStop"]["exec"]["command"]
     assert pod["terminationGracePeriodSeconds"] >= int(waits) + config.global_.drain_timeout + 5
     assert container["args"] == exec_form("CMD")
     assert [str(pod["securityContext"]["runAsUser"])] == [rest for word, rest in instructions() if word == "USER"]
     mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
     assert mounts == {"config": "/etc/l4lb", "run": "/run/l4lb"}
-    source = config.pools["web"].discovery
-    assert source is not None
-    assert source.namespace == found["RoleBinding"]["metadata"]["namespace"]
+
+
+def test_on_the_hosts_network_the_kubelet_asks_over_http() -> None:
+    pod, container = pod_of("DaemonSet"), container_of("DaemonSet")
+    assert pod["hostNetwork"] is True
+    assert all(one["hostPort"] == one["containerPort"] for one in container["ports"])
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert Config.loads(configuration()).admin.bind == f"127.0.0.1:{ports['admin']}"
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"host": "127.0.0.1", "path": path, "port": ports["admin"]}
+
+
+def test_on_the_pods_network_commands_ask() -> None:
+    """The manifest's own, of an instance that is ready, and of one that is not there."""
+    container = container_of("Deployment")
+    assert "hostNetwork" not in pod_of("Deployment")
+    assert all("hostPort" not in one for one in container["ports"])
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    environment["L4LB_ADMIN"] = admin = f"127.0.0.1:{free_port()}"
+    commands = [container[probe]["exec"]["command"] for probe in ("livenessProbe", "readinessProbe")]
+    assert {command[0] for command in commands} == {"l4lb"}
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        address = f"127.0.0.1:{backend.getsockname()[1]}"
+        with l4lb("serve", "--listen", "127.0.0.1:0", "--backend", address, "--admin", admin) as process:
+            for event in ("admin listening", "backend up"):
+                process.wait_for(event)
+            assert [forking.run(*words, environment=environment).returncode for _, *words in commands] == [0, 0]
+    assert [forking.run(*words, environment=environment).returncode for _, *words in commands] == [1, 1]
+
+
+def test_the_service_and_the_budget_are_for_the_pods_of_the_deployment() -> None:
+    found = documents()
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["spec"]["selector"] == {"matchLabels": labels}
+    ports = {one["name"]: one["containerPort"] for one in container_of("Deployment")["ports"]}
+    assert {one["targetPort"]: one["port"] for one in found["Service"]["spec"]["ports"]} == ports
+    assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] < found["Deployment"]["spec"]["replicas"]
+    (apart,) = pod_of("Deployment")["affinity"]["podAntiAffinity"].values()
+    assert apart[0]["podAffinityTerm"]["labelSelector"] == {"matchLabels": labels}
+
+
+def test_l4lb_check_accepts_the_configuration(tmp_path: Path) -> None:
+    """The only warning is that this is no cluster."""
+    file = tmp_path / "lb.toml"
+    file.write_text(configuration())
+    done = forking.run("check", str(file), environment={"KUBERNETES_SERVICE_HOST": ""})
+    assert (done.returncode, done.stdout) == (0, f"{file}: ok (1 listeners, 1 pools, 0 backends)\n")
+    (warning,) = done.stderr.splitlines()
+    assert "pools.web.discovery.endpoints" in warning
+    assert "KUBERNETES_SERVICE_HOST is not set" in warning
+    assert forking.run("check", str(file), environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}).stderr == ""
