@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from l4lb import Config
+from l4lb.version import __version__
 from tests.support import forking
 from tests.support.dockerfile import FILE, exec_form, instructions
 from tests.support.programs import require, run
@@ -44,6 +45,7 @@ def test_it_fits_its_configuration_and_the_image() -> None:
     found, config = services(), Config.load(str(COMPOSE / "lb.toml"))
     l4lb = found.pop("l4lb")
     assert (COMPOSE / l4lb["build"]["context"] / "Dockerfile").samefile(FILE)
+    assert l4lb["image"] == f"l4lb:{__version__}"
     assert l4lb["volumes"] == [f"./lb.toml:{exec_form('CMD')[-1]}:ro"]
     (port,) = l4lb["ports"]
     assert list(config.listeners["web"].bind) == [f":{port.rpartition(':')[2]}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import socket
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from l4lb import Config
 from tests.support import forking
 from tests.support.dockerfile import exec_form, instructions
-from tests.support.kubernetes_objects import objects, validated
+from tests.support.kubernetes_objects import objects, validate_as_kubernetes_does, validated
 from tests.support.programs import free_port, l4lb
 
 MANIFESTS = Path("contrib/kubernetes")
@@ -48,6 +49,14 @@ def test_each_has_the_keys_of_its_kind_and_there_are_no_other_kinds() -> None:
     for one in documents().values():
         with pytest.raises(jsonschema_rs.ValidationError):
             validated(one | {"sepc": 1})
+
+
+def test_kubernetes_own_schemas_accept_them() -> None:
+    validate_as_kubernetes_does(documents().values())
+    wrong = copy.deepcopy(documents()["Deployment"])
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
+    with pytest.raises(ValueError, match="livenessprobe"):
+        validate_as_kubernetes_does([wrong])
 
 
 def test_the_role_allows_what_discovery_asks_and_is_bound_to_the_account() -> None:
@@ -129,4 +138,4 @@ def test_l4lb_check_accepts_the_configuration(tmp_path: Path) -> None:
     (warning,) = done.stderr.splitlines()
     assert "pools.web.discovery.endpoints" in warning
     assert "KUBERNETES_SERVICE_HOST is not set" in warning
-    assert forking.run("check", str(file), environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}).stderr == ""
+    assert forking.run("check", str(file), environment={"KUBERNETES_SERVICE_HOST": "127.0.0.1"}).stderr == ""

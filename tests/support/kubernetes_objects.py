@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import jsonschema_rs
+import pytest
 import yaml
 
+OLDEST = "1.25"  # of Kubernetes
 TEXT, NUMBER, BOOL = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
 
 
@@ -73,7 +75,8 @@ DEPLOYMENT = one(
     strategy=one(type=ROLLING, rollingUpdate=one(maxSurge=NUMBER, maxUnavailable=NUMBER)),
 )  # fmt: skip
 SERVICE = one(
-    type={"enum": ["LoadBalancer", "NodePort"]}, externalTrafficPolicy={"enum": ["Local", "Cluster"]}, selector=LABELS,
+    type={"enum": ["LoadBalancer", "NodePort", "ClusterIP"]}, selector=LABELS,
+    externalTrafficPolicy_={"enum": ["Local", "Cluster"]},
     ports=some(one(name=TEXT, port=NUMBER, targetPort=TEXT, protocol=PROTOCOL)),
 )  # fmt: skip
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -112,3 +115,15 @@ def objects(texts: Iterable[str]) -> dict[str, Any]:
     kinds = {one["kind"]: validated(one) for one in found}
     assert len(kinds) == len(found), [one["kind"] for one in found]
     return kinds
+
+
+def validate_as_kubernetes_does(found: Iterable[dict[str, Any]]) -> None:
+    """By the schemas of Kubernetes' own API, strictly, for the oldest version that the chart takes and the newest that
+    is known. ValueError for what they refuse. Without the package that has them the test is skipped."""
+    package = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is missing: see `make charts`")
+    for one in found:
+        for version in (OLDEST, package.latest_version()):
+            try:
+                package.validate(one, version, strict=True)
+            except package.ValidationError as error:
+                raise ValueError(f"Kubernetes {version}: {one['kind']}: {error.message}") from error
