@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 
 from l4lb import Config
+from l4lb.version import __version__
 from tests.support import forking
 from tests.support.dockerfile import exec_form, instructions
 from tests.support.kubernetes_objects import objects, validate_as_kubernetes_does, validated
@@ -83,6 +84,7 @@ def test_the_pod_fits_the_configuration_and_the_image(kind: str) -> None:
     assert container["env"] == [{"name": "L4LB_ADMIN", "value": config.admin.bind}]
     _, waits = container["lifecycle"]["preStop"]["exec"]["command"]
     assert pod["terminationGracePeriodSeconds"] >= int(waits) + config.global_.drain_timeout + 5
+    assert container["image"] == f"l4lb:{__version__}"
     assert container["args"] == exec_form("CMD")
     assert [str(pod["securityContext"]["runAsUser"])] == [rest for word, rest in instructions() if word == "USER"]
     mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
