@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,6 +121,10 @@ class JsonApi:
         return ApiError(f"{self.endpoint}: {reason}"[:_ERROR_CHARS], status)
 
     def _why(self, error: Exception) -> str:
+        unreachable = getattr(error, "os_error", None)  # of aiohttp.ClientConnectorError
+        if isinstance(unreachable, OSError) and not isinstance(unreachable, ssl.SSLError):
+            number = unreachable.errno or 0  # below 0: of getaddrinfo(3)
+            return os.strerror(number) if number > 0 else unreachable.strerror or str(unreachable)
         if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
             hint = ": does the server ask for a client's certificate?" if self.endpoint.startswith("https:") else ""
             return f"the connection ended before the request was sent{hint}"

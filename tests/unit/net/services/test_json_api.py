@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from l4lb.net.services import json_api
@@ -211,11 +213,21 @@ def test_a_stream_that_is_refused() -> None:
     assert raised.value.status == 410
 
 
-def test_nobody_is_there() -> None:
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://127.0.0.1:1", "Connection refused"),
+        ("https://127.0.0.1:1", "Connection refused"),
+        ("http://no.such.host.invalid:1", "(Name or service not known|Temporary failure in name resolution)"),
+    ],
+)
+def test_nobody_is_there(endpoint: str, reason: str, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def refused() -> object:
-        async with open_session(Access(["http://127.0.0.1:1"])) as session:
-            return await JsonApi(session, "http://127.0.0.1:1", 5.0).ask("GET", "/")
+        async with open_session(Access([endpoint])) as session:
+            return await JsonApi(session, endpoint, 30.0).ask("GET", "/")
 
-    with pytest.raises(ApiError, match=r"127\.0\.0\.1:1") as raised:
-        asyncio.run(refused())
+    with asyncio.Runner(loop_factory=new_loop) as runner, pytest.raises(ApiError) as raised:
+        runner.run(refused())
+    assert re.fullmatch(f"{endpoint}: {reason}", str(raised.value))
     assert raised.value.status == 0
