@@ -74,6 +74,9 @@ def local_ports(file: Path = PORT_RANGE) -> int:
     return last - first + 1 if 0 < first <= last < 65536 else DEFAULT_PORTS
 
 
+WAYS_MAX = 65_536  # with so many, ports are no bound any more: descriptors are fewer
+
+
 @dataclass(slots=True)
 class PortBound:
     """How many sessions local ports allow for all pools passed to `see`. `ports` is the size of the range."""
@@ -95,6 +98,10 @@ class PortBound:
             if Protocol.UDP in protocols:
                 self._sources.add(pool.source)
         self._waiting = max(self._waiting, sum(pool.queue_size for pool in pools))
+        if len(self._ways) > WAYS_MAX:  # backends that come and go make more and more of them
+            self._unbounded = True
+        if self._unbounded:
+            self._ways.clear()
 
     @property
     def sessions(self) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, Selection
 from l4lb.model.states import Protocol
+from l4lb.net import limits
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.cpus import quota_cpus, usable_cpus
 from l4lb.net.limits import DEFAULT_PORTS, PortBound, local_ports, raise_file_limit, sessions_for, smaller
@@ -87,6 +88,17 @@ def test_tcp_ports_serve_once_for_each_source_and_destination() -> None:
 def test_udp_ports_serve_once_for_each_source() -> None:
     assert bound([pool("p", ONE, TWO)], protocol=Protocol.UDP) == 100
     assert bound([pool("p", ONE), pool("q", TWO, source="127.0.0.9")], protocol=Protocol.UDP) == 200
+
+
+def test_backends_that_come_and_go_for_years_are_not_all_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WAYS_MAX", 3)
+    found = PortBound(100)
+    for port in range(1, 5):
+        assert found.sessions == 100 * (port - 1)
+        found.see([pool("p", f"127.0.0.1:{port}")], [ListenerSpec("l", (), "p")])
+    assert found.sessions == 0, "no bound"
+    found.see([pool("p", ONE)], [ListenerSpec("l", (), "p")])
+    assert (found.sessions, found._ways) == (0, set())
 
 
 def test_what_was_there_once_counts_for_ever_since_its_sessions_may_go_on() -> None:
