@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 
@@ -32,6 +34,7 @@ from tests.support.peers import (
 from tests.support.programs import free_port, l4lb, program, require, without_preload
 from tests.support.waiting import wait_until
 
+P = ParamSpec("P")
 MODES = ["auto", "always", "off"]
 DATA = random.Random(4).randbytes(600_000)
 STEP = 12_000
@@ -42,19 +45,43 @@ QUEUED = DATA[:20_000]  # ... by the kernel alone
 LATEST_S = 1.25 * TIMEOUT_S + 1.5  # the bound, and what a busy machine adds
 
 
+STALLS: list[float] = []  # of readers, by the machine: so long that the time-out may have been over
+
+
+def unless_stalled(test: Callable[P, None]) -> Callable[P, None]:
+    """Once more when a reader was held up: then it was not the steady one that the test is about."""
+
+    @functools.wraps(test)
+    def again(*args: P.args, **kwargs: P.kwargs) -> None:
+        for _ in range(4):
+            STALLS.clear()
+            try:
+                return test(*args, **kwargs)
+            except AssertionError:
+                if not STALLS:
+                    raise
+        return test(*args, **kwargs)
+
+    return again
+
+
 def read_slowly(sock: socket.socket, pause_s: float = 0.05) -> tuple[bytes, bool]:
     """All that comes, steadily, for several time-outs together; and whether it ended with a reset."""
     parts = []
     try:
         while data := sock.recv(STEP):
             parts.append(data)
+            paused_at = time.monotonic()
             time.sleep(pause_s)
+            if (paused_s := time.monotonic() - paused_at) > pause_s + TIMEOUT_S / 3:
+                STALLS.append(paused_s)
     except ConnectionResetError:
         return b"".join(parts), True
     return b"".join(parts), False
 
 
 @pytest.mark.parametrize("splice", MODES)
+@unless_stalled
 def test_an_answer_that_is_read_slowly_outlives_half_close_timeout(splice: str) -> None:
     def give(sock: socket.socket) -> None:
         sock.sendall(DATA)  # and closes
@@ -69,6 +96,7 @@ def test_an_answer_that_is_read_slowly_outlives_half_close_timeout(splice: str) 
 
 
 @pytest.mark.parametrize("splice", MODES)
+@unless_stalled
 def test_an_upload_that_is_read_slowly_outlives_half_close_timeout(splice: str) -> None:
     outcome: list[tuple[bytes, bool]] = []
 
@@ -123,6 +151,7 @@ def test_what_is_read_slowly_outlives_idle_timeout(reader: str, splice: str) -> 
 @pytest.mark.parametrize("splice", MODES)
 @pytest.mark.parametrize("timeout", ["off", f"{TIMEOUT_S}s"])
 @pytest.mark.parametrize("lost", ["client", "backend"])
+@unless_stalled
 def test_what_came_before_a_reset_is_delivered_however_slowly(lost: str, timeout: str, splice: str) -> None:
     outcome: list[tuple[bytes, bool]] = []
 
@@ -230,6 +259,7 @@ def test_a_client_that_takes_nothing_before_the_reset_is_ended_in_time(limit: st
             assert read_until_end(sock)[1]
 
 
+@unless_stalled
 def test_max_session_duration_ends_what_is_still_being_read() -> None:
     def give(sock: socket.socket) -> None:
         sock.sendall(FITS)
