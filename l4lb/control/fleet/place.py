@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from l4lb.model.durations import parse_duration
 from l4lb.net.services.etcd import Login
@@ -52,14 +52,15 @@ def is_url(text: str) -> bool:
 
 def parse_place(text: str) -> Place:
     """ValueError, which names what is wrong, and what was expected."""
-    scheme, found, _ = text.partition("://")
+    scheme, found, rest = text.partition("://")
     if not found or scheme not in SCHEMES:
         raise ValueError(f'"{text}": {_EXPECTED}')
-    parts = urlsplit(text)
-    hosts, prefix = _hosts(parts.netloc), _prefix(parts.path)
-    if parts.fragment or "#" in text:
+    if "#" in rest:
         raise ValueError('"#": a fragment is not expected; write %23 in a value')
-    options = _options(parts.query)
+    rest, _, query = rest.partition("?")  # by hand: urlsplit takes no IPv6 address beside another host
+    servers, slash, path = rest.partition("/")
+    hosts, prefix = _hosts(servers), _prefix(slash + path)
+    options = _options(query)
     _expect_together(options, secure=scheme == "etcds")
     endpoints = [f"{SCHEMES[scheme]}://{host}" for host in hosts]
     files = (options.get(name, "") for name in ("ca_file", "cert_file", "key_file"))
