@@ -120,9 +120,12 @@ class Instance:
         except BlockingIOError:  # connect(2), unix: EAGAIN, the queue of those that wait for accept(2) is full
             self.close()
             raise Unanswered("it accepts no connections", gone=False) from None
-        except OSError as error:  # such as ENOENT, ECONNREFUSED, ECONNRESET, EACCES
+        except (ConnectionError, FileNotFoundError) as error:  # ECONNREFUSED, ECONNRESET, EPIPE; ENOENT, of its socket
             self.close()
             raise Unanswered(error.strerror or str(error), gone=True) from None
+        except OSError as error:  # EMFILE, ENOBUFS, EACCES, ENETUNREACH, ...: says nothing of the instance
+            self.close()
+            raise Unanswered(error.strerror or str(error), gone=False) from None
         except ValueError as error:
             self.close()
             raise Unanswered(str(error), gone=False) from None

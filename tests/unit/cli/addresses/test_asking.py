@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -35,6 +36,24 @@ def answer(body: object, status: int = 200) -> bytes:
         len(data),
         data,
     )
+
+
+def test_a_shortage_of_its_own_says_nothing_of_the_instance() -> None:
+    """EMFILE. An instance that is not there, ECONNREFUSED or ENOENT, is gone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        instance = Instance(parse_instance(f"127.0.0.1:{server.getsockname()[1]}"), Scope())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(Unanswered, match="Too many open files") as short:
+                instance.ask(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not short.value.gone
+    for one in (instance, Instance(parse_instance("unix:/nowhere/admin.sock"), Scope())):
+        with pytest.raises(Unanswered) as absent:
+            one.ask(10)
+        assert absent.value.gone
 
 
 @contextlib.contextmanager
