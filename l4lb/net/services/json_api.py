@@ -96,24 +96,23 @@ class JsonApi:
         still there, once it has begun to answer, is for the caller to find out."""
         import aiohttp
 
+        lines = _Lines()
         try:
             async with asyncio.timeout(self.timeout_s):
                 answer = await self._request(method, path, body, params)
             async with answer:
                 if answer.status != 200:
                     self._parsed(await self._all(answer), answer.status)
-                rest = b""
                 async for data in answer.content.iter_any():
-                    *lines, rest = (rest + data).split(b"\n")
-                    for line in filter(None, lines):
+                    for line in lines.take(data):
                         yield self._parsed(line, 200)
-                    if len(rest) > ANSWER_BYTES_MAX:
+                    if lines.size > ANSWER_BYTES_MAX:
                         raise self.failed("a message is too large")
         except TimeoutError:
             raise self.failed(f"no answer within {self.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self.failed(self._why(error)) from None
-        if rest.strip():
+        if lines.rest.strip():
             raise self.failed("the stream has ended in the middle of a message")
         raise StreamEnded(str(self.failed("the stream of messages has ended")))
 
@@ -155,6 +154,29 @@ class JsonApi:
             return said
         text = data[:_ERROR_CHARS].decode(errors="replace").strip()
         raise self.failed(_reason(said) or text or f"HTTP status {status}", status)
+
+
+class _Lines:
+    """Lines out of pieces of any size: each byte is copied once or twice, however small the pieces are."""
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+        self.size = 0  # of the line that has begun
+
+    @property
+    def rest(self) -> bytes:
+        return b"".join(self._begun)
+
+    def take(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without blank ones."""
+        first, *more = data.split(b"\n")
+        self._begun.append(first)
+        self.size += len(first)
+        if not more:
+            return []
+        *whole, last = self.rest, *more
+        self._begun, self.size = [last], len(last)
+        return [line for line in whole if line.strip()]
 
 
 def _reason(said: object) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import uvloop
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l4lb.net.services import json_api
 from l4lb.net.services.connections import Connector
-from l4lb.net.services.json_api import Access, ApiError, JsonApi, open_session, secret_in
+from l4lb.net.services.json_api import Access, ApiError, JsonApi, _Lines, open_session, secret_in
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -160,6 +162,22 @@ def test_connections_that_have_ended_are_forgotten() -> None:
                     await asyncio.sleep(0.01)
 
     asyncio.run(asked_often())
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bc\n\nd", b"e\nf\n", b" \n"]), max_size=12))
+def test_lines_are_the_same_however_they_are_cut(pieces: list[bytes]) -> None:
+    lines = _Lines()
+    found = [line for piece in pieces for line in lines.take(piece)]
+    *whole, rest = b"".join(pieces).split(b"\n")
+    assert (found, lines.rest, lines.size) == ([line for line in whole if line.strip()], rest, len(rest))
+
+
+def test_a_line_in_small_pieces_is_not_copied_again_for_each() -> None:
+    """Of 300,000 pieces, which would be 45 GB to copy, one by one."""
+    lines = _Lines()
+    for _ in range(300_000):
+        assert lines.take(b"a") == []
+    assert lines.take(b"\n") == [b"a" * 300_000]
 
 
 def test_a_stream_that_ends_in_the_middle_of_a_message_has_not_ended_in_order() -> None:
