@@ -149,6 +149,7 @@ def test_servers_of_a_cluster_that_fail_are_survived_with_and_without_a_majority
             for each in both:
                 each.wait_alive("a", "b")
             first.stop()
+            assert wait_until(third.has_leader)
             put_config(third, config_text(C))
             for each in both:
                 each.wait_for(2)
@@ -160,6 +161,7 @@ def test_servers_of_a_cluster_that_fail_are_survived_with_and_without_a_majority
             for each in both:
                 assert wait_until(lambda: each.known.error == ""), each.known  # noqa: B023
                 each.wait_alive("a", "b")
+            assert wait_until(third.has_leader)
             put_config(third, config_text(A, C))
             for each in both:
                 each.wait_for(3)

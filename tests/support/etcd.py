@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.support.programs import answers, free_port, require, run
 from tests.support.servers import Program, directory_for
 
+_PATIENT = ("--heartbeat-interval=300", "--election-timeout=3000")  # a busy machine is no reason for another leader
+
 
 class Etcd:
     """`port` and data stay the same while it is away. `login`: NAME:PASSWORD for the client. `tls`: a certificate of
@@ -44,6 +46,7 @@ class Etcd:
             f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
             f"--initial-cluster={self.members or f'{self.name}={peers}'}",
             *tls, f"--quota-backend-bytes={self._quota_bytes}",
+            *(_PATIENT if self.members else ()),
         ]  # fmt: skip
         self._server = Program(command, self._directory, self.port)
 
@@ -67,6 +70,14 @@ class Etcd:
         tls += [f"--cert={self._tls[0]}", f"--key={self._tls[1]}"] if self._tls and self._mutual else []
         patient = ("--command-timeout=60s", "--dial-timeout=60s")  # of its own it waits for 5 s, and 2 s
         return run("etcdctl", f"--endpoints={self.endpoint}", *patient, *login, *tls, *words, timeout_s=90)
+
+    def has_leader(self) -> bool:
+        """Whether it can be asked for what holds now, which in a cluster the leader alone knows."""
+        try:
+            self.ctl("get", "/")
+        except AssertionError:
+            return False
+        return True
 
     def put(self, key: str, value: str, lease: str = "") -> None:
         self.ctl("put", *([f"--lease={lease}"] if lease else []), key, value)
