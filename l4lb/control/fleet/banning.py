@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from functools import partial
 
 from l4lb.control.fleet.following import Changed, Following
 from l4lb.control.fleet.keys import BANS
@@ -154,7 +155,7 @@ class FleetBans:
                 continue
             if key not in self._shared and len(self._shared) + len(self._put) >= SHARED_MAX:
                 return self._leave_out(ban_key(ban))
-            await self._servers.ask(lambda server, ban=ban: self._put_one(server, ban))  # type: ignore[misc]
+            await self._servers.ask(partial(self._put_one, ban=ban))
             self._put[key] = ban.since
         return None
 
@@ -168,4 +169,4 @@ class FleetBans:
         for key, revision in list(self._leaving.items()):
             name = self._prefix + ban_key(Ban(*key))
             same = [revision_is(name, revision)] if revision else []
-            await self._servers.ask(lambda server, name=name, same=same: server.txn(same, [delete_op(name)]))  # type: ignore[misc]
+            await self._servers.ask(partial(Etcd.txn, compare=same, success=[delete_op(name)]))

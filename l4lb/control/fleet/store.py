@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from l4lb.control.fleet.keys import (
     CONFIG,
@@ -23,7 +24,7 @@ from l4lb.control.fleet.keys import (
 from l4lb.control.fleet.place import Place
 from l4lb.control.state.fleet import NodeRecord
 from l4lb.errors import L4lbError
-from l4lb.net.services.etcd import Op, delete_up_to, get_op, put_op, revision_is, version_is
+from l4lb.net.services.etcd import Etcd, Op, delete_up_to, get_op, put_op, revision_is, version_is
 from l4lb.net.services.etcd_servers import EtcdServers
 from l4lb.net.services.json_api import ApiError
 
@@ -100,7 +101,7 @@ class Store:
         found = []
         for start in range(0, len(keys), _AT_ONCE):
             some = [get_op(key) for key in keys[start : start + _AT_ONCE]]
-            done = await self._servers.ask(lambda server, some=some: server.txn([], some))  # type: ignore[misc]
+            done = await self._servers.ask(partial(Etcd.txn, compare=[], success=some))
             for kv in done.kvs:
                 try:
                     found.append(parse_entry(kv.key.removeprefix(self._place.prefix), kv.value))
