@@ -109,9 +109,8 @@ def _number(port: Mapping[str, Any]) -> int:
 def entries_of(slices: Iterable[Endpoints]) -> list[Entry]:
     """In the order of the addresses. One that several slices have is ready when it is so in any of them."""
     found: dict[str, Endpoint] = {}
-    for one in sorted(
-        one for some in slices for one in some.endpoints
-    ):  # those that drain come after those that do not
+    everyone = (one for some in slices for one in some.endpoints)
+    for one in sorted(everyone):  # of the same address, those that drain come after those that do not
         found.setdefault(one.address, one)
     only_draining = all(one.draining for one in found.values())
     return [_entry(one, draining=one.draining and not only_draining) for one in found.values()]
