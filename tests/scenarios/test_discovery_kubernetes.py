@@ -225,6 +225,7 @@ def test_a_list_that_is_none_changes_nothing(body: bytes, reason: str) -> None:
         server.put(endpoint_slice("a", ONE))
         with discovering(source(server)) as found:
             found.wait_for(A)
+            assert wait_until(lambda: any("watch" in one.query for one in server.asked))  # its end leads to a list
             server.stop()
             server.lie(body)
             server.start()
