@@ -19,7 +19,7 @@ from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.routers import ENGINES, Announcing, Router, router_and_node
 from tests.support.systemd import booted
-from tests.support.waiting import wait_until
+from tests.support.waiting import hang, wait_until
 
 pytestmark = pytest.mark.external
 
@@ -178,7 +178,7 @@ def test_exabgp_starts_a_killed_one_again(tmp_path: Path) -> None:
     with scene("exabgp", tmp_path) as at:
         process = at.start_instance()
         at.wait(at.announcing.normal())
-        os.kill(at.announcing.pid, signal.SIGSTOP)
+        hang(at.announcing.pid)
         process.signal(signal.SIGKILL)  # which the announcer does not live to see
         os.kill(at.announcing.pid, signal.SIGKILL)
         at.wait(NOTHING)
@@ -188,7 +188,7 @@ def test_a_hung_instance_counts_as_down(tmp_path: Path) -> None:
     with scene("gobgp", tmp_path, "--fail-after", "500ms", "--rise", "100ms") as at:
         process = at.start_instance()
         at.wait(at.announcing.normal())
-        process.signal(signal.SIGSTOP)
+        process.hang()
         try:
             at.wait(NOTHING)
             at.announcing.wait_said("does not answer in time")

@@ -110,7 +110,7 @@ def test_a_server_that_hangs_is_noticed() -> None:
         server.put("/l4lb/web/one", A)
         with discovering(source(server, timeout="500ms")) as found:
             found.wait_for(A)
-            server.signal(signal.SIGSTOP)
+            server.hang()
             assert wait_until(lambda: "no answer within 0.5 s" in found.said["error"]), found.said
             assert found.backends == [A]
             server.signal(signal.SIGCONT)
@@ -157,7 +157,7 @@ def test_over_tls(tmp_path: Path) -> None:
             found.wait_for(A)
             server.put("/l4lb/web/two", B)
             found.wait_for(A, B)
-            server.signal(signal.SIGSTOP)  # it does not end TLS on its side, and nothing waits for that
+            server.hang()  # it does not end TLS on its side, and nothing waits for that
 
 
 def test_a_server_that_asks_for_the_clients_certificate(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_next_server_is_asked_when_one_does_not_answer() -> None:
         found = asked([f"http://127.0.0.1:{free_port()}", server.endpoint], lambda one: one.get("/k"))
         assert found is not None
         assert found.value == b"1"
-        server.signal(signal.SIGSTOP)
+        server.hang()
         try:
             with pytest.raises(ApiError, match=re.escape(f"{server.endpoint}: no answer within 0.2 s")):
                 asked([server.endpoint], lambda one: one.get("/k"), 0.2)

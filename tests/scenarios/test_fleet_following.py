@@ -112,7 +112,7 @@ def test_what_was_put_while_etcd_was_away_for_a_node_holds_afterwards() -> None:
     with etcd() as server:
         put_config(server, config_text())
         with node(server, "a", timeout="500ms") as one:
-            server.signal(signal.SIGSTOP)
+            server.hang()
             assert wait_until(lambda: "no answer within 0.5 s" in one.known.error), one.known
             assert one.backends == [A, B]
             server.signal(signal.SIGCONT)
@@ -289,7 +289,7 @@ def test_nothing_waits_for_an_etcd_that_hangs() -> None:
         put_config(server, config_text())
         with node(server, "a", timeout="10s") as one:
             one.wait_alive("a")
-            server.signal(signal.SIGSTOP)
+            server.hang()
             try:
                 for weight in range(2, 10):
                     one.balancer.pools["web"][A].set(weight=weight)

@@ -86,7 +86,7 @@ def test_bans_of_a_node_that_was_away_are_merged() -> None:
             a.balancer.bans.add("192.0.2.1/32")
             a.balancer.bans.add("192.0.2.2/32")
             wait_banned(both, "192.0.2.1/32", "192.0.2.2/32")
-            server.signal(signal.SIGSTOP)
+            server.hang()
             a.balancer.bans.add("192.0.2.3/32", reason="away")
             b.balancer.bans.add("192.0.2.4/32")
             b.balancer.bans.remove("192.0.2.1/32")

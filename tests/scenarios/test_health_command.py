@@ -95,7 +95,7 @@ def served_backend(served: Checked) -> str:
 
 
 def test_one_that_hangs_is_not_healthy(served: Checked) -> None:
-    served.process.signal(signal.SIGSTOP)
+    served.process.hang()
     try:
         expected = (1, "l4lb: no answer from the instance: it does not answer in time\n")
         assert served.health("--listener", "web", timeout="200ms") == expected

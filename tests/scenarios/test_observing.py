@@ -21,7 +21,7 @@ from l4lb.model.states import AdminState, CloseReason, Health
 from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed
 from tests.support.peers import TCP_CLOSE, Server, connect, hold, read_until_end, reset, running, serving, tcp_state
 from tests.support.programs import Nginx, free_port, nginx
-from tests.support.waiting import wait_until
+from tests.support.waiting import hang, wait_until
 
 FAST = HealthConfig(interval="200ms", fast_interval="200ms", down_interval="200ms", timeout="200ms", rise=1, fall=2)
 
@@ -429,7 +429,7 @@ def test_a_stopped_nginx_is_found_by_http_and_not_by_tcp() -> None:
         with balancing([server.address], health=http) as talking, balancing([server.address], health=FAST) as shaking:
             assert talking.wait_ready()
             assert shaking.wait_ready()
-            os.kill(server.pid, signal.SIGSTOP)
+            hang(server.pid)
             try:
                 assert wait_until(lambda: status_of(talking)[server.address]["health"] == "down")
                 last = status_of(talking)[server.address]["last_check"]

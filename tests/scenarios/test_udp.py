@@ -568,7 +568,7 @@ def test_bursts_of_answers_that_grow_are_read_whole(tmp_path: Path) -> None:
             assert wait_until(lambda: server.clients)
             peer = next(iter(server.clients))
             for count in (16 + 32 + 40, 40 + 64 + 64, 16 + 32 + 33, 400):
-                process.signal(signal.SIGSTOP)
+                process.hang()
                 for number in range(count):
                     server.sock.sendto(b"%d" % number, peer)
                 process.signal(signal.SIGCONT)

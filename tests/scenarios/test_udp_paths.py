@@ -65,7 +65,7 @@ def serving(file: Path, backend: str, responses: int = 0, idle: str = "30s") -> 
 
 @contextlib.contextmanager
 def stopped(process: L4lb) -> Iterator[None]:
-    process.signal(signal.SIGSTOP)
+    process.hang()
     try:
         yield
     finally:

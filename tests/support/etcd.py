@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.support.programs import answers, free_port, require, run
 from tests.support.servers import Program, directory_for
+from tests.support.waiting import hang
 
 _PATIENT = ("--heartbeat-interval=300", "--election-timeout=3000")  # a busy machine is no reason for another leader
 
@@ -63,6 +64,11 @@ class Etcd:
     def signal(self, number: signal.Signals) -> None:
         assert self._server is not None
         self._server.process.send_signal(number)
+
+    def hang(self) -> None:
+        """Until SIGCONT, as a hung host looks."""
+        assert self._server is not None
+        hang(self._server.process.pid)
 
     def ctl(self, *words: str) -> str:
         login = [f"--user={self.login}"] if self.login else []

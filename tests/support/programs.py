@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support import forking
-from tests.support.waiting import wait_until
+from tests.support.waiting import hang, wait_until
 
 
 def require(program: str) -> str:
@@ -226,6 +226,10 @@ class L4lb:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def hang(self) -> None:
+        """Until SIGCONT, as a hung host looks."""
+        hang(self.process.pid)
 
     def wait(self, timeout_s: float = 60.0) -> int:
         return self.process.wait(timeout_s)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.support.namespaces import Host, link, namespaces
 from tests.support.programs import require, run, without_preload
-from tests.support.waiting import wait_until
+from tests.support.waiting import hang, wait_until
 
 NODE, ROUTER = {4: "10.82.1.1", 6: "fd82:1::1"}, {4: "10.82.1.254", 6: "fd82:1::fe"}
 V4, V6 = "192.0.2.10/32", "2001:db8::10/128"
@@ -266,7 +266,7 @@ class WithBird(Announcing):
 
     @contextlib.contextmanager
     def hung_daemon(self) -> Iterator[None]:
-        os.kill(self._daemon.pid, signal.SIGSTOP)
+        hang(self._daemon.pid)
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support.programs import answers, free_port, require, run, without_preload
-from tests.support.waiting import wait_until
+from tests.support.waiting import hang, wait_until
 
 
 class Program:
@@ -55,12 +55,10 @@ class Program:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """With SIGSTOP for the server and its children, as a hung host looks: the kernel still accepts."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        assert wait_until(lambda: _state(self.process.pid) == "T")  # from here on no child comes, and none is reaped
+        hang(self.process.pid)  # from here on no child comes, and none is reaped
         pids = [self.process.pid, *self.children]
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        assert wait_until(lambda: all(_state(pid) in "TZ" for pid in pids))  # a child that has ended
+            hang(pid)
         try:
             yield
         finally:
@@ -79,10 +77,6 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextlib.contextmanager

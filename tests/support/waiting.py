@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
@@ -17,6 +21,21 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
             return False
         time.sleep(0.005)
     return True
+
+
+def hang(pid: int) -> None:
+    """SIGSTOP, and until it holds for each thread: kill(2) returns before one that runs on another CPU has stopped,
+    and that one may still answer. A thread that has ended (Z, X) answers nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    assert wait_until(lambda: all(state in "TZX" for state in _thread_states(pid))), f"{pid} did not stop"
+
+
+def _thread_states(pid: int) -> list[str]:
+    states = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            states.append((thread / "stat").read_text().rpartition(") ")[2][0])
+    return states
 
 
 async def stdin_ended() -> asyncio.Future[None]:

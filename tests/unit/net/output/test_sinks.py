@@ -17,6 +17,7 @@ import pytest
 
 from l4lb.net.output.sinks import BLOCK_BYTES, FileSink, StandardSink, StreamSink
 from tests.support.programs import require
+from tests.support.waiting import hang
 
 INFO = logging.INFO
 
@@ -165,7 +166,7 @@ def test_a_stopped_reader_of_a_shell_pipe() -> None:
     cat = subprocess.Popen([require("cat")], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert cat.stdin is not None
     sink = StandardSink("stdout", cat.stdin.fileno())
-    cat.send_signal(signal.SIGSTOP)
+    hang(cat.pid)
     lines = framed(sink, 2000)
     taken = send_all(sink, lines)
     assert taken < len(lines)
