@@ -20,10 +20,9 @@ from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.widgets import DataTable, Footer, Static
 
-from l4lb.cli.connection import admin_options, connected, sessions
 from l4lb.cli.rates import Key, Rates, spark
-from l4lb.cli.session import age_text
-from l4lb.cli.status import HEALTH_STYLE, drain_text, place_text, size_text, usage_text
+from l4lb.cli.shared.connection import admin_options, connected, sessions
+from l4lb.cli.shared.texts import HEALTH_COLOUR, age_text, drain_text, place_text, size_text, usage_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
 from l4lb.model.sessions import SourceOrder
@@ -288,7 +287,7 @@ class Top(App[None]):
         return [
             Text(cut(f"  {one['id']}", widths[0])),
             right(one["admin_state"], widths[1], STATE_STYLE[one["admin_state"]]),
-            right(health, widths[2], HEALTH_STYLE.get(health, "red")),
+            right(health, widths[2], HEALTH_COLOUR.get(health, "red")),
             right(str(one["weight"]), widths[3]),
             *self._numbers(("backend", pool, one["id"]), one, widths, ""),
         ]

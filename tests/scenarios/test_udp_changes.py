@@ -310,5 +310,5 @@ def test_the_status_tells_datagrams_and_what_was_dropped(tmp_path: Path) -> None
                 [sys.executable, "-m", "l4lb", "status", "--admin", admin], capture_output=True, text=True, timeout=60
             ).stdout
             assert "1 bandwidth" in shown
-            assert "datagrams down" in shown
+            assert "DATAGRAMS DOWN" in shown
             assert "udp" in shown

@@ -11,7 +11,7 @@ from l4lb.cli.addresses.announcing import Announcer, Pace, say
 from l4lb.cli.addresses.engine import Engine, EngineError
 from l4lb.cli.addresses.hysteresis import Level
 from l4lb.cli.addresses.options import instance_of, instance_options
-from l4lb.cli.connection import duration_option
+from l4lb.cli.shared.connection import duration_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ import click
 
 from l4lb.cli.addresses.asking import Unanswered
 from l4lb.cli.addresses.options import instance_of, instance_options
-from l4lb.cli.connection import duration_option
+from l4lb.cli.shared.connection import duration_option
 
 
 @click.command()

@@ -19,7 +19,7 @@ def _completed(what: str) -> Callable[[click.Context, click.Parameter, str], lis
     """The names of the instance that --admin names, asked for by a module that takes long to import."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        from l4lb.cli import completing
+        from l4lb.cli.shared import completing
 
         found: list[str] = getattr(completing, what)(ctx, param, incomplete)
         return found

@@ -16,7 +16,7 @@ import click
 from l4lb.cli.addresses.keepalived import Check, Interface, Vrrp, configuration
 from l4lb.cli.addresses.options import admin_address, instance_options
 from l4lb.cli.addresses.prefixes import Host, checked, parse_host
-from l4lb.cli.connection import duration_option
+from l4lb.cli.shared.connection import duration_option
 
 ADVERT_MIN_S, ADVERT_MAX_S = 0.01, 40.95  # RFC 5798, 5.2.7: 12 bits of hundredths of a second
 ADDRESSES_MAX = 20  # a VRRP packet of keepalived's has no more; the rest would need virtual_ipaddress_excluded

@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from l4lb.cli.check import expect_usable
-from l4lb.cli.connection import as_json, console, duration_option
 from l4lb.cli.fleet.judging import not_yet
 from l4lb.cli.fleet.reaching import F, asked, fleet_option, this_user, waited
+from l4lb.cli.shared.connection import as_json, duration_option
+from l4lb.cli.shared.tables import Column, Row, Table, terminal_width
 from l4lb.config import Config
 from l4lb.config.reading.bounds import read_text
 from l4lb.control.fleet.keys import Document, Entry
@@ -102,7 +101,7 @@ def history(as_json: bool, url: str | None) -> None:
         said = [{"generation": one.generation, "at": one.at, "by": one.by, "comment": one.comment} for one in found]
         click.echo(json.dumps(said, indent=2))
     else:
-        console().print(_table(found))
+        click.echo("\n".join(_table(found).lines(terminal_width())))
 
 
 @config.command()
@@ -150,10 +149,9 @@ async def _put(store: Store, text: str, name: str, before: Document | None, comm
 
 
 def _table(entries: list[Entry]) -> Table:
-    table = Table()
-    for heading in ("generation", "at (UTC)", "by", "comment"):
-        table.add_column(heading, overflow="fold")
-    for one in entries:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(one.at, 1 << 37)))
-        table.add_row(*map(Text, (str(one.generation), at, one.by, one.comment)))
-    return table
+    return Table([Column("generation", right=True), Column("at (UTC)"), Column("by")], [_row(one) for one in entries])
+
+
+def _row(entry: Entry) -> Row:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(entry.at, 1 << 37)))
+    return Row({"generation": entry.generation, "at (UTC)": at, "by": entry.by}, entry.comment)

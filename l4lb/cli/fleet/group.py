@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from l4lb.cli.connection import as_json, console, duration_option
 from l4lb.cli.fleet.config import config
 from l4lb.cli.fleet.judging import behind, differing, not_drained, problems
 from l4lb.cli.fleet.reaching import asked, fleet_option, live_nodes, this_user, waited
+from l4lb.cli.shared.connection import as_json, duration_option
+from l4lb.cli.shared.output import joined
+from l4lb.cli.shared.tables import Column, Row, Table, terminal_width
 from l4lb.control.fleet.store import FleetError, Overview, Store
 from l4lb.control.state.fleet import BackendCounts
 
@@ -37,7 +37,9 @@ def status(as_json: bool, url: str | None) -> int:
     if as_json:
         click.echo(json.dumps(_as_json(found, wrong), indent=2))
         return 1 if wrong else 0
-    console().print(_table(found))
+    generation = f"generation {found.generation}" if found.generation else "no configuration"
+    click.echo(f"fleet, {generation}, {len(found.nodes)} nodes")
+    click.echo("\n".join(_table(found).lines(terminal_width())))
     for line in wrong:
         click.echo(line, err=True)
     return 1 if wrong else 0
@@ -79,20 +81,28 @@ def _as_json(found: Overview, wrong: list[str]) -> Mapping[str, object]:
     return {"generation": found.generation, "nodes": nodes, "drained_absent": absent, "problems": wrong}
 
 
+_COLUMNS = (
+    Column("node"),
+    Column("state"),
+    Column("version", extra=2),
+    Column("generation"),
+    Column("tables"),
+    Column("sessions", right=True, extra=1),
+)
+
+
 def _table(found: Overview) -> Table:
-    generation = f"generation {found.generation}" if found.generation else "no configuration"
-    table = Table(title=Text(f"fleet, {generation}, {len(found.nodes)} nodes"), title_justify="left")
-    for heading in ("node", "state", "version", "generation", "tables", "sessions", "usable backends", "error"):
-        table.add_column(heading, justify="right" if heading == "sessions" else "left", overflow="fold")
     others = _others(found)
+    rows = []
     for name, node in sorted(found.nodes.items()):
         state = f"{node.state}, drains" if node.draining and node.state == "running" else node.state
         late = f"{node.generation}, not {found.generation}" if behind(found, node) else str(node.generation)
-        texts = [name, state, node.version, late, others.get(name, "equal"), str(node.sessions_active)]
-        table.add_row(*map(Text, [*texts, _counts_text(node.backends), node.error]))
-    for name in sorted(found.drained - found.nodes.keys()):
-        table.add_row(Text(name), "not alive, to be drained")
-    return table
+        values = {"node": name, "state": state, "version": node.version, "generation": late}
+        values |= {"tables": others.get(name, "equal"), "sessions": str(node.sessions_active)}
+        usable = f"usable backends: {_counts_text(node.backends)}" if node.backends else ""
+        rows.append(Row(values, joined((usable, node.error), "; ")))
+    absent = sorted(found.drained - found.nodes.keys())
+    return Table(_COLUMNS, [*rows, *(Row({"node": name, "state": "not alive, to be drained"}) for name in absent)])
 
 
 def _others(found: Overview) -> dict[str, str]:
@@ -107,4 +117,4 @@ def _others(found: Overview) -> dict[str, str]:
 
 
 def _counts_text(backends: Mapping[str, BackendCounts]) -> str:
-    return "\n".join(f"{pool} {counts.usable}/{counts.total}" for pool, counts in sorted(backends.items()))
+    return ", ".join(f"{pool} {counts.usable}/{counts.total}" for pool, counts in sorted(backends.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from l4lb.cli.connection import sessions
+from l4lb.cli.shared.connection import sessions
 from l4lb.control.fleet.store import FleetError, Overview
 from l4lb.control.state.fleet import NodeRecord
 

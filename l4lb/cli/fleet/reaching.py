@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from l4lb.cli.connection import Progress
+from l4lb.cli.shared.connection import Progress
 from l4lb.control.fleet.place import Place, parse_place
 from l4lb.control.fleet.store import FleetError, Overview, Store, opened
 from l4lb.errors import L4lbError

@@ -13,12 +13,9 @@ import click
 from l4lb.model.durations import parse_duration, parse_long_duration
 
 if TYPE_CHECKING:  # imported by those that use them: `l4lb health` is started each second
-    from rich.console import Console
-
     from l4lb.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
-PIPED_WIDTH = 200  # without a terminal: nothing is cut off
 _SAID_EVERY_S = 1.0  # without a terminal, where progress cannot rewrite its line
 
 
@@ -69,18 +66,6 @@ def read_token(file: str | None) -> str:
         return Path(file).read_text(encoding="utf-8").strip() if file else ""
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
-
-
-def console() -> Console:
-    from rich.console import Console
-
-    class Ours(Console):
-        def on_broken_pipe(self) -> None:
-            """rich would end the process here; `l4lb.cli.main` handles a reader that has gone."""
-            raise BrokenPipeError
-
-    found = Ours()
-    return found if found.is_terminal else Ours(width=PIPED_WIDTH)
 
 
 class Progress:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from l4lb.cli.connection import admin_options, as_json, connected, console, long_duration_option, sessions
-from l4lb.cli.session import age_text
+from l4lb.cli.shared.completing import bans, listeners
+from l4lb.cli.shared.connection import admin_options, connected, long_duration_option, sessions
+from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
+from l4lb.cli.shared.tables import Column, Row, Table
+from l4lb.cli.shared.texts import age_text
 from l4lb.errors import AdminError
 
-listener_option = click.option("--listener", default="", metavar="NAME", help="At this listener alone.")
+listener_option = click.option(
+    "--listener", default="", metavar="NAME", shell_complete=listeners, help="At this listener alone."
+)
 
 
 @click.group()
@@ -42,21 +44,24 @@ def add(
 
 @ban.command("list")
 @click.argument("source", metavar="[CIDR]", default="")
-@click.option("--listener", default="", metavar="NAME", help="The bans that this listener carries out.")
-@as_json
+@click.option(
+    "--listener", default="", metavar="NAME", shell_complete=listeners, help="The bans that this listener carries out."
+)
+@output_options
 @admin_options
-def list_(source: str, listener: str, as_json: bool, admin: str | None, token_file: str | None) -> None:
+def list_(source: str, listener: str, wanted: Form, admin: str | None, token_file: str | None) -> None:
     """List the bans that hold; with CIDR, those that concern it."""
-    with connected(admin, token_file) as client:
-        found = client.bans.list(source, listener)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        console().print(_table(found))
+
+    def text() -> str:
+        with connected(admin, token_file) as client:
+            found = client.bans.list(source, listener)
+        return json_text(found) if wanted.as_json else table_text(_table(found), wanted)
+
+    show(wanted, text)
 
 
 @ban.command()
-@click.argument("cidrs", metavar="CIDR...", nargs=-1, required=True)
+@click.argument("cidrs", metavar="CIDR...", nargs=-1, required=True, shell_complete=bans)
 @listener_option
 @click.option("--ignore-missing", is_flag=True, help="Exit with 0 when there is no such ban (any more).")
 @admin_options
@@ -81,13 +86,25 @@ def _name(said: Mapping[str, Any]) -> str:
     return f"{said['cidr']} at {said['listener']}" if said["listener"] else str(said["cidr"])
 
 
+_COLUMNS = (
+    Column("cidr"),
+    Column("listener"),
+    Column("ends in", right=True, text=age_text),
+    Column("banned for", right=True, text=age_text),
+    Column("reason"),
+)
+
+
 def _table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table()
-    for heading in ("cidr", "listener", "ends in", "banned for", "reason"):
-        table.add_column(heading, overflow="fold")
     now = time.time()
-    for one in found:
-        ends = age_text(max(one["until"] - now, 0)) if one["until"] else "-"
-        texts = (one["cidr"], one["listener"] or "all", ends, age_text(max(now - one["since"], 0)), one["reason"])
-        table.add_row(*map(Text, texts))
-    return table
+    return Table(_COLUMNS, [Row(_values(one, now)) for one in found])
+
+
+def _values(ban: Mapping[str, Any], now: float) -> dict[str, Any]:
+    return {
+        "cidr": ban["cidr"],
+        "listener": ban["listener"] or "all",
+        "ends in": max(ban["until"] - now, 0) if ban["until"] else None,
+        "banned for": max(now - ban["since"], 0),
+        "reason": ban["reason"],
+    }

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from l4lb.cli.connection import admin_options, as_json, connected, console, sessions
-from l4lb.cli.status import size_text
+from l4lb.cli.shared.completing import backends_anywhere, listeners, pools
+from l4lb.cli.shared.completing import sessions as known_sessions
+from l4lb.cli.shared.connection import admin_options, connected, sessions
+from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
+from l4lb.cli.shared.tables import Column, Row, Table
+from l4lb.cli.shared.texts import age_text, size_text
 from l4lb.client import Client
 from l4lb.errors import AdminError
 from l4lb.model.sessions import FLOW_ADVICE, LIMIT_DEFAULT, LIMIT_MAX
 
 F = TypeVar("F", bound=Callable[..., Any])
-N = TypeVar("N", int, float)
 
 
 def filters(command: F) -> F:
     for option in (
-        click.option("--listener", default="", metavar="NAME", help="Sessions of this listener."),
+        click.option(
+            "--listener", default="", metavar="NAME", shell_complete=listeners, help="Sessions of this listener."
+        ),
         click.option(
             "--source", default="", metavar="ADDR", help="Sessions of this client: address, address:port or network."
         ),
-        click.option("--backend", default="", metavar="ADDR", help="Sessions of this backend: address or id."),
-        click.option("--pool", default="", metavar="NAME", help="Sessions of this pool."),
+        click.option(
+            "--backend",
+            default="",
+            metavar="ADDR",
+            shell_complete=backends_anywhere,
+            help="Sessions of this backend: address or id.",
+        ),
+        click.option("--pool", default="", metavar="NAME", shell_complete=pools, help="Sessions of this pool."),
     ):
         command = option(command)
     return command
@@ -41,54 +49,54 @@ def session() -> None:
 @session.command("list")
 @filters
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT_DEFAULT, show_default=True)
-@as_json
+@output_options
 @admin_options
-def list_(limit: int, as_json: bool, admin: str | None, token_file: str | None, **query: str) -> None:
+def list_(limit: int, wanted: Form, admin: str | None, token_file: str | None, **query: str) -> None:
     """List sessions, the oldest first, then flows in the kernel, the longest idle first; all given filters must
     match."""
-    with connected(admin, token_file) as client:
-        found = client.sessions(**query, limit=limit)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        console().print(_table(found))
-    if len(found) == limit:
-        click.echo(f"l4lb: {limit} sessions, and perhaps more: see --limit", err=True)
+
+    def text() -> str:
+        with connected(admin, token_file) as client:
+            found = client.sessions(**query, limit=limit)
+        if len(found) == limit:
+            click.echo(f"l4lb: {limit} sessions, and perhaps more: see --limit", err=True)
+        return json_text(found) if wanted.as_json else table_text(_table(found), wanted)
+
+    show(wanted, text)
 
 
-def age_text(seconds: float) -> str:
-    """Short, and exact enough: 250ms, 12s, 5m3s, 2h10m, 3d4h."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    whole = int(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // part}{smaller}"
-    return f"{whole}s"
-
-
-def _known(value: N | None, text: Callable[[N], str]) -> str:
-    """Of a flow in the kernel, nobody knows its age and bytes."""
-    return "-" if value is None else text(value)
+# Of a flow in the kernel, nobody knows its age and bytes.
+_COLUMNS = (
+    Column("id"),
+    Column("client"),
+    Column("listener", extra=3),
+    Column("backend"),
+    Column("state", extra=2),
+    Column("age", right=True, extra=1, text=age_text),
+    Column("idle", right=True, extra=4, text=age_text),
+    Column("up", right=True, extra=5, text=size_text),
+    Column("down", right=True, extra=5, text=size_text),
+)
 
 
 def _table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table()
-    for heading in ("id", "client", "listener", "backend", "state"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("age", "idle", "up", "down"):
-        table.add_column(heading, justify="right")
-    for one in found:
-        state = one["state"] if one["engine"] == "proxy" else "in kernel"
-        texts = [one["id"], one["client"], one["listener"], f"{one['pool']}/{one['backend'] or '-'}", state]
-        times = [_known(one["age_s"], age_text), age_text(one["idle_s"])]
-        sizes = [_known(one["bytes_up"], size_text), _known(one["bytes_down"], size_text)]
-        table.add_row(*map(Text, (*texts, *times, *sizes)))
-    return table
+    return Table(_COLUMNS, [Row(_values(one)) for one in found])
+
+
+def _values(session: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: session[key] for key in ("id", "client", "listener")},
+        "backend": f"{session['pool']}/{session['backend'] or '-'}",
+        "state": session["state"] if session["engine"] == "proxy" else "in kernel",
+        "age": session["age_s"],
+        "idle": session["idle_s"],
+        "up": session["bytes_up"],
+        "down": session["bytes_down"],
+    }
 
 
 @session.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=known_sessions)
 @filters
 @admin_options
 def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **query: str) -> int:

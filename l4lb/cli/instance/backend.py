@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import click
 
-from l4lb.cli.connection import Progress, admin_options, as_json, connected, console, duration_option, sessions
-from l4lb.cli.status import pool_table
+from l4lb.cli.shared.completing import backends as known_backends
+from l4lb.cli.shared.completing import pools
+from l4lb.cli.shared.connection import Progress, admin_options, connected, duration_option, sessions
+from l4lb.cli.shared.listing import backend_table, every_backend, unhealthy
+from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
 from l4lb.remote import RemoteBackend, RemotePool
 
 _POLL_S = 0.1
-addresses = click.argument("backends", metavar="ADDR...", nargs=-1, required=True)
+in_pool = click.argument("pool", shell_complete=pools)
+addresses = click.argument("backends", metavar="ADDR...", nargs=-1, required=True, shell_complete=known_backends)
 
 
 @click.group()
@@ -22,17 +25,22 @@ def backend() -> None:
 
 
 @backend.command("list")
-@click.argument("pool")
-@as_json
+@in_pool
+@click.option("--unhealthy", "only", is_flag=True, help="Only those that get no new session.")
+@output_options
 @admin_options
-def list_(pool: str, as_json: bool, admin: str | None, token_file: str | None) -> None:
+def list_(pool: str, only: bool, wanted: Form, admin: str | None, token_file: str | None) -> None:
     """List the backends of POOL, their health and sessions."""
-    with connected(admin, token_file) as client:
-        answer = client.pool(pool)
-    if as_json:
-        click.echo(json.dumps(answer["backends"], indent=2))
-    else:
-        console().print(pool_table(answer))
+
+    def text() -> str:
+        with connected(admin, token_file) as client:
+            answer = client.pool(pool)
+        found = unhealthy([answer]) if only else every_backend([answer])
+        if wanted.as_json:
+            return json_text([one for _, one in found])
+        return table_text(backend_table(found, every=wanted.name == "plain", pools=wanted.name == "plain"), wanted)
+
+    show(wanted, text)
 
 
 def _tag(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -43,8 +51,8 @@ def _tag(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) ->
 
 
 @backend.command()
-@click.argument("pool")
-@click.argument("address", metavar="ADDR")
+@in_pool
+@click.argument("address", metavar="ADDR", shell_complete=known_backends)
 @click.option("--weight", type=int, help="Share of new sessions (1).")
 @click.option("--max-sessions", type=int, help="Most sessions at a time (0: no limit).")
 @click.option("--priority", type=int, help="0 goes first; a higher number serves when no lower one can (0).")
@@ -66,7 +74,7 @@ def add(pool: str, address: str, admin: str | None, token_file: str | None, **gi
 
 
 @backend.command()
-@click.argument("pool")
+@in_pool
 @addresses
 @duration_option("--drain", "How long its sessions may go on (as on_backend_removed says).")
 @admin_options
@@ -94,7 +102,7 @@ def _set_all(pool: str, backends: tuple[str, ...], admin: str | None, token_file
 
 
 @backend.command()
-@click.argument("pool")
+@in_pool
 @addresses
 @admin_options
 def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
@@ -103,7 +111,7 @@ def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: s
 
 
 @backend.command()
-@click.argument("pool")
+@in_pool
 @addresses
 @admin_options
 def maint(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
@@ -112,8 +120,8 @@ def maint(pool: str, backends: tuple[str, ...], admin: str | None, token_file: s
 
 
 @backend.command()
-@click.argument("pool")
-@click.argument("address", metavar="ADDR")
+@in_pool
+@click.argument("address", metavar="ADDR", shell_complete=known_backends)
 @click.argument("weight", type=int)
 @admin_options
 def weight(pool: str, address: str, weight: int, admin: str | None, token_file: str | None) -> None:
@@ -122,7 +130,7 @@ def weight(pool: str, address: str, weight: int, admin: str | None, token_file: 
 
 
 @backend.command()
-@click.argument("pool")
+@in_pool
 @addresses
 @click.option("--wait", is_flag=True, help="Wait until they have no session left; exit with 1 when some are left.")
 @duration_option("--timeout", "With --wait: at most so long.", "30s")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from l4lb.cli.connection import Progress, admin_options, connected, duration_option, sessions
+from l4lb.cli.shared.connection import Progress, admin_options, connected, duration_option, sessions
 from l4lb.client import Client
 from l4lb.errors import AdminError, ConfigError, Problem
 from l4lb.remote import RemoteListener

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 import click
 
-from l4lb.cli.completing import pools
-from l4lb.cli.connection import admin_options, as_json, connected
+from l4lb.cli.shared.completing import pools_and_listeners
+from l4lb.cli.shared.connection import admin_options, as_json, connected
 
 
 class Said(TypedDict):
@@ -21,7 +21,7 @@ class Said(TypedDict):
 
 
 @click.command()
-@click.argument("name", metavar="POOL|LISTENER", shell_complete=pools)
+@click.argument("name", metavar="POOL|LISTENER", shell_complete=pools_and_listeners)
 @click.argument("source")
 @click.option("-c", "--config", "file", metavar="FILE", help="Explain from this file, as if every backend were up.")
 @click.option(
