@@ -169,21 +169,22 @@ class LoadBalancer(Hooking):
         flows in the kernel are not among them, since they cannot be ended."""
         return self.run(self.plane.sessions.end_all(SessionQuery(pool, backend, source, listener)))["sessions"]
 
-    def events(self, *, level: str = "info", pool: str = "", last: int = 0) -> EventIterator:
+    def events(self, *, level: str = "info", pool: str = "", last: int = 0, follow: bool = True) -> EventIterator:
         """What happens from now on: ``for event in lb.events(level="warning"): print(event.kind, event.fields)``.
 
         Only events of at least `level` (debug, info, warning, error) and, with `pool`, about that pool; first of all
         the latest `last` events of the past, of which 200 are kept. Up to 1,000 events wait for a slow reader; an event
-        of kind ``events_lost`` then says how many did not find room. The iteration ends with the load balancer.
+        of kind ``events_lost`` then says how many did not find room. The iteration ends with the load balancer, and
+        without `follow` after those of the past.
         Raises `l4lb.errors.UsageError` for another level.
         """
         feed = Feed(selection(level, pool))
-        return EventIterator(feed, self._follow(feed, last))
+        return EventIterator(feed, self._follow(feed, last, follow))
 
-    def aevents(self, *, level: str = "info", pool: str = "", last: int = 0) -> AsyncEventIterator:
+    def aevents(self, *, level: str = "info", pool: str = "", last: int = 0, follow: bool = True) -> AsyncEventIterator:
         """The same for ``async for``."""
         feed = Feed(selection(level, pool))
-        return AsyncEventIterator(feed, self._follow(feed, last))
+        return AsyncEventIterator(feed, self._follow(feed, last, follow))
 
     async def _sessions(self, query: SessionQuery, limit: int) -> list[shapes.Session]:
         return (await self.plane.sessions.list(query, limit))[0]

@@ -139,11 +139,11 @@ class Client:
             return False
         return True
 
-    def events(self, *, level: str = "info", pool: str = "", last: int = 0) -> EventIterator:
+    def events(self, *, level: str = "info", pool: str = "", last: int = 0, follow: bool = True) -> EventIterator:
         """See `LoadBalancer.events`. On a connection of its own, which is read on a thread until the iterator is
         closed; the iteration raises AdminError when the connection breaks."""
         feed = Feed(selection(level, pool))
-        following = self._follow(feed, last)
+        following = self._follow(feed, last, follow)
         iterator = EventIterator(feed, following.stop)
         try:
             following.wait_begun()
@@ -152,15 +152,15 @@ class Client:
             raise
         return iterator
 
-    def aevents(self, *, level: str = "info", pool: str = "", last: int = 0) -> AsyncEventIterator:
+    def aevents(self, *, level: str = "info", pool: str = "", last: int = 0, follow: bool = True) -> AsyncEventIterator:
         """The same for ``async for``. ``async with client.aevents() as events`` goes on once events are received; else
         they are from a moment later on."""
         feed = Feed(selection(level, pool))
-        following = self._follow(feed, last)
+        following = self._follow(feed, last, follow)
         return AsyncEventIterator(feed, following.stop, following.wait_begun)
 
-    def _follow(self, feed: Feed, last: int) -> Following:
-        following = Following(self._connect, self._headers, last, feed, self._refusal)
+    def _follow(self, feed: Feed, last: int, follow: bool) -> Following:
+        following = Following(self._connect, self._headers, last, follow, feed, self._refusal)
         self._streams.add(following)
         following.start()
         return following

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from l4lb.cli.shared.groups import Group
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.version import __version__
 
@@ -29,6 +30,10 @@ COMMANDS = {
     "status": ("instance.status", "Show what a running instance is doing."),
     "top": ("top", "Watch a running instance: listeners, pools, backends."),
     "explain": ("instance.explain", "Show which backend a client gets, and why."),
+    "events": ("instance.events", "Show what has happened, and what happens."),
+    "config": ("instance.config", "Show the configuration in use; compare it with a file."),
+    "listener": ("instance.listener", "List, drain and resume the listeners."),
+    "pool": ("instance.pool", "List the pools, a line for each."),
     "backend": ("instance.backend", "List and change the backends of a pool."),
     "session": ("instance.session", "List and end current sessions."),
     "ban": ("instance.ban", "Keep clients out at runtime, for a time."),
@@ -80,7 +85,7 @@ def _leaving() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class Commands(click.Group):
+class Commands(Group):
     def make_context(self, *given: Any, **options: Any) -> click.Context:
         with _leaving():
             return super().make_context(*given, **options)
@@ -103,9 +108,8 @@ class Commands(click.Group):
         command.short_help = _summary(name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        return [(name, _summary(name)) for name in COMMANDS]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         found = [CompletionItem(name, help=_summary(name)) for name in COMMANDS if name.startswith(incomplete)]
@@ -135,7 +139,7 @@ def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
     return click.Command(name, settings, fail, [words], add_help_option=False)
 
 
-@click.group(cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="l4lb")
 def cli() -> None:
     """A layer-4 load balancer."""

@@ -202,7 +202,7 @@ class Life:
             raise EngineError("not started")
         return control
 
-    def _follow(self, feed: Feed, last: int) -> Callable[[], None]:
+    def _follow(self, feed: Feed, last: int, follow: bool) -> Callable[[], None]:
         """Have `feed` filled. Returns what ends that. Nobody waits: what happens after this call comes after it on the
         control loop."""
         events, control = self.plane.events, self._control
@@ -210,4 +210,6 @@ class Life:
             raise EngineError("not started")
         self._feeds.add(feed)
         control.call_soon(lambda: events.follow(feed.put, last))
+        if not follow:
+            control.call_soon(feed.end)
         return lambda: control.call_soon(lambda: events.unsubscribe(feed.put))

@@ -27,12 +27,13 @@ class Following:
         connect: Connect,
         headers: Mapping[str, str],
         last: int,
+        follow: bool,
         feed: Feed,
         refusal: Callable[[int, bytes], AdminError],
     ) -> None:
         self._connect = connect
         self._headers = headers
-        self._last = last
+        self._query = f"last={last}" if follow else f"last={last}&follow=false"
         self._feed = feed
         self._refusal = refusal
         self._connection: http.client.HTTPConnection | None = None
@@ -80,7 +81,7 @@ class Following:
 
     def _read(self) -> None:
         self._connection = self._connect(SILENT_MAX_S)
-        self._connection.request("GET", f"/v1/events?last={self._last}", headers=dict(self._headers))
+        self._connection.request("GET", f"/v1/events?{self._query}", headers=dict(self._headers))
         self._socket = self._connection.sock
         if self._stopping:  # `stop` has found no socket to shut down
             return

@@ -173,3 +173,22 @@ def test_closing_the_client_ends_its_iterators(here: LoadBalancer) -> None:
     events = client.events()
     client.close()
     assert list(events) == []
+
+
+def test_without_follow_they_end_with_the_latest(balancer: Any, here: LoadBalancer) -> None:
+    for number in range(3):
+        emit(here, "counted", number=number)
+    with balancer.events(last=2, follow=False) as events:
+        assert [event.fields["number"] for event in events] == [1, 2]
+    with balancer.events(follow=False) as events:
+        assert list(events) == []
+    assert wait_until(lambda: subscribers(here) <= 2)
+
+
+def test_without_follow_under_asyncio(balancer: Any, here: LoadBalancer) -> None:
+    async def read() -> list[Any]:
+        async with balancer.aevents(last=1, follow=False) as events:
+            return [event.fields["number"] async for event in events]
+
+    emit(here, "counted", number=7)
+    assert asyncio.run(read()) == [7]

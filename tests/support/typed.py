@@ -64,9 +64,11 @@ class Typed:
             pass
         return self.process.wait(_WITHIN_S), self.shown()
 
-    def read(self) -> bool:
-        """Whether something came; False once the other end is closed."""
-        assert select.select([self._ours], [], [], _WITHIN_S)[0], self.shown()
+    def read(self, within_s: float = _WITHIN_S) -> bool:
+        """Whether something came; False once the other end is closed, or when nothing came within a shorter time."""
+        if not select.select([self._ours], [], [], within_s)[0]:
+            assert within_s < _WITHIN_S, self.shown()
+            return False
         with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
             if data := os.read(self._ours, 65536):
                 self._read += data

@@ -7,6 +7,8 @@ from importlib import import_module
 
 import click
 
+from l4lb.cli.shared.groups import Group
+
 # The daemons, by the name of their command: a module of `engines/` each, imported when it is needed.
 ENGINES = {
     "exabgp": "As a process of ExaBGP, which starts it.",
@@ -16,7 +18,7 @@ ENGINES = {
 }
 
 
-class _Engines(click.Group):
+class _Engines(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(ENGINES)
 

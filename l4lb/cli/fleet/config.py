@@ -13,6 +13,7 @@ from l4lb.cli.check import expect_usable
 from l4lb.cli.fleet.judging import not_yet
 from l4lb.cli.fleet.reaching import F, asked, fleet_option, this_user, waited
 from l4lb.cli.shared.connection import as_json, duration_option
+from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.tables import Column, Row, Table, terminal_width
 from l4lb.config import Config
 from l4lb.config.reading.bounds import read_text
@@ -39,7 +40,7 @@ def _comment(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """The configuration of a fleet: show it, change it, go back."""
 

@@ -12,13 +12,14 @@ from l4lb.cli.fleet.config import config
 from l4lb.cli.fleet.judging import behind, differing, not_drained, problems
 from l4lb.cli.fleet.reaching import asked, fleet_option, live_nodes, this_user, waited
 from l4lb.cli.shared.connection import as_json, duration_option
+from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.output import joined
 from l4lb.cli.shared.tables import Column, Row, Table, terminal_width
 from l4lb.control.fleet.store import FleetError, Overview, Store
 from l4lb.control.state.fleet import BackendCounts
 
 
-@click.group()
+@click.group(cls=Group)
 def fleet() -> None:
     """Look after a fleet: balancers with one configuration, which is in etcd."""
 

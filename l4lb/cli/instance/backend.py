@@ -9,7 +9,9 @@ import click
 
 from l4lb.cli.shared.completing import backends as known_backends
 from l4lb.cli.shared.completing import pools
+from l4lb.cli.shared.confirming import Asking, confirm_options
 from l4lb.cli.shared.connection import Progress, admin_options, connected, duration_option, sessions
+from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.listing import backend_table, every_backend, unhealthy
 from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
 from l4lb.remote import RemoteBackend, RemotePool
@@ -19,7 +21,7 @@ in_pool = click.argument("pool", shell_complete=pools)
 addresses = click.argument("backends", metavar="ADDR...", nargs=-1, required=True, shell_complete=known_backends)
 
 
-@click.group()
+@click.group(cls=Group)
 def backend() -> None:
     """List and change the backends of a pool. ADDR is a backend's address or id."""
 
@@ -77,13 +79,17 @@ def add(pool: str, address: str, admin: str | None, token_file: str | None, **gi
 @in_pool
 @addresses
 @duration_option("--drain", "How long its sessions may go on (as on_backend_removed says).")
+@confirm_options
 @admin_options
 def remove(
-    pool: str, backends: tuple[str, ...], drain: float | None, admin: str | None, token_file: str | None
+    pool: str, backends: tuple[str, ...], drain: float | None, asking: Asking, admin: str | None, token_file: str | None
 ) -> None:
     """Take backends out of POOL."""
     with connected(admin, token_file) as client:
-        for one in _found(RemotePool(client, pool), backends):
+        found = _found(RemotePool(client, pool), backends)
+        if not _may(RemotePool(client, pool), found, "be removed", True, asking):
+            return
+        for one in found:
             RemotePool(client, pool).remove(one.id, drain)
             click.echo(f"{pool}: {one.id}: removed")
 
@@ -93,40 +99,64 @@ def _found(pool: RemotePool, backends: tuple[str, ...]) -> list[RemoteBackend]:
     return [pool.find(one) for one in backends]
 
 
-def _set_all(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None, **settings: Any) -> None:
+def _may(pool: RemotePool, found: list[RemoteBackend], what: str, out: bool, asking: Asking) -> bool:
+    """Whether to go on. It is harmless when they do not go `out`, or the pool has others that are usable."""
+    if not asking.looks:
+        return True
+    ids = [one.id for one in found]
+    there = pool.status["backends"]
+    count = sum(one["sessions_active"] for one in there if one["id"] in ids)
+    usable = {one["id"] for one in there if one["usable"]}
+    left = usable - set(ids)
+    said = f"{', '.join(ids)}, with {sessions(count)}, would {what}"
+    if out:
+        said += f"; usable backends of pool {pool.name}: {len(usable)} now, {len(left)} then"
+    return asking.may(said, harmless=not out or bool(left) or not usable)
+
+
+def _set_all(
+    pool: str, backends: tuple[str, ...], asking: Asking, admin: str | None, token_file: str | None, **settings: Any
+) -> None:
+    said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
     with connected(admin, token_file) as client:
-        for one in _found(RemotePool(client, pool), backends):
+        found = _found(RemotePool(client, pool), backends)
+        out = settings.get("admin_state") in ("drain", "maint") or settings.get("weight") == 0
+        if not _may(RemotePool(client, pool), found, f"get {said}", out, asking):
+            return
+        for one in found:
             one.set(**settings)
-            said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
             click.echo(f"{pool}: {one.id}: {said}")
 
 
 @backend.command()
 @in_pool
 @addresses
+@confirm_options
 @admin_options
-def ready(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
+def ready(pool: str, backends: tuple[str, ...], asking: Asking, admin: str | None, token_file: str | None) -> None:
     """Let backends get new sessions (again)."""
-    _set_all(pool, backends, admin, token_file, admin_state="ready")
+    _set_all(pool, backends, asking, admin, token_file, admin_state="ready")
 
 
 @backend.command()
 @in_pool
 @addresses
+@confirm_options
 @admin_options
-def maint(pool: str, backends: tuple[str, ...], admin: str | None, token_file: str | None) -> None:
+def maint(pool: str, backends: tuple[str, ...], asking: Asking, admin: str | None, token_file: str | None) -> None:
     """Take backends out of service for maintenance: they get no new session, and health does not matter."""
-    _set_all(pool, backends, admin, token_file, admin_state="maint")
+    _set_all(pool, backends, asking, admin, token_file, admin_state="maint")
 
 
 @backend.command()
 @in_pool
 @click.argument("address", metavar="ADDR", shell_complete=known_backends)
 @click.argument("weight", type=int)
+@confirm_options
 @admin_options
-def weight(pool: str, address: str, weight: int, admin: str | None, token_file: str | None) -> None:
+def weight(pool: str, address: str, weight: int, asking: Asking, admin: str | None, token_file: str | None) -> None:
     """Set a backend's share of new sessions; 0: none."""
-    _set_all(pool, (address,), admin, token_file, weight=weight)
+    _set_all(pool, (address,), asking, admin, token_file, weight=weight)
 
 
 @backend.command()
@@ -134,13 +164,17 @@ def weight(pool: str, address: str, weight: int, admin: str | None, token_file: 
 @addresses
 @click.option("--wait", is_flag=True, help="Wait until they have no session left; exit with 1 when some are left.")
 @duration_option("--timeout", "With --wait: at most so long.", "30s")
+@confirm_options
 @admin_options
 def drain(
-    pool: str, backends: tuple[str, ...], wait: bool, timeout: float, admin: str | None, token_file: str | None
-) -> int:
+    pool: str, backends: tuple[str, ...], wait: bool, timeout: float, asking: Asking, admin: str | None,
+    token_file: str | None,
+) -> int:  # fmt: skip
     """Give backends no new session; existing sessions go on."""
     with connected(admin, token_file) as client:
         draining = _found(RemotePool(client, pool), backends)
+        if not _may(RemotePool(client, pool), draining, "get admin state drain", True, asking):
+            return 0
         for one in draining:
             one.set(admin_state="drain")
         left = _wait(RemotePool(client, pool), draining, timeout) if wait else _left(RemotePool(client, pool), draining)

@@ -10,6 +10,7 @@ import click
 
 from l4lb.cli.shared.completing import bans, listeners
 from l4lb.cli.shared.connection import admin_options, connected, long_duration_option, sessions
+from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
 from l4lb.cli.shared.tables import Column, Row, Table
 from l4lb.cli.shared.texts import age_text
@@ -20,7 +21,7 @@ listener_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def ban() -> None:
     """Keep clients out, for a time. CIDR is an address or a network."""
 

@@ -9,7 +9,9 @@ import click
 
 from l4lb.cli.shared.completing import backends_anywhere, listeners, pools
 from l4lb.cli.shared.completing import sessions as known_sessions
+from l4lb.cli.shared.confirming import Asking, confirm_options
 from l4lb.cli.shared.connection import admin_options, connected, sessions
+from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.output import Form, json_text, output_options, show, table_text
 from l4lb.cli.shared.tables import Column, Row, Table
 from l4lb.cli.shared.texts import age_text, size_text
@@ -41,7 +43,7 @@ def filters(command: F) -> F:
     return command
 
 
-@click.group()
+@click.group(cls=Group)
 def session() -> None:
     """List and end current sessions."""
 
@@ -98,12 +100,15 @@ def _values(session: Mapping[str, Any]) -> dict[str, Any]:
 @session.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=known_sessions)
 @filters
+@confirm_options
 @admin_options
-def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **query: str) -> int:
+def kill(ids: tuple[str, ...], asking: Asking, admin: str | None, token_file: str | None, **query: str) -> int:
     """Reset sessions: those with the given IDs, or all that match the filters. Flows in the kernel cannot be ended."""
     if bool(ids) == any(query.values()):
         raise click.UsageError("which sessions? Give their ids, or a filter such as --source ADDR")
     with connected(admin, token_file) as client:
+        if asking.looks and not asking.may(*_what_it_ends(client, ids, query)):
+            return 0
         if ids:
             left = _kill(client, ids)
             count = len(ids) - left
@@ -115,6 +120,17 @@ def kill(ids: tuple[str, ...], admin: str | None, token_file: str | None, **quer
         flows = "1 flow" if left == 1 else f"{left} flows"
         click.echo(f"l4lb: {flows} in the kernel, which cannot be ended from here: {FLOW_ADVICE}", err=True)
     return 1 if left else 0
+
+
+def _what_it_ends(client: Client, ids: Sequence[str], query: Mapping[str, str]) -> tuple[str, bool]:
+    """In words, and whether it is one session at most, of which nobody is asked."""
+    if ids:
+        return f"{sessions(len(ids))} would be reset", len(ids) == 1
+    found = [one for one in client.sessions(**query, limit=LIMIT_MAX) if one["engine"] == "proxy"]
+    clients = len({one["client"].rpartition(":")[0] for one in found})
+    more = "at least " if len(found) == LIMIT_MAX else ""
+    addresses = "1 address" if clients == 1 else f"{clients} addresses"
+    return f"{more}{sessions(len(found))} of clients at {addresses} would be reset", len(found) <= 1
 
 
 def _kill(client: Client, ids: Sequence[str]) -> int:

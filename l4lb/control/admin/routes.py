@@ -76,6 +76,7 @@ class ExplainListenerQuery(ExplainQuery):
 
 class EventsQuery(Query):
     last: int = Field(default=0, ge=0, le=RECENT, description="begin with so many of the latest events")
+    follow: bool = Field(default=True, description="false: the answer ends after those")
 
 
 class ReadyQuery(Query):
@@ -141,7 +142,7 @@ async def _fleet(api: Api, call: Call) -> part_shapes.Fleet:
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
         raise Refusal(409, f"{READERS_MAX} streams are open already", closes=True)
-    return await api.stream.serve(call.request, call.query.last)
+    return await api.stream.serve(call.request, call.query.last, call.query.follow)
 
 
 async def _metrics(api: Api, call: Call) -> web.Response:

@@ -43,10 +43,11 @@ class _Reader:
         except asyncio.QueueFull:
             self._lost += 1
 
-    async def run(self) -> None:
-        """Run until the client goes, is cut off, or this is cancelled."""
+    async def run(self, follow: bool) -> None:
+        """Run until the client goes, is cut off, or this is cancelled; without `follow`, until all that waits is
+        sent."""
         await self._send(b": l4lb events\n\n")
-        while True:
+        while follow or not self._queue.empty():
             await self._send(await self._next())
             if self._lost and self._queue.empty():
                 missed, self._lost = self._lost, 0
@@ -80,18 +81,18 @@ class EventStream:
     def full(self) -> bool:
         return len(self._readers) >= READERS_MAX
 
-    async def serve(self, request: web.Request, last: int = 0) -> web.StreamResponse:
-        """Serve until the client goes. It first gets the latest `last` events."""
+    async def serve(self, request: web.Request, last: int = 0, follow: bool = True) -> web.StreamResponse:
+        """Serve until the client goes. It first gets the latest `last` events; without `follow`, these alone."""
         reader = _Reader(request, self._patience_s)
         for event in list(self._events.recent)[-last:] if last else ():
             reader.add(event)
         task = asyncio.current_task()
         assert task is not None
         self._readers.add(task)
-        unsubscribe = self._events.subscribe(reader.add)
+        unsubscribe = self._events.subscribe(reader.add) if follow else lambda: None
         try:
             await reader.response.prepare(request)
-            await reader.run()
+            await reader.run(follow)
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:

@@ -300,7 +300,8 @@ class Usage(TypedDict):
 @_EXACT
 class Status(TypedDict):
     """The whole process. `connect_time` covers successful connects since the start; `usage` is null when no file
-    descriptor was left to read it; `bans` is their number; `fleet` is null for a process that belongs to none."""
+    descriptor was left to read it; `bans` is their number; `fleet` is null for a process that belongs to none;
+    `config_file` is the path of the file that it has read, and empty when it has none of its own."""
 
     pid: int
     version: str
@@ -316,6 +317,7 @@ class Status(TypedDict):
     health_checks_skipped: int
     bans: int
     fleet: FleetPart | None
+    config_file: str
     listeners: list[Listener]
     pools: list[Pool]
     workers: list[Worker]

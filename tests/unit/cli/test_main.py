@@ -44,9 +44,9 @@ def test_a_mistake_of_ours_keeps_its_traceback(error: str) -> None:
 def test_the_list_of_commands_imports_none() -> None:
     done = run(
         "import sys\nfrom l4lb.cli.main import run\nsys.argv = ['l4lb', '--help']\nrun()\n"
-        "print([name for name in sys.modules if name.startswith('l4lb.cli.') and name != 'l4lb.cli.main'])"
+        "print([name for name in sys.modules if name.startswith('l4lb.cli.')])"
     )
-    assert done.stdout.splitlines()[-1] == "[]", done
+    assert done.stdout.splitlines()[-1] == "['l4lb.cli.shared', 'l4lb.cli.shared.groups', 'l4lb.cli.main']", done
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
 
@@ -60,3 +60,30 @@ def test_every_command_has_the_summary_of_the_list() -> None:
     show = "for name in COMMANDS: print(cli.get_command(None, name).get_short_help_str(100))"
     done = run(f"from l4lb.cli.main import COMMANDS, cli\n{show}")
     assert done.stdout.splitlines() == [summary for _, summary in COMMANDS.values()], done
+
+
+def l4lb(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "l4lb", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("group", [(), ("backend",), ("fleet", "config"), ("announce",)])
+def test_a_group_alone_prints_its_help(group: tuple[str, ...]) -> None:
+    alone, helped = l4lb(*group), l4lb(*group, "--help")
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, helped.stdout, "")
+    assert helped.returncode == 0
+    assert helped.stdout.startswith("Usage: l4lb")
+    assert "..." not in helped.stdout.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("statsu",), 'l4lb: no command "statsu" (did you mean "status"?)'),
+        (("backend", "drian", "web"), 'l4lb: no command "drian" (did you mean "drain"?)'),
+        (("fleet", "config", "putt"), 'l4lb: no command "putt" (did you mean "put"?)'),
+        (("pool", "xyz"), 'l4lb: no command "xyz" (known: list)'),
+    ],
+)
+def test_a_mistyped_command_gets_a_suggestion(arguments: tuple[str, ...], line: str) -> None:
+    done = l4lb(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (2, "", line)

@@ -21,7 +21,9 @@ def test_one_that_is_stopped_while_it_connects_ends() -> None:
             assert may_connect.wait(20)
             return http.client.HTTPConnection(*silent.getsockname(), timeout=timeout_s)
 
-        following = Following(connect, {}, 0, Feed(lambda event: True), lambda status, body: AdminError(str(status)))
+        following = Following(
+            connect, {}, 0, True, Feed(lambda event: True), lambda status, body: AdminError(str(status))
+        )
         following.start()
         stopping = threading.Thread(target=following.stop)
         stopping.start()
