@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +163,76 @@ def test_what_full_nat_needs(bind: str, backend: str, tmp_path: Path) -> None:
         found = list(kernel_problems(config, sysctls))
         assert any("ip_local_port_range" in message for _, message in found) is expected, found
         assert {path for path, _ in found} <= {("pools", "web", "source_address"), ("listeners", "web", "engine")}
+
+
+# ---- what works, and is hardly meant ----
+
+MEANT = """
+[listeners.web]
+bind = "127.0.0.1:8080"
+pool = "web"
+[pools.web]
+backends = ["127.0.0.1:80"]
+health = {{ type = "{type}", interval = "1s", timeout = "{timeout}" }}
+[pools.spare]
+backends = ["127.0.0.1:81"]
+"""
+
+
+def test_a_pool_without_a_listener_and_a_slow_check(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(MEANT.format(type="tcp", timeout="3s"))
+    assert warned(file, Table()) == [
+        "8: pools.spare: no listener uses it",
+        "7: pools.web.health.timeout: 3 s, above interval (1 s): who does not answer is found late",
+    ]
+    file.write_text(
+        MEANT.format(type="tcp", timeout="1s").replace(
+            'pool = "web"', 'pool = "web"\nroutes = [{sni = ["a"], pool = "spare"}]'
+        )
+    )
+    assert warned(file, Table()) == []
+
+
+# ---- several, stdin, JSON ----
+
+
+def checked(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "l4lb", "check", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_several_files_and_stdin(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    text = MEANT.format(type="tcp", timeout="1s").partition("[pools.spare]")[0]
+    good.write_text(text)
+    bad.write_text('[listeners.web]\nbind = ":1"\npool = "web"\n[pools.web]\nbackends = [7]\n[admn]\n')
+    assert checked(str(good), "-", stdin=text.encode()) == (
+        0, f"{good}: ok (1 listeners, 1 pools, 1 backends)\n-: ok (1 listeners, 1 pools, 1 backends)\n", ""
+    )  # fmt: skip
+    code, out, err = checked(str(bad), str(good), str(tmp_path / "none"))
+    assert (code, out) == (2, f"{good}: ok (1 listeners, 1 pools, 1 backends)\n")
+    assert [line.removeprefix(f"{tmp_path}/").split(": ")[0] for line in err.splitlines()] == [
+        "bad.toml:5", "bad.toml:6", "none"
+    ]  # fmt: skip
+    assert checked("-", stdin=b"x = = 1")[2].startswith("-:1: not TOML: ")
+    assert checked("-", stdin=b"\xff")[2] == "-: not UTF-8 (byte 0)\n"
+    assert "larger than 4 MiB" in checked("-", stdin=b"#" * ((4 << 20) + 2))[2]
+    assert checked("-", "-")[0] == checked()[0] == 2
+
+
+def test_as_json(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(MEANT.format(type="tcp", timeout="1s"))
+    bad.write_text('[listeners.web]\nbind = ":1"\npool = "web"\n[pools.web]\nbackends = [7]\n')
+    code, out, err = checked("--json", str(good), str(bad))
+    first, second = json.loads(out)
+    assert (code, err) == (2, "")
+    assert (first["ok"], first["file"], first["errors"]) == (True, str(good), [])
+    assert first["warnings"] == [
+        {"path": "pools.spare", "message": "no listener uses it", "file": str(good), "line": 8}
+    ]
+    assert first["counts"] == {"listeners": 1, "pools": 2, "backends": 2}
+    assert [(one["path"], one["line"]) for one in second["errors"]] == [("pools.web.backends[0]", 5)]
+    assert second["ok"] is False

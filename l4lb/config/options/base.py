@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -90,6 +91,15 @@ def listify(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def addresses(value: Any) -> Any:
+    """A single address is a list of one; a bare port is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f'expected an address such as ":{value}" or "127.0.0.1:{value}"')
+    if not isinstance(value, str | list | tuple):
+        raise ValueError('expected an address such as ":8080", or a list of them')
+    return listify(value)
+
+
 def argv(value: Any) -> Any:
     if isinstance(value, str):
         raise ValueError('expected a list such as ["/usr/bin/check", "--fast"]; there is no shell')
@@ -100,6 +110,9 @@ def one_of(kinds: tuple[str, ...], *, ranges: bool) -> AfterValidator:
     """Of an address: its kind is one of these, see `parse_address`; `ranges`: it may have a range of ports."""
 
     def check(text: str) -> str:
+        several = [one.strip() for one in text.split(",")]
+        if len(several) > 1 and not text.startswith("unix:"):
+            raise ValueError(f"expected one address; several are a list: [{', '.join(map(json.dumps, several))}]")
         address = parse_address(text)
         if address.kind not in kinds:
             raise ValueError(f'"{address.kind}:" addresses cannot be used here')

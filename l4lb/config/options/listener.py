@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from l4lb.config.options.access import Access, AccessEntry, PerSourceConfig
-from l4lb.config.options.base import Count, Model, Name, listify, one_of, reject_bool
+from l4lb.config.options.base import Count, Model, Name, addresses, listify, one_of, reject_bool
 from l4lb.config.options.proxy import Network
 from l4lb.config.options.routes import Route
 from l4lb.config.options.units import Bandwidth, Duration, DurationOrOff, Rate
@@ -56,7 +56,7 @@ class Listener(Model):
     """Where clients are accepted, and which pool they go to: ``Listener("0.0.0.0:443", pool="web")``."""
 
     first_option: ClassVar[str] = "bind"
-    bind: Annotated[list[ListenAddress], BeforeValidator(listify), Field(min_length=1)]
+    bind: Annotated[list[ListenAddress], BeforeValidator(addresses), Field(min_length=1)]
     protocol: Protocol = Protocol.TCP
     pool: str
     accept_proxy: Literal["off", "v1", "v2", "any"] = Field(

@@ -38,6 +38,8 @@ from l4lb.model.states import AdminState, Protocol
 
 
 def _backend_table(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f'expected an address such as "10.0.0.1:{value}", or a table')
     return {"address": value} if isinstance(value, str) else value
 
 

@@ -6,8 +6,9 @@ A value that pydantic refuses is removed and the rest is checked again: one typo
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,9 @@ from l4lb.errors import ConfigError, Problem
 
 T = TypeVar("T", bound=Options)
 PROBLEMS_MAX = 1000  # that are told at once
+SYNTAX_PROBLEMS_MAX = 20
+_DECIDING = ("type", "protocol", "engine", "mode")  # what other options of a table have to fit
+_STATEMENT = re.compile(r"\s*(\[|[\w.\"' -]+=)")
 
 
 def _cut(data: dict[str, Any], path: KeyPath) -> None:
@@ -103,12 +107,18 @@ def build(
     if config is not None:
         broken = {path[:end] for path, _ in found for end in range(1, len(path) + 1)}
         names = [*config.pools, *(str(path[1]) for path in broken if path[0] == "pools" and len(path) == 2)]
-        found += [item for item in find_conflicts(config, names) if item[0] not in broken]
+        found += [item for item in find_conflicts(config, names) if not _follows(item[0], found, broken)]
     if found or config is None:
         problems = [_problem(path, text, lines, file, places or {}) for path, text in found]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
     config.came_from(file, lines, places or {})
     return config
+
+
+def _follows(path: KeyPath, found: list[tuple[KeyPath, str]], broken: set[KeyPath]) -> bool:
+    """Whether a conflict at `path` may only be there because of a value that was refused."""
+    tables = [at[:-1] for at, _ in found if at and at[-1] in _DECIDING]
+    return path in broken or any(path[: len(table)] == table for table in tables)
 
 
 def _problem(path: KeyPath, text: str, lines: Positions | None, file: str, places: dict[KeyPath, str]) -> Problem:
@@ -120,15 +130,51 @@ def _problem(path: KeyPath, text: str, lines: Positions | None, file: str, place
 
 
 def parse(text: str, file: str) -> dict[str, Any]:
-    """The raw values of a TOML text; ConfigError with the line when it is none."""
+    """The raw values of a TOML text; ConfigError with the lines where it is none."""
     check_text(text, file)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line = getattr(error, "lineno", 0) or _line_in(str(error), text)
-        raise ConfigError([Problem("", f"not TOML: {error}", file, line)]) from None
+        problems = [_not_toml(error, text, file)]
+        raise ConfigError([*problems, *_more_syntax_problems(text, problems[0].line, file)]) from None
     except (ValueError, OverflowError) as error:  # of a value: an integer of thousands of digits, a date that is none
         raise ConfigError([Problem("", f"not TOML: {error}", file)]) from None
+
+
+def _not_toml(error: tomllib.TOMLDecodeError, text: str, file: str) -> Problem:
+    line = getattr(error, "lineno", 0) or _line_in(str(error), text)
+    return Problem("", f"not TOML: {error}", file, line)
+
+
+def _more_syntax_problems(text: str, line: int, file: str) -> Iterator[Problem]:
+    """What is wrong below, as long as that is certain: the wrong line is left out, and the next one that is refused
+    must be a statement that is wrong by itself. Anything else may follow from what was left out."""
+    lines = text.splitlines()
+    for _ in range(SYNTAX_PROBLEMS_MAX):
+        if not 0 < line <= len(lines) or not _is_wrong_alone(lines[line - 1]):
+            return
+        lines[line - 1] = ""
+        try:
+            tomllib.loads("\n".join(lines))
+            return
+        except tomllib.TOMLDecodeError as error:
+            problem = _not_toml(error, "\n".join(lines), file)
+        except (ValueError, OverflowError):
+            return
+        line = problem.line
+        if 0 < line <= len(lines) and _is_wrong_alone(lines[line - 1]):
+            yield problem
+
+
+def _is_wrong_alone(line: str) -> bool:
+    """Of a line that is a whole statement, as far as its begin tells."""
+    if not _STATEMENT.match(line):
+        return False
+    try:
+        tomllib.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def loads(kind: type[T], text: str, *, file: str = "", flags: Flags | None = None) -> T:

@@ -49,6 +49,8 @@ class Positions:
             self._lines.setdefault(path, node.start_point.row + 1)
             path = (*path, index)
         self._lines[path] = node.start_point.row + 1
+        for end in range(1, len(path)):
+            self._lines.setdefault(path[:end], node.start_point.row + 1)
         for child in rest:
             if child.type == "pair":
                 self._pair(path, child)

@@ -38,7 +38,13 @@ def preflight(config: Config, lookup: Lookup = look_up) -> tuple[list[Problem], 
     ]
     warnings += [
         config.problem(path, message)
-        for path, message in (*_places(config), *_sources(config), *kernel_problems(config))
+        for path, message in (
+            *_places(config),
+            *_sources(config),
+            *kernel_problems(config),
+            *_unused(config),
+            *_slow_checks(config),
+        )
     ]
     return [config.problem(path, message) for path, message in (*loops, *_record_sinks(config))], warnings
 
@@ -95,6 +101,25 @@ def _look_up(names: set[str], lookup: Lookup) -> Mapping[str, Answer | NotResolv
             more.wait(left_s)
         lookups.close()
         return {name: found.get(name) or NotResolved(f"no answer within {_WITHIN_S:g} s") for name in names}
+
+
+# ---- what works, and is hardly meant ----
+
+
+def _unused(config: Config) -> Iterator[tuple[Key, str]]:
+    """Pools that no listener names. A hook may name any."""
+    used = {pool for listener in config.listeners.values() for pool in listener.pools}
+    if not config.hooks.module:
+        for name in [one for one in config.pools if one not in used]:
+            yield ("pools", name), "no listener uses it"
+
+
+def _slow_checks(config: Config) -> Iterator[tuple[Key, str]]:
+    for name, pool in config.pools.items():
+        health = pool.health
+        if health.type != "none" and health.timeout > health.interval:
+            message = f"{health.timeout:g} s, above interval ({health.interval:g} s): who does not answer is found late"
+            yield ("pools", name, "health", "timeout"), message
 
 
 # ---- places ----
