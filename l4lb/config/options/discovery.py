@@ -129,7 +129,7 @@ class DiscoveryConfig(Model):
         default="", description="to ask DNS for"
     )
     port: Port = Field(default=0, description="of every backend; kubernetes: or its name, 0: the only one")
-    family: Literal["any", "ipv4", "ipv6"] = "any"
+    family: Literal["any", "ipv4", "ipv6"] = Field(default="any", description="dns, srv: which addresses")
     servers: Annotated[tuple[NameServer, ...], BeforeValidator(listify)] = Field(
         default=(), description="IP addresses of name servers; none: those of /etc/resolv.conf"
     )
@@ -160,8 +160,9 @@ class DiscoveryConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _hold_down_of_type(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("type") in HOLD_DOWN_S and "hold_down" not in data:
-            return {**data, "hold_down": HOLD_DOWN_S[data["type"]]}
+        kind = data.get("type") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind in HOLD_DOWN_S and "hold_down" not in data:
+            return {**data, "hold_down": HOLD_DOWN_S[kind]}
         return data
 
 

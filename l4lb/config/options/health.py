@@ -158,7 +158,7 @@ class HealthConfig(Model):
     timeout: Duration = 1.0
     rise: PositiveCount = Field(default=2, description="passed checks in a row that bring a backend up")
     fall: PositiveCount = Field(default=3, description="failed checks in a row that take it down")
-    initial: Health = Health.UNKNOWN
+    initial: Health = Field(default=Health.UNKNOWN, description="before the first check, which decides if unknown")
     address: str = Field(default="", description="check this address or :port instead of the backend's own")
     send_proxy: bool = Field(default=False, description="begin the check's connection with a PROXY v2 LOCAL header")
     send: Sent = ()
@@ -167,10 +167,12 @@ class HealthConfig(Model):
     verify: Annotated[bool | str, AfterValidator(_verify)] = Field(
         default=False, description="check the certificate: against the system's CAs, or those of this file"
     )
-    method: Literal["GET", "HEAD"] = "GET"
-    path: Annotated[str, _each(_path)] = "/"
+    method: Literal["GET", "HEAD"] = Field(default="GET", description="of the request")
+    path: Annotated[str, _each(_path)] = Field(default="/", description="of the request")
     host: Annotated[str, _each(_host)] = Field(default="", description="empty: the address")
-    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(default_factory=dict)
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(
+        default_factory=dict, description="more headers of the request"
+    )
     expect_status: Statuses = ("200-399",)
     expect_body: Annotated[str, _each(parse_pattern)] = Field(
         default="", description='text, "hex:..." or "regex:..." that must be in the first 64 KiB of the body'

@@ -21,7 +21,7 @@ _GUE = re.compile(r"gue(?::([0-9]{1,5}))?")
 ListenAddress = Annotated[str, one_of(("ip", "unix", "fd"), ranges=True)]
 
 
-def _off_to_none(value: Any) -> Any:
+def off_to_none(value: Any) -> Any:
     return None if value == "off" else value
 
 
@@ -49,16 +49,20 @@ class KeepaliveConfig(Model):
 
     idle: Duration = 60.0
     interval: Duration = 10.0
-    count: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=127)] = 6
+    count: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=127)] = Field(
+        default=6, description="probes without an answer that end a session"
+    )
 
 
 class Listener(Model):
     """Where clients are accepted, and which pool they go to: ``Listener("0.0.0.0:443", pool="web")``."""
 
     first_option: ClassVar[str] = "bind"
-    bind: Annotated[list[ListenAddress], BeforeValidator(addresses), Field(min_length=1)]
-    protocol: Protocol = Protocol.TCP
-    pool: str
+    bind: Annotated[list[ListenAddress], BeforeValidator(addresses), Field(min_length=1)] = Field(
+        description="an address or a list: host:port, :port (v4, v6), host:8000-8010, unix:/path, unix:@name, fd:NAME"
+    )
+    protocol: Protocol = Field(default=Protocol.TCP, description="of its clients and their backends")
+    pool: str = Field(description="where clients go whom no route takes")
     accept_proxy: Literal["off", "v1", "v2", "any"] = Field(
         default="off", description="expect a PROXY header of this version before the bytes of each client"
     )
@@ -86,16 +90,20 @@ class Listener(Model):
         default=60.0, description="once one side has ended: time without progress"
     )
     max_session_duration: DurationOrOff = 0.0
-    backlog: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=2**31 - 1)] = 4096
-    nodelay: bool = True
-    keepalive: Annotated[KeepaliveConfig | None, BeforeValidator(_off_to_none)] = Field(
+    backlog: Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=2**31 - 1)] = Field(
+        default=4096, description="connections that may wait to be accepted; the kernel has a limit too, somaxconn"
+    )
+    nodelay: bool = Field(default=True, description="TCP_NODELAY, both sides")
+    keepalive: Annotated[KeepaliveConfig | None, BeforeValidator(off_to_none)] = Field(
         default=None, description="off, or { idle, interval, count }; both sides"
     )
     user_timeout: DurationOrOff = Field(default=0.0, description="TCP_USER_TIMEOUT, both sides")
     fast_open: Count = Field(default=0, description="length of the TCP Fast Open queue; 0: off")
     defer_accept: DurationOrOff = Field(default=0.0, description="accept only once the client has sent something")
     transparent: bool = Field(default=False, description="accept for addresses that are not this host's (TPROXY)")
-    splice: Literal["auto", "always", "off"] = "auto"
+    splice: Literal["auto", "always", "off"] = Field(
+        default="auto", description="bulk goes through a pipe in the kernel"
+    )
     session_rate: Rate = Field(default=0.0, description="new sessions a second; faster ones are reset")
     session_burst: Count = Field(
         default=0, description="sessions above the rate at once; 0: a tenth of a second's worth"

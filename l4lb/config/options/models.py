@@ -37,7 +37,7 @@ from l4lb.model.hints import did_you_mean
 from l4lb.model.states import AdminState, Protocol
 
 
-def _backend_table(value: Any) -> Any:
+def backend_table(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         raise ValueError(f'expected an address such as "10.0.0.1:{value}", or a table')
     return {"address": value} if isinstance(value, str) else value
@@ -60,12 +60,14 @@ class Backend(Model):
     """One backend of a pool: ``Backend("10.0.0.1:80", weight=2)``."""
 
     first_option: ClassVar[str] = "address"
-    address: BackendAddress
+    address: BackendAddress = Field(
+        description="host:port, [v6]:port or unix:/path; port 0: the one that the client asked"
+    )
     weight: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=65535)] = Field(
         default=1, description="share of new sessions; 0: none"
     )
     max_sessions: Count = Field(default=0, description="0: no limit")
-    admin_state: AdminState = AdminState.READY
+    admin_state: AdminState = Field(default=AdminState.READY, description="what the operator wants at first")
     priority: Count = Field(
         default=0, description="0 goes first; a higher number serves when no backend of a lower one can"
     )
@@ -86,7 +88,9 @@ class PassiveConfig(Model):
         default=5, description="connects that fail, or resets before the first byte, in a row; 0: off"
     )
     eject_for: Duration = Field(default=30.0, description="times the number of ejections, at most 10 of them")
-    max_ejected_percent: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=100)] = 50
+    max_ejected_percent: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=100)] = Field(
+        default=50, description="of the ready backends; one usable backend is always left"
+    )
 
 
 class AgentConfig(Model):
@@ -111,7 +115,7 @@ Policy = Annotated[
 ]
 
 
-def _load_factor(value: Any) -> Any:
+def load_factor(value: Any) -> Any:
     if value == "off":
         return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 < value <= 100):
@@ -126,16 +130,22 @@ class Pool(Model):
     """A named group of backends and how one of them is chosen: ``Pool(["10.0.0.1:80"], policy="maglev")``."""
 
     first_option: ClassVar[str] = "backends"
-    policy: Policy = "round_robin"
+    policy: Policy = Field(default="round_robin", description="how a backend is chosen")
     hash_key: Literal["source_ip", "source_ip_port", "destination", "session", "quic_cid"] = Field(
         default="source_ip",
         description="what tells clients apart; session: source, destination and protocol; quic_cid, of udp: the QUIC "
         "connection id, also when a client comes from another address",
     )
-    hash_prefix_v4: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=32)] = 32
-    hash_prefix_v6: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=128)] = 128
-    table_size: Annotated[int, BeforeValidator(reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = 65537
-    bounded_load: Annotated[float, BeforeValidator(_load_factor)] = Field(
+    hash_prefix_v4: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=32)] = Field(
+        default=32, description="bits of a source that are hashed"
+    )
+    hash_prefix_v6: Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=128)] = Field(
+        default=128, description="bits of a source that are hashed"
+    )
+    table_size: Annotated[int, BeforeValidator(reject_bool), Field(ge=3, le=5000011), AfterValidator(_prime)] = Field(
+        default=65537, description="slots of the table of maglev; a prime number"
+    )
+    bounded_load: Annotated[float, BeforeValidator(load_factor)] = Field(
         default=0.0,
         description="of policies that hash: a backend's sessions, at most so many times the average",
     )
@@ -173,16 +183,18 @@ class Pool(Model):
         default="", description="in each priority its backends go first, while half of its weight or more is up"
     )
     discovery: DiscoveryConfig | None = Field(default=None, description="where more backends come from")
-    backends: Annotated[list[Annotated[Backend, BeforeValidator(_backend_table)]], BeforeValidator(listify)] = Field(
+    backends: Annotated[list[Annotated[Backend, BeforeValidator(backend_table)]], BeforeValidator(listify)] = Field(
         default_factory=lambda: _NONE_NAMED, description="may be missing with discovery"
     )
     on_backend_down: Literal["keep", "drain", "reset"] = Field(
         default="keep", description="what becomes of its established sessions; drain: reset after drain_timeout"
     )
-    on_backend_removed: Literal["keep", "drain", "reset"] = "drain"
-    health: HealthConfig = HealthConfig()
-    passive: PassiveConfig = PassiveConfig()
-    agent: AgentConfig = AgentConfig()
+    on_backend_removed: Literal["keep", "drain", "reset"] = Field(
+        default="drain", description="what becomes of the sessions of a backend that is removed"
+    )
+    health: HealthConfig = Field(default=HealthConfig(), description="how its backends are checked")
+    passive: PassiveConfig = Field(default=PassiveConfig(), description="outlier detection from real traffic")
+    agent: AgentConfig = Field(default=AgentConfig(), description="HAProxy's agent-check text protocol")
 
     @field_validator("backends", mode="wrap")
     @classmethod
@@ -213,12 +225,14 @@ class Pool(Model):
 class Options(Model):
     """A whole configuration, whatever it was read from."""
 
-    global_: GlobalConfig = Field(default_factory=GlobalConfig, alias="global")
-    admin: AdminConfig = Field(default_factory=AdminConfig)
-    fleet: FleetConfig = Field(default_factory=FleetConfig)
-    hooks: HooksConfig = Field(default_factory=HooksConfig)
-    listeners: dict[Name, Listener] = Field(default_factory=dict)
-    pools: dict[Name, Pool] = Field(default_factory=dict)
+    global_: GlobalConfig = Field(
+        default_factory=GlobalConfig, alias="global", description="the process: workers, limits, logs, reports"
+    )
+    admin: AdminConfig = Field(default_factory=AdminConfig, description="the admin API and the dashboard")
+    fleet: FleetConfig = Field(default_factory=FleetConfig, description="what the nodes of a fleet share")
+    hooks: HooksConfig = Field(default_factory=HooksConfig, description="a module of the operator's own")
+    listeners: dict[Name, Listener] = Field(default_factory=dict, description="by name: where clients are accepted")
+    pools: dict[Name, Pool] = Field(default_factory=dict, description="by name: groups of backends")
 
     _lines: Lines | None = PrivateAttr(default=None)
     _file: str = PrivateAttr(default="")

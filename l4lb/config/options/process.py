@@ -51,7 +51,9 @@ class GlobalConfig(Model):
     )
     user: Name = Field(default="", description="who to become once everything is bound; empty: stay who started it")
     group: Name = Field(default="", description="with which group; empty: the user's own")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="of this level and above"
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="of log and access_log")
     access_log: AccessLogTarget = Field(
         default="off",
@@ -61,13 +63,13 @@ class GlobalConfig(Model):
     syslog: DatagramAddress = Field(
         default="unix:/dev/log", description="of log and access_log: unix:/path, or host:port by UDP; RFC 5424"
     )
-    syslog_facility: Facility = "daemon"
+    syslog_facility: Facility = Field(default="daemon", description="of RFC 5424")
     statsd: DatagramAddressOrOff = Field(default="off", description="send metrics to host:port or unix:/path")
     statsd_format: Literal["statsd", "datadog"] = Field(
         default="statsd", description="labels as parts of the name, or as Datadog's tags"
     )
     statsd_interval: Duration = 10.0
-    statsd_prefix: MetricPrefix = "l4lb"
+    statsd_prefix: MetricPrefix = Field(default="l4lb", description="what the names of metrics begin with")
     statsd_tags: dict[Name, Name] = Field(default_factory=dict, description="of every metric; datadog only")
     kernel_pin: bool = Field(
         default=False,

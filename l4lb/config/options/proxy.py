@@ -46,7 +46,9 @@ Network = Annotated[str, AfterValidator(_network)]
 class OwnTlv(Model):
     """A TLV of the operator's own."""
 
-    type: Annotated[int, BeforeValidator(reject_bool), AfterValidator(_own_type)]
+    type: Annotated[int, BeforeValidator(reject_bool), AfterValidator(_own_type)] = Field(
+        description="from 0xE0 to 0xEF, which are for applications"
+    )
     value: Annotated[str, AfterValidator(_value)] = Field(description="text or hex:...")
 
     @property

@@ -115,3 +115,9 @@ def test_what_may_follow_from_the_first_error_is_not_said(text: str, lines: int)
 
 def test_they_are_bounded() -> None:
     assert len(problems("x = = 1\n" * 1000)) <= 21
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "5", "[[1]]"])
+def test_a_type_that_is_no_text(value: str) -> None:
+    found = problems(f'{HEAD}[pools.web]\nbackends = ["c:3"]\ndiscovery = {{ type = {value} }}\n')
+    assert found[0].startswith("6: pools.web.discovery.type: "), found
