@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from l4lb import logs
 from l4lb.balancer import LoadBalancer
 from l4lb.config import Config, Flags, from_flags, load
+from l4lb.config.options.policies import policy_names
 from l4lb.control.fleet.place import is_url, parse_node
 from l4lb.control.fleet.reading import Origin, place_of
 from l4lb.control.process.host import Host
@@ -63,6 +64,11 @@ def _config(file: str | None, flags: Flags) -> Config:
     return from_flags(flags)
 
 
+def _policies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion."""
+    return [name for name in policy_names() if name.startswith(incomplete)]
+
+
 @click.command()
 @click.option(
     "-c", "--config", "file", type=click.Path(readable=False), metavar="FILE|URL",
@@ -73,7 +79,9 @@ def _config(file: str | None, flags: Flags) -> Config:
 )
 @click.option("--listen", "listen", multiple=True, metavar="ADDR", help="Listen here; may be given again.")
 @click.option("--backend", "backends", multiple=True, metavar="ADDR[,weight=N]", help="A backend; may be given again.")
-@click.option("--policy", metavar="P", help="How a backend is chosen, e.g. least_sessions or maglev.")
+@click.option(
+    "--policy", metavar="P", shell_complete=_policies, help="How a backend is chosen, e.g. least_sessions or maglev."
+)
 @click.option("--protocol", metavar="tcp|udp", help="Protocol of --listen.")
 @click.option("--workers", metavar="N", help="Worker threads, or auto.")
 @click.option("--admin", metavar="ADDR", help="Address of the admin API, or off.")

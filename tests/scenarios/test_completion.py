@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.peers import echo, serving
+from l4lb import Client
+from tests.support.peers import connect, echo, serving
 from tests.support.programs import l4lb, require, without_preload
 
 pytestmark = pytest.mark.external
@@ -77,6 +79,33 @@ def test_bash_completes_commands_options_and_pools(admin: str) -> None:
     assert by_bash("l4lb health --pool we", admin) == ["web", "web-two"]
     assert by_bash("l4lb announce b", admin) == ["bird"]
     assert by_bash("l4lb announce bird --listener ", admin) == ["a", "b", "c"]
+
+
+def test_bash_completes_every_argument_that_the_instance_knows(admin: str) -> None:
+    (backend,) = by_bash("l4lb backend drain web ", admin)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", backend)
+    assert by_bash(f"l4lb backend drain web {backend} ", admin) == [], "it is there already"
+    assert by_bash("l4lb backend list we", admin) == ["web", "web-two"]
+    assert by_bash("l4lb session list --pool ma", admin) == ["mail"]
+    assert by_bash("l4lb session kill --backend 127", admin) == [backend]
+    assert by_bash("l4lb session list --listener ", admin) == ["a", "b", "c"]
+    assert by_bash("l4lb listener drain ", admin) == ["a", "b", "c"]
+    assert by_bash("l4lb drain --listener ", admin) == ["a", "b", "c"]
+    assert by_bash("l4lb events --pool web-", admin) == ["web-two"]
+    assert by_bash("l4lb explain b", admin) == ["b"]
+    assert by_bash("l4lb config show pools.m", admin) == ["pools.mail"]
+    assert by_bash("l4lb serve --policy ma", admin) == ["maglev"]
+    with connect(listening(admin, "a")):
+        (session,) = by_bash("l4lb session kill ", admin)
+    assert session.isdecimal()
+    with Client(admin) as client:
+        client.bans.add("192.0.2.0/24")
+    assert by_bash("l4lb ban remove 192", admin) == ["192.0.2.0/24"]
+
+
+def listening(admin: str, name: str) -> str:
+    with Client(admin) as client:
+        return client.listener_addresses(name)[0]
 
 
 def test_the_instance_on_the_line_is_asked(admin: str) -> None:

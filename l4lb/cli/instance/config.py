@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from l4lb.cli.shared.completing import tables
 from l4lb.cli.shared.connection import admin_options, as_json, connected
 from l4lb.cli.shared.groups import Group
 from l4lb.cli.shared.output import json_text
@@ -28,7 +29,7 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("table", default="", metavar="[TABLE]")
+@click.argument("table", default="", metavar="[TABLE]", shell_complete=tables)
 @as_json
 @admin_options
 def show(table: str, as_json: bool, admin: str | None, token_file: str | None) -> None:

@@ -50,6 +50,13 @@ def _anywhere(client: Client, ctx: click.Context) -> list[str]:
     ]
 
 
+def _tables(client: Client, ctx: click.Context) -> Iterable[str]:
+    for name, table in client.config.items():
+        yield name
+        if name in ("pools", "listeners"):
+            yield from (f"{name}.{one}" for one in table)
+
+
 pools = _completed(lambda client, ctx: client.pools)
 listeners = _completed(lambda client, ctx: client.listeners)
 pools_and_listeners = _completed(lambda client, ctx: [*client.pools, *client.listeners])
@@ -57,3 +64,4 @@ backends = _completed(lambda client, ctx: [one["id"] for one in client.pool(ctx.
 backends_anywhere = _completed(_anywhere)
 sessions = _completed(lambda client, ctx: [one["id"] for one in client.sessions(limit=_SESSIONS_MAX)])
 bans = _completed(lambda client, ctx: [one["cidr"] for one in client.bans.list()])
+tables = _completed(_tables)
