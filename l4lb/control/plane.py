@@ -47,6 +47,7 @@ from l4lb.control.sessions.banning import Banning
 from l4lb.control.sessions.draining import Draining
 from l4lb.control.sessions.sessions import Sessions
 from l4lb.control.sessions.tagging import Tagging
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.events import Events, FromThreads
 from l4lb.control.state.state import BackendState, PoolState, State
 from l4lb.control.state.state_file import StateFile
@@ -274,7 +275,7 @@ class ControlPlane:
         except L4lbError as error:
             self.sources.reloads_refused += 1
             for reason in error.problems if isinstance(error, ConfigError) else [error]:
-                self.events.emit("reload_failed", {"reason": str(reason)}, logging.ERROR)
+                self.events.emit("reload_failed", {"reason": str(reason), **by_whom()}, logging.ERROR)
             raise
         self.sources.reloads_applied += 1
         return changes

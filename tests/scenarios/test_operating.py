@@ -76,6 +76,7 @@ def test_events_end_with_the_latest_one_or_go_on(instance: Instance) -> None:
     )
     assert re.match(pattern, shown[-1]), shown
     assert all("pool=web" in line for line in shown)
+    assert re.search(r'by="\S+ \(pid \d+\)"$', shown[-1]), "who did it"
     assert instance.ok("events", "--level", "error") == ""
     assert instance.ok("events", "--last", "0") == ""
     last = [json.loads(line) for line in instance.ok("events", "-n", "1", "--json").splitlines()]

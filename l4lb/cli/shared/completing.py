@@ -13,6 +13,7 @@ import click
 
 from l4lb.client import Client
 from l4lb.errors import L4lbError
+from l4lb.model.tokens import first_token
 from l4lb.net.listen.admin_socket import default_admin_address
 
 _WITHIN_S = 1.0
@@ -23,7 +24,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 def _client(ctx: click.Context) -> Client:
     """A client of the instance that the command line or the environment names. OSError for a missing token file."""
     admin, token_file = ctx.params.get("admin"), ctx.params.get("token_file")
-    token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
+    token = first_token(Path(token_file).read_text(encoding="utf-8")) if token_file else ""
     return Client(admin or default_admin_address(), token=token, timeout=_WITHIN_S)
 
 

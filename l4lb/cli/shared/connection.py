@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from l4lb.model.durations import parse_duration, parse_long_duration
+from l4lb.model.tokens import first_token
 
 if TYPE_CHECKING:  # imported by those that use them: `l4lb health` is started each second
     from l4lb.client import Client
@@ -63,8 +64,8 @@ def connected(admin: str | None, token_file: str | None) -> Client:
 
 def read_token(file: str | None) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8").strip() if file else ""
-    except (OSError, UnicodeDecodeError) as error:
+        return first_token(Path(file).read_text(encoding="utf-8")) if file else ""
+    except (OSError, ValueError) as error:
         raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
 
 

@@ -104,7 +104,10 @@ class AdminConfig(Model):
         default="",
         description="unix:/path, host:port or off; empty: /run/l4lb/admin.sock as root, else below XDG_RUNTIME_DIR",
     )
-    token_file: Line = Field(default="", description="file with the bearer token; required for TCP beyond loopback")
+    token_file: Line = Field(
+        default="",
+        description="bearer tokens, a line each: TOKEN [NAME [admin | read-only]]; required for TCP beyond loopback",
+    )
     dashboard: bool = Field(default=True, description="serve the dashboard at /")
 
 

@@ -1,4 +1,5 @@
-"""Who may send requests: the bearer token, and protection from other pages in a browser. Control loop only.
+"""Who may send requests: bearer tokens, and protection from other pages in a browser; and who it was that changed
+something. Control loop only.
 
 A page of another origin must not be able to use the API: neither through its own name that resolves to this address
 (DNS rebinding: the Host header has that name), nor with requests that need no answer (their Origin header differs from
@@ -8,31 +9,84 @@ Host). A unix socket is guarded by its file's mode, but a browser reaches it too
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
-from collections.abc import Collection
+import pwd
+import socket
+from collections.abc import Collection, Sequence
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from l4lb.control.admin.errors import Handler, Refusal
+from l4lb.control.state.actor import acting
+from l4lb.model.tokens import Token
+from l4lb.net.listen.admin_socket import peer_of
 
 _READING = ("GET", "HEAD")
+_token_name: ContextVar[str] = ContextVar("l4lb token", default="")  # of the request that is served
 
 
-def require_token(token: str, public: Collection[str]) -> object:
-    """Middleware that requires `token`, compared in constant time, except on the paths `public`."""
-    expected = token.encode()
+def require_token(tokens: Sequence[Token], public: Collection[str]) -> object:
+    """Middleware that requires one of `tokens`, except on the paths `public`. A token for reading changes nothing."""
 
     @web.middleware
     async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), expected)
-        if request.path in public or (same and scheme.lower() == "bearer"):
+        found = _found(tokens, given.strip()) if scheme.lower() == "bearer" else None
+        if found is not None and found.read_only and request.method not in _READING:
+            raise Refusal(403, f'the token "{found.name}" is for reading alone')
+        if request.path in public or found is not None:
+            _token_name.set(found.name if found is not None else "")
             return await handler(request)
         raise Refusal(401, "expected the header Authorization: Bearer TOKEN")
 
     return authorize
+
+
+def _found(tokens: Sequence[Token], given: str) -> Token | None:
+    """Compares with all of them, each in constant time."""
+    raw = given.encode("utf-8", "surrogateescape")
+    same = [one for one in tokens if hmac.compare_digest(raw, one.secret.encode())]
+    return same[0] if same else None
+
+
+# ---- who asks, for the events of changes ----
+
+
+@web.middleware
+async def note_who(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method in _READING:
+        return await handler(request)
+    place = await _place(request.transport)
+    name = _token_name.get()
+    with acting(f"{name} at {place}" if name and place else name or place):
+        return await handler(request)
+
+
+async def _place(transport: asyncio.BaseTransport | None) -> str:
+    """The user and process at the other end of a unix socket, or the address at that of TCP; empty when it is gone."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.fileno() < 0:
+        return ""
+    if sock.family != socket.AF_UNIX:
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        return str(peer[0]) if peer else ""
+    try:
+        pid, uid = peer_of(sock.fileno())
+    except OSError:  # gone meanwhile
+        return ""
+    user = await asyncio.to_thread(_user, uid)  # may ask a directory in the network
+    return f"{user} (pid {pid})" if pid else user
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OSError):
+        return f"uid {uid}"
 
 
 def _host_name(authority: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from aiohttp import web
@@ -19,7 +19,7 @@ from l4lb.control.admin.binding import BODY_BYTES_MAX, bind
 from l4lb.control.admin.calls import Api, Verbs
 from l4lb.control.admin.connections import Connections
 from l4lb.control.admin.errors import Handler, errors_as_json
-from l4lb.control.admin.guard import refuse_other_pages, require_token
+from l4lb.control.admin.guard import note_who, refuse_other_pages, require_token
 from l4lb.control.admin.openapi import document
 from l4lb.control.admin.page import FILES, serve_file
 from l4lb.control.admin.routes import ROUTES
@@ -27,6 +27,7 @@ from l4lb.control.admin.stream import EventStream
 from l4lb.control.process.status import Status
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.state.events import Events
+from l4lb.model.tokens import Token
 from l4lb.net.address import parse_address
 from l4lb.version import __version__
 
@@ -37,14 +38,20 @@ _silent.propagate = False
 
 
 class HttpService:
-    """Serves `status` and `verbs`. Who asks needs `token`, if there is one."""
+    """Serves `status` and `verbs`. Who asks needs one of `tokens`, if there are any."""
 
     def __init__(
-        self, config: AdminConfig, token: str, status: Status, verbs: Verbs, events: Events, metrics: Metrics
+        self,
+        config: AdminConfig,
+        tokens: Sequence[Token],
+        status: Status,
+        verbs: Verbs,
+        events: Events,
+        metrics: Metrics,
     ) -> None:
         self.connections = Connections(asyncio.Protocol)
         self._config = config
-        self._token = token
+        self._tokens = tokens
         self._stream = EventStream(events)
         self._routes = [route for route in ROUTES if config.dashboard or not route.dashboard]
         self._api = Api(status, verbs, self._stream, self._document, metrics)
@@ -79,12 +86,13 @@ class HttpService:
         middlewares: list[Any] = [self._noted, errors_as_json]
         parsed = parse_address(address)
         files = set(FILES) if self._config.dashboard else set()
-        if self._token:
+        if self._tokens:
             middlewares.append(
-                require_token(self._token, {route.path for route in self._routes if route.public} | files)
+                require_token(self._tokens, {route.path for route in self._routes if route.public} | files)
             )
         else:
             middlewares.append(refuse_other_pages({parsed.host}, one_label=parsed.kind == "unix"))
+        middlewares.append(note_who)
         app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
         app.on_response_prepare.append(_never_kept)
         for route in self._routes:

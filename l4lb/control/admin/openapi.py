@@ -17,6 +17,7 @@ _SAID = {
     201: "Added",
     400: "A parameter is wrong",
     401: "The token is missing or wrong, or a page of another origin asks",
+    403: "The token is for reading alone",
     404: "There is no such thing",
     408: "The body did not come in time",
     409: "It cannot be done now, or not with what there is",
@@ -46,10 +47,15 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     return path + query
 
 
+def _guarded(route: Route) -> tuple[int, ...]:
+    """What the guard answers, see guard.py."""
+    return () if route.public else (401,) if route.method == "GET" else (401, 403)
+
+
 def _responses(route: Route, schema: dict[str, Any]) -> dict[str, Any]:
     content = {"content": {media: {"schema": schema} for media in (route.media, *route.or_media)}}
     answers = {str(status): {"description": _SAID.get(status, "Done"), **content} for status in route.statuses}
-    errors = {400, *route.refuses, *(() if route.public else (401,)), *((408, 422) if route.body else ())}
+    errors = {400, *route.refuses, *_guarded(route), *((408, 422) if route.body else ())}
     for status in sorted(errors):
         described = {"description": _SAID[status], "content": {"application/json": {"schema": _ERROR}}}
         answers[str(status)] = described

@@ -10,6 +10,7 @@ from l4lb.control.process.status import Status
 from l4lb.control.reporting.exposition import Metrics
 from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
+from l4lb.model.tokens import Token, parse_tokens
 from l4lb.net.files import read_text
 from l4lb.net.listen.admin_socket import AdminSocket, default_admin_address, open_admin_socket
 from l4lb.net.privileges import Identity
@@ -39,12 +40,12 @@ class AdminServer:
         self._socket: AdminSocket | None = None
 
     def bind(self, owner: Identity | None = None) -> None:
-        """Open the socket, whose file will belong to `owner`, read the token, and load what serves it: later this
+        """Open the socket, whose file will belong to `owner`, read the tokens, and load what serves it: later this
         process may be a user who cannot. ConfigError when the address is taken or the token cannot be read."""
         address = self._config.admin.bind or default_admin_address()
         if address == "off":
             return
-        token = self._read_token()
+        tokens = self._read_tokens()
         try:
             self._socket = self._take_given(address) or open_admin_socket(address, owner)
             self._socket.give(owner)
@@ -53,7 +54,7 @@ class AdminServer:
             raise self._problem("bind", f'"{address}": cannot listen: {reason}') from error
         from l4lb.control.admin.http import HttpService  # takes a quarter of a start's time
 
-        self.service = HttpService(self._config.admin, token, *self._serves)
+        self.service = HttpService(self._config.admin, tokens, *self._serves)
 
     def files(self) -> list[str]:
         """The files that are removed at the end."""
@@ -103,15 +104,17 @@ class AdminServer:
     def _problem(self, key: str, message: str) -> ConfigError:
         return ConfigError([self._config.problem(("admin", key), message)])
 
-    def _read_token(self) -> str:
+    def _read_tokens(self) -> list[Token]:
         path = self._config.admin.token_file
         if not path:
-            return ""
+            return []
         try:
-            token = read_text(path).strip()
+            tokens = parse_tokens(read_text(path))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise self._problem("token_file", f'"{path}": cannot be read: {reason}') from error
-        if not token:
+        except ValueError as error:
+            raise self._problem("token_file", f'"{path}": {error}') from error
+        if not tokens:
             raise self._problem("token_file", f'"{path}": the file is empty; expected a token')
-        return token
+        return tokens

@@ -31,6 +31,7 @@ from l4lb.control.publishing.listeners import (
 )
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.outputs import Outputs, Prepared
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.bans import Bans
 from l4lb.control.state.desired import Desired, Discovered
 from l4lb.control.state.events import Events
@@ -93,7 +94,7 @@ class Applying:
             desired = await asyncio.to_thread(self.desired.reloaded, file, discovered)
             changes = await self._make(desired, everything=True)
             self._names.refresh()
-        self._events.emit("reloaded", dict(changes.counts()))
+        self._events.emit("reloaded", {**changes.counts(), **by_whom()})
         if changes.needs_restart:
             keys = ", ".join(changes.needs_restart)
             reason = "these keys hold from the next upgrade or restart on"
@@ -145,7 +146,7 @@ class Applying:
             await self._change(self.desired.with_backend(pool, backend, settings))
             key = there.key if there else next(key for key in self._state.pools[pool].backends if key not in known)
         set_keys: dict[str, object] = {name: str(value) for name, value in settings.items()}
-        self._events.emit("backend_set", {**set_keys, "pool": pool, "backend": backend})
+        self._events.emit("backend_set", {**set_keys, "pool": pool, "backend": backend, **by_whom()})
         return key, there is None
 
     async def remove_backend(self, pool: str, backend: str, drain_s: float | None = None) -> Backend:
@@ -156,7 +157,7 @@ class Applying:
             desired, removed = self.desired.without_backend(pool, backend), self.desired.find(pool, backend)
             assert removed is not None
             await self._change(desired, lambda: self._subsystems.cleanup.allow_drain(pool, removed.key, drain_s))
-        self._events.emit("backend_removed", {"pool": pool, "backend": backend})
+        self._events.emit("backend_removed", {"pool": pool, "backend": backend, **by_whom()})
         return removed
 
     async def drain_listener(self, listener: str) -> None:

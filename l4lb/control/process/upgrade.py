@@ -31,6 +31,7 @@ from l4lb.control.process.host import Successor
 from l4lb.control.process.inheritance import observed_by, send_inheritance, send_sessions, send_tags
 from l4lb.control.process.tcp_handover import Leaving, NotTaken, move_sessions, send_counted, until
 from l4lb.control.reporting.outputs import Outputs
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.control.state.tags import SessionTags
@@ -110,7 +111,7 @@ class Upgrade:
         except UpgradeError as error:
             self._events.emit("upgrade_failed", {"reason": str(error)}, logging.ERROR)
             raise
-        self._events.emit("upgraded", {"pid": pid})
+        self._events.emit("upgraded", {"pid": pid, **by_whom()})
         return pid
 
     async def _upgrade(self, successor: Successor) -> int:

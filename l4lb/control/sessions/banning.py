@@ -10,6 +10,7 @@ from collections.abc import Callable
 from l4lb.control.changes.applying import Applying
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery, Sessions
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.bans import EVERYWHERE, Bans
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
@@ -91,7 +92,7 @@ class Banning:
             hears(ban, True)
         ended = await self._end_sessions(ban)
         limited: dict[str, object] = {} if for_s is None else {"for_s": round(for_s, 3)}
-        self._events.emit("banned", {**_fields(ban), **limited, "sessions": ended})
+        self._events.emit("banned", {**_fields(ban), **limited, "sessions": ended, **by_whom()})
         return {**_shape(ban), "sessions_ended": ended}, before is None or before.is_over(now)
 
     async def remove(self, network: str, listener: str = EVERYWHERE) -> shapes.Ban:
@@ -100,7 +101,7 @@ class Banning:
         await self._applying.change_bans(lambda bans: bans.without(ban))
         for hears in self.subscribers:
             hears(ban, False)
-        self._events.emit("unbanned", _fields(ban))
+        self._events.emit("unbanned", {**_fields(ban), **by_whom()})
         return _shape(ban)
 
     @property

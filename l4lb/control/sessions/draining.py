@@ -20,6 +20,7 @@ from l4lb.control.publishing.listeners import refuse_clients_elsewhere
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting import shapes
 from l4lb.control.sessions.sessions import SessionQuery, Sessions
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.errors import ChangeError, EngineError
@@ -128,7 +129,7 @@ class Draining:
         self._reconciler.reconcile()
         await adopted(self._forwarder)
         drain.left = self._forwarder.stats().sessions_left
-        self._events.emit("draining", {"sessions": drain.left, "timeout_s": drain.timeout_s})
+        self._events.emit("draining", {"sessions": drain.left, "timeout_s": drain.timeout_s, **by_whom()})
         self._watch(drain)
 
     def _watch(self, drain: _Drain) -> None:
@@ -177,7 +178,7 @@ class Draining:
             return
         drain = _new(self._timeout(timeout_s))
         fields: dict[str, object] = {"listener": listener, "sessions": self._forwarder.sessions_on(listener)}
-        self._events.emit("listener_draining", {**fields, "timeout_s": drain.timeout_s})
+        self._events.emit("listener_draining", {**fields, "timeout_s": drain.timeout_s, **by_whom()})
         self._listeners[listener] = (drain, asyncio.create_task(self._run(listener, drain)))
 
     async def wait_listener(self, listener: str) -> int:
@@ -194,7 +195,7 @@ class Draining:
         if listener in self._state.listeners and listener not in self._state.drained:
             raise ChangeError("conflict", f'listener "{listener}" does not drain', "listener")
         await self._applying.resume_listener(listener)
-        self._events.emit("listener_resumed", {"listener": listener})
+        self._events.emit("listener_resumed", {"listener": listener, **by_whom()})
         if (known := self._listeners.pop(listener, None)) is not None:
             known[1].cancel()
 

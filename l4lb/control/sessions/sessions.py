@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from l4lb.control.reporting import shapes
+from l4lb.control.state.actor import by_whom
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import State
 from l4lb.control.state.tags import SessionTags
@@ -90,7 +91,8 @@ class Sessions:
         if not found:
             raise ChangeError("not_found", f'no session "{id_}"', "id")
         ended = self._shape(found[0])
-        self._events.emit("session_ended", {"id": id_, "client": ended["client"], "reason": str(CloseReason.ADMIN)})
+        fields = {"id": id_, "client": ended["client"], "reason": str(CloseReason.ADMIN)}
+        self._events.emit("session_ended", {**fields, **by_whom()})
         return ended
 
     async def _refuse_to_end(self, id_: str, flow: int) -> None:
@@ -108,7 +110,7 @@ class Sessions:
         sweep = await self._sweep(self._filter(query), 0, reason)
         ended: shapes.Ended = {"sessions": sweep.matched(), "flows_left": sweep.flows_matched()}
         given = {name: text for name in ("listener", "pool", "backend", "source") if (text := getattr(query, name))}
-        self._events.emit("sessions_ended", {**given, **ended, "reason": str(reason)})
+        self._events.emit("sessions_ended", {**given, **ended, "reason": str(reason), **by_whom()})
         return ended
 
     async def tagged(self, limit: int) -> set[int] | None:

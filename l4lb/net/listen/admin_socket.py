@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,18 @@ def default_admin_address() -> str:
         return "unix:/run/l4lb/admin.sock"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return f"unix:{runtime}/l4lb/admin.sock" if runtime else f"unix:/tmp/l4lb-{os.getuid()}/admin.sock"
+
+
+def peer_of(fd: int) -> tuple[int, int]:
+    """The process and the user that connected a unix socket, as they were then: SO_PEERCRED of unix(7). The pid is 0
+    for a process of a namespace that is not seen from here. OSError when `fd` is none."""
+    sock = socket.socket(fileno=fd)
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    finally:
+        sock.detach()  # it stays its owner's
+    pid, uid, _ = struct.unpack("iII", raw)
+    return pid, uid
 
 
 @dataclass(slots=True)
