@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def test_events_end_with_the_latest_one_or_go_on(instance: Instance) -> None:
     assert [(one["kind"], one["level"], one["backend"]) for one in last] == [("backend_set", "info", "127.0.0.1:9")]
     with Typed("events", "--follow", "--last", "0", columns=300, environment=instance.environment) as following:
         assert wait_until(lambda: _followed(instance, following))
+
+
+def test_who_follows_is_told_when_the_instance_ends(instance: Instance) -> None:
+    with Typed("events", "--follow", columns=300, environment=instance.environment) as following:
+        following.wait_for("admin listening")
+        instance.process.signal(signal.SIGTERM)
+        code, shown = following.end()
+    assert (code, "l4lb: the instance has ended the stream" in shown) == (1, True), shown
+    assert "draining" in shown
 
 
 def _followed(instance: Instance, following: Typed) -> bool:

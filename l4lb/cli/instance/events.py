@@ -46,6 +46,8 @@ def events(
     ):
         for event in found:
             click.echo(text(event))
+    if follow:
+        raise click.ClickException("the instance has ended the stream of events: it has stopped, or another took over")
 
 
 def _level(event: Event) -> str:

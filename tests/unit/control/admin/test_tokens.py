@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from l4lb import AdminError, Client, ConfigError, LoadBalancer
+from l4lb.cli.shared.connection import read_token
 from l4lb.config import AdminConfig
 from l4lb.model.tokens import Token, first_token, parse_tokens
 from tests.support.balancing import make_config
@@ -64,6 +66,15 @@ def test_a_wrong_file_is_an_error_that_does_not_show_the_token(text: str, messag
         pass
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_commands_send_the_first_of_a_file(tokens: Path, tmp_path: Path) -> None:
+    assert read_token(str(tokens)) == "secret-1"
+    assert read_token(None) == ""
+    (tmp_path / "empty").write_text("# none\n")
+    for file, reason in ((tmp_path / "empty", "the file is empty"), (tmp_path / "none", "No such file")):
+        with pytest.raises(click.BadParameter, match=reason):
+            read_token(str(file))
 
 
 def test_a_token_for_reading_changes_nothing(tokens: Path) -> None:
