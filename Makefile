@@ -44,8 +44,8 @@ SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal -m "not alone"
 ONE_BY_ONE := -m alone
 
 unit: build      ## tests that mirror the modules
-	$(BIN)/python -m pytest tests/unit $(SIDE_BY_SIDE) $(ARGS)
-	$(BIN)/python -m pytest tests/unit $(ONE_BY_ONE) $(ARGS) || test $$? = 5
+	$(BIN)/python -m pytest tests/unit tests/convert $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/convert $(ONE_BY_ONE) $(ARGS) || test $$? = 5
 
 scenarios: build $(VENV)/browser ## tests over real sockets with real peers
 	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) $(ARGS)

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": ("serve", "Run the load balancer."),
     "demo": ("demo", "Run a load balancer with small backends and traffic."),
     "check": ("check", "Check a configuration and print every error in it."),
+    "convert": ("converting.convert", "Print a haproxy.cfg or nginx.conf as lb.toml."),
     "schema": ("schema", "Print the configuration's JSON Schema, for editors."),
     "status": ("instance.status", "Show what a running instance is doing."),
     "top": ("top", "Watch a running instance: listeners, pools, backends."),

@@ -1,0 +1,1 @@
+"""``l4lb convert``: configurations of other load balancers."""

@@ -1,0 +1,68 @@
+"""Values of both formats as l4lb writes them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from l4lb.config.options.units import duration_text
+from l4lb.model.durations import MAX_DURATION_S
+from l4lb.net.address import parse_address
+
+_BLANKS = {ord(char): None for char in "\r\n\t"}
+_NAME_REGEX = re.compile(
+    r"\^?(?P<below>\(?(?:\[\^\.\]|\.|\\w|\[\\w-\])[*+]\\\.\)?(?P<optional>\?)?)?(?P<name>[A-Za-z0-9_-]+(?:\\?\.[A-Za-z0-9_-]+)*)\$"
+)
+
+
+def number(text: str) -> int | None:
+    """None for what is no number, or has more digits than anything that is counted."""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) else None
+
+
+def duration(seconds: float) -> float | str:
+    """As lb.toml has it; 0, and more than timers count, is off."""
+    return duration_text(seconds) if 0 < seconds <= MAX_DURATION_S else "off"
+
+
+def names_of_regex(pattern: str) -> list[str] | None:
+    """The server names of a simple regular expression, such as ``^(.*\\.)?example\\.com$``; None for all others, and
+    for one that would also find the name at the end of a longer one."""
+    match = _NAME_REGEX.fullmatch(pattern)
+    if match is None or (not pattern.startswith("^") and not match["below"]):
+        return None
+    if re.search(r"(?<!\\)\.", match["name"]):
+        return None
+    name = match["name"].replace("\\.", ".").lower()
+    if not match["below"]:
+        return [name]
+    return [name, f"*.{name}"] if match["optional"] else [f"*.{name}"]
+
+
+def joined_binds(addresses: list[str]) -> list[str]:
+    """Each once, and ``0.0.0.0:PORT`` only where ``:PORT`` does not take IPv4 too."""
+    unique = list(dict.fromkeys(addresses))
+    return [one for one in unique if not (one.startswith("0.0.0.0:") and one.removeprefix("0.0.0.0") in unique)]
+
+
+def ports_of(bind: str) -> tuple[int, int]:
+    """Of a listener's address; (0, 0) for one without."""
+    try:
+        return parse_address(bind).ports
+    except ValueError:
+        return (0, 0)
+
+
+def is_name(address: str) -> bool:
+    """Whether a backend is given by the name of its host."""
+    try:
+        found = parse_address(address)
+    except ValueError:
+        return False
+    return found.kind == "ip" and ":" not in found.host and re.search(r"[A-Za-z]", found.host) is not None
+
+
+def bytes_text(data: bytes) -> str:
+    """As checks and routes have them: text where it is plain, else ``hex:...``."""
+    plain = data.isascii() and data.decode("ascii").translate(_BLANKS).isprintable()
+    plain = plain and not data.startswith((b"hex:", b"regex:"))
+    return data.decode("ascii") if plain else f"hex:{data.hex()}"

@@ -1,0 +1,1 @@
+"""haproxy.cfg: words, conditional blocks, sections, and what l4lb has for them."""

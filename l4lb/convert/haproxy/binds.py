@@ -1,0 +1,123 @@
+"""The bind lines of a frontend: addresses, and what l4lb has per listener."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from l4lb.convert.drafting.draft import Option, Options, Place
+from l4lb.convert.drafting.networks import EVERYBODY
+from l4lb.convert.drafting.values import duration, joined_binds, number, ports_of
+from l4lb.convert.haproxy.parameters import BIND
+from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
+from l4lb.convert.haproxy.words import Line
+
+_ONE_BY_ONE_MAX = 256  # listeners, where each address needs its own
+_TRUSTS = "HAProxy believes the PROXY header of everybody who connects; put the networks of your proxies here"
+_DEFERS = "HAProxy leaves the time to the system"
+_NO_ACCEPT = ("ssl", "accept-netscaler-cip")  # what l4lb cannot do for clients of this address
+
+
+@dataclass(slots=True)
+class Group:
+    """Addresses of one listener."""
+
+    place: Place
+    addresses: list[str] = field(default_factory=list)
+    options: Options = field(default_factory=dict)
+
+    def alike(self, options: Options) -> bool:
+        return {key: one.value for key, one in self.options.items()} == {key: one.value for key, one in options.items()}
+
+
+def groups_of(proxy: Proxy, one_by_one: bool) -> list[Group]:
+    """One for each listener; `one_by_one` when conditions need to know the address that a client came to."""
+    groups: list[Group] = []
+    for line in proxy.all("bind"):
+        if len(line.words) < 2:
+            proxy.report.lost(line.place, line.text, "expected an address")
+            continue
+        given = dict(parameters(line.words[2:], BIND, line, proxy.report))
+        if any(name in given for name in _NO_ACCEPT):
+            continue
+        options = _options(proxy, line, given)
+        for address in _addresses(proxy, line, "v6only" in given, options):
+            same = next((group for group in groups if group.alike(options)), None)
+            if same is None or (one_by_one and len(groups) < _ONE_BY_ONE_MAX):
+                groups.append(same := Group(line.place, [], options))
+            same.addresses.append(address)
+    for group in groups:
+        group.addresses = joined_binds(group.addresses)
+    return groups
+
+
+def _options(proxy: Proxy, line: Line, given: dict[str, str]) -> Options:
+    options: Options = {}
+
+    def put(key: str, value: object, why: str = "") -> None:
+        options[key] = Option(value, line.place, why)
+
+    if "accept-proxy" in given:
+        put("accept_proxy", "any")
+        put("proxy_trusted", EVERYBODY, _TRUSTS)
+    if (backlog := number(given.get("backlog", ""))) is not None:
+        put("backlog", backlog)
+    if (maximum := number(given.get("maxconn", ""))) is not None:
+        put("max_sessions", maximum, "at it l4lb resets new clients; HAProxy lets them wait")
+    if "defer-accept" in given:
+        put("defer_accept", "3s", _DEFERS)
+    if "tfo" in given:
+        put("fast_open", 256)
+    if (seconds := seconds_of(given.get("tcp-ut", ""))) is not None:
+        put("user_timeout", duration(seconds))
+    if "transparent" in given:
+        put("transparent", True)
+    return options
+
+
+def _addresses(proxy: Proxy, line: Line, v6only: bool, options: Options) -> Iterator[str]:
+    for text in line.words[1].split(","):
+        address = listen_address(text)
+        if address is None:
+            why = "expected an address of TCP or a unix socket; see fd:NAME for sockets of systemd"
+            proxy.report.lost(line.place, f"bind {text}", why)
+            continue
+        if v6only and address.startswith(":"):
+            options["bind"] = Option(None, line.place, "v6only: l4lb takes IPv4 on this port too; see deny")
+        yield address
+
+
+def listen_address(text: str) -> str | None:
+    """As l4lb has it; None for what it has not."""
+    family, at, rest = text.rpartition("@")
+    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
+        return None
+    if family == "abns":
+        return f"unix:@{rest}"
+    if family == "unix" or rest.startswith("/"):
+        return f"unix:{rest}"
+    host, colon, port = rest.rpartition(":")
+    host = host.strip("[]")
+    if not colon:
+        return None
+    if host in ("", "*"):
+        host = "::" if family == "ipv6" else "0.0.0.0"
+    if host == "::":
+        return f":{port}"  # both families, as with HAProxy on Linux
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port_is(bind: str, values: tuple[str, ...]) -> bool | None:
+    """Whether the port of `bind` is among `values`, which may be ranges; None when that is not known."""
+    low, high = ports_of(bind)
+    known = []
+    for value in values:
+        first, _, last = value.partition(":")
+        begin, end = number(first), number(last or first)
+        if begin is None or end is None:
+            return None
+        if begin <= low and high <= end:
+            known.append(True)
+        elif begin <= high and low <= end:
+            return None
+    return bool(known)

@@ -1,0 +1,243 @@
+"""server lines: the backends of a pool, and what l4lb has for all backends of a pool together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from l4lb.convert.drafting.draft import Option, Pool
+from l4lb.convert.drafting.values import duration, number
+from l4lb.convert.haproxy.checks import set_check
+from l4lb.convert.haproxy.parameters import SERVER
+from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
+from l4lb.convert.haproxy.words import Line
+
+_QUEUE = 10_000
+_ERRORS_IN_A_ROW = 10  # HAProxy's error-limit
+_DROPPED = ("ssl", "socks4")
+_OPPOSITES = {"enabled": "disabled", "no-agent-check": "agent-check"}
+_OF_CHECKS = ("inter", "fastinter", "downinter", "rise", "fall", "port", "addr", "check-ssl", "check-sni")
+_OF_POOL = (*_OF_CHECKS, "slowstart", "source", "usesrc", "agent-port", "agent-inter", "observe", "error-limit")
+
+
+class Server(NamedTuple):
+    """`given` has the parameters of default-server too."""
+
+    name: str
+    address: str
+    given: dict[str, str]
+    line: Line
+
+    @property
+    def proxy_header(self) -> str:
+        """Of the three that are known; empty for none."""
+        if any(name in self.given for name in ("send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn")):
+            return "v2"
+        return "v1" if "send-proxy" in self.given else ""
+
+
+def servers_of(proxy: Proxy) -> list[Server]:
+    """Those that can be converted; others are reported."""
+    defaults: dict[str, str] = {}
+    servers = []
+    for line in proxy.all("default-server", "server"):
+        if line.words[0] == "default-server":
+            _take(defaults, parameters(line.words[1:], SERVER, line, proxy.report))
+            continue
+        if len(line.words) < 3:
+            proxy.report.lost(line.place, line.text, "expected a name and an address")
+            continue
+        given = dict(defaults)
+        _take(given, parameters(line.words[3:], SERVER, line, proxy.report))
+        address = server_address(line.words[2])
+        if address is None:
+            proxy.report.lost(line.place, line.text, "expected HOST:PORT, or a unix socket; not an offset of ports")
+        elif not any(name in given for name in _DROPPED):
+            servers.append(Server(line.words[1], address, given, line))
+    return _alike(servers, proxy)
+
+
+def _take(given: dict[str, str], found: Iterator[tuple[str, str]]) -> None:
+    for name, argument in found:
+        given.pop(_OPPOSITES.get(name, name.removeprefix("no-")), None)
+        given[name] = argument
+
+
+def _alike(servers: list[Server], proxy: Proxy) -> list[Server]:
+    """Without those that begin their connections otherwise than the first: the pool has one way."""
+    kept = []
+    for server in servers:
+        if server.proxy_header != servers[0].proxy_header:
+            first = servers[0].proxy_header or "no PROXY header"
+            why = f"the pool's connections begin with {first}, as those to {servers[0].name}: make another pool of it"
+            proxy.report.lost(server.line.place, server.line.text, why)
+        else:
+            kept.append(server)
+    return kept
+
+
+def server_address(text: str) -> str | None:
+    """As l4lb has it; without a port the one that the client came to. None for what it has not."""
+    family, at, rest = text.rpartition("@")
+    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
+        return None
+    if family == "abns":
+        return f"unix:@{rest}"
+    if family == "unix" or rest.startswith("/"):
+        return f"unix:{rest}"
+    host, colon, port = (rest, ":", "0") if rest.endswith("]") or ":" not in rest else rest.rpartition(":")
+    host = host.strip("[]")
+    if host in ("", "*", "0.0.0.0", "::") or not colon or number(port) is None:
+        return None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def fill(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
+    """Backends and the options that are about them."""
+    backups = 0
+    for server in servers:
+        backups += "backup" in server.given
+        pool.backends.append(_backend(server, 1 if proxy.last("option allbackups") else backups))
+    if not servers:
+        return
+    first = servers[0]
+    if first.proxy_header:
+        pool.set("send_proxy", first.proxy_header, first.line.place)
+        _tlvs(pool, proxy, first)
+    _queue(pool, proxy, servers)
+    _once(pool, proxy, servers)
+    checked = [server for server in servers if "check" in server.given]
+    if checked:
+        _health(pool, proxy, servers, checked)
+    else:
+        pool.set("health.type", "none", first.line.place, "no server line has check")
+    _passive(pool, first)
+
+
+def _backend(server: Server, priority: int) -> Option:
+    given = server.given
+    value: dict[str, object] = {"address": server.address, "id": server.name}
+    if (weight := number(given.get("weight", ""))) not in (None, 1):
+        value["weight"] = weight
+    if maximum := number(given.get("maxconn", "")):
+        value["max_sessions"] = maximum
+    if "backup" in given:
+        value["priority"] = priority
+    if "disabled" in given:
+        value["admin_state"] = "maint"
+    return Option(value, server.line.place)
+
+
+def _tlvs(pool: Pool, proxy: Proxy, server: Server) -> None:
+    known = {"crc32c": "crc32c", "unique-id": "unique_id", "authority": "authority"}
+    wanted = [one for one in server.given.get("proxy-v2-options", "").split(",") if one]
+    for option in wanted:
+        if option not in known:
+            proxy.report.lost(
+                server.line.place, f"proxy-v2-options {option}", "l4lb terminates no TLS, of which it tells"
+            )
+    if tlvs := [known[one] for one in wanted if one in known]:
+        pool.set("send_proxy_tlvs", tlvs, server.line.place)
+
+
+def _queue(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
+    limited = [server for server in servers if number(server.given.get("maxconn", ""))]
+    if not limited:
+        return
+    place = limited[0].line.place
+    waiting = [number(server.given.get("maxqueue", "")) or 0 for server in servers]
+    why = "" if all(waiting) else "HAProxy's queues have no end unless maxqueue is given"
+    pool.set("queue_size", sum(waiting) if all(waiting) else _QUEUE, place, why)
+    seconds = proxy.seconds("timeout queue") or proxy.seconds("timeout connect")
+    if seconds:
+        pool.set("queue_timeout", duration(seconds), place)
+
+
+def _once(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
+    """Name where a server differs in what a pool has once."""
+    checked = next((server for server in servers if "check" in server.given), servers[0])
+    for server in servers:
+        if "check" not in server.given and "check" in checked.given:
+            why = f"the checks are the pool's, as those of {checked.name}: this server is checked, too"
+            proxy.report.lost(server.line.place, f"server {server.name} without check", why)
+            continue
+        for name in _OF_POOL:
+            if server.given.get(name) != checked.given.get(name):
+                what = f"server {server.name} ... {name} {server.given.get(name, '(not given)')}".rstrip()
+                proxy.report.lost(server.line.place, what, f"the whole pool has one; that of {checked.name} is taken")
+    given = checked.given
+    place = checked.line.place
+    if seconds := seconds_of(given.get("slowstart", "")):
+        pool.set("slow_start", duration(seconds), place)
+    set_source(pool, given.get("source", ""), given.get("usesrc", ""), checked.line, proxy)
+    if (port := number(given.get("agent-port", ""))) and "agent-check" in given:
+        pool.set("agent.port", port, place)
+        if seconds := seconds_of(given.get("agent-inter", "")):
+            pool.set("agent.interval", duration(seconds), place)
+
+
+def set_source(pool: Pool, source: str, usesrc: str, line: Line, proxy: Proxy) -> None:
+    """Of a source directive or parameter."""
+    if usesrc in ("client", "clientip"):
+        pool.set("source_address", "client", line.place)
+    elif usesrc:
+        proxy.report.lost(line.place, f"usesrc {usesrc}", "the source is an address of this host, or the client's")
+    elif source:
+        host, _, ports = source.rpartition(":") if "." in source and ":" in source else (source, "", "")
+        if ports not in ("", "0"):
+            proxy.report.lost(line.place, f"source {source}", "the ports of connections are the kernel's to choose")
+        if host not in ("0.0.0.0", "::", "*"):
+            pool.set("source_address", host.strip("[]"), line.place)
+
+
+def _health(pool: Pool, proxy: Proxy, servers: list[Server], checked: list[Server]) -> None:
+    server = checked[0]
+    given, place = server.given, server.line.place
+    set_check(pool, proxy, tls="check-ssl" in given)
+    interval = seconds_of(given.get("inter", "")) or 2.0
+    pool.set("health.interval", duration(interval), place)
+    pool.set("health.fast_interval", duration(seconds_of(given.get("fastinter", "")) or interval), place)
+    pool.set("health.down_interval", duration(seconds_of(given.get("downinter", "")) or interval), place)
+    pool.set("health.timeout", duration(proxy.seconds("timeout check") or interval), place)
+    for name in ("rise", "fall"):
+        if (count := number(given.get(name, ""))) is not None:
+            pool.set(f"health.{name}", count, place)
+    address = _checked_at(proxy, server)
+    if address:
+        pool.set("health.address", address, place)
+    if "check-send-proxy" in given or (server.proxy_header and not address) or _sends_header(proxy):
+        pool.set("health.send_proxy", True, place)
+    if name := given.get("check-sni") or _connect_argument(proxy, "sni"):
+        pool.set("health.server_name", name, place)
+
+
+def _sends_header(proxy: Proxy) -> bool:
+    lines = proxy.own_or_inherited("http-check connect", "tcp-check connect")
+    return any("send-proxy" in line.words for line in lines)
+
+
+def _connect_argument(proxy: Proxy, name: str) -> str:
+    for line in proxy.own_or_inherited("http-check connect", "tcp-check connect"):
+        if name in line.words[:-1]:
+            return line.words[line.words.index(name) + 1]
+    return ""
+
+
+def _checked_at(proxy: Proxy, server: Server) -> str:
+    """Another address or port than the server's own."""
+    port = server.given.get("port", "") or _connect_argument(proxy, "port")
+    host = server.given.get("addr", "")
+    if not host:
+        return f":{port}" if port else ""
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{host}:{port or server.address.rpartition(':')[2]}"
+
+
+def _passive(pool: Pool, server: Server) -> None:
+    """HAProxy judges servers by real traffic only where observe says so."""
+    if server.given.get("observe"):
+        most = number(server.given.get("error-limit", "")) or _ERRORS_IN_A_ROW
+        pool.set("passive.failures", most, server.line.place)
+    else:
+        why = "HAProxy counts no failures of sessions unless observe is given; remove this to eject by them, too"
+        pool.set("passive.failures", 0, server.line.place, why)

@@ -1,0 +1,157 @@
+"""What becomes of each directive of nginx. docs/migration-nginx.md has the same tables (a test holds them together)."""
+
+from __future__ import annotations
+
+from l4lb.convert.drafting.directives import Table, converted, lost, needless
+
+_TLS = "l4lb terminates no TLS: let the backend do it, and forward TLS as it comes"
+_SERVICE = "of the process: see the unit of systemd, contrib/systemd/l4lb.service"
+_LOOP = "of nginx's event loop"
+_CODE = "code decides about sessions in hooks: see docs/hooks.md"
+
+MAIN: Table = {
+    "stream": converted("its listeners and pools; see the tables below"),
+    "http": lost("l4lb forwards connections and reads no HTTP"),
+    "mail": lost("l4lb reads no mail protocols: forward their ports, with TLS, to servers that do"),
+    "events": needless(_LOOP),
+    "include": converted("read where it is of `stream`; patterns are for names of files"),
+    "worker_processes": converted("`workers`"),
+    "worker_cpu_affinity": converted("auto: `worker_affinity`; masks are not converted"),
+    "worker_shutdown_timeout": converted("`drain_timeout`"),
+    "error_log": converted("`log` and `log_level` of `[global]`; one target"),
+    "worker_rlimit_nofile": needless("the limit of file descriptors is raised to the hard one"),
+    "worker_rlimit_core": needless(_SERVICE),
+    "worker_priority": lost(_SERVICE),
+    "working_directory": needless(_SERVICE),
+    "user": lost("set `user` of `[global]` to one that is on this host"),
+    "pid": needless(_SERVICE),
+    "daemon": needless("runs in the foreground, as service managers want it"),
+    "master_process": needless("one process, with workers as threads"),
+    "load_module": needless("there are no modules to load"),
+    "lock_file": needless(_LOOP),
+    "pcre_jit": needless(_LOOP),
+    "thread_pool": needless(_LOOP),
+    "timer_resolution": needless(_LOOP),
+    "env": needless(_SERVICE),
+    "debug_points": needless(_LOOP),
+    "ssl_engine": lost(_TLS),
+    "ssl_object_cache_inheritable": needless("of TLS"),
+    "google_perftools_profiles": needless(_LOOP),
+}
+
+STREAM: Table = {
+    "upstream": converted("`[pools.NAME]`; see the table of what is in it"),
+    "server": converted("`[listeners.tcp-PORT]` or `[listeners.udp-PORT]`"),
+    "include": converted("read; patterns are for names of files"),
+    "map": converted("`routes`, by $ssl_preread_server_name, $ssl_preread_protocol, $ssl_preread_alpn_protocols, "
+                     "$remote_addr or $server_port; one may lead to another"),
+    "geo": converted("`routes` by `source`, of $remote_addr"),
+    "split_clients": converted("`split` of a route: by the client's address, whatever the key"),
+    "listen": converted("`bind`; see the table of its parameters"),
+    "proxy_pass": converted("`pool`: an upstream, an address, or a variable of map, geo or split_clients; a port of "
+                            "$server_port is port 0"),
+    "proxy_timeout": converted("`idle_timeout`; without it 10m, as nginx"),
+    "proxy_connect_timeout": converted("`connect_timeout`; without it 60s, as nginx"),
+    "proxy_half_close": converted("`half_close`; without it false, as nginx"),
+    "proxy_next_upstream": converted("off: `connect_attempts = 1`; on: as many as there are servers"),
+    "proxy_next_upstream_tries": converted("`connect_attempts`"),
+    "proxy_next_upstream_timeout": lost("see `connect_timeout` and `connect_attempts`"),
+    "proxy_protocol": converted("`send_proxy = \"v1\"`"),
+    "proxy_protocol_timeout": converted("`proxy_timeout`, with listen ... proxy_protocol; without it 30s, as nginx"),
+    "proxy_bind": converted("`source_address`; $remote_addr with transparent: client"),
+    "proxy_bind_dynamic": needless("`source_address` is used for each connection"),
+    "proxy_responses": converted("`udp_responses`; 0: none"),
+    "proxy_requests": converted("`udp_requests`"),
+    "proxy_download_rate": converted("`bandwidth_down`"),
+    "proxy_upload_rate": converted("`bandwidth_up`"),
+    "proxy_socket_keepalive": converted("`keepalive`, on both sides"),
+    "proxy_session_drop": converted("`on_backend_removed = \"reset\"`, `on_backend_down` of a pool with checks"),
+    "proxy_buffer_size": needless("buffers are shared by all sessions of a worker"),
+    "proxy_ssl": lost("l4lb begins no TLS: this server is not converted. Let the client's own TLS go through"),
+    "proxy_ssl_*": needless("of TLS that nginx begins"),
+    "tcp_nodelay": converted("`nodelay`"),
+    "allow": converted("`allow`: the first rule of nginx, the longest prefix of l4lb; the lists are made so that both "
+                       "say the same"),
+    "deny": converted("`deny`, as allow"),
+    "limit_conn": converted("`per_source.sessions` for a zone of the client's address; the server's: `max_sessions`"),
+    "limit_conn_zone": converted("see limit_conn"),
+    "limit_conn_dry_run": converted("`per_source.dry_run`"),
+    "limit_conn_log_level": needless("sources that are limited are an event"),
+    "set_real_ip_from": converted("`proxy_trusted`, with listen ... proxy_protocol"),
+    "ssl_preread": needless("a ClientHello is read where a route asks for it"),
+    "preread_timeout": needless("what a route depends on is waited for during 5 seconds"),
+    "preread_buffer_size": needless("up to 16 KiB"),
+    "access_log": converted("`access_log` of `[global]`; its format is text or JSON"),
+    "log_format": needless("the access log has text or JSON with fixed keys: see `log_format` of `[global]`"),
+    "open_log_file_cache": needless("of files"),
+    "error_log": lost("there is one log: see `[global]`"),
+    "resolver": lost("names are looked up by /etc/resolv.conf; `discovery` of type dns has `servers` of its own"),
+    "resolver_timeout": needless("of resolver"),
+    "variables_hash_*": needless("of memory"),
+    "map_hash_*": needless("of memory"),
+    "server_names_hash_*": needless("of memory"),
+    "server_name": lost("of TLS that nginx terminates; by map of $ssl_preread_server_name it becomes routes"),
+    "health_check": converted("`health.type = \"tcp\"`: interval, fails, passes, port; not match and udp"),
+    "health_check_timeout": converted("`health.timeout`"),
+    "match": lost("write `send` and `expect` of a check of type `send_expect`"),
+    "status_zone": needless("see `/metrics`"),
+    "zone_sync*": lost("nothing is shared: every node has the same tables"),
+    "return": lost("l4lb answers nothing itself: this server is not converted"),
+    "pass": lost("l4lb answers nothing itself: this server is not converted"),
+    "set": lost("routes are by what a client is or sends, not by variables"),
+    "keyval*": lost(_CODE),
+    "js_*": lost(_CODE),
+    "lua_*": lost(_CODE),
+    "geoip_*": lost(_CODE),
+    "mqtt*": lost("l4lb reads no MQTT"),
+    "ssl_certificate": lost(_TLS),
+    "ssl_certificate_key": needless("of TLS that nginx terminates"),
+    "ssl_*": needless("of TLS that nginx terminates"),
+}  # fmt: skip
+
+LISTEN: Table = {
+    "udp": converted('`protocol = "udp"`'),
+    "proxy_protocol": converted('`accept_proxy = "any"`, `proxy_trusted` by set_real_ip_from, else everybody'),
+    "backlog": converted("`backlog`"),
+    "fastopen": converted("`fast_open`"),
+    "deferred": converted("`defer_accept`"),
+    "so_keepalive": converted("`keepalive`, on both sides"),
+    "ipv6only": converted("`[::]:PORT` takes IPv4 too, and a comment says so"),
+    "ssl": lost(_TLS),
+    "rcvbuf": lost("buffers are the kernel's to size: see net.ipv4.tcp_rmem"),
+    "sndbuf": lost("buffers are the kernel's to size: see net.ipv4.tcp_wmem"),
+    "setfib": needless("of FreeBSD"),
+    "accept_filter": needless("of FreeBSD"),
+    "reuseport": needless("each worker has a socket of its own"),
+    "bind": needless("each address has a socket of its own"),
+    "default_server": needless("of server_name"),
+    "multipath": lost("l4lb listens by TCP alone"),
+}
+
+UPSTREAM: Table = {
+    "server": converted("an entry of `backends`; see the table of its parameters"),
+    "include": converted("read; patterns are for names of files"),
+    "least_conn": converted('`policy = "least_sessions"`'),
+    "least_time": converted('`policy = "peak_ewma"`'),
+    "random": converted('`policy = "random"`; two: p2c'),
+    "hash": converted(
+        'of $remote_addr, $binary_remote_addr, or with $remote_port: `policy = "maglev"`; consistent: ring'
+    ),
+    "zone": needless("all workers share counts and health"),
+    "state": lost("set `state_file`: runtime changes survive a restart"),
+    "resolver": lost("names are looked up by /etc/resolv.conf; `discovery` of type dns has `servers` of its own"),
+    "resolver_timeout": needless("of resolver"),
+}
+
+SERVER: Table = {
+    "weight": converted("`weight`"),
+    "max_conns": converted("`max_sessions`"),
+    "max_fails": converted("`passive.failures` of the pool"),
+    "fail_timeout": converted("`passive.eject_for` of the pool"),
+    "slow_start": converted("`slow_start` of the pool"),
+    "backup": converted("`priority = 1`"),
+    "down": converted('`admin_state = "maint"`'),
+    "resolve": needless("names are looked up again when their TTL ends"),
+    "service": lost("make a pool with `discovery` of type srv"),
+    "drain": converted('`admin_state = "drain"`'),
+}
