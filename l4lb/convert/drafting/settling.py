@@ -15,9 +15,9 @@ _ROUNDS_MAX = 100  # each takes something out; those of one round do not depend 
 def settle(draft: Draft, report: Report) -> str:
     """The text of the configuration; empty when nothing is left that could be served."""
     for _ in range(_ROUNDS_MAX):
+        _drop_unused(draft, report)
         if not draft.listeners:
             return ""
-        _drop_unused(draft, report)
         lines = written(draft)
         text = text_of(lines)
         try:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from l4lb.convert.drafting.files import read_named
 from l4lb.convert.drafting.networks import network_of
 from l4lb.convert.drafting.values import bytes_text, names_of_regex, number
 from l4lb.convert.haproxy.parameters import FETCHES
 from l4lb.convert.haproxy.proxies import Proxy
 from l4lb.convert.haproxy.words import Line
-from l4lb.net.files import read_text
 
 FILE_BYTES_MAX = 4 << 20
 VALUES_MAX = 100_000  # of an acl, with those from files
@@ -153,8 +153,8 @@ def _criterion(words: list[str]) -> Test:
         return _unknown(f"{words[0]}: l4lb does not match that; it has sni, alpn, first bytes and addresses")
     try:
         method, values = _flags_and_values(words[1:])
-    except (OSError, ValueError) as error:
-        return _unknown(str(getattr(error, "strerror", None) or error))
+    except ValueError as error:
+        return _unknown(str(error))
     converters = [one.partition("(")[0] for one in match[3].split(",")[1:]]
     return _READERS.get(match[1], _read_constant)(_Fetched(match[1], match[2] or "", converters, method, values))
 
@@ -172,7 +172,7 @@ def _unknown(reason: str) -> Test:
 
 
 def _flags_and_values(words: list[str]) -> tuple[str, list[str]]:
-    """The method of -m, and the values with those of -f. OSError, ValueError for a file."""
+    """The method of -m, and the values with those of -f. ValueError for a file."""
     method, values, index = "", [], 0
     while index < len(words) and words[index] in _FLAGS:
         flag = words[index]
@@ -188,12 +188,7 @@ def _flags_and_values(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _values_of_file(path: str) -> list[str]:
-    try:
-        lines = read_text(path, bytes_max=FILE_BYTES_MAX).split("\n")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    lines = read_named(path, FILE_BYTES_MAX).split("\n")
     values = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if len(values) > VALUES_MAX:
         raise ValueError(f"{path}: more than {VALUES_MAX} values")

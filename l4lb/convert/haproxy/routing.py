@@ -6,11 +6,11 @@ import re
 from typing import NamedTuple
 
 from l4lb.convert.drafting.draft import Listener, Option, Place, Route
+from l4lb.convert.drafting.files import read_named
 from l4lb.convert.haproxy.acls import FILE_BYTES_MAX, Acls, Condition, Test, rule_condition
 from l4lb.convert.haproxy.binds import port_is
 from l4lb.convert.haproxy.proxies import Proxy
 from l4lb.convert.haproxy.words import Line
-from l4lb.net.files import read_text
 
 ROUTES_MAX = 4096  # of a listener
 _TLS = ("hex:1603",)
@@ -69,12 +69,7 @@ def _names(name: str, ends: bool) -> tuple[str, ...]:
 
 def _entries(path: str) -> list[tuple[str, str]]:
     """Keys and values. ValueError with the reason why there are none."""
-    try:
-        lines = read_text(path, bytes_max=FILE_BYTES_MAX).split("\n")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    lines = read_named(path, FILE_BYTES_MAX).split("\n")
     found = [line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if len(found) > ROUTES_MAX:
         raise ValueError(f"{path}: more than {ROUTES_MAX} lines")

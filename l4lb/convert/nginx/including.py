@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from l4lb.convert.drafting.files import read_named
 from l4lb.convert.drafting.report import Report
 from l4lb.convert.nginx.blocks import Directive, parse
-from l4lb.net.files import read_text
 
 FILES_MAX = 1000
 BYTES_MAX = 4 << 20  # of all of them
@@ -65,12 +65,9 @@ class Including:
             self._report.lost(directive.place, directive.text, why)
             return None
         try:
-            text = read_text(path, bytes_max=BYTES_MAX - self._bytes)
-        except UnicodeDecodeError:
-            self._report.lost(directive.place, directive.text, f"{path}: not UTF-8")
-            return None
-        except OSError as error:
-            self._report.lost(directive.place, directive.text, f"{path} cannot be read: {error.strerror}")
+            text = read_named(path, BYTES_MAX - self._bytes)
+        except ValueError as error:
+            self._report.lost(directive.place, directive.text, str(error))
             return None
         self._bytes += len(text.encode())
         return text

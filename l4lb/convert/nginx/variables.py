@@ -14,6 +14,7 @@ from l4lb.convert.nginx.blocks import Directive
 from l4lb.convert.nginx.including import Including
 
 WAYS_MAX = 4096
+STEPS_MAX = 20_000  # variables that are followed for one server
 DEPTH_MAX = 8  # of variables that lead to each other
 _TLS = ("hex:1603",)
 _KINDS = {
@@ -53,24 +54,31 @@ class Variables:
     def __init__(self, blocks: list[Directive], including: Including, report: Report) -> None:
         self._report = report
         self._blocks: dict[str, tuple[Directive, list[Directive]]] = {}
+        self._steps = 0
         for block in blocks:
             if block.arguments and block.block is not None:
                 self._blocks[block.arguments[-1]] = block, list(including.walk(block.block))
 
-    def ways(self, text: str, place: Place, port: int, depth: int = 0) -> list[Way]:
+    def ways(self, text: str, place: Place, port: int) -> list[Way]:
         """In order, the first that matches decides. Reports what cannot be matched."""
+        self._steps = 0
+        return self._follow(text, place, port, 0)
+
+    def _follow(self, text: str, place: Place, port: int, depth: int) -> list[Way]:
         if not text.startswith("$") or text == "$server_port":
             return [Way({}, text, place)]
         name = f"${text[1:].strip('{}')}"
-        if name not in self._blocks or depth >= DEPTH_MAX:
-            self._report.lost(place, text, "only variables of map, geo and split_clients lead to pools")
+        self._steps += 1
+        if name not in self._blocks or depth >= DEPTH_MAX or self._steps > STEPS_MAX:
+            why = "only variables of map, geo and split_clients lead to pools, and only some by way of others"
+            self._report.lost(place, text, why)
             return []
         block, lines = self._blocks[name]
         if block.name == "split_clients":
             return self._split(lines, place)
         ways: list[Way] = []
         for entry in self._entries(block, lines, port):
-            for inner in self.ways(entry.target, entry.place, port, depth + 1) if entry.target else _nowhere(entry):
+            for inner in self._follow(entry.target, entry.place, port, depth + 1) if entry.target else _nowhere(entry):
                 kind = self._kind(block)
                 both = inner.conditions if not entry.values else _both(kind, entry.values, inner.conditions)
                 if both is None:
