@@ -78,7 +78,9 @@ class Variables:
             return self._split(lines, place)
         ways: list[Way] = []
         for entry in self._entries(block, lines, port):
-            for inner in self._follow(entry.target, entry.place, port, depth + 1) if entry.target else _nowhere(entry):
+            literal = block.name == "geo" or not entry.target  # geo replaces no variables
+            goals = _literal(entry) if literal else self._follow(entry.target, entry.place, port, depth + 1)
+            for inner in goals:
                 kind = self._kind(block)
                 both = inner.conditions if not entry.values else _both(kind, entry.values, inner.conditions)
                 if both is None:
@@ -201,8 +203,8 @@ def _with_tls(found: list[_Entry], default: list[_Entry]) -> list[_Entry]:
     return tls + plain
 
 
-def _nowhere(entry: _Entry) -> list[Way]:
-    return [Way({}, "", entry.place)]
+def _literal(entry: _Entry) -> list[Way]:
+    return [Way({}, entry.target, entry.place)]
 
 
 def _both(kind: str, values: tuple[str, ...], inner: Conditions) -> Conditions | None:
