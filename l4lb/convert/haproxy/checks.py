@@ -57,9 +57,9 @@ def _http(pool: Pool, proxy: Proxy, line: Line) -> None:
     pool.set("health.type", "http", line.place)
     if words and words[0].startswith("/"):
         words.insert(0, "OPTIONS")
-    method, path, headers = (words[0] if words else "OPTIONS"), (words[1] if len(words) > 1 else "/"), words[3:]
-    given = " ".join(headers)
-    for name, value in re.findall(r"([!-9;-~]+):[ \t]*([^\r\n]*)", given):
+    method, path, headers = (words[0] if words else "OPTIONS"), (words[1] if len(words) > 1 else "/"), words[2:]
+    given = " ".join(headers)  # behind the version, each on a line of its own
+    for name, value in re.findall(r"\n([!-9;-~]+):[ \t]*([^\r\n]*)", given):
         _header(pool, line, name, value)
     for one in proxy.own_or_inherited("http-check send"):
         method, path = _sent(pool, proxy, one, method, path)

@@ -1,0 +1,286 @@
+"""haproxy.cfg: its syntax, and what its directives become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l4lb import Config
+from l4lb.convert.converting import convert, format_of
+from l4lb.convert.drafting.draft import Place
+from l4lb.convert.drafting.report import Report
+from l4lb.convert.haproxy.conditions import holds
+from l4lb.convert.haproxy.words import Splitter
+from l4lb.errors import ConfigError
+
+HERE = Place("file", 7)
+ENVIRONMENT = {"A": "one two", "EMPTY": ""}
+SERVER = " server s 127.0.0.1:9001\n"
+
+
+def split(text: str) -> tuple[str, ...]:
+    return Splitter(ENVIRONMENT, Report()).split(text, HERE, "web")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a b\tc", ("a", "b", "c")),
+        ("a # b", ("a",)),
+        (r"a\ b \# \\ \' \"", ("a b", "#", "\\", "'", '"')),
+        (r"\n\r\t\x41", ("\n\r\tA",)),
+        ('"a b" \'c "d\' "e\'f"', ("a b", 'c "d', "e'f")),
+        ('a"b"c\'d\'', ("abcd",)),
+        ('"" \'\'', ("", "")),
+        ('"$A" "${A}" ${A}', ("one two", "one two", "${A}")),
+        ('"${A[*]}" "${NONE-x y}" "${EMPTY-x}"', ("one", "two", "x y", "")),
+        ('"\\$A" "a#b"', ("$A", "a#b")),
+        ('"${.FILE}:${.LINE}:${.SECTION}"', ("file:7:web",)),
+        ("'%{+Q}o %t'", ("%{+Q}o %t",)),
+    ],
+)  # fmt: skip
+def test_words(text: str, words: tuple[str, ...]) -> None:
+    assert split(text) == words
+
+
+@pytest.mark.parametrize("text", ['"a', "'a", "a\\", r"\x4", '"$"', '"${A"'])
+def test_no_words(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^file:7: "):
+        split(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", False),
+        ("0", False),
+        ("1", True),
+        ("!0", True),
+        ("defined(A)", True),
+        ("defined(NONE)", False),
+        ("streq(a,a)", True),
+        ("strneq(a,a)", False),
+        ("0 && 0 || 1", True),
+        ("1 && (0 || 0)", False),
+        ("!(1 && 0) && streq(a,a)", True),
+        ("version_atleast(2.4)", True),
+        ("version_before(2.4)", False),
+        ("feature(OPENSSL)", True),
+    ],
+)
+def test_conditions(text: str, value: bool) -> None:
+    assert holds(text, ENVIRONMENT, HERE, Report()) is value
+
+
+@pytest.mark.parametrize("text", ["a", "1 &&", "(1", "1)", "streq(a", "1 1", "nosuch(a)"])
+def test_no_conditions(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^file:7: "):
+        holds(text, ENVIRONMENT, HERE, Report())
+
+
+def converted(text: str) -> tuple[Config, list[str]]:
+    """The configuration, and what was lost as line: text."""
+    done = convert(text, "haproxy.cfg", "haproxy", {})
+    return Config.loads(done.text), [f"{one.line}: {one.path}" for one in done.lost]
+
+
+def listener_of(lines: str) -> Any:
+    config, lost = converted(f"listen web\n bind 127.0.0.1:1\n{lines}{SERVER}")
+    assert lost == []
+    return config.listeners["web"]
+
+
+def pool_of(lines: str, server: str = "") -> Any:
+    config, lost = converted(f"listen web\n bind 127.0.0.1:1\n{lines} server s 127.0.0.1:9001 {server}\n")
+    assert lost == []
+    return config.pools["web"]
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        ("*:80", ["0.0.0.0:80"]),
+        (":80", ["0.0.0.0:80"]),
+        (":::80", [":80"]),
+        ("[::]:80 v4v6", [":80"]),
+        ("*:80,:::80", [":80"]),
+        ("ipv6@:80", [":80"]),
+        ("2001:db8::1:80", ["[2001:db8::1]:80"]),
+        ("10.0.0.1:8000-8010", ["10.0.0.1:8000-8010"]),
+        ("/run/x.sock", ["unix:/run/x.sock"]),
+        ("abns@x", ["unix:@x"]),
+        ("10.0.0.1:80,10.0.0.2:80", ["10.0.0.1:80", "10.0.0.2:80"]),
+    ],
+)
+def test_addresses_of_binds(bind: str, expected: list[str]) -> None:
+    config, lost = converted(f"listen web\n bind {bind}\n{SERVER}")
+    assert (config.listeners["web"].bind, lost) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("10.0.0.1", "10.0.0.1:0"),
+        ("[::1]:80", "[::1]:80"),
+        ("::1:80", "[::1]:80"),
+        ("db.example:80", "db.example:80"),
+        ("unix@/x", "unix:/x"),
+        ("/x", "unix:/x"),
+        ("ipv4@10.0.0.1:80", "10.0.0.1:80"),
+    ],
+)
+def test_addresses_of_servers(server: str, expected: str) -> None:
+    config, lost = converted(f"listen web\n bind :1\n server s {server}\n")
+    assert (config.pools["web"].backends[0].address, lost) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "idle", "half"),
+    [
+        ("", 0, 0),
+        (" timeout client 5000\n", 5, 5),
+        (" timeout client 10s\n timeout server 1m\n", 10, 10),
+        (" timeout client 1m\n timeout tunnel 1h\n timeout client-fin 500ms\n timeout server-fin 1s\n", 3600, 0.5),
+        (" timeout client 30d\n", 0, 0),
+        (" timeout client 0\n timeout server 7s\n", 7, 7),
+    ],
+)
+def test_timeouts(lines: str, idle: float, half: float) -> None:
+    listener = listener_of(lines)
+    assert (listener.idle_timeout, listener.half_close_timeout) == (idle, half)
+
+
+@pytest.mark.parametrize(
+    ("rules", "allow", "deny"),
+    [
+        ("reject if { src 10.0.0.0/8 }", [], ["10.0.0.0/8"]),
+        ("reject if !{ src 10.0.0.0/8 }", ["10.0.0.0/8"], []),
+        ("reject unless { src 10.0.0.0/8 ::1 }", ["10.0.0.0/8", "::1"], []),
+        (
+            "accept if { src 10.1.0.0/16 }|reject if { src 10.0.0.0/8 }",
+            ["10.1.0.0/16", "0.0.0.0/0", "::/0"],
+            ["10.0.0.0/8"],
+        ),
+        ("accept if { src 10.0.0.0/8 }|reject", ["10.0.0.0/8"], []),
+        ("reject if { src 10.0.0.0/8 }|accept if { src 10.1.0.0/16 }", [], ["10.0.0.0/8"]),
+        ("reject", [], ["0.0.0.0/0", "::/0"]),
+        ("accept", [], []),
+    ],
+)
+def test_who_is_refused(rules: str, allow: list[str], deny: list[str]) -> None:
+    listener = listener_of("".join(f" tcp-request connection {rule}\n" for rule in rules.split("|")))
+    assert (listener.allow, listener.deny) == (allow, deny)
+
+
+@pytest.mark.parametrize(
+    ("lines", "server", "expected"),
+    [
+        ("", "check", {"type": "tcp", "interval": 2, "timeout": 2}),
+        (" timeout check 500\n", "check inter 3s fastinter 1s downinter 9s rise 4 fall 5",
+         {"interval": 3, "fast_interval": 1, "down_interval": 9, "timeout": 0.5, "rise": 4, "fall": 5}),
+        ("", "", {"type": "none"}),
+        ("", "check port 81", {"address": ":81"}),
+        ("", "check addr 10.0.0.9", {"address": "10.0.0.9:9001"}),
+        ("", "check check-ssl check-sni a.example", {"type": "tls", "server_name": "a.example"}),
+        ("", "check send-proxy", {"send_proxy": True}),
+        ("", "check send-proxy port 81", {"send_proxy": False}),
+        (" option httpchk GET /x HTTP/1.1\\r\\nHost:\\ a.example\n", "check",
+         {"type": "http", "path": "/x", "host": "a.example"}),
+        (" option httpchk\n http-check send meth HEAD uri /y hdr X-A b\n http-check expect status 200,204\n", "check",
+         {"method": "HEAD", "path": "/y", "headers": {"X-A": "b"}, "expect_status": ("200", "204")}),
+        (" option httpchk\n http-check connect ssl sni a.example\n http-check expect rstring o.k\n", "check",
+         {"type": "https", "server_name": "a.example", "expect_body": "regex:o.k"}),
+        (" option tcp-check\n tcp-check expect string hi\n tcp-check send a\n tcp-check send-binary 0a\n", "check",
+         {"type": "send_expect", "send": ("", "a\n"), "expect": ("hi",)}),
+        (" option pgsql-check user bob\n", "check", {"type": "postgres", "user": "bob"}),
+        (" option redis-check\n", "check", {"type": "redis"}),
+        (" option mysql-check\n", "check", {"type": "send_expect"}),
+        (" option ldap-check\n", "check", {"type": "send_expect"}),
+        (" option ssl-hello-chk\n", "check", {"type": "tls"}),
+    ],
+)  # fmt: skip
+def test_checks(lines: str, server: str, expected: dict[str, object]) -> None:
+    health = pool_of(lines, server).health
+    assert {key: getattr(health, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "policy"),
+    [
+        ("balance roundrobin", "round_robin"),
+        ("balance leastconn", "least_sessions"),
+        ("balance source", "maglev"),
+        ("balance source\n hash-type consistent", "ring"),
+        ("balance hash src", "maglev"),
+        ("balance random", "p2c"),
+        ("balance random(1)", "random"),
+        ("balance first", "first"),
+        ("stick on src", "maglev"),
+    ],
+)
+def test_policies(lines: str, policy: str) -> None:
+    assert pool_of(f" {lines}\n").policy == policy
+
+
+def test_what_differs_by_server_is_named() -> None:
+    text = "listen web\n bind :1\n server a 127.0.0.1:2 check inter 1s\n server b 127.0.0.1:3 check inter 2s\n"
+    text += (
+        " server c 127.0.0.1:4 check inter 1s send-proxy\n server d 127.0.0.1:5 inter 1s\n server e 127.0.0.1:6 ssl\n"
+    )
+    config, lost = converted(text)
+    assert [one.id for one in config.pools["web"].backends] == ["a", "b", "d"]
+    assert lost == [
+        "4: server b ... inter 2s",
+        "5: server c 127.0.0.1:4 check inter 1s send-proxy",
+        "6: server d without check",
+        "7: server ... ssl",
+    ]
+
+
+def test_backups_in_their_order_or_together() -> None:
+    servers = " server a 127.0.0.1:2\n server b 127.0.0.1:3 backup\n server c 127.0.0.1:4 backup\n"
+    for option, expected in (("", [0, 1, 2]), (" option allbackups\n", [0, 1, 1])):
+        config, _ = converted(f"listen web\n bind :1\n{option}{servers}")
+        assert [one.priority for one in config.pools["web"].backends] == expected
+
+
+def test_limits_of_sources() -> None:
+    rules = " stick-table type ip size 1m expire 1m store conn_rate(10s)\n tcp-request connection track-sc0 src\n"
+    rules += " tcp-request connection reject if { sc0_conn_rate ge 101 }\n acl many src_conn_cur gt 20\n"
+    limits = listener_of(f"{rules} tcp-request connection reject if many\n").per_source
+    assert (limits.session_rate, limits.sessions) == (10, 20)
+
+
+def test_a_map_of_names(tmp_path: Path) -> None:
+    (tmp_path / "names.map").write_text("# name pool\na.example one\n\nb.example two\n")
+    text = f"frontend f\n bind :1\n use_backend %[req.ssl_sni,lower,map({tmp_path}/names.map,one)]\n"
+    config, lost = converted(f"{text}backend one\n{SERVER}backend two\n server s 127.0.0.1:2\n")
+    routes = [(route.sni, route.pool) for route in config.listeners["f"].routes]
+    assert (routes, config.listeners["f"].pool) == ([(["a.example"], "one"), (["b.example"], "two")], "one")
+    assert lost == []
+
+
+def test_rules_of_content_that_cannot_be_kept_are_named() -> None:
+    text = (
+        "listen web\n bind :1\n tcp-request content accept if { req.ssl_hello_type 1 }\n tcp-request content reject\n"
+    )
+    config, lost = converted(text + SERVER)
+    assert (config.listeners["web"].deny, lost) == ([], ["4: tcp-request content reject"])
+
+
+def test_defaults_by_name_and_no() -> None:
+    text = "defaults a\n mode http\n option tcpka\n retries 9\ndefaults b from a\n mode tcp\n"
+    config, _ = converted(
+        f"{text}listen x from b\n bind :1\n no option tcpka\n{SERVER}listen y from b\n bind :2\n{SERVER}"
+    )
+    assert (config.listeners["x"].keepalive, config.listeners["y"].keepalive is None) == (None, False)
+    assert config.pools["x"].connect_attempts == 10
+
+
+def test_which_format_it_is() -> None:
+    assert format_of("global\n maxconn 1\nlisten a\n bind :1\n", "f") == "haproxy"
+    assert format_of("events {}\nstream {\n server { listen 1; }\n}\n", "f") == "nginx"
+    assert format_of("upstream a {\n server 10.0.0.1:1;\n}\n", "f") == "nginx"
