@@ -156,8 +156,9 @@ class Variables:
             if values is None:
                 self._report.lost(line.place, line.text, "expected TLSv1.2, TLSv1.3 or an empty text")
                 continue
-            if values and any(entry.values == values and entry.target != line.words[1] for entry in found):
-                self._report.lost(line.place, line.text, "all versions of TLS go the same way")
+            if same := next((entry for entry in found if entry.values == values), None):
+                if same.target != line.words[1]:
+                    self._report.lost(line.place, line.text, "all versions of TLS go the same way")
                 continue
             found.append(_Entry(values, line.words[1], line.place))
         return found
