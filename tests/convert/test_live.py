@@ -4,6 +4,7 @@ reach the same backends through the same ports."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -16,7 +17,7 @@ import pytest
 
 from tests.convert import world
 from tests.convert.samples import DIRECTORY
-from tests.convert.world import FRONT, Handle, naming
+from tests.convert.world import Handle, naming
 from tests.support import forking, hellos
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.programs import l4lb, require, without_preload
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.external,
     pytest.mark.skipif(os.geteuid() != 0, reason="the samples' ports are below 1024: this takes root"),
 ]
+DNS_FRONT, SYSLOG_FRONT = "127.2.101.1", "127.2.102.1"
 ANSWERED_WITHIN_S = 5.0  # or asked again
 Talk = Callable[[socket.socket], bytes]
 
@@ -187,18 +189,18 @@ SCENES = {
 }
 
 
-def reached(client: Client) -> str:
+def reached(client: Client, front: str) -> str:
     """The name of the backend that it gets to; empty when it is refused."""
     with contextlib.suppress(OSError, ssl.SSLError):
-        with socket.create_connection((FRONT, client.port), timeout=ANSWERED_WITHIN_S) as sock:
+        with socket.create_connection((front, client.port), timeout=ANSWERED_WITHIN_S) as sock:
             sock.settimeout(ANSWERED_WITHIN_S)
             return client.talk(sock).partition(b"|")[0].decode("latin-1")
     return ""
 
 
-def misled(clients: list[Client]) -> list[tuple[int, str]]:
+def misled(clients: list[Client], front: str) -> list[tuple[int, str]]:
     """Whom each client reached that it should not have. HAProxy takes all servers for up until checks have failed."""
-    found = [(client, reached(client)) for client in clients for _ in range(client.times)]
+    found = [(client, reached(client, front)) for client in clients for _ in range(client.times)]
     return [(client.port, name) for client, name in found if name not in client.names]
 
 
@@ -231,10 +233,11 @@ def conversion(file: Path, directory: Path) -> Iterator[None]:
         assert process.process.poll() is None, process.log
 
 
-def source(sample: str, directory: Path) -> Path:
+def source(sample: str, front: str, directory: Path) -> Path:
     """The sample with addresses of this host."""
     path = DIRECTORY / sample
-    text = world.haproxy_text(path) if path.suffix == ".cfg" else world.nginx_text(path, directory)
+    of_haproxy = path.suffix == ".cfg"
+    text = world.haproxy_text(path, front) if of_haproxy else world.nginx_text(path, front, directory)
     file = directory / path.name
     file.write_text(text)
     return file
@@ -243,15 +246,17 @@ def source(sample: str, directory: Path) -> Path:
 @pytest.mark.parametrize("sample", SCENES)
 def test_clients_reach_the_same_backends(sample: str, tmp_path: Path) -> None:
     scene = SCENES[sample](tmp_path)
-    file = source(sample, tmp_path)
+    front = f"127.2.{list(SCENES).index(sample)}.1"  # others run beside
+    file = source(sample, front, tmp_path)
     with world.backends(scene.handlers):
         for serving in (original, conversion):
             with serving(file, tmp_path):
-                assert wait_until(lambda: misled(scene.clients) == []), (serving.__name__, misled(scene.clients))
+                found = functools.partial(misled, scene.clients, front)
+                assert wait_until(lambda found=found: found() == []), (serving.__name__, found())
 
 
 def test_dns_over_udp(tmp_path: Path) -> None:
-    file = source("nginx/dns.conf", tmp_path)
+    file = source("nginx/dns.conf", DNS_FRONT, tmp_path)
     with serving_udp(lambda data: [b"one|" + data], "127.1.0.11", 53), contextlib.ExitStack() as stack:
         stack.enter_context(serving_udp(lambda data: [b"two|" + data], "127.1.0.12", 53))
         for serving in (original, conversion):
@@ -262,13 +267,13 @@ def test_dns_over_udp(tmp_path: Path) -> None:
 
 def asked(answers: set[bytes]) -> None:
     """One more answer."""
-    client = UdpClient((FRONT, 53), 1.0)
+    client = UdpClient((DNS_FRONT, 53), 1.0)
     with contextlib.closing(client.sock), contextlib.suppress(OSError):
         answers.add(client.ask(b"x"))
 
 
 def test_syslog_goes_one_way_to_one_collector(tmp_path: Path) -> None:
-    file = source("nginx/syslog.conf", tmp_path)
+    file = source("nginx/syslog.conf", SYSLOG_FRONT, tmp_path)
     for serving in (original, conversion):
         with (
             serving_udp(lambda data: [], "127.1.1.11", 514) as one,
@@ -281,6 +286,6 @@ def test_syslog_goes_one_way_to_one_collector(tmp_path: Path) -> None:
 
 def sent() -> None:
     """A line of a sender, whose address is always the same."""
-    client = UdpClient((FRONT, 514), 1.0)
+    client = UdpClient((SYSLOG_FRONT, 514), 1.0)
     with contextlib.closing(client.sock), contextlib.suppress(OSError):
         client.send(b"<14>a line")

@@ -1,5 +1,5 @@
-"""The samples in a world of their own: their backends' 10.x.y.z become 127.x.y.z, and what they listen on becomes
-127.2.0.1, with the ports that they have. Backends say who they are, and satisfy the checks of the samples."""
+"""The samples in a world of their own: their backends' 10.x.y.z become 127.x.y.z, and what they listen on becomes an
+address of the test's own, with the ports that they have. Backends say who they are, and satisfy the checks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from pathlib import Path
 from tests.support.peers import Server, read_exactly, running
 from tests.support.servers import certificate
 
-FRONT = "127.2.0.1"
 _V2 = bytes.fromhex("0d0a0d0a000d0a515549540a")
 _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
-def haproxy_text(path: Path) -> str:
+def haproxy_text(path: Path, front: str) -> str:
     """Without what needs users, directories or a log of this host, or is of HTTP."""
     text = re.sub(r"(?m)^listen stats\n(?:[ ].*\n?)*", "", path.read_text())
     text = re.sub(r"(?m)^ *(user|group|daemon|stats socket|log) .*\n|^ *daemon\n", "", text)
-    text = re.sub(r"(bind \"?)(?:\*|0\.0\.0\.0)?:", rf"\g<1>{FRONT}:", text)
+    text = re.sub(r"(bind \"?)(?:\*|0\.0\.0\.0)?:", rf"\g<1>{front}:", text)
     return re.sub(r"(server \S+ \"?)10\.", r"\g<1>127.", text)
 
 
-def nginx_text(path: Path, directory: Path) -> str:
+def nginx_text(path: Path, front: str, directory: Path) -> str:
     """The same; the parts that stand on a line of their own, or in the block with a certificate."""
     text = re.sub(r"(?m)^(user|pid|load_module|http|worker_processes|error_log) .*\n", "", path.read_text())
     text = re.sub(r"    server \{\n        listen \d+ ssl;[^}]*\}\n", "", text)
     text = re.sub(r"(?m)^ *listen \[::\].*\n", "", text)
-    text = re.sub(r"listen (\d)", rf"listen {FRONT}:\1", text)
+    text = re.sub(r"listen (\d)", rf"listen {front}:\1", text)
     text = re.sub(r"((?:server|proxy_pass) )10\.", r"\g<1>127.", text)
     loaded = f"load_module {_MODULE};\n" if _MODULE.exists() else ""
     head = f"daemon off; master_process off; pid {directory}/pid;\n"
