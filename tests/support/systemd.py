@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from tests.support.waiting import wait_until
 
 SYSTEMD = "/lib/systemd/systemd"
+LOCK = Path("/run/lock/l4lb-tests-systemd")
 _APART = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--uts", "--ipc", "--cgroup"]
 _BOOT = """
 set -e
@@ -40,10 +42,14 @@ class Systemd:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def within(self, *command: str) -> list[str]:
+        """The words of a command in its namespaces."""
+        spaces = ["--mount", "--pid", "--uts", "--ipc", "--cgroup", "--net"]
+        return ["nsenter", "-t", str(self.pid), *spaces, *command]
+
     def run(self, *command: str, check: bool = True, timeout_s: float = 90.0) -> str:
         """Within the namespaces; what it printed."""
-        within = ["nsenter", "-t", str(self.pid), "--mount", "--pid", "--uts", "--ipc", "--cgroup", *command]
-        done = subprocess.run(within, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(self.within(*command), capture_output=True, text=True, timeout=timeout_s)
         assert done.returncode == 0 or not check, (command, done.stdout, done.stderr, self.log)
         return done.stdout
 
@@ -95,15 +101,30 @@ def booted(directory: Path, units: Mapping[str, str], target: str) -> Iterator[S
         (there / name).write_text(text)
     script = directory / "boot.sh"
     script.write_text(_BOOT.format(units=there, systemd=SYSTEMD, target=target))
-    log, before = directory / "systemd.log", _groups()
-    with log.open("wb") as output:
+    with running([*_APART, "sh", str(script)], None, directory / "systemd.log") as systemd:
+        yield systemd
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], environment: Mapping[str, str] | None, log: Path) -> Iterator[Systemd]:
+    """The systemd that `command` starts, as process 1 of namespaces that it makes before."""
+    with _one_at_a_time(), log.open("wb") as output:
+        before = _groups()
         process = subprocess.Popen(
-            [*_APART, "sh", str(script)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-    try:
-        yield Systemd(process, log)
-    finally:
-        for pid in _children(process):  # process 1 of a namespace, which takes the others with it
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-        assert wait_until(lambda: not _remove_groups(_groups() - before), 20), "its control groups are left"
+        try:
+            yield Systemd(process, log)
+        finally:
+            for pid in _children(process):  # process 1 of a namespace, which takes the others with it
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+            assert wait_until(lambda: not _remove_groups(_groups() - before), 20), "its control groups are left"
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """On this host: two would take each other's control groups."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
