@@ -9,7 +9,8 @@
 # Process 1 of a container cannot be replaced: to upgrade, start a new container and stop the old one. `--init` is for
 # health checks of type exec, whose programs may leave others behind. Ports below 1024 need no right in Docker's own
 # networks (net.ipv4.ip_unprivileged_port_start is 0 there); with --network=host they take --cap-add=NET_BIND_SERVICE and
-# --user=0 with `[global] user = "l4lb"`.
+# --user=0 with `[global] user = "l4lb"`. Forwarding in the kernel is not in this image: it takes clang and libbpf to
+# build, and more rights than a container has.
 
 FROM python:3.12-slim-bookworm AS build
 # hadolint ignore=DL3008
