@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := setup.py $(shell find l4lb -name '*.p[xy][xd]') $(wildcard l4lb/_kernel/*)
 DEBIAN_BUILD := gcc python3-dev python3-venv make
 DEBIAN_TESTS := git debootstrap nginx-light libnginx-mod-stream haproxy curl iperf3 wrk strace iproute2 openssl redis-server postgresql dnsmasq-base bind9-dnsutils dnsperf dnsdist pdns-recursor bsdutils clang libclang-rt-dev prometheus logrotate rsyslog nftables chromium tmux systemd man-db groff-base mandoc zsh fish fail2ban socat openssh-server dbus libbpf-dev etcd-server etcd-client bird2 exabgp frr gobgpd keepalived docker-compose apparmor
+DEBIAN_PACKAGING := build-essential debhelper python3-dev python3-venv clang libbpf-dev git lintian debootstrap
 ARGS ?=
 UV := $(shell command -v uv)
 INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip install -q --no-compile --disable-pip-version-check)
@@ -13,7 +14,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps build share clean
+.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps build share deb deb-deps deb-test clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -91,6 +92,16 @@ wheel: build share ## wheels for other machines, in dist/, tried where there is 
 charts: build    ## the chart by Helm's own code, and all manifests by the schemas of Kubernetes' API
 	$(INSTALL) "helm-python-sdk>=0.2" "kubernetes-validate>=1.31"
 	$(BIN)/python -m pytest tests/scenarios/test_helm_chart.py tests/scenarios/test_kubernetes_manifests.py $(ARGS)
+
+deb:             ## a Debian package for this release of Debian, in dist/ (its build dependencies: make deb-deps)
+	@/usr/bin/python3 contrib/debian/build.py dist
+
+deb-deps:        ## what `make deb` and `make deb-test` need from Debian (as root)
+	apt-get update
+	apt-get install -y --no-install-recommends $(DEBIAN_PACKAGING)
+
+deb-test: build  ## the package in dist/ in a clean root: installed, run by systemd, upgraded, removed, purged (as root)
+	$(BIN)/python -m tests.deb_test dist
 
 share: build     ## man pages and completions as packages have them, in build/share
 	rm -rf build/share
