@@ -80,6 +80,27 @@ class Node:
             self.balancer.wait_for("admin listening")
             yield
 
+    @property
+    def track_file(self) -> Path:
+        return self.directory / "tracked" / "fit"
+
+    @contextlib.contextmanager
+    def announcing(self) -> Iterator[L4lb]:
+        arguments = ("--admin", self.admin, "--track-file", str(self.track_file), "--rise", "100ms")
+        with l4lb("announce", "keepalived", *arguments, "--fail-after", "10s") as announcer:
+            announcer.wait_for("announced")
+            yield announcer
+
+    @contextlib.contextmanager
+    def becomes_backup(self) -> Iterator[None]:
+        before = self.backups
+        yield
+        assert wait_until(lambda: self.backups > before), self.keepalived.log
+
+    def command(self, *arguments: str) -> None:
+        done = forking.run(*arguments, environment={"L4LB_ADMIN": self.admin})
+        assert done.returncode == 0, done.stderr
+
     def kill_balancer(self) -> None:
         assert self.balancer is not None
         self.balancer.signal(signal.SIGKILL)
@@ -117,7 +138,7 @@ def two_nodes(directory: Path, *more: str) -> Iterator[list[Node]]:
 
 
 def _node(host: Host, port: Port, device: str, directory: Path, index: int, more: tuple[str, ...]) -> Node:
-    directory.mkdir()
+    (directory / "tracked").mkdir(parents=True)
     conf = directory / "keepalived.conf"
     peers = [
         word for version in (4, 6) for word in ("--peer", OWN[1 - index][version], "--source", OWN[index][version])
@@ -126,12 +147,20 @@ def _node(host: Host, port: Port, device: str, directory: Path, index: int, more
     conf.write_text(
         configuration(
             *addresses, "--interface", device, "--priority", str(150 - index * 50), *peers,
-            "--admin", f"unix:{directory}/admin.sock", "--timeout", "20", *more,
+            "--admin", f"unix:{directory}/admin.sock", "--timeout", "20",
+            "--track-file", f"{directory}/tracked/fit", *more,
         )
     )  # fmt: skip
     files = ["-p", str(directory / "pid"), "-r", str(directory / "vrrp.pid")]
     command = [require("keepalived"), "-n", "-l", "-D", "-P", "-f", str(conf), *files]
     return Node(host, port, device, directory, Daemon(host, command, directory / "keepalived.log"))
+
+
+def wait_for_addresses(node: Node, nodes: list[Node]) -> None:
+    """That node has them, and no other."""
+    rest = [each for each in nodes if each is not node]
+    moved = wait_until(lambda: node.has(V4, V6) and not any(each.has(V4) or each.has(V6) for each in rest))
+    assert moved, [each.keepalived.log[-3000:] for each in nodes]
 
 
 def test_the_addresses_move_and_stay(tmp_path: Path) -> None:
@@ -140,9 +169,7 @@ def test_the_addresses_move_and_stay(tmp_path: Path) -> None:
         one, other = nodes = stack.enter_context(two_nodes(tmp_path))
 
         def wait(node: Node) -> None:
-            logs = [each.keepalived.log[-3000:] for each in nodes]
-            rest = [each for each in nodes if each is not node]
-            assert wait_until(lambda: node.has(V4, V6) and not any(each.has(V4) or each.has(V6) for each in rest)), logs
+            wait_for_addresses(node, nodes)
 
         one.keepalived.start()
         assert wait_until(lambda: one.checks("failed")), one.keepalived.log
@@ -164,12 +191,62 @@ def test_the_addresses_move_and_stay(tmp_path: Path) -> None:
 
             other.port.set("down")
             wait(one)
-            before = other.backups
-            other.port.set("up")
-            assert wait_until(lambda: other.backups > before), other.keepalived.log
+            with other.becomes_backup():
+                other.port.set("up")
             wait(one)
             one.kill_balancer()
             wait(other)
+
+
+def test_the_file_moves_them_before_any_check(tmp_path: Path) -> None:
+    """Each node has one check, when keepalived starts; the next is due in an hour."""
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(serving(echo)).address
+        one, other = nodes = stack.enter_context(two_nodes(tmp_path, "--interval", "3600", "--rise", "1"))
+
+        def wait(node: Node) -> None:
+            wait_for_addresses(node, nodes)
+
+        first = stack.enter_context(contextlib.ExitStack())
+        first.enter_context(one.balancing(backend))
+        stack.enter_context(other.balancing(backend))
+        for node in nodes:
+            node.keepalived.start()
+            assert wait_until(lambda node=node: node.checks("succeeded")), node.keepalived.log  # type: ignore[misc]
+            assert node.track_file.read_text().split() == ["0"]  # by keepalived
+            stack.enter_context(node.announcing())
+        wait(one)
+
+        one.kill_balancer()
+        wait(other)
+        first.close()
+        with one.becomes_backup():
+            stack.enter_context(one.balancing(backend))  # which has the higher priority, but nopreempt
+        wait(other)
+
+        assert other.balancer is not None
+        with other.becomes_backup():
+            other.balancer.hang()
+            wait(one)
+            other.balancer.signal(signal.SIGCONT)
+        wait(one)
+        one.command("drain")
+        wait(other)
+
+
+def test_an_upgrade_leaves_the_file_alone(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(serving(echo)).address
+        node = stack.enter_context(two_nodes(tmp_path))[0]
+        stack.enter_context(node.balancing(backend))
+        announcer = stack.enter_context(node.announcing())
+        before = node.track_file.stat()
+        node.command("upgrade")
+        assert node.balancer is not None
+        assert node.balancer.wait() == 0
+        assert (node.track_file.stat(), announcer.log) == (before, "l4lb announce: announced\n")
+        node.command("drain")
+        assert wait_until(lambda: node.track_file.read_text() == "1\n"), announcer.log
 
 
 @pytest.mark.parametrize(
@@ -219,6 +296,8 @@ WRONG_MORE = {
     ("--program", '/usr/bin/l4lb"'): "letters, digits",
     ("--pool", "two words"): "letters, digits",
     ("--script-user", "a b"): "name of a user",
+    ("--track-file", "fit"): "an absolute path",
+    ("--track-file", '/run/a"b'): "an absolute path",
     ("--interval", "0"): "1<=x",
     ("--admin", "lb.example:1"): "expected",
     ("--min-backends", "0"): "1<=x",

@@ -15,6 +15,7 @@ ENGINES = {
     "bird": "By BIRD's static protocols.",
     "frr": "By `network` statements of FRR's BGP.",
     "gobgp": "By GoBGP's global table.",
+    "keepalived": "By a file that keepalived tracks.",
 }
 
 

@@ -1,5 +1,6 @@
-"""keepalived.conf for VRRP alone: addresses that move between nodes, and a check of the balancer that keeps them there.
-Pure: what is written here was validated before. keepalived.conf(5)."""
+"""keepalived.conf for VRRP alone: addresses that move between nodes, and what keeps them where the balancer can serve:
+a check, which keepalived runs, and a file, which `l4lb announce keepalived` writes. Pure: what is written here was
+validated before. keepalived.conf(5)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from l4lb.cli.addresses.prefixes import Host
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 INSTANCE = "l4lb_v{version}"
+TRACK_FILE = "/run/l4lb-announce/keepalived"  # the directory is that of l4lb-announce.service
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Vrrp:
     priority: int
     advert_s: float
     check: Check
+    track_file: str
     peers: tuple[Host, ...] = ()
     sources: tuple[Host, ...] = ()
 
@@ -45,7 +48,8 @@ class Vrrp:
 
 
 def configuration(vrrp: Vrrp) -> str:
-    parts = [_global(vrrp.check), _script(vrrp.check), *(_instance(vrrp, version) for version in vrrp.versions)]
+    parts = [_global(vrrp.check), _script(vrrp.check), _file(vrrp.track_file)]
+    parts += [_instance(vrrp, version) for version in vrrp.versions]
     if len(vrrp.versions) > 1:
         parts.append(_group(vrrp))
     return "\n".join("\n".join(part) + "\n" for part in parts)
@@ -75,6 +79,12 @@ def _script(check: Check) -> list[str]:
     )
 
 
+def _file(path: str) -> list[str]:
+    """Weight 0: any number but 0 makes the node unfit. A file that is missing is made, with 0; where its directory is
+    missing, keepalived logs that and goes by the check alone."""
+    return _block("track_file l4lb_ready", f'file "{path}"', "weight 0", "init_file 0")
+
+
 def _instance(vrrp: Vrrp, version: int) -> list[str]:
     return _block(
         f"vrrp_instance {INSTANCE.format(version=version)}",
@@ -91,7 +101,7 @@ def _instance(vrrp: Vrrp, version: int) -> list[str]:
 
 
 def _tracked() -> list[str]:
-    return _block("track_script", "l4lb_health")
+    return [*_block("track_script", "l4lb_health"), *_block("track_file", "l4lb_ready")]
 
 
 def _unicast(vrrp: Vrrp, version: int) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""``l4lb vrrp-config``: a keepalived.conf that moves addresses between nodes by VRRP, and asks `l4lb health` where they
-may be."""
+"""``l4lb vrrp-config``: a keepalived.conf that moves addresses between nodes by VRRP, and goes by `l4lb health` and
+`l4lb announce keepalived` where they may be."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import click
 
-from l4lb.cli.addresses.keepalived import Check, Interface, Vrrp, configuration
+from l4lb.cli.addresses.keepalived import TRACK_FILE, Check, Interface, Vrrp, configuration
 from l4lb.cli.addresses.options import admin_address, instance_options
 from l4lb.cli.addresses.prefixes import Host, checked, parse_host
 from l4lb.cli.shared.connection import duration_option
 
 ADVERT_MIN_S, ADVERT_MAX_S = 0.01, 40.95  # RFC 5798, 5.2.7: 12 bits of hundredths of a second
 ADDRESSES_MAX = 20  # a VRRP packet of keepalived's has no more; the rest would need virtual_ipaddress_excluded
+_PATH = re.compile(r"/[A-Za-z0-9_.,:@/-]+", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:@/\[\]-]+", re.ASCII)
 _INTERFACE = re.compile(r"(?!lo$)[A-Za-z0-9_.-]{1,15}", re.ASCII)  # IFNAMSIZ without its zero byte
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
@@ -124,6 +125,11 @@ def _expect_families(versions: set[int], **given: Sequence[Host]) -> None:
               help="So many good checks in a row make a node fit.")  # fmt: skip
 @click.option("--fall", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N",
               help="So many bad ones make it unfit.")  # fmt: skip
+@click.option(
+    "--track-file", default=TRACK_FILE, show_default=True, metavar="FILE",
+    help="Written by `l4lb announce keepalived`, which sees the end of l4lb sooner than the check.",
+    callback=checked(_matching(_PATH, "an absolute path of letters, digits and _.,:@/-")),
+)  # fmt: skip
 @instance_options
 def vrrp_config(
     addresses: tuple[Interface, ...],
@@ -139,6 +145,7 @@ def vrrp_config(
     timeout: int,
     rise: int,
     fall: int,
+    track_file: str,
     admin: str | None,
     listeners: tuple[str, ...],
     pools: tuple[str, ...],
@@ -159,6 +166,5 @@ def vrrp_config(
     names = {"--listener": listeners, "--pool": pools}
     command = _command(program, admin_address(admin), names, min_backends, timeout)
     check = Check(command, script_user, interval, timeout + 1, rise, fall)
-    click.echo(
-        configuration(Vrrp(addresses, interface, router_id, priority, advert_int, check, peers, sources)), nl=False
-    )
+    vrrp = Vrrp(addresses, interface, router_id, priority, advert_int, check, track_file, peers, sources)
+    click.echo(configuration(vrrp), nl=False)
