@@ -19,7 +19,7 @@ _EVERY_S = 1.0
 
 
 class Watching:
-    """`sources` and `resolution` are given what was counted; events say what is new."""
+    """`sources` are given what was counted; events say what is new."""
 
     def __init__(
         self, forwarder: Forwarder, events: Events, sources: Sources, resolution: Resolution, tagging: Tagging
@@ -35,12 +35,12 @@ class Watching:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._sources.sample(self._forwarder.stats())
+        self._sources.sample(self._forwarder.stats(pools=False))
         self._task = asyncio.create_task(self._watch())
 
     def announce(self) -> None:
         """What holds from the start on."""
-        stats = self._forwarder.stats()
+        stats = self._forwarder.stats(pools=False)
         self._capacity.report(stats)
         self._devices.report(stats)
 
@@ -60,9 +60,9 @@ class Watching:
         """`stats` also lets the forwarder free what is no longer used."""
         while True:
             await asyncio.sleep(_EVERY_S)
-            stats = self._forwarder.stats()
+            stats = self._forwarder.stats(pools=False)
             self._sources.sample(stats)
             for one in (self._refusals, self._shortages, self._capacity, self._devices):
                 one.report(stats)
-            self._resolution.sample(stats)
+            self._resolution.sample()
             self._tagging.look()

@@ -248,8 +248,8 @@ class Engines(NativeForwarder):
     def pool_stats(self, pool: str) -> PoolStats:
         return self.stats().pools.get(pool, PoolStats()) if self._kernel is not None else super().pool_stats(pool)
 
-    def stats(self) -> Stats:
-        stats = super().stats()
+    def stats(self, *, pools: bool = True) -> Stats:
+        stats = super().stats(pools=pools)
         if self._kernel is None:
             return stats
         self._kernel.reap()
@@ -263,7 +263,7 @@ class Engines(NativeForwarder):
         return dataclasses.replace(
             stats,
             listeners=listeners,
-            pools=self._with_kernel(stats.pools),
+            pools=self._with_kernel(stats.pools) if pools else {},
             sessions_left=left,
             kernel_packets=packets,
             kernel_devices=tuple(self._kernel.devices()),

@@ -332,7 +332,7 @@ class NativeForwarder(NativeTables):
     def pool_stats(self, pool: str) -> PoolStats:
         return self._pools.stats(pool)
 
-    def stats(self) -> Stats:
+    def stats(self, *, pools: bool = True) -> Stats:
         self.reap()
         listeners = {
             name: listener_stats(one.live, one.addresses, self._kernel_drops(one))
@@ -341,7 +341,8 @@ class NativeForwarder(NativeTables):
         workers = tuple(worker_stats(self._plane, index) for index in range(self._plane.worker_count))
         left = self._plane.sessions_active()
         bound = (self._bound.sessions, self._bound.reason)
-        return Stats(self._version, listeners, self._pools.all_stats(), workers, left, *bound, shortages(self._plane))
+        counted = self._pools.all_stats() if pools else {}
+        return Stats(self._version, listeners, counted, workers, left, *bound, shortages(self._plane))
 
     def _kernel_drops(self, listener: OwnedListener) -> int:
         return self._listening.kernel_drops(listener.served) if listener.spec.protocol is Protocol.UDP else 0

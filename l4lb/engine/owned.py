@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from l4lb._native import routes, snapshots
+from l4lb._native import routes, snapshots, specs
 from l4lb.engine.fields import route_fields
-from l4lb.model.snapshot import ListenerSpec, PoolSpec, RouteSpec
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec, RouteSpec
 from l4lb.model.states import Protocol
 
 Routed = tuple[tuple[RouteSpec, ...], tuple[int, ...]] | tuple[()]
@@ -16,11 +16,13 @@ Routed = tuple[tuple[RouteSpec, ...], tuple[int, ...]] | tuple[()]
 
 @dataclass(slots=True)
 class OwnedPool:
-    """`spec` is the published one, and `native` what workers have of it."""
+    """`spec` is the published one, and `native` what workers have of it; `fields` are those of its backends by id, with
+    what they were made of."""
 
     name: str
     live: snapshots.PoolLive
     backends: dict[str, snapshots.BackendLive] = field(default_factory=dict)
+    fields: dict[str, tuple[BackendSpec, specs.Backend]] = field(default_factory=dict)
     spec: PoolSpec | None = None
     native: snapshots.NativePool | None = None
 

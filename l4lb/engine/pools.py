@@ -57,7 +57,9 @@ class Pools:
             self.records.pools[slot] = spec.name
             pool = self.owned[spec.name] = OwnedPool(spec.name, snapshots.PoolLive(self._workers, slot))
         if pool.native is None or pool.spec is not spec:
-            backends = [self._native_backend(pool, backend) for backend in spec.backends]
+            before = pool.fields
+            pool.fields = {one.id: self._fields(pool, one, before.get(one.id)) for one in spec.backends}
+            backends = [fields for _, fields in pool.fields.values()]
             pool.native = snapshots.NativePool(pool_fields(spec, pool.live, backends))
             pool.spec = spec
         return pool.native
@@ -66,6 +68,11 @@ class Pools:
         slot = next(number for number in range(len(self._slots_used) + 1) if number not in self._slots_used)
         self._slots_used.add(slot)
         return slot
+
+    def _fields(
+        self, pool: OwnedPool, spec: BackendSpec, before: tuple[BackendSpec, specs.Backend] | None
+    ) -> tuple[BackendSpec, specs.Backend]:
+        return before if before is not None and before[0] is spec else (spec, self._native_backend(pool, spec))
 
     def _native_backend(self, pool: OwnedPool, spec: BackendSpec) -> specs.Backend:
         live = pool.backends.get(spec.id)

@@ -127,9 +127,10 @@ class Counting(Protocol):
     An engine in the kernel reads its maps here; it reports 0 for what it cannot see (early resets, spliced bytes).
     """
 
-    def stats(self) -> Stats:
+    def stats(self, *, pools: bool = True) -> Stats:
         """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are
-        among them while they have sessions, without an address."""
+        among them while they have sessions, without an address. Without `pools`, what takes long with thousands of
+        backends is left out: `Stats.pools` is empty."""
 
     def pool_stats(self, pool: str) -> PoolStats:
         """The same of one pool; of one that the newest snapshot does not name, nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from l4lb.config import Config, Pool
@@ -115,15 +115,15 @@ class Resolution:
             for id_, counted in stats.pools.get(pool.name, PoolStats()).backends.items():
                 self._counted[pool.name, id_] = _connects(counted)
 
-    def sample(self, stats: Stats) -> None:
+    def sample(self) -> None:
         """About once a second. In pools without checks, connects decide: an address is given up when every connect
         since the last call has failed."""
         for pool in self._state.pools.values():
-            if pool.config.health.type == "none":
-                self._sample_pool(pool, stats.pools.get(pool.name, PoolStats()))
+            if pool.config.health.type == "none" and (named := list(_named(pool))):
+                self._sample_backends(pool, named, self._forwarder.pool_stats(pool.name))
 
-    def _sample_pool(self, pool: PoolState, stats: PoolStats) -> None:
-        for backend in _named(pool):
+    def _sample_backends(self, pool: PoolState, named: Iterable[BackendState], stats: PoolStats) -> None:
+        for backend in named:
             counted = stats.backends.get(backend.id)
             if counted is None or backend.unresolved:
                 continue

@@ -69,7 +69,7 @@ class Fleet:
             origin.place,
             self.known,
             events,
-            lambda: node_record(state, uses.reconciler.version, uses.forwarder.stats().sessions_left),
+            lambda: node_record(state, uses.reconciler.version, uses.forwarder.stats(pools=False).sessions_left),
             ttl_s,
         )
         self._limits = Limits(state, self.known, events, uses.reconciler.request)

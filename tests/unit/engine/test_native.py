@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -127,3 +128,31 @@ def test_an_answer_ends_the_row() -> None:
                 read_until_end(client)
         assert forwarder.stats().pools["p"].backends["a"].early_resets == 4
         assert forwarder.failing() == []
+
+
+def test_pools_are_left_out_of_the_counters_where_nobody_reads_them() -> None:
+    with serving(echo) as server, forwarding({"a": server.port}) as (forwarder, address):
+        with connect(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            without = forwarder.stats(pools=False)
+            assert (without.pools, without.sessions_active, without.sessions_left) == ({}, 1, 1)
+            assert forwarder.stats().pools["p"].sessions_active == 1
+
+
+def test_backends_keep_their_counters_when_another_one_changes() -> None:
+    """Of those whose spec is the same object nothing is made anew."""
+    with serving(echo) as server, forwarding({"a": server.port, "b": free_port()}) as (forwarder, address):
+        with connect(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        assert wait_until(lambda: closed(forwarder).get(CloseReason.NORMAL, 0) == 1)
+        pool = forwarder._pools.owned["p"]
+        assert pool.spec is not None
+        before, (one, other) = dict(pool.fields), pool.spec.backends
+        changed = replace(pool.spec, backends=(one, replace(other, weight=2.0)))
+        forwarder.publish(Snapshot(2, (changed,), (ListenerSpec("l", (local(0),), "p"),)))
+        assert pool.fields["a"] is before["a"]
+        assert pool.fields["b"][1].weight == 2.0
+        assert pool.fields["b"][1].live is before["b"][1].live
+        assert forwarder.stats().pools["p"].backends["a"].sessions_total == 1

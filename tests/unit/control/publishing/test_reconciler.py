@@ -58,7 +58,7 @@ class Recorder:
     def sessions_on(self, listener: str) -> int:
         return 0
 
-    def stats(self) -> Stats:
+    def stats(self, *, pools: bool = True) -> Stats:
         return Stats()
 
     def pool_stats(self, pool: str) -> PoolStats:
