@@ -26,7 +26,7 @@ from pathlib import Path
 
 from l4lb.errors import EngineError
 from l4lb.model.address import SocketAddress
-from l4lb.model.snapshot import ListenerSpec, PoolSpec
+from l4lb.model.snapshot import BackendSpec, ListenerSpec, PoolSpec
 from l4lb.model.states import Protocol
 
 FDS_A_SESSION = 2  # client and backend; a bulk flow borrows a pipe where there is room and copies where there is none
@@ -86,22 +86,34 @@ class PortBound:
     _sources: set[SocketAddress | None] = field(default_factory=set)
     _waiting: int = 0
     _unbounded: bool = False
+    _last: dict[str, tuple[PoolSpec, set[Protocol]]] = field(default_factory=dict)  # by name, of the last snapshot
 
     def see(self, pools: Sequence[PoolSpec], listeners: Sequence[ListenerSpec]) -> None:
         """Add a snapshot. It counts for ever: sessions may outlive their pools and listeners."""
+        last, self._last = self._last, {}
         for pool in pools:
             protocols = {one.protocol for one in listeners if pool.name in one.pools}
+            self._last[pool.name] = (pool, protocols)
             if protocols:
-                self._unbounded = self._unbounded or _takes_no_ports(pool)
-            if Protocol.TCP in protocols:
-                self._ways |= {(pool.source, backend.address) for backend in pool.backends}
-            if Protocol.UDP in protocols:
-                self._sources.add(pool.source)
+                before, by = last.get(pool.name, (None, set()))
+                self._add(pool, protocols, before if by == protocols else None)
         self._waiting = max(self._waiting, sum(pool.queue_size for pool in pools))
         if len(self._ways) > WAYS_MAX:  # backends that come and go make more and more of them
             self._unbounded = True
         if self._unbounded:
             self._ways.clear()
+
+    def _add(self, pool: PoolSpec, protocols: set[Protocol], before: PoolSpec | None) -> None:
+        """`before`: of its backends the same objects were added already."""
+        backends: Sequence[BackendSpec] = pool.backends
+        if before is not None and before.source == pool.source:
+            added = set(map(id, before.backends))
+            backends = [one for one in backends if id(one) not in added]
+        self._unbounded = self._unbounded or _takes_no_ports(pool, backends)
+        if Protocol.TCP in protocols:
+            self._ways |= {(pool.source, one.address) for one in backends}
+        if Protocol.UDP in protocols:
+            self._sources.add(pool.source)
 
     @property
     def sessions(self) -> int:
@@ -111,11 +123,10 @@ class PortBound:
         return self.ports * (len(self._ways) + len(self._sources)) + self._waiting
 
 
-def _takes_no_ports(pool: PoolSpec) -> bool:
-    """Also True when ports cannot be counted here, because the client's port is used."""
-    return pool.transparent or any(
-        one.address.family == socket.AF_UNIX or not one.address.port for one in pool.backends
-    )
+def _takes_no_ports(pool: PoolSpec, backends: Sequence[BackendSpec]) -> bool:
+    """For one of these `backends` of it. Also True when ports cannot be counted here, because the client's port is
+    used."""
+    return pool.transparent or any(one.address.family == socket.AF_UNIX or not one.address.port for one in backends)
 
 
 def smaller(one: int, other: int) -> int:

@@ -65,10 +65,9 @@ class Candidacy:
     tiers: tuple[Tier, ...] = (NOBODY,)
 
     def keep(self, wanted: Callable[[int], bool], reason: Callable[[int], str]) -> None:
-        for index in self.usable:
-            if not wanted(index):
-                self.passed_over[index] = reason(index)
-        self.usable = [index for index in self.usable if index not in self.passed_over]
+        if over := {index: reason(index) for index in self.usable if not wanted(index)}:
+            self.passed_over |= over
+            self.usable = [index for index in self.usable if index not in over]
 
 
 def _ignores_health(healths: list[Health], rules: Rules) -> bool:

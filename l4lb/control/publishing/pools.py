@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from l4lb.config import Pool
 from l4lb.config.options.policies import find_policy
@@ -48,10 +48,22 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendView:
+    """What follows of a backend's state alone. `of` is all that it was made of, except for the position: while that is
+    equal, its parts stay the same objects. `spec` is that of a usable one, `passed_over` that of another."""
+
+    of: tuple[object, ...]
+    standing: Standing
+    candidate: Candidate
+    spec: BackendSpec
+    passed_over: BackendSpec
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `orders`
-    has one for each of the `tiers`, of which there is at least one. `serves`: not only backends whose health is unknown
-    are usable.
+    """A pool at one moment: its settings and backends, which of them are usable, and why the others are not. `views` of
+    its backends by id; `orders` has one for each of the `tiers`, of which there is at least one. `serves`: not only
+    backends whose health is unknown are usable.
 
     `pool` may change meanwhile; the view does not.
     """
@@ -60,6 +72,7 @@ class PoolView:
     config: Pool
     source: SocketAddress | None
     backends: tuple[BackendState, ...]
+    views: Mapping[str, BackendView]
     specs: tuple[BackendSpec, ...]
     tiers: tuple[Tier, ...]
     passed_over: dict[str, str]
@@ -67,13 +80,9 @@ class PoolView:
     serves: bool
 
 
-def _weight(pool: PoolState, backend: BackendState, now: float) -> float:
-    """The weight at `now` (monotonic): the configured one, reduced by the agent and by slow_start."""
-    weight = backend.config.weight * backend.agent.percent / 100
-    duration_s = pool.config.slow_start
-    if not duration_s or backend.returned_at is None:
-        return weight
-    return weight * share(now - backend.returned_at, duration_s)
+def _grown(backend: BackendState, duration_s: float, now: float) -> float:
+    """The part of its weight that slow_start leaves it at `now` (monotonic)."""
+    return share(now - backend.returned_at, duration_s) if backend.returned_at is not None else 1.0
 
 
 def next_step_s(pool: PoolState, now: float) -> float:
@@ -106,51 +115,72 @@ def _resumes(backend: BackendState) -> bool:
     return backend.wanted is not AdminState.MAINT and backend.observed is not Health.DOWN
 
 
-def _order(
-    config: Pool,
-    hash_seed: int,
-    backends: Sequence[BackendState],
-    weights: Sequence[float],
-    tiers: Sequence[Tier],
-    tier: Tier,
-) -> Order:
+def _order(config: Pool, hash_seed: int, views: Sequence[BackendView], tiers: Sequence[Tier], tier: Tier) -> Order:
     """A tier of one backend needs no large table: it has every slot, whatever the size."""
-    candidates = []
-    for index in tier.members:
-        one = backends[index]
-        candidates.append(
-            Candidate(one.id, weights[index], one.position, one.config.address, one.config.zone, one.config.tags)
-        )
+    candidates = tuple([views[index].candidate for index in tier.members])
     size = SMALLEST_TABLE if len(tiers) > 1 and len(candidates) == 1 else config.table_size
-    return Order(config.policy, Candidates(tuple(candidates), size, hash_seed))
+    return Order(config.policy, Candidates(candidates, size, hash_seed))
 
 
-def view(pool: PoolState, hash_seed: int, now: float, share: Share = WHOLE) -> PoolView:
-    """A view of `pool` as it is now; `share` is this process's part of its backends' limits."""
-    config, backends = pool.config, list(pool.backends.values())
-    weights = tuple(_weight(pool, one, now) for one in backends)
-    standings = [
-        Standing(weight, one.wanted, one.observed, one.config.priority, one.config.zone, one.ejected, one.unresolved)
-        for one, weight in zip(backends, weights, strict=True)
-    ]
-    found = candidacy(standings, Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone))
-    orders = tuple(_order(config, hash_seed, backends, weights, found.tiers, tier) for tier in found.tiers)
+def _backend_views(
+    pool: PoolState, now: float, share: Share, known: Mapping[str, BackendView]
+) -> dict[str, BackendView]:
+    """By id, in the order of the pool's backends."""
+    views, duration_s = {}, pool.config.slow_start
+    for id_, one in pool.backends.items():
+        grown = _grown(one, duration_s, now) if duration_s else 1.0
+        of = (
+            one.config, one.address, one.admin_state, one.health, one.verdict, one.agent, one.ejected, one.unresolved,
+            grown, share,
+        )  # fmt: skip
+        before = known.get(id_)
+        if before is None or before.of != of:
+            views[id_] = _backend_view(one, grown, share, of)
+        elif before.candidate.position == one.position:
+            views[id_] = before
+        else:
+            views[id_] = _moved(before, one.position)
+    return views
+
+
+def _moved(view: BackendView, position: int) -> BackendView:
+    """One before it in the configuration has come or gone: of thousands, nearly all after it move."""
+    one = view.candidate
+    candidate = Candidate(one.id, one.weight, position, one.address, one.zone, one.tags)
+    return BackendView(view.of, view.standing, candidate, view.spec, view.passed_over)
+
+
+def _backend_view(one: BackendState, grown: float, share: Share, of: tuple[object, ...]) -> BackendView:
+    """Its weight is the configured one, reduced by the agent and to what is `grown`."""
+    config, weight = one.config, one.config.weight * one.agent.percent / 100 * grown
+    spec = BackendSpec(one.id, one.address, weight, share.of_count(one.max_sessions))
+    return BackendView(
+        of,
+        Standing(weight, one.wanted, one.observed, config.priority, config.zone, one.ejected, one.unresolved),
+        Candidate(one.id, weight, one.position, config.address, config.zone, config.tags),
+        spec,
+        passed_over=spec if _resumes(one) else replace(spec, resumes=False),
+    )
+
+
+def view(pool: PoolState, hash_seed: int, now: float, share: Share = WHOLE, before: PoolView | None = None) -> PoolView:
+    """A view of `pool` as it is now; `share` is this process's part of its backends' limits. Of backends that are as
+    they were `before` it has the same parts."""
+    config, backends = pool.config, tuple(pool.backends.values())
+    by_id = _backend_views(pool, now, share, before.views if before is not None else {})
+    views = list(by_id.values())
+    rules = Rules(config.panic_threshold, config.when_all_down == "use_all", config.zone)
+    found = candidacy([one.standing for one in views], rules)
+    orders = tuple(_order(config, hash_seed, views, found.tiers, tier) for tier in found.tiers)
     passed_over = {
         backends[index].id: _why_passed_over(backends[index], reason, now)
         for index, reason in found.passed_over.items()
     }
-    specs = tuple(
-        BackendSpec(
-            one.id,
-            one.address,
-            weight,
-            share.of_count(one.max_sessions),
-            index not in found.passed_over or _resumes(one),
-        )
-        for index, (one, weight) in enumerate(zip(backends, weights, strict=True))
-    )
+    specs = [one.spec for one in views]
+    for index in found.passed_over:
+        specs[index] = views[index].passed_over
     serves = any(backends[index].observed is not Health.UNKNOWN for index in found.usable)
-    return PoolView(pool, config, pool.source, tuple(backends), specs, found.tiers, passed_over, orders, serves)
+    return PoolView(pool, config, pool.source, backends, by_id, tuple(specs), found.tiers, passed_over, orders, serves)
 
 
 def _digest(order: Order, slots: array[int]) -> str:
@@ -248,7 +278,7 @@ def pool_spec(seen: PoolView, tables: Sequence[Table]) -> PoolSpec:
 def note_published(seen: PoolView, tables: Sequence[Table], spec: PoolSpec) -> None:
     """Write into the state what the workers now use, for the status."""
     pool, specs = seen.pool, seen.specs
-    pool.usable = tuple(specs[index].id for tier in spec.tiers for index in tier.usable)
+    pool.usable = tuple([specs[index].id for tier in spec.tiers for index in tier.usable])
     pool.passed_over = dict(seen.passed_over)
     pool.standby = {}
     for tier, served in zip(seen.tiers, spec.tiers, strict=True):

@@ -186,8 +186,13 @@ class Reconciler:
         now, seed, share = self._clock(), self._state.config.global_.hash_seed, self._state.share
         views: dict[str, PoolView] = {}
         for name, pool in self._state.pools.items():
-            known = None if self._all_dirty or name in self._dirty or name in self._grows else self._views.get(name)
-            views[name] = known if known is not None and known.pool is pool else view(pool, seed, now, share)
+            known = self._views.get(name)
+            if known is None or known.pool is not pool:
+                views[name] = view(pool, seed, now, share)
+            elif self._all_dirty or name in self._dirty or name in self._grows:
+                views[name] = view(pool, seed, now, share, known)
+            else:
+                views[name] = known
         self._views, self._dirty, self._all_dirty = views, set(), False
         refusing = self._refusing.of(self._state.listeners, views)
         listeners = () if self._state.process is ProcessState.DRAINING else self._listener_specs(refusing)

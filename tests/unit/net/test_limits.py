@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,13 @@ def test_no_bound_where_ports_are_not_what_ends_first() -> None:
 
 def test_of_two_bounds_the_smaller_holds_and_0_is_none() -> None:
     assert [smaller(0, 0), smaller(0, 5), smaller(5, 0), smaller(5, 3)] == [0, 5, 5, 3]
+
+
+def test_what_was_counted_already_counts_anew_from_another_source_and_for_another_protocol() -> None:
+    one, elsewhere = pool("p", ONE, TWO), replace(pool("p"), source=resolve_backend(parse_address("127.0.0.9:0")))
+    assert bound([one], [replace(elsewhere, backends=one.backends)]) == 400
+    assert bound([one], [replace(one, backends=one.backends[:1])], [one]) == 200
+    found = PortBound(100)
+    found.see([one], [ListenerSpec("l", (), "p", Protocol.UDP)])
+    found.see([replace(one, queue_size=1)], [ListenerSpec("l", (), "p", Protocol.TCP)])
+    assert found.sessions == 301

@@ -352,3 +352,36 @@ def test_a_policy_that_fails_for_one_tier_fails_for_the_pool_and_returns_whole(
         sys.modules.pop("odd_policy", None)
         plugins.names.cache_clear()
         plugins.load.cache_clear()
+
+
+def test_what_is_as_it_was_before_keeps_its_parts() -> None:
+    """So that of thousands of backends only one is made anew, here and in the data plane."""
+    pool = make_pool([Backend(f"127.0.0.1:{port}") for port in range(1, 101)], [Health.UP] * 100)
+    before = view(pool, 0, now=0.0)
+    one = pool.backends["127.0.0.1:50"]
+    one.health = Health.DOWN
+    after = view(pool, 0, now=1.0, before=before)
+    assert [id_ for id_, seen in after.views.items() if seen is not before.views[id_]] == [one.id]
+    assert [spec.id for spec, old in zip(after.specs, before.specs, strict=True) if spec is not old] == [one.id]
+    assert after == view(pool, 0, now=1.0), "as if nothing had been known"
+
+
+def test_one_that_goes_moves_the_others_and_no_more() -> None:
+    pool = make_pool([Backend(f"127.0.0.1:{port}") for port in range(1, 101)], [Health.UP] * 100, policy="first")
+    before = view(pool, 0, now=0.0)
+    del pool.backends["127.0.0.1:50"]
+    for position, backend in enumerate(sorted(pool.backends.values(), key=lambda one: one.position)):
+        backend.position = position
+    after = view(pool, 0, now=0.0, before=before)
+    known = {spec.id: spec for spec in before.specs}
+    assert all(spec is known[spec.id] for spec in after.specs)
+    assert after == view(pool, 0, now=0.0)
+
+
+def test_a_growing_weight_is_always_another_part() -> None:
+    pool = make_pool([Backend("127.0.0.1:1"), Backend("127.0.0.1:2")], [Health.UP] * 2, slow_start="10s")
+    pool.backends["127.0.0.1:1"].returned_at = 0.0
+    before = view(pool, 0, now=1.0)
+    after = view(pool, 0, now=9.0, before=before)
+    assert after.specs[0].weight > before.specs[0].weight
+    assert after.specs[1] is before.specs[1]
