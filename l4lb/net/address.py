@@ -126,21 +126,16 @@ def _numeric(host: str) -> tuple[int, str]:
 
 
 @functools.lru_cache(maxsize=_KNOWN)
-def is_name(text: str) -> bool:
-    """Whether the host of this valid address has to be looked up."""
+def name_of(text: str) -> str:
+    """The host of this valid address if it is a name that has to be looked up; otherwise empty."""
     address = parse_address(text)
     if address.kind != "ip" or not address.host:
-        return False
+        return ""
     try:
         ipaddress.ip_address(address.host)
     except ValueError:
-        return True
-    return False
-
-
-def name_of(text: str) -> str:
-    """The host of this valid address if it is a name that has to be looked up; otherwise empty."""
-    return parse_address(text).host if is_name(text) else ""
+        return address.host
+    return ""
 
 
 def resolve_backend(address: Address) -> SocketAddress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from l4lb.config.options.base import given
 from l4lb.config.options.listener import Listener
@@ -177,21 +177,21 @@ def _binds(config: Options) -> Iterator[Finding]:
             seen.append((name, listener.protocol, address))
 
 
-def _duplicates(pool: Pool, key: Callable[[int], str]) -> Iterator[tuple[int, int]]:
+def _duplicates(pool: Pool) -> Iterator[tuple[int, int]]:
+    """Backends with a key that an earlier one has: their indices."""
     first: dict[str, int] = {}
-    for index in range(len(pool.backends)):
-        if key(index) in first:
-            yield index, first[key(index)]
-        first.setdefault(key(index), index)
+    for index, backend in enumerate(pool.backends):
+        if (other := first.setdefault(backend.key, index)) != index:
+            yield index, other
 
 
 def backend_conflicts(name: str, pool: Pool) -> Iterator[Finding]:
     """What is wrong with the pool's backends together, in a file or by a change at runtime."""
-    for index, other in _duplicates(pool, lambda i: pool.backends[i].key):
+    for index, other in _duplicates(pool):
         backend = pool.backends[index]
         yield ("pools", name, "backends", index), f'"{backend.key}": the same backend as backends[{other}]'
-    for index, backend in enumerate(pool.backends):
-        if pool.agent.port and parse_address(backend.address).kind != "ip":
+    for index, backend in enumerate(pool.backends) if pool.agent.port else ():
+        if parse_address(backend.address).kind != "ip":
             yield ("pools", name, "backends", index), f'"{backend.address}": an agent has a port on a host'
     if pool.table_size < len(pool.backends) and _hashes(pool):
         yield ("pools", name, "table_size"), f"smaller than the number of backends ({len(pool.backends)})"

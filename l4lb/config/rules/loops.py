@@ -26,11 +26,14 @@ def loop_conflicts(
     config: Options, pools: Iterable[str] | None = None, resolve: Resolve = nothing
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The backends of `pools` (None: all) that lead back, as (path, message)."""
+    near: dict[int, bool] = {}  # by port: whether a listener may be there
     singles, ranges = _ports(config)
     for name in config.pools if pools is None else pools:
         for index, backend in enumerate(config.pools[name].backends):
             first, _ = parse_address(backend.address).ports
-            if first and first not in singles and not any(low <= first <= high for low, high in ranges):
+            if first not in near:
+                near[first] = not first or first in singles or any(low <= first <= high for low, high in ranges)
+            if not near[first]:
                 continue  # nearly all, and there may be many
             if listener := leads_back(config, name, backend.address, resolve):
                 message = f'"{backend.address}": is listener "{listener}" of this process, and leads back to this pool'

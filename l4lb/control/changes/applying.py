@@ -289,8 +289,11 @@ class Applying:
         pool = self._state.pools.get(plan.name)
         if pool is None:
             pool = PoolState(plan.name, plan.config, plan.source, {})
-        backends = {key: self._backend(pool, plan, key, counts) for key in plan.backends}
-        counts.removed += sum(key not in backends for key in pool.backends)
+        looked_at = {key: self._backend(pool, plan, key, counts) for key in plan.backends}
+        backends = {key: looked_at.get(key) or pool.backends[key] for key in plan.positions}
+        for backend, position in zip(backends.values(), plan.positions.values(), strict=True):
+            backend.position = position
+        counts.removed += len(pool.backends.keys() - backends.keys())
         if (pool.config.health.type == "none") != (plan.config.health.type == "none"):
             for backend in backends.values():  # checks begin or end here
                 if not backend.unresolved:
@@ -302,9 +305,9 @@ class Applying:
         wanted, known = plan.backends[key], pool.backends.get(key)
         if known is not None and known.address == wanted.place.address:
             counts.changed += known.config != wanted.config
-            known.config, known.admin_state, known.position = wanted.config, wanted.config.admin_state, wanted.position
+            known.config, known.admin_state = wanted.config, wanted.config.admin_state
             return known
-        backend = new_backend(wanted.config, wanted.place, first_health(plan.config), wanted.position)
+        backend = new_backend(wanted.config, wanted.place, first_health(plan.config), plan.positions[key])
         if known is None:
             counts.added += 1
             if backend.unresolved:
@@ -319,7 +322,7 @@ class Applying:
         subsystems = self._subsystems
         for plan in changed:
             pool = self._state.pools[plan.name]
-            subsystems.monitor.update_pool(pool, plan.targets)
+            subsystems.monitor.update_backends(pool, plan.backends, plan.targets)
             subsystems.agents.update_pool(pool)
             subsystems.passive.update_pool(pool)
         for pool in gone:

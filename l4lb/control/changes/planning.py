@@ -30,20 +30,20 @@ STARTED_WITH = {
 
 @dataclass(frozen=True, slots=True)
 class BackendPlan:
-    """`position` is its place in the configuration."""
-
     config: Backend
     place: Location
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """A pool that is new or differs. `backends` by id, sorted; `targets` of the checked ones, by id."""
+    """A pool that is new or differs. `positions` of all its backends in the configuration, by id, sorted by that.
+    `backends` are those to look at, by id: what is new or configured in another way, or all of them when more differs
+    than backends; `targets` of those that are checked."""
 
     name: str
     config: Pool
     source: SocketAddress | None
+    positions: Mapping[str, int]
     backends: Mapping[str, BackendPlan]
     targets: Mapping[str, Target]
 
@@ -77,15 +77,32 @@ def _noting(problems: list[Problem], config: Config, *path: str) -> Iterator[Non
 def _pool_plan(name: str, config: Config, running: PoolState | None, names: Names, problems: list[Problem]) -> PoolPlan:
     """Use the result only when it added no problem."""
     pool, source = config.pools[name], None
-    backends: dict[str, BackendPlan] = {}
     targets: dict[str, Target] = {}
-    for position, entry in enumerate(pool.backends):
-        backends[entry.key] = BackendPlan(entry, _place(entry, running, names), position)
     with _noting(problems, config, "pools", name, "source_address"):
         source = source_of(pool)
+    entries = {entry.key: entry for entry in pool.backends}
+    positions = {key: position for position, key in enumerate(entries)}
+    looked_at = _looked_at(entries, pool, source, running)
+    backends = {key: BackendPlan(entries[key], _place(entries[key], running, names)) for key in looked_at}
     with _noting(problems, config, "pools", name, "health"):
         targets = pool_targets(name, pool, source, _addresses(backends))
-    return PoolPlan(name, pool, source, dict(sorted(backends.items())), targets)
+    return PoolPlan(name, pool, source, {key: positions[key] for key in sorted(positions)}, backends, targets)
+
+
+def _looked_at(
+    entries: Mapping[str, Backend], pool: Pool, source: SocketAddress | None, running: PoolState | None
+) -> list[str]:
+    """The ids of new backends, and of those that are not the same object as in the running configuration; all of them
+    when the pool's own settings differ."""
+    if running is None or source != running.source or _own_settings(pool) != _own_settings(running.config):
+        return list(entries)
+    there = {key: one.config for key, one in running.backends.items()}
+    return [key for key, entry in entries.items() if there.get(key) is not entry]
+
+
+def _own_settings(pool: Pool) -> dict[str, object]:
+    """Without its backends."""
+    return {option: getattr(pool, option) for option in type(pool).model_fields if option != "backends"}
 
 
 def _addresses(backends: Mapping[str, BackendPlan]) -> dict[str, SocketAddress]:

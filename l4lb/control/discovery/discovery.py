@@ -107,7 +107,8 @@ class Discovery:
         return True
 
     def _report(self, one: Following, before: Sequence[Backend], after: Sequence[Backend]) -> None:
-        old, new = ({backend.key: backend for backend in some} for some in (before, after))
+        same = set(map(id, before)) & set(map(id, after))
+        old, new = ({one.key: one for one in some if id(one) not in same} for some in (before, after))
         fields: dict[str, object] = {
             "pool": one.pool,
             "type": one.settings.type,

@@ -38,7 +38,7 @@ def parse_entries(text: str, format_: str) -> Answer:
 def _lines(text: str) -> Answer:
     entries, places = [], []
     for number, line in enumerate(text.splitlines(), 1):
-        words = [word for word in re.split(r"[\s,]+", _COMMENT.sub("", line)) if word]
+        words = (_COMMENT.sub("", line) if "#" in line else line).replace(",", " ").split()
         if words:
             entries.append(_table(words, f"line {number}"))
             places.append(f"line {number}")

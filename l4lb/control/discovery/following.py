@@ -126,14 +126,13 @@ class Following:
 
     def _backends(self, answer: Answer) -> tuple[Backend, ...]:
         """Those that the answer before had too are the same objects. ValueError, with the place."""
-        built: dict[str, Backend] = {}
-        places: dict[str, str] = {}
+        before, built = self._built, dict[str, Backend]()
+        indices: dict[str, int] = {}
         for index, entry in enumerate(answer.entries):
-            known = entry if isinstance(entry, str) else repr(entry)
-            backend = self._built.get(known) or built.get(known) or backend_of(entry, answer.place(index))
-            if backend.key in places:
-                raise ValueError(f'{answer.place(index)}: "{backend.key}": the same as {places[backend.key]}')
-            built[known] = backend
-            places[backend.key] = answer.place(index)
+            text = entry if isinstance(entry, str) else repr(entry)
+            backend = before.get(text) or built.get(text) or backend_of(entry, answer.place(index))
+            if (other := indices.setdefault(backend.key, index)) != index:
+                raise ValueError(f'{answer.place(index)}: "{backend.key}": the same as {answer.place(other)}')
+            built[text] = backend
         self._built = built
         return tuple(built.values())

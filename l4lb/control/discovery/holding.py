@@ -41,7 +41,7 @@ class HoldDown:
         self._since = {one.key: self._since.get(one.key, now) for one in missing}
         until = {key: since + hold_s for key, since in self._since.items()}
         self._until = {key: end for key, end in until.items() if end > now}
-        return tuple(_in_place(before, found, self._until.keys()))
+        return tuple(_in_place(before, found, self._until.keys()) if self._until else found)
 
 
 def _in_place(before: Sequence[Backend], found: Sequence[Backend], held: Collection[str]) -> list[Backend]:

@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from l4lb.config import HealthConfig, Pool
@@ -91,6 +91,7 @@ class Monitor:
         self._subscribers = [checked]
         self._checkers: dict[Target, Checker] = {}
         self._watched: dict[str, dict[str, _Watched]] = {}  # by pool and id
+        self._new: list[Checker] = []  # that were not started yet
         self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._started = False
         self._late_reported = -REPORT_LATE_EVERY_S
@@ -122,18 +123,23 @@ class Monitor:
     def update_pool(self, pool: PoolState, targets: Mapping[str, Target]) -> None:
         """From now on check these targets of `pool`, by backend id, and no others. Unchanged checks keep their
         count."""
-        before = self._watched.get(pool.name, {})
-        after: dict[str, _Watched] = {}
-        for id_, target in targets.items():
-            known = before.get(id_)
-            if known is not None and known.backend is pool.backends[id_] and known.checker.target == target:
-                after[id_] = known
-            else:
-                after[id_] = self._watch(pool, pool.backends[id_], target)
-        self._watched[pool.name] = after
-        for id_, known in before.items():
-            if after.get(id_) is not known:
-                self._leave(known)
+        self.update_backends(pool, pool.backends, targets)
+
+    def update_backends(self, pool: PoolState, backends: Iterable[str], targets: Mapping[str, Target]) -> None:
+        """The same for these `backends` of `pool` alone, by id, and for those that are gone: the others are checked as
+        before."""
+        watched = self._watched.setdefault(pool.name, {})
+        left = [watched.pop(id_) for id_ in watched.keys() - pool.backends.keys()]
+        for id_ in backends:
+            known, target, backend = watched.get(id_), targets.get(id_), pool.backends[id_]
+            if known is not None:
+                if known.backend is backend and known.checker.target == target:
+                    continue
+                left.append(watched.pop(id_))
+            if target is not None:
+                watched[id_] = self._watch(pool, backend, target)
+        for known in left:  # after the others, which may have the same target
+            self._leave(known)
         self._start_new()
 
     def remove_pool(self, pool: str) -> None:
@@ -149,9 +155,11 @@ class Monitor:
         """Start the checkers that do not run yet, spread over a time that grows with their number."""
         if not self._started:
             return
-        new = [checker for target, checker in self._checkers.items() if target not in self._tasks]
+        new, self._new = self._new, []
         spread_s = len(new) * SPREAD_A_TARGET_S
         for checker in new:
+            if not checker.listeners:  # left at once
+                continue
             first_s = random.uniform(0, min(spread_s, checker.target.settings.interval))
             task = asyncio.create_task(checker.run(first_s))
             task.add_done_callback(self._ended)
@@ -177,6 +185,7 @@ class Monitor:
                 target, check_of(settings.type), streak, check_time=self.check_time, wanting=self._wanting
             )
             self._checkers[target] = checker
+            self._new.append(checker)
         elif checker.streak.health not in (Health.UNKNOWN, backend.health):  # found for another pool already
             backend.set_health(checker.streak.health)
 

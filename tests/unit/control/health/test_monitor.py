@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,3 +55,36 @@ def test_a_unix_socket_gets_no_datagrams() -> None:
         targets(pool("unix:/run/x", health={"type": "dns", "name": "a.example"}))
     dns = {"type": "dns", "name": "a.example", "address": "127.0.0.1:53"}
     assert len(targets(pool("unix:/run/x", health=dns))) == 1
+
+
+def test_a_change_of_one_backend_leaves_the_checks_of_others_alone() -> None:
+    config = Options(
+        listeners={"web": Listener(bind="127.0.0.1:0", pool="web")},
+        pools={"web": Pool(backends=[f"127.0.0.1:{port}" for port in (1, 2, 3)])},
+    )
+    state = initial_state(config)
+    monitor = Monitor(state, Events(), lambda *_: None, lambda *_: None)
+    one, two, three = monitor.checkers
+    web = state.pools["web"]
+    moved = replace(two.target, address=replace(two.target.address, port=9))
+    del web.backends["127.0.0.1:3"]
+    monitor.update_backends(web, ["127.0.0.1:2"], {"127.0.0.1:2": moved})
+    assert monitor.checkers[0] is one
+    assert [checker.target for checker in monitor.checkers] == [one.target, moved]
+    assert (len(one.listeners), two.listeners, three.listeners) == (1, [], [])
+    monitor.update_backends(web, ["127.0.0.1:2"], {})
+    assert monitor.checkers == [one], "no target: no check"
+
+
+def test_a_backend_takes_over_the_checks_of_one_that_leaves_the_same_address() -> None:
+    config = Options(
+        listeners={"web": Listener(bind="127.0.0.1:0", pool="web")},
+        pools={"web": Pool(backends=["127.0.0.1:1", "127.0.0.1:2"])},
+    )
+    state = initial_state(config)
+    monitor = Monitor(state, Events(), lambda *_: None, lambda *_: None)
+    first, second = monitor.checkers
+    web = state.pools["web"]
+    monitor.update_pool(web, {"127.0.0.1:2": first.target})
+    assert monitor.checkers == [first]
+    assert second.listeners == []
