@@ -77,6 +77,8 @@ class Names:
             if not one.looked_up.is_set():
                 self._begin(name)
         waiting = [one.looked_up.wait() for one in wanted.values() if not one.hosts]
+        if not waiting:
+            return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*waiting), within_s)
 

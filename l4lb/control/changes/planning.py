@@ -135,7 +135,7 @@ def plan_changes(config: Config, state: State, names: Names, *, everything: bool
         if running is not None and running.config is pool:
             continue
         plan = _pool_plan(name, config, running, names, problems)
-        loops = loop_conflicts(config, [name], names.hosts)
+        loops = loop_conflicts(config, [name], names.hosts, state.config)
         problems += [config.problem(path, message) for path, message in loops]
         if not problems and (running is None or _differs(plan, running)):
             pools.append(plan)

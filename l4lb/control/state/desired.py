@@ -186,10 +186,11 @@ def _kept(pool: Pool, overrides: Overrides, *, complete: bool) -> dict[str, Over
     return {key: override for key, override in found.items() if override is not None}
 
 
-def _conflicts(config: Config, names: list[str]) -> Iterator[Problem]:
-    """Conflicts in these pools, although the file alone is valid."""
+def _conflicts(config: Config, names: list[str], before: Config | None = None) -> Iterator[Problem]:
+    """Conflicts in these pools, although the file alone is valid, and so is all of `before`."""
     for name in names:
-        for path, message in [*backend_conflicts(name, config.pools[name]), *loop_conflicts(config, [name])]:
+        loops = loop_conflicts(config, [name], before=before)
+        for path, message in [*backend_conflicts(name, config.pools[name]), *loops]:
             yield config.problem(path, f"{message} ({_WITH})")
 
 
@@ -368,7 +369,7 @@ class Desired:
         if overrides:
             overlay[pool] = overrides
         config = _with_pools(self.config, {pool: _merged(self.base.pools[pool], overrides)})
-        if problems := list(_conflicts(config, [pool])):
+        if problems := list(_conflicts(config, [pool], self.config)):
             raise ChangeError("conflict", problems[0].message, problems[0].path)
         if problems := list(_impossible(config, [pool])):
             raise ChangeError("invalid", problems[0].message, problems[0].path)

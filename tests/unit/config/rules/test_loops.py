@@ -79,3 +79,30 @@ def test_names_count_when_they_are_looked_up() -> None:
     config = config_of({"web": ("127.0.0.1:80", "web")}, {"web": ["db.example:80"]})
     assert found(config) == []
     assert found(config, resolve=lambda name: [(socket.AF_INET, "127.0.0.1")]) == ['web.0 "web"']
+
+
+def with_pool(config: Options, name: str, backends: list[str]) -> Options:
+    """As a change at runtime makes it: the same listeners."""
+    pool = config.pools[name].model_copy(update={"backends": Pool(backends=backends).backends})
+    return config.model_copy(update={"pools": {**config.pools, name: pool}})
+
+
+def test_of_a_change_only_new_backends_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("l4lb.config.rules.loops.is_own_address", lambda host: asked.append(host) or False)
+    before = config_of({"web": ("0.0.0.0:80", "web")}, {"web": [f"10.0.0.{number}:80" for number in range(100)]})
+    after = with_pool(before, "web", [f"10.0.0.{number}:80" for number in range(1, 101)])
+    assert found(after, before=before) == []
+    assert asked == ["10.0.0.100"]
+    asked.clear()
+    again = after.model_copy(update={"listeners": {"web": Listener(bind="0.0.0.0:80", pool="web")}})
+    assert found(again, before=before) == []
+    assert len(asked) == 100, "other listeners: all of them"
+
+
+def test_a_new_backend_that_closes_a_loop_through_known_ones() -> None:
+    listeners = {"a": ("127.0.0.1:80", "one"), "b": ("127.0.0.1:81", "two")}
+    before = config_of(listeners, {"one": ["127.0.0.1:81"], "two": ["10.0.0.1:1"]})
+    assert found(before) == []
+    after = with_pool(before, "two", ["10.0.0.1:1", "127.0.0.1:80"])
+    assert found(after, pools=["two"], before=before) == ['two.1 "a"']
