@@ -92,9 +92,15 @@ class Etcd:
         """A hundred at once, by the JSON gateway."""
         puts = [{"requestPut": {"key": _base64(key), "value": _base64(value)}} for key, value in values.items()]
         for first in range(0, len(puts), 100):
-            body = json.dumps({"success": puts[first : first + 100]}).encode()
-            with urllib.request.urlopen(f"{self.endpoint}/v3/kv/txn", body, timeout=60) as answer:
-                assert answer.status == 200
+            self._ask("/v3/kv/txn", {"success": puts[first : first + 100]})
+
+    def delete(self, key: str) -> None:
+        """By the JSON gateway."""
+        self._ask("/v3/kv/deleterange", {"key": _base64(key)})
+
+    def _ask(self, path: str, what: object) -> None:
+        with urllib.request.urlopen(f"{self.endpoint}{path}", json.dumps(what).encode(), timeout=60) as answer:
+            assert answer.status == 200
 
 
 def _base64(text: str) -> str:
