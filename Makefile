@@ -170,7 +170,7 @@ $(VENV)/probe: $(VENV)/native tests/native/probe.pyx tests/native/probe_worker.p
 	@touch $@
 
 $(VENV)/installed: $(VENV)/created pyproject.toml
-	@L4LB_BUILD=none $(INSTALL) --no-build-isolation -e '.[top]'
+	@L4LB_BUILD=none $(INSTALL) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/tools: $(VENV)/installed

@@ -31,7 +31,7 @@ Try next, in another terminal:
   python3 -c "{ASK.format(host=host, port=port)}"
   curl http://{demo.admin}/v1/status               everything as JSON
   l4lb status --admin {demo.admin}                 the same as tables
-  l4lb top --admin {demo.admin}                    the same live; d drains a backend, r readies it, q quits
+  l4lb top --admin {demo.admin}                    the same live; ? lists its keys, d drains a backend, q quits
   open http://{demo.admin}/                        the dashboard
 Ctrl-C ends the demo."""
 

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -29,7 +28,7 @@ COMMANDS = {
     "convert": ("converting.convert", "Print a haproxy.cfg or nginx.conf as lb.toml."),
     "schema": ("schema", "Print the configuration's JSON Schema, for editors."),
     "status": ("instance.status", "Show what a running instance is doing."),
-    "top": ("top", "Watch a running instance: listeners, pools, backends."),
+    "top": ("top.command", "Watch a running instance live, and change it by keys."),
     "explain": ("instance.explain", "Show which backend a client gets, and why."),
     "events": ("instance.events", "Show what has happened, and what happens."),
     "config": ("instance.config", "Show the configuration in use; compare it with a file."),
@@ -47,8 +46,6 @@ COMMANDS = {
     "fleet": ("fleet.group", "Look after a fleet: its nodes, its configuration in etcd."),
     "completion": ("completion", "Print the script for completion in a shell."),
 }
-
-EXTRAS = {"top": ("top", "textual")}  # the extra that a command needs, and a package of it
 
 INTERRUPTED = 128 + signal.SIGINT
 READER_LEFT = 128 + signal.SIGPIPE
@@ -101,43 +98,18 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        try:
-            module = import_module(f"l4lb.cli.{COMMANDS[name][0]}")
-            command: click.Command = getattr(module, name.replace("-", "_"))
-        except ModuleNotFoundError as error:
-            command = _lacking(name, error)
-        command.short_help = _summary(name)
+        module_name, summary = COMMANDS[name]
+        module = import_module(f"l4lb.cli.{module_name}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        command.short_help = summary
         return command
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
-        return [(name, _summary(name)) for name in COMMANDS]
+        return [(name, summary) for name, (_, summary) in COMMANDS.items()]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        found = [CompletionItem(name, help=_summary(name)) for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=said) for name, said in self.summaries(ctx) if name.startswith(incomplete)]
         return found + click.Command.shell_complete(self, ctx, incomplete)
-
-
-def _summary(name: str) -> str:
-    """What the list of commands says of it."""
-    extra, package = EXTRAS.get(name, ("", ""))
-    if package and find_spec(package) is None:
-        return f"Needs more: pip install 'l4lb[{extra}]'."
-    return COMMANDS[name][1]
-
-
-def _lacking(name: str, error: ModuleNotFoundError) -> click.Command:
-    """Stands for a command whose extra is not installed: says so, whatever the arguments."""
-    package = (error.name or "").partition(".")[0]
-    if name not in EXTRAS or package == "l4lb":
-        raise error
-    extra, _ = EXTRAS[name]
-
-    def fail(arguments: tuple[str, ...]) -> None:
-        raise click.ClickException(f"{name} needs {package}: pip install 'l4lb[{extra}]'")
-
-    words = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
-    settings = {"ignore_unknown_options": True}
-    return click.Command(name, settings, fail, [words], add_help_option=False)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -330,7 +330,7 @@ def test_top_ends_with_its_terminal(end: str, answers: bool, file: Path) -> None
                 return bool(done)
 
             assert wait_until(ended, 8), "it does not wait for an instance that does not answer"
-            assert code[0] in ((-signal.SIGHUP, 0) if end == "hang-up" else (128 + signal.Signals[end],))
+            assert code[0] == 128 + (signal.SIGHUP if end == "hang-up" else signal.Signals[end])
         finally:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 if not code:

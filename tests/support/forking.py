@@ -193,10 +193,10 @@ def _report_end(pidfd: int, child: _Child) -> None:
 
 
 def _import_all() -> None:
-    """What commands import when they run; `l4lb top` is only ever started in a terminal, by itself."""
+    """What commands import when they run."""
     from l4lb.cli.main import COMMANDS
 
-    for module in {module for name, (module, *_) in COMMANDS.items() if name != "top"}:
+    for module in {module for module, _ in COMMANDS.values()}:
         importlib.import_module(f"l4lb.cli.{module}")
     importlib.import_module("l4lb.control.admin.http")
 

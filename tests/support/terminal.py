@@ -28,6 +28,11 @@ class Terminal:
         """What is on it; empty once the program has ended."""
         return self._run("capture-pane", "-p", check=False)
 
+    @property
+    def coloured(self) -> str:
+        """The same with escape sequences for colours and attributes."""
+        return self._run("capture-pane", "-p", "-e", check=False)
+
     def wait_for(self, *texts: str) -> str:
         """Until the screen shows all of them at once: the screen."""
         seen = ""

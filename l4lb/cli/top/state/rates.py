@@ -9,9 +9,10 @@ from typing import Any
 
 HISTORY = 120  # rates kept for each counter
 COUNTERS = ("sessions_total", "bytes_up", "bytes_down")
+OF_WORKERS = ("busy_s", "spliced_bytes")
 BARS = "▁▂▃▄▅▆▇█"
 
-Key = tuple[str, ...]  # ("total",), ("listener", name), ("pool", name), ("backend", pool, id)
+Key = tuple[str, ...]  # ("total",), ("listener", name), ("pool", name), ("backend", pool, id), ("worker", number)
 
 
 def spark(values: Sequence[float], width: int) -> str:
@@ -22,7 +23,7 @@ def spark(values: Sequence[float], width: int) -> str:
     return bars.rjust(width)
 
 
-def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, int]]]:
+def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, float]]]:
     """Each item of a status with its counters; ``total`` sums all pools."""
     pools = status["pools"]
     yield ("total",), {name: sum(pool[name] for pool in pools) for name in COUNTERS}
@@ -32,9 +33,11 @@ def counters_of(status: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, int]
         yield ("pool", pool["name"]), {name: pool[name] for name in COUNTERS}
         for one in pool["backends"]:
             yield ("backend", pool["name"], one["id"]), {name: one[name] for name in COUNTERS}
+    for worker in status["workers"]:
+        yield ("worker", str(worker["worker"])), {name: worker[name] for name in OF_WORKERS}
 
 
-def _traffic(listener: Mapping[str, Any]) -> dict[str, int]:
+def _traffic(listener: Mapping[str, Any]) -> dict[str, float]:
     """What the kernel counts of one that it forwards. Answers, where they do not come by here, are missing."""
     if not listener["in_kernel"]:
         return {}
@@ -43,7 +46,7 @@ def _traffic(listener: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass(slots=True)
 class _Series:
-    counters: Mapping[str, int]
+    counters: Mapping[str, float]
     rates: dict[str, deque[float]] = field(default_factory=dict)
 
 
@@ -82,7 +85,7 @@ class Rates:
         return series.rates.get(counter, ()) if series else ()
 
 
-def _note(series: _Series, counters: Mapping[str, int], elapsed_s: float) -> None:
+def _note(series: _Series, counters: Mapping[str, float], elapsed_s: float) -> None:
     for name, value in counters.items():
         grown = max(0, value - series.counters.get(name, value))  # less: a backend that was removed and came back
         series.rates.setdefault(name, deque(maxlen=HISTORY)).append(grown / elapsed_s)

@@ -7,14 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4lb.cli.rates import BARS, Rates, spark
+from l4lb.cli.top.state.rates import BARS, Rates, spark
 
 
 def status(total: int, pid: int = 1, backend: str = "b") -> dict[str, Any]:
     counters = {"sessions_total": total, "bytes_up": 10 * total, "bytes_down": 0}
     pool = {"name": "web", **counters, "backends": [{"id": backend, **counters}]}
     listener = {"name": "l", "sessions_total": total, "in_kernel": None}
-    return {"pid": pid, "pools": [pool], "listeners": [listener]}
+    worker = {"worker": 0, "busy_s": total / 10, "spliced_bytes": 0}
+    return {"pid": pid, "pools": [pool], "listeners": [listener], "workers": [worker]}
 
 
 def test_rates_are_differences_by_time() -> None:
@@ -24,6 +25,7 @@ def test_rates_are_differences_by_time() -> None:
     for key in (("total",), ("pool", "web"), ("backend", "web", "b"), ("listener", "l")):
         assert list(rates.history(key, "sessions_total")) == [5, 0]
     assert list(rates.history(("total",), "bytes_up")) == [50, 0]
+    assert list(rates.history(("worker", "0"), "busy_s")) == [0.5, 0]
     assert rates.now(("backend", "web", "other"), "bytes_up") == 0
 
 

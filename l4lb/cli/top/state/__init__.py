@@ -1,0 +1,1 @@
+"""What ``l4lb top`` knows: answers of the instance, lists and their order, columns and cells. Pure."""
