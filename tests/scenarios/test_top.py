@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -385,6 +388,50 @@ def test_it_survives_the_instance(tmp_path: Path) -> None:
             screen.press("4")
             screen.wait_for("admin listening")
             assert wait_until(lambda: screen.screen.count("info     admin listening") == 2), screen.screen
+
+
+@pytest.mark.parametrize("lacks", ["pools", "usage"])
+def test_an_instance_of_another_version(tmp_path: Path, lacks: str) -> None:
+    """Whatever its answers lack, the program goes on: one of this version may take over."""
+    with stage(tmp_path) as set_up:
+        with set_up.served(), Client(set_up.admin) as client:
+            answer = {**client.status(), "version": "9.9"}
+        del answer[lacks]
+        with answering(json.dumps(answer), f"{tmp_path}/admin.sock"), set_up.top() as screen:
+            screen.wait_for("its answer is not understood", "KeyError", "q Quit")
+        with answering("[]", f"{tmp_path}/admin.sock"), set_up.top() as screen:
+            screen.wait_for("its answer is not understood", "q Quit")
+            screen.press("q")
+            assert wait_until(lambda: screen.ended)
+
+
+@contextlib.contextmanager
+def answering(text: str, path: str) -> Iterator[None]:
+    """A server whose answer is always that."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Unix(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+    Path(path).unlink(missing_ok=True)
+    with Unix(path, lambda request, _, server: Answer(request, ("", 0), server)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+    Path(path).unlink()
 
 
 def test_keys_work_while_the_instance_hangs(tmp_path: Path) -> None:

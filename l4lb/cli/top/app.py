@@ -13,10 +13,13 @@ from l4lb.cli.top.aside import aside
 from l4lb.cli.top.changes import Change
 from l4lb.cli.top.following import Connect, Follower
 from l4lb.cli.top.frame import frame
+from l4lb.cli.top.state.cells import Line
 from l4lb.cli.top.state.seen import Seen
 from l4lb.cli.top.terminal import Terminal
 from l4lb.cli.top.ui import Command, Ui
+from l4lb.cli.top.wanted import Wanted
 from l4lb.errors import AdminError
+from l4lb.version import __version__
 
 _DRAW_PAUSE_S = 0.03  # between two screens
 _TICK_S = 1.0  # ages change though nothing else does
@@ -26,12 +29,14 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class App:
     """`connect` makes a client, for one thread. One instance is run once."""
 
-    def __init__(self, terminal: Terminal, connect: Connect, interval_s: float, read_only: bool) -> None:
+    def __init__(
+        self, terminal: Terminal, connect: Connect, interval_s: float, read_only: bool, has_token: bool
+    ) -> None:
         self._terminal = terminal
         self._connect = connect
         self._seen = Seen()
         self._ui = Ui(self._seen, read_only)
-        self._follower = Follower(connect, self._seen, interval_s, lambda: self._ui.wanted, self._changed)
+        self._follower = Follower(connect, self._seen, interval_s, lambda: self._ui.wanted, self._changed, has_token)
         self._arranged = -1  # the version of `Seen` that the list shows
         self._drawing: asyncio.TimerHandle | None = None
         self._drawn_at = 0.0
@@ -98,11 +103,20 @@ class App:
         if self._drawing is not None:
             self._drawing.cancel()
             self._drawing = None
+        try:
+            self._terminal.draw(self._frame())
+        except (KeyError, TypeError) as error:
+            if self._seen.status is None or self._seen.status.get("version") == __version__:
+                raise  # a mistake of ours
+            self._seen.not_understood(error, time.time())
+            self._terminal.draw(self._frame())
+        self._drawn_at = time.monotonic()
+
+    def _frame(self) -> list[Line]:
         if self._arranged != self._seen.version:
             self._arranged = self._seen.version
             self._ui.arrange()
-        self._terminal.draw(frame(self._ui, *self._terminal.size))
-        self._drawn_at = time.monotonic()
+        return frame(self._ui, *self._terminal.size)
 
     def _resized(self) -> None:
         self._terminal.adopt_size()
@@ -125,14 +139,12 @@ class App:
             self._ask_for(self._ui.wanted, before)
         self._changed()
 
-    def _ask_for(self, wanted: Any, before: Any) -> None:
+    def _ask_for(self, wanted: Wanted, before: Wanted) -> None:
         """What is on the screen now needs another answer."""
         if wanted == before:
             return
-        if wanted.part and (wanted.part, wanted.query) != (before.part, before.query):
-            self._seen.forget_part(wanted.part)
-        if wanted.pool and wanted.pool != before.pool:
-            self._seen.forget_part("pool")
+        for name in (wanted.part, "pool" if wanted.pool else ""):
+            self._seen.forget_other(name, wanted.query_of(name))
         self._follower.poke()
 
     def _carry_out(self, command: Command) -> None:
@@ -160,7 +172,7 @@ class App:
             try:
                 await aside(lambda: self._send(change))
                 self._ui.say(change.done)
-            except AdminError as error:
+            except (AdminError, RuntimeError) as error:  # RuntimeError: no thread can be started
                 self._ui.say(str(error), "bold red")
         self._changed()
         self._follower.poke()

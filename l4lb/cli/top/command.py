@@ -34,4 +34,5 @@ def top(interval: float, read_only: bool, admin: str | None, token_file: str | N
     from l4lb.cli.top.app import App
 
     with opened() as terminal:
-        return asyncio.run(App(terminal, lambda: connected(admin, token_file), interval, read_only).run())
+        app = App(terminal, lambda: connected(admin, token_file), interval, read_only, bool(token_file))
+        return asyncio.run(app.run())

@@ -68,10 +68,17 @@ def _reads_only(client: Client) -> bool:
 
 
 class Follower:
-    """`wanted` says what to ask for now; `changed` is called after `seen` has been written."""
+    """`wanted` says what to ask for now; `changed` is called after `seen` has been written. `has_token`: which may be
+    for reading alone."""
 
     def __init__(
-        self, connect: Connect, seen: Seen, interval_s: float, wanted: Callable[[], Wanted], changed: Callable[[], None]
+        self,
+        connect: Connect,
+        seen: Seen,
+        interval_s: float,
+        wanted: Callable[[], Wanted],
+        changed: Callable[[], None],
+        has_token: bool,
     ) -> None:
         self._connect = connect
         self._seen = seen
@@ -79,7 +86,7 @@ class Follower:
         self._wanted = wanted
         self._changed = changed
         self._poked = asyncio.Event()
-        self._try_role = True
+        self._has_token = self._try_role = has_token
 
     def poke(self) -> None:
         """Ask now, or once the answer is there that is waited for."""
@@ -106,23 +113,25 @@ class Follower:
             seen.answered(answers.status, time.monotonic())
         except AdminError as error:
             seen.not_answered(str(error), time.time())
-            self._try_role = True
+            self._try_role = self._has_token
             return
         except (KeyError, TypeError) as error:
-            seen.not_answered(f"its answer has another form, as of another version: {error}", time.time())
+            seen.not_understood(error, time.time())
+            return
+        except RuntimeError as error:  # no thread can be started
+            seen.not_answered(str(error), time.time())
             return
         finally:
             seen.asked_at = None
         if try_role:
             seen.read_only, self._try_role = answers.read_only, False
         if wanted.is_about(self._wanted()):
-            self._take(answers)
+            self._take(answers, wanted)
 
-    def _take(self, answers: _Answers) -> None:
-        for name, answer in answers.parts.items():
-            self._seen.set_part(name, answer)
-        for name, error in answers.errors.items():
-            self._seen.set_part(name, None, error)
+    def _take(self, answers: _Answers, wanted: Wanted) -> None:
+        for name in (*answers.parts, *answers.errors):
+            answer, error = answers.parts.get(name), answers.errors.get(name, "")
+            self._seen.set_part(name, answer, error, wanted.query_of(name))
 
     # ---- events ----
 

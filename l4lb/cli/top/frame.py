@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 
+from l4lb.cli.shared.tables import printable
 from l4lb.cli.top.head import head
 from l4lb.cli.top.helping import help_lines
 from l4lb.cli.top.keys import available
@@ -19,6 +20,8 @@ from l4lb.cli.top.ui import PANES, Ui
 from l4lb.model.sessions import LIMIT_MAX
 
 _QUESTION_MAX = 6  # lines
+_MESSAGE_MAX = 4
+_TROUBLE_MAX = 2
 _SELECTED = "reverse"
 _WHAT = {"pools": "backends"}  # what the list of that name counts
 
@@ -41,23 +44,26 @@ def frame(ui: Ui, width: int, height: int) -> list[Line]:
 
 def _top(ui: Ui, width: int, height: int) -> list[Line]:
     """Less of it the lower the screen is."""
-    lines = [*_trouble(ui), *head(ui.seen, ui.read_only, width)]
+    lines = [*_trouble(ui, width), *head(ui.seen, ui.read_only, width)]
     lines = lines[: 4 if height >= 18 else 2 if height >= 12 else 1]
     if height >= 9:
         lines.append(_tabs(ui, width))
     return lines
 
 
-def _trouble(ui: Ui) -> list[Line]:
-    """Why what is shown may be out of date."""
+def _trouble(ui: Ui, width: int) -> list[Line]:
+    """Why what is shown may be out of date, in two lines at most."""
+    lines = textwrap.wrap(_what_is_wrong(ui), max(width, 10), max_lines=_TROUBLE_MAX, placeholder="…")
+    return [[(line, "bold red")] for line in lines]
+
+
+def _what_is_wrong(ui: Ui) -> str:
     seen = ui.seen
     if seen.lost_since is not None:
         since = time.strftime("%H:%M:%S", time.localtime(seen.lost_since))
-        return [[(f"not reachable since {since}, retrying: {seen.lost}", "bold red")]]
+        return f"not reachable since {since}, retrying: {printable(seen.lost)}"
     waited = time.monotonic() - seen.asked_at if seen.asked_at is not None else 0.0
-    if waited > SLOW_S:
-        return [[(f"no answer for {waited:.0f} s; waiting", "bold red")]]
-    return []
+    return f"no answer for {waited:.0f} s; waiting" if waited > SLOW_S else ""
 
 
 def _tabs(ui: Ui, width: int) -> Line:
@@ -88,17 +94,19 @@ def _bottom(ui: Ui, width: int) -> list[Line]:
         text = ui.prompt.text[-shown:] if shown > 0 else ""
         return [[(ui.prompt.label, "bold"), (text, ""), (" ", _SELECTED)]]
     text, style = ui.message
-    return [[(text, style or "bold")]] if text else [_keys(ui, width)]
+    lines = textwrap.wrap(printable(text), max(width, 10))[:_MESSAGE_MAX]
+    return [[(line, style or "bold")] for line in lines] if lines else [_keys(ui, width)]
 
 
 def _keys(ui: Ui, width: int) -> Line:
     """As many as there is room for."""
-    labels = {"Esc": "Back"} if ui.mode != "list" else {}
-    shown = [(one.shown, one.label) for one in available(ui.pane.name, ui.read_only) if one.label]
+    shown = {one.shown: one.label for one in available(ui.pane.name, ui.read_only) if one.label}
+    if ui.mode != "list":
+        shown["q"] = "Back"
     line: Line = []
-    for key, label in [*shown[:2], *labels.items(), *shown[2:]]:
-        more: Line = [(key, "bold"), (f" {label}  ", "")]
-        if width_of(text_of([*line, *more]).rstrip()) > width:
+    for key, label in shown.items():
+        more: Line = [*([("  ", "")] if line else []), (key, "bold"), (f" {label}", "")]
+        if width_of(text_of([*line, *more])) > width:
             break
         line += more
     return line

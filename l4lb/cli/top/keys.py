@@ -23,7 +23,7 @@ class Binding:
 
 BINDINGS = (
     Binding(("?", "h"), "?", "help", "this help", "Help"),
-    Binding(("q", "^C"), "q", "quit", "quit, as Ctrl-C does", "Quit"),
+    Binding(("q", "^C"), "q", "quit", "quit, as Ctrl-C does; back from details and help", "Quit"),
     Binding(("/",), "/", "filter", "show what contains all these words; !word: what does not", "Filter"),
     Binding(("enter",), "Enter", "enter", "details; of a pool: fold or unfold", "Details"),
     Binding(("i",), "i", "details", "details, of a pool too"),

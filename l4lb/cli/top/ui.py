@@ -164,7 +164,7 @@ class Ui:
         self.mode, self.scrolled = "list" if self.mode == "help" else "help", 0
 
     def _quit(self, key: str) -> Command:
-        if key == "q" and self.mode == "help":
+        if key == "q" and self.mode != "list":
             self.mode = "list"
             return None
         return "quit"

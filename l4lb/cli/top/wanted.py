@@ -22,6 +22,10 @@ class Wanted:
     by: SourceOrder = "sessions"
     pool: str = ""
 
+    def query_of(self, name: str) -> object:
+        """What an answer of that name, as in `Seen.parts`, is about."""
+        return self.pool if name == "pool" else self.query if name == "sessions" else ()
+
     def is_about(self, other: Wanted) -> bool:
         """Whether an answer to that fits, if perhaps with fewer rows."""
         return (self.part, self.query, self.pool) == (other.part, other.query, other.pool)

@@ -11,12 +11,13 @@ from l4lb.cli.shared.texts import age_text, backend_note, check_text, counts_tex
 from l4lb.cli.top.panes.events import events_of, level_style, level_text, sentence
 from l4lb.cli.top.panes.pools import health_word
 from l4lb.cli.top.panes.texts import bytes_text, clock_text, rate_text, seconds_text, short_clock_text
-from l4lb.cli.top.state.cells import Line
+from l4lb.cli.top.state.cells import Line, fitted
 from l4lb.cli.top.state.columns import Item
 from l4lb.cli.top.state.rates import spark
 from l4lb.cli.top.state.seen import Seen
 
 LABEL = 12  # columns
+_FIELD = 16  # of an item of whose fields nothing more is known
 _EVENTS = 20
 _CHECKS = 10
 _WHAT = {"connect": "connect", "first_byte": "first byte", "session": "session"}
@@ -45,10 +46,10 @@ def details(seen: Seen, item: Item, width: int) -> list[Line]:
 def _field(name: str, value: Any, width: int) -> list[Line]:
     label = name.replace("_", " ")
     if name in ("time", "until", "since", "answered_at") and isinstance(value, int | float):
-        return _pair(label, clock_text(value), width)
+        return _pair(label, clock_text(value), width, room=_FIELD)
     if name == "level" and isinstance(value, int):
-        return _pair(label, level_text(value), width, level_style(value))
-    return _pair(label, _value_text(name, value), width)
+        return _pair(label, level_text(value), width, level_style(value), _FIELD)
+    return _pair(label, _value_text(name, value), width, room=_FIELD)
 
 
 def _value_text(name: str, value: Any) -> str:
@@ -63,13 +64,11 @@ def _value_text(name: str, value: Any) -> str:
     return age_text(value) if name.endswith("_s") and isinstance(value, float) else str(value)
 
 
-def _pair(label: str, text: str, width: int, style: str = "") -> list[Line]:
-    """A label and its text, on as many lines as that needs."""
-    space = max(width - LABEL - 1, 10)
-    parts = textwrap.wrap(printable(text), space, break_on_hyphens=False) or ["-"]
+def _pair(label: str, text: str, width: int, style: str = "", room: int = LABEL) -> list[Line]:
+    """A label, in so much room, and its text, on as many lines as that needs."""
+    parts = textwrap.wrap(printable(text), max(width - room - 1, 10), break_on_hyphens=False) or ["-"]
     labels = [label, *([""] * (len(parts) - 1))]
-    room = max(LABEL, len(label)) if len(parts) == 1 else LABEL
-    return [[(f"{one[:room]:<{room}} ", "bold"), (part, style)] for one, part in zip(labels, parts, strict=True)]
+    return [[(f"{fitted(one, room)} ", "bold"), (part, style)] for one, part in zip(labels, parts, strict=True)]
 
 
 def _block(heading: str, lines: Sequence[Line]) -> list[Line]:

@@ -21,11 +21,12 @@ Shape = Mapping[str, Any]
 class Seen:
     """Times are seconds since 1970, but `asked_at` is of the monotonic clock. `parts` are the answers for the panes
     that need one of their own, by its name: "sessions", "sources", "bans", "pool"; `errors` are those of these
-    requests. `version` grows with each change."""
+    requests, `queries` what they were asked with. `version` grows with each change."""
 
     status: Shape | None = None
     parts: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    queries: dict[str, object] = field(default_factory=dict)
     events: deque[tuple[int, Event]] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     events_error: str = ""
     rates: Rates = field(default_factory=Rates)
@@ -38,8 +39,8 @@ class Seen:
 
     def answered(self, status: Shape, at: float) -> None:
         """`at` is of the monotonic clock."""
-        self.status, self.lost_since, self.lost = status, None, ""
         self.rates.feed(status, at)
+        self.status, self.lost_since, self.lost = status, None, ""
         self.version += 1
 
     def not_answered(self, error: str, now: float) -> None:
@@ -47,17 +48,23 @@ class Seen:
         self.lost = error
         self.version += 1
 
-    def set_part(self, name: str, answer: Any, error: str = "") -> None:
-        self.errors[name] = error
+    def not_understood(self, error: Exception, now: float) -> None:
+        """Its answers have another form. What they were is of no use."""
+        self.status, self.parts = None, {}
+        self.not_answered(f"its answer is not understood; is it another version? {error!r}", now)
+
+    def set_part(self, name: str, answer: Any, error: str = "", query: object = ()) -> None:
+        self.errors[name], self.queries[name] = error, query
         if not error:
             self.parts[name] = answer
         self.version += 1
 
-    def forget_part(self, name: str) -> None:
-        """It is about something else now."""
-        self.parts.pop(name, None)
-        self.errors.pop(name, None)
-        self.version += 1
+    def forget_other(self, name: str, query: object) -> None:
+        """Forget the part if it was asked with another query."""
+        if self.queries.get(name, query) != query:
+            self.parts.pop(name, None)
+            self.errors.pop(name, None)
+            self.version += 1
 
     def part(self, name: str) -> Sequence[Shape]:
         found: Sequence[Shape] = self.parts.get(name, ())
@@ -70,7 +77,8 @@ class Seen:
 
     def knows_event(self, event: Event) -> bool:
         """A stream that begins anew repeats the latest ones."""
-        return any(one == event for _, one in self.events)
+        newer = not self.events or event.time > self.events[-1][1].time
+        return not newer and any(one == event for _, one in self.events)
 
     def backend(self, pool: str, id_: str) -> Shape | None:
         """With the latest checks where the answer for its pool is there."""

@@ -97,6 +97,8 @@ def test_it_says_since_when_nobody_answers() -> None:
     shown = screen(ui(found))
     assert shown.startswith("not reachable since ")
     assert "retrying: connection refused" in shown.splitlines()[0]
+    found.not_answered("word " * 50, time.time())
+    assert screen(ui(found)).splitlines()[1].endswith("word…")
     assert "web (maglev)" in shown, "with what was known"
 
 
@@ -123,6 +125,12 @@ def test_the_error_of_a_list_is_its_title() -> None:
     press(made, "6")
     assert "bans: no such thing" in screen(made)
     assert "192.0.2.0/24" in screen(made)
+
+
+def test_an_error_of_a_change_is_read_whole() -> None:
+    made = ui()
+    made.say("this cannot be ended from here: " + "client and backend speak with each other " * 3, "red")
+    assert " ".join(screen(made, 40).split()).endswith("each other client and backend speak with each other")
 
 
 def test_a_question_is_read_whole() -> None:
@@ -156,7 +164,7 @@ def test_details_of_a_backend() -> None:
         assert said in shown, said
     assert "other" not in shown
     found.answered({**(found.status or {}), "pools": []}, 2.0)
-    found.forget_part("pool")
+    found.forget_other("pool", "another")
     assert "no longer in the pool" in screen(made, 100, 50)
 
 

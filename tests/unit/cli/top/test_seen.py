@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from l4lb.cli.top.state.seen import EVENTS_MAX, Seen
 from l4lb.control.state.events import Event
 from tests.unit.cli.top.samples import backend, pool, seen, status
@@ -16,13 +18,30 @@ def test_since_when_it_does_not_answer() -> None:
     assert (found.lost_since, found.lost) == (None, "")
 
 
+def test_what_cannot_be_understood_is_no_answer() -> None:
+    found = seen()
+    with pytest.raises(KeyError):
+        found.answered({"pid": 1}, 2.0)
+    assert found.status is not None, "what was known stays"
+    found.not_understood(KeyError("pools"), 2.0)
+    assert (found.status, found.lost_since) == (None, 2.0)
+    assert "another version? KeyError('pools')" in found.lost
+
+
 def test_an_error_of_a_part_leaves_what_was_known() -> None:
     found = Seen()
     found.set_part("bans", [1])
     found.set_part("bans", None, "no such thing")
     assert (found.part("bans"), found.errors["bans"]) == ([1], "no such thing")
-    found.forget_part("bans")
-    assert (found.part("bans"), found.errors) == ((), {})
+
+
+def test_an_answer_is_forgotten_when_another_one_is_wanted() -> None:
+    found = Seen()
+    found.set_part("sessions", [1], query=("pool", "web"))
+    found.forget_other("sessions", ("pool", "web"))
+    assert found.part("sessions") == [1]
+    found.forget_other("sessions", ())
+    assert (found.part("sessions"), found.errors) == ((), {})
 
 
 def test_events_are_bounded_and_known_again() -> None:

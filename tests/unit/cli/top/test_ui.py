@@ -43,6 +43,8 @@ def test_details_and_back() -> None:
     assert made.scrolled == 1
     press(made, "escape")
     assert (made.mode, made.wanted.pool) == ("list", "")
+    assert press(made, "i", "q") is None
+    assert made.mode == "list"
     press(made, "?")
     assert made.mode == "help"
     assert press(made, "q") is None, "q ends the help first"
