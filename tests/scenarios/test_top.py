@@ -270,6 +270,10 @@ def test_who_only_reads_has_no_keys_that_change_anything(tmp_path: Path, by_toke
             assert client.pools["web"]["first"].status["admin_state"] == "ready"
         with set_up.top("--token-file", str(tmp_path / "all")) as screen:
             assert "read-only" not in screen.wait_for("first", "d Drain")
+            (tmp_path / "all").write_text("")
+            screen.wait_for("not reachable since ")
+            (tmp_path / "all").write_text("a-long-secret-for-all")
+            assert wait_until(lambda: "not reachable" not in screen.screen), screen.screen
 
 
 # ---- the terminal ----

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from l4lb.cli.shared.connection import admin_options, connected
 from l4lb.cli.shared.tables import is_terminal
+from l4lb.errors import AdminError
+
+if TYPE_CHECKING:
+    from l4lb.client import Client
 
 
 @click.command()
@@ -34,5 +39,13 @@ def top(interval: float, read_only: bool, admin: str | None, token_file: str | N
     from l4lb.cli.top.app import App
 
     with opened() as terminal:
-        app = App(terminal, lambda: connected(admin, token_file), interval, read_only, bool(token_file))
+        app = App(terminal, lambda: _connected(admin, token_file), interval, read_only, bool(token_file))
         return asyncio.run(app.run())
+
+
+def _connected(admin: str | None, token_file: str | None) -> Client:
+    """While the screen is used, a token file that cannot be read any more is an error like others."""
+    try:
+        return connected(admin, token_file)
+    except click.ClickException as error:
+        raise AdminError(error.format_message()) from None

@@ -24,6 +24,7 @@ from l4lb.cli.top.state.listing import Listing
 from l4lb.cli.top.state.seen import Seen
 from l4lb.cli.top.wanted import SESSIONS as SESSIONS_AT_FIRST
 from l4lb.cli.top.wanted import SESSIONS_SEARCHED, Wanted, limit_for
+from l4lb.model.sessions import FLOW_ADVICE
 
 PANES = (POOLS, SESSIONS, LISTENERS, EVENTS, SOURCES, BANS, WORKERS)
 _NUMBERS = "123456789"[: len(PANES)]
@@ -313,6 +314,9 @@ class Ui:
     def _end(self, key: str) -> Command:
         item = self._item
         if item is None:
+            return None
+        if item.data.get("engine") == "kernel":
+            self.say(f"a flow in the kernel cannot be ended from here: {FLOW_ADVICE}", "yellow")
             return None
         return self._ask(changes.remove_ban(item) if self.pane is BANS else changes.end_session(item))
 

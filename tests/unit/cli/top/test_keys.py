@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from l4lb.cli.top.keys import BINDINGS, available, bound
 from l4lb.cli.top.ui import PANES, Ui
 
@@ -17,6 +19,14 @@ def test_each_does_something_somewhere() -> None:
     for one in BINDINGS:
         assert hasattr(Ui, f"_{one.action}")
         assert set(one.panes) <= names
+
+
+def test_the_documentation_has_each() -> None:
+    page = Path("docs/top.md").read_text()
+    for one in BINDINGS:
+        for shown in one.shown.split():
+            name = shown.replace("^", "Ctrl-")
+            assert (name if len(name) > 1 or name in "↑↓" else f"`{name}`") in page, shown
 
 
 def test_who_only_reads_has_no_key_that_changes_something() -> None:

@@ -237,6 +237,15 @@ def test_sessions_and_bans_are_ended_after_a_question() -> None:
     assert "192.0.2.0/24" in made.question.question
 
 
+def test_a_flow_in_the_kernel_is_not_ended() -> None:
+    found = seen()
+    found.set_part("sessions", [session("k77", engine="kernel", age_s=None, bytes_up=None, bytes_down=None)])
+    made = ui(found)
+    assert press(made, "2", "x") is None
+    assert made.question is None
+    assert "cannot be ended from here" in made.message[0]
+
+
 def test_listeners_are_drained_after_a_question_and_resumed() -> None:
     made = ui()
     assert press(made, "3", "d") is None
