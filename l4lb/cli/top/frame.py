@@ -121,7 +121,8 @@ def _body(ui: Ui, width: int, room: int) -> list[Line]:
         return _scrolled(ui, help_lines(ui.pane.name, ui.read_only, width), room)
     if ui.mode == "details" and ui.detailed is not None:
         lines = details(ui.seen, ui.detailed, width)
-        return [[(title(ui.detailed), "bold reverse")], *_scrolled(ui, lines, room - 1)][:room]
+        gone: Line = [(" gone; this is what was known last", "yellow")] if ui.gone else []
+        return [[(title(ui.detailed), "bold reverse"), *gone], *_scrolled(ui, lines, room - 1)][:room]
     return _list(ui, width, room)
 
 

@@ -20,7 +20,7 @@ from l4lb.cli.top.panes.sessions import SESSIONS, asked_for, looked_for
 from l4lb.cli.top.panes.sources import SOURCES, order_of
 from l4lb.cli.top.panes.workers import WORKERS
 from l4lb.cli.top.state.columns import Column, Item
-from l4lb.cli.top.state.listing import Listing
+from l4lb.cli.top.state.listing import Branch, Listing
 from l4lb.cli.top.state.seen import Seen
 from l4lb.cli.top.wanted import SESSIONS as SESSIONS_AT_FIRST
 from l4lb.cli.top.wanted import SESSIONS_SEARCHED, Wanted, limit_for
@@ -51,6 +51,7 @@ class Ui:
         self.listings = {pane.name: Listing() for pane in PANES}
         self.mode: Literal["list", "details", "help"] = "list"
         self.detailed: Item | None = None
+        self.gone = False  # what is detailed
         self.scrolled = 0  # lines of details or help above the screen
         self.question: Change | None = None
         self.prompt: Prompt | None = None
@@ -97,7 +98,18 @@ class Ui:
 
     def arrange(self) -> None:
         """After the instance has answered, or a key has changed the order."""
-        self.listing.arrange(self.pane.branches(self.seen), self.columns, self.seen, self.words)
+        branches = self.pane.branches(self.seen)
+        self.listing.arrange(branches, self.columns, self.seen, self.words)
+        if self.mode == "details":
+            self._look_up_detailed(branches)
+
+    def _look_up_detailed(self, branches: Sequence[Branch]) -> None:
+        """As it is now; what is gone stays as it was last."""
+        items = (one for head, inner in branches for one in (head, *inner))
+        found = next((one for one in items if self.detailed is not None and one.key == self.detailed.key), None)
+        known = self.seen.status is not None and (not self.pane.part or self.pane.part in self.seen.parts)
+        self.gone = found is None and known
+        self.detailed = found or self.detailed
 
     # ---- keys ----
 
@@ -246,7 +258,7 @@ class Ui:
         if self.mode == "details":
             self.mode = "list"
         elif self._item is not None:
-            self.detailed, self.mode, self.scrolled = self._item, "details", 0
+            self.detailed, self.gone, self.mode, self.scrolled = self._item, False, "details", 0
 
     @property
     def _item(self) -> Item | None:
@@ -309,7 +321,8 @@ class Ui:
     def _weight(self, key: str) -> None:
         item = self._backend
         if item is not None:
-            self.prompt = Prompt(f"weight of {item.key[2]}, now {item.data['weight']}: ", "", item=item)
+            now = self.seen.backend(item.key[1], item.key[2]) or item.data
+            self.prompt = Prompt(f"weight of {item.key[2]}, now {now['weight']}: ", "", item=item)
 
     def _end(self, key: str) -> Command:
         item = self._item

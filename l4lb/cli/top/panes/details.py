@@ -34,7 +34,7 @@ def title(item: Item) -> str:
 
 
 def details(seen: Seen, item: Item, width: int) -> list[Line]:
-    """With texts wrapped to `width`. Of an item that is gone, what was known last."""
+    """With texts wrapped to `width`."""
     if item.key[0] == "backend":
         return _backend(seen, item, width)
     lines = [line for name, value in item.data.items() if name != "backends" for line in _field(name, value, width)]
@@ -80,11 +80,8 @@ def _block(heading: str, lines: Sequence[Line]) -> list[Line]:
 
 def _backend(seen: Seen, item: Item, width: int) -> list[Line]:
     _, pool, id_ = item.key
-    now = seen.backend(pool, id_)
-    gone = [] if now else [[("it is no longer in the pool; this is what was known last", "yellow")], _EMPTY]
-    one = now or item.data
+    one = seen.backend(pool, id_) or item.data
     return [
-        *gone,
         *_pair("why", backend_note(one) or "gets new sessions", width, "" if one["usable"] else "red"),
         *_pair("health", f"{health_word(one)} since {clock_text(one['health_since'])}", width),
         *_pair("admin state", one["admin_state"], width),
@@ -93,15 +90,12 @@ def _backend(seen: Seen, item: Item, width: int) -> list[Line]:
         *_pair("sessions", _sessions(one), width),
         *_traffic(seen, item, one, width),
         *_others(one, width),
-        *_block("latency, of the latest minute", _latency(one.get("latency", {}), width)),
+        *_block("latency, of the latest minute", _latency(one.get("latency") or {}, width)),
         *_block("errors", _errors(one, width)),
         *_block("checks, the newest first", _checks(one, width)),
         *_block("health", _history(one)),
         *_events(events_of(seen, pool=pool, backend=id_), width, ("pool", "backend")),
     ]
-
-
-_EMPTY: Line = []
 
 
 def _address(one: Shape) -> str:

@@ -87,7 +87,7 @@ def _admin_style(seen: Seen, item: Item) -> str:
 
 def p90(backend: Mapping[str, Any], what: str) -> float | None:
     """Of the latest minute or so; None where there was nothing, or the instance does not say."""
-    found: float | None = backend.get("latency", {}).get(what, {}).get("p90_s")
+    found: float | None = ((backend.get("latency") or {}).get(what) or {}).get("p90_s")
     return found
 
 
@@ -99,7 +99,11 @@ def _latency(what: str, heading: str, extra: int) -> Column:
             return p90(item.data, what)
         return max((known for one in item.data["backends"] if (known := p90(one, what)) is not None), default=None)
 
-    return Column(heading, 8, value, seconds_text, extra=extra)
+    def style(seen: Seen, item: Item) -> str:
+        """The instance finds it slow, beside others; the note says what."""
+        return "yellow" if item.data.get("slow") else ""
+
+    return Column(heading, 8, value, seconds_text, style=style, extra=extra)
 
 
 def _says_latency(seen: Seen) -> bool:

@@ -24,7 +24,7 @@ def backend(id_: str, **changed: Any) -> dict[str, Any]:
         "ejected": False, "ejections": 0, "agent": agent, "sessions_active": 3, **TRAFFIC, "connect_failures": 0,
         "failed": {}, "early_resets": 0, "source_misfits": 0, "path_errors": {}, "in_kernel": None,
     }  # fmt: skip
-    assert changed.keys() <= usual.keys() | {"checks", "latency"}
+    assert changed.keys() <= usual.keys() | {"checks", "latency", "slow"}
     return usual | changed
 
 

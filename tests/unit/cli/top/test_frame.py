@@ -80,12 +80,14 @@ def test_latency_is_shown_where_the_instance_knows_it() -> None:
     slow = {"count": 9, "mean_s": 0.2, "p50_s": 0.1, "p90_s": 0.25, "p99_s": 0.3}
     none = {"count": 0, "mean_s": None, "p50_s": None, "p90_s": None, "p99_s": None}
     latency = {"connect": none, "first_byte": slow, "session": none}
-    made = ui(seen(pool("web", backend("a", latency=latency), backend("b", latency={**latency, "first_byte": none}))))
+    others = backend("b", latency={**latency, "first_byte": none}), backend("c", latency=None)
+    made = ui(seen(pool("web", backend("a", latency=latency, slow="first byte"), *others)))
     shown = screen(made).splitlines()
     assert "BYTE P90" in next(line for line in shown if line.startswith("POOL"))
     assert "250ms" in next(line for line in shown if line.startswith("  a "))
     assert "250ms" in next(line for line in shown if "web (maglev)" in line), "that of its slowest"
     assert "CONN P90" in screen(made, 200)
+    assert ("   250ms", "yellow") in next(line for line in frame(made, 80, 24) if text_of(line).startswith("  a "))
     press(made, "down", "enter")
     assert "first byte   p50 100ms, p90 250ms, p99 300ms, mean 200ms (9)" in screen(made, 100)
     assert "connect      nothing was measured" in screen(made, 100)
@@ -165,7 +167,25 @@ def test_details_of_a_backend() -> None:
     assert "other" not in shown
     found.answered({**(found.status or {}), "pools": []}, 2.0)
     found.forget_other("pool", "another")
-    assert "no longer in the pool" in screen(made, 100, 50)
+    made.arrange()
+    shown = screen(made, 100, 50)
+    assert "backend web / b gone; this is what was known last" in shown
+    assert "connecting   4 refused" in shown
+
+
+def test_details_of_anything_follow_it() -> None:
+    found = seen()
+    found.set_part("sessions", [session("7", idle_s=1.0)])
+    made = ui(found)
+    press(made, "2", "enter")
+    assert "idle s           1s" in screen(made, 80, 40)
+    found.set_part("sessions", [session("6"), session("7", idle_s=9.0)])
+    made.arrange()
+    assert "session 7" in screen(made, 80, 40)
+    assert "idle s           9s" in screen(made, 80, 40)
+    found.set_part("sessions", [])
+    made.arrange()
+    assert "session 7 gone" in screen(made, 80, 40)
 
 
 def test_only_rows_on_the_screen_are_drawn() -> None:
