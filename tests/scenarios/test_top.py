@@ -272,8 +272,10 @@ def test_who_only_reads_has_no_keys_that_change_anything(tmp_path: Path, by_toke
             assert "read-only" not in screen.wait_for("first", "d Drain")
             (tmp_path / "all").write_text("")
             screen.wait_for("not reachable since ")
+            (tmp_path / "all").write_text("another-one-that-nobody-knows")
+            screen.wait_for("refused since ", "expected the header Authorization")
             (tmp_path / "all").write_text("a-long-secret-for-all")
-            assert wait_until(lambda: "not reachable" not in screen.screen), screen.screen
+            assert wait_until(lambda: "refused since" not in screen.screen), screen.screen
 
 
 # ---- the terminal ----
@@ -402,9 +404,9 @@ def test_an_instance_of_another_version(tmp_path: Path, lacks: str) -> None:
             answer = {**client.status(), "version": "9.9"}
         del answer[lacks]
         with answering(json.dumps(answer), f"{tmp_path}/admin.sock"), set_up.top() as screen:
-            screen.wait_for("its answer is not understood", "KeyError", "q Quit")
+            screen.wait_for("not understood since ", "KeyError", "q Quit")
         with answering("[]", f"{tmp_path}/admin.sock"), set_up.top() as screen:
-            screen.wait_for("its answer is not understood", "q Quit")
+            screen.wait_for("not understood since ", "q Quit")
             screen.press("q")
             assert wait_until(lambda: screen.ended)
 

@@ -159,7 +159,9 @@ class App:
                 self._start(self._make(command))
 
     def _suspend(self) -> None:
-        """Back to the shell, until its fg."""
+        """Back to the shell, until its fg. One without jobs, which could not, makes it ignore the signal."""
+        if signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN:
+            return
         self._terminal.leave()
         before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(0, signal.SIGTSTP)  # all of the job, as the terminal would

@@ -112,7 +112,7 @@ class Follower:
             answers = await aside(lambda: _ask(self._connect, wanted, try_role))
             seen.answered(answers.status, time.monotonic())
         except AdminError as error:
-            seen.not_answered(str(error), time.time())
+            seen.not_answered(str(error), time.time(), "refused" if error.status else "not reachable")
             self._try_role = self._has_token
             return
         except (KeyError, TypeError) as error:

@@ -61,7 +61,7 @@ def _what_is_wrong(ui: Ui) -> str:
     seen = ui.seen
     if seen.lost_since is not None:
         since = time.strftime("%H:%M:%S", time.localtime(seen.lost_since))
-        return f"not reachable since {since}, retrying: {printable(seen.lost)}"
+        return f"{seen.lost_how} since {since}, retrying: {printable(seen.lost)}"
     waited = time.monotonic() - seen.asked_at if seen.asked_at is not None else 0.0
     return f"no answer for {waited:.0f} s; waiting" if waited > SLOW_S else ""
 

@@ -32,6 +32,7 @@ class Seen:
     rates: Rates = field(default_factory=Rates)
     lost_since: float | None = None
     lost: str = ""
+    lost_how: str = ""
     asked_at: float | None = None
     read_only: bool = False
     version: int = 0
@@ -43,15 +44,15 @@ class Seen:
         self.status, self.lost_since, self.lost = status, None, ""
         self.version += 1
 
-    def not_answered(self, error: str, now: float) -> None:
+    def not_answered(self, error: str, now: float, how: str = "not reachable") -> None:
         self.lost_since = now if self.lost_since is None else self.lost_since
-        self.lost = error
+        self.lost, self.lost_how = error, how
         self.version += 1
 
     def not_understood(self, error: Exception, now: float) -> None:
         """Its answers have another form. What they were is of no use."""
         self.status, self.parts = None, {}
-        self.not_answered(f"its answer is not understood; is it another version? {error!r}", now)
+        self.not_answered(f"is it another version? {error!r}", now, "not understood")
 
     def set_part(self, name: str, answer: Any, error: str = "", query: object = ()) -> None:
         self.errors[name], self.queries[name] = error, query

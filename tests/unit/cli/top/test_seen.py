@@ -25,7 +25,7 @@ def test_what_cannot_be_understood_is_no_answer() -> None:
     assert found.status is not None, "what was known stays"
     found.not_understood(KeyError("pools"), 2.0)
     assert (found.status, found.lost_since) == (None, 2.0)
-    assert "another version? KeyError('pools')" in found.lost
+    assert "is it another version? KeyError('pools')" in found.lost
 
 
 def test_an_error_of_a_part_leaves_what_was_known() -> None:
