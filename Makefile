@@ -35,7 +35,7 @@ lint: build      ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/mypy examples/ops/*.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint --max-line-length 120 l4lb/*.pyx l4lb/*.pxd l4lb/_dataplane/*/*.pxd l4lb/_native/*.pxd l4lb/_native/*.pyx tests/native/*.pyx
-	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.routes l4lb._native.sweeps l4lb._native.migration l4lb._native.tcp_migration l4lb._native.counted l4lb._native.hooks l4lb._native.algorithms $(if $(wildcard l4lb/_kernel/*.o),l4lb._native.kernel l4lb._native.kernel_flows)
+	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.routes l4lb._native.sweeps l4lb._native.migration l4lb._native.tcp_migration l4lb._native.counted l4lb._native.times l4lb._native.hooks l4lb._native.algorithms $(if $(wildcard l4lb/_kernel/*.o),l4lb._native.kernel l4lb._native.kernel_flows)
 	$(BIN)/lint-imports --no-cache
 
 # Tests wait as much as they work: two more at once than there are CPUs. Those marked `alone` measure: they come after the

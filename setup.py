@@ -75,6 +75,7 @@ NATIVE = {
     "l4lb._native.migration": "-O1",
     "l4lb._native.tcp_migration": "-O1",
     "l4lb._native.counted": "-O1",
+    "l4lb._native.times": "-O1",
     "l4lb._native.hooks": "-O2",
 }
 KERNEL_MODULES = ("l4lb._native.kernel", "l4lb._native.kernel_flows")

@@ -44,6 +44,33 @@ class BackendCounters(NamedTuple):
     path_errors: list[int]
 
 
+class BackendTimeCounters(NamedTuple):
+    """Buckets of histograms, each with the sum of what was counted in microseconds."""
+
+    connect: list[int]
+    connect_sum_us: int
+    first_byte: list[int]
+    first_byte_sum_us: int
+    session: list[int]
+    session_sum_us: int
+
+
+class LatencyCounters(NamedTuple):
+    """What a histogram has counted in some time; quantiles in seconds, 0 when that is nothing."""
+
+    samples: int
+    sum_us: int
+    p50_s: float
+    p90_s: float
+    p99_s: float
+
+
+class BackendLatencyCounters(NamedTuple):
+    connect: LatencyCounters
+    first_byte: LatencyCounters
+    session: LatencyCounters
+
+
 class ListenerCounters(NamedTuple):
     """`closed`, `proxy_refused` and `dropped` (datagrams) by reason, `source_limited` by limit, `hooked` by result, in
     the order of the native enums; `session_time` are the buckets of a histogram, with the sum of what was counted in

@@ -25,8 +25,8 @@ from l4lb._dataplane.base.linux cimport (
 from l4lb._dataplane.base.parts cimport session_list_t
 from l4lb._dataplane.base.source_types cimport SOURCE_LIMIT_COUNT
 from l4lb._dataplane.base.types cimport (
-    backend_counters_t, backend_options_t, backend_t, listener_counters_t, listener_t, listening_list_t, listening_t,
-    pool_t, tier_t,
+    backend_counters_t, backend_options_t, backend_t, backend_times_t, listener_counters_t, listener_t,
+    listening_list_t, listening_t, pool_t, tier_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t
 from l4lb._dataplane.proxy_protocol.types cimport PROXY_ANY, PROXY_OFF, PROXY_V1, PROXY_V2
@@ -68,9 +68,11 @@ cdef class BackendLive:
         self.blocks = worker_count + 1
         self.live.id = id
         self.live.counters = <backend_counters_t **>counters(self.blocks, sizeof(backend_counters_t))
+        self.live.times = <backend_times_t **>counters(self.blocks, sizeof(backend_times_t))
 
     def __dealloc__(self):
         counters_free(<void **>self.live.counters, self.blocks)
+        counters_free(<void **>self.live.times, self.blocks)
 
     @property
     def id(self):

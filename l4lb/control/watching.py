@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from l4lb.control.changes.resolution import Resolution
 from l4lb.control.reporting.capacity import Capacity
@@ -13,7 +14,7 @@ from l4lb.control.reporting.shortages import Shortages
 from l4lb.control.sessions.tagging import Tagging
 from l4lb.control.state.events import Events
 from l4lb.model.forwarder import Forwarder
-from l4lb.model.stats import Stats
+from l4lb.model.stats import TIMES_EVERY_S, Stats
 
 _EVERY_S = 1.0
 
@@ -33,9 +34,11 @@ class Watching:
         self._capacity = Capacity(events)
         self._devices = Devices(events)
         self._task: asyncio.Task[None] | None = None
+        self._marks_due_at = 0.0
 
     def start(self) -> None:
         self._sources.sample(self._forwarder.stats(pools=False))
+        self._marks_due_at = time.monotonic() + TIMES_EVERY_S
         self._task = asyncio.create_task(self._watch())
 
     def announce(self) -> None:
@@ -66,3 +69,9 @@ class Watching:
                 one.report(stats)
             self._resolution.sample()
             self._tagging.look()
+            self._mark_times()
+
+    def _mark_times(self) -> None:
+        if (now := time.monotonic()) >= self._marks_due_at:
+            self._marks_due_at = now + TIMES_EVERY_S
+            self._forwarder.mark_times()

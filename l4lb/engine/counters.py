@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from l4lb import _fastpath
-from l4lb._native import snapshots
+from l4lb._native import reports, snapshots, times
 from l4lb.model.hooks import HookResult
 from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError, Shortage, SourceLimit
-from l4lb.model.stats import PROXY_REFUSALS, BackendStats, Histogram, ListenerStats, WorkerStats
+from l4lb.model.stats import (
+    PROXY_REFUSALS,
+    BackendLatency,
+    BackendStats,
+    BackendTimes,
+    Histogram,
+    Latency,
+    ListenerStats,
+    WorkerStats,
+)
 
 N = TypeVar("N", bound=str)
 _CLOSE_REASONS = tuple(CloseReason)
@@ -18,6 +27,8 @@ _CONNECT_FAILURES = tuple(ConnectFailure)
 _PATH_ERRORS = tuple(PathError)
 _SOURCE_LIMITS = tuple(SourceLimit)
 _HOOK_RESULTS = tuple(HookResult)
+_TIME_BOUNDS_S = tuple(times.BOUNDS_S)
+_NO_LATENCY = Latency()
 
 
 def _named(names: Sequence[N], counts: Sequence[int]) -> dict[N, int]:
@@ -47,6 +58,26 @@ def backend_stats(live: snapshots.BackendLive) -> BackendStats:
         source_misfits=now.source_misfits,
         path_errors=_named(_PATH_ERRORS, now.path_errors),
     )
+
+
+def backend_times(live: snapshots.BackendLive) -> BackendTimes:
+    now = times.counted(live)
+    return BackendTimes(
+        Histogram(_TIME_BOUNDS_S, tuple(now.connect), now.connect_sum_us / 1e6),
+        Histogram(_TIME_BOUNDS_S, tuple(now.first_byte), now.first_byte_sum_us / 1e6),
+        Histogram(_TIME_BOUNDS_S, tuple(now.session), now.session_sum_us / 1e6),
+    )
+
+
+def backend_latency(live: snapshots.BackendLive, since: times.Mark | None) -> BackendLatency:
+    return BackendLatency(*map(_latency, times.latency_since(live, since)))
+
+
+def _latency(now: reports.LatencyCounters) -> Latency:
+    if not now.samples:
+        return _NO_LATENCY
+    mean_s = now.sum_us / 1e6 / now.samples
+    return Latency(now.samples, *(round(one, 6) for one in (mean_s, now.p50_s, now.p90_s, now.p99_s)))
 
 
 def worker_stats(plane: _fastpath.DataPlane, index: int) -> WorkerStats:

@@ -9,7 +9,7 @@ import errno
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from l4lb.engine.held import Bound, bound_socket, expect_bound, expect_directory
 from l4lb.engine.native import NativeForwarder
@@ -19,7 +19,15 @@ from l4lb.model.forwarder import ExportedKernel, ExportedSession, Pinning, QuicI
 from l4lb.model.sessions import Session, SessionFilter, Sweep
 from l4lb.model.snapshot import ListenerSpec, Snapshot
 from l4lb.model.states import CloseReason, DropReason, Protocol
-from l4lb.model.stats import BackendStats, ListenerStats, PoolStats, Stats, Traffic
+from l4lb.model.stats import (
+    BackendLatency,
+    BackendStats,
+    BackendTimes,
+    ListenerStats,
+    PoolStats,
+    Stats,
+    Traffic,
+)
 from l4lb.net.environment import KERNEL_NEEDS, forwarding_ports_problem, forwarding_problem
 from l4lb.net.handover import close_all
 from l4lb.net.listen.holders import taken_by
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("l4lb")
+T = TypeVar("T")
 
 
 class Engines(NativeForwarder):
@@ -247,6 +256,19 @@ class Engines(NativeForwarder):
 
     def pool_stats(self, pool: str) -> PoolStats:
         return self.stats().pools.get(pool, PoolStats()) if self._kernel is not None else super().pool_stats(pool)
+
+    def times(self, pool: str) -> dict[str, BackendTimes]:
+        return self._proxied(pool, super().times(pool))
+
+    def latency(self, pool: str) -> dict[str, BackendLatency]:
+        return self._proxied(pool, super().latency(pool))
+
+    def _proxied(self, pool: str, found: dict[str, T]) -> dict[str, T]:
+        """Without backends that only the kernel has sent clients."""
+        if all(one.pool != pool for one in self._in_kernel.values()):
+            return found
+        counted = super().pool_stats(pool).backends
+        return {id_: one for id_, one in found.items() if counted[id_].sessions_total}
 
     def stats(self, *, pools: bool = True) -> Stats:
         stats = super().stats(pools=pools)

@@ -32,7 +32,7 @@ from l4lb.model.hooks import Answer, Ask, HookCounts
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Selection, Snapshot
 from l4lb.model.states import CloseReason, Protocol
-from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
+from l4lb.model.stats import BackendLatency, BackendTimes, Failing, PoolStats, SessionRecord, Stats
 from l4lb.net.handover import close_all
 from l4lb.net.threads import name_this_thread, started
 
@@ -331,6 +331,15 @@ class NativeForwarder(NativeTables):
 
     def pool_stats(self, pool: str) -> PoolStats:
         return self._pools.stats(pool)
+
+    def times(self, pool: str) -> dict[str, BackendTimes]:
+        return self._pools.times(pool)
+
+    def latency(self, pool: str) -> dict[str, BackendLatency]:
+        return self._pools.latency(pool)
+
+    def mark_times(self) -> None:
+        self._pools.mark_times()
 
     def stats(self, *, pools: bool = True) -> Stats:
         self.reap()

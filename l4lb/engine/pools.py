@@ -6,16 +6,20 @@ session has ended and every worker has moved on.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 from l4lb._native import snapshots, specs
-from l4lb.engine.counters import backend_stats
+from l4lb._native import times as measured
+from l4lb.engine.counters import backend_latency, backend_stats, backend_times
 from l4lb.engine.fields import pool_fields
 from l4lb.engine.owned import OwnedPool
 from l4lb.engine.records import Records
 from l4lb.model.snapshot import BackendSpec, PoolSpec
-from l4lb.model.stats import PoolStats
+from l4lb.model.stats import BackendLatency, BackendTimes, PoolStats
 from l4lb.net.listen.sockets import sockaddr_bytes
+
+_MARKS = 5  # one is made every TIMES_EVERY_S: a full set spans a minute
 
 
 class Pools:
@@ -29,6 +33,7 @@ class Pools:
         self._retired: list[snapshots.BackendLive | snapshots.PoolLive] = []
         self._removed: dict[tuple[str, str], snapshots.BackendLive] = {}  # of the retired ones, by pool and id
         self._slots_used: set[int] = set()
+        self._marks: dict[int, deque[measured.Mark]] = {}  # by a backend's number, the oldest first
 
     def backend(self, pool: str, backend: str) -> snapshots.BackendLive | None:
         """The one of the newest snapshot, or else one that was removed and still has sessions."""
@@ -45,6 +50,29 @@ class Pools:
 
     def all_stats(self) -> dict[str, PoolStats]:
         return {name: self.stats(name) for name in self.owned}
+
+    def times(self, pool: str) -> dict[str, BackendTimes]:
+        known = self.owned.get(pool)
+        return {} if known is None else {id_: backend_times(live) for id_, live in known.backends.items()}
+
+    def latency(self, pool: str) -> dict[str, BackendLatency]:
+        known = self.owned.get(pool)
+        if known is None:
+            return {}
+        return {id_: backend_latency(live, self._mark_of(live)) for id_, live in known.backends.items()}
+
+    def _mark_of(self, live: snapshots.BackendLive) -> measured.Mark | None:
+        """The one that `latency` counts from; None: it is not there for long enough to have it."""
+        marks = self._marks.get(live.id)
+        return marks[0] if marks is not None and len(marks) == _MARKS else None
+
+    def mark_times(self) -> None:
+        lives = [live for pool in self.owned.values() for live in pool.backends.values()]
+        before, self._marks = self._marks, {}
+        for live in (*lives, *self._removed.values()):
+            marks = before.get(live.id) or deque[measured.Mark](maxlen=_MARKS)
+            marks.append(measured.mark(live, marks[-1] if marks else None))
+            self._marks[live.id] = marks
 
     def published(self) -> dict[str, PoolSpec | None]:
         return {name: pool.spec for name, pool in self.owned.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from l4lb import _fastpath
-from l4lb._native import counted, snapshots, tcp_migration
+from l4lb._native import counted, snapshots, tcp_migration, times
 from l4lb.engine.owned import OwnedListener
 from l4lb.engine.pools import Pools
 from l4lb.model.forwarder import Arriving, Counted, ExportedTcp, Fate, LoadedTcp, TcpNames
@@ -86,14 +86,17 @@ class TcpMigration:
     def counted(self) -> Counted:
         listeners = self._all_listeners()
         _, backends = self._pools.numbered()
-        known = ((place, self._pools.backend(*place)) for place in backends.values())
+        found = ((place, self._pools.backend(*place)) for place in backends.values())
+        known = {place: live for place, live in found if live is not None}
+        taken = {place: times.export_times(live) for place, live in known.items()}
         return Counted(
             workers=self._counts.export_counters(),
             sources=self._counts.export_sources(),
             listeners={one.live.id: name for name, one in listeners.items()},
             limits={name: counted.export_limits(one.live) for name, one in listeners.items()},
             by_listener={name: counted.export_listener(one.live) for name, one in listeners.items()},
-            by_backend={place: counted.export_backend(live) for place, live in known if live is not None},
+            by_backend={place: counted.export_backend(live) for place, live in known.items()},
+            times={place: exported for place, exported in taken.items() if exported},
         )
 
     # ---- import ----
@@ -154,3 +157,5 @@ class TcpMigration:
         for place, counters in said.by_backend.items():
             if (live := self._pools.backend(*place)) is not None:
                 counted.import_backend(live, counters)
+                if place in said.times:
+                    times.import_times(live, said.times[place])

@@ -16,7 +16,7 @@ from l4lb.model.hooks import SessionHooks
 from l4lb.model.sessions import SessionFilter, Source, SourceOrder, Sweep
 from l4lb.model.snapshot import ListenerSpec, Place, Snapshot, TableKind
 from l4lb.model.states import CloseReason
-from l4lb.model.stats import Failing, PoolStats, SessionRecord, Stats
+from l4lb.model.stats import BackendLatency, BackendTimes, Failing, PoolStats, SessionRecord, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ class Counted:
     limits: Mapping[str, bytes]
     by_listener: Mapping[str, bytes]
     by_backend: Mapping[tuple[str, str], bytes]
+    times: Mapping[tuple[str, str], bytes]  # of backends that have any; a version of l4lb without them sends none
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +129,21 @@ class Counting(Protocol):
     """
 
     def stats(self, *, pools: bool = True) -> Stats:
-        """Counters of this moment, without stopping a worker. Listeners that the newest snapshot does not name are
-        among them while they have sessions, without an address. Without `pools`, what takes long with thousands of
-        backends is left out: `Stats.pools` is empty."""
+        """Counters of this moment; no worker stops for it. Listeners that the newest snapshot does not name are among
+        them while they have sessions, without an address. Not `pools`: `Stats.pools`, long work for many, is empty."""
 
     def pool_stats(self, pool: str) -> PoolStats:
         """The same of one pool; of one that the newest snapshot does not name, nothing."""
+
+    def times(self, pool: str) -> dict[str, BackendTimes]:
+        """How long its backends have taken, by id. One that only the kernel has sent clients is left out, here and in
+        `latency`: nobody sees how long it takes."""
+
+    def latency(self, pool: str) -> dict[str, BackendLatency]:
+        """The same of the latest minute or so, as far as it was measured in this process."""
+
+    def mark_times(self) -> None:
+        """Called every TIMES_EVERY_S: what was measured until now leaves `latency` in a minute."""
 
     def sessions_of(self, pool: str, backend: str) -> int:
         """How many sessions it has now, also when the newest snapshot does not name it any more."""

@@ -52,6 +52,39 @@ class Durations:
         return Histogram(self.bounds_s, tuple(self.counts), self.sum_s)
 
 
+TIMES_EVERY_S = 15.0  # how often `l4lb.model.forwarder.Counting.mark_times` is called
+
+
+class BackendTimes(NamedTuple):
+    """What a backend has taken in all: `connect`, until it accepted a connect (TCP alone); `first_byte`, from when the
+    session's first bytes were sent to it, or from the connect if it speaks before that, until its own first bytes were
+    sent on; `session`, from the connect to the end. With UDP the first datagram counts as the connect."""
+
+    connect: Histogram
+    first_byte: Histogram
+    session: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of durations in the latest minute or so, in seconds; None when there was none. Quantiles are interpolated between
+    the bounds of a histogram, powers of two from 2**-12 s to 2**10 s: what is above counts as the last."""
+
+    count: int = 0
+    mean_s: float | None = None
+    p50_s: float | None = None
+    p90_s: float | None = None
+    p99_s: float | None = None
+
+
+class BackendLatency(NamedTuple):
+    """What a backend takes, as `BackendTimes` has it, in the latest minute or so."""
+
+    connect: Latency = Latency()
+    first_byte: Latency = Latency()
+    session: Latency = Latency()
+
+
 class _Sessions(Protocol):
     @property
     def sessions_active(self) -> int: ...

@@ -7,12 +7,14 @@ from libc.string cimport memcpy, memset
 
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.balancing.pick cimport client_hash, connection_hash, pool_pick, pool_resume, tier_cursor
-from l4lb._dataplane.base.enums cimport NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, hash_key_t, selection_t
+from l4lb._dataplane.base.enums cimport (
+    NO_INDEX, PROXY_COMPLETE, PROXY_RESULT_COUNT, TIME_BUCKETS, hash_key_t, selection_t,
+)
 from l4lb._dataplane.base.ewma cimport ewma_add, ewma_read_us
 from l4lb._dataplane.base.linux cimport write
 from l4lb._dataplane.base.parts cimport chunk_t, chunks_t, pipe_t, pipes_t, proxy_send_t, ranges_t, timers_t, tried_t
 from l4lb._dataplane.base.types cimport (
-    backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, source_address_t, tier_t,
+    backend_live_t, backend_t, pick_t, pool_live_t, pool_t, session_t, source_address_t, tier_t, times_t,
 )
 from l4lb._dataplane.base.udp_types cimport quic_header_t, quic_id_t, quic_ids_t
 from l4lb._dataplane.base.verdicts cimport (
@@ -31,6 +33,7 @@ from l4lb._dataplane.resources.chunks cimport chunk_bytes, chunk_give, chunk_tak
 from l4lb._dataplane.resources.pipes cimport pipe_give, pipe_take, pipes_free
 from l4lb._dataplane.resources.sessions cimport sessions_at, sessions_free, sessions_give, sessions_init, sessions_take
 from l4lb._dataplane.resources.timers cimport timers_arm, timers_disarm, timers_init, timers_next_ms, timers_pop
+from l4lb._dataplane.session.latency cimport times_add
 from l4lb._dataplane.tls.client_hello cimport (
     HELLO_FOUND, HELLO_MAX_BYTES, client_hello_parse, client_hello_parse_message, client_hello_t, hello_result_t,
 )
@@ -464,6 +467,15 @@ cdef class QuicIds:
 
     def hash(self, bytes id):
         return quic_id_hash(&self.ids, <const uint8_t *><char *>id, len(id))
+
+
+def times_of(list durations_ns):
+    """The buckets, and the sum in microseconds."""
+    cdef times_t times
+    memset(&times, 0, sizeof(times))
+    for duration_ns in durations_ns:
+        times_add(&times, duration_ns)
+    return [times.buckets[i] for i in range(<int>TIME_BUCKETS)], times.sum_us
 
 
 def errno_failure(int error, int family, bint reported):

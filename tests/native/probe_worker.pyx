@@ -28,8 +28,8 @@ from l4lb._dataplane.base.source_types cimport (
     sources_t,
 )
 from l4lb._dataplane.base.types cimport (
-    backend_counters_t, backend_live_t, held_t, listener_counters_t, listener_live_t, listener_t, listening_list_t,
-    listening_t, pool_live_t, pool_t, session_t, snapshot_t, source_address_t,
+    backend_counters_t, backend_live_t, backend_times_t, held_t, listener_counters_t, listener_live_t, listener_t,
+    listening_list_t, listening_t, pool_live_t, pool_t, session_t, snapshot_t, source_address_t,
 )
 from l4lb._dataplane.base.udp_types cimport flow_list_t, link_t
 from l4lb._dataplane.base.worker_types cimport plane_t, worker_t
@@ -83,6 +83,7 @@ cdef class Plane:
         self.plane.workers = <worker_t **>calloc(workers, sizeof(worker_t *))
         self.live.counters = <listener_counters_t **>counters_new(workers, sizeof(listener_counters_t))
         self.backend.counters = <backend_counters_t **>counters_new(workers, sizeof(backend_counters_t))
+        self.backend.times = <backend_times_t **>counters_new(workers, sizeof(backend_times_t))
         self.live.flows = <flow_list_t *>calloc(workers, sizeof(flow_list_t))
         self.pool.queues = <session_list_t *>calloc(workers, sizeof(session_list_t))
         self.backend.id = 7
@@ -120,6 +121,7 @@ cdef class Plane:
         sources_close(&self.plane.sources)
         counters_free(<void **>self.live.counters, self.count)
         counters_free(<void **>self.backend.counters, self.count)
+        counters_free(<void **>self.backend.times, self.count)
         free(self.live.flows)
         free(self.pool.queues)
         free(self.nowhere)

@@ -286,6 +286,7 @@ cdef enum proxy_send_tlv_t:
 
 cdef enum:
     HISTOGRAM_BUCKETS = 28        # bucket i counts what took less than 64 us * 2**i; the last one all the rest
+    TIME_BUCKETS = 24             # of a backend: bucket i counts what took less than 2**(i - 12) s; the last the rest
 
 cdef enum:
     TIMER_LEVELS = 4

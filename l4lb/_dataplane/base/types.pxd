@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from l4lb._dataplane.base.enums cimport (
     CLOSE_REASON_COUNT, DROP_REASON_COUNT, FAILURE_COUNT, HISTOGRAM_BUCKETS, HOOK_RESULT_COUNT, PATH_ERROR_COUNT,
-    PROXY_REFUSAL_COUNT, TIER_CURSORS, hash_key_t, selection_t,
+    PROXY_REFUSAL_COUNT, TIER_CURSORS, TIME_BUCKETS, hash_key_t, selection_t,
 )
 from l4lb._dataplane.base.linux cimport sockaddr_storage, socklen_t
 from l4lb._dataplane.base.parts cimport (
@@ -102,6 +102,15 @@ cdef struct backend_counters_t:
     uint64_t datagrams_down
     uint64_t path_errors[PATH_ERROR_COUNT]  # by path_error_t
 
+cdef struct times_t:
+    uint64_t buckets[TIME_BUCKETS]
+    uint64_t sum_us
+
+cdef struct backend_times_t:      # what is measured, see session/latency.pxd
+    times_t connect
+    times_t first_byte
+    times_t session
+
 cdef struct backend_live_t:
     int64_t sessions_active       # shared: reserved before the connect
     int64_t connect_latency       # shared, see ewma.pxd; for pools that measure
@@ -111,6 +120,7 @@ cdef struct backend_live_t:
     uint32_t evict_reason         # control
     uint32_t id                   # unique within the data plane
     backend_counters_t **counters  # by worker, each in cache lines of its own
+    backend_times_t **times       # likewise
 
 cdef struct pool_live_t:
     int64_t cursors[TIER_CURSORS]  # shared; by tier, see balancing/pick.pxd:tier_cursor

@@ -24,6 +24,7 @@ from l4lb._dataplane.resources.ready cimport ready_remove
 from l4lb._dataplane.resources.sessions cimport sessions_give
 from l4lb._dataplane.resources.timers cimport timers_disarm
 from l4lb._dataplane.session.half cimport half_drop
+from l4lb._dataplane.session.latency cimport measure_session
 from l4lb._dataplane.session.records cimport record_session
 
 
@@ -134,6 +135,7 @@ cdef inline void session_dispose(worker_t *w, session_t *s, close_reason_t reaso
 cdef inline void session_count_end(worker_t *w, session_t *s, close_reason_t reason) noexcept nogil:
     """Record and count the session. Before its sockets are closed: who sees its end finds it counted."""
     record_session(w, s, reason)
+    measure_session(w, s)
     counter_add(&s.listener.counters[w.index].closed[<int>reason], 1)
 
 

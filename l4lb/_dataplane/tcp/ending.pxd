@@ -12,7 +12,7 @@ from libc.stdint cimport uint32_t
 from l4lb._dataplane.balancing.failure_notices cimport backend_failed
 from l4lb._dataplane.base.enums cimport (
     CLOSE_BACKEND_ABORT, CLOSE_CLIENT_ABORT, CLOSE_HALF_CLOSE_TIMEOUT, CLOSE_MAX_DURATION, CLOSE_NORMAL, HALF_EOF,
-    HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_BACKEND_RESET,
+    HALF_FIN_SENT, HALF_READABLE, HALF_READ_ON, HALF_WRITABLE, SCRATCH_BYTES, SESSION_ANSWERED, SESSION_BACKEND_RESET,
     SESSION_CLIENT_RESET, SESSION_CLOSING, SESSION_RESETTING, SIDE_BACKEND, SIDE_CLIENT, TURN_BYTES, close_reason_t,
     side_t,
 )
@@ -22,6 +22,7 @@ from l4lb._dataplane.base.worker_types cimport worker_t
 from l4lb._dataplane.resources.ready cimport ready_push
 from l4lb._dataplane.session.closing cimport session_end, socket_has_unsent, socket_unsent
 from l4lb._dataplane.session.half cimport half_drop, half_pending
+from l4lb._dataplane.session.latency cimport answer_watch
 from l4lb._dataplane.session.setup cimport session_pool
 from l4lb._dataplane.tcp.progress cimport deadline_passed, session_poll, session_stalled
 from l4lb._dataplane.tcp.relay cimport (
@@ -84,6 +85,8 @@ cdef inline void session_reset(worker_t *w, session_t *s, side_t lost) noexcept 
     """
     cdef half_t *carrying = &s.up if lost == SIDE_CLIENT else &s.down
     half_drop(w, &s.down if lost == SIDE_CLIENT else &s.up)
+    if not s.flags & SESSION_ANSWERED:
+        answer_watch(w, s)                         # its first bytes may have come just before
     if lost == SIDE_BACKEND and s.down.bytes == 0:
         counter_add(&s.backend.counters[w.index].early_resets, 1)
         backend_failed(w, session_pool(w, s), s.backend)

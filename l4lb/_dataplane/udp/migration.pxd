@@ -15,7 +15,8 @@ from libc.string cimport memcpy
 from l4lb._dataplane.admission.admission cimport hold_as_before, hold_worker, release
 from l4lb._dataplane.balancing.load cimport backend_release
 from l4lb._dataplane.base.enums cimport (
-    CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_FLOW, SESSION_MEASURED,
+    CLOSE_DRAIN, CLOSE_RESOURCE_LIMIT, NO_INDEX, SESSIONS_PER_BLOCK, SESSION_ANSWERED, SESSION_FLOW,
+    SESSION_MEASURED,
 )
 from l4lb._dataplane.base.linux cimport (
     close, counter_add, published_load_pointer, published_load_u32, published_load_u64, published_store_pointer,
@@ -126,12 +127,14 @@ cdef inline void imported_flow_fill(worker_t *w, session_t *s, imported_flow_t *
     s.attempts = 1
     s.started_ns = w.now_ns - <uint64_t>exported.age_ms * 1000000
     s.attempt_started_ns = s.connected_ns = s.started_ns
-    s.asked_ns = 0
+    s.asked_ns = s.started_ns if exported.bytes_up else 0
     s.active_ms = <uint32_t>w.now_ms - exported.idle_ms
     if s.expires_ms:
         s.expires_ms = (s.expires_ms - exported.age_ms) | 1
     if one.measured:
         s.flags |= SESSION_MEASURED
+    if exported.bytes_down:
+        s.flags |= SESSION_ANSWERED
     s.up.bytes = exported.bytes_up
     s.down.bytes = exported.bytes_down
     s.state = SESSION_FLOW

@@ -221,12 +221,17 @@ def send_counted(channel: Channel, counted: Counted, reported: Reported | None) 
         "listeners": list(counted.listeners.items()),
         "limits": {name: _text(one) for name, one in counted.limits.items()},
         "by_listener": {name: _text(one) for name, one in counted.by_listener.items()},
-        "by_backend": [[pool, id_, _text(one)] for (pool, id_), one in counted.by_backend.items()],
+        "by_backend": _placed(counted.by_backend),
+        "times": _placed(counted.times),
     }
     if reported is not None:
         sent = [[name, labels, value] for (name, labels), value in reported.sent.items()]
         said["reported"] = {"to": reported.to, "sent": sent}
     channel.send({"kind": "counted", **said})
+
+
+def _placed(counted: Mapping[tuple[str, str], bytes]) -> list[list[str]]:
+    return [[pool, id_, _text(one)] for (pool, id_), one in counted.items()]
 
 
 def _text(data: bytes) -> str:
@@ -361,8 +366,13 @@ def counted_of(said: Message) -> Counted:
         listeners={int(number): str(name) for number, name in said["listeners"]},
         limits={name: base64.b64decode(one) for name, one in said["limits"].items()},
         by_listener={name: base64.b64decode(one) for name, one in said["by_listener"].items()},
-        by_backend={(pool, id_): base64.b64decode(one) for pool, id_, one in said["by_backend"]},
+        by_backend=_by_place(said["by_backend"]),
+        times=_by_place(said.get("times", [])),
     )
+
+
+def _by_place(said: list[list[str]]) -> dict[tuple[str, str], bytes]:
+    return {(pool, id_): base64.b64decode(one) for pool, id_, one in said}
 
 
 def reported_of(said: Message) -> Reported | None:

@@ -16,7 +16,7 @@ from l4lb.control.state.events import Events
 from l4lb.control.state.state import State, initial_state
 from l4lb.model.snapshot import ListenerSpec, Selection, Snapshot, TableKind
 from l4lb.model.states import Health, ProcessState
-from l4lb.model.stats import PoolStats, Stats
+from l4lb.model.stats import BackendLatency, BackendTimes, PoolStats, Stats
 from tests.support.balancing import make_config
 from tests.support.tables import TWINS
 
@@ -63,6 +63,14 @@ class Recorder:
 
     def pool_stats(self, pool: str) -> PoolStats:
         return PoolStats()
+
+    def times(self, pool: str) -> dict[str, BackendTimes]:
+        return {}
+
+    def latency(self, pool: str) -> dict[str, BackendLatency]:
+        return {}
+
+    def mark_times(self) -> None: ...
 
     def addresses(self, listener: str) -> tuple[str, ...]:
         return ()
