@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from typing import Any, Protocol, TypeVar
 
 from l4lb.control.plane import ControlPlane
-from l4lb.control.reporting import shapes
+from l4lb.control.reporting import part_shapes, shapes
 from l4lb.control.reporting.explanation import facts_of
 from l4lb.control.state.state import BackendState, ListenerState, PoolState
 from l4lb.model.hints import unknown_name
@@ -87,6 +87,23 @@ class BackendView:
     async def astats(self) -> BackendStats:
         """See `stats`."""
         return self._of(await self._balancer.astats())
+
+    @property
+    def latency(self) -> part_shapes.BackendLatency | None:
+        """How long it took to accept a connect, to its first byte, and until sessions ended, in the latest minute or
+        so, in the admin API's format; None when only the kernel has sent it clients."""
+        return self._balancer.run(self._latency())
+
+    async def alatency(self) -> part_shapes.BackendLatency | None:
+        """See `latency`."""
+        return await self._balancer.arun(self._latency())
+
+    async def _latency(self) -> part_shapes.BackendLatency | None:
+        pool = self._balancer.plane.status.pool(self._pool)
+        backends = {} if pool is None else {one["id"]: one for one in pool["backends"]}
+        if self.id not in backends:
+            raise unknown_name("backend", self.id, backends, f'in pool "{self._pool}"')
+        return backends[self.id]["latency"]
 
     def _of(self, stats: Stats) -> BackendStats:
         backends = _pool_of(stats, self._pool).backends

@@ -14,7 +14,7 @@ from l4lb.model.states import CloseReason, ConnectFailure, DropReason, PathError
 from l4lb.model.stats import BackendStats, Device, ListenerStats, PoolStats, Stats, Traffic, WorkerStats
 
 if TYPE_CHECKING:
-    from l4lb.control.reporting import kernel_shapes, shapes
+    from l4lb.control.reporting import part_shapes, shapes
 
 K = TypeVar("K", bound=Enum)
 
@@ -25,7 +25,7 @@ def _counts(kind: type[K], answer: Mapping[Any, int]) -> dict[K, int]:
     return {kind(name): count for name, count in answer.items() if name in known}
 
 
-def _traffic(answer: kernel_shapes.Traffic | None) -> Traffic | None:
+def _traffic(answer: part_shapes.Traffic | None) -> Traffic | None:
     return None if answer is None else Traffic(**answer)
 
 

@@ -19,7 +19,7 @@ from l4lb.model.stats import BackendStats, PoolStats
 from l4lb.remote import answers
 
 if TYPE_CHECKING:  # only names of types: they are made with pydantic, which takes long to import
-    from l4lb.control.reporting import shapes
+    from l4lb.control.reporting import part_shapes, shapes
 
 DRAIN_TIMEOUT_S = 30.0
 _POLL_S = 0.1
@@ -94,6 +94,16 @@ class RemoteBackend:
     async def astats(self) -> BackendStats:
         """See `stats`."""
         return await asyncio.to_thread(lambda: self.stats)
+
+    @property
+    def latency(self) -> part_shapes.BackendLatency | None:
+        """How long it took to accept a connect, to its first byte, and until sessions ended, in the latest minute or
+        so; None when only the kernel has sent it clients."""
+        return self.status["latency"]
+
+    async def alatency(self) -> part_shapes.BackendLatency | None:
+        """See `latency`."""
+        return await asyncio.to_thread(lambda: self.latency)
 
     # ---- changes ----
 

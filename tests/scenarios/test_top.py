@@ -116,7 +116,7 @@ def shows(screen: Terminal, line: str, *texts: str) -> bool:
 
 def test_it_shows_what_happens(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up, set_up.served() as process, set_up.top() as screen:
-        shown = screen.wait_for("web (least_sessions)", "first", "second", "q Quit", "backends: 2")
+        shown = screen.wait_for("web (least_sess", "first", "second", "q Quit", "backends: 2")
         assert f"process {process.process.pid}" in shown
         assert "DOWN/S" in next(line for line in shown.splitlines() if line.startswith("POOL"))
         assert max(map(len, shown.splitlines())) <= 80
@@ -152,7 +152,7 @@ def test_all_lists(tmp_path: Path) -> None:
         screen.press("7")
         screen.wait_for("workers: ", "BUSY", "%")
         screen.press("Tab", "Enter")
-        screen.wait_for("web (least_sessions)")
+        screen.wait_for("web (least_sess")
 
 
 def test_why_a_backend_is_down(tmp_path: Path) -> None:
@@ -313,14 +313,14 @@ def test_a_terminal_without_utf8_gets_ascii(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("LC_ALL", "POSIX")
     monkeypatch.setenv("PYTHONUTF8", "0")
     with stage(tmp_path) as set_up, set_up.served(), set_up.top() as screen:
-        assert screen.wait_for("- web (least_sessions)").isascii()
+        assert screen.wait_for("- web (least_sess").isascii()
 
 
 def test_an_unknown_terminal_is_like_most(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up, set_up.served():
         command = ["env", "TERM=of-tomorrow", *set_up.command()]
         with terminal(tmp_path, command) as screen:
-            screen.wait_for("web (least_sessions)", "q Quit")
+            screen.wait_for("web (least_sess", "q Quit")
 
 
 def test_a_terminal_that_cannot_move_its_cursor(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_the_terminal_is_given_back_as_it_was(tmp_path: Path, end: str) -> None:
         started = shlex.join(["sh", "-c", f"echo $$ > pid; exec {shlex.join(top)}"])
         script = f"stty -a > before; {started}; echo ended with $?; stty -a > after; echo done; cat"
         with terminal(tmp_path, ["sh", "-c", f"cd {tmp_path}; {script}"]) as screen:
-            screen.wait_for("web (least_sessions)")
+            screen.wait_for("web (least_sess")
             if end == "SIGTERM":
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
             else:
@@ -348,7 +348,7 @@ def test_the_terminal_is_given_back_as_it_was(tmp_path: Path, end: str) -> None:
             codes = {"C-c": 0, "q": 0, "SIGTERM": 143, "error": 1}
             shown = screen.wait_for(f"ended with {codes[end]}", "done")
             assert ("ZeroDivisionError" in shown) == (end == "error")
-            assert "web (least_sessions)" not in shown
+            assert "web (least_sess" not in shown
         assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
 
 
@@ -357,13 +357,13 @@ def test_it_can_be_suspended(tmp_path: Path) -> None:
         with terminal(tmp_path, ["env", "PS1=prompt> ", "bash", "--norc", "-i"]) as screen:
             screen.wait_for("prompt>")
             screen.press(shlex.join(set_up.command()), "Enter")
-            screen.wait_for("web (least_sessions)", "q Quit")
+            screen.wait_for("web (least_sess", "q Quit")
             screen.press("C-z")
             screen.wait_for("Stopped")
             screen.press("fg", "Enter")
-            screen.wait_for("web (least_sessions)", "q Quit")
+            screen.wait_for("web (least_sess", "q Quit")
             screen.press("q")
-            assert wait_until(lambda: "web (least_sessions)" not in screen.screen)
+            assert wait_until(lambda: "web (least_sess" not in screen.screen)
 
 
 def test_it_needs_a_terminal() -> None:

@@ -18,6 +18,7 @@ from l4lb.cli.shared.texts import (
     engine_text,
     health_colour,
     health_text,
+    latency_text,
     serves,
     size_text,
 )
@@ -27,6 +28,11 @@ _TRAFFIC = [
     Column("total", right=True, extra=3),
     Column("up", right=True, extra=4, text=size_text),
     Column("down", right=True, extra=4, text=size_text),
+]
+_LATENCY = [
+    Column(f"{words} {part}", right=True, extra=extra, text=latency_text)
+    for words, extra in (("first byte", 10), ("connect", 11))
+    for part in ("p50", "p99")
 ]
 _DATAGRAMS = [Column(f"datagrams {way}", right=True, extra=6) for way in ("up", "down")]
 _PACKETS = [Column(f"packets {way}", right=True, extra=7) for way in ("up", "down")]
@@ -87,6 +93,7 @@ def backend_table(found: Sequence[tuple[Shape, Shape]], every: bool = False, poo
         Column("connect failures", right=True, extra=8),
         *([Column("zone", extra=9)] if every or any(one["zone"] for one in backends) else []),
         Column("last check", extra=5),
+        *_LATENCY,
     ]
     return Table(columns, [_backend_row(pool, one, every) for pool, one in found])
 
@@ -109,9 +116,20 @@ def _backend_row(pool: Shape, backend: Shape, every: bool) -> Row:
         "zone": backend["zone"],
         "last check": check_text(backend["last_check"]),
         **_counted(backend),
+        **_latency(backend.get("latency") or {}),
     }
     colours = {"health": health_colour(backend), "admin": ADMIN_COLOUR.get(backend["admin_state"], "")}
     return Row(values, backend_note(backend), colours)
+
+
+def _latency(known: Shape) -> dict[str, Any]:
+    """In seconds, of the latest minute; nothing where there was none, or nobody measures it."""
+    return {
+        f"{kind.replace('_', ' ')} {part}": known[kind][f"{part}_s"]
+        for kind in ("first_byte", "connect")
+        for part in ("p50", "p99")
+        if kind in known
+    }
 
 
 # ---- pools ----

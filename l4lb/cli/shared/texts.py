@@ -33,6 +33,13 @@ def age_text(seconds: float) -> str:
     return f"{whole}s"
 
 
+def latency_text(seconds: float) -> str:
+    """Such as 0.3 ms, 240 ms, 1.5 s."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{1000 * seconds:.1f} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
+
+
 def health_text(backend: Mapping[str, Any]) -> str:
     """What this process sees and, where that differs, what most nodes of its fleet see, which counts."""
     own, fleet = backend["health"], backend["fleet_health"]
@@ -126,6 +133,7 @@ def backend_note(backend: Mapping[str, Any]) -> str:
     return joined(
         (
             _passed_over(backend) or _serving(backend),
+            f"slow: {backend['slow']}" if backend.get("slow") else "",
             f"path errors: {path_errors}" if path_errors else "",
             _name_error(backend.get("resolved")),
         ),

@@ -11,9 +11,10 @@ from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.process.of_fleet import fleet_node, fleet_part
+from l4lb.control.process.of_latency import Latencies
 from l4lb.control.process.readiness import EVERYTHING, Scope, draining, failing
 from l4lb.control.publishing.reconciler import Reconciler
-from l4lb.control.reporting import kernel_shapes, part_shapes, shapes
+from l4lb.control.reporting import part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
@@ -46,7 +47,7 @@ def _check(result: CheckResult) -> shapes.Check:
     }
 
 
-def _agent(agent: AgentState) -> shapes.Agent:
+def _agent(agent: AgentState) -> part_shapes.Agent:
     return {
         "health": agent.health,
         "admin_state": agent.admin_state,
@@ -67,7 +68,7 @@ def _resolved(state: BackendState, names: Names) -> shapes.Resolved | None:
     }
 
 
-def _traffic(counted: Traffic | None) -> kernel_shapes.Traffic | None:
+def _traffic(counted: Traffic | None) -> part_shapes.Traffic | None:
     if counted is None:
         return None
     return {
@@ -78,17 +79,19 @@ def _traffic(counted: Traffic | None) -> kernel_shapes.Traffic | None:
     }
 
 
-def _in_kernel(state: ListenerState, stats: ListenerStats) -> kernel_shapes.InKernel | None:
+def _in_kernel(state: ListenerState, stats: ListenerStats) -> part_shapes.InKernel | None:
     traffic = _traffic(stats.in_kernel)
     if state.config.engine != "kernel" or traffic is None:
         return None
-    devices: list[kernel_shapes.Device] = [
+    devices: list[part_shapes.Device] = [
         {"device": one.name, "way": one.way, "tried": one.tried} for one in stats.devices
     ]
     return {"mode": state.config.mode, "devices": devices, "traffic": traffic}
 
 
-def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: bool, names: Names) -> shapes.Backend:
+def _backend(
+    pool: PoolState, state: BackendState, stats: BackendStats, latencies: Latencies, detail: bool, names: Names
+) -> shapes.Backend:
     """With `detail`, includes the latest checks."""
     passed_over = pool.passed_over.get(state.id, "")
     backend: shapes.Backend = {
@@ -125,6 +128,8 @@ def _backend(pool: PoolState, state: BackendState, stats: BackendStats, detail: 
         "source_misfits": stats.source_misfits,
         "path_errors": dict(stats.path_errors),
         "in_kernel": _traffic(stats.in_kernel),
+        "latency": latencies.of(state.id),
+        "slow": latencies.slow.get(state.id, ""),
     }
     if detail:
         backend["checks"] = [_check(result) for result in state.checks]
@@ -148,7 +153,7 @@ def _discovery(known: DiscoveryState | None) -> part_shapes.Discovery | None:
     }
 
 
-def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False) -> shapes.Pool:
+def _pool(state: PoolState, stats: PoolStats, latencies: Latencies, names: Names, detail: bool = False) -> shapes.Pool:
     return {
         "name": state.name,
         "policy": state.config.policy,
@@ -165,7 +170,7 @@ def _pool(state: PoolState, stats: PoolStats, names: Names, detail: bool = False
         "datagrams_down": stats.datagrams_down,
         "in_kernel": _traffic(stats.in_kernel),
         "backends": [
-            _backend(state, backend, stats.backends.get(id_, BackendStats()), detail, names)
+            _backend(state, backend, stats.backends.get(id_, BackendStats()), latencies, detail, names)
             for id_, backend in state.backends.items()
         ],
     }
@@ -307,18 +312,26 @@ class Status:
 
     def pools(self, stats: Stats | None = None) -> list[shapes.Pool]:
         counted = (stats or self.stats()).pools
-        return [_pool(one, counted.get(name, PoolStats()), self._names) for name, one in self._state.pools.items()]
+        return [
+            _pool(one, counted.get(name, PoolStats()), self._latencies(name), self._names)
+            for name, one in self._state.pools.items()
+        ]
+
+    def _latencies(self, pool: str) -> Latencies:
+        return Latencies(self._forwarder.latency(pool))
 
     def pool(self, name: str) -> shapes.Pool | None:
         """One pool with all details of its backends; None for an unknown pool."""
         state = self._state.pools.get(name)
-        return None if state is None else _pool(state, self._forwarder.pool_stats(name), self._names, detail=True)
+        if state is None:
+            return None
+        return _pool(state, self._forwarder.pool_stats(name), self._latencies(name), self._names, detail=True)
 
     def backend(self, pool: str, backend: str) -> shapes.Backend:
         """One backend with all details. KeyError for an unknown one."""
         state = self._state.pools[pool]
         counted = self._forwarder.pool_stats(pool).backends.get(backend, BackendStats())
-        return _backend(state, state.backends[backend], counted, True, self._names)
+        return _backend(state, state.backends[backend], counted, self._latencies(pool), True, self._names)
 
     def explain(self, name: str, source: str, to: str = "") -> shapes.Explanation:
         """Which backend of the pool a client at `source` gets, and why; `to` is where it connects to.

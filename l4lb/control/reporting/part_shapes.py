@@ -8,6 +8,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
 from l4lb.model.hooks import HookResult
+from l4lb.model.states import AdminState, Health
 
 _EXACT = with_config(ConfigDict(extra="forbid"))
 
@@ -123,3 +124,68 @@ class Readiness(TypedDict):
     ready: bool
     draining: bool
     reasons: list[str]
+
+
+@_EXACT
+class Traffic(TypedDict):
+    """What the kernel forwarded: packets, and their bytes as a whole. `packets_down` and `bytes_down` are null where
+    backends answer clients directly, so that nobody here sees it. By tcx, what counts as one packet may be several of a
+    connection that the kernel has joined."""
+
+    packets_up: int
+    packets_down: int | None
+    bytes_up: int
+    bytes_down: int | None
+
+
+@_EXACT
+class Device(TypedDict):
+    """By which device packets come to the programs in the kernel, `way` (tcx, native or generic), and what was tried
+    before that."""
+
+    device: str
+    way: str
+    tried: str
+
+
+@_EXACT
+class InKernel(TypedDict):
+    """How the kernel forwards a listener's packets: nat, dsr or tunnel, and by which devices it sees them."""
+
+    mode: str
+    devices: list[Device]
+    traffic: Traffic
+
+
+@_EXACT
+class Latency(TypedDict):
+    """Of the latest minute or so, in seconds; null when there was nothing. Quantiles are interpolated between powers of
+    two, and at most 1024."""
+
+    count: int
+    mean_s: float | None
+    p50_s: float | None
+    p90_s: float | None
+    p99_s: float | None
+
+
+@_EXACT
+class BackendLatency(TypedDict):
+    """`connect`: until it accepted a connect (TCP alone); `first_byte`: from when the session's first bytes were sent
+    to it, or from the connect if it speaks before that, until its own first bytes were sent on; `session`: from the
+    connect (UDP: from the first datagram) to the end, of sessions that have ended."""
+
+    connect: Latency
+    first_byte: Latency
+    session: Latency
+
+
+@_EXACT
+class Agent(TypedDict):
+    """What the backend's agent reported. `max_sessions` null: nothing."""
+
+    health: Health
+    admin_state: AdminState
+    percent: int
+    max_sessions: int | None
+    remark: str

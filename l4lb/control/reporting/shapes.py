@@ -9,8 +9,16 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
 
-from l4lb.control.reporting.kernel_shapes import InKernel, Traffic
-from l4lb.control.reporting.part_shapes import Discovery, FleetPart, Histogram, Hook
+from l4lb.control.reporting.part_shapes import (
+    Agent,
+    BackendLatency,
+    Discovery,
+    FleetPart,
+    Histogram,
+    Hook,
+    InKernel,
+    Traffic,
+)
 from l4lb.model.sessions import Engine
 from l4lb.model.states import (
     AdminState,
@@ -64,17 +72,6 @@ class HealthChange(TypedDict):
 
 
 @_EXACT
-class Agent(TypedDict):
-    """What the backend's agent reported. `max_sessions` null: nothing."""
-
-    health: Health
-    admin_state: AdminState
-    percent: int
-    max_sessions: int | None
-    remark: str
-
-
-@_EXACT
 class Resolved(TypedDict):
     """For a backend given by name: the address in use (empty: none), all addresses of the last answer, and why the
     latest look-up failed; the answer is stale then."""
@@ -88,7 +85,8 @@ class Resolved(TypedDict):
 class Backend(TypedDict):
     """`passed_over` says why it gets no sessions, `standby` why it gets them only after others; `failed` counts failed
     connects by cause; only the answer for one pool has `checks`. `in_kernel`: the part of its traffic that the kernel
-    forwards, which all other numbers contain where they can; null: it has none."""
+    forwards, which all other numbers contain where they can; null: it has none. `latency` is null where only the
+    kernel has sent it clients; `slow` says what takes much longer than in its pool."""
 
     id: str
     address: str
@@ -124,6 +122,8 @@ class Backend(TypedDict):
     source_misfits: int
     path_errors: dict[PathError, int]
     in_kernel: Traffic | None
+    latency: BackendLatency | None
+    slow: str
 
 
 @_EXACT

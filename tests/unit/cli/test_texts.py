@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from l4lb.cli.shared.texts import backend_note, health_colour, health_text, serves
+from l4lb.cli.shared.texts import backend_note, health_colour, health_text, latency_text, serves
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,11 @@ FAILED = {"ok": False, "step": "connect", "reason": "connection refused", "laten
             "agent: 50% of its weight; slow start: weight 0.1 of 1",
             True,
         ),
+        (
+            {"slow": "first byte p50 is 240 ms, 8 times its pool's"},
+            "slow: first byte p50 is 240 ms, 8 times its pool's",
+            True,
+        ),
         ({"ejected": True}, "ejected, but the pool has no other", True),
         ({"health": "down"}, "down, but the pool ignores health now", True),
         ({"last_check": FAILED}, "last check failed: connect: connection refused", True),
@@ -74,3 +79,11 @@ def test_of_one_that_is_down_it_says_since_when_and_why() -> None:
 def test_a_name_that_was_not_found_again() -> None:
     resolved = {"address": "10.0.0.1:80", "answer": ["10.0.0.1"], "error": "SERVFAIL"}
     assert backend_note(backend(resolved=resolved)).endswith("the last answer counts: SERVFAIL")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.000122, "0.1 ms"), (0.00996, "10.0 ms"), (0.0104, "10 ms"), (0.24, "240 ms"), (1.0, "1.0 s"), (90.0, "90.0 s")],
+)
+def test_a_latency_has_as_many_digits_as_it_needs(seconds: float, text: str) -> None:
+    assert latency_text(seconds) == text
