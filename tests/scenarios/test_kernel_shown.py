@@ -61,6 +61,9 @@ def test_status_and_metrics(hosts: Hosts, tmp_path: Path) -> None:
             assert metrics(made, "l4lb_listener_bytes_total")[way, "web"] == traffic[f"bytes_{way}"]
         assert sum(packets[backend, "up", "dns"] for backend in backends) == 30
         assert not any("proxied" in labels for labels in packets)
+        assert {one["latency"] for one in made.backends("web").values()} == {None}, "nobody sees how long they take"
+        times = metrics(made, "l4lb_backend_first_byte_seconds_count")
+        assert not any("web" in labels for labels in times)
         assert metrics(made, "l4lb_kernel_packets_total")["forwarded",] >= traffic["packets_up"] + 30
 
 

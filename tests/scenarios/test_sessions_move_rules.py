@@ -133,8 +133,11 @@ def test_one_record_for_each_session_with_all_of_it(tmp_path: Path) -> None:
             "sessions_active",
             "backend_sessions_total",
             "backend_sessions_active",
+            "backend_connect_seconds_count",
+            "backend_first_byte_seconds_count",
+            "backend_session_seconds_count",
         )
-        assert [process.total(f"l4lb_{name}") for name in names] == [2, 60, 2, 2, 2]
+        assert [process.total(f"l4lb_{name}") for name in names] == [2, 60, 2, 2, 2, 2, 2, 0]
         new = connect(process.address)
         assert said(new, b"x")
         for sock in [*socks, new]:
@@ -146,6 +149,10 @@ def test_one_record_for_each_session_with_all_of_it(tmp_path: Path) -> None:
         assert len({one["session_id"] for one in process.records()}) == 3
         assert wait_until(lambda: process.total("l4lb_sessions_active") == 0)
         assert [process.total(f"l4lb_{name}") for name in ("sessions_total", "session_closed_total")] == [3, 3]
+        times = [process.total(f"l4lb_backend_{name}_seconds_count") for name in ("connect", "first_byte", "session")]
+        assert times == [3, 3, 3]
+        lasted_s = sum(float(one["duration_ms"]) for one in process.records()) / 1000
+        assert abs(process.total("l4lb_backend_session_seconds_sum") - lasted_s) < 1, "from the connect on"
 
 
 def test_limits_hold_across_it(tmp_path: Path) -> None:

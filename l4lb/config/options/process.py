@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from l4lb.config.options.base import Line, Model, Name, PositiveCount, listify, reject_bool
+from l4lb.config.options.base import Count, Line, Model, Name, PositiveCount, listify, reject_bool
 from l4lb.config.options.reporting import (
     AccessLogTarget,
     DatagramAddress,
@@ -64,6 +64,10 @@ class GlobalConfig(Model):
         default="unix:/dev/log", description="of log and access_log: unix:/path, or host:port by UDP; RFC 5424"
     )
     syslog_facility: Facility = Field(default="daemon", description="of RFC 5424")
+    backend_histograms: Count = Field(
+        default=500,
+        description="backends of a pool up to which metrics have histograms of each one's times; 0: none",
+    )
     statsd: DatagramAddressOrOff = Field(default="off", description="send metrics to host:port or unix:/path")
     statsd_format: Literal["statsd", "datadog"] = Field(
         default="statsd", description="labels as parts of the name, or as Datadog's tags"

@@ -9,23 +9,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from l4lb.config import Listener
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.state.fleet import FleetState
-from l4lb.control.state.state import BackendState, DiscoveryState, State
+from l4lb.control.state.state import BackendState, DiscoveryState, PoolState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.hooks import CloseCounts
 from l4lb.model.states import Health, ProcessState
-from l4lb.model.stats import BackendStats, Histogram, ListenerStats, PoolStats, Stats, WorkerStats
+from l4lb.model.stats import (
+    BackendStats,
+    BackendTimes,
+    Histogram,
+    ListenerStats,
+    PoolStats,
+    Stats,
+    WorkerStats,
+)
 
 BUSY_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class BackendGathered:
-    """`checks` are (passed, failed)."""
+    """`checks` are (passed, failed); `times` are None where the pool is larger than `backend_histograms`, and where
+    nobody measures them; `max_sessions` 0: no limit."""
 
     pool: str
     backend: str
@@ -34,13 +44,23 @@ class BackendGathered:
     usable: bool
     weight: float
     checks: tuple[int, int]
+    times: BackendTimes | None = None
+    max_sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """This node's part of them; 0: no limit."""
+
+    max_sessions: int
+    session_rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """`discovery` by pool, of those that have a source; `busy` is the part of its time that each worker was busy
     lately; `reloads` are (applied, refused); `refusing` are listeners that refuse clients for now, by when_no_backend;
-    `at`: when, in seconds since 1970."""
+    `limits` are by listener, `queue_sizes` by pool; `at`: when, in seconds since 1970."""
 
     stats: Stats
     listeners: dict[str, ListenerStats]
@@ -60,6 +80,8 @@ class Gathered:
     usage: Usage | None = None
     refusing: frozenset[str] = frozenset()
     fleet: FleetState | None = None
+    limits: dict[str, ListenerLimits] = field(default_factory=dict)
+    queue_sizes: dict[str, int] = field(default_factory=dict)
     at: float = field(default_factory=time.time)
 
 
@@ -134,18 +156,32 @@ class Sources:
             self.usage.read(),
             frozenset(state.refusing_now),
             replace(state.fleet, nodes=dict(state.fleet.nodes)) if state.fleet is not None else None,
+            {name: self._limits(one.config) for name, one in state.listeners.items()},
+            {name: one.config.queue_size for name, one in state.pools.items()},
         )
+
+    def _limits(self, listener: Listener) -> ListenerLimits:
+        share = self.state.share
+        return ListenerLimits(share.of_count(listener.max_sessions), share.of_rate(listener.session_rate))
+
+    def _times(self, pool: PoolState) -> dict[str, BackendTimes]:
+        if len(pool.backends) > self.state.config.global_.backend_histograms:
+            return {}
+        return self.forwarder.times(pool.name)
 
     def _backends(self, stats: Stats) -> list[BackendGathered]:
         found = []
         for name, pool in self.state.pools.items():
             counted = stats.pools.get(name, PoolStats()).backends
-            usable = set(pool.usable)
+            usable, times = set(pool.usable), self._times(pool)
             for id_, backend in pool.backends.items():
-                found.append(_backend(name, backend, counted.get(id_, BackendStats()), id_ in usable))
+                stats_ = counted.get(id_, BackendStats())
+                found.append(_backend(name, backend, stats_, id_ in usable, times.get(id_)))
         return found
 
 
-def _backend(pool: str, state: BackendState, stats: BackendStats, usable: bool) -> BackendGathered:
-    checks = (state.checks_passed, state.checks_failed)
-    return BackendGathered(pool, state.id, stats, state.observed is Health.UP, usable, state.effective_weight, checks)
+def _backend(
+    pool: str, state: BackendState, stats: BackendStats, usable: bool, times: BackendTimes | None
+) -> BackendGathered:
+    checks, up = (state.checks_passed, state.checks_failed), state.observed is Health.UP
+    return BackendGathered(pool, state.id, stats, up, usable, state.effective_weight, checks, times, state.max_sessions)

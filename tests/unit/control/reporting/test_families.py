@@ -15,12 +15,21 @@ from l4lb import LoadBalancer
 from l4lb.config import AdminConfig
 from l4lb.control.reporting.access_log import Counts
 from l4lb.control.reporting.exposition import exposition
-from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered
+from l4lb.control.reporting.gathered import BackendGathered, Busy, Gathered, ListenerLimits
 from l4lb.control.reporting.usage import Usage
 from l4lb.control.state.state import DiscoveryState
 from l4lb.model.hooks import CloseCounts, HookResult
 from l4lb.model.states import CloseReason, ConnectFailure
-from l4lb.model.stats import BackendStats, Durations, Histogram, ListenerStats, Stats, Traffic, WorkerStats
+from l4lb.model.stats import (
+    BackendStats,
+    BackendTimes,
+    Durations,
+    Histogram,
+    ListenerStats,
+    Stats,
+    Traffic,
+    WorkerStats,
+)
 from tests.support.balancing import address_of, make_config, wait_idle
 from tests.support.peers import connect, one_answer, serving
 from tests.support.waiting import wait_until
@@ -37,7 +46,9 @@ CONTRACT = {
     "l4lb_backend_sessions_total": ("counter", {"pool", "backend"}),
     "l4lb_backend_up": ("gauge", {"pool", "backend"}),
     "l4lb_backend_weight": ("gauge", {"pool", "backend"}),
-    "l4lb_backend_connect_seconds": ("histogram", set()),
+    "l4lb_backend_connect_seconds": ("histogram", {"pool", "backend"}),
+    "l4lb_backend_first_byte_seconds": ("histogram", {"pool", "backend"}),
+    "l4lb_backend_session_seconds": ("histogram", {"pool", "backend"}),
     "l4lb_backend_connect_failures_total": ("counter", {"pool", "backend", "reason"}),
     "l4lb_session_seconds": ("histogram", {"listener"}),
     "l4lb_hook_seconds": ("histogram", set()),
@@ -72,6 +83,13 @@ DISCOVERED = {  # of pools with a source; not in the contract
     "l4lb_discovery_answers_total": ("counter", {"pool", "type", "result"}),
     "l4lb_discovery_changes_total": ("counter", {"pool", "type"}),
 }
+LIMITS = {  # not in the contract
+    "l4lb_max_sessions": ("gauge", set()),
+    "l4lb_listener_max_sessions": ("gauge", {"listener"}),
+    "l4lb_listener_session_rate": ("gauge", {"listener"}),
+    "l4lb_queue_size": ("gauge", {"pool"}),
+    "l4lb_backend_max_sessions": ("gauge", {"pool", "backend"}),
+}
 MARKED = 'a "name" \\ of\nits own'
 
 
@@ -91,9 +109,10 @@ def gathered() -> Gathered:
     )
     backend = BackendStats(1, 6, 10, 20, 3, {ConnectFailure.TIMEOUT: 4}, datagrams_up=11, datagrams_down=12)
     backend = replace(backend, in_kernel=Traffic(3, 4, 5, 6))
-    workers = (WorkerStats(spliced_bytes=30, busy_ns=10**9, connect_time=time_), WorkerStats(connect_time=time_))
-    stats = Stats(3, {MARKED: listener}, {}, workers, kernel_packets={"no_route": 8})
-    backends = (BackendGathered("p", "10.0.0.1:80", backend, True, False, 0.5, (13, 14)),)
+    workers = (WorkerStats(spliced_bytes=30, busy_ns=10**9), WorkerStats())
+    stats = Stats(3, {MARKED: listener}, {}, workers, max_sessions=36, kernel_packets={"no_route": 8})
+    times = BackendTimes(time_, Histogram((0.1, 0.2), (0, 4, 0), 0.6), Histogram((0.1, 0.2), (0, 0, 5), 5.0))
+    backends = (BackendGathered("p", "10.0.0.1:80", backend, True, False, 0.5, (13, 14), times, 37),)
     return Gathered(
         stats,
         {MARKED: listener},
@@ -112,6 +131,8 @@ def gathered() -> Gathered:
         CloseCounts(28, 29, 30),
         Usage(22.5, 0.25, 23, 24, 25, 26.0),
         frozenset({MARKED}),
+        limits={MARKED: ListenerLimits(38, 39.5), "unlimited": ListenerLimits(0, 0.0)},
+        queue_sizes={"p": 40, "other": 0},
         at=100.0,
     )
 
@@ -133,9 +154,9 @@ def samples(parsed: dict[str, Metric], name: str) -> dict[tuple[str, ...], float
     return {tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value for sample in every}
 
 
-@pytest.mark.parametrize("name", [*CONTRACT, *HOOKED, *IN_KERNEL, *DISCOVERED])
+@pytest.mark.parametrize("name", [*CONTRACT, *HOOKED, *IN_KERNEL, *DISCOVERED, *LIMITS])
 def test_every_metric_of_the_contract(parsed: dict[str, Metric], name: str) -> None:
-    kind, labels = {**CONTRACT, **HOOKED, **IN_KERNEL, **DISCOVERED}[name]
+    kind, labels = {**CONTRACT, **HOOKED, **IN_KERNEL, **DISCOVERED, **LIMITS}[name]
     family = parsed[name.removesuffix("_total")]
     assert family.type == kind
     assert family.documentation
@@ -177,13 +198,33 @@ def test_values_stand_where_they_belong(parsed: dict[str, Metric]) -> None:
         ("0.2", MARKED): 3,
         ("+Inf", MARKED): 6,
     }
-    assert samples(parsed, "l4lb_backend_connect_seconds_count") == {(): 12}
-    assert samples(parsed, "l4lb_backend_connect_seconds_sum") == {(): 9}
+    assert samples(parsed, "l4lb_backend_connect_seconds_count") == {(*place, "p"): 6}
+    assert samples(parsed, "l4lb_backend_connect_seconds_sum") == {(*place, "p"): 4.5}
+    assert samples(parsed, "l4lb_backend_first_byte_seconds_count") == {(*place, "p"): 4}
+    assert samples(parsed, "l4lb_backend_session_seconds_count") == {(*place, "p"): 5}
     assert samples(parsed, "l4lb_spliced_bytes_total") == {(): 30}
     assert samples(parsed, "l4lb_access_log_lines_total") == {(): 19}
     assert samples(parsed, "l4lb_access_log_dropped_total") == {("write",): 20, ("ring",): 21}
     told = {("delivered",): 28, ("failed",): 29, ("dropped",): 30}
     assert samples(parsed, "l4lb_hook_records_total") == told
+
+
+def test_there_is_a_value_for_each_limit_that_there_is(parsed: dict[str, Metric]) -> None:
+    assert samples(parsed, "l4lb_max_sessions") == {(): 36}
+    assert samples(parsed, "l4lb_backend_max_sessions") == {("10.0.0.1:80", "p"): 37}
+    assert samples(parsed, "l4lb_listener_max_sessions") == {(MARKED,): 38}
+    assert samples(parsed, "l4lb_listener_session_rate") == {(MARKED,): 39.5}
+    assert samples(parsed, "l4lb_queue_size") == {("p",): 40, ("other",): 0}, "0: nobody may wait"
+
+
+def test_a_backend_that_is_not_measured_has_no_histogram() -> None:
+    """It would say that it had no sessions."""
+    unmeasured = BackendGathered("kernel", "10.0.0.2:80", BackendStats(), True, True, 1.0, (0, 0))
+    text, _ = exposition(replace(gathered(), backends=(unmeasured,)), "")
+    found = {family.name: family for family in parse_text(text.decode())}
+    assert samples(found, "l4lb_backend_up") == {("10.0.0.2:80", "kernel"): 1}
+    for name in ("connect", "first_byte", "session"):
+        assert samples(found, f"l4lb_backend_{name}_seconds_count") == {}
 
 
 def test_durations_are_counted_at_their_bound() -> None:
