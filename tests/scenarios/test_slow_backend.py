@@ -108,6 +108,11 @@ def test_status_library_and_metrics_show_it(tmp_path: Path) -> None:
         row = next(line for line in table.splitlines() if " late " in line)
         assert "slow: first byte p50 is " in row
         assert "times its pool's" in row
+        candidates = forking.run("explain", "web", "192.0.2.7", "--admin", admin).stdout.splitlines()
+        assert {
+            name: "slow: first byte p50 is " in next(line for line in candidates if f". {name}" in line)
+            for name in ("late", "quick")
+        } == {"late": True, "quick": False}
         answer = json.loads(forking.run("status", "--admin", admin, "-o", "json").stdout)
         assert {one["id"]: one["latency"] for one in answer["pools"][0]["backends"]}["late"] == found
 

@@ -117,6 +117,7 @@ def _pool_lines(answer: Mapping[str, Any]) -> list[str]:
     tiers = len({one["tier"] for one in answer["candidates"]})
     for number, one in enumerate(answer["candidates"], 1):
         of = f" ({one['tier']})" if tiers > 1 else ""
-        lines.append(f"  {number}. {one['id']}{of}{' (at max_sessions)' if one['full'] else ''}")
+        slow = f" (slow: {one['slow']})" if one["slow"] else ""
+        lines.append(f"  {number}. {one['id']}{of}{' (at max_sessions)' if one['full'] else ''}{slow}")
     lines += [f"  passed over: {id_}: {reason}" for id_, reason in answer["passed_over"].items()]
     return lines

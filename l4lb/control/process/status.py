@@ -341,7 +341,7 @@ class Status:
         pool = self._state.pools[name]
         stats = self._forwarder.pool_stats(name)
         said = self._reconciler.explain(pool, parse_endpoint(source), parse_endpoint(to) if to else None, stats)
-        return explanation(pool, source, said)
+        return explanation(pool, source, said, self._latencies(name).slow)
 
     def explain_listener(self, name: str, facts: Facts, source: str, to: str = "") -> shapes.ListenerExplanation:
         """By which route of the listener such a client goes, and to which backend. KeyError for an unknown listener,

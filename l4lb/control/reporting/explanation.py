@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from l4lb.config import Config, Listener
 from l4lb.config.options.patterns import parse_bytes
@@ -21,8 +21,8 @@ from l4lb.routing.policies import TableBuilder
 from l4lb.routing.routes import Facts, Later, failing, find, target
 
 
-def explanation(pool: PoolState, source: str, said: Explained) -> shapes.Explanation:
-    """For JSON. `pool` is as `said` had it."""
+def explanation(pool: PoolState, source: str, said: Explained, slow: Mapping[str, str]) -> shapes.Explanation:
+    """For JSON. `pool` is as `said` had it; `slow`: in words, by backend."""
     choice = said.choice
     return {
         "pool": pool.name,
@@ -34,7 +34,10 @@ def explanation(pool: PoolState, source: str, said: Explained) -> shapes.Explana
         "how": choice.how,
         "hash": None if choice.hash is None else f"{choice.hash:016x}",
         "slot": choice.slot,
-        "candidates": [{"id": one.id, "full": one.full, "tier": str(tier)} for tier, one in said.order],
+        "candidates": [
+            {"id": one.id, "full": one.full, "tier": str(tier), "slow": slow.get(one.id, "")}
+            for tier, one in said.order
+        ],
         "passed_over": dict(pool.passed_over),
         "table_digest": pool.table_digest,
     }
@@ -84,7 +87,7 @@ def explain_config(config: Config, name: str, source: str, to: str, builder: Tab
     laid_out = {pool.name: _laid_out(config, pool, builder) for pool in state.pools.values()}[name]
     client = (parse_endpoint(source), parse_endpoint(to) if to else None)
     said = explain(laid_out.seen, laid_out.spec, laid_out.tables, client, PoolStats())
-    return explanation(state.pools[name], source, said)
+    return explanation(state.pools[name], source, said, {})
 
 
 def explain_listener_config(

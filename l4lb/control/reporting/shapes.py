@@ -325,11 +325,12 @@ class Status(TypedDict):
 
 @_EXACT
 class Candidate(TypedDict):
-    """`tier`: such as "priority 1"; candidates of one tier come before those of the next."""
+    """`tier`: such as "priority 1"; candidates of one tier come before those of the next. `slow` as a backend's."""
 
     id: str
     full: bool
     tier: str
+    slow: str
 
 
 @_EXACT
