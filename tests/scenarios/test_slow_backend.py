@@ -108,6 +108,7 @@ def test_status_library_and_metrics_show_it(tmp_path: Path) -> None:
         row = next(line for line in table.splitlines() if " late " in line)
         assert "slow: first byte p50 is " in row
         assert "times its pool's" in row
+        assert table.splitlines()[-1] == "backends much slower than their pool: 1 of 2: late of web"
         candidates = forking.run("explain", "web", "192.0.2.7", "--admin", admin).stdout.splitlines()
         assert {
             name: "slow: first byte p50 is " in next(line for line in candidates if f". {name}" in line)

@@ -101,6 +101,9 @@ def _problems(pools: list[Shape]) -> list[str]:
     lines = [f"pools without a usable backend: {len(empty)} of {len(pools)}: {_named(empty)}"] if empty else []
     if out:
         lines.append(f"backends that should get new sessions and do not: {out} of {len(backends)} (see --unhealthy)")
+    slow = [printable(f"{one['id']} of {pool['name']}") for pool, one in backends if one.get("slow")]
+    if slow:
+        lines.append(f"backends much slower than their pool: {len(slow)} of {len(backends)}: {_named(slow)}")
     return lines
 
 
