@@ -39,6 +39,20 @@ export function setText(node, text) {
   if (changed(node, "text", text)) node.textContent = text;
 }
 
+const ADDRESS = /([^\s,()]+)(:\d{1,5}(?:-\d{1,5})?)(?![\w:.])/g;
+
+/** Text with addresses in it: a line may end before a port, and not within it. What is copied is the text. */
+export function setAddressed(node, text) {
+  if (!changed(node, "text", text)) return;
+  const parts = [];
+  let end = 0;
+  for (const {0: whole, 1: host, 2: port, index} of text.matchAll(ADDRESS)) {
+    parts.push(text.slice(end, index), h("span.whole", {}, host, h("wbr"), h("span.port", {}, port)));
+    end = index + whole.length;
+  }
+  node.replaceChildren(...parts, text.slice(end));
+}
+
 /** null or false removes it. */
 export function setAttribute(node, name, value) {
   if (!changed(node, name, value)) return;

@@ -1,7 +1,7 @@
 // The feed of events: the newest first, in words, and the few that are said aloud.
 
 import {announce} from "./dialogs.js";
-import {byId, h} from "./dom.js";
+import {byId, h, setAddressed} from "./dom.js";
 import {span, time} from "./format.js";
 import {words} from "./judge.js";
 
@@ -36,10 +36,12 @@ function sentence(event) {
 
 function entry(event) {
   const level = MARKED.has(event.level) ? event.level : "info";
+  const named = h("span.about");
+  setAddressed(named, about(event));
   return h(`li.${level}`, {},
     h("time", {datetime: new Date(event.time * 1000).toISOString()}, time(event.time)),
     h("span.level", {}, h("span.unseen", {}, level === "info" ? "" : `${level}: `), words(event.kind)),
-    h("span.about", {}, about(event)), h("span.details", {}, details(event)));
+    named, h("span.details", {}, details(event)));
 }
 
 export class Feed {

@@ -8,6 +8,7 @@ const UNSERVED = ["connect_failed", "connect_timeout", "no_backend", "queue_full
   "proxy_header_error", "resource_limit", "internal_error"];
 const LATE_S = 1;
 const NAMED_MAX = 4; // in one sentence
+const TURNED_AWAY = "no usable backend: new clients are turned away";
 
 export const words = (text) => text.replaceAll("_", " ");
 
@@ -51,11 +52,13 @@ function listed(names) {
   return names.slice(0, NAMED_MAX).join(", ") + (more > 0 ? `, and ${more} more` : "");
 }
 
-/** Those with the same reason and about the same time together. */
-function downText(backends, now) {
+/** Those with the same reason and about the same time together; no names where one reason holds for the whole pool. */
+function downText(backends, all, now) {
   const since = (one) => `${condition(one).why || "no reason was given"}, for ${coarse(now - one.health_since)}`;
   const groups = [...Map.groupBy(backends, since)];
-  return listed(groups.map(([text, ones]) => `${listed(ones.map((one) => one.id))} (${text})`));
+  const number = `${backends.length} of ${plural(all, "backend")} down`;
+  if (groups.length === 1 && backends.length === all && all > NAMED_MAX) return `${number} (${groups[0][0]})`;
+  return `${number}: ${listed(groups.map(([text, ones]) => `${listed(ones.map((one) => one.id))} (${text})`))}`;
 }
 
 function parkedText(one) {
@@ -63,12 +66,12 @@ function parkedText(one) {
 }
 
 function* ofPool(pool, now) {
-  const problem = (kind, level, text) => ({key: `${kind}\n${pool.name}`, level, pool: pool.name, text});
+  const problem = (kind, level, text) => ({key: `${kind}\n${pool.name}`, level, pool: pool.name, text, part: 0});
+  const all = pool.backends.length;
   const by = Map.groupBy(pool.backends, (one) => condition(one).kind);
-  const all = plural(pool.backends.length, "backend");
-  if (!pool.usable) yield problem("none", "error", "no usable backend: new clients are turned away");
-  const down = by.get("down");
-  if (down) yield problem("down", "error", `${down.length} of ${all} down: ${downText(down, now)}`);
+  const down = by.has("down") ? downText(by.get("down"), all, now) : "";
+  if (!pool.usable) yield problem("none", "outage", [TURNED_AWAY, down].filter(Boolean).join(". "));
+  else if (down) yield {...problem("down", "error", down), part: by.get("down").length / all};
   const ejected = by.get("ejected")?.map((one) => one.id);
   if (ejected) yield problem("ejected", "warning", `ejected after failures of real traffic: ${listed(ejected)}`);
   const waiting = pool.waiting && plural(pool.waiting, "client");
@@ -95,7 +98,7 @@ function* ofListener(listener, samples) {
   const {name} = listener;
   const problem = (kind, level, text) => ({key: `${kind}\n${name}`, level, text: `listener ${name} ${text}`});
   if (listener.drain) yield problem("drain", "note", `is being drained: it accepts nobody, ${left} left`);
-  if (listener.refusing) yield problem("refusing", "error", `refuses clients: ${listener.refusing}`);
+  if (listener.refusing) yield problem("refusing", "outage", `refuses clients: ${listener.refusing}`);
   const reasons = unserved(samples);
   const total = reasons.reduce((sum, [, number]) => sum + number, 0);
   const text = `has ${plural(total, "client")} not served in the last minute (${unservedText(reasons)})`;
@@ -117,15 +120,25 @@ function* ofProcess(status, store) {
     yield problem("late", "warning", `health checks are ${span(health_lag_s)} late: this process is short of CPU`);
   }
   if (status.workers.some((one) => store.worker(one.worker).growth("pauses") > 0)) {
-    yield problem("pauses", "error", "accepting paused in the last minute: out of file descriptors or memory");
+    yield problem("pauses", "outage", "accepting paused in the last minute: out of file descriptors or memory");
   }
   for (const listener of status.listeners) yield* ofListener(listener, store.listener(listener.name));
 }
 
-const RANK = {error: 0, warning: 1, note: 2};
+const LEVELS = ["outage", "error", "warning", "note"]; // the worst first
 
-/** All that an operator should look at, the worst first: {key, level, pool?, text}. `now` is the server's clock. */
+/**
+ * All that an operator should look at: {key, level, pool?, text}. Outages, in which clients are turned away, come
+ * first; of errors those in which a larger part of a pool is down. `now` is the server's clock.
+ */
 export function problems(status, store, now) {
   const found = [...ofProcess(status, store), ...status.pools.flatMap((pool) => [...ofPool(pool, now)])];
-  return found.sort((a, b) => RANK[a.level] - RANK[b.level]);
+  const rank = ({level}) => LEVELS.indexOf(level);
+  return found.sort((a, b) => rank(a) - rank(b) || (b.part ?? 0) - (a.part ?? 0));
+}
+
+/** How many there are of each level, in words. */
+export function counted(found) {
+  const by = Map.groupBy(found, ({level}) => level);
+  return LEVELS.filter((level) => by.has(level)).map((level) => plural(by.get(level).length, level)).join(", ");
 }

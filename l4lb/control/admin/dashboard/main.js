@@ -1,6 +1,7 @@
 // The dashboard: asks for the status about every second, hears the events, and draws what changed. `/` serves it.
 
 import {EventStream, Poller, token} from "./api.js";
+import {Attention} from "./attention.js";
 import {Bans} from "./bans.js";
 import {TokenForm, announce} from "./dialogs.js";
 import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
@@ -11,7 +12,7 @@ import {problems} from "./judge.js";
 import {Plot} from "./plot.js";
 import {Pools} from "./pools.js";
 import {Store} from "./store.js";
-import {Attention, Listeners, Workers} from "./tables.js";
+import {Listeners, Workers} from "./tables.js";
 import {startTheme} from "./theme.js";
 
 const HIDDEN_MS = 60_000; // a page that nobody looks at for so long gives its stream of events back
@@ -29,7 +30,7 @@ const plots = [
   connects,
 ];
 const pools = new Pools(byId("pool-list"), byId("none"), store, draw);
-const attention = new Attention({place: byId("problems"), calm: byId("calm"), reveal: (pool) => pools.reveal(pool)});
+const attention = new Attention((pool) => pools.reveal(pool), draw);
 const listeners = new Listeners(byId("listeners"), store);
 const workers = new Workers(byId("workers"), store);
 const fleet = new Fleet(byId("fleet-nodes"), draw);
@@ -151,8 +152,9 @@ function facts({state, version, pid, uptime_s, snapshot_version, sessions_active
 
 function drawTab(status, found) {
   const bad = found.filter(({level}) => level !== "note").length;
+  const outages = found.filter(({level}) => level === "outage").length;
   const {state} = status;
-  document.title = bad ? `(${bad}) ${TITLE}` : TITLE;
+  document.title = outages ? `${plural(outages, "outage")} – ${TITLE}` : bad ? `(${bad}) ${TITLE}` : TITLE;
   icon(bad > 0);
   live(state === "running" ? "live" : "draining", state === "running" ? "live" : state);
   document.body.classList.remove("stale");

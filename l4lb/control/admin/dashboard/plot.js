@@ -11,7 +11,7 @@ const TOP = 8;
 const BOTTOM = 20;
 const GAP_S = 7; // without a sample for so long the line is interrupted
 const MINUTES = [5, 4, 3, 2, 1, 0];
-const MINUTE_PX = 36; // so narrow that its label fits
+const MINUTE_PX = 52; // so wide at least that labels have room
 
 /** At most four steps of 1, 2 or 5 from 0, in steps of `base` (1000 or 1024) to the largest unit: [0, ..., top]. */
 export function linearTicks(largest, base) {

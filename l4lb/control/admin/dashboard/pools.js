@@ -2,7 +2,7 @@
 // once and then only their changed texts are set.
 
 import {Controls} from "./controls.js";
-import {h, keep, setAttribute, setHidden, setText} from "./dom.js";
+import {h, keep, setAddressed, setAttribute, setHidden, setText} from "./dom.js";
 import {count, latency, ofLimit, plural, rate, sizeRate} from "./format.js";
 import {checkText, condition, isProblem} from "./judge.js";
 import {Pips, Strip} from "./strip.js";
@@ -44,8 +44,8 @@ class Row {
   update({pool, backend, samples, now, asked}) {
     const {kind, why} = condition(backend);
     setAttribute(this.node, "class", kind);
-    setText(this.#name, backend.id);
-    setText(this.#detail, describe(backend));
+    setAddressed(this.#name, backend.id);
+    setAddressed(this.#detail, describe(backend));
     setText(this.#state, kind === "idle" || kind === "standby" ? `up, ${kind}` : kind);
     setText(this.#why, kind === "drain" && backend.health === "down" ? "down too" : why);
     this.#strip.update(backend.history, now);

@@ -1,6 +1,6 @@
 // Listeners and workers, as tables that are made once.
 
-import {h, keep, setAttribute, setText} from "./dom.js";
+import {h, keep, setAddressed} from "./dom.js";
 import {count, ofLimit, plural, rate, sizeRate} from "./format.js";
 import {unserved, unservedText} from "./judge.js";
 
@@ -27,7 +27,7 @@ export class Table {
       const attributes = {role: index ? "cell" : "rowheader", scope: index ? null : "row", "data-label": label};
       return h(`${index ? "td" : "th"}${kind ? `.${kind}` : ""}`, attributes);
     });
-    const update = (item) => this.#columns.forEach(([, , text], index) => setText(cells[index], text(item)));
+    const update = (item) => this.#columns.forEach(([, , text], index) => setAddressed(cells[index], text(item)));
     return {node: h("tr", {role: "row"}, ...cells), update};
   }
 }
@@ -106,34 +106,5 @@ export class Workers {
 
   draw(workers) {
     this.#table.draw(workers, (one) => one.worker);
-  }
-}
-
-/** The list of what needs attention; quiet when nothing does. */
-export class Attention {
-  #views = new Map();
-
-  constructor({place, calm, reveal}) {
-    this.place = place;
-    this.calm = calm;
-    this.reveal = reveal;
-  }
-
-  draw(problems, status) {
-    const backends = status.pools.reduce((sum, pool) => sum + pool.backends.length, 0);
-    const usable = status.pools.reduce((sum, pool) => sum + pool.usable, 0);
-    const worst = problems[0]?.level;
-    const all = `${usable} of ${backends} backends in ${plural(status.pools.length, "pool")}`;
-    setText(this.calm, worst ? "" : `Nothing. ${all} are usable.`);
-    setAttribute(this.place.parentNode, "class", `attention ${worst ?? "fine"}`);
-    this.#views = keep(this.place, this.#views, problems, ({key}) => key, (problem) => this.#entry(problem));
-  }
-
-  #entry({level, pool}) {
-    const text = h("span.text");
-    const show = {type: "button", title: `Show pool ${pool}`, onclick: () => this.reveal(pool)};
-    const name = pool === undefined ? [] : [h("button.pool-name", show, pool)];
-    const node = h(`li.${level}`, {}, h("span.level", {}, level), ...name, text);
-    return {node, update: (problem) => setText(text, problem.text)};
   }
 }
