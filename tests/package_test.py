@@ -64,7 +64,8 @@ def main() -> None:
             sys.exit(f"l4lb top without a terminal: {top}")
         page = "from l4lb.control.admin.page import FILES; print(len(FILES) + 1)"
         installed = str(scratch / "venv/bin/python")
-        if int(run(installed, "-c", page, cwd=scratch)) != len(list((root / "l4lb/control/admin/dashboard").iterdir())):
+        here = [one for one in (root / "l4lb/control/admin/dashboard").rglob("*") if one.is_file()]
+        if int(run(installed, "-c", page, cwd=scratch)) != len(here):
             sys.exit("the installed dashboard lacks files")
     print("sdist: built, installed and run")
 

@@ -1,4 +1,4 @@
-"""The dashboard: the page at ``/`` and its files, which are in ``dashboard/`` beside this module and are read once.
+"""The dashboard: the page at ``/`` and its files, which are below ``dashboard/`` beside this module and are read once.
 They contain no data, so they need no token; the page gets its data from the API like any client.
 
 POLICY forbids the browser to load, send or run anything else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import PurePath
 
 from aiohttp import web
@@ -38,16 +39,19 @@ class File:
         return web.Response(text=self.text, content_type=self.media, headers=_HEADERS)
 
 
-def _read() -> dict[str, File]:
-    found = {}
-    for entry in files(__package__).joinpath("dashboard").iterdir():
-        if (media := _MEDIA.get(PurePath(entry.name).suffix)) is not None:
+def _read(folder: Traversable, path: str) -> dict[str, File]:
+    """All that is served of `folder` and of the folders in it."""
+    found: dict[str, File] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _read(entry, f"{path}/{entry.name}")
+        elif (media := _MEDIA.get(PurePath(entry.name).suffix)) is not None:
             text = entry.read_text(encoding="utf-8").replace("{{version}}", __version__)
-            found[f"/dashboard/{entry.name}"] = File(text, media)
+            found[f"{path}/{entry.name}"] = File(text, media)
     return found
 
 
-FILES = _read()  # by path
+FILES = _read(files(__package__).joinpath("dashboard"), "/dashboard")  # by path
 PAGE = FILES.pop("/dashboard/index.html")
 
 

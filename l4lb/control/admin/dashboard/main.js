@@ -1,19 +1,19 @@
 // The dashboard: asks for the status about every second, hears the events, and draws what changed. `/` serves it.
 
 import {EventStream, Poller, token} from "./api.js";
-import {Attention} from "./attention.js";
-import {Bans} from "./bans.js";
 import {TokenForm, announce} from "./dialogs.js";
 import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
-import {Feed} from "./events.js";
-import {Fleet} from "./fleet.js";
 import {count, latency, plural, rate, sizeRate, span, time} from "./format.js";
 import {problems} from "./judge.js";
 import {Plot} from "./plot.js";
 import {Pools} from "./pools.js";
 import {Store} from "./store.js";
-import {Listeners, Workers} from "./tables.js";
 import {startTheme} from "./theme.js";
+import {Attention} from "./sections/attention.js";
+import {Bans} from "./sections/bans.js";
+import {Feed} from "./sections/events.js";
+import {Fleet} from "./sections/fleet.js";
+import {Listeners, Workers} from "./sections/listeners.js";
 
 const HIDDEN_MS = 60_000; // a page that nobody looks at for so long gives its stream of events back
 const OURS = document.querySelector("meta[name=l4lb-version]").content;

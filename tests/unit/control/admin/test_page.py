@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from l4lb.version import __version__
 from tests.support.balancing import make_config
 
 FOLDER = Path("l4lb/control/admin/dashboard")
+ENTRIES = sorted(entry for entry in FOLDER.rglob("*") if entry.is_file())
 NAMESPACE = "http://www.w3.org/2000/svg"
 
 
@@ -50,16 +53,17 @@ def test_every_file_is_served_with_its_type_and_may_load_nothing_else(tmp_path: 
 
 
 def test_all_files_are_there_and_named_by_the_page_or_by_each_other() -> None:
-    named = set(re.findall(r'"dashboard/([\w.-]+)"', PAGE.text))
-    for file in FOLDER.glob("*.js"):
-        text = file.read_text()
-        named |= set(re.findall(r'from "\./([\w.-]+)"', text)) | set(re.findall(r'"dashboard/([\w.-]+)"', text))
-    assert {f"/dashboard/{name}" for name in named} == set(FILES)
-    assert {file.name for file in FOLDER.iterdir()} == named | {"index.html"}
+    texts = [PAGE.text, *(file.read_text() for file in ENTRIES if file.suffix == ".js")]
+    named = {FOLDER / name for text in texts for name in re.findall(r'"dashboard/([\w./-]+)"', text)}
+    for file in ENTRIES:
+        imported = re.findall(r'from "(\.[\w./-]+)"', file.read_text()) if file.suffix == ".js" else []
+        named |= {Path(os.path.normpath(file.parent / name)) for name in imported}
+    assert {f"/dashboard/{file.relative_to(FOLDER)}" for file in named} == set(FILES)
+    assert set(ENTRIES) == named | {FOLDER / "index.html"}
     assert f'content="{__version__}"' in PAGE.text
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.iterdir()), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", ENTRIES, ids=lambda file: file.name)
 def test_nothing_is_inline_nor_from_elsewhere_nor_too_long(file: Path) -> None:
     text = file.read_text()
     assert re.findall(r"https?://[^\s\"']+", text) in ([], [NAMESPACE])
@@ -75,3 +79,8 @@ def test_without_the_dashboard_none_of_it_is_served() -> None:
     with with_admin(dashboard=False) as balancer:
         for path in ("/", *FILES):
             assert fetch(balancer.admin_address, path)[0] == 404, path
+
+
+def test_no_folder_of_it_is_crowded() -> None:
+    counts = Counter(file.parent for file in ENTRIES if file.suffix == ".js")
+    assert max(counts.values()) <= 16

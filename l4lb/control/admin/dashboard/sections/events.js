@@ -1,9 +1,9 @@
 // The feed of events: the newest first, in words, and the few that are said aloud.
 
-import {announce} from "./dialogs.js";
-import {byId, h, setAddressed} from "./dom.js";
-import {span, time} from "./format.js";
-import {words} from "./judge.js";
+import {announce} from "../dialogs.js";
+import {byId, h, setAddressed} from "../dom.js";
+import {span, time} from "../format.js";
+import {words} from "../judge.js";
 
 const SHOWN = 200;
 const NEWS_S = 15; // what is older was not heard live, nor what was before the page, and is not said aloud

@@ -1,9 +1,9 @@
 // The nodes of the fleet that this process belongs to, as it knows them; there is no such section without a fleet.
 
-import {getFleet} from "./api.js";
-import {byId, setHidden, setText} from "./dom.js";
-import {count, plural, span} from "./format.js";
-import {Table} from "./tables.js";
+import {getFleet} from "../api.js";
+import {byId, setHidden, setText} from "../dom.js";
+import {count, plural, span} from "../format.js";
+import {Table} from "../tables.js";
 
 const AGAIN_MS = 2000;
 

@@ -1,9 +1,9 @@
 // What needs attention, in words, the worst first: the page begins with it. However much is wrong, it leaves room for
 // the plots: the rest of a long list is there on demand.
 
-import {byId, h, keep, setAddressed, setAttribute, setHidden, setText} from "./dom.js";
-import {plural} from "./format.js";
-import {counted} from "./judge.js";
+import {byId, h, keep, setAddressed, setAttribute, setHidden, setText} from "../dom.js";
+import {plural} from "../format.js";
+import {counted} from "../judge.js";
 
 const SHOWN = 6;
 const SHOWN_NARROW = 3; // where a problem takes several lines

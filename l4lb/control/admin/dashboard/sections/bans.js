@@ -1,9 +1,9 @@
 // Who is kept out at runtime: the list, which is asked for when there is news of it, and a form for one more.
 
-import {listBans, putBan, removeBan} from "./api.js";
-import {announce, complain, confirmed} from "./dialogs.js";
-import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
-import {plural, span} from "./format.js";
+import {listBans, putBan, removeBan} from "../api.js";
+import {announce, complain, confirmed} from "../dialogs.js";
+import {byId, h, keep, setAttribute, setHidden, setText} from "../dom.js";
+import {plural, span} from "../format.js";
 
 const SHOWN = 100;
 const NEWS = new Set(["banned", "unbanned", "ban_over"]);
