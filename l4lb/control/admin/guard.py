@@ -26,7 +26,7 @@ from l4lb.model.tokens import Token
 from l4lb.net.listen.admin_socket import peer_of
 
 _READING = ("GET", "HEAD")
-_token_name: ContextVar[str] = ContextVar("l4lb token", default="")  # of the request that is served
+_token: ContextVar[Token | None] = ContextVar("l4lb token", default=None)  # of the request that is served
 
 
 def require_token(tokens: Sequence[Token], public: Collection[str]) -> object:
@@ -39,7 +39,7 @@ def require_token(tokens: Sequence[Token], public: Collection[str]) -> object:
         if found is not None and found.read_only and request.method not in _READING:
             raise Refusal(403, f'the token "{found.name}" is for reading alone')
         if request.path in public or found is not None:
-            _token_name.set(found.name if found is not None else "")
+            _token.set(found)
             return await handler(request)
         raise Refusal(401, "expected the header Authorization: Bearer TOKEN")
 
@@ -60,10 +60,21 @@ def _found(tokens: Sequence[Token], given: str) -> Token | None:
 async def note_who(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method in _READING:
         return await handler(request)
-    place = await _place(request.transport)
-    name = _token_name.get()
-    with acting(f"{name} at {place}" if name and place else name or place):
+    with acting(await who(request)):
         return await handler(request)
+
+
+async def who(request: web.Request) -> str:
+    """Who sent `request`, as events name it: the token and the place, as far as they are known."""
+    token = _token.get()
+    place, name = await _place(request.transport), token.name if token is not None else ""
+    return f"{name} at {place}" if name and place else name or place
+
+
+def reads_only() -> bool:
+    """Whether who sent the request that is served may change nothing."""
+    token = _token.get()
+    return token is not None and token.read_only
 
 
 async def _place(transport: asyncio.BaseTransport | None) -> str:

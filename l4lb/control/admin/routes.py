@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from l4lb.control.admin import bans, changes, sessions
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
+from l4lb.control.admin.guard import reads_only, who
 from l4lb.control.admin.page import PAGE
 from l4lb.control.admin.stream import READERS_MAX
 from l4lb.control.process.readiness import Scope
@@ -139,6 +140,10 @@ async def _fleet(api: Api, call: Call) -> part_shapes.Fleet:
     return api.status.fleet()
 
 
+async def _whoami(api: Api, call: Call) -> part_shapes.WhoAmI:
+    return {"by": await who(call.request), "read_only": reads_only()}
+
+
 async def _events(api: Api, call: Call) -> web.StreamResponse:
     if api.stream.full:
         raise Refusal(409, f"{READERS_MAX} streams are open already", closes=True)
@@ -208,6 +213,7 @@ ROUTES = (
     Route("POST", "/v1/upgrade", "Let a new process take over; this one drains and exits", changes.upgrade,
           shapes.Upgraded, refuses=(409,)),
     Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
+    Route("GET", "/v1/whoami", "Who asks, and whether that one may change something", _whoami, part_shapes.WhoAmI),
     Route("GET", "/v1/fleet", "All nodes of the fleet, as this one knows them", _fleet, part_shapes.Fleet,
           refuses=(404,)),
     Route("GET", "/v1/events", "What happens, as Server-Sent Events; slow readers lose some and learn how many",

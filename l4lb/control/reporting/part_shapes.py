@@ -117,6 +117,14 @@ class Alive(TypedDict):
 
 
 @_EXACT
+class WhoAmI(TypedDict):
+    """`by`: as events would name it; empty for a client at a unix socket that is gone already."""
+
+    by: str
+    read_only: bool
+
+
+@_EXACT
 class Readiness(TypedDict):
     """`draining`: it is not ready only because it, or the whole node, is being drained: it still serves the clients
     that it has."""

@@ -1,14 +1,11 @@
-// The admin API as the page uses it: the status again and again, changes of backends and bans, the stream of events.
-// The token is kept in sessionStorage alone. Addresses are relative, so that the page works behind a proxy's prefix
-// too.
+// The admin API as the page uses it: the status again and again, lists, changes. The token is kept in sessionStorage
+// alone. Addresses are relative, so that the page works behind a proxy's prefix too.
 
 const TOKEN = "l4lb-token";
 const TIMEOUT_MS = 5000;
 const POLL_MS = 1000;
 const POLL_MS_MAX = 5000;
 const SHARE = 20; // a status that takes long to make is asked for less often: at most 1/20 of the time
-const RECENT = 200;
-const RETRY_MS_MAX = 10000;
 
 /** `status` is the HTTP one, 0 when there was no answer; the message is the API's own, made for people. */
 export class ApiError extends Error {
@@ -31,7 +28,8 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN),
 };
 
-async function ask(path, options = {}) {
+/** The answer, when it is a good one; an ApiError otherwise, or what aborted it. */
+export async function ask(path, options = {}) {
   const headers = {...options.headers};
   const used = token.get();
   if (used) headers.Authorization = `Bearer ${used}`;
@@ -50,19 +48,48 @@ async function ask(path, options = {}) {
   throw error;
 }
 
+const get = (path) => ask(path, {signal: AbortSignal.timeout(TIMEOUT_MS)});
+
+const read = async (path) => (await get(path)).json();
+
 async function change(method, path, body) {
   const headers = body === undefined ? {} : {"Content-Type": "application/json"};
   const signal = AbortSignal.timeout(TIMEOUT_MS * 2);
   return (await ask(path, {method, headers, body: JSON.stringify(body), signal})).json();
 }
 
+/** A list, and how many there are of what it has only some. */
+async function counted(path) {
+  const response = await get(path);
+  return {list: await response.json(), total: Number(response.headers.get("X-Total-Count"))};
+}
+
+/** Of the `parameters` those that say something. */
+function query(parameters) {
+  const said = Object.entries(parameters).filter(([, value]) => value !== "" && value !== undefined);
+  return said.length ? `?${new URLSearchParams(said)}` : "";
+}
+
+/** {by, read_only}: who asks, by the token that is in use. */
+export const whoAmI = () => read("v1/whoami");
+
 /** Set keys of a backend, by its id or address. Returns what the API then says of it. */
 export const putBackend = (pool, backend, settings) =>
   change("PUT", `v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, settings);
 
-export const getFleet = async () => (await ask("v1/fleet", {signal: AbortSignal.timeout(TIMEOUT_MS)})).json();
+/** `wanted`: {pool, backend, source, listener}, each of which may be empty. */
+export const listSessions = (wanted, limit) => counted(`v1/sessions${query({...wanted, limit})}`);
 
-export const listBans = async () => (await ask("v1/bans", {signal: AbortSignal.timeout(TIMEOUT_MS)})).json();
+export const endSession = (id) => change("DELETE", `v1/sessions/${encodeURIComponent(id)}`);
+
+export const endSessions = (wanted) => change("DELETE", `v1/sessions${query(wanted)}`);
+
+/** `by`: sessions, rate or bytes. */
+export const listSources = (by, limit) => counted(`v1/sources${query({by, limit})}`);
+
+export const getFleet = () => read("v1/fleet");
+
+export const listBans = () => read("v1/bans");
 
 export const putBan = (cidr, settings) => change("PUT", `v1/bans/${encodeURIComponent(cidr)}`, settings);
 
@@ -77,7 +104,7 @@ function skewOf(response) {
   return Math.abs(skew) > 3 ? skew : 0;
 }
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
  * Asks for the status for as long as the page is open; `now()` asks at once. `heard` gets the status, the skew of
@@ -118,75 +145,5 @@ export class Poller {
     const took = performance.now() - began;
     this.#heard(status, skewOf(response), began);
     return Math.min(Math.max(POLL_MS, SHARE * took), POLL_MS_MAX);
-  }
-}
-
-/** The events in `text`, which ends between two of them, as objects. */
-function parsed(text) {
-  const data = text.split("\n\n").map((block) => block.split("\n").find((line) => line.startsWith("data: ")));
-  return data.filter(Boolean).map((line) => JSON.parse(line.slice(6)));
-}
-
-/**
- * The stream of events, opened again when it ends. EventSource cannot send a token, so it is read by hand. Each time
- * the latest events come first: those that were heard before are left out.
- */
-export class EventStream {
-  #heard;
-  #state;
-  #seen = new Set();
-  #abort = null;
-
-  constructor(heard, state) {
-    this.#heard = heard;
-    this.#state = state;
-  }
-
-  get open() {
-    return this.#abort !== null;
-  }
-
-  close() {
-    this.#abort?.abort();
-    this.#abort = null;
-  }
-
-  async run() {
-    if (this.open) return;
-    const abort = (this.#abort = new AbortController());
-    for (let wait = 1000; !abort.signal.aborted; wait = Math.min(2 * wait, RETRY_MS_MAX)) {
-      try {
-        await this.#read(abort.signal);
-        wait = 1000;
-        this.#state("no stream; trying again");
-      } catch (error) {
-        if (abort.signal.aborted) return;
-        this.#state(error.status === 409 ? "too many readers: no live events here" : "no stream; trying again");
-      }
-      await pause(wait);
-    }
-  }
-
-  async #read(signal) {
-    const response = await ask(`v1/events?last=${RECENT}`, {signal});
-    this.#state("");
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
-    for (;;) {
-      const {done, value} = await reader.read();
-      if (done) return;
-      text += value;
-      const end = text.lastIndexOf("\n\n");
-      if (end < 0) continue;
-      this.#tell(parsed(text.slice(0, end)));
-      text = text.slice(end + 2);
-    }
-  }
-
-  #tell(events) {
-    const fresh = events.filter((event) => !this.#seen.has(JSON.stringify(event)));
-    for (const event of fresh) this.#seen.add(JSON.stringify(event));
-    if (this.#seen.size > 4 * RECENT) this.#seen = new Set([...this.#seen].slice(-2 * RECENT));
-    if (fresh.length) this.#heard(fresh);
   }
 }

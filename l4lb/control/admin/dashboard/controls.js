@@ -42,6 +42,10 @@ export class Controls {
   #buttons;
   #input;
   #set;
+  #toolbar;
+  #form;
+  #state = h("span.only-read");
+  #number = h("span.only-read");
 
   constructor(changed) {
     this.#changed = changed;
@@ -49,12 +53,14 @@ export class Controls {
       const attributes = {type: "button", title: TITLES[state], "data-state": state};
       return h("button", {...attributes, onclick: () => this.#setState(state)}, state);
     });
-    this.states = h("div.states", {role: "toolbar", onkeydown: (event) => this.#move(event)}, ...this.#buttons);
+    this.#toolbar = h("div.states.act", {role: "toolbar", onkeydown: (event) => this.#move(event)}, ...this.#buttons);
+    this.states = h("div", {}, this.#toolbar, this.#state);
     this.#input = h("input.weight", {type: "number", min: 0, max: WEIGHT_MAX, step: 1, required: true,
       oninput: () => this.#edited(), onkeydown: (event) => event.key === "Escape" && this.#revert()});
     this.#set = h("button", {type: "submit", hidden: true}, "Set");
     this.ramp = h("span.ramp"); // while it starts slowly
-    this.weight = h("form.weight", {onsubmit: (event) => this.#submit(event)}, this.#input, this.#set, this.ramp);
+    this.#form = h("form.weight.act", {onsubmit: (event) => this.#submit(event)}, this.#input, this.#set);
+    this.weight = h("div", {}, this.#form, this.#number, this.ramp);
   }
 
   /** `asked` is when the status was asked for that `backend` is of. */
@@ -70,10 +76,12 @@ export class Controls {
       setAttribute(button, "aria-label", `${button.dataset.state} ${backend.id}`);
       if (!within) button.tabIndex = pressed ? 0 : -1;
     }
-    setAttribute(this.states, "aria-label", `Admin state of ${backend.id}`);
-    setAttribute(this.states, "aria-busy", this.#pending.has("admin_state") ? "true" : null);
+    setAttribute(this.#toolbar, "aria-label", `Admin state of ${backend.id}`);
+    setAttribute(this.#toolbar, "aria-busy", this.#pending.has("admin_state") ? "true" : null);
     setAttribute(this.#input, "aria-label", `Weight of ${backend.id}`);
-    setAttribute(this.weight, "aria-busy", this.#pending.has("weight") ? "true" : null);
+    setAttribute(this.#form, "aria-busy", this.#pending.has("weight") ? "true" : null);
+    setText(this.#state, state);
+    setText(this.#number, `${backend.weight} `);
     if (this.#set.hidden) this.#show(this.#wanted("weight"));
     const part = Math.abs(backend.effective_weight - backend.weight) > 0.005 && backend.usable;
     setText(this.ramp, part ? `now ${+backend.effective_weight.toFixed(2)}` : "");

@@ -84,3 +84,9 @@ export function keep(parent, views, items, keyOf, make) {
   for (const view of views.values()) view.node.remove();
   return kept;
 }
+
+/** Makes `select` offer the names of `items`, and `all` of them, which is ""; `views` are those of the last time. */
+export function choices(select, views, items, all) {
+  return keep(select, views, [{name: ""}, ...items], ({name}) => name, ({name}) =>
+    ({node: h("option", {value: name}, name || all), update() {}}));
+}

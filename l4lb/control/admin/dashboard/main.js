@@ -1,19 +1,22 @@
 // The dashboard: asks for the status about every second, hears the events, and draws what changed. `/` serves it.
 
-import {EventStream, Poller, token} from "./api.js";
+import {Poller, token, whoAmI} from "./api.js";
 import {TokenForm, announce} from "./dialogs.js";
-import {byId, h, keep, setAttribute, setHidden, setText} from "./dom.js";
+import {byId, choices, setAttribute, setHidden, setText} from "./dom.js";
 import {count, latency, plural, rate, sizeRate, span, time} from "./format.js";
 import {problems} from "./judge.js";
 import {Plot} from "./plot.js";
 import {Pools} from "./pools.js";
 import {Store} from "./store.js";
+import {EventStream} from "./stream.js";
 import {startTheme} from "./theme.js";
 import {Attention} from "./sections/attention.js";
 import {Bans} from "./sections/bans.js";
 import {Feed} from "./sections/events.js";
 import {Fleet} from "./sections/fleet.js";
 import {Listeners, Workers} from "./sections/listeners.js";
+import {SessionList} from "./sections/sessions.js";
+import {Sources} from "./sections/sources.js";
 
 const HIDDEN_MS = 60_000; // a page that nobody looks at for so long gives its stream of events back
 const OURS = document.querySelector("meta[name=l4lb-version]").content;
@@ -35,6 +38,8 @@ const listeners = new Listeners(byId("listeners"), store);
 const workers = new Workers(byId("workers"), store);
 const fleet = new Fleet(byId("fleet-nodes"), draw);
 const bans = new Bans(draw);
+const sessions = new SessionList();
+const sources = new Sources((source) => bans.propose(source));
 const feed = new Feed(store);
 const form = new TokenForm(useToken);
 const poller = new Poller(heard, failed);
@@ -45,6 +50,7 @@ let asked = 0; // when the status that is shown was asked for, by performance.no
 let lostAt = null; // since when nothing answers, in our seconds
 let options = new Map();
 let drawn = false;
+let knownFor = null; // the process and the token for which it was asked who we are
 
 const clock = () => Date.now() / 1000;
 
@@ -70,7 +76,21 @@ function heard(status, theirs, began) {
   setText(byId("banner"), `This page is of version ${OURS}, and ${status.version} runs now: reload the page.`);
   setHidden(byId("banner"), status.version === OURS);
   if (!stream.open && !document.hidden) stream.run();
+  askWho(`${status.pid} ${token.get()}`);
   draw();
+}
+
+/** What only those may do who may change something is not shown to others. */
+async function askWho(asking) {
+  if (asking === knownFor) return;
+  knownFor = asking;
+  try {
+    const {by, read_only} = await whoAmI();
+    document.body.classList.toggle("read-only", read_only);
+    setText(byId("who"), read_only ? `${by}: for reading alone` : "");
+  } catch {
+    knownFor = null; // with the next status
+  }
 }
 
 function news(events) {
@@ -142,6 +162,8 @@ function draw() {
   listeners.draw(status.listeners);
   workers.draw(status.workers);
   fleet.draw(status, now);
+  sessions.draw(status);
+  sources.draw();
   bans.draw(status, now);
 }
 
@@ -161,8 +183,7 @@ function drawTab(status, found) {
 }
 
 function drawPlots(status) {
-  options = keep(byId("scope"), options, [{name: ""}, ...status.pools], ({name}) => name, ({name}) =>
-    ({node: h("option", {value: name}, name ? `pool ${name}` : "all pools"), update() {}}));
+  options = choices(byId("scope"), options, status.pools, "all pools");
   const all = store.scopes.get("");
   const chosen = store.scopes.get(byId("scope").value) ?? all;
   for (const plot of plots) plot.draw(plot === connects ? all : chosen, store.marks, clock());

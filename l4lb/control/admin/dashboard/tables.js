@@ -2,7 +2,10 @@
 
 import {h, keep, setAddressed} from "./dom.js";
 
-/** `columns`: [label, kind, text(item)]. */
+/**
+ * `columns`: [label, kind, text(item)], or [label, kind, null, make] with `make()` for what a cell holds instead of a
+ * text: {node, update(item)}. The label of a column of buttons is for screen readers alone: its kind is "act".
+ */
 export class Table {
   #columns;
   #views = new Map();
@@ -11,7 +14,8 @@ export class Table {
   constructor(place, label, columns) {
     this.#columns = columns;
     const heads = columns.map(([name, kind]) =>
-      h(kind ? `th.${kind}` : "th", {role: "columnheader", scope: "col"}, name));
+      h(kind ? `th.${kind}` : "th", {role: "columnheader", scope: "col"},
+        kind === "act" ? h("span.unseen", {}, name) : name));
     const head = h("thead", {role: "rowgroup"}, h("tr", {role: "row"}, ...heads));
     place.append(h("div.scroll", {}, h("table", {role: "table", "aria-label": label}, head, this.#body)));
   }
@@ -21,11 +25,14 @@ export class Table {
   }
 
   #row() {
-    const cells = this.#columns.map(([label, kind], index) => {
+    const cells = this.#columns.map(([label, kind, text, make], index) => {
       const attributes = {role: index ? "cell" : "rowheader", scope: index ? null : "row", "data-label": label};
-      return h(`${index ? "td" : "th"}${kind ? `.${kind}` : ""}`, attributes);
+      const cell = h(`${index ? "td" : "th"}${kind ? `.${kind}` : ""}`, attributes);
+      const view = make?.();
+      if (view) cell.append(view.node);
+      return {cell, update: view ? view.update : (item) => setAddressed(cell, text(item))};
     });
-    const update = (item) => this.#columns.forEach(([, , text], index) => setAddressed(cells[index], text(item)));
-    return {node: h("tr", {role: "row"}, ...cells), update};
+    const update = (item) => cells.forEach((one) => one.update(item));
+    return {node: h("tr", {role: "row"}, ...cells.map(({cell}) => cell)), update};
   }
 }

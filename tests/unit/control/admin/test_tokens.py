@@ -106,6 +106,21 @@ def test_events_name_the_token(secret: str, by: str, tokens: Path) -> None:
         assert last_event(balancer) == {"kind": "backend_set", "pool": "web", "backend": "127.0.0.1:2", "by": by}
 
 
+@pytest.mark.parametrize(
+    ("secret", "by", "read_only"),
+    [("secret-1", "alice at 127.0.0.1", False), ("secret-2", "grafana at 127.0.0.1", True)],
+)
+def test_a_client_can_ask_who_it_is(secret: str, by: str, read_only: bool, tokens: Path) -> None:
+    with with_admin("127.0.0.1:0", tokens) as balancer, Client(balancer.admin_address, token=secret) as client:
+        assert client.ask("GET", "/v1/whoami") == {"by": by, "read_only": read_only}
+
+
+def test_without_tokens_everybody_may_change_something(tmp_path: Path) -> None:
+    with with_admin(f"unix:{tmp_path}/admin.sock") as balancer, Client(balancer.admin_address) as client:
+        me = f"{getpass.getuser()} (pid {os.getpid()})"
+        assert client.ask("GET", "/v1/whoami") == {"by": me, "read_only": False}
+
+
 def test_events_name_the_user_and_the_process_at_a_unix_socket(tmp_path: Path) -> None:
     me = f"{getpass.getuser()} (pid {os.getpid()})"
     with with_admin(f"unix:{tmp_path}/admin.sock") as balancer, Client(balancer.admin_address) as client:

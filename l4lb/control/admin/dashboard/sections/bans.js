@@ -2,7 +2,7 @@
 
 import {listBans, putBan, removeBan} from "../api.js";
 import {announce, complain, confirmed} from "../dialogs.js";
-import {byId, h, keep, setAttribute, setHidden, setText} from "../dom.js";
+import {byId, choices, h, keep, setAttribute, setHidden, setText} from "../dom.js";
 import {plural, span} from "../format.js";
 
 const SHOWN = 100;
@@ -33,15 +33,21 @@ export class Bans {
     if (bans !== this.#count) this.#stale = true;
     this.#count = bans;
     if (this.#stale && !this.#asking) this.#ask();
-    const every = [{name: ""}, ...listeners];
-    this.#options = keep(byId("ban-listener"), this.#options, every, ({name}) => name, ({name}) =>
-      ({node: h("option", {value: name}, name || "all listeners"), update() {}}));
+    this.#options = choices(byId("ban-listener"), this.#options, listeners, "all listeners");
     const shown = this.#bans.slice(0, SHOWN);
     setHidden(byId("ban-table"), !shown.length);
     this.#views = keep(byId("ban-rows"), this.#views, shown, keyOf, (ban) => this.#row(ban, now));
     for (const view of this.#views.values()) view.tick(now);
     const more = this.#bans.length - shown.length;
     setText(byId("ban-more"), more > 0 ? `And ${more} more: l4lb ban list shows them all.` : "");
+  }
+
+  /** Fills the form, so that only its button is left to press. */
+  propose({source, listener}) {
+    byId("ban-cidr").value = source;
+    byId("ban-listener").value = listener;
+    byId("ban-form").scrollIntoView({block: "center"});
+    byId("ban-reason").focus({preventScroll: true});
   }
 
   async #ask() {
@@ -66,7 +72,7 @@ export class Bans {
     const node = h("tr", {role: "row"},
       h("th.address", {role: "rowheader", scope: "row", "data-label": "Client"}, ban.cidr),
       h("td", {role: "cell", "data-label": "Listener"}, ban.listener ?? "all"),
-      ends, reason, h("td", {role: "cell", "data-label": ""}, remove));
+      ends, reason, h("td.act", {role: "cell", "data-label": ""}, remove));
     const update = (next) => {
       of = next;
       setText(reason, next.reason || "–");
