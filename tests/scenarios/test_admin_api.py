@@ -89,6 +89,7 @@ def examples(session: str) -> dict[str, tuple[str, object, int]]:
         "GET /v1/bans": ("/v1/bans?source=192.0.2.1", None, 200),
         "DELETE /v1/bans/{cidr}": ("/v1/bans/192.0.2.0%2F24", None, 200),
         "GET /v1/config": ("/v1/config", None, 200),
+        "GET /v1/config/diff": ("/v1/config/diff", None, 200),
         "GET /v1/whoami": ("/v1/whoami", None, 200),
         "GET /v1/fleet": ("/v1/fleet", None, 404),
         "GET /v1/events": ("/v1/events", None, 200),

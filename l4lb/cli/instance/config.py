@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,10 @@ from l4lb.cli.shared.output import json_text
 from l4lb.cli.shared.tables import printable
 from l4lb.client import Client
 
-_ABSENT: Any = object()
+if TYPE_CHECKING:
+    from l4lb.config.comparing import Difference
+
 Values = Mapping[str, Any]
-Keys = tuple[str, ...]
 
 
 @click.group(cls=Group)
@@ -71,14 +72,6 @@ def _without_none(value: Any) -> Any:
 # ---- diff ----
 
 
-class Difference(NamedTuple):
-    """`runs` and `file` are the values, or _ABSENT."""
-
-    path: Keys
-    runs: Any
-    file: Any
-
-
 @config.command()
 @click.argument("file", default="", metavar="[FILE]", type=click.Path())
 @as_json
@@ -90,15 +83,15 @@ def diff(file: str, as_json: bool, admin: str | None, token_file: str | None) ->
     What runs has the changes at runtime and the flags of `l4lb serve` over the file. Secrets are not compared, and
     neither are backends that discovery has found.
     """
-    from l4lb.config.secrets import masked  # imports pydantic
+    from l4lb.config.comparing import compare  # the package imports pydantic
+    from l4lb.config.secrets import masked
     from l4lb.control.fleet.reading import load
 
     with connected(admin, token_file) as client:
         runs, file = client.config, file or _file_of(client)
-    found = list(_differences(_by_backend(runs), _by_backend(masked(load(file))), ()))
-    found = [one for one in found if not _was_discovered(one, runs)]
+    found = compare(runs, masked(load(file)))
     if as_json:
-        click.echo(json_text([_as_json(one) for one in found]))
+        click.echo(json_text([{"path": one.path_text(), **one.sides()} for one in found]))
     else:
         for one in found:
             click.echo(_line(one, file))
@@ -111,53 +104,14 @@ def _file_of(client: Client) -> str:
     raise click.UsageError("give FILE: the instance has read none (or is of a fleet: see `l4lb fleet config diff`)")
 
 
-def _by_backend(config: Values) -> Values:
-    """With the backends of each pool by id, so that their order does not matter."""
-    pools = {
-        name: {**pool, "backends": {one["id"] or one["address"]: one for one in pool["backends"]}}
-        for name, pool in config["pools"].items()
-    }
-    return {**config, "pools": pools}
-
-
-def _differences(runs: Any, file: Any, path: Keys) -> Iterator[Difference]:
-    """The deepest places that differ, in the order of what runs."""
-    if not isinstance(runs, Mapping) or not isinstance(file, Mapping):
-        if runs != file:
-            yield Difference(path, runs, file)
-        return
-    for key in dict.fromkeys([*runs, *file]):
-        yield from _differences(runs.get(key, _ABSENT), file.get(key, _ABSENT), (*path, key))
-
-
-def _was_discovered(one: Difference, runs: Values) -> bool:
-    """A backend that no file has."""
-    if one.file is not _ABSENT or len(one.path) != 4 or (one.path[0], one.path[2]) != ("pools", "backends"):
-        return False
-    return runs["pools"][one.path[1]]["discovery"] is not None
-
-
 def _line(one: Difference, file: str) -> str:
-    path = printable(_path_text(one.path))
-    if one.file is _ABSENT:
+    path, sides = printable(one.path_text()), one.sides()
+    if "file" not in sides:
         return f"{path}: runs, and is not in {printable(file)}"
-    if one.runs is _ABSENT:
+    if "runs" not in sides:
         return f"{path}: does not run, and is in {printable(file)}"
     return f"{path}: runs with {_value(one.runs)}, {printable(file)} has {_value(one.file)}"
 
 
-def _path_text(path: Keys) -> str:
-    """Backends stand in brackets: their names have dots."""
-    if len(path) > 3 and (path[0], path[2]) == ("pools", "backends"):
-        return ".".join([f"{'.'.join(path[:3])}[{path[3]}]", *path[4:]])
-    return ".".join(path)
-
-
 def _value(value: Any) -> str:
     return printable(json.dumps(value, ensure_ascii=False))
-
-
-def _as_json(one: Difference) -> Values:
-    """Without the side on which there is nothing."""
-    sides = {side: value for side, value in (("runs", one.runs), ("file", one.file)) if value is not _ABSENT}
-    return {"path": _path_text(one.path), **sides}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
+from l4lb.config import Config
 from l4lb.control.admin.stream import EventStream
 from l4lb.control.process.status import Status
 from l4lb.control.reporting import shapes
@@ -21,6 +23,12 @@ from l4lb.model.changes import Changes
 T = TypeVar("T")
 
 
+class Origin(Protocol):
+    """Where the configuration is from."""
+
+    async def read(self) -> Config: ...
+
+
 class Verbs(Protocol):
     """The actions of the API; `l4lb.control.plane.ControlPlane` implements them."""
 
@@ -30,6 +38,8 @@ class Verbs(Protocol):
     def draining(self) -> Draining: ...
     @property
     def banning(self) -> Banning: ...
+    @property
+    def fleet(self) -> Origin: ...
     async def reload(self) -> Changes: ...
     async def upgrade(self) -> int: ...
     async def put_backend(
@@ -40,13 +50,14 @@ class Verbs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the handlers work on."""
+    """What the handlers work on. `reading` is held by the one that reads the configuration's file."""
 
     status: Status
     verbs: Verbs
     stream: EventStream
     document: Callable[[], dict[str, Any]]
     metrics: Metrics
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Query(BaseModel):

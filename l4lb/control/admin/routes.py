@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from l4lb.control.admin import bans, changes, sessions
+from l4lb.control.admin import bans, changes, configuration, sessions
 from l4lb.control.admin.calls import Answer, Api, Call, Query
 from l4lb.control.admin.errors import Refusal
 from l4lb.control.admin.guard import reads_only, who
@@ -132,10 +132,6 @@ async def _explain_listener(api: Api, call: Call) -> shapes.ListenerExplanation:
         raise Refusal(400, str(error), "source") from None
 
 
-async def _config(api: Api, call: Call) -> shapes.ConfigShape:
-    return api.status.config()
-
-
 async def _fleet(api: Api, call: Call) -> part_shapes.Fleet:
     return api.status.fleet()
 
@@ -212,7 +208,10 @@ ROUTES = (
           query=changes.ResumeQuery, refuses=(404, 409, 422, 507)),
     Route("POST", "/v1/upgrade", "Let a new process take over; this one drains and exits", changes.upgrade,
           shapes.Upgraded, refuses=(409,)),
-    Route("GET", "/v1/config", "The configuration in use; secrets are masked", _config, shapes.ConfigShape),
+    Route("GET", "/v1/config", "The configuration in use; secrets are masked", configuration.in_use,
+          shapes.ConfigShape),
+    Route("GET", "/v1/config/diff", "How what a reload would take now differs from the configuration in use",
+          configuration.file_differences, part_shapes.ConfigDifferences, refuses=(409,)),
     Route("GET", "/v1/whoami", "Who asks, and whether that one may change something", _whoami, part_shapes.WhoAmI),
     Route("GET", "/v1/fleet", "All nodes of the fleet, as this one knows them", _fleet, part_shapes.Fleet,
           refuses=(404,)),

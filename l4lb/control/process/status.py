@@ -288,14 +288,14 @@ class Status:
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
             "bans": self._state.bans,
             "fleet": None if self._state.fleet is None else fleet_part(self._state),
-            "config_file": self._config_file(),
+            "config_file": self.config_file(),
             "listeners": self.listeners(stats),
             "pools": self.pools(stats),
             "workers": [_worker(index, worker) for index, worker in enumerate(stats.workers)],
         }
 
-    def _config_file(self) -> str:
-        """What a fleet has in etcd is no file."""
+    def config_file(self) -> str:
+        """The file that was read, or empty; what a fleet has in etcd is no file."""
         file = self._state.config.file
         return os.path.abspath(file) if file and self._state.fleet is None else ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12 on
@@ -122,6 +122,26 @@ class WhoAmI(TypedDict):
 
     by: str
     read_only: bool
+
+
+@_EXACT
+class ConfigDifference(TypedDict):
+    """`path`: the key; `runs` and `file`: its values, without the one that there is not."""
+
+    path: str
+    runs: NotRequired[Any]
+    file: NotRequired[Any]
+
+
+@_EXACT
+class ConfigDifferences(TypedDict):
+    """How what a reload would take now differs from what runs. `problems`: why it could not be read; a reload would be
+    refused for them. Of `total` differences the first thousand are listed."""
+
+    file: str
+    problems: list[str]
+    total: int
+    differences: list[ConfigDifference]
 
 
 @_EXACT

@@ -87,6 +87,11 @@ export const endSessions = (wanted) => change("DELETE", `v1/sessions${query(want
 /** `by`: sessions, rate or bytes. */
 export const listSources = (by, limit) => counted(`v1/sources${query({by, limit})}`);
 
+export const getConfig = () => read("v1/config");
+
+/** {file, problems, total, differences: [{path, runs?, file?}]}; an ApiError with status 409 when there is no file. */
+export const getDifferences = () => read("v1/config/diff");
+
 export const getFleet = () => read("v1/fleet");
 
 export const listBans = () => read("v1/bans");

@@ -12,6 +12,7 @@ import {EventStream} from "./stream.js";
 import {startTheme} from "./theme.js";
 import {Attention} from "./sections/attention.js";
 import {Bans} from "./sections/bans.js";
+import {Configuration} from "./sections/configuration.js";
 import {Feed} from "./sections/events.js";
 import {Fleet} from "./sections/fleet.js";
 import {Listeners, Workers} from "./sections/listeners.js";
@@ -40,6 +41,7 @@ const fleet = new Fleet(byId("fleet-nodes"), draw);
 const bans = new Bans(draw);
 const sessions = new SessionList();
 const sources = new Sources((source) => bans.propose(source));
+const configuration = new Configuration();
 const feed = new Feed(store);
 const form = new TokenForm(useToken);
 const poller = new Poller(heard, failed);
@@ -96,6 +98,7 @@ async function askWho(asking) {
 function news(events) {
   feed.add(events, skew);
   bans.hear(events);
+  configuration.hear(events);
 }
 
 /** While nothing answers at all the banner says enough. */
@@ -164,6 +167,7 @@ function draw() {
   fleet.draw(status, now);
   sessions.draw(status);
   sources.draw();
+  feed.draw(status);
   bans.draw(status, now);
 }
 

@@ -1,7 +1,7 @@
 // The feed of events: the newest first, in words, and the few that are said aloud.
 
 import {announce} from "../dialogs.js";
-import {byId, h, setAddressed} from "../dom.js";
+import {byId, choices, h, setAddressed, setHidden, setText} from "../dom.js";
 import {span, time} from "../format.js";
 import {words} from "../judge.js";
 
@@ -44,29 +44,66 @@ function entry(event) {
     named, h("span.details", {}, details(event)));
 }
 
+/** Which events a choice of levels lets through. `by` is there when somebody asked for what happened. */
+const LEVELS = {
+  all: () => true,
+  warning: ({level}) => MARKED.has(level),
+  error: ({level}) => level === "error",
+  changes: ({by}) => by !== undefined,
+};
+
 export class Feed {
   #list = byId("events");
+  #level = byId("event-level");
+  #pool = byId("event-pool");
+  #find = byId("event-text");
+  #options = new Map();
+  #entries = []; // {event, node, text}, the newest first
   #store;
   #opened = Date.now() / 1000;
 
   constructor(store) {
     this.#store = store;
-    byId("warnings").addEventListener("change", ({target}) => {
-      this.#list.classList.toggle("warnings-only", target.checked);
-    });
+    for (const one of [this.#level, this.#pool]) one.addEventListener("change", () => this.#filter());
+    this.#find.addEventListener("input", () => this.#filter());
+  }
+
+  /** The pools that may be chosen. */
+  draw({pools}) {
+    const chosen = this.#pool.value;
+    this.#options = choices(this.#pool, this.#options, pools, "all pools");
+    if (this.#pool.value !== chosen) this.#filter(); // the one that was chosen is gone
   }
 
   /** `skew`: how far the server's clock is ahead of ours, in seconds. */
   add(events, skew) {
     const now = Date.now() / 1000;
     for (const event of events) {
-      this.#list.prepend(entry(event));
+      const node = entry(event);
+      this.#entries.unshift({event, node, text: node.textContent.toLowerCase()});
+      this.#list.prepend(node);
       const at = event.time - skew;
       const marked = MARKED.has(event.level);
       if (marked) this.#store.marks.push({at, level: event.level});
       const news = at > Math.max(now - NEWS_S, this.#opened);
       if (news && (marked || ALOUD.has(event.kind))) announce(sentence(event), marked);
     }
-    while (this.#list.childElementCount > SHOWN) this.#list.lastChild.remove();
+    for (const {node} of this.#entries.splice(SHOWN)) node.remove();
+    this.#filter();
+  }
+
+  #filter() {
+    const words = this.#find.value.toLowerCase().split(/\s+/);
+    const pool = this.#pool.value;
+    const fits = ({event, text}) => LEVELS[this.#level.value](event) && (!pool || event.pool === pool) &&
+      words.every((word) => text.includes(word));
+    let shown = 0;
+    for (const one of this.#entries) {
+      const fit = fits(one);
+      shown += fit;
+      setHidden(one.node, !fit);
+    }
+    const all = this.#entries.length;
+    setText(byId("events-none"), all && !shown ? `None of the latest ${all} events is such a one.` : "");
   }
 }
