@@ -77,6 +77,11 @@ export const whoAmI = () => read("v1/whoami");
 export const putBackend = (pool, backend, settings) =>
   change("PUT", `v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, settings);
 
+/** Its sessions have drain_timeout, by default, to end. */
+export const drainListener = (listener) => change("POST", "v1/drain", {listener});
+
+export const resumeListener = (listener) => change("DELETE", `v1/drain${query({listener})}`);
+
 /** `wanted`: {pool, backend, source, listener}, each of which may be empty. */
 export const listSessions = (wanted, limit) => counted(`v1/sessions${query({...wanted, limit})}`);
 

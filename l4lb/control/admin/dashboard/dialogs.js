@@ -26,12 +26,17 @@ function say() {
   toSay = [];
 }
 
-/** True when the operator agrees. Escape and Cancel do not; the focus returns to where it was. */
-export function confirmed({title, text, warning, yes}) {
+/**
+ * True when the operator agrees. Escape and Cancel do not; the focus returns to where it was. `items`: a list below the
+ * text.
+ */
+export function confirmed({title, text, items = [], warning = "", yes}) {
   const dialog = byId("confirm");
   const before = document.activeElement;
   byId("confirm-title").textContent = title;
   byId("confirm-text").textContent = text;
+  byId("confirm-items").replaceChildren(...items.map((one) => h("li", {}, one)));
+  byId("confirm-items").hidden = !items.length;
   byId("confirm-warning").textContent = warning;
   byId("confirm-warning").hidden = !warning;
   byId("confirm-yes").textContent = yes;

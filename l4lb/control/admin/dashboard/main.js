@@ -7,11 +7,13 @@ import {count, latency, plural, rate, sizeRate, span, time} from "./format.js";
 import {problems} from "./judge.js";
 import {Plot} from "./plot.js";
 import {Pools} from "./pools.js";
+import {Selection} from "./selection.js";
 import {Store} from "./store.js";
 import {EventStream} from "./stream.js";
 import {startTheme} from "./theme.js";
 import {Attention} from "./sections/attention.js";
 import {Bans} from "./sections/bans.js";
+import {Bulk} from "./sections/bulk.js";
 import {Configuration} from "./sections/configuration.js";
 import {Feed} from "./sections/events.js";
 import {Fleet} from "./sections/fleet.js";
@@ -33,7 +35,9 @@ const plots = [
   plot("Throughput", {down: "down", up: "up"}, sizeRate, 1024),
   connects,
 ];
-const pools = new Pools(byId("pool-list"), byId("none"), store, draw);
+const selection = new Selection(draw);
+const pools = new Pools({place: byId("pool-list"), none: byId("none"), store, redraw: draw, selection});
+const bulk = new Bulk(selection);
 const attention = new Attention((pool) => pools.reveal(pool), draw);
 const listeners = new Listeners(byId("listeners"), store);
 const workers = new Workers(byId("workers"), store);
@@ -162,6 +166,7 @@ function draw() {
   attention.draw(found, status);
   drawPlots(status);
   pools.draw(status, now, asked);
+  bulk.draw(status);
   listeners.draw(status.listeners);
   workers.draw(status.workers);
   fleet.draw(status, now);

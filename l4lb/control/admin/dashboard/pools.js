@@ -27,10 +27,14 @@ class Row {
   #failures = h("span");
   #recent = h("span.recent");
 
-  constructor(changed) {
+  #pick = h("input.act", {type: "checkbox", onchange: ({target}) => this.#picked(target.checked)});
+
+  constructor(changed, selection) {
+    this.selection = selection;
     this.controls = new Controls(changed);
     const [name, state, strip, , , , , failures, , weight, states] = this.#cells;
-    const header = h("th", {role: "rowheader", scope: "row", "data-label": "Backend"}, this.#name, this.#detail);
+    const header = h("th", {role: "rowheader", scope: "row", "data-label": "Backend"},
+      this.#pick, this.#name, this.#detail);
     name.replaceWith(header);
     this.#cells[0] = header;
     state.append(this.#state, this.#why);
@@ -51,6 +55,13 @@ class Row {
     this.#strip.update(backend.history, now);
     this.#numbers(backend, samples);
     this.controls.update(pool, backend, asked);
+    this.of = {pool: pool.name, id: backend.id};
+    setAttribute(this.#pick, "aria-label", `Select ${backend.id}`);
+    this.#pick.checked = this.selection.has(pool.name, backend.id);
+  }
+
+  #picked(chosen) {
+    this.selection.set(this.of.pool, [this.of.id], chosen);
   }
 
   #numbers(backend, samples) {
@@ -85,10 +96,14 @@ class PoolView {
   #body = h("tbody", {role: "rowgroup"});
   #rows = new Map();
   #table = null;
+  #all = null; // what its button does
+  #allButton = h("button", {type: "button", onclick: () =>
+    this.selection.set(this.#all.name, this.#all.ids, this.#all.chosen)});
   open = null; // what the operator chose; null: nothing yet
 
-  constructor(id, redraw) {
+  constructor(id, redraw, selection) {
     this.redraw = redraw;
+    this.selection = selection;
     this.button = h("button.disclose", {type: "button", onclick: () => this.toggle()}, this.#name);
     for (const {label, value, node} of this.#flow) node.append(value, ` ${label}`);
     this.place = h("div.place", {id});
@@ -134,7 +149,17 @@ class PoolView {
     if (!this.#table) this.place.append((this.#table = this.#frame(pool.name)));
     const samples = (backend) => store.backend(pool.name, backend.id);
     const items = rows.map((backend) => ({pool, backend, samples: samples(backend), now, asked}));
-    this.#rows = keep(this.#body, this.#rows, items, ({backend}) => backend.id, () => new Row(this.redraw));
+    const make = () => new Row(this.redraw, this.selection);
+    this.#rows = keep(this.#body, this.#rows, items, ({backend}) => backend.id, make);
+    this.#offerAll(pool.name, rows.map(({id}) => id));
+  }
+
+  /** Those that are shown, which a filter may have made fewer. */
+  #offerAll(name, ids) {
+    const all = ids.every((id) => this.selection.has(name, id));
+    this.#all = {name, ids, chosen: !all};
+    setText(this.#allButton, all ? "Select none" : `Select all ${ids.length}`);
+    setAttribute(this.#allButton, "aria-label", `${all ? "Select none" : `Select all ${ids.length}`} of pool ${name}`);
   }
 
   #frame(name) {
@@ -142,7 +167,7 @@ class PoolView {
       h(kind ? `th.${kind}` : "th", {role: "columnheader", scope: "col", title}, label));
     const head = h("thead", {role: "rowgroup"}, h("tr", {role: "row"}, ...heads));
     const table = h("table", {role: "table", "aria-label": `Backends of pool ${name}`}, head, this.#body);
-    return h("div.scroll", {}, table);
+    return h("div", {}, h("p.pick.act", {}, this.#allButton), h("div.scroll", {}, table));
   }
 }
 
@@ -159,10 +184,13 @@ export class Pools {
   #ids = 0;
   #store;
   #redraw;
+  #selection;
   text = "";
   only = false;
 
-  constructor(place, none, store, redraw) {
+  /** `selection` is of the backends that are chosen. */
+  constructor({place, none, store, redraw, selection}) {
+    this.#selection = selection;
     this.place = place;
     this.none = none;
     this.#store = store;
@@ -179,7 +207,7 @@ export class Pools {
       const shown = chosen ?? (few || this.text !== "" || this.only);
       items.push({pool, shown, rows, store: this.#store, now, asked});
     }
-    const make = () => new PoolView(`pool-${this.#ids++}`, this.#redraw);
+    const make = () => new PoolView(`pool-${this.#ids++}`, this.#redraw, this.#selection);
     this.#views = keep(this.place, this.#views, items, ({pool}) => pool.name, make);
     setHidden(this.none, items.length > 0);
   }

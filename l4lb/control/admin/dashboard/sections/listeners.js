@@ -1,6 +1,9 @@
 // Listeners, and the workers that serve them.
 
-import {count, ofLimit, rate, sizeRate} from "../format.js";
+import {drainListener, getConfig, resumeListener} from "../api.js";
+import {announce, complain, confirmed} from "../dialogs.js";
+import {h, setAttribute, setText} from "../dom.js";
+import {count, ofLimit, plural, rate, sizeRate, span} from "../format.js";
 import {unserved, unservedText} from "../judge.js";
 import {Table} from "../tables.js";
 
@@ -17,8 +20,51 @@ function eachWay(samples, traffic, unit, text) {
 }
 
 function addressText({drain, refusing, addresses}) {
-  if (drain) return "draining";
+  if (drain) return drain.over ? "drained" : `draining, ${span(drain.remaining_s)} left`;
   return refusing ? `${addresses.join(", ")} (refuses clients)` : addresses.join(", ");
+}
+
+/** How long its sessions have, in words. */
+async function timeout() {
+  try {
+    return span((await getConfig()).global.drain_timeout);
+  } catch {
+    return "drain_timeout";
+  }
+}
+
+async function mayDrain({name, sessions_active}) {
+  const left = sessions_active
+    ? `Its ${plural(sessions_active, "session")} may go on for ${await timeout()}; what is left then is reset.`
+    : "It has no session now.";
+  const title = `Drain listener ${name}?`;
+  const warning = "Until it is resumed, clients that come to its addresses are refused.";
+  return confirmed({title, text: `It accepts nobody from now on. ${left}`, warning, yes: "Drain"});
+}
+
+async function drainOrResume(listener, button) {
+  const {name, drain} = listener;
+  if (!drain && !(await mayDrain(listener))) return;
+  setAttribute(button, "aria-busy", "true");
+  try {
+    await (drain ? resumeListener(name) : drainListener(name));
+    announce(drain ? `Listener ${name} accepts again.` : `Listener ${name} drains.`);
+  } catch (error) {
+    complain(`Listener ${name} was not ${drain ? "resumed" : "drained"}: ${error.message}`);
+  }
+  setAttribute(button, "aria-busy", null);
+}
+
+function drainButton() {
+  let of;
+  const button = h("button", {type: "button", onclick: () => drainOrResume(of, button)});
+  const update = (listener) => {
+    of = listener;
+    const verb = listener.drain ? "resume" : "drain";
+    setText(button, verb);
+    setAttribute(button, "aria-label", `${verb} listener ${listener.name}`);
+  };
+  return {node: button, update};
 }
 
 export class Listeners {
@@ -58,6 +104,7 @@ export class Listeners {
       engines && ["Packets up / down", "number.pair", traffic("packets", rate)],
       engines && ["Bytes up / down", "number.pair", traffic("bytes", sizeRate)],
       ["Not served in the last minute", "", (one) => unservedText(unserved(samples(one))) || "none"],
+      ["Drain or resume", "act", null, drainButton],
     ].filter(Boolean);
   }
 }
