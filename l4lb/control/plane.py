@@ -148,7 +148,7 @@ class ControlPlane:
 
         # who asks, and who is told
         self.status = Status(
-            self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources.usage, self.names
+            self.state, self.reconciler, self.monitor, forwarder, self.draining, self.sources, self.names
         )
         metrics = Metrics(self.sources)
         self.admin = AdminServer(config, self.status, self, self.events, metrics, self.inheritance.admin)

@@ -72,6 +72,7 @@ def examples(session: str) -> dict[str, tuple[str, object, int]]:
     is the id of one that may be ended."""
     return {
         "GET /v1/status": ("/v1/status", None, 200),
+        "GET /v1/history": ("/v1/history?pool=web", None, 200),
         "GET /v1/listeners": ("/v1/listeners", None, 200),
         "GET /v1/pools": ("/v1/pools", None, 200),
         "GET /v1/pools/{pool}": ("/v1/pools/web", None, 200),

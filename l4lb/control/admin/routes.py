@@ -80,6 +80,10 @@ class EventsQuery(Query):
     follow: bool = Field(default=True, description="false: the answer ends after those")
 
 
+class HistoryQuery(Query):
+    pool: str = Field(default="", description="name of a pool; by default all together")
+
+
 class ReadyQuery(Query):
     listener: list[str] = Field(default=[], max_length=NAMES_MAX, description="these alone, not all; may be repeated")
     pool: list[str] = Field(
@@ -132,6 +136,14 @@ async def _explain_listener(api: Api, call: Call) -> shapes.ListenerExplanation:
         raise Refusal(400, str(error), "source") from None
 
 
+async def _history(api: Api, call: Call) -> part_shapes.History:
+    name = call.query.pool
+    try:
+        return api.status.history(name)
+    except KeyError:
+        raise Refusal(404, f'no pool "{name}"', "pool") from None
+
+
 async def _fleet(api: Api, call: Call) -> part_shapes.Fleet:
     return api.status.fleet()
 
@@ -171,6 +183,8 @@ async def _page(api: Api, call: Call) -> web.Response:
 
 ROUTES = (
     Route("GET", "/v1/status", "The whole process: state, listeners, pools, workers", _status, shapes.Status),
+    Route("GET", "/v1/history", "What was counted in the last five minutes, sample by sample", _history,
+          part_shapes.History, query=HistoryQuery, refuses=(404,)),
     Route("GET", "/v1/listeners", "All listeners", _listeners, list[shapes.Listener]),
     Route("GET", "/v1/listeners/{listener}/explain", "By which route a client goes, to which backend, and why",
           _explain_listener, shapes.ListenerExplanation, query=ExplainListenerQuery, refuses=(404,)),

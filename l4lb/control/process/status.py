@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from l4lb.config.secrets import masked
 from l4lb.control.changes.names import Names
 from l4lb.control.health.monitor import Monitor
 from l4lb.control.process.of_fleet import fleet_node, fleet_part
+from l4lb.control.process.of_history import history_of
 from l4lb.control.process.of_latency import Latencies
 from l4lb.control.process.readiness import EVERYTHING, Scope, draining, failing
 from l4lb.control.publishing.reconciler import Reconciler
@@ -18,6 +20,7 @@ from l4lb.control.reporting import part_shapes, shapes
 from l4lb.control.reporting.explanation import explanation, listener_explanation
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.sessions.draining import Draining
+from l4lb.control.state.history import History
 from l4lb.control.state.hooked import Hook, hook_of
 from l4lb.control.state.state import (
     AgentState,
@@ -246,6 +249,15 @@ def _usage(usage: Usage | None) -> shapes.Usage | None:
     }
 
 
+class Sampled(Protocol):
+    """What is looked at once a second."""
+
+    @property
+    def usage(self) -> ProcessUsage: ...
+    @property
+    def history(self) -> History: ...
+
+
 class Status:
     """Builds every answer from the current state and the forwarder's current counters."""
 
@@ -256,7 +268,7 @@ class Status:
         monitor: Monitor,
         forwarder: Counting,
         draining: Draining,
-        usage: ProcessUsage,
+        sources: Sampled,
         names: Names,
     ) -> None:
         self._state = state
@@ -264,7 +276,7 @@ class Status:
         self._monitor = monitor
         self._forwarder = forwarder
         self._draining = draining
-        self._usage = usage
+        self._sources = sources
         self._names = names
         self.predecessor: shapes.Predecessor | None = None  # while it drains
 
@@ -282,7 +294,7 @@ class Status:
             "snapshot_version": self._reconciler.version,
             "uptime_s": round(time.monotonic() - self._state.started_at, 3),
             "sessions_active": stats.sessions_left,
-            "usage": _usage(self._usage.read()),
+            "usage": _usage(self._sources.usage.read()),
             "connect_time": _connect_time(stats.workers),
             "health_lag_s": round(max((checker.lag_s for checker in self._monitor.checkers), default=0.0), 4),
             "health_checks_skipped": sum(checker.skipped for checker in self._monitor.checkers),
@@ -298,6 +310,12 @@ class Status:
         """The file that was read, or empty; what a fleet has in etcd is no file."""
         file = self._state.config.file
         return os.path.abspath(file) if file and self._state.fleet is None else ""
+
+    def history(self, pool: str = "") -> part_shapes.History:
+        """Of one pool, or of all together. KeyError for an unknown pool."""
+        if pool and pool not in self._state.pools:
+            raise KeyError(pool)
+        return history_of(self._sources.history, pool, self._forwarder.stats(pools=False).workers)
 
     def listeners(self, stats: Stats | None = None) -> list[shapes.Listener]:
         counted, refusing = (stats or self.stats()).listeners, self._state.refusing_now

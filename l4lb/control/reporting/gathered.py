@@ -15,6 +15,7 @@ from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.reporting.access_log import AccessLog, Counts
 from l4lb.control.reporting.usage import ProcessUsage, Usage
 from l4lb.control.state.fleet import FleetState
+from l4lb.control.state.history import History
 from l4lb.control.state.state import BackendState, DiscoveryState, PoolState, State
 from l4lb.model.forwarder import Counting
 from l4lb.model.hooks import CloseCounts
@@ -126,12 +127,20 @@ class Sources:
     closing: Delivering
     busy: Busy = field(default_factory=Busy)
     usage: ProcessUsage = field(default_factory=ProcessUsage)
+    history: History = field(init=False)
     reloads_applied: int = 0
     reloads_refused: int = 0
 
+    def __post_init__(self) -> None:
+        self.history = History(self.state.started_at)
+
     def sample(self, stats: Stats) -> None:
-        self.busy.sample(stats.workers, time.monotonic())
+        """Once a second; `stats` may be without pools."""
+        now = time.monotonic()
+        self.busy.sample(stats.workers, now)
         self.usage.sample()
+        if self.history.is_due(now):
+            self.history.sample(self.forwarder.stats(), now)
 
     def gather(self) -> Gathered:
         stats, state = self.forwarder.stats(), self.state

@@ -145,6 +145,25 @@ class ConfigDifferences(TypedDict):
 
 
 @_EXACT
+class History(TypedDict):
+    """The last five minutes of one pool, or (`pool` empty) of all together: a sample each `interval_s`, the oldest
+    first, in columns of the same length; `at` counts from 1970. Totals are since the start; null: there was no such
+    pool yet. `connects` counts successful connects of the whole process by `connect_bounds_s`, as `connect_time` of the
+    status does."""
+
+    pool: str
+    interval_s: float
+    at: list[float]
+    uptime_s: list[float]
+    sessions_active: list[int | None]
+    sessions_total: list[int | None]
+    bytes_up: list[int | None]
+    bytes_down: list[int | None]
+    connect_bounds_s: list[float]
+    connects: list[list[int]]
+
+
+@_EXACT
 class Readiness(TypedDict):
     """`draining`: it is not ready only because it, or the whole node, is being drained: it still serves the clients
     that it has."""

@@ -77,6 +77,9 @@ export const whoAmI = () => read("v1/whoami");
 export const putBackend = (pool, backend, settings) =>
   change("PUT", `v1/pools/${encodeURIComponent(pool)}/backends/${encodeURIComponent(backend)}`, settings);
 
+/** What was counted before the page was opened, of a pool, or of all together (""). */
+export const getHistory = (pool) => read(`v1/history${query({pool})}`);
+
 /** Its sessions have drain_timeout, by default, to end. */
 export const drainListener = (listener) => change("POST", "v1/drain", {listener});
 

@@ -1,6 +1,6 @@
 // The dashboard: asks for the status about every second, hears the events, and draws what changed. `/` serves it.
 
-import {Poller, token, whoAmI} from "./api.js";
+import {Poller, getHistory, token, whoAmI} from "./api.js";
 import {TokenForm, announce} from "./dialogs.js";
 import {byId, choices, setAttribute, setHidden, setText} from "./dom.js";
 import {count, latency, plural, rate, sizeRate, span, time} from "./format.js";
@@ -56,6 +56,7 @@ let asked = 0; // when the status that is shown was asked for, by performance.no
 let lostAt = null; // since when nothing answers, in our seconds
 let options = new Map();
 let drawn = false;
+let recalled = new Set(); // the scopes whose past was asked for
 let knownFor = null; // the process and the token for which it was asked who we are
 
 const clock = () => Date.now() / 1000;
@@ -84,6 +85,18 @@ function heard(status, theirs, began) {
   if (!stream.open && !document.hidden) stream.run();
   askWho(`${status.pid} ${token.get()}`);
   draw();
+}
+
+/** What the process remembers of a scope: asked for once, when its plots are shown. */
+async function recall(name) {
+  if (recalled.has(name)) return;
+  recalled.add(name);
+  try {
+    store.addPast(await getHistory(name), skew);
+    draw();
+  } catch (error) {
+    if (!error.status) recalled.delete(name); // with a later status; otherwise there is none
+  }
 }
 
 /** What only those may do who may change something is not shown to others. */
@@ -193,6 +206,9 @@ function drawTab(status, found) {
 
 function drawPlots(status) {
   options = choices(byId("scope"), options, status.pools, "all pools");
+  recalled = new Set([...recalled].filter((name) => store.scopes.has(name))); // one that is gone may come again
+  recall("");
+  recall(byId("scope").value);
   const all = store.scopes.get("");
   const chosen = store.scopes.get(byId("scope").value) ?? all;
   for (const plot of plots) plot.draw(plot === connects ? all : chosen, store.marks, clock());

@@ -1,5 +1,6 @@
-// What the page remembers: counters as they were seen, so that totals become rates, for the last five minutes. Kept in
-// the page alone. Time is the server's uptime where a rate is taken, since answers come late, and ours where a plot is.
+// What the page remembers: counters as they were seen, so that totals become rates, for the last five minutes; at first
+// those that the process has kept. Time is the server's uptime where a rate is taken, since answers come late, and ours
+// where a plot is.
 
 export const KEPT_S = 300;
 const STEP_S = 5; // between the samples of a backend: its rates are of one or two of these
@@ -20,6 +21,21 @@ class Series {
       this.times.shift();
       for (const column of Object.values(this.columns)) column.shift();
     }
+  }
+
+  /**
+   * What was before the first sample: `times`, and columns by name; those that are missing are gaps. Returns how many
+   * of them were before it.
+   */
+  prepend(times, columns) {
+    const first = this.times[0] ?? Infinity;
+    const end = times.findIndex((one) => one >= first);
+    const number = end < 0 ? times.length : end;
+    this.times.unshift(...times.slice(0, number));
+    for (const [name, column] of Object.entries(this.columns)) {
+      column.unshift(...Array.from({length: number}, (_, index) => columns[name]?.[index] ?? NaN));
+    }
+    return number;
   }
 
   last(name) {
@@ -99,8 +115,24 @@ function backendCounters(backend, uptime) {
   return {uptime, total: sessions_total, up: bytes_up, down: bytes_down, failures: connect_failures + early_resets};
 }
 
+/** The counters in the answer of /v1/history, sample by sample. */
+function pastSamples({uptime_s, sessions_total, bytes_up, bytes_down}) {
+  return uptime_s.map((uptime, index) =>
+    ({uptime, total: sessions_total[index] ?? NaN, up: bytes_up[index] ?? NaN, down: bytes_down[index] ?? NaN}));
+}
+
+/** What is plotted of them. The first sample has no rate. */
+function pastColumns(samples, {sessions_active, connects, connect_bounds_s}) {
+  const rates = (name) => samples.map((one, index) => perSecond(samples[index - 1], one, name));
+  const grown = connects.map((counts, index) => counts.map((one, at) => one - (connects[index - 1]?.[at] ?? NaN)));
+  const part = (share) => grown.map((counts) => quantile(connect_bounds_s, counts, share));
+  return {sessions: sessions_active, rate: rates("total"), up: rates("up"), down: rates("down"), p50: part(0.5),
+    p99: part(0.99)};
+}
+
 export class Store {
   #before = new Map(); // by scope: its counters in the last status
+  #first = new Map(); // by scope: its counters in the first status
   #connects = []; // {uptime, counts} of the last seconds
   #backends = new Map();
   #listeners = new Map();
@@ -133,6 +165,19 @@ export class Store {
     return replaced;
   }
 
+  /** `history` is of /v1/history, `skew` how far the server's clock is ahead of ours. */
+  addPast(history, skew) {
+    const series = this.scopes.get(history.pool);
+    const first = this.#first.get(history.pool);
+    if (!series) return;
+    const samples = pastSamples(history);
+    const number = series.prepend(history.at.map((at) => at - skew), pastColumns(samples, history));
+    if (!number || series.times.length === number) return;
+    for (const [name, counter] of [["rate", "total"], ["up", "up"], ["down", "down"]]) {
+      series.columns[name][number] = perSecond(samples[number - 1], first, counter); // it had none to compare with
+    }
+  }
+
   backend(pool, id) {
     return this.#backends.get(`${pool}\n${id}`);
   }
@@ -156,7 +201,7 @@ export class Store {
     for (const all of [this.#backends, this.#listeners, this.#workers]) {
       for (const [key, samples] of all) if (samples.uptime !== uptime) all.delete(key);
     }
-    for (const all of [this.scopes, this.#before]) {
+    for (const all of [this.scopes, this.#before, this.#first]) {
       for (const name of all.keys()) if (!names.has(name)) all.delete(name);
     }
   }
@@ -167,7 +212,10 @@ export class Store {
   }
 
   #addScope(name, now, at, more = {}) {
-    if (!this.scopes.has(name)) this.scopes.set(name, name ? new Series(...FLOW) : new Series(...FLOW, "p50", "p99"));
+    if (!this.scopes.has(name)) {
+      this.scopes.set(name, name ? new Series(...FLOW) : new Series(...FLOW, "p50", "p99"));
+      this.#first.set(name, now);
+    }
     const before = this.#before.get(name);
     const rate = (counter) => perSecond(before, now, counter);
     const values = {sessions: now.sessions, rate: rate("total"), up: rate("up"), down: rate("down")};
