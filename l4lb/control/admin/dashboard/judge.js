@@ -33,7 +33,7 @@ export function condition(backend) {
   if (health === "unknown") return {kind: "unknown", pip: "unknown", why: "not decided yet"};
   if (!backend.usable) return {kind: "idle", pip: "idle", why: backend.passed_over};
   if (backend.standby) return {kind: "standby", pip: "idle", why: backend.standby};
-  return {kind: "up", pip: "up", why: ""};
+  return {kind: "up", pip: "up", why: backend.slow ? `slow: ${backend.slow}` : ""};
 }
 
 export function checkText(check) {
@@ -74,6 +74,8 @@ function* ofPool(pool, now) {
   else if (down) yield {...problem("down", "error", down), part: by.get("down").length / all};
   const ejected = by.get("ejected")?.map((one) => one.id);
   if (ejected) yield problem("ejected", "warning", `ejected after failures of real traffic: ${listed(ejected)}`);
+  const slow = by.get("up")?.filter((one) => one.slow).map((one) => `${one.id} (${one.slow})`) ?? [];
+  if (slow.length) yield problem("slow", "warning", `slow: ${listed(slow)}`);
   const waiting = pool.waiting && plural(pool.waiting, "client");
   if (waiting) yield problem("waiting", "warning", `${waiting} waiting: every backend is at max_sessions`);
   const {discovery, policy, policy_error} = pool;

@@ -1,90 +1,14 @@
 // Pools and their backends. A closed pool is one line and has no rows in the document; the rows of an open one are made
 // once and then only their changed texts are set.
 
-import {Controls} from "./controls.js";
-import {h, keep, setAddressed, setAttribute, setHidden, setText} from "./dom.js";
-import {count, latency, ofLimit, plural, rate, sizeRate} from "./format.js";
-import {checkText, condition, isProblem} from "./judge.js";
-import {Pips, Strip} from "./strip.js";
+import {h, keep, setAttribute, setHidden, setText} from "./dom.js";
+import {count, plural, rate, sizeRate} from "./format.js";
+import {condition, isProblem} from "./judge.js";
+import {Row, columnsOf} from "./rows.js";
+import {Pips} from "./strip.js";
 
 const natural = new Intl.Collator("en", {numeric: true}); // web-2 before web-10
 const OPEN_ROWS_MAX = 60; // so many backends in all are shown at once when the page is opened
-const FAILURES = "Connects that failed and resets before the first byte, since the start; and in the last minute";
-const COLUMNS = [
-  ["Backend"], ["State"], ["Health, 15 min"], ["Sessions", "number"], ["New", "number"], ["Bytes up", "number"],
-  ["Bytes down", "number"], ["Failures", "number", FAILURES],
-  ["Check", "number"], ["Weight"], ["Admin state"],
-];
-
-/** One backend: a row of the table. */
-class Row {
-  #strip = new Strip();
-  #cells = COLUMNS.map(([label, kind]) => h(kind ? `td.${kind}` : "td", {role: "cell", "data-label": label}));
-  #name = h("span.name");
-  #detail = h("span.detail");
-  #state = h("span.state");
-  #why = h("span.detail");
-  #failures = h("span");
-  #recent = h("span.recent");
-
-  #pick = h("input.act", {type: "checkbox", onchange: ({target}) => this.#picked(target.checked)});
-
-  constructor(changed, selection) {
-    this.selection = selection;
-    this.controls = new Controls(changed);
-    const [name, state, strip, , , , , failures, , weight, states] = this.#cells;
-    const header = h("th", {role: "rowheader", scope: "row", "data-label": "Backend"},
-      this.#pick, this.#name, this.#detail);
-    name.replaceWith(header);
-    this.#cells[0] = header;
-    state.append(this.#state, this.#why);
-    strip.append(this.#strip.node);
-    failures.append(this.#failures, this.#recent);
-    weight.append(this.controls.weight);
-    states.append(this.controls.states);
-    this.node = h("tr", {role: "row"}, ...this.#cells);
-  }
-
-  update({pool, backend, samples, now, asked}) {
-    const {kind, why} = condition(backend);
-    setAttribute(this.node, "class", kind);
-    setAddressed(this.#name, backend.id);
-    setAddressed(this.#detail, describe(backend));
-    setText(this.#state, kind === "idle" || kind === "standby" ? `up, ${kind}` : kind);
-    setText(this.#why, kind === "drain" && backend.health === "down" ? "down too" : why);
-    this.#strip.update(backend.history, now);
-    this.#numbers(backend, samples);
-    this.controls.update(pool, backend, asked);
-    this.of = {pool: pool.name, id: backend.id};
-    setAttribute(this.#pick, "aria-label", `Select ${backend.id}`);
-    this.#pick.checked = this.selection.has(pool.name, backend.id);
-  }
-
-  #picked(chosen) {
-    this.selection.set(this.of.pool, [this.of.id], chosen);
-  }
-
-  #numbers(backend, samples) {
-    const [, , , sessions, fresh, up, down, , check] = this.#cells;
-    setText(sessions, ofLimit(backend.sessions_active, backend.max_sessions));
-    setText(fresh, rate(samples.rate("total")));
-    setText(up, sizeRate(samples.rate("up")));
-    setText(down, sizeRate(samples.rate("down")));
-    const recent = samples.growth("failures");
-    setText(this.#failures, count(backend.connect_failures + backend.early_resets));
-    setText(this.#recent, recent > 0 ? ` +${count(recent)}` : "");
-    const last = backend.last_check;
-    setText(check, !last ? "–" : last.ok ? latency(last.latency_ms / 1000) : "failed");
-    setAttribute(check, "title", last ? checkText(last) || `passed, ${last.step}` : null);
-  }
-}
-
-function describe({id, address, resolved, zone, priority, tags}) {
-  const parts = [id === address ? "" : address, resolved?.address && `at ${resolved.address}`,
-    zone && `zone ${zone}`, priority ? `priority ${priority}` : "",
-    ...Object.entries(tags).map(([key, value]) => `${key}=${value}`)];
-  return parts.filter(Boolean).join(" · ");
-}
 
 /** One pool: its line, and its table while it is open. */
 class PoolView {
@@ -96,6 +20,7 @@ class PoolView {
   #body = h("tbody", {role: "rowgroup"});
   #rows = new Map();
   #table = null;
+  #timed = false; // whether it says how long backends take
   #all = null; // what its button does
   #allButton = h("button", {type: "button", onclick: () =>
     this.selection.set(this.#all.name, this.#all.ids, this.#all.chosen)});
@@ -146,10 +71,16 @@ class PoolView {
       this.#rows = keep(this.#body, this.#rows, [], (one) => one, null);
       return;
     }
-    if (!this.#table) this.place.append((this.#table = this.#frame(pool.name)));
+    const timed = pool.backends.some((one) => one.latency);
+    if (!this.#table || timed !== this.#timed) {
+      this.#rows = keep(this.#body, this.#rows, [], (one) => one, null);
+      this.#table = this.#frame(pool.name, timed);
+      this.place.replaceChildren(this.#table);
+      this.#timed = timed;
+    }
     const samples = (backend) => store.backend(pool.name, backend.id);
     const items = rows.map((backend) => ({pool, backend, samples: samples(backend), now, asked}));
-    const make = () => new Row(this.redraw, this.selection);
+    const make = () => new Row(this.redraw, this.selection, timed);
     this.#rows = keep(this.#body, this.#rows, items, ({backend}) => backend.id, make);
     this.#offerAll(pool.name, rows.map(({id}) => id));
   }
@@ -162,9 +93,9 @@ class PoolView {
     setAttribute(this.#allButton, "aria-label", `${all ? "Select none" : `Select all ${ids.length}`} of pool ${name}`);
   }
 
-  #frame(name) {
-    const heads = COLUMNS.map(([label, kind, title]) =>
-      h(kind ? `th.${kind}` : "th", {role: "columnheader", scope: "col", title}, label));
+  #frame(name, timed) {
+    const heads = columnsOf(timed).map(([key, label, kind, title]) =>
+      h(`th.of-${key}${kind ? `.${kind}` : ""}`, {role: "columnheader", scope: "col", title}, label));
     const head = h("thead", {role: "rowgroup"}, h("tr", {role: "row"}, ...heads));
     const table = h("table", {role: "table", "aria-label": `Backends of pool ${name}`}, head, this.#body);
     return h("div", {}, h("p.pick.act", {}, this.#allButton), h("div.scroll", {}, table));

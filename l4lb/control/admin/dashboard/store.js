@@ -176,6 +176,10 @@ export class Store {
     for (const [name, counter] of [["rate", "total"], ["up", "up"], ["down", "down"]]) {
       series.columns[name][number] = perSecond(samples[number - 1], first, counter); // it had none to compare with
     }
+    for (const name of ["p50", "p99"]) {
+      const column = series.columns[name];
+      if (column && Number.isNaN(column[number])) column[number] = column[number - 1];
+    }
   }
 
   backend(pool, id) {
