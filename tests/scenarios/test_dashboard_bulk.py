@@ -107,6 +107,7 @@ def test_what_would_leave_a_pool_without_a_usable_backend_is_warned_of(tmp_path:
         page.click("#bulk-ready")  # nothing is asked, for nothing would change
         visit.hear("have admin state ready already")
         assert page.locator("#confirm[open]").count() == 0
+        assert page.inner_text("#bulk-said") == "All that are selected have admin state ready already."
 
 
 def test_those_that_cannot_be_changed_are_told_of_with_the_reason(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ const HIDDEN_MS = 60_000; // a page that nobody looks at for so long gives its s
 const OURS = document.querySelector("meta[name=l4lb-version]").content;
 const TITLE = "l4lb";
 const CONNECTS = "Connect time";
+const PASSING = new Set([0, 401, 503]); // failures that may be over a moment later: no answer, no token, too busy
 
 const store = new Store();
 const plot = (title, lines, text, base) => new Plot({title, lines, text, base, pointed});
@@ -95,7 +96,7 @@ async function recall(name) {
     store.addPast(await getHistory(name), skew);
     draw();
   } catch (error) {
-    if (!error.status) recalled.delete(name); // with a later status; otherwise there is none
+    if (PASSING.has(error.status)) recalled.delete(name); // with a later status; otherwise there is none
   }
 }
 

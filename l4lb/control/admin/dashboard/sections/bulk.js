@@ -60,6 +60,7 @@ export class Bulk {
   #weight = byId("bulk-weight");
   #selection;
   #groups = [];
+  #keys = ""; // which those are
 
   constructor(selection) {
     this.#selection = selection;
@@ -81,6 +82,9 @@ export class Bulk {
     const number = this.#groups.reduce((sum, {backends}) => sum + backends.length, 0);
     setHidden(this.#bar, !number);
     const pools = this.#groups.length > 1 ? ` in ${this.#groups.length} pools` : "";
+    const keys = this.#groups.flatMap(({pool, backends}) => backends.map(({id}) => `${pool.name}\n${id}`)).join("\n");
+    if (keys !== this.#keys) setText(byId("bulk-said"), ""); // it was said of others
+    this.#keys = keys;
     setText(byId("bulk-count"), `${plural(number, "backend")} selected${pools}`);
   }
 
@@ -89,7 +93,7 @@ export class Bulk {
     const groups = this.#groups.map(changing).filter(({backends}) => backends.length);
     const wanted = groups.flatMap(({pool, backends}) => backends.map(({id}) => [pool.name, id]));
     if (!wanted.length) {
-      announce(`All that are selected have ${words(key)} ${value} already.`);
+      this.#tell(`All that are selected have ${words(key)} ${value} already.`);
       return;
     }
     if (!(await confirmed(question(groups, wanted.length, key, value)))) return;
@@ -97,10 +101,15 @@ export class Bulk {
     const failures = await this.#apply(wanted, {[key]: value});
     setAttribute(this.#bar, "aria-busy", null);
     const done = wanted.length - failures.length;
-    if (done) announce(`${plural(done, "backend")}: ${words(key)} ${value}`);
+    if (done) this.#tell(`${plural(done, "backend")}: ${words(key)} ${value}`);
     if (!failures.length) return;
     const reasons = [...new Set(failures)].slice(0, REASONS_MAX).join("; ");
     complain(`${failures.length} of ${plural(wanted.length, "backend")} were not changed: ${reasons}`);
+  }
+
+  #tell(text) {
+    setText(byId("bulk-said"), text);
+    announce(text);
   }
 
   /** Returns why those failed that did. */
