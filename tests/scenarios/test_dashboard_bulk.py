@@ -145,7 +145,8 @@ def test_a_listener_is_drained_and_resumed(tmp_path: Path) -> None:
         assert "are refused" in page.inner_text("#confirm-warning")
         page.click("#confirm-yes")
         page.wait_for_selector("#listeners td.address:has-text('draining, ')")
-        page.wait_for_selector("#problems .note:has-text('listener web is being drained: it accepts nobody')")
+        note = "listener web is being drained: it accepts nobody, 1 session left, for "
+        page.wait_for_selector(f"#problems .note:has-text('{note}'):has-text(' at most')")
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", lb.port), timeout=60)
         client.sendall(b"y")

@@ -95,11 +95,15 @@ export function unservedText(reasons) {
   return reasons.map(([reason, number]) => `${words(reason)} ${count(number)}`).join(", ");
 }
 
+/** When what is left ends at the latest. */
+const untilText = (drain) => (drain && !drain.over ? `, for ${span(drain.remaining_s)} at most` : "");
+
 function* ofListener(listener, samples) {
   const left = plural(listener.sessions_active, "session");
   const {name} = listener;
   const problem = (kind, level, text) => ({key: `${kind}\n${name}`, level, text: `listener ${name} ${text}`});
-  if (listener.drain) yield problem("drain", "note", `is being drained: it accepts nobody, ${left} left`);
+  const {drain} = listener;
+  if (drain) yield problem("drain", "note", `is being drained: it accepts nobody, ${left} left${untilText(drain)}`);
   if (listener.refusing) yield problem("refusing", "outage", `refuses clients: ${listener.refusing}`);
   const reasons = unserved(samples);
   const total = reasons.reduce((sum, [, number]) => sum + number, 0);
@@ -110,8 +114,9 @@ function* ofListener(listener, samples) {
 function* ofProcess(status, store) {
   const problem = (key, level, text) => ({key, level, text});
   const left = (one) => `${plural(one.sessions_active, "session")} left`;
-  const {state, predecessor, health_lag_s} = status;
-  if (state !== "running") yield problem("state", "warning", `the process is ${state}: ${left(status)}`);
+  const {state, drain, predecessor, health_lag_s} = status;
+  const rest = left(status) + untilText(drain);
+  if (state !== "running") yield problem("state", "warning", `the process is ${state}: ${rest}`);
   if (predecessor) {
     const text = `process ${predecessor.pid}, which this one replaced, has ${left(predecessor)}`;
     yield problem("predecessor", "note", text);
