@@ -41,16 +41,27 @@ export function setText(node, text) {
 
 const ADDRESS = /([^\s,()]+)(:\d{1,5}(?:-\d{1,5})?)(?![\w:.])/g;
 
-/** Text with addresses in it: a line may end before a port, and not within it. What is copied is the text. */
-export function setAddressed(node, text) {
-  if (!changed(node, "text", text)) return;
+function addressed(text) {
   const parts = [];
   let end = 0;
   for (const {0: whole, 1: host, 2: port, index} of text.matchAll(ADDRESS)) {
     parts.push(text.slice(end, index), h("span.whole", {}, host, h("wbr"), h("span.port", {}, port)));
     end = index + whole.length;
   }
-  node.replaceChildren(...parts, text.slice(end));
+  return [...parts, text.slice(end)];
+}
+
+/** Text with addresses in it: a line may end before a port, and not within it. What is copied is the text. */
+export function setAddressed(node, text) {
+  if (changed(node, "text", text)) node.replaceChildren(...addressed(text));
+}
+
+/** Facts beside each other: a line ends between two of them where it can. */
+export function setFacts(node, facts) {
+  if (!changed(node, "text", facts.join(" · "))) return;
+  const last = facts.length - 1;
+  const parts = facts.map((one, index) => h("span.fact", {}, ...addressed(one), index < last ? " ·" : ""));
+  node.replaceChildren(...parts.flatMap((part, index) => (index ? [" ", part] : [part])));
 }
 
 /** null or false removes it. */

@@ -1,7 +1,7 @@
 // A backend as a row of its pool's table.
 
 import {Controls} from "./controls.js";
-import {h, setAddressed, setAttribute, setText} from "./dom.js";
+import {h, setAddressed, setAttribute, setFacts, setText} from "./dom.js";
 import {count, latency, ofLimit, rate, sizeRate} from "./format.js";
 import {checkText, condition} from "./judge.js";
 import {Strip} from "./strip.js";
@@ -69,7 +69,7 @@ export class Row {
     const {kind, why} = condition(backend);
     setAttribute(this.node, "class", backend.slow ? `${kind} slow` : kind);
     setAddressed(this.#name, backend.id);
-    setAddressed(this.#detail, describe(backend));
+    setFacts(this.#detail, facts(backend));
     setText(this.#state, kind === "idle" || kind === "standby" ? `up, ${kind}` : kind);
     setText(this.#why, kind === "drain" && backend.health === "down" ? "down too" : why);
     this.#strip.update(backend.history, now);
@@ -105,9 +105,9 @@ export class Row {
   }
 }
 
-function describe({id, address, resolved, zone, priority, tags}) {
+function facts({id, address, resolved, zone, priority, tags}) {
   const parts = [id === address ? "" : address, resolved?.address && `at ${resolved.address}`,
     zone && `zone ${zone}`, priority ? `priority ${priority}` : "",
     ...Object.entries(tags).map(([key, value]) => `${key}=${value}`)];
-  return parts.filter(Boolean).join(" · ");
+  return parts.filter(Boolean);
 }
