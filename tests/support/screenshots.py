@@ -18,7 +18,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from tests.support.browser import chromium
+from tests.support.browser import chromium, stop_chromium
 from tests.support.peers import TIMEOUT_S, Server, connect, running
 from tests.support.programs import L4lb, free_port, l4lb
 
@@ -105,6 +105,7 @@ def main() -> None:
     DOCS.mkdir(exist_ok=True)
     admin = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
+        stack.callback(stop_chromium)
         names = [f"{pool}-{number}" for pool, count in BACKENDS.items() for number in range(1, count + 1)]
         servers = {name: stack.enter_context(running(Server(answer))) for name in names}
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "lb.toml"
