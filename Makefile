@@ -14,7 +14,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps build share deb deb-deps deb-test clean
+.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps docs build share deb deb-deps deb-test clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,7 +48,7 @@ unit: build      ## tests that mirror the modules
 	$(BIN)/python -m pytest tests/unit tests/convert $(SIDE_BY_SIDE) $(ARGS)
 	$(BIN)/python -m pytest tests/unit tests/convert $(ONE_BY_ONE) $(ARGS) || test $$? = 5
 
-scenarios: build $(VENV)/browser ## tests over real sockets with real peers
+scenarios: build $(VENV)/browser $(VENV)/docs ## tests over real sockets with real peers
 	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) $(ARGS)
 	$(BIN)/python -m pytest tests/scenarios $(ONE_BY_ONE) $(ARGS)
 
@@ -109,6 +109,9 @@ share: build     ## man pages and completions as packages have them, in build/sh
 
 man: build       ## the man pages, in build/man; see one with `man -l build/man/l4lb.1`
 	$(BIN)/python contrib/manual.py build/man
+
+docs: build $(VENV)/docs  ## the documentation as a site, in build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 deps:            ## what the tests need from Debian (as root)
 	apt-get update
@@ -179,6 +182,10 @@ $(VENV)/tools: $(VENV)/installed
 
 $(VENV)/browser: $(VENV)/built
 	@$(INSTALL) "axe-playwright-python>=0.1.4" "playwright>=1.45"
+	@touch $@
+
+$(VENV)/docs: $(VENV)/built
+	@$(INSTALL) "mkdocs-material>=9.6" "mkdocstrings[python]>=0.29"
 	@touch $@
 
 L4LB_BUILD ?= release

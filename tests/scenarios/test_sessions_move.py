@@ -1,5 +1,5 @@
 """TCP sessions at an upgrade: they go to the new process, whatever they are doing. The long form, with thousands of
-them and the times that the README promises, runs with L4LB_SOAK=1."""
+them and the times that docs/changes.md promises, runs with L4LB_SOAK=1."""
 
 from __future__ import annotations
 

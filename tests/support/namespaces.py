@@ -30,9 +30,11 @@ BACK = {4: "10.81.2.1", 6: "fd81:2::1"}
 BACKEND = {4: "10.81.2.2", 6: "fd81:2::2"}
 
 
-def rules_of_the_readme() -> str:
-    """The commands by which the balancer takes in what backends answer to its clients' addresses."""
-    found = re.search(r"```\n(nft add table.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)
+def rules_of_the_page() -> str:
+    """The commands of docs/client-address.md by which the balancer takes in what backends answer to its clients'
+    addresses."""
+    page = Path("docs/client-address.md").read_text(encoding="utf-8")
+    found = re.search(r"```\w*\n(nft add table.*?)```", page, re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -161,7 +163,7 @@ def three_hosts() -> Iterator[Hosts]:
     with namespaces(*(f"l4lb-{os.getpid()}-{name}" for name in ("client", "balancer", "backend"))) as made:
         hosts = Hosts(*made)
         _connect(hosts)
-        hosts.balancer.run("sh", "-e", "-c", rules_of_the_readme())
+        hosts.balancer.run("sh", "-e", "-c", rules_of_the_page())
         yield hosts
 
 

@@ -185,10 +185,10 @@ def _of_backends(gathered: Gathered) -> Iterator[Metric]:
 
 def _of_times(gathered: Gathered) -> Iterator[Metric]:
     """`BackendTimes` says what they mean. First byte and session are not in the contract."""
-    for field, name, meaning in (
-        ("connect", "l4lb_backend_connect_seconds", "Time until it accepted a connect"),
-        ("first_byte", "l4lb_backend_first_byte_seconds", "Time from the first bytes sent to it to its own first ones"),
-        ("session", "l4lb_backend_session_seconds", "Time from the connect to the end of a session"),
+    for name, meaning, field in (
+        ("l4lb_backend_connect_seconds", "Time until it accepted a connect", "connect"),
+        ("l4lb_backend_first_byte_seconds", "Time from the first bytes sent to it to its own first ones", "first_byte"),
+        ("l4lb_backend_session_seconds", "Time from the connect to the end of a session", "session"),
     ):
         rows = (((one.pool, one.backend), getattr(one.times, field)) for one in gathered.backends if one.times)
         yield histogram(name, meaning, _BACKEND, rows)

@@ -1,0 +1,123 @@
+"""The documentation as a site, see `make docs`: it builds without a warning, has all that the code describes itself,
+and asks for nothing from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import l4lb
+from l4lb.cli.main import cli
+from l4lb.config.schema import json_schema
+from l4lb.control.admin.routes import ROUTES
+from tests.support.browser import WIDE, Visit, chromium
+from tests.support.programs import without_preload
+from tests.unit.control.reporting.test_families import CONTRACT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in ("material", "mkdocstrings_handlers"):
+        if importlib.util.find_spec(name) is None:
+            if os.environ.get("CI"):
+                pytest.fail(f"{name} is missing in CI: `make scenarios` installs the extra `docs`")
+            pytest.skip(f"{name} is not installed: pip install -e '.[docs]'")
+    directory = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
+    environment = {**without_preload(), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+def text_of(page: Path) -> str:
+    """What is to be read there."""
+    return unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+def test_every_page_of_docs_is_in_the_navigation(site: Path) -> None:
+    navigation = Path("mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    for page in Path("docs").glob("*.md"):
+        assert f"- {page.name}\n" in navigation, page
+        assert (site / page.with_suffix(".html").name).exists()
+
+
+def test_every_option_is_in_the_reference(site: Path) -> None:
+    text = text_of(site / "configuration.html")
+    for table in ("[global]", "[listeners.NAME]", "[[listeners.NAME.routes]]", "[pools.NAME.health]"):
+        assert table in text
+    for model in json_schema()["$defs"].values():
+        for key, option in model.get("properties", {}).items():
+            assert re.search(rf"\b{key}\b", text), key
+            assert " ".join(option["description"].split()) in text, key
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from commands(below, f"{path} {name}")
+
+
+def test_every_command_and_its_options_are_in_the_reference(site: Path) -> None:
+    text = text_of(site / "commands.html")
+    for path, command in commands(cli, "l4lb"):
+        assert path in text
+        for param in command.params:
+            assert all(option in text for option in param.opts if option.startswith("--")), (path, param)
+
+
+def test_every_metric_route_and_public_name_is_in_the_reference(site: Path) -> None:
+    metrics, routes, names = (text_of(site / f"{page}.html") for page in ("metrics", "routes-of-the-api", "api"))
+    assert [name for name in CONTRACT if name not in metrics] == []
+    assert [route.path for route in ROUTES if f"{route.method} {route.path}" not in routes] == []
+    assert [name for name in l4lb.__all__ if not name.startswith("_") and name not in names] == []
+
+
+def test_it_asks_for_nothing_from_elsewhere(site: Path) -> None:
+    fetched = r'<(?:script|img|iframe|source)\b[^>]*\b(?:src|srcset)="([^"]*)"|<link\b[^>]*\bhref="([^"]*)"'
+    for page in site.rglob("*.html"):
+        for address in map("".join, re.findall(fetched, page.read_text(encoding="utf-8"))):
+            assert not re.match(r"(https?:)?//", address), (page, address)
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"url\((?:https?:)?//[^)]*\)|@import", sheet.read_text(encoding="utf-8")) == [], sheet
+
+
+@contextlib.contextmanager
+def opened(page: Path, **context: Any) -> Iterator[Visit]:
+    """A page of the site as a file; afterwards: no error on the console, and nothing asked of the network."""
+    with chromium() as browser:
+        visit = Visit(browser.new_context(**context).new_page())
+        visit.page.goto(page.as_uri())
+        yield visit
+        assert visit.unexpected() == []
+        assert [url for url in visit.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_pages_fit_and_need_no_network(site: Path, width: int, scheme: str) -> None:
+    for name in ("index", "concepts", "configuration", "commands", "comparison", "api"):
+        with opened(site / f"{name}.html", viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
+            wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert visit.page.evaluate(wider) == 0, name
+            assert visit.page.locator("h1").first.is_visible()
+
+
+def test_files_of_it_can_be_searched(site: Path) -> None:
+    with opened(site / "index.html", viewport=WIDE) as visit:
+        visit.page.locator(".md-search__input").click()
+        visit.page.locator(".md-search__input").press_sequentially("half_close_timeout")
+        visit.page.locator(".md-search-result__link").first.wait_for()
+        found = visit.page.locator(".md-search-result__link").evaluate_all("all => all.map(one => one.href)")
+        assert any("configuration.html" in address or "behaviour.html" in address for address in found), found
