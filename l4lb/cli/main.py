@@ -36,6 +36,7 @@ COMMANDS = {
     "pool": ("instance.pool", "List the pools, a line for each."),
     "backend": ("instance.backend", "List and change the backends of a pool."),
     "session": ("instance.session", "List and end current sessions."),
+    "source": ("instance.source", "List the heaviest sources of clients."),
     "ban": ("instance.ban", "Keep clients out at runtime, for a time."),
     "reload": ("instance.lifecycle", "Make the instance read its file again."),
     "drain": ("instance.lifecycle", "Stop accepting, let the sessions end, then exit."),

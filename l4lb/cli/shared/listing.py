@@ -37,6 +37,12 @@ _LATENCY = [
 _DATAGRAMS = [Column(f"datagrams {way}", right=True, extra=6) for way in ("up", "down")]
 _PACKETS = [Column(f"packets {way}", right=True, extra=7) for way in ("up", "down")]
 
+# Close reasons of clients who wanted to be served and were not; what an operator asks for is not among them.
+_UNSERVED = frozenset(
+    ("connect_failed", "connect_timeout", "no_backend", "queue_full", "queue_timeout", "denied", "rate_limited",
+     "proxy_header_error", "resource_limit", "internal_error")
+)  # fmt: skip
+
 
 def _counted(one: Shape) -> dict[str, Any]:
     """Values of the columns that a pool and a backend share. Nobody knows how many packets go down where backends
@@ -199,10 +205,14 @@ def _listener_row(listener: Shape) -> Row:
         "total": listener["sessions_total"],
     }
     dropped, devices = counts_text(listener["dropped"]), devices_text(listener["in_kernel"])
+    unserved = counts_text(
+        {reason: count for reason, count in listener["closed"].items() if count and reason in _UNSERVED}
+    )
     notes = (
         drain_text(listener["drain"]),
         f"refusing clients: {listener['refusing']}" if listener["refusing"] else "",
         f"devices: {devices}" if devices else "",
+        f"not served: {unserved}" if unserved else "",
         f"dropped: {dropped}" if dropped else "",
     )
     return Row(values, joined(notes, "; "))
