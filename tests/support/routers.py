@@ -356,7 +356,7 @@ ENGINES: dict[str, type[Announcing]] = {"exabgp": WithExaBgp, "bird": WithBird, 
 def documented(name: str) -> str:
     """A file of docs/announce.md, with the addresses of these hosts, and timers for tests."""
     text = Path("docs/announce.md").read_text(encoding="utf-8")
-    found = re.search(rf"`{re.escape(name)}`[^\n]*:\n\n```\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"`{re.escape(name)}`[^\n]*:\n\n```text\n(.*?)```", text, re.DOTALL)
     assert found is not None, name
     text = found[1]
     for there, here in (("10.0.1.254", ROUTER[4]), ("10.0.1.1", NODE[4]), ("fd00:1::1", NODE[6])):
