@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from l4lb.config import GlobalConfig, Listener, Pool
 
 TOP = [Path(name) for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 PAGES = sorted(Path("docs").glob("*.md"))
@@ -53,6 +56,16 @@ def test_every_metric_that_is_named_exists() -> None:
     for page in PAGES:
         for name in re.findall(r"\bl4lb_[a-z]\w*", page.read_text(encoding="utf-8")):
             assert re.search(rf"\b{name.removesuffix('_total')}", known), f"{page}: {name}"
+
+
+def test_time_outs_have_the_defaults_that_are_said() -> None:
+    table = Path("docs/behaviour.md").read_text(encoding="utf-8").partition("| key | default |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \((\w+)\) \| (\S+)(?: (s|min))?", table, re.MULTILINE)
+    models: dict[str, type[BaseModel]] = {"pool": Pool, "listener": Listener, "global": GlobalConfig}
+    assert len(rows) == 7
+    for key, kind, value, unit in rows:
+        default = models[kind].model_fields[key].get_default(call_default_factory=True)
+        assert default == (float(value) * (60 if unit == "min" else 1) if unit else 0), key
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:
