@@ -18,6 +18,7 @@ from reference import filled
 from sources import outside, text_of
 
 _AFTERWARDS = "---\nsearch: {boost: 0.2}\n---\n"  # a search finds pages of docs/ first
+_SEARCH = 'data-md-component="search" role="dialog"'
 _DIAGRAM = re.compile(r"!\[[^\]]*\]\((diagrams/[\w-]+\.svg)\)")
 
 
@@ -35,6 +36,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.generated_by is None:
         markdown = relinked(DOCS + page.file.src_uri, filled(markdown))
     return _DIAGRAM.sub(lambda match: drawn(match[1]), markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """The search has a name, for those who hear the page."""
+    return output.replace(_SEARCH, f'{_SEARCH} aria-label="Search"')
 
 
 def drawn(path: str) -> str:

@@ -141,7 +141,7 @@ def commands() -> Iterator[str]:
         yield _help(inspect.cleandoc(command.help or "")) + "\n"
         rows = [row for row in manual.options(context) if row[0] != "-h, --help"]
         if rows:
-            yield "| option | |\n|---|---|"
+            yield "| option | meaning |\n|---|---|"
             yield from (f"| {code(term)} | {cell(meaning)} |" for term, meaning in rows)
             yield ""
         if isinstance(command, click.Group):

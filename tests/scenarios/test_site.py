@@ -21,7 +21,7 @@ import l4lb
 from l4lb.cli.main import cli
 from l4lb.config.schema import json_schema
 from l4lb.control.admin.routes import ROUTES
-from tests.support.browser import WIDE, Visit, chromium
+from tests.support.browser import WIDE, Visit, axe_violations, chromium
 from tests.support.programs import without_preload
 from tests.unit.control.reporting.test_families import CONTRACT
 
@@ -93,11 +93,19 @@ def test_it_asks_for_nothing_from_elsewhere(site: Path) -> None:
         assert re.findall(r"url\((?:https?:)?//[^)]*\)|@import", sheet.read_text(encoding="utf-8")) == [], sheet
 
 
+# axe reads style sheets again, which pages that are files may not.
+AXE_CANNOT = (
+    "Couldn't load preload assets",
+    "Access to XMLHttpRequest at 'file:",
+    "Failed to load resource: net::ERR_FAILED",
+)
+
+
 @contextlib.contextmanager
 def opened(page: Path, **context: Any) -> Iterator[Visit]:
     """A page of the site as a file; afterwards: no error on the console, and nothing asked of the network."""
     with chromium() as browser:
-        visit = Visit(browser.new_context(**context).new_page())
+        visit = Visit(browser.new_context(**context).new_page(), AXE_CANNOT)
         visit.page.goto(page.as_uri())
         yield visit
         assert visit.unexpected() == []
@@ -106,12 +114,13 @@ def opened(page: Path, **context: Any) -> Iterator[Visit]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_pages_fit_and_need_no_network(site: Path, width: int, scheme: str) -> None:
+def test_pages_fit_everybody_can_use_them_and_they_need_no_network(site: Path, width: int, scheme: str) -> None:
     for name in ("index", "concepts", "configuration", "commands", "comparison", "api"):
         with opened(site / f"{name}.html", viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
             wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert visit.page.evaluate(wider) == 0, name
             assert visit.page.locator("h1").first.is_visible()
+            assert axe_violations(visit.page) == [], name
 
 
 def test_files_of_it_can_be_searched(site: Path) -> None:
