@@ -5,6 +5,7 @@ there as process 1, with its environment, its user, and no right at all, as Dock
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -71,12 +72,26 @@ def with_python(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "l4lb", *arguments]
 
 
+def children(process: L4lb) -> list[int]:
+    """None when it has ended."""
+    pid = process.process.pid
+    with contextlib.suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def end_children(process: L4lb) -> None:
+    """--kill-child alone does not: a process that changes its user loses that (prctl(2), PR_SET_PDEATHSIG)."""
+    for pid in children(process):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Container:
     """`pid`: process 1 of it, seen from outside."""
 
     def __init__(self, process: L4lb) -> None:
         self.process = process
-        self.pid = int(Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text())
+        (self.pid,) = children(process)
 
     def kill(self, number: signal.Signals) -> None:
         """`docker kill --signal`, `docker stop`: to process 1, from outside."""
@@ -110,7 +125,8 @@ def container() -> Iterator[Container]:
         (directory / "lb.toml").write_text(FILE.format(directory=directory))
         script = PREPARE.format(directory=directory, **fields)
         within = [*interpreter_of_all(), require("unshare"), *spaces, "sh", "-c", script, "sh"]
-        with l4lb(*arguments, admin=True, within=within) as process:
+        with l4lb(*arguments, admin=True, within=within) as process, contextlib.ExitStack() as stack:
+            stack.callback(end_children, process)
             process.wait_for("backend up", 60)
             yield Container(process)
 
