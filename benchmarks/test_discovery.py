@@ -23,7 +23,7 @@ from l4lb.control.state.feed import EventIterator
 from tests.support.etcd import Etcd, etcd
 from tests.support.programs import l4lb
 
-BACKENDS, CHANGES = 5000, int(__import__("os").environ.get("CH", "30"))
+BACKENDS, CHANGES = 5000, 30
 BAR_S = 0.2
 _PROBE_EVERY_S = 0.002
 
