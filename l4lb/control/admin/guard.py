@@ -26,6 +26,7 @@ from l4lb.model.tokens import Token
 from l4lb.net.listen.admin_socket import peer_of
 
 _READING = ("GET", "HEAD")
+_USER_WITHIN_S = 1.0
 _token: ContextVar[Token | None] = ContextVar("l4lb token", default=None)  # of the request that is served
 
 
@@ -89,15 +90,27 @@ async def _place(transport: asyncio.BaseTransport | None) -> str:
         pid, uid = peer_of(sock.fileno())
     except OSError:  # gone meanwhile
         return ""
-    user = await asyncio.to_thread(_user, uid)  # may ask a directory in the network
+    user = await _user_within(_USER_WITHIN_S, uid)
     return f"{user} (pid {pid})" if pid else user
+
+
+async def _user_within(within_s: float, uid: int) -> str:
+    """The number of one whose name is not known in time: no change waits for a directory in the network."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(_user, uid), within_s)
+    except TimeoutError:
+        return _number(uid)
 
 
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OSError):
-        return f"uid {uid}"
+        return _number(uid)
+
+
+def _number(uid: int) -> str:
+    return f"uid {uid}"
 
 
 def _host_name(authority: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,23 @@ def test_events_name_the_user_and_the_process_at_a_unix_socket(tmp_path: Path) -
         listener.drain()
         named = [event for event in balancer.events(last=5, follow=False) if event.kind == "listener_draining"]
         assert [event.fields["by"] for event in named] == [me]
+
+
+def test_a_directory_that_does_not_answer_delays_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the user may come from the network."""
+    over = threading.Event()
+
+    def hung(uid: int) -> object:
+        assert over.wait(60)
+        raise KeyError(uid)
+
+    monkeypatch.setattr("l4lb.control.admin.guard.pwd.getpwuid", hung)
+    with with_admin(f"unix:{tmp_path}/admin.sock") as balancer, Client(balancer.admin_address) as client:
+        try:
+            client.pools["web"].add("127.0.0.1:2")
+            assert last_event(balancer)["by"] == f"uid {os.getuid()} (pid {os.getpid()})"
+        finally:
+            over.set()
 
 
 def test_what_the_program_itself_does_names_nobody_after_somebody_asked(tmp_path: Path) -> None:
