@@ -17,9 +17,7 @@ from l4lb.control.state.events import RECENT, Event
 from l4lb.errors import AdminError
 from l4lb.remote import RemotePool
 
-_PAUSE_RATIO = (
-    4  # the pause is at least so many times as long as the answers took: a large instance is asked less often
-)
+_PAUSE_RATIO = 4  # the pause to the time that the answers took, at least: a large instance is asked less often
 _RETRY_S = 1.0
 Connect = Callable[[], Client]
 
@@ -59,12 +57,11 @@ def _parts(client: Client, wanted: Wanted) -> dict[str, Callable[[], Any]]:
 
 
 def _reads_only(client: Client) -> bool:
-    """Whether its token is for reading alone: a request for a change that does not exist is refused otherwise."""
+    """Whether its token is for reading alone. An older version does not tell, and refuses each change."""
     try:
-        client.ask("DELETE", "/v1/status")
-    except AdminError as error:
-        return error.status == 403
-    return False
+        return bool(client.ask("GET", "/v1/whoami")["read_only"])
+    except AdminError:
+        return False
 
 
 class Follower:
@@ -99,9 +96,8 @@ class Follower:
             begun = time.monotonic()
             await self._ask_once(begun)
             self._changed()
-            pause = (
-                max(self._interval_s, _PAUSE_RATIO * (time.monotonic() - begun)) if not self._seen.lost else _RETRY_S
-            )
+            took = time.monotonic() - begun
+            pause = _RETRY_S if self._seen.lost else max(self._interval_s, _PAUSE_RATIO * took)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._poked.wait(), pause)
 
