@@ -10,7 +10,7 @@ from l4lb.convert.drafting.networks import EVERYBODY
 from l4lb.convert.drafting.values import duration, joined_binds, number, ports_of
 from l4lb.convert.haproxy.parameters import BIND
 from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
-from l4lb.convert.haproxy.words import Line
+from l4lb.convert.haproxy.words import Line, unix_or_rest
 
 _ONE_BY_ONE_MAX = 256  # listeners, where each address needs its own
 _TRUSTS = "HAProxy believes the PROXY header of everybody who connects; put the networks of your proxies here"
@@ -89,19 +89,15 @@ def _addresses(proxy: Proxy, line: Line, v6only: bool, options: Options) -> Iter
 
 def listen_address(text: str) -> str | None:
     """As l4lb has it; None for what it has not."""
-    family, at, rest = text.rpartition("@")
-    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
-        return None
-    if family == "abns":
-        return f"unix:@{rest}"
-    if family == "unix" or rest.startswith("/"):
-        return f"unix:{rest}"
+    unix, rest = unix_or_rest(text)
+    if not rest:
+        return unix or None
     host, colon, port = rest.rpartition(":")
     host = host.strip("[]")
     if not colon:
         return None
     if host in ("", "*"):
-        host = "::" if family == "ipv6" else "0.0.0.0"
+        host = "::" if text.startswith("ipv6@") else "0.0.0.0"
     if host == "::":
         return f":{port}"  # both families, as with HAProxy on Linux
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -10,7 +10,7 @@ from l4lb.convert.drafting.values import duration, number
 from l4lb.convert.haproxy.checks import set_check
 from l4lb.convert.haproxy.parameters import SERVER
 from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
-from l4lb.convert.haproxy.words import Line
+from l4lb.convert.haproxy.words import Line, unix_or_rest
 
 _QUEUE = 10_000
 _ERRORS_IN_A_ROW = 10  # HAProxy's error-limit
@@ -78,13 +78,9 @@ def _alike(servers: list[Server], proxy: Proxy) -> list[Server]:
 
 def server_address(text: str) -> str | None:
     """As l4lb has it; without a port the one that the client came to. None for what it has not."""
-    family, at, rest = text.rpartition("@")
-    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
-        return None
-    if family == "abns":
-        return f"unix:@{rest}"
-    if family == "unix" or rest.startswith("/"):
-        return f"unix:{rest}"
+    unix, rest = unix_or_rest(text)
+    if not rest:
+        return unix or None
     host, colon, port = (rest, ":", "0") if rest.endswith("]") or ":" not in rest else rest.rpartition(":")
     host = host.strip("[]")
     if host in ("", "*", "0.0.0.0", "::") or not colon or number(port) is None:

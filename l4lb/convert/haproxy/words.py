@@ -142,3 +142,16 @@ class _Scan:
             if index:
                 self._end_word()
             self._add(part)
+
+
+def unix_or_rest(text: str) -> tuple[str, str]:
+    """Of an address: that of a unix socket as l4lb has it, or else what follows the family. Both are empty for a family
+    that l4lb has not."""
+    family, at, rest = text.rpartition("@")
+    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
+        return "", ""
+    if family == "abns":
+        return f"unix:@{rest}", ""
+    if family == "unix" or rest.startswith("/"):
+        return f"unix:{rest}", ""
+    return "", rest
