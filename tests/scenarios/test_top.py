@@ -60,7 +60,7 @@ class Stage:
 
     @contextlib.contextmanager
     def top(self, *options: str, width: int = 80, height: int = 24) -> Iterator[Terminal]:
-        with terminal(self.directory, self.command(*options), width, height) as screen:
+        with terminal(self.command(*options), width, height) as screen:
             screen.wait_for("q Quit")
             yield screen
 
@@ -319,14 +319,14 @@ def test_a_terminal_without_utf8_gets_ascii(tmp_path: Path, monkeypatch: pytest.
 def test_an_unknown_terminal_is_like_most(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up, set_up.served():
         command = ["env", "TERM=of-tomorrow", *set_up.command()]
-        with terminal(tmp_path, command) as screen:
+        with terminal(command) as screen:
             screen.wait_for("web (least_sess", "q Quit")
 
 
 def test_a_terminal_that_cannot_move_its_cursor(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up:
         command = shlex.join(["env", "TERM=dumb", *set_up.command()])
-        with terminal(tmp_path, ["sh", "-c", f"{command}; cat"]) as screen:
+        with terminal(["sh", "-c", f"{command}; cat"]) as screen:
             screen.wait_for('l4lb: the terminal "dumb" (TERM) cannot move its cursor')
 
 
@@ -339,7 +339,7 @@ def test_the_terminal_is_given_back_as_it_was(tmp_path: Path, end: str) -> None:
             top = [sys.executable, "-c", f"{fail}; from l4lb.__main__ import main; main()", *top[3:]]
         started = shlex.join(["sh", "-c", f"echo $$ > pid; exec {shlex.join(top)}"])
         script = f"stty -a > before; {started}; echo ended with $?; stty -a > after; echo done; cat"
-        with terminal(tmp_path, ["sh", "-c", f"cd {tmp_path}; {script}"]) as screen:
+        with terminal(["sh", "-c", f"cd {tmp_path}; {script}"]) as screen:
             screen.wait_for("web (least_sess")
             if end == "SIGTERM":
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
@@ -354,7 +354,7 @@ def test_the_terminal_is_given_back_as_it_was(tmp_path: Path, end: str) -> None:
 
 def test_it_can_be_suspended(tmp_path: Path) -> None:
     with stage(tmp_path) as set_up, set_up.served():
-        with terminal(tmp_path, ["env", "PS1=prompt> ", "bash", "--norc", "-i"]) as screen:
+        with terminal(["env", "PS1=prompt> ", "bash", "--norc", "-i"]) as screen:
             screen.wait_for("prompt>")
             screen.press(shlex.join(set_up.command()), "Enter")
             screen.wait_for("web (least_sess", "q Quit")

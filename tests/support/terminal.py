@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.support.waiting import wait_until
 
 
 class Terminal:
+    """`directory` holds the server's socket: one of its own, since a server that ends may still accept a client."""
+
     def __init__(self, directory: Path, command: list[str], width: int, height: int) -> None:
         self._tmux = [require("tmux"), "-S", str(directory / "tmux"), "-f", "/dev/null"]
         self._run("new-session", "-d", "-x", str(width), "-y", str(height), *command)
@@ -63,9 +66,10 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(directory: Path, command: list[str], width: int = 80, height: int = 24) -> Iterator[Terminal]:
-    shown = Terminal(directory, command, width, height)
-    try:
-        yield shown
-    finally:
-        shown.close()
+def terminal(command: list[str], width: int = 80, height: int = 24) -> Iterator[Terminal]:
+    with tempfile.TemporaryDirectory(prefix="l4lb-terminal-", ignore_cleanup_errors=True) as directory:
+        shown = Terminal(Path(directory), command, width, height)
+        try:
+            yield shown
+        finally:
+            shown.close()
