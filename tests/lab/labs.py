@@ -129,5 +129,15 @@ def _wait(lab: Lab, wanted: dict[tuple[str, str], tuple[str, ...]]) -> None:
     if ended := lab.processes.ended():
         raise LabError("\n".join(ended.values()))
     if not settled():
+        missing = [_missing(lab, host, pool, names) for (host, pool), names in wanted.items()]
         said = [lab.processes.said(f"{host}-l4lb") for host in lab.admin]
-        raise LabError("\n  ".join(["not all backends were found up within a minute", *said]))
+        raise LabError("\n  ".join(["not all backends were found up within a minute", *filter(None, missing), *said]))
+
+
+def _missing(lab: Lab, host: str, pool: str, names: tuple[str, ...]) -> str:
+    """Which backends of the pool are not up; or why its host does not say. Empty: none."""
+    try:
+        absent = sorted(set(names) - lab.up(pool, host))
+    except AdminError as error:
+        return f"{host}: {error}"
+    return f"{host}: pool {pool}: not up: {', '.join(absent)}" if absent else ""
