@@ -153,6 +153,38 @@ def test_timeouts(lines: str, idle: float, half: float) -> None:
     assert (listener.idle_timeout, listener.half_close_timeout) == (idle, half)
 
 
+TIMES = " timeout client 50s\n timeout server 50s\n"
+
+
+@pytest.mark.parametrize(
+    ("frontend", "backends", "idle", "half"),
+    [
+        (" timeout client 8h\n", (" timeout server 7h\n",), 25200, 25200),
+        (" timeout client 8h\n", ("",), 50, 50),
+        (" timeout client 8h\n timeout server 1s\n", (" timeout server 7h\n timeout client 1s\n",), 25200, 25200),
+        ("", (" timeout tunnel 1h\n",), 3600, 3600),
+        (" timeout client 1h\n", (" timeout tunnel 2h\n", " timeout server 30m\n"), 1800, 1800),
+        (" timeout client-fin 9s\n timeout server-fin 1s\n", (" timeout server-fin 8s\n",), 50, 8),
+    ],
+)
+def test_timeouts_of_each_side_are_those_of_the_section_that_has_it(
+    frontend: str, backends: tuple[str, ...], idle: float, half: float
+) -> None:
+    text = f"defaults\n{TIMES}frontend b0\n bind :1\n{frontend} default_backend b0\n use_backend b1 if {{ src ::1 }}\n"
+    for number in range(2):
+        text += f"backend b{number}\n{backends[min(number, len(backends) - 1)]}{SERVER}"
+    listener = converted(text)[0].listeners["b0"]
+    assert (listener.idle_timeout, listener.half_close_timeout) == (idle, half)
+
+
+def test_keepalive_of_each_side_is_that_of_the_section_that_has_it() -> None:
+    frontend = "frontend f\n bind :1\n option srvtcpka\n default_backend b\n"
+    for option, expected in (("srvtcpka", True), ("clitcpka", False), ("tcpka", True)):
+        config, _ = converted(f"{frontend}backend b\n option {option}\n srvtcpka-cnt 4\n{SERVER}")
+        keepalive = config.listeners["f"].keepalive
+        assert (keepalive is not None and keepalive.count == 4) is expected, option
+
+
 @pytest.mark.parametrize(
     ("rules", "allow", "deny"),
     [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 from l4lb.convert.drafting.draft import Draft, Listener, Place
 from l4lb.convert.drafting.refusing import refusing_pool
-from l4lb.convert.drafting.values import duration
+from l4lb.convert.drafting.values import duration, number
 from l4lb.convert.haproxy.acls import Acls
 from l4lb.convert.haproxy.admission import admit
 from l4lb.convert.haproxy.binds import Group, groups_of
 from l4lb.convert.haproxy.proxies import Proxy, seconds_of
 from l4lb.convert.haproxy.routing import Rule, route, rules_of, uses_ports
 
-_HALVES = ("timeout client-fin", "timeout server-fin")
-_KEEPALIVE = ("option tcpka", "option clitcpka", "option srvtcpka")
 _KERNEL_KEEPALIVE = {"idle": 7200.0, "intvl": 75.0, "cnt": 9}  # tcp(7)
 
 
@@ -75,61 +76,62 @@ def _limits(listener: Listener, proxy: Proxy) -> None:
         listener.set("session_rate", f"{rate}/s", place, f"above it l4lb resets new clients; {waits}")
 
 
-def _backends(listener: Listener, proxy: Proxy, proxies: dict[str, Proxy]) -> list[Proxy]:
-    """All proxies whose timeouts and options count for a listener's clients: itself, and where they go."""
+def _led_to(listener: Listener, proxies: dict[str, Proxy]) -> list[Proxy]:
+    """The proxies that a listener's clients are sent to. Their directives about servers count, not those that the
+    frontend has from its defaults."""
     names = [listener.options["pool"].value, *(route.options["pool"].value for route in listener.routes)]
-    return [proxy, *(proxies[name] for name in dict.fromkeys(names) if name in proxies and name != proxy.name)]
+    return [proxies[name] for name in dict.fromkeys(names) if name in proxies and proxies[name].kind != "frontend"]
 
 
-def _shortest(proxies: list[Proxy], *keys: str) -> tuple[float, Place, bool] | None:
-    """The shortest of the times that are given, where it is, and whether others differ. 0 has no end."""
-    found = []
-    for proxy in proxies:
-        for key in keys:
-            if (seconds := proxy.seconds(key)) is not None:
-                found.append((seconds or float("inf"), proxy.line_of(key).place))
-    if not found:
-        return None
-    seconds, place = min(found)
-    return (0.0 if seconds == float("inf") else seconds), place, len({one for one, _ in found}) > 1
+class _Time(NamedTuple):
+    """`seconds` is infinite for a timeout of 0."""
+
+    seconds: float
+    place: Place
+
+
+def _times_of(proxy: Proxy, key: str) -> list[_Time]:
+    """One, or none where it is not given."""
+    seconds = proxy.seconds(key)
+    return [] if seconds is None else [_Time(seconds or math.inf, proxy.line_of(key).place)]
 
 
 def _times(listener: Listener, proxy: Proxy, proxies: dict[str, Proxy]) -> None:
     """One time of no progress, in either direction, for what HAProxy counts by side."""
-    involved = _backends(listener, proxy, proxies)
-    idle = _shortest(involved, "timeout tunnel") or _shortest(involved, "timeout client", "timeout server")
-    if idle is None:
+    backends = _led_to(listener, proxies)
+    client = _times_of(proxy, "timeout client")
+    found = [one for backend in backends for one in _times_of(backend, "timeout tunnel") or
+             [*client, *_times_of(backend, "timeout server")]] or client  # fmt: skip
+    if found:
+        seconds, place = min(found)
+        why = "of different timeouts the shortest" if len({one.seconds for one in found}) > 1 else ""
+        listener.set("idle_timeout", _or_off(seconds), place, why)
+    else:
         listener.set("idle_timeout", "off", proxy.place, "HAProxy has no timeout here, and warns about that")
-    else:
-        seconds, place, differ = idle
-        why = "of different timeouts the shortest" if differ else ""
-        listener.set("idle_timeout", duration(seconds), place, why)
-    half = _shortest(involved, *_HALVES)
+    idle = listener.options["idle_timeout"]
+    halves = [one for backend in backends for one in _times_of(backend, "timeout server-fin")]
+    half = min([*_times_of(proxy, "timeout client-fin"), *halves], default=None)
     if half is not None:
-        listener.set("half_close_timeout", duration(half[0]), half[1])
+        listener.set("half_close_timeout", _or_off(half.seconds), half.place)
     else:
-        listener.set(
-            "half_close_timeout", listener.options["idle_timeout"].value, listener.options["idle_timeout"].place
-        )
+        listener.set("half_close_timeout", idle.value, idle.place)
+
+
+def _or_off(seconds: float) -> float | str:
+    return duration(0.0 if seconds == math.inf else seconds)
 
 
 def _keepalive(listener: Listener, proxy: Proxy, proxies: dict[str, Proxy]) -> None:
-    involved = _backends(listener, proxy, proxies)
-    lines = [line for one in involved for line in [one.last(*_KEEPALIVE)] if line is not None]
+    sides = [(proxy, "clitcpka"), *((backend, "srvtcpka") for backend in _led_to(listener, proxies))]
+    lines = [line for one, side in sides if (line := one.last("option tcpka", f"option {side}")) is not None]
     if not lines:
         return
     value: dict[str, object] = {}
     for ours, theirs in (("idle", "idle"), ("interval", "intvl"), ("count", "cnt")):
-        words = [
-            line.words[1]
-            for side in ("clitcpka", "srvtcpka")
-            for one in involved
-            for line in [one.last(f"{side}-{theirs}")]
-            if line is not None and len(line.words) > 1
-        ]
-        given = words[0] if words else None
+        given = next((line.words[1] for one, side in sides if (line := one.last(f"{side}-{theirs}")) is not None
+                      and len(line.words) > 1), "")  # fmt: skip
         if theirs == "cnt":
-            value[ours] = int(given) if given and given.isascii() and given.isdigit() and len(given) < 5 else 9
+            value[ours] = number(given) or _KERNEL_KEEPALIVE[theirs]
         else:
-            value[ours] = duration((seconds_of(given) if given else None) or _KERNEL_KEEPALIVE[theirs])
+            value[ours] = duration(seconds_of(given) or _KERNEL_KEEPALIVE[theirs])
     listener.set("keepalive", value, lines[0].place, "on both sides")
