@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from l4lb.convert.drafting.report import Report
 from l4lb.convert.haproxy.conditions import holds
 from l4lb.convert.haproxy.words import Splitter
 from l4lb.errors import ConfigError
+from tests.support.programs import require, without_preload
 
 HERE = Place("file", 7)
 ENVIRONMENT = {"A": "one two", "EMPTY": ""}
@@ -39,13 +41,39 @@ def split(text: str) -> tuple[str, ...]:
         ('"\\$A" "a#b"', ("$A", "a#b")),
         ('"${.FILE}:${.LINE}:${.SECTION}"', ("file:7:web",)),
         ("'%{+Q}o %t'", ("%{+Q}o %t",)),
+        (r"^(www\.)?a\$b\{2\}", (r"^(www\.)?a\$b\{2\}",)),
+        (r'"a\.b\qc"', (r"a\.b\qc",)),
+        (r"a\\.b", (r"a\.b",)),
+        ("a\\\tb", ("a\\", "b")),
+        ("a \\", ("a", "\\")),
     ],
 )  # fmt: skip
 def test_words(text: str, words: tuple[str, ...]) -> None:
     assert split(text) == words
 
 
-@pytest.mark.parametrize("text", ['"a', "'a", "a\\", r"\x4", '"$"', '"${A"'])
+@pytest.mark.external
+@pytest.mark.parametrize("char", [*"\\\"'# \t$.nrtqZ{}[]()*+?|^/-x"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_escapes_are_those_of_haproxy(char: str, quote: str, tmp_path: Path) -> None:
+    """It names the first word that it does not know."""
+    word = f"a{quote}\\{'x41' if char == 'x' else char}z{quote}b"
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(f"defaults\n mode tcp\nbackend b\n server s 127.0.0.1:1 {word}\n")
+    command = [require("haproxy"), "-c", "-f", str(file)]
+    done = subprocess.run(command, env=without_preload(), capture_output=True, timeout=60)
+    assert f"unknown keyword '{split(word)[0]}'.".encode() in done.stderr
+
+
+def test_a_backslash_of_an_expression_stays() -> None:
+    config, lost = converted(
+        "frontend f\n bind :2\n use_backend b if { req.ssl_sni -m reg -i ^(.*\\.)?a\\.example$ }\n"
+        f"backend b\n{SERVER}"
+    )
+    assert ([route.sni for route in config.listeners["f"].routes], lost) == ([["a.example", "*.a.example"]], [])
+
+
+@pytest.mark.parametrize("text", ['"a', "'a", r"\x4", '"$"', '"${A"'])
 def test_no_words(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^file:7: "):
         split(text)

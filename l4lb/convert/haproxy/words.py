@@ -12,7 +12,7 @@ from l4lb.convert.drafting.report import Report, failure
 
 WORDS_MAX = 4096  # of a line; HAProxy takes 64
 _VARIABLE = re.compile(r"\$(?:(\.?[A-Za-z_][A-Za-z0-9_]*)|\{(\.?[A-Za-z_][A-Za-z0-9_]*)(\[\*\])?(?:-([^}]*))?\})")
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {char: char for char in "\\\"'# "}
 _PLAIN = re.compile(r"[^\\\"'# \t$]+")  # what stands for itself, in quotes or not
 
 
@@ -114,19 +114,17 @@ class _Scan:
 
     def _escape(self, double: bool) -> str:
         following = self._text[self._at + 1 : self._at + 2]
-        if not following:
-            raise failure(self._place, "a backslash at the end of the line")
         if following == "x":
             digits = self._text[self._at + 2 : self._at + 4]
             if not re.fullmatch(r"[0-9A-Fa-f]{2}", digits):
                 raise failure(self._place, r"expected two hexadecimal digits after \x")
             self._at += 4
             return chr(int(digits, 16))
-        self._at += 2
-        if following in _ESCAPES:
-            return _ESCAPES[following]
-        kept = "\\" if double and following not in "\\\"$#' \t" else ""
-        return kept + following
+        if following in _ESCAPES or (double and following == "$"):
+            self._at += 2
+            return _ESCAPES.get(following, following)
+        self._at += 1
+        return "\\"  # stands for itself, also at the end of a line, which HAProxy does not continue
 
     def _variable(self) -> None:
         match = _VARIABLE.match(self._text, self._at)
