@@ -135,6 +135,9 @@ def pool_of(lines: str, server: str = "") -> Any:
         ("[::]:80 v4v6", [":80"]),
         ("*:80,:::80", [":80"]),
         ("ipv6@:80", [":80"]),
+        ("tcp6@:80", [":80"]),
+        ("stream+ipv4@:80", ["0.0.0.0:80"]),
+        ("uxst@/run/x.sock", ["unix:/run/x.sock"]),
         ("2001:db8::1:80", ["[2001:db8::1]:80"]),
         ("10.0.0.1:8000-8010", ["10.0.0.1:8000-8010"]),
         ("/run/x.sock", ["unix:/run/x.sock"]),
@@ -158,6 +161,9 @@ def test_addresses_of_binds(bind: str, expected: list[str]) -> None:
         ("unix@/x", "unix:/x"),
         ("/x", "unix:/x"),
         ("ipv4@10.0.0.1:80", "10.0.0.1:80"),
+        ("tcp4@10.0.0.1:80", "10.0.0.1:80"),
+        ("stream+tcp6@[::1]:80", "[::1]:80"),
+        ("10.0.0.1:", "10.0.0.1:0"),
     ],
 )
 def test_addresses_of_servers(server: str, expected: str) -> None:
@@ -244,6 +250,9 @@ def test_who_is_refused(rules: str, allow: list[str], deny: list[str]) -> None:
         ("", "", {"type": "none"}),
         ("", "check port 81", {"address": ":81"}),
         ("", "check addr 10.0.0.9", {"address": "10.0.0.9:9001"}),
+        ("", "check addr [::9] port 81", {"address": "[::9]:81"}),
+        ("", "check addr 127.0.0.1", {"address": ""}),
+        (" server a 127.0.0.2:2 check addr 127.0.0.2 port 81\n", "check addr 127.0.0.1 port 81", {"address": ":81"}),
         ("", "check check-ssl check-sni a.example", {"type": "tls", "server_name": "a.example"}),
         ("", "check send-proxy", {"send_proxy": True}),
         ("", "check send-proxy port 81", {"send_proxy": False}),
@@ -298,6 +307,43 @@ def test_what_differs_by_server_is_named() -> None:
         "6: server d without check",
         "7: server ... ssl",
     ]
+
+
+def test_checks_at_several_addresses() -> None:
+    """One address for all would take all down together."""
+    servers = " server a 127.0.0.1:2 check addr 10.0.0.8\n server b 127.0.0.1:3 check addr 10.0.0.9\n"
+    config, lost = converted(f"listen web\n bind :1\n{servers}")
+    assert (config.pools["web"].health.address, lost) == ("", ["4: server b ... addr 10.0.0.9"])
+
+
+def test_sessions_of_a_server_that_goes_down() -> None:
+    assert pool_of("", "check on-marked-down shutdown-sessions").on_backend_down == "reset"
+    assert pool_of("", "check").on_backend_down == "keep"
+
+
+def test_the_interface_of_a_source_is_named() -> None:
+    config, lost = converted(f"listen web\n bind :1\n source 10.0.0.9 interface eth0\n{SERVER}")
+    assert (config.pools["web"].source_address, lost) == ("10.0.0.9", ["3: source ... interface"])
+
+
+def test_a_template_has_what_a_server_has() -> None:
+    lines = " default-server inter 7s maxconn 5\n server-template a 1-9 a.example:80 check send-proxy fall 5 backup\n"
+    config, lost = converted(f"listen web\n bind :1\n option redis-check\n{lines}")
+    pool = config.pools["web"]
+    assert pool.discovery is not None
+    assert (pool.discovery.type, pool.discovery.name, pool.discovery.port) == ("dns", "a.example", 80)
+    assert (pool.health.type, pool.health.interval, pool.health.fall, pool.health.send_proxy) == ("redis", 7, 5, True)
+    assert (pool.send_proxy, pool.passive.failures) == ("v1", 0)
+    assert lost == ["5: server-template ... maxconn 5", "5: server-template ... backup"]
+
+
+def test_a_template_of_services_and_another_one() -> None:
+    lines = " server-template a 3 _x._tcp.a.example\n server-template b 3 b.example:80\n server s 127.0.0.1:2\n"
+    config, lost = converted(f"listen web\n bind :1\n{lines}")
+    pool = config.pools["web"]
+    assert pool.discovery is not None
+    assert (pool.discovery.type, pool.discovery.name, pool.health.type) == ("srv", "_x._tcp.a.example", "none")
+    assert ([one.id for one in pool.backends], lost) == (["s"], ["4: server-template b 3 b.example:80"])
 
 
 def test_backups_in_their_order_or_together() -> None:

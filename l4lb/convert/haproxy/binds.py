@@ -97,7 +97,7 @@ def listen_address(text: str) -> str | None:
     if not colon:
         return None
     if host in ("", "*"):
-        host = "::" if text.startswith("ipv6@") else "0.0.0.0"
+        host = "::" if text.removeprefix("stream+").startswith(("ipv6@", "tcp6@")) else "0.0.0.0"
     if host == "::":
         return f":{port}"  # both families, as with HAProxy on Linux
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

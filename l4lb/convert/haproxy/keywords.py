@@ -195,7 +195,7 @@ PROXY: Table = {
     "tcp-check connect": converted("port: `health.address`; send-proxy: `health.send_proxy`; ssl: not converted"),
     "tcp-check send": converted("`health.send`"),
     "tcp-check send-binary": converted("`health.send`, as hex:"),
-    "tcp-check expect": converted("`health.expect`: string, rstring, binary and rbinary; negations are not converted"),
+    "tcp-check expect": converted("`health.expect`: string, rstring and binary; negations are not converted"),
     "tcp-check comment": needless("a remark"),
     "tcp-check send-lf": lost("what a check sends has no variables"),
     "tcp-check send-binary-lf": lost("what a check sends has no variables"),

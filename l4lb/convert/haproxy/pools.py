@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from l4lb.convert.drafting.draft import Option, Options, Pool
-from l4lb.convert.drafting.values import duration, is_name, number
-from l4lb.convert.haproxy.proxies import Proxy
+from l4lb.convert.drafting.draft import Option, Pool
+from l4lb.convert.drafting.values import duration, is_name
+from l4lb.convert.haproxy.parameters import SERVER
+from l4lb.convert.haproxy.proxies import Proxy, parameters
 from l4lb.convert.haproxy.servers import fill, server_address, servers_of, set_source
-from l4lb.convert.haproxy.words import Line
 
 _RETRIES = 3  # HAProxy's default
 _POLICIES = {
@@ -27,14 +27,12 @@ def pool_of(proxy: Proxy) -> Pool | None:
     _stick(pool, proxy)
     _connecting(pool, proxy)
     if (source := proxy.last("source")) is not None:
-        words = source.words
-        usesrc = words[words.index("usesrc") + 1] if "usesrc" in words[:-1] else ""
-        set_source(pool, words[1] if len(words) > 1 else "", usesrc, source, proxy)
+        given = dict(parameters(["source", *source.words[1:]], SERVER, source, proxy.report))
+        set_source(pool, given.get("source", ""), given.get("usesrc", ""), source, proxy)
     servers = servers_of(proxy)
     fill(pool, proxy, servers)
     if not servers:
         _dispatch(pool, proxy)
-    _template(pool, proxy)
     for backend in pool.backends:
         if is_name(backend.value["address"]) and not backend.why:
             backend.why = "one backend, at the first address of the name that works"
@@ -113,26 +111,3 @@ def _dispatch(pool: Pool, proxy: Proxy) -> None:
     pool.backends.append(Option({"address": address}, line.place))
     pool.set("health.type", "none", line.place, "nothing checks the address of dispatch")
     pool.set("passive.failures", 0, line.place)
-
-
-def _template(pool: Pool, proxy: Proxy) -> None:
-    """server-template: a source of backends. A pool has one."""
-    for line in proxy.all("server-template"):
-        address = server_address(line.words[3]) if len(line.words) > 3 else None
-        if address is None or "discovery" in pool.tables:
-            proxy.report.lost(line.place, line.text, "a pool has one source of backends: make another pool of it")
-            continue
-        _discover(pool, line, address)
-
-
-def _discover(pool: Pool, line: Line, address: str) -> None:
-    host, _, port = address.rpartition(":")
-    srv = host.startswith("_")
-    options: Options = pool.tables.setdefault("discovery", {})
-    why = f"as many backends as the name has, not {line.words[2]}"
-    options["type"] = Option("srv" if srv else "dns", line.place, why)
-    options["name"] = Option(host, line.place)
-    if not srv:
-        options["port"] = Option(number(port) or 0, line.place)
-    if "health" not in pool.tables and "check" not in line.words:
-        pool.set("health.type", "none", line.place)

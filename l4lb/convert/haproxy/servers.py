@@ -1,4 +1,4 @@
-"""server lines: the backends of a pool, and what l4lb has for all backends of a pool together."""
+"""server and server-template lines: the backends of a pool, and what l4lb has for all backends of a pool together."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ _ERRORS_IN_A_ROW = 10  # HAProxy's error-limit
 _DROPPED = ("ssl", "socks4")
 _OPPOSITES = {"enabled": "disabled", "no-agent-check": "agent-check"}
 _OF_CHECKS = ("inter", "fastinter", "downinter", "rise", "fall", "port", "addr", "check-ssl", "check-sni")
-_OF_POOL = (*_OF_CHECKS, "slowstart", "source", "usesrc", "agent-port", "agent-inter", "observe", "error-limit")
+_OF_POOL = (*_OF_CHECKS, "slowstart", "source", "usesrc", "agent-port", "agent-inter", "observe", "error-limit",
+            "on-marked-down")  # fmt: skip
+_OF_BACKEND = ("weight", "maxconn", "backup", "disabled")
 
 
 class Server(NamedTuple):
-    """`given` has the parameters of default-server too."""
+    """`given` has the parameters of default-server too. `many` is how many a server-template stands for."""
 
     name: str
     address: str
     given: dict[str, str]
     line: Line
+    many: str = ""
 
     @property
     def proxy_header(self) -> str:
@@ -40,20 +43,24 @@ def servers_of(proxy: Proxy) -> list[Server]:
     """Those that can be converted; others are reported."""
     defaults: dict[str, str] = {}
     servers = []
-    for line in proxy.all("default-server", "server"):
-        if line.words[0] == "default-server":
-            _take(defaults, parameters(line.words[1:], SERVER, line, proxy.report))
+    for line in proxy.all("default-server", "server", "server-template"):
+        kind, *words = line.words
+        if kind == "default-server":
+            _take(defaults, parameters(words, SERVER, line, proxy.report))
             continue
-        if len(line.words) < 3:
+        many = words.pop(1) if kind == "server-template" and len(words) > 1 else ""
+        if len(words) < 2:
             proxy.report.lost(line.place, line.text, "expected a name and an address")
             continue
         given = dict(defaults)
-        _take(given, parameters(line.words[3:], SERVER, line, proxy.report))
-        address = server_address(line.words[2])
+        _take(given, parameters(words[2:], SERVER, line, proxy.report))
+        address = server_address(words[1])
         if address is None:
             proxy.report.lost(line.place, line.text, "expected HOST:PORT, or a unix socket; not an offset of ports")
         elif not any(name in given for name in _DROPPED):
-            servers.append(Server(line.words[1], address, given, line))
+            if _host(given.get("addr", "")) == _host(address.rpartition(":")[0]):
+                del given["addr"]  # its own
+            servers.append(Server(words[0], address, given, line, many))
     return _alike(servers, proxy)
 
 
@@ -61,6 +68,10 @@ def _take(given: dict[str, str], found: Iterator[tuple[str, str]]) -> None:
     for name, argument in found:
         given.pop(_OPPOSITES.get(name, name.removeprefix("no-")), None)
         given[name] = argument
+
+
+def _host(text: str) -> str:
+    return text.strip("[]").lower()
 
 
 def _alike(servers: list[Server], proxy: Proxy) -> list[Server]:
@@ -83,6 +94,7 @@ def server_address(text: str) -> str | None:
         return unix or None
     host, colon, port = (rest, ":", "0") if rest.endswith("]") or ":" not in rest else rest.rpartition(":")
     host = host.strip("[]")
+    port = port or "0"
     if host in ("", "*", "0.0.0.0", "::") or not colon or number(port) is None:
         return None
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -92,6 +104,9 @@ def fill(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
     """Backends and the options that are about them."""
     backups = 0
     for server in servers:
+        if server.many:
+            _discover(pool, server, proxy)
+            continue
         backups += "backup" in server.given
         pool.backends.append(_backend(server, 1 if proxy.last("option allbackups") else backups))
     if not servers:
@@ -108,6 +123,24 @@ def fill(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
     else:
         pool.set("health.type", "none", first.line.place, "no server line has check")
     _passive(pool, first)
+
+
+def _discover(pool: Pool, server: Server, proxy: Proxy) -> None:
+    """server-template: a source of backends. A pool has one."""
+    place = server.line.place
+    if "discovery" in pool.tables:
+        proxy.report.lost(place, server.line.text, "a pool has one source of backends: make another pool of it")
+        return
+    host, _, port = server.address.rpartition(":")
+    srv = host.startswith("_")
+    pool.set("discovery.type", "srv" if srv else "dns", place, f"as many backends as the name has, not {server.many}")
+    pool.set("discovery.name", host, place)
+    if not srv:
+        pool.set("discovery.port", number(port) or 0, place)
+    for name in _OF_BACKEND:
+        if name in server.given:
+            why = "of backends that discovery finds l4lb has no options; change them with l4lb backend"
+            proxy.report.lost(place, f"server-template ... {name} {server.given[name]}".rstrip(), why)
 
 
 def _backend(server: Server, priority: int) -> Option:
@@ -137,6 +170,7 @@ def _tlvs(pool: Pool, proxy: Proxy, server: Server) -> None:
 
 
 def _queue(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
+    servers = [server for server in servers if not server.many]
     limited = [server for server in servers if number(server.given.get("maxconn", ""))]
     if not limited:
         return
@@ -160,11 +194,14 @@ def _once(pool: Pool, proxy: Proxy, servers: list[Server]) -> None:
         for name in _OF_POOL:
             if server.given.get(name) != checked.given.get(name):
                 what = f"server {server.name} ... {name} {server.given.get(name, '(not given)')}".rstrip()
-                proxy.report.lost(server.line.place, what, f"the whole pool has one; that of {checked.name} is taken")
+                taken = "its own host" if name == "addr" else f"that of {checked.name}"
+                proxy.report.lost(server.line.place, what, f"the whole pool has one; {taken} is taken")
     given = checked.given
     place = checked.line.place
     if seconds := seconds_of(given.get("slowstart", "")):
         pool.set("slow_start", duration(seconds), place)
+    if given.get("on-marked-down") == "shutdown-sessions":
+        pool.set("on_backend_down", "reset", place)
     set_source(pool, given.get("source", ""), given.get("usesrc", ""), checked.line, proxy)
     if (port := number(given.get("agent-port", ""))) and "agent-check" in given:
         pool.set("agent.port", port, place)
@@ -198,7 +235,7 @@ def _health(pool: Pool, proxy: Proxy, servers: list[Server], checked: list[Serve
     for name in ("rise", "fall"):
         if (count := number(given.get(name, ""))) is not None:
             pool.set(f"health.{name}", count, place)
-    address = _checked_at(proxy, server)
+    address = _checked_at(proxy, checked)
     if address:
         pool.set("health.address", address, place)
     if "check-send-proxy" in given or (server.proxy_header and not address) or _sends_header(proxy):
@@ -219,14 +256,14 @@ def _connect_argument(proxy: Proxy, name: str) -> str:
     return ""
 
 
-def _checked_at(proxy: Proxy, server: Server) -> str:
-    """Another address or port than the server's own."""
-    port = server.given.get("port", "") or _connect_argument(proxy, "port")
-    host = server.given.get("addr", "")
-    if not host:
+def _checked_at(proxy: Proxy, checked: list[Server]) -> str:
+    """Another address or port than the servers' own; where their addresses differ each is checked at its own host."""
+    first = checked[0]
+    port = first.given.get("port", "") or _connect_argument(proxy, "port")
+    host = _host(first.given.get("addr", ""))
+    if not host or any(_host(server.given.get("addr", "")) != host for server in checked):
         return f":{port}" if port else ""
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{host}:{port or server.address.rpartition(':')[2]}"
+    return f"{f'[{host}]' if ':' in host else host}:{port or first.address.rpartition(':')[2]}"
 
 
 def _passive(pool: Pool, server: Server) -> None:

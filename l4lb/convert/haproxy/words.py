@@ -13,6 +13,7 @@ from l4lb.convert.drafting.report import Report, failure
 WORDS_MAX = 4096  # of a line; HAProxy takes 64
 _VARIABLE = re.compile(r"\$(?:(\.?[A-Za-z_][A-Za-z0-9_]*)|\{(\.?[A-Za-z_][A-Za-z0-9_]*)(\[\*\])?(?:-([^}]*))?\})")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {char: char for char in "\\\"'# "}
+_FAMILIES = ("ipv4", "ipv6", "tcp", "tcp4", "tcp6", "unix", "uxst", "abns")
 _PLAIN = re.compile(r"[^\\\"'# \t$]+")  # what stands for itself, in quotes or not
 
 
@@ -145,11 +146,11 @@ class _Scan:
 def unix_or_rest(text: str) -> tuple[str, str]:
     """Of an address: that of a unix socket as l4lb has it, or else what follows the family. Both are empty for a family
     that l4lb has not."""
-    family, at, rest = text.rpartition("@")
-    if at and family not in ("ipv4", "ipv6", "unix", "abns"):
+    family, at, rest = text.removeprefix("stream+").rpartition("@")
+    if at and family not in _FAMILIES:
         return "", ""
     if family == "abns":
         return f"unix:@{rest}", ""
-    if family == "unix" or rest.startswith("/"):
+    if family in ("unix", "uxst") or rest.startswith("/"):
         return f"unix:{rest}", ""
     return "", rest
