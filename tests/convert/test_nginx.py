@@ -185,6 +185,40 @@ def test_maps_become_routes(blocks: str, routes: list[tuple[Any, ...]], rest: st
     assert routes_of(blocks) == (routes, rest)
 
 
+PORT_MAP = (
+    "upstream a { server 127.0.0.1:9; } upstream b { server 127.0.0.1:8; } "
+    "map $server_port $up { 1 a; 2 b; 3 b; default a; } "
+    "map $ssl_preread_server_name $name { x.example a; default $up; }"
+)
+
+
+@pytest.mark.parametrize("variable", ["$up", "$name", "${up}"])
+@pytest.mark.parametrize(
+    "listens", ["listen 1; listen 2; listen [::]:2; listen 3; listen 4", "listen 1-4; listen [::]:2"]
+)
+def test_each_port_has_a_listener_where_it_decides(listens: str, variable: str) -> None:
+    config = one_of(f"{listens}; proxy_pass {variable};", PORT_MAP)
+    found = {name: (one.bind, one.pool) for name, one in config.listeners.items()}
+    assert found == {
+        "tcp-1": (["0.0.0.0:1"], "a"),
+        "tcp-2": ([":2"], "b"),
+        "tcp-3": (["0.0.0.0:3"], "b"),
+        "tcp-4": (["0.0.0.0:4"], "a"),
+    }
+
+
+def test_a_range_of_ports_is_one_listener_where_they_do_not_decide() -> None:
+    config, _ = converted(f"stream {{ {PORT_MAP} server {{ listen 1-4; listen 6; proxy_pass a; }} }}")
+    assert [one.bind for one in config.listeners.values()] == [["0.0.0.0:1-4", "0.0.0.0:6"]]
+
+
+def test_a_range_of_too_many_ports_that_decide_is_named() -> None:
+    servers = "server { listen 1000-9000; listen 1; proxy_pass $up; }"
+    config, lost = converted(f"stream {{ {PORT_MAP} {servers} }}")
+    assert list(config.listeners) == ["tcp-1"]
+    assert lost[0] == "1: listen 1000-9000"
+
+
 def test_files_are_read_where_stream_includes_them(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     for name, port in (("b.conf", 2), ("a.conf", 1), (".c.conf", 3)):

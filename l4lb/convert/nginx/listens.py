@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from l4lb.convert.drafting.directives import UNKNOWN, Fate, find
 from l4lb.convert.drafting.draft import Option, Options, Place
 from l4lb.convert.drafting.networks import EVERYBODY
-from l4lb.convert.drafting.values import duration, joined_binds, number
+from l4lb.convert.drafting.values import duration, joined_binds, number, ports_of
 from l4lb.convert.nginx.blocks import Directive
 from l4lb.convert.nginx.keywords import LISTEN
-from l4lb.convert.nginx.settings import Settings
+from l4lb.convert.nginx.settings import Settings, parameters_of
 from l4lb.convert.nginx.values import seconds_of
 
 _TRUSTS = "nginx believes the PROXY header of everybody who connects; put the networks of your proxies here"
@@ -18,6 +17,7 @@ _V6 = "l4lb takes IPv4 on this port, too; with nginx [::] is IPv6 alone"
 _KERNEL = ("2h", "75s", 9)  # tcp(7)
 _FLAGS = ("udp", "proxy_protocol", "deferred")
 _HEADER_S = 30.0
+_PORTS_MAX = 256  # listeners, where each port needs its own
 
 
 @dataclass(slots=True)
@@ -30,12 +30,17 @@ class Group:
     options: Options = field(default_factory=dict)
     why: str = ""
 
+    def alike(self, other: Group) -> bool:
+        mine, others = ({key: one.value for key, one in group.options.items()} for group in (self, other))
+        return self.udp == other.udp and mine == others
 
-def groups_of(settings: Settings) -> list[Group]:
-    """One for each listener; none when a server terminates TLS, which is reported."""
+
+def groups_of(settings: Settings, one_by_one: bool) -> list[Group]:
+    """One for each listener, and for each port when that decides; none when a server terminates TLS, which is
+    reported."""
     groups: list[Group] = []
     for directive in settings.all("listen"):
-        given = _parameters(directive, settings)
+        given = parameters_of(directive, LISTEN, settings.report)
         if not directive.arguments or "ssl" in given:
             continue
         address = listen_address(directive.arguments[0])
@@ -43,20 +48,9 @@ def groups_of(settings: Settings) -> list[Group]:
             settings.report.lost(directive.place, directive.text, "expected a port, HOST:PORT or unix:/path")
             continue
         options = _options(directive, given, settings)
-        values = {key: one.value for key, one in options.items()}
-        same = next(
-            (
-                group
-                for group in groups
-                if group.udp == ("udp" in given) and {key: one.value for key, one in group.options.items()} == values
-            ),
-            None,
-        )
-        if same is None:
-            groups.append(same := Group(directive.place, "udp" in given, [], options))
-        same.addresses.append(address)
-        if directive.arguments[0].startswith("[::]:") and given.get("ipv6only") != "off":
-            same.why = _V6
+        v6_alone = directive.arguments[0].startswith("[::]:") and given.get("ipv6only") != "off"
+        for one in _each_port(address, directive, settings) if one_by_one else [address]:
+            _add(groups, Group(directive.place, "udp" in given, [one], options, _V6 if v6_alone else ""), one_by_one)
     for group in groups:
         if len(group.addresses) > len(joined := joined_binds(group.addresses)):
             group.why = ""  # IPv4 was listened on anyway
@@ -64,15 +58,24 @@ def groups_of(settings: Settings) -> list[Group]:
     return groups
 
 
-def _parameters(directive: Directive, settings: Settings) -> dict[str, str]:
-    given = {}
-    for word in directive.arguments[1:]:
-        name, _, value = word.partition("=")
-        given[name] = value
-        found = find(LISTEN, name) or UNKNOWN
-        if found.fate is Fate.LOST:
-            settings.report.lost(directive.place, f"listen ... {word}", found.says)
-    return given
+def _add(groups: list[Group], new: Group, one_by_one: bool) -> None:
+    for group in groups:
+        if group.alike(new) and (not one_by_one or ports_of(group.addresses[0]) == ports_of(new.addresses[0])):
+            group.addresses += new.addresses
+            group.why = group.why or new.why
+            return
+    groups.append(new)
+
+
+def _each_port(address: str, directive: Directive, settings: Settings) -> list[str]:
+    """The addresses of a range."""
+    first, last = ports_of(address)
+    if last - first >= _PORTS_MAX:
+        why = f"$server_port decides: a listener for each port, and not for more than {_PORTS_MAX}"
+        settings.report.lost(directive.place, directive.text, why)
+        return []
+    host = address.rpartition(":")[0]
+    return [f"{host}:{port}" for port in range(first, last + 1)] if last > first else [address]
 
 
 def _options(directive: Directive, given: dict[str, str], settings: Settings) -> Options:

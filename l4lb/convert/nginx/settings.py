@@ -56,6 +56,18 @@ def report_directives(directives: list[Directive], table: Table, report: Report)
             report.lost(directive.place, directive.text, found.says)
 
 
+def parameters_of(directive: Directive, table: Table, report: Report) -> dict[str, str]:
+    """Those behind an address by name, with what stands after =. Names those that have no counterpart."""
+    given = {}
+    for word in directive.arguments[1:]:
+        name, _, value = word.partition("=")
+        given[name] = value
+        found = find(table, name) or UNKNOWN
+        if found.fate is Fate.LOST:
+            report.lost(directive.place, f"{directive.name} ... {word}", found.says)
+    return given
+
+
 def settings_of(server: Directive, outer: list[Directive], including: Including, report: Report) -> Settings:
     own = list(including.walk(server.block or []))
     report_directives(own, STREAM, report)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from l4lb.convert.drafting.directives import UNKNOWN, Fate, find
 from l4lb.convert.drafting.draft import Draft, Option, Place, Pool
 from l4lb.convert.drafting.report import Report
 from l4lb.convert.drafting.values import duration, is_name, number
 from l4lb.convert.nginx.blocks import Directive
 from l4lb.convert.nginx.including import Including
 from l4lb.convert.nginx.keywords import SERVER, UPSTREAM
-from l4lb.convert.nginx.settings import report_directives
+from l4lb.convert.nginx.settings import parameters_of, report_directives
 from l4lb.convert.nginx.values import seconds_of
 
 _FAILS, _FAIL_S = 1, 10.0  # of nginx
@@ -84,7 +83,7 @@ class Upstreams:
         pool = Pool(name, upstream.place)
         _policy(pool, upstream.directives, self._report)
         servers = [one for one in upstream.directives if one.name == "server"]
-        parsed = [(one, _parameters(one, self._report)) for one in servers]
+        parsed = [(one, parameters_of(one, SERVER, self._report)) for one in servers]
         for directive, given in parsed:
             _add(pool, directive, given, self._report)
         if not pool.backends:
@@ -140,17 +139,6 @@ def _hash(pool: Pool, directive: Directive, arguments: list[str], report: Report
     pool.set("policy", "ring" if consistent else "maglev", directive.place, why)
     if "$remote_port" in key:
         pool.set("hash_key", "source_ip_port", directive.place)
-
-
-def _parameters(directive: Directive, report: Report) -> dict[str, str]:
-    given = {}
-    for word in directive.arguments[1:]:
-        name, _, value = word.partition("=")
-        given[name] = value
-        found = find(SERVER, name) or UNKNOWN
-        if found.fate is Fate.LOST:
-            report.lost(directive.place, f"server ... {word}", found.says)
-    return given
 
 
 def _add(pool: Pool, directive: Directive, given: dict[str, str], report: Report) -> None:

@@ -59,6 +59,21 @@ class Variables:
             if block.arguments and block.block is not None:
                 self._blocks[block.arguments[-1]] = block, list(including.walk(block.block))
 
+    def by_port(self, text: str) -> bool:
+        """Whether the port that a client came to decides where `text` leads."""
+        seen: set[str] = set()
+        rest = [text]
+        while rest:
+            name = _name(text := rest.pop())
+            if not text.startswith("$") or name in seen or name not in self._blocks:
+                continue
+            seen.add(name)
+            block, lines = self._blocks[name]
+            if self._kind(block) == "port":
+                return True
+            rest += [one.words[1] for one in lines if len(one.words) == 2]
+        return False
+
     def ways(self, text: str, place: Place, port: int) -> list[Way]:
         """In order, the first that matches decides. Reports what cannot be matched."""
         self._steps = 0
@@ -67,7 +82,7 @@ class Variables:
     def _follow(self, text: str, place: Place, port: int, depth: int) -> list[Way]:
         if not text.startswith("$") or text == "$server_port":
             return [Way({}, text, place)]
-        name = f"${text[1:].strip('{}')}"
+        name = _name(text)
         self._steps += 1
         if name not in self._blocks or depth >= DEPTH_MAX or self._steps > STEPS_MAX:
             why = "only variables of map, geo and split_clients lead to pools, and only some by way of others"
@@ -90,7 +105,7 @@ class Variables:
         return ways
 
     def _kind(self, block: Directive) -> str:
-        return "source" if block.name == "geo" else _KINDS.get(f"${block.arguments[0][1:].strip('{}')}", "")
+        return "source" if block.name == "geo" else _KINDS.get(_name(block.arguments[0]), "")
 
     def _entries(self, block: Directive, lines: list[Directive], port: int) -> list[_Entry]:
         """In the order in which they decide; the default last."""
@@ -194,6 +209,11 @@ class Variables:
             weight = round(float(percent[1]) * _WEIGHTS_OF) if percent else left
             shares.append((line.words[1], max(min(weight, left), 0)))
         return [Way({}, "", place, tuple(shares))] if shares else []
+
+
+def _name(text: str) -> str:
+    """Of a variable, with or without braces."""
+    return f"${text[1:].strip('{}')}"
 
 
 def _with_tls(found: list[_Entry], default: list[_Entry]) -> list[_Entry]:
