@@ -386,6 +386,19 @@ def test_defaults_by_name_and_no() -> None:
     assert config.pools["x"].connect_attempts == 10
 
 
+def test_one_address_of_several_that_is_taken() -> None:
+    text = f"listen a\n bind :2\n{SERVER}listen b\n bind :2\n bind :3\n{SERVER}listen c\n bind :3,:2\n{SERVER}"
+    config, lost = converted(text)
+    assert {name: one.bind for name, one in config.listeners.items()} == {"a": ["0.0.0.0:2"], "b": ["0.0.0.0:3"]}
+    assert lost == ["5: bind", "8: pool c", "9: bind", "9: bind", "9: listener c"]
+
+
+def test_the_last_server_that_is_not_taken() -> None:
+    text = f"listen a\n bind :2\n{SERVER}listen b\n bind :3\n source 10.0.0.9\n server s /run/x.sock\n"
+    done = convert(text, "haproxy.cfg", "haproxy", {})
+    assert [one.message for one in done.lost if one.path == "pool b"] == ["it has no servers that were converted"]
+
+
 def test_which_format_it_is() -> None:
     assert format_of("global\n maxconn 1\nlisten a\n bind :1\n", "f") == "haproxy"
     assert format_of("events {}\nstream {\n server { listen 1; }\n}\n", "f") == "nginx"

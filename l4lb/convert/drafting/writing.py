@@ -17,12 +17,14 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Written(NamedTuple):
-    """A line of the result: where it comes from, and what takes it out of the draft again."""
+    """A line of the result: where it comes from, and what takes it out of the draft again. `option` is the one that it
+    has the value of."""
 
     text: str
     place: Place | None = None
     what: str = ""
     remove: Callable[[], object] | None = None
+    option: Option | None = None
 
 
 def written(draft: Draft) -> list[Written]:
@@ -85,7 +87,7 @@ def _options(options: Options, owner: Options | None = None) -> Iterator[Written
     for key, option in options.items():
         gone = partial((options if owner is None else owner).pop, key, None)
         yield from _comment(option.why)
-        yield Written(f"{key} = {_value(option.value)}", option.place, key, gone)
+        yield Written(f"{key} = {_value(option.value)}", option.place, key, gone, option)
 
 
 def _comment(text: str, indent: str = "") -> Iterator[Written]:
