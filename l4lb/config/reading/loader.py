@@ -28,6 +28,12 @@ T = TypeVar("T", bound=Options)
 PROBLEMS_MAX = 1000  # that are told at once
 SYNTAX_PROBLEMS_MAX = 20
 _DECIDING = ("type", "protocol", "engine", "mode")  # what other options of a table have to fit
+_LONG_QUOTES = ("'''", '"""')
+_QUOTES = {
+    "Expected \"'''\"": "'''",
+    'Expected "\'"': "'",
+    "Unterminated string": '"',
+}  # never closed, by tomllib's message
 _STATEMENT = re.compile(r"\s*(\[|[\w.\"' -]+=)")
 
 
@@ -149,7 +155,7 @@ def _not_toml(error: tomllib.TOMLDecodeError, text: str, file: str) -> Problem:
 def _more_syntax_problems(text: str, line: int, file: str) -> Iterator[Problem]:
     """What is wrong below, as long as that is certain: the wrong line is left out, and the next one that is refused
     must be a statement that is wrong by itself. Anything else may follow from what was left out."""
-    lines = text.splitlines()
+    lines = text.replace("\r\n", "\n").split("\n")
     for _ in range(SYNTAX_PROBLEMS_MAX):
         if not 0 < line <= len(lines) or not _is_wrong_alone(lines[line - 1]):
             return
@@ -168,7 +174,7 @@ def _more_syntax_problems(text: str, line: int, file: str) -> Iterator[Problem]:
 
 def _is_wrong_alone(line: str) -> bool:
     """Of a line that is a whole statement, as far as its begin tells."""
-    if not _STATEMENT.match(line):
+    if not _STATEMENT.match(line) or any(quote in line for quote in _LONG_QUOTES):
         return False
     try:
         tomllib.loads(line)
@@ -187,9 +193,16 @@ def loads(kind: type[T], text: str, *, file: str = "", flags: Flags | None = Non
 
 
 def _line_in(message: str, text: str) -> int:
-    """The line that a TOMLDecodeError names; before Python 3.14 only its text does."""
+    """The line that a TOMLDecodeError names; before Python 3.14 only its text does. At the end of the document what is
+    not closed counts where it begins, if that is a string."""
     _, found, rest = message.partition("(at line ")
-    return int(rest.partition(",")[0]) if found else text.count("\n") + 1
+    if found:
+        return int(rest.partition(",")[0])
+    opened = next((quote for said, quote in _QUOTES.items() if message.startswith(said)), None)
+    if opened == '"' and "\n" in text[text.rfind(opened) :]:
+        opened = '"""'  # the other ends with its line
+    end = text.rfind(opened) if opened else len(text.rstrip())
+    return text.count("\n", 0, end) + 1
 
 
 def load(kind: type[T], path: Path, flags: Flags | None = None) -> T:

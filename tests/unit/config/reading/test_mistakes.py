@@ -113,6 +113,26 @@ def test_what_may_follow_from_the_first_error_is_not_said(text: str, lines: int)
     assert len(lines_of_syntax(text)) == lines
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("x = 1\ny = 'a\nz = 2\nz = = 3\n", [2, 4]),
+        ("x = 1\ny = '''a\nz = 2\n", [2]),
+        ('x = """a"""\ny = """a "b"\nz = 2\n', [2]),
+        ('x = """a"""\ny = "a', [2]),
+        ("x = [\n1,\n2\n\n\n", [3]),
+    ],
+)
+def test_what_is_never_closed(text: str, lines: list[int]) -> None:
+    assert lines_of_syntax(text) == lines
+
+
+def test_lines_are_those_of_toml() -> None:
+    """A line separator of Unicode ends none, and a CRLF is one."""
+    assert lines_of_syntax("# a\u2028b\nx = = 1\ny = = 2\n") == [2, 3]
+    assert lines_of_syntax("x = 1\r\nx = 2\r\nx = 3\r\n") == [2]
+
+
 def test_they_are_bounded() -> None:
     assert len(problems("x = = 1\n" * 1000)) <= 21
 
