@@ -142,6 +142,18 @@ def minecraft(directory: Path) -> Scene:
     return Scene(handlers, [Client(25565, {"survival1"}, ANY), Client(25566, {"creative1"}, ANY)])
 
 
+def bastion(directory: Path) -> Scene:
+    handlers = named(bastion1="127.0.10.11:22", bastion2="127.0.10.12:22", git="127.0.10.21:443")
+    handlers |= named(portal="127.0.10.31:443")
+    clients = [
+        Client(2222, {"bastion1", "bastion2"}, SSH),
+        Client(443, {"gitv2"}, hello("git.example.com")),
+        Client(443, {"gitv2"}, hello("x.git.example.com")),
+        Client(443, {"portal"}, hello("gitxexample.com")),
+    ]
+    return Scene(handlers, clients)
+
+
 def nginx_sni(directory: Path) -> Scene:
     handlers = named(web1="127.1.2.11:443", web2="127.1.2.12:443", api="127.1.2.21:443", shop="127.1.2.31:443")
     handlers |= named(git="127.1.2.41:443", sshd="127.1.2.51:22")
@@ -167,6 +179,12 @@ def canary(directory: Path) -> Scene:
     return Scene(handlers, [Client(8080, stable, ANY), Client(8081, {*stable, "canary"}, ANY)])
 
 
+def game_rooms(directory: Path) -> Scene:
+    handlers = named(castle="127.1.5.11:27015", harbour="127.1.5.12:27015", lobby="127.1.5.21:27015")
+    rooms = {27015: "castle", 27016: "harbour", 27017: "lobby"}
+    return Scene(handlers, [Client(port, {name}, ANY) for port, name in rooms.items()])
+
+
 def dns_over_tcp(directory: Path) -> Scene:
     return Scene(named(dns1="127.1.0.11:53", dns2="127.1.0.12:53"), [Client(53, {"dns1", "dns2"}, ANY)])
 
@@ -186,6 +204,8 @@ SCENES = {
     "nginx/databases.conf": databases,
     "nginx/canary.conf": canary,
     "nginx/dns.conf": dns_over_tcp,
+    "nginx/game-rooms.conf": game_rooms,
+    "haproxy/bastion.cfg": bastion,
 }
 
 
