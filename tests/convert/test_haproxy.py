@@ -399,6 +399,37 @@ def test_the_last_server_that_is_not_taken() -> None:
     assert [one.message for one in done.lost if one.path == "pool b"] == ["it has no servers that were converted"]
 
 
+def test_each_part_of_the_ports_has_a_listener_where_they_decide() -> None:
+    rules = " use_backend one if { dst_port 2000 }\n use_backend two if { dst_port 2004:2006 2009 }\n"
+    binds = " bind :2000-2010\n bind :::2000 v4v6\n bind 10.0.0.1:2005\n bind /run/x\n"
+    backends = "".join(f"backend {name}\n{SERVER}" for name in ("one", "two", "rest"))
+    config, lost = converted(f"frontend f\n{binds}{rules} default_backend rest\n{backends}")
+    assert lost == []
+    assert [(one.bind, one.pool) for one in config.listeners.values()] == [
+        ([":2000"], "one"),
+        (["0.0.0.0:2001-2003"], "rest"),
+        (["0.0.0.0:2004-2006"], "two"),
+        (["0.0.0.0:2007-2008"], "rest"),
+        (["0.0.0.0:2009"], "two"),
+        (["0.0.0.0:2010"], "rest"),
+        (["10.0.0.1:2005"], "two"),
+        (["unix:/run/x"], "rest"),
+    ]
+
+
+@pytest.mark.parametrize("ports", ["80:90:100", "80:", "ge 80", "x", ""])
+def test_ports_that_are_none_are_named(ports: str) -> None:
+    text = f"frontend f\n bind :2\n use_backend b if {{ dst_port {ports} }}\n default_backend b\nbackend b\n{SERVER}"
+    assert [one.partition("{")[0] for one in converted(text)[1]] == ["3: use_backend b if "]
+
+
+def test_many_addresses_whose_ports_decide() -> None:
+    """Each keeps the pool of its port."""
+    binds = "".join(f" bind 127.0.0.1:{port}\n" for port in range(2000, 2400))
+    config, _ = converted(f"frontend f\n{binds} use_backend b if {{ dst_port 2399 }}\nbackend b\n{SERVER}")
+    assert [one.bind for one in config.listeners.values() if one.pool == "b"] == [["127.0.0.1:2399"]]
+
+
 def test_which_format_it_is() -> None:
     assert format_of("global\n maxconn 1\nlisten a\n bind :1\n", "f") == "haproxy"
     assert format_of("events {}\nstream {\n server { listen 1; }\n}\n", "f") == "nginx"

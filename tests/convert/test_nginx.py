@@ -212,11 +212,19 @@ def test_a_range_of_ports_is_one_listener_where_they_do_not_decide() -> None:
     assert [one.bind for one in config.listeners.values()] == [["0.0.0.0:1-4", "0.0.0.0:6"]]
 
 
+def test_of_a_range_of_ports_those_that_decide_have_a_listener() -> None:
+    config = one_of("listen 2-7; proxy_pass $up;", PORT_MAP)
+    found = [(one.bind, one.pool) for one in config.listeners.values()]
+    assert found == [(["0.0.0.0:2"], "b"), (["0.0.0.0:3"], "b"), (["0.0.0.0:4-7"], "a")]
+
+
 def test_a_range_of_too_many_ports_that_decide_is_named() -> None:
-    servers = "server { listen 1000-9000; listen 1; proxy_pass $up; }"
-    config, lost = converted(f"stream {{ {PORT_MAP} {servers} }}")
-    assert list(config.listeners) == ["tcp-1"]
-    assert lost[0] == "1: listen 1000-9000"
+    ports = " ".join(f"{port} a;" for port in range(1000, 1300))
+    config, lost = converted(
+        f"stream {{ upstream a {{ server 127.0.0.1:9; }} map $server_port $up {{ {ports} default a; }}"
+        "server { listen 1000-9000; listen 1; proxy_pass $up; } }"
+    )
+    assert (list(config.listeners), lost) == (["tcp-1"], ["1: listen 1000-9000"])
 
 
 def test_files_are_read_where_stream_includes_them(tmp_path: Path) -> None:

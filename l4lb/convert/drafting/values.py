@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from l4lb.config.options.units import duration_text
 from l4lb.model.durations import MAX_DURATION_S
 from l4lb.net.address import parse_address
 
+PARTS_MAX = 256  # of a range of ports, each of which is a listener
+TOO_MANY_PARTS = f"the port decides: a listener for each part of the range, and not for more than {PARTS_MAX}"
 _BLANKS = {ord(char): None for char in "\r\n\t"}
 _NAME_REGEX = re.compile(
     r"\^?(?P<below>\(?(?:\[\^\.\]|\.|\\w|\[\\w-\])[*+]\\\.\)?(?P<optional>\?)?)?(?P<name>[A-Za-z0-9_-]+(?:\\?\.[A-Za-z0-9_-]+)*)\$"
@@ -50,6 +53,20 @@ def ports_of(bind: str) -> tuple[int, int]:
         return parse_address(bind).ports
     except ValueError:
         return (0, 0)
+
+
+def parts_of(bind: str, begins: Collection[int]) -> list[str]:
+    """A listener's address by parts of its range of ports, which begin at some of `begins`; none for more than
+    `PARTS_MAX`."""
+    first, last = ports_of(bind)
+    starts = [first, *sorted({port for port in begins if first < port <= last})]
+    if len(starts) == 1:
+        return [bind]
+    if len(starts) > PARTS_MAX:
+        return []
+    host = bind.rpartition(":")[0]
+    ends = [*(start - 1 for start in starts[1:]), last]
+    return [f"{host}:{one}" if one == end else f"{host}:{one}-{end}" for one, end in zip(starts, ends, strict=True)]
 
 
 def is_name(address: str) -> bool:

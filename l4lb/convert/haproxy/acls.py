@@ -18,6 +18,7 @@ FILE_BYTES_MAX = 4 << 20
 VALUES_MAX = 100_000  # of an acl, with those from files
 ALTERNATIVES_MAX = 64  # of a condition, each of which becomes a route
 _FETCH = re.compile(r"([A-Za-z0-9_.]+)(?:\(([^)]*)\))?((?:,[a-z0-9_]+(?:\([^)]*\))?)*)")
+_PORTS = re.compile(r"[0-9]{1,9}(?::[0-9]{1,9})?", re.ASCII)
 _FLAGS = {"-i": 0, "-n": 0, "-M": 0, "--": 0, "-f": 1, "-m": 1, "-u": 1}
 
 
@@ -255,8 +256,7 @@ def _read_payload(found: _Fetched) -> Test:
 
 def _read_port(found: _Fetched) -> Test:
     values = [value for value in found.values if value != "eq"]
-    numbers = [part for value in values for part in value.split(":")]
-    if not values or any(number(one) is None for one in numbers) or found.converters:
+    if not values or not all(map(_PORTS.fullmatch, values)) or found.converters:
         return _unknown("dst_port: expected ports or ranges of ports")
     return Test("dst_port", tuple(values))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from l4lb.convert.drafting.draft import Option, Options, Place
 from l4lb.convert.drafting.networks import EVERYBODY
-from l4lb.convert.drafting.values import duration, joined_binds, number, ports_of
+from l4lb.convert.drafting.values import TOO_MANY_PARTS, duration, joined_binds, number, parts_of, ports_of
 from l4lb.convert.haproxy.parameters import BIND
 from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
 from l4lb.convert.haproxy.words import Line, unix_or_rest
 
-_ONE_BY_ONE_MAX = 256  # listeners, where each address needs its own
 _TRUSTS = "HAProxy believes the PROXY header of everybody who connects; put the networks of your proxies here"
 _DEFERS = "HAProxy leaves the time to the system"
 _NO_ACCEPT = ("ssl", "accept-netscaler-cip")  # what l4lb cannot do for clients of this address
@@ -26,13 +25,16 @@ class Group:
     addresses: list[str] = field(default_factory=list)
     options: Options = field(default_factory=dict)
 
-    def alike(self, options: Options) -> bool:
-        return {key: one.value for key, one in self.options.items()} == {key: one.value for key, one in options.items()}
+    def key(self, by_port: bool) -> tuple[object, ...]:
+        """Equal for addresses that one listener can have."""
+        options = repr({key: one.value for key, one in self.options.items()})
+        return options, ports_of(self.addresses[0]) if by_port else None
 
 
-def groups_of(proxy: Proxy, one_by_one: bool) -> list[Group]:
-    """One for each listener; `one_by_one` when conditions need to know the address that a client came to."""
-    groups: list[Group] = []
+def groups_of(proxy: Proxy, begins: Collection[int]) -> list[Group]:
+    """One for each listener. `begins` is where ports begin to lead elsewhere: each of these parts has a listener of its
+    own."""
+    groups: dict[object, Group] = {}
     for line in proxy.all("bind"):
         if len(line.words) < 2:
             proxy.report.lost(line.place, line.text, "expected an address")
@@ -42,13 +44,16 @@ def groups_of(proxy: Proxy, one_by_one: bool) -> list[Group]:
             continue
         options = _options(proxy, line, given)
         for address in _addresses(proxy, line, "v6only" in given, options):
-            same = next((group for group in groups if group.alike(options)), None)
-            if same is None or (one_by_one and len(groups) < _ONE_BY_ONE_MAX):
-                groups.append(same := Group(line.place, [], options))
-            same.addresses.append(address)
-    for group in groups:
+            parts = parts_of(address, begins)
+            if not parts:
+                proxy.report.lost(line.place, f"bind {address}", TOO_MANY_PARTS)
+            for part in parts:
+                new = Group(line.place, [part], options)
+                if (same := groups.setdefault(new.key(bool(begins)), new)) is not new:
+                    same.addresses.append(part)
+    for group in groups.values():
         group.addresses = joined_binds(group.addresses)
-    return groups
+    return list(groups.values())
 
 
 def _options(proxy: Proxy, line: Line, given: dict[str, str]) -> Options:
@@ -103,17 +108,8 @@ def listen_address(text: str) -> str | None:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def port_is(bind: str, values: tuple[str, ...]) -> bool | None:
-    """Whether the port of `bind` is among `values`, which may be ranges; None when that is not known."""
+def port_is(bind: str, values: tuple[str, ...]) -> bool:
+    """Whether the ports of `bind` are among `values`, which may be ranges and are where `groups_of` cut it."""
     low, high = ports_of(bind)
-    known = []
-    for value in values:
-        first, _, last = value.partition(":")
-        begin, end = number(first), number(last or first)
-        if begin is None or end is None:
-            return None
-        if begin <= low and high <= end:
-            known.append(True)
-        elif begin <= high and low <= end:
-            return None
-    return bool(known)
+    ranges = [value.partition(":") for value in values]
+    return any(int(first) <= low and high <= int(last or first) for first, _, last in ranges)

@@ -12,7 +12,7 @@ from l4lb.convert.haproxy.acls import Acls
 from l4lb.convert.haproxy.admission import admit
 from l4lb.convert.haproxy.binds import Group, groups_of
 from l4lb.convert.haproxy.proxies import Proxy, seconds_of
-from l4lb.convert.haproxy.routing import Rule, route, rules_of, uses_ports
+from l4lb.convert.haproxy.routing import Rule, port_begins, route, rules_of
 
 _KERNEL_KEEPALIVE = {"idle": 7200.0, "intvl": 75.0, "cnt": 9}  # tcp(7)
 
@@ -21,7 +21,7 @@ def add_listeners(draft: Draft, proxy: Proxy, proxies: dict[str, Proxy]) -> None
     """All of a frontend or listen section. Pools are in the draft by now."""
     acls = Acls(proxy)
     rules = [rule for rule in rules_of(proxy, acls) if _leads(rule, draft, proxy)]
-    groups = groups_of(proxy, uses_ports(rules))
+    groups = groups_of(proxy, port_begins(rules))
     if not groups and not proxy.all("bind"):
         proxy.report.lost(proxy.place, f"{proxy.kind} {proxy.name}", "it has no bind line")
     for group in groups:

@@ -183,7 +183,7 @@ FETCHES: Table = {
     "req.ssl_alpn": converted("exact protocols: `alpn`"),
     "req.payload": converted("(0,N) with -m str, beg or bin: `starts_with`"),
     "payload": converted("as req.payload"),
-    "dst_port": converted("a listener for each bind address; whether the condition holds is known then"),
+    "dst_port": converted("listeners by port, of which it is known whether the condition holds"),
     "src_conn_cur": converted("gt, ge: `per_source.sessions`"),
     "sc_conn_cur": converted("as src_conn_cur, with track-sc0 src"),
     "sc0_conn_cur": converted("as src_conn_cur, with track-sc0 src"),

@@ -76,10 +76,12 @@ def _entries(path: str) -> list[tuple[str, str]]:
     return [(parts[0], parts[1].strip()) for parts in found if len(parts) == 2]
 
 
-def uses_ports(rules: list[Rule]) -> bool:
-    """Whether the port that a client came to decides."""
+def port_begins(rules: list[Rule]) -> set[int]:
+    """The ports from which on clients may be led elsewhere, by conditions on the port that they came to."""
     conditions = [rule.condition for rule in rules if not isinstance(rule.condition, str)]
-    return any(test.kind == "dst_port" for condition in conditions for tests in condition for test in tests)
+    tests = [test for condition in conditions for tests in condition for test in tests if test.kind == "dst_port"]
+    ranges = [value.partition(":") for test in tests for value in test.values]
+    return {begin for first, _, last in ranges for begin in (int(first), int(last or first) + 1)}
 
 
 def route(listener: Listener, rules: list[Rule], fallback: tuple[str, Place] | None, proxy: Proxy) -> None:
@@ -109,8 +111,6 @@ def _options(tests: list[Test], bind: str) -> dict[str, tuple[str, ...]] | str |
     options: dict[str, tuple[str, ...]] = {}
     for test in tests:
         holds = _known(test, bind)
-        if holds is None and test.kind == "dst_port":
-            return "dst_port: the listener has a range of ports, of which some match"
         if holds is not None:
             if holds == test.negated:
                 return None

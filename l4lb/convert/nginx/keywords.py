@@ -44,7 +44,7 @@ STREAM: Table = {
     "server": converted("`[listeners.tcp-PORT]` or `[listeners.udp-PORT]`"),
     "include": converted("read; patterns are for names of files"),
     "map": converted("`routes`, by $ssl_preread_server_name, $ssl_preread_protocol, $ssl_preread_alpn_protocols, "
-                     "$remote_addr or $server_port, with a listener for each port; one may lead to another"),
+                     "$remote_addr or $server_port, with listeners by port; one may lead to another"),
     "geo": converted("`routes` by `source`, of $remote_addr"),
     "split_clients": converted("`split` of a route: by the client's address, whatever the key"),
     "listen": converted("`bind`; see the table of its parameters"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from l4lb.convert.drafting.draft import Option, Options, Place
 from l4lb.convert.drafting.networks import EVERYBODY
-from l4lb.convert.drafting.values import duration, joined_binds, number, ports_of
+from l4lb.convert.drafting.values import TOO_MANY_PARTS, duration, joined_binds, number, parts_of, ports_of
 from l4lb.convert.nginx.blocks import Directive
 from l4lb.convert.nginx.keywords import LISTEN
 from l4lb.convert.nginx.settings import Settings, parameters_of
@@ -17,7 +18,6 @@ _V6 = "l4lb takes IPv4 on this port, too; with nginx [::] is IPv6 alone"
 _KERNEL = ("2h", "75s", 9)  # tcp(7)
 _FLAGS = ("udp", "proxy_protocol", "deferred")
 _HEADER_S = 30.0
-_PORTS_MAX = 256  # listeners, where each port needs its own
 
 
 @dataclass(slots=True)
@@ -30,15 +30,16 @@ class Group:
     options: Options = field(default_factory=dict)
     why: str = ""
 
-    def alike(self, other: Group) -> bool:
-        mine, others = ({key: one.value for key, one in group.options.items()} for group in (self, other))
-        return self.udp == other.udp and mine == others
+    def key(self, by_port: bool) -> tuple[object, ...]:
+        """Equal for addresses that one listener can have."""
+        options = repr({key: one.value for key, one in self.options.items()})
+        return self.udp, options, ports_of(self.addresses[0]) if by_port else None
 
 
-def groups_of(settings: Settings, one_by_one: bool) -> list[Group]:
-    """One for each listener, and for each port when that decides; none when a server terminates TLS, which is
-    reported."""
-    groups: list[Group] = []
+def groups_of(settings: Settings, begins: Collection[int]) -> list[Group]:
+    """One for each listener; none when a server terminates TLS, which is reported. `begins` is where ports begin to
+    lead elsewhere: each of these parts has a listener of its own."""
+    groups: dict[object, Group] = {}
     for directive in settings.all("listen"):
         given = parameters_of(directive, LISTEN, settings.report)
         if not directive.arguments or "ssl" in given:
@@ -49,33 +50,19 @@ def groups_of(settings: Settings, one_by_one: bool) -> list[Group]:
             continue
         options = _options(directive, given, settings)
         v6_alone = directive.arguments[0].startswith("[::]:") and given.get("ipv6only") != "off"
-        for one in _each_port(address, directive, settings) if one_by_one else [address]:
-            _add(groups, Group(directive.place, "udp" in given, [one], options, _V6 if v6_alone else ""), one_by_one)
-    for group in groups:
+        addresses = parts_of(address, begins)
+        if not addresses:
+            settings.report.lost(directive.place, directive.text, TOO_MANY_PARTS)
+        for one in addresses:
+            new = Group(directive.place, "udp" in given, [one], options, _V6 if v6_alone else "")
+            if (same := groups.setdefault(new.key(bool(begins)), new)) is not new:
+                same.addresses.append(one)
+                same.why = same.why or new.why
+    for group in groups.values():
         if len(group.addresses) > len(joined := joined_binds(group.addresses)):
             group.why = ""  # IPv4 was listened on anyway
         group.addresses = joined
-    return groups
-
-
-def _add(groups: list[Group], new: Group, one_by_one: bool) -> None:
-    for group in groups:
-        if group.alike(new) and (not one_by_one or ports_of(group.addresses[0]) == ports_of(new.addresses[0])):
-            group.addresses += new.addresses
-            group.why = group.why or new.why
-            return
-    groups.append(new)
-
-
-def _each_port(address: str, directive: Directive, settings: Settings) -> list[str]:
-    """The addresses of a range."""
-    first, last = ports_of(address)
-    if last - first >= _PORTS_MAX:
-        why = f"$server_port decides: a listener for each port, and not for more than {_PORTS_MAX}"
-        settings.report.lost(directive.place, directive.text, why)
-        return []
-    host = address.rpartition(":")[0]
-    return [f"{host}:{port}" for port in range(first, last + 1)] if last > first else [address]
+    return list(groups.values())
 
 
 def _options(directive: Directive, given: dict[str, str], settings: Settings) -> Options:

@@ -36,7 +36,7 @@ def add_server(
         why = "l4lb begins no TLS: this server is not converted. Let the client's own TLS go through"
         settings.report.lost(settings.place_of("proxy_ssl"), "proxy_ssl on", why)
         return
-    for group in groups_of(settings, variables.by_port(settings.value("proxy_pass"))):
+    for group in groups_of(settings, variables.port_begins(settings.value("proxy_pass"))):
         port = ports_of(group.addresses[0])[0]
         kind = "udp" if group.udp else "tcp"
         wanted = f"{kind}-{port}" if port else group.addresses[0].rpartition("/")[2]

@@ -59,8 +59,9 @@ class Variables:
             if block.arguments and block.block is not None:
                 self._blocks[block.arguments[-1]] = block, list(including.walk(block.block))
 
-    def by_port(self, text: str) -> bool:
-        """Whether the port that a client came to decides where `text` leads."""
+    def port_begins(self, text: str) -> set[int]:
+        """The ports from which on clients may be led elsewhere, where `text` leads by the port that they came to."""
+        begins: set[int] = set()
         seen: set[str] = set()
         rest = [text]
         while rest:
@@ -70,9 +71,10 @@ class Variables:
             seen.add(name)
             block, lines = self._blocks[name]
             if self._kind(block) == "port":
-                return True
+                ports = [port for line in lines if (port := number(line.name)) is not None]
+                begins |= {begin for port in ports for begin in (port, port + 1)}
             rest += [one.words[1] for one in lines if len(one.words) == 2]
-        return False
+        return begins
 
     def ways(self, text: str, place: Place, port: int) -> list[Way]:
         """In order, the first that matches decides. Reports what cannot be matched."""
