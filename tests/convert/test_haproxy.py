@@ -360,6 +360,22 @@ def test_limits_of_sources() -> None:
     assert (limits.session_rate, limits.sessions) == (10, 20)
 
 
+def test_whoever_is_accepted_before_a_limit_is_named() -> None:
+    rules = " tcp-request connection accept if { src 10.0.0.1 }\n tcp-request connection reject if { src 10.0.0.0/8 }\n"
+    rules += " tcp-request connection silent-drop if { src_conn_cur gt 5 }\n"
+    config, lost = converted(f"listen web\n bind :2\n{rules}{SERVER}")
+    listener = config.listeners["web"]
+    assert (listener.per_source.sessions, listener.deny, listener.deny_action) == (5, ["10.0.0.0/8"], "reset")
+    assert lost == ["3: tcp-request connection accept if { src 10.0.0.1 }"]
+
+
+@pytest.mark.parametrize("action", ["reject", "silent-drop"])
+@pytest.mark.parametrize("when", ["if", "unless"])
+def test_what_refused_clients_see(action: str, when: str) -> None:
+    listener = listener_of(f" tcp-request connection {action} {when} {{ src 10.0.0.0/8 }}\n")
+    assert listener.deny_action == ("drop" if action == "silent-drop" else "reset")
+
+
 def test_a_map_of_names(tmp_path: Path) -> None:
     (tmp_path / "names.map").write_text("# name pool\na.example one\n\nb.example two\n")
     text = f"frontend f\n bind :1\n use_backend %[req.ssl_sni,lower,map({tmp_path}/names.map,one)]\n"

@@ -15,6 +15,7 @@ _REFUSE = ("reject", "silent-drop")
 _BURST = "the average of HAProxy's rate over {period:g} s; a second's worth may come at once"
 _OTHERS = "l4lb refuses clients by address, and by the connections of an address; a hook can by more: see docs/hooks.md"
 
+_LIMITED = "it accepts before a limit is looked at; per_source is for all clients, for these too"
 _AFTER = "a rule before it accepts by what clients send; nobody is refused by that, clients go to the pool"
 _EXPECT = "set accept_proxy and proxy_trusted in the listener; whoever is not trusted is reset"
 
@@ -26,6 +27,10 @@ class _Refusal(NamedTuple):
     refuses: bool
     test: Test
 
+    @property
+    def drops(self) -> bool:
+        return self.line.words[2] == "silent-drop"
+
 
 def admit(listener: Listener, proxy: Proxy, acls: Acls, proxies: dict[str, Proxy]) -> None:
     """Fill in allow, deny, deny_action and per_source."""
@@ -33,12 +38,23 @@ def admit(listener: Listener, proxy: Proxy, acls: Acls, proxies: dict[str, Proxy
     by_source = [[rule for rule in phase if rule.test.kind != "conn"] for phase in rules]
     _lists(listener, by_source, proxy)
     for phase in rules:
-        for rule in phase:
-            if rule.test.kind == "conn":
-                _limit(listener, rule, proxy, proxies)
-    dropping = [line for phase in _PHASES for line in proxy.all(phase) if line.words[2:3] == ("silent-drop",)]
-    if dropping and "deny" in listener.options:
-        listener.set("deny_action", "drop", dropping[0].place)
+        _limits(listener, phase, proxy, proxies)
+    refusals = [rule for phase in by_source for rule in phase if rule.refuses]
+    dropping = [rule for rule in refusals if rule.drops]
+    if dropping and not {"allow", "deny"}.isdisjoint(listener.options):
+        why = "" if dropping == refusals else "l4lb does the same with all that it refuses; HAProxy resets some"
+        listener.set("deny_action", "drop", dropping[0].line.place, why)
+
+
+def _limits(listener: Listener, phase: list[_Refusal], proxy: Proxy, proxies: dict[str, Proxy]) -> None:
+    accepted: list[_Refusal] = []
+    for rule in phase:
+        if rule.test.kind == "conn":
+            _limit(listener, rule, proxy, proxies)
+            for before in accepted:
+                proxy.report.lost(before.line.place, before.line.text, _LIMITED)
+        elif not rule.refuses:
+            accepted.append(rule)
 
 
 def _phase(phase: str, proxy: Proxy, acls: Acls) -> list[_Refusal]:
@@ -130,8 +146,9 @@ def _lists(listener: Listener, phases: list[list[_Refusal]], proxy: Proxy) -> No
 def _limit(listener: Listener, rule: _Refusal, proxy: Proxy, proxies: dict[str, Proxy]) -> None:
     kind, most = rule.test.values
     place = rule.line.place
+    resets = "clients above it are reset, where HAProxy drops what they send" if rule.drops else ""
     if kind == "conn_cur":
-        _per_source(listener, place, "sessions", int(most) or 1, "")
+        _per_source(listener, place, "sessions", int(most) or 1, resets)
         return
     period = _period(proxy, proxies)
     if period is None:
@@ -143,13 +160,13 @@ def _limit(listener: Listener, rule: _Refusal, proxy: Proxy, proxies: dict[str, 
     if rate < 1:
         proxy.report.lost(place, rule.line.text, "per_source.session_rate is one session a second at least")
         return
-    _per_source(listener, place, "session_rate", f"{rate:g}/s", _BURST.format(period=period))
+    _per_source(listener, place, "session_rate", f"{rate:g}/s", _BURST.format(period=period), resets)
 
 
-def _per_source(listener: Listener, place: Place, key: str, value: object, why: str) -> None:
+def _per_source(listener: Listener, place: Place, key: str, value: object, *whys: str) -> None:
     option = listener.options.setdefault("per_source", Option({}, place))
     option.value[key] = value
-    option.why = why or option.why
+    option.why = "; ".join(dict.fromkeys(why for why in (option.why, *whys) if why))
 
 
 def _period(proxy: Proxy, proxies: dict[str, Proxy]) -> float | None:
