@@ -243,6 +243,11 @@ def test_an_error_in_an_included_file_names_it(tmp_path: Path) -> None:
         converted("stream { include broken; }", str(tmp_path / "nginx.conf"))
 
 
+def test_a_condition_of_the_access_log_is_named() -> None:
+    config, lost = converted("stream { server { listen 1; proxy_pass 127.0.0.1:9; access_log /tmp/a basic if=$x; } }")
+    assert (config.global_.access_log, lost) == ("/tmp/a", ["1: access_log /tmp/a basic if=$x"])
+
+
 def test_limits_of_connections() -> None:
     zones = "limit_conn_zone $binary_remote_addr zone=a:1m; limit_conn_zone $server_port zone=b:1m;"
     listener = one_of("listen 1; proxy_pass 127.0.0.1:9; limit_conn a 5; limit_conn b 100;", zones).listeners["tcp-1"]

@@ -68,7 +68,7 @@ def _options(proxy: Proxy, line: Line, given: dict[str, str]) -> Options:
     if (backlog := number(given.get("backlog", ""))) is not None:
         put("backlog", backlog)
     if (maximum := number(given.get("maxconn", ""))) is not None:
-        put("max_sessions", maximum, "at it l4lb resets new clients; HAProxy lets them wait")
+        put("max_sessions", maximum, "at this limit l4lb resets new clients; HAProxy lets them wait")
     if "defer-accept" in given:
         put("defer_accept", "3s", _DEFERS)
     if "tfo" in given:

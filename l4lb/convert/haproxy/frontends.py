@@ -68,12 +68,12 @@ def _limits(listener: Listener, proxy: Proxy) -> None:
     if maximum := proxy.count("maxconn"):
         place = proxy.line_of("maxconn").place
         if "max_sessions" not in listener.options:
-            listener.set("max_sessions", maximum, place, f"at it l4lb resets new clients; {waits}")
+            listener.set("max_sessions", maximum, place, f"at this limit l4lb resets new clients; {waits}")
     if (backlog := proxy.count("backlog")) and "backlog" not in listener.options:
         listener.set("backlog", backlog, proxy.line_of("backlog").place)
     if rate := proxy.count("rate-limit sessions"):
         place = proxy.line_of("rate-limit sessions").place
-        listener.set("session_rate", f"{rate}/s", place, f"above it l4lb resets new clients; {waits}")
+        listener.set("session_rate", f"{rate}/s", place, f"above this rate l4lb resets new clients; {waits}")
 
 
 def _led_to(listener: Listener, proxies: dict[str, Proxy]) -> list[Proxy]:
@@ -104,7 +104,7 @@ def _times(listener: Listener, proxy: Proxy, proxies: dict[str, Proxy]) -> None:
              [*client, *_times_of(backend, "timeout server")]] or client  # fmt: skip
     if found:
         seconds, place = min(found)
-        why = "of different timeouts the shortest" if len({one.seconds for one in found}) > 1 else ""
+        why = "the shortest of several timeouts" if len({one.seconds for one in found}) > 1 else ""
         listener.set("idle_timeout", _or_off(seconds), place, why)
     else:
         listener.set("idle_timeout", "off", proxy.place, "HAProxy has no timeout here, and warns about that")

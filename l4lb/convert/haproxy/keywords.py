@@ -137,7 +137,8 @@ PROXY: Table = {
     "acl": converted("conditions of routes, `allow` and `deny`, limits: see the table of what is matched"),
     "maxconn": converted("`max_sessions`; at the limit l4lb resets new clients, where HAProxy lets them wait"),
     "backlog": converted("`backlog`"),
-    "rate-limit sessions": converted("`session_rate`; above it l4lb resets new clients, where HAProxy lets them wait"),
+    "rate-limit sessions": converted("`session_rate`; above this rate l4lb resets new clients, where HAProxy lets them "
+                                     "wait"),
     "timeout client": converted("`idle_timeout`: with timeout server the shorter one; neither: off"),
     "timeout server": converted("`idle_timeout`: with timeout client the shorter one, of all backends of a frontend"),
     "timeout tunnel": converted("`idle_timeout`, instead of the two"),

@@ -18,7 +18,7 @@ BIND: Table = {
     "tcp-ut": converted("`user_timeout`", 1),
     "transparent": converted("`transparent`"),
     "v4v6": converted("`[::]` and `:PORT` take IPv4 too"),
-    "v6only": converted("no counterpart: `:PORT` takes IPv4 too, and a comment says so"),
+    "v6only": converted("`:PORT`, which takes IPv4 too; a comment says so"),
     "ssl": lost(_TLS_HERE),
     "accept-netscaler-cip": lost("l4lb knows the PROXY protocol only: this address is not converted", 1),
     "proto": lost("TCP is forwarded as it comes", 1),

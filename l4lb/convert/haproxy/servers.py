@@ -163,7 +163,7 @@ def _tlvs(pool: Pool, proxy: Proxy, server: Server) -> None:
     for option in wanted:
         if option not in known:
             proxy.report.lost(
-                server.line.place, f"proxy-v2-options {option}", "l4lb terminates no TLS, of which it tells"
+                server.line.place, f"proxy-v2-options {option}", "l4lb terminates no TLS and knows nothing about it"
             )
     if tlvs := [known[one] for one in wanted if one in known]:
         pool.set("send_proxy_tlvs", tlvs, server.line.place)

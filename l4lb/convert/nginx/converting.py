@@ -117,6 +117,8 @@ def _access_log(draft: Draft, directives: list[Directive], report: Report) -> No
         value = directive.arguments[0] if directive.arguments else "off"
         if value == "off":
             continue
+        if any(word.startswith("if=") for word in directive.arguments):
+            report.lost(directive.place, directive.text, "the access log has all sessions")
         target = _log_target(draft, directive, value)
         known = draft.globals.get("access_log")
         if (known is not None and known.value != target) or not (

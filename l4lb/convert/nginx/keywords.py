@@ -116,7 +116,7 @@ LISTEN: Table = {
     "fastopen": converted("`fast_open`"),
     "deferred": converted("`defer_accept`"),
     "so_keepalive": converted("`keepalive`, on both sides"),
-    "ipv6only": converted("`[::]:PORT` takes IPv4 too, and a comment says so"),
+    "ipv6only": converted("`:PORT`, which takes IPv4 too; a comment says so"),
     "ssl": lost(_TLS),
     "rcvbuf": lost("buffers are the kernel's to size: see net.ipv4.tcp_rmem"),
     "sndbuf": lost("buffers are the kernel's to size: see net.ipv4.tcp_wmem"),

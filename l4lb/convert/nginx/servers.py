@@ -111,7 +111,7 @@ def _limit(listener: Listener, settings: Settings, zones: dict[str, str]) -> Non
                 limits["dry_run"] = True
             listener.set("per_source", limits, directive.place, _V6_SOURCE)
         elif key in ("$server_addr", "$server_port", "$server_addr:$server_port"):
-            listener.set("max_sessions", count, directive.place, "at it l4lb resets new clients")
+            listener.set("max_sessions", count, directive.place, "at this limit l4lb resets new clients")
         else:
             settings.report.lost(
                 directive.place, directive.text, "what is limited is a client's address, or a listener"
