@@ -376,6 +376,15 @@ def test_what_refused_clients_see(action: str, when: str) -> None:
     assert listener.deny_action == ("drop" if action == "silent-drop" else "reset")
 
 
+def test_of_alternatives_those_that_can_be_matched_are_routes() -> None:
+    acls = " acl sub req.ssl_sni -m sub x\n acl name req.ssl_sni a.example\n"
+    rule = " use_backend b if sub or name || { src 10.0.0.1 }\n"
+    config, lost = converted(f"frontend f\n bind :2\n{acls}{rule} default_backend b\nbackend b\n{SERVER}")
+    conditions = [{"sni": ["a.example"]}, {"source": ["10.0.0.1/32"]}]
+    assert [route.conditions for route in config.listeners["f"].routes] == conditions
+    assert lost == ["3: acl sub req.ssl_sni -m sub x", "5: use_backend b if sub or name || { src 10.0.0.1 }"]
+
+
 def test_a_map_of_names(tmp_path: Path) -> None:
     (tmp_path / "names.map").write_text("# name pool\na.example one\n\nb.example two\n")
     text = f"frontend f\n bind :1\n use_backend %[req.ssl_sni,lower,map({tmp_path}/names.map,one)]\n"

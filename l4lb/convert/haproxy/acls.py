@@ -17,6 +17,7 @@ from l4lb.convert.haproxy.words import Line
 FILE_BYTES_MAX = 4 << 20
 VALUES_MAX = 100_000  # of an acl, with those from files
 ALTERNATIVES_MAX = 64  # of a condition, each of which becomes a route
+_OR = ("or", "||")
 _FETCH = re.compile(r"([A-Za-z0-9_.]+)(?:\(([^)]*)\))?((?:,[a-z0-9_]+(?:\([^)]*\))?)*)")
 _PORTS = re.compile(r"[0-9]{1,9}(?::[0-9]{1,9})?", re.ASCII)
 _FLAGS = {"-i": 0, "-n": 0, "-M": 0, "--": 0, "-f": 1, "-m": 1, "-u": 1}
@@ -66,7 +67,7 @@ class Acls:
     def _alternatives(self, words: list[str]) -> Condition:
         """ValueError with the reason."""
         result: Condition = []
-        for part in _split(words, ("or", "||")):
+        for part in _split(words, _OR):
             alternatives: Condition = [[]]
             for negated, criterion in _terms(part):
                 tests = self._named(criterion)
@@ -287,6 +288,13 @@ _READERS: dict[str, Callable[[_Fetched], Test]] = {
 for _name in FETCHES:
     if _name.endswith(("conn_cur", "conn_rate")):
         _READERS[_name] = _read_above("conn_cur" if _name.endswith("cur") else "conn_rate")
+
+
+def alternatives_of(words: Sequence[str]) -> list[Sequence[str]]:
+    """A condition as several, of which any may hold: what cannot be matched of one does not take the others along."""
+    if words[:1] != ("if",):
+        return [words]
+    return [("if", *part) for part in _split(list(words[1:]), _OR)]
 
 
 def rule_condition(line: Line, start: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from l4lb.convert.drafting.draft import Listener, Option, Place, Route
 from l4lb.convert.drafting.files import read_named
-from l4lb.convert.haproxy.acls import FILE_BYTES_MAX, Acls, Condition, Test, rule_condition
+from l4lb.convert.haproxy.acls import FILE_BYTES_MAX, Acls, Condition, Test, alternatives_of, rule_condition
 from l4lb.convert.haproxy.binds import port_is
 from l4lb.convert.haproxy.proxies import Proxy
 from l4lb.convert.haproxy.words import Line
@@ -33,10 +33,9 @@ def rules_of(proxy: Proxy, acls: Acls) -> list[Rule]:
         target, words = rule_condition(line, 1)
         if len(target) != 1:
             rules.append(Rule(line, "", "expected one name of a backend"))
-        elif target[0].startswith("%[") or "%" in target[0]:
-            rules += _mapped(line, target[0], acls.condition(words))
-        else:
-            rules.append(Rule(line, target[0], acls.condition(words)))
+            continue
+        for condition in map(acls.condition, alternatives_of(words)):
+            rules += _mapped(line, target[0], condition) if "%" in target[0] else [Rule(line, target[0], condition)]
     return rules
 
 
