@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.convert.samples import DIRECTORY
 from tests.support import forking
 
@@ -46,3 +48,15 @@ def test_what_has_nothing_for_layer_4(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert f"not converted: {file}:3: frontend web: mode http" in done.stderr
     assert "nothing in it is for a layer-4 load balancer" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["haproxy/redis.cfg", "nginx/databases.conf"])
+def test_comments_of_another_encoding_and_other_line_ends(name: str, tmp_path: Path) -> None:
+    """As HAProxy and nginx take it; the lines are the same."""
+    file, content = tmp_path / "file", (DIRECTORY / name).read_bytes()
+    file.write_bytes(content)
+    expected = forking.run("convert", str(file)).stdout
+    assert len(expected) > 200
+    file.write_bytes(b"# Caf\xe9 " + content.replace(b"\n", b"\r\n"))
+    done = forking.run("convert", str(file))
+    assert (done.returncode, done.stdout) == (0, expected)

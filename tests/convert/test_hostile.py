@@ -180,7 +180,6 @@ def test_a_file_that_includes_itself(tmp_path: Path) -> None:
     [
         (b"", "neither a haproxy.cfg nor an nginx.conf"),
         (b"hello", "neither a haproxy.cfg nor an nginx.conf"),
-        (b"listen a\n bind \xff\n", ":2: not UTF-8"),
         (b"listen a\n bind \x00\n", ":2: a NUL"),
         (b"global\n maxconn 1\nlisten a\n bind 'x\n", ":4: a single quote that is not closed"),
         (b"global\n maxconn 1\n.if 1\n", ":3: .if without .endif"),

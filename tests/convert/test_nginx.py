@@ -237,6 +237,14 @@ def test_files_are_read_where_stream_includes_them(tmp_path: Path) -> None:
     assert lost == ["1: http", "4: include none.conf"]
 
 
+def test_an_included_file_of_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(
+        b"\xef\xbb\xbf# caf\xe9\r\nserver {\r\n listen 1;\r\n proxy_pass 127.0.0.1:9;\r\n}\r\n"
+    )
+    config, lost = converted("stream { include a; }", str(tmp_path / "nginx.conf"))
+    assert (list(config.listeners), lost) == (["tcp-1"], [])
+
+
 def test_an_error_in_an_included_file_names_it(tmp_path: Path) -> None:
     (tmp_path / "broken").write_text("server {\n listen 1\n}\n")
     with pytest.raises(ConfigError, match=r"broken:2: "):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 
 from l4lb.convert.converting import Conversion, Format, format_of
 from l4lb.convert.converting import convert as converted
+from l4lb.convert.drafting.files import decoded
 from l4lb.errors import ConfigError, L4lbError, Problem
 from l4lb.net.files import read_bytes, replace_file
 
@@ -66,11 +66,7 @@ def _text(file: str, name: str) -> str:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", name)]) from None
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError([Problem("", f"cannot be read: larger than {FILE_BYTES_MAX >> 20} MiB", name)])
-    try:
-        return raw.removeprefix(codecs.BOM_UTF8).decode().replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError([Problem("", f"not UTF-8 (byte {error.start})", name, line)]) from None
+    return decoded(raw)
 
 
 def _write(done: Conversion, output: str | None) -> None:
