@@ -184,7 +184,7 @@ def test_a_pool_without_a_listener_and_a_slow_check(tmp_path: Path) -> None:
     file.write_text(MEANT.format(type="tcp", timeout="3s"))
     assert warned(file, Table()) == [
         "8: pools.spare: no listener uses it",
-        "7: pools.web.health.timeout: 3 s, above interval (1 s): who does not answer is found late",
+        "7: pools.web.health.timeout: 3 s, above interval (1 s): a backend that does not answer is found late",
     ]
     file.write_text(
         MEANT.format(type="tcp", timeout="1s").replace(

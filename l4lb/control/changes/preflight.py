@@ -118,7 +118,8 @@ def _slow_checks(config: Config) -> Iterator[tuple[Key, str]]:
     for name, pool in config.pools.items():
         health = pool.health
         if health.type != "none" and health.timeout > health.interval:
-            message = f"{health.timeout:g} s, above interval ({health.interval:g} s): who does not answer is found late"
+            why = f"above interval ({health.interval:g} s): a backend that does not answer is found late"
+            message = f"{health.timeout:g} s, {why}"
             yield ("pools", name, "health", "timeout"), message
 
 
