@@ -254,6 +254,10 @@ def test_who_is_refused(rules: str, allow: list[str], deny: list[str]) -> None:
         ("", "check addr 127.0.0.1", {"address": ""}),
         (" server a 127.0.0.2:2 check addr 127.0.0.2 port 81\n", "check addr 127.0.0.1 port 81", {"address": ":81"}),
         ("", "check check-ssl check-sni a.example", {"type": "tls", "server_name": "a.example"}),
+        ("", "check check-ssl check-sni a.example verify none ca-file /none", {"verify": False}),
+        ("", "check check-ssl check-sni a.example verify required ca-file @system-ca", {"verify": True}),
+        ("", "check check-ssl check-sni a.example ca-file @system-ca verifyhost b.example",
+         {"verify": True, "server_name": "b.example"}),
         ("", "check send-proxy", {"send_proxy": True}),
         ("", "check send-proxy port 81", {"send_proxy": False}),
         (" option httpchk GET /x HTTP/1.1\\r\\nHost:\\ a.example\n", "check",
@@ -307,6 +311,12 @@ def test_what_differs_by_server_is_named() -> None:
         "6: server d without check",
         "7: server ... ssl",
     ]
+
+
+def test_a_certificate_that_no_check_can_verify_is_named(tmp_path: Path) -> None:
+    for parameters in ("ca-file @system-ca", f"check-sni a.example ca-file {tmp_path}/none"):
+        config, lost = converted(f"listen web\n bind :1\n server s 127.0.0.1:2 check check-ssl {parameters}\n")
+        assert (config.pools["web"].health.verify, len(lost)) == (False, 1)
 
 
 def test_checks_at_several_addresses() -> None:

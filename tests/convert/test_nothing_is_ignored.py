@@ -154,6 +154,9 @@ OF_SERVER: Cases = {
     "no-agent-check": (SERVER.replace("9 ", "9 agent-check agent-port 81 "), "no-agent-check"),
     "observe": (SERVER, "observe layer4"),
     "error-limit": (SERVER.replace("9 ", "9 observe layer4 "), "error-limit 7"),
+    "ca-file": (SERVER.replace("9 ", "9 check check-ssl verifyhost a.example "), "ca-file @system-ca"),
+    "verify": (SERVER.replace("9 ", "9 check check-ssl verifyhost a.example ca-file @system-ca "), "verify none"),
+    "verifyhost": (SERVER.replace("9 ", "9 check check-ssl ca-file @system-ca "), "verifyhost a.example"),
     "on-marked-down": (SERVER.replace("9 ", "9 check "), "on-marked-down shutdown-sessions"),
 }
 

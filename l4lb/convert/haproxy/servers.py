@@ -16,7 +16,7 @@ _QUEUE = 10_000
 _ERRORS_IN_A_ROW = 10  # HAProxy's error-limit
 _DROPPED = ("ssl", "socks4")
 _OPPOSITES = {"enabled": "disabled", "no-agent-check": "agent-check"}
-_OF_CHECKS = ("inter", "fastinter", "downinter", "rise", "fall", "port", "addr", "check-ssl", "check-sni")
+_OF_CHECKS = ("inter", "fastinter", "downinter", "rise", "fall", "port", "addr", "check-ssl", "check-sni", "ca-file")
 _OF_POOL = (*_OF_CHECKS, "slowstart", "source", "usesrc", "agent-port", "agent-inter", "observe", "error-limit",
             "on-marked-down")  # fmt: skip
 _OF_BACKEND = ("weight", "maxconn", "backup", "disabled")
@@ -242,6 +242,22 @@ def _health(pool: Pool, proxy: Proxy, servers: list[Server], checked: list[Serve
         pool.set("health.send_proxy", True, place)
     if name := given.get("check-sni") or _connect_argument(proxy, "sni"):
         pool.set("health.server_name", name, place)
+    if pool.tables["health"]["type"].value in ("tls", "https"):
+        _verify(pool, proxy, server)
+
+
+def _verify(pool: Pool, proxy: Proxy, server: Server) -> None:
+    """By ca-file: without it HAProxy verifies nothing, or does not start."""
+    given, place = server.given, server.line.place
+    authorities = given.get("ca-file", "")
+    if not authorities or given.get("verify") == "none":
+        return
+    if name := given.get("verifyhost") or given.get("check-sni"):
+        pool.set("health.server_name", name, place)
+        pool.set("health.verify", True if authorities.startswith("@system") else authorities, place)
+    else:
+        why = "a check that verifies a certificate expects a name in it: set verify and server_name of health"
+        proxy.report.lost(place, f"server {server.name} ... ca-file {authorities}", why)
 
 
 def _sends_header(proxy: Proxy) -> bool:
