@@ -268,6 +268,9 @@ def test_who_is_refused(rules: str, allow: list[str], deny: list[str]) -> None:
          {"type": "https", "server_name": "a.example", "expect_body": "regex:o.k"}),
         (" option tcp-check\n tcp-check expect string hi\n tcp-check send a\n tcp-check send-binary 0a\n", "check",
          {"type": "send_expect", "send": ("", "a\n"), "expect": ("hi",)}),
+        (" option tcp-check\n tcp-check connect addr 10.0.0.9 port 81 send-proxy linger\n", "check port 82",
+         {"type": "tcp", "address": "10.0.0.9:81", "send_proxy": True}),
+        (" option tcp-check\n http-check connect ssl port 81\n", "check", {"type": "tcp", "address": ""}),
         (" option pgsql-check user bob\n", "check", {"type": "postgres", "user": "bob"}),
         (" option redis-check\n", "check", {"type": "redis"}),
         (" option mysql-check\n", "check", {"type": "send_expect"}),
@@ -317,6 +320,30 @@ def test_a_certificate_that_no_check_can_verify_is_named(tmp_path: Path) -> None
     for parameters in ("ca-file @system-ca", f"check-sni a.example ca-file {tmp_path}/none"):
         config, lost = converted(f"listen web\n bind :1\n server s 127.0.0.1:2 check check-ssl {parameters}\n")
         assert (config.pools["web"].health.verify, len(lost)) == (False, 1)
+
+
+@pytest.mark.parametrize("check", ["httpchk", "tcp-check"])
+def test_a_check_has_one_connection(check: str) -> None:
+    rules = ["connect port 81", "send uri /", "expect string a", "connect port 82 ssl", "send b", "expect string c"]
+    command = "http-check" if check == "httpchk" else check
+    lines = f" option {check}\n" + "".join(f" {command} {rule}\n" for rule in rules)
+    config, lost = converted(f"listen web\n bind :1\n{lines} server s 127.0.0.1:2 check\n")
+    assert config.pools["web"].health.address == ":81"
+    assert lost == [f"{line}: {command} {rules[line - 4]}" for line in (7, 8, 9)]
+
+
+def test_rules_of_a_check_replace_those_of_the_defaults() -> None:
+    defaults = "defaults\n option httpchk\n http-check send uri /old\n http-check expect status 204\n"
+    config, _ = converted(f"{defaults}listen web\n bind :1\n http-check send meth HEAD\n{SERVER.rstrip()} check\n")
+    health = config.pools["web"].health
+    assert (health.path, health.method, health.expect_status) == ("/", "HEAD", ("200-399",))
+
+
+def test_what_a_connection_of_a_check_has_not_is_named() -> None:
+    lines = " option httpchk\n http-check connect ssl alpn h2 sni a.example\n"
+    config, lost = converted(f"listen web\n bind :1\n{lines} server s 127.0.0.1:2 check\n")
+    health = config.pools["web"].health
+    assert (health.type, health.server_name, lost) == ("https", "a.example", ["4: http-check ... alpn"])
 
 
 def test_checks_at_several_addresses() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from l4lb.convert.drafting.directives import Table, converted, lost, needless
 from l4lb.convert.drafting.draft import Pool
 from l4lb.convert.drafting.values import bytes_text
-from l4lb.convert.haproxy.proxies import Proxy
+from l4lb.convert.haproxy.proxies import Proxy, parameters
 from l4lb.convert.haproxy.words import Line
 
 _NEGATED = "a check says what must be there, not what must not"
@@ -25,6 +26,20 @@ _EXPECT_OPTIONS = (
     "min-recv",
 )
 
+_CONNECT: Table = {
+    "port": converted("`health.address`", 1),
+    "addr": converted("`health.address`", 1),
+    "ssl": converted("`health.type`: https, or tls"),
+    "sni": converted("`health.server_name`", 1),
+    "send-proxy": converted("`health.send_proxy`"),
+    "comment": needless("a remark", 1),
+    "default": needless("as the server line says"),
+    "linger": needless("connections of checks are closed properly"),
+    "alpn": lost("checks offer no protocols", 1),
+    "proto": lost("checks of type http speak HTTP/1.1", 1),
+    "via-socks4": lost("there are no connections by way of SOCKS"),
+}
+
 
 def set_check(pool: Pool, proxy: Proxy, tls: bool) -> None:
     """The type and its own options; `tls` for checks that begin with a handshake."""
@@ -33,7 +48,27 @@ def set_check(pool: Pool, proxy: Proxy, tls: bool) -> None:
         pool.set("health.type", "tls" if tls else "tcp", proxy.place)
         return
     _CHECKS[f"option {line.words[1]}"](pool, proxy, line)
-    _with_tls(pool, proxy, line, tls or _connects_by_tls(proxy))
+    _with_tls(pool, proxy, line, tls or "ssl" in connection_of(proxy))
+
+
+def connection_of(proxy: Proxy) -> dict[str, str]:
+    """What a check by rules says of its connection, with the values; empty where it says nothing."""
+    line = next((one for one in _rules(proxy) if one.words[1] == "connect"), None)
+    return dict(parameters(line.words[2:], _CONNECT, line, proxy.report)) if line is not None else {}
+
+
+def _rules(proxy: Proxy) -> list[Line]:
+    """Of the check that is in force, its own or else those of the defaults, up to a second connection."""
+    line = proxy.last(*_CHECKS)
+    command = {"httpchk": "http-check", "tcp-check": "tcp-check"}.get(line.words[1]) if line is not None else None
+    if command is None:
+        return []
+    lines = proxy.own_or_inherited(*(f"{command} {verb}" for verb in ("connect", "send", "send-binary", "expect")))
+    connects = [index for index, one in enumerate(lines) if one.words[1] == "connect"]
+    end = connects[1] if len(connects) > 1 else len(lines)
+    for one in lines[end:]:
+        proxy.report.lost(one.place, one.text, "a check has one connection, and the first is taken")
+    return lines[:end]
 
 
 def _with_tls(pool: Pool, proxy: Proxy, line: Line, tls: bool) -> None:
@@ -48,10 +83,6 @@ def _with_tls(pool: Pool, proxy: Proxy, line: Line, tls: bool) -> None:
         proxy.report.lost(line.place, line.text, "by TLS l4lb checks http or the handshake alone, which it becomes")
 
 
-def _connects_by_tls(proxy: Proxy) -> bool:
-    return any("ssl" in line.words for line in proxy.own_or_inherited("http-check connect", "tcp-check connect"))
-
-
 def _http(pool: Pool, proxy: Proxy, line: Line) -> None:
     words = list(line.words[2:])
     pool.set("health.type", "http", line.place)
@@ -61,10 +92,11 @@ def _http(pool: Pool, proxy: Proxy, line: Line) -> None:
     given = " ".join(headers)  # behind the version, each on a line of its own
     for name, value in re.findall(r"\n([!-9;-~]+):[ \t]*([^\r\n]*)", given):
         _header(pool, line, name, value)
-    for one in proxy.own_or_inherited("http-check send"):
+    rules = _rules(proxy)
+    for one in [one for one in rules if one.words[1] == "send"]:
         method, path = _sent(pool, proxy, one, method, path)
     _method(pool, proxy, line, method, path)
-    for one in proxy.own_or_inherited("http-check expect"):
+    for one in [one for one in rules if one.words[1] == "expect"]:
         _expect_http(pool, proxy, one)
 
 
@@ -134,7 +166,7 @@ def _scripted(pool: Pool, proxy: Proxy, line: Line) -> None:
     """tcp-check lines, whose sends and expects alternate in the steps of a check."""
     send: list[str] = []
     expect: list[str] = []
-    for one in proxy.own_or_inherited("tcp-check send", "tcp-check send-binary", "tcp-check expect"):
+    for one in [one for one in _rules(proxy) if one.words[1] != "connect"]:
         if one.words[1] == "expect":
             pattern = _pattern(proxy, one)
             if pattern is not None:

@@ -193,7 +193,9 @@ PROXY: Table = {
     "option transparent": lost("a backend with the address that the client asked for needs `transparent` and a hook"),
     "transparent": lost("a backend with the address that the client asked for needs `transparent` and a hook"),
     "option tcp-check": converted("`health.type = \"send_expect\"` by tcp-check lines, `tcp` without"),
-    "tcp-check connect": converted("port: `health.address`; send-proxy: `health.send_proxy`; ssl: not converted"),
+    "tcp-check connect": converted("port, addr: `health.address`; sni: `health.server_name`; send-proxy: "
+                                   "`health.send_proxy`; ssl: `health.type = \"tls\"`, the handshake alone. One "
+                                   "connection: a second one is named"),
     "tcp-check send": converted("`health.send`"),
     "tcp-check send-binary": converted("`health.send`, as hex:"),
     "tcp-check expect": converted("`health.expect`: string, rstring and binary; negations are not converted"),
@@ -206,7 +208,7 @@ PROXY: Table = {
     "http-check send": converted("`health.method`, `path`, `host`, `headers`"),
     "http-check expect": converted("`health.expect_status`, or `expect_body` for string and rstring; negations are not "
                                    "converted"),
-    "http-check connect": converted("ssl: `health.type = \"https\"`; sni, port, send-proxy as for tcp-check"),
+    "http-check connect": converted("ssl: `health.type = \"https\"`; the rest as for tcp-check"),
     "http-check comment": needless("a remark"),
     "http-check disable-on-404": lost("a backend is up or down; drain one with `l4lb backend drain`"),
     "http-check send-state": lost("a check says nothing of the backend's state"),

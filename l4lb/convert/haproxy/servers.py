@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from l4lb.convert.drafting.draft import Option, Pool
 from l4lb.convert.drafting.values import duration, number
-from l4lb.convert.haproxy.checks import set_check
+from l4lb.convert.haproxy.checks import connection_of, set_check
 from l4lb.convert.haproxy.parameters import SERVER
 from l4lb.convert.haproxy.proxies import Proxy, parameters, seconds_of
 from l4lb.convert.haproxy.words import Line, unix_or_rest
@@ -235,13 +235,14 @@ def _health(pool: Pool, proxy: Proxy, servers: list[Server], checked: list[Serve
     for name in ("rise", "fall"):
         if (count := number(given.get(name, ""))) is not None:
             pool.set(f"health.{name}", count, place)
-    address = _checked_at(proxy, checked)
+    connection = connection_of(proxy)
+    address = _checked_at(checked, connection)
     if address:
         pool.set("health.address", address, place)
-    if "check-send-proxy" in given or (server.proxy_header and not address) or _sends_header(proxy):
+    if "check-send-proxy" in given or (server.proxy_header and not address) or "send-proxy" in connection:
         pool.set("health.send_proxy", True, place)
-    if name := given.get("check-sni") or _connect_argument(proxy, "sni"):
-        pool.set("health.server_name", name, place)
+    if server_name := given.get("check-sni") or connection.get("sni"):
+        pool.set("health.server_name", server_name, place)
     if pool.tables["health"]["type"].value in ("tls", "https"):
         _verify(pool, proxy, server)
 
@@ -260,24 +261,13 @@ def _verify(pool: Pool, proxy: Proxy, server: Server) -> None:
         proxy.report.lost(place, f"server {server.name} ... ca-file {authorities}", why)
 
 
-def _sends_header(proxy: Proxy) -> bool:
-    lines = proxy.own_or_inherited("http-check connect", "tcp-check connect")
-    return any("send-proxy" in line.words for line in lines)
-
-
-def _connect_argument(proxy: Proxy, name: str) -> str:
-    for line in proxy.own_or_inherited("http-check connect", "tcp-check connect"):
-        if name in line.words[:-1]:
-            return line.words[line.words.index(name) + 1]
-    return ""
-
-
-def _checked_at(proxy: Proxy, checked: list[Server]) -> str:
+def _checked_at(checked: list[Server], connection: dict[str, str]) -> str:
     """Another address or port than the servers' own; where their addresses differ each is checked at its own host."""
     first = checked[0]
-    port = first.given.get("port", "") or _connect_argument(proxy, "port")
-    host = _host(first.given.get("addr", ""))
-    if not host or any(_host(server.given.get("addr", "")) != host for server in checked):
+    port = connection.get("port") or first.given.get("port")
+    hosts = {_host(server.given.get("addr", "")) for server in checked}
+    host = _host(connection.get("addr", "")) or (hosts.pop() if len(hosts) == 1 else "")
+    if not host:
         return f":{port}" if port else ""
     return f"{f'[{host}]' if ':' in host else host}:{port or first.address.rpartition(':')[2]}"
 
