@@ -256,6 +256,21 @@ def test_a_condition_of_the_access_log_is_named() -> None:
     assert (config.global_.access_log, lost) == ("/tmp/a", ["1: access_log /tmp/a basic if=$x"])
 
 
+@pytest.mark.parametrize(
+    ("directive", "said"),
+    [
+        (
+            "health_check interval=7 jitter=1 persistent;",
+            ["1: health_check ... jitter", "1: health_check ... persistent"],
+        ),
+        ("proxy_bind 127.0.0.2 transparent;", ["1: proxy_bind 127.0.0.2 transparent"]),
+    ],
+)
+def test_parameters_that_are_lost_are_named(directive: str, said: list[str]) -> None:
+    config, lost = converted(f"stream {{ server {{ listen 1; proxy_pass 127.0.0.1:9; {directive} }} }}")
+    assert (list(config.listeners), lost) == (["tcp-1"], said)
+
+
 def test_limits_of_connections() -> None:
     zones = "limit_conn_zone $binary_remote_addr zone=a:1m; limit_conn_zone $server_port zone=b:1m;"
     listener = one_of("listen 1; proxy_pass 127.0.0.1:9; limit_conn a 5; limit_conn b 100;", zones).listeners["tcp-1"]

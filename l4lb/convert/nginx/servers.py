@@ -19,6 +19,7 @@ from l4lb.convert.nginx.variables import Variables, Way
 _IDLE_S, _CONNECT_S = 600.0, 60.0  # of nginx
 _ANSWERS = ("return", "pass")
 _HALF = "as nginx without proxy_half_close: the first FIN ends both sides, after the bytes before it"
+_OF_CHECKS = ("interval", "passes", "fails", "port")
 _LIMIT_KEYS = ("$binary_remote_addr", "$remote_addr")
 _LISTS = "the longest prefix decides, not the order"
 _V6_SOURCE = "of IPv6 a source is a /64 network, of which a client may use any address"
@@ -185,6 +186,8 @@ def _source(options: Options, bind: Directive, settings: Settings) -> None:
     elif "$" in address:
         settings.report.lost(bind.place, bind.text, "the source is an address of this host, or the client's")
     else:
+        if "transparent" in bind.arguments[1:]:
+            settings.report.lost(bind.place, bind.text, "the source is an address of this host, or the client's")
         host = address.rpartition(":")[0] if "." in address and ":" in address else address.strip("[]")
         options["source_address"] = Option(host, bind.place)
 
@@ -207,6 +210,9 @@ def _set_check(pool: Pool, directive: Directive, settings: Settings) -> None:
     if "udp" in given or "match" in given:
         settings.report.lost(place, directive.text, "write a check of type udp or send_expect with send and expect")
         return
+    for name in given:
+        if name not in _OF_CHECKS:
+            settings.report.lost(place, f"health_check ... {name}", "checks have no option for it")
     pool.set("health.type", "tcp", place)
     pool.set("health.interval", duration(seconds_of(given.get("interval", "")) or 5.0), place)
     pool.set("health.timeout", duration(settings.seconds("health_check_timeout", 5.0)), place)
