@@ -12,9 +12,11 @@ from l4lb.net.address import parse_address
 PARTS_MAX = 256  # of a range of ports, each of which is a listener
 TOO_MANY_PARTS = f"the port decides: a listener for each part of the range, and not for more than {PARTS_MAX}"
 _BLANKS = {ord(char): None for char in "\r\n\t"}
-_NAME_REGEX = re.compile(
-    r"\^?(?P<below>\(?(?:\[\^\.\]|\.|\\w|\[\\w-\])[*+]\\\.\)?(?P<optional>\?)?)?(?P<name>[A-Za-z0-9_-]+(?:\\?\.[A-Za-z0-9_-]+)*)\$"
-)
+_BELOW = re.compile(r"\(?(?:\[\^\.\]|\.|\\w|\[\\w-\])[*+]\\\.\)?(\?)?")  # any labels, or one, before a dot
+_LABELS = r"(?:[A-Za-z0-9_-]|\\\.)+"
+_LITERAL = re.compile(rf"({_LABELS})(?![?*+{{])")
+_GROUP = re.compile(rf"\((?:\?:)?({_LABELS}(?:\|{_LABELS})*)\)(\?)?(?![?*+{{])")
+_NAMES_MAX = 64  # of an expression
 
 
 def number(text: str) -> int | None:
@@ -28,17 +30,33 @@ def duration(seconds: float) -> float | str:
 
 
 def names_of_regex(pattern: str) -> list[str] | None:
-    """The server names of a simple regular expression, such as ``^(.*\\.)?example\\.com$``; None for all others, and
-    for one that would also find the name at the end of a longer one."""
-    match = _NAME_REGEX.fullmatch(pattern)
-    if match is None or (not pattern.startswith("^") and not match["below"]):
+    """The server names of a simple regular expression, such as ``^(.*\\.)?(a|b)\\.example$``; None for all others, and
+    for one that would also find a name at the end of a longer one."""
+    begins, body = pattern.startswith("^"), pattern.removeprefix("^")
+    below = _BELOW.match(body)
+    if not body.endswith("$") or not (begins or (below and not below[1])):
         return None
-    if re.search(r"(?<!\\)\.", match["name"]):
-        return None
-    name = match["name"].replace("\\.", ".").lower()
-    if not match["below"]:
-        return [name]
-    return [name, f"*.{name}"] if match["optional"] else [f"*.{name}"]
+    names = _spelled_out(body[below.end() if below else 0 : -1])
+    if not names or not below:
+        return names
+    return [*(names if below[1] else []), *(f"*.{name}" for name in names)]
+
+
+def _spelled_out(pattern: str) -> list[str] | None:
+    """Of literals, dots with a backslash, and groups of them, which may be optional: every text that matches."""
+    names, at = [""], 0
+    while at < len(pattern):
+        if literal := _LITERAL.match(pattern, at):
+            found, at = [literal[1]], literal.end()
+        elif group := _GROUP.match(pattern, at):
+            found, at = [*group[1].split("|"), *([""] if group[2] else [])], group.end()
+        else:
+            return None
+        names = [before + one.replace("\\.", ".").lower() for before in names for one in found]
+        if len(names) > _NAMES_MAX:
+            return None
+    whole = [name for name in names if name.strip(".") == name and ".." not in name]
+    return list(dict.fromkeys(names)) if names == whole and all(names) else None
 
 
 def joined_binds(addresses: list[str]) -> list[str]:

@@ -176,7 +176,7 @@ SERVER: Table = {
 
 FETCHES: Table = {
     "src": converted("addresses and networks: `source` of a route, `allow`, `deny`"),
-    "req.ssl_sni": converted("exact names, and ends with -m end: `sni`"),
+    "req.ssl_sni": converted("exact names, ends with -m end, and simple expressions with -m reg: `sni`"),
     "req_ssl_sni": converted("as req.ssl_sni"),
     "req.ssl_hello_type": converted('1: `starts_with = "hex:1603"`, or nothing beside `sni` and `alpn`'),
     "req_ssl_hello_type": converted("as req.ssl_hello_type"),
