@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forking
+from tests.support.commands import Commands
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import free_port, l4lb
 from tests.support.typed import Typed
@@ -25,15 +25,10 @@ health = {{ type = "none" }}
 """
 
 
-class Instance:
+class Instance(Commands):
     def __init__(self, directory: Path, port: int) -> None:
+        super().__init__(f"unix:{directory}/admin.sock")
         self.address = f"127.0.0.1:{port}"
-        self.environment = {"L4LB_ADMIN": f"unix:{directory}/admin.sock"}
-
-    def script(self, *arguments: str) -> str:
-        done = forking.run(*arguments, environment=self.environment)
-        assert (done.returncode, done.stderr) == (0, ""), done
-        return done.stdout
 
     def type(self, answer: str, *arguments: str) -> tuple[int, str]:
         """Of a command that asks: its exit code, and what it shows."""
@@ -51,11 +46,11 @@ class Instance:
 
     @property
     def sessions(self) -> int:
-        return len(json.loads(self.script("session", "list", "--json")))
+        return len(json.loads(self.ok("session", "list", "--json")))
 
     @property
     def states(self) -> list[str]:
-        return [one["admin_state"] for one in json.loads(self.script("backend", "list", "web", "--json"))]
+        return [one["admin_state"] for one in json.loads(self.ok("backend", "list", "web", "--json"))]
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def clients(instance: Instance, count: int) -> Iterator[None]:
 
 def test_many_sessions_are_ended_after_a_yes(instance: Instance) -> None:
     with clients(instance, 3):
-        said = instance.script("session", "kill", "--pool", "web", "--dry-run")
+        said = instance.ok("session", "kill", "--pool", "web", "--dry-run")
         assert said == "dry run: 3 sessions of clients at 1 address would be reset\n"
         code, shown = instance.type("n\n", "session", "kill", "--pool", "web")
         assert code == 1
@@ -93,12 +88,12 @@ def test_many_sessions_are_ended_after_a_yes(instance: Instance) -> None:
 
 def test_one_session_is_ended_at_once_as_are_many_with_yes_or_in_a_script(instance: Instance) -> None:
     with clients(instance, 1):
-        first = json.loads(instance.script("session", "list", "--json"))[0]["id"]
+        first = json.loads(instance.ok("session", "list", "--json"))[0]["id"]
         assert instance.unasked("session", "kill", first) == "ended 1 session\n"
     with clients(instance, 2):
         assert instance.unasked("session", "kill", "--pool", "web", "--yes") == "ended 2 sessions\n"
     with clients(instance, 2):
-        assert instance.script("session", "kill", "--pool", "web") == "ended 2 sessions\n"
+        assert instance.ok("session", "kill", "--pool", "web") == "ended 2 sessions\n"
 
 
 def test_the_last_usable_backend_goes_after_a_yes(instance: Instance) -> None:
@@ -108,9 +103,9 @@ def test_the_last_usable_backend_goes_after_a_yes(instance: Instance) -> None:
         code, shown = instance.type("\n", "backend", *arguments)
         assert (code, "usable backends of pool web: 1 now, 0 then" in shown) == (1, True), shown
     assert instance.states == ["maint", "ready"]
-    said = instance.script("backend", "remove", "web", "two", "--dry-run")
+    said = instance.ok("backend", "remove", "web", "two", "--dry-run")
     assert said == "dry run: two, with 0 sessions, would be removed; usable backends of pool web: 1 now, 0 then\n"
-    assert instance.script("backend", "ready", "web", "one", "--dry-run").startswith("dry run: one, with 0 sessions")
+    assert instance.ok("backend", "ready", "web", "one", "--dry-run").startswith("dry run: one, with 0 sessions")
     assert instance.states == ["maint", "ready"]
     assert instance.type("y\n", "backend", "drain", "web", "two")[0] == 0
     assert instance.states == ["maint", "drain"]
@@ -118,12 +113,12 @@ def test_the_last_usable_backend_goes_after_a_yes(instance: Instance) -> None:
 
 
 def test_the_whole_instance_drains_after_a_yes(instance: Instance) -> None:
-    said = instance.script("drain", "--dry-run")
+    said = instance.ok("drain", "--dry-run")
     assert "stop accepting (web); its sessions may go on for 30s, then they are reset, and it exits" in said
     code, shown = instance.type("\x04", "drain")
     assert (code, "interrupted" in shown) == (130, True), shown
     assert instance.type("n\n", "drain", "--timeout", "5s")[0] == 1
-    assert "drains, at most" not in instance.script("status")
+    assert "drains, at most" not in instance.ok("status")
     code, shown = instance.type("y\n", "drain", "--wait")
     assert (code, shown.splitlines()[-1]) == (0, "the instance: drained, no session was left")
 
@@ -134,6 +129,6 @@ def test_a_dry_run_finds_what_is_wrong(instance: Instance) -> None:
         (("backend", "maint", "web", "three", "--dry-run"), 'no backend "three"'),
         (("drain", "--listener", "web", "--undo", "--dry-run"), "--undo goes with --listener alone"),
     ):
-        done = forking.run(*arguments, environment=instance.environment)
-        assert done.returncode in (1, 2)
-        assert said in done.stderr
+        code, _, err = instance.run(*arguments)
+        assert code in (1, 2)
+        assert said in err

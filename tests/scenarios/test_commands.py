@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forking
+from tests.support.commands import Commands
 from tests.support.peers import Server, connect, echo, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
@@ -35,31 +35,21 @@ health = {{ type = "none" }}
 """
 
 
-class Instance:
+class Instance(Commands):
     """A served instance, and the command line on it."""
 
     def __init__(self, directory: Path, process: L4lb, server: Server, port: int) -> None:
+        super().__init__(f"unix:{directory}/admin.sock")
         self.directory = directory
         self.process = process
         self.backend = server.address
         self.address = f"127.0.0.1:{port}"
-        self.admin = f"unix:{directory}/admin.sock"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """With the instance's address in the environment."""
         command = [sys.executable, "-m", "l4lb", *arguments]
-        environment = {**os.environ, "L4LB_ADMIN": self.admin}
+        environment = {**os.environ, **self.environment}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        done = forking.run(*arguments, environment={"L4LB_ADMIN": self.admin})
-        return done.returncode, done.stdout, done.stderr
-
-    def ok(self, *arguments: str) -> str:
-        code, out, err = self.run(*arguments)
-        assert (code, err) == (0, ""), (arguments, err)
-        return out
 
     def backends(self) -> dict[str, tuple[int, str]]:
         listed = json.loads(self.ok("backend", "list", "web", "--json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forking
+from tests.support.commands import Commands
 from tests.support.peers import echo, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.typed import Typed
@@ -36,21 +36,12 @@ discovery = {{ type = "file", path = "{found}" }}
 """
 
 
-class Instance:
+class Instance(Commands):
     def __init__(self, file: Path, process: L4lb, backend: str) -> None:
+        super().__init__(f"unix:{file.parent}/admin.sock")
         self.file = file
         self.process = process
         self.backend = backend
-        self.environment = {"L4LB_ADMIN": f"unix:{file.parent}/admin.sock"}
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        done = forking.run(*arguments, environment=self.environment)
-        return done.returncode, done.stdout, done.stderr
-
-    def ok(self, *arguments: str) -> str:
-        code, out, err = self.run(*arguments)
-        assert (code, err) == (0, ""), (arguments, out, err)
-        return out
 
 
 @pytest.fixture
