@@ -159,7 +159,9 @@ def test_where_no_source_is_counted_it_says_so(tmp_path: Path) -> None:
             visit.page.wait_for_selector("#source-count:has-text('No source is known')")
             visit.page.click("#sources summary")
             visit.requests.clear()
-            visit.until("document.getElementById('process').textContent !== ''")
+            for _ in range(3):
+                with visit.page.expect_request("**/v1/status"):
+                    pass
             assert not any("v1/sources" in url for url in visit.requests)  # closed: not asked for
 
 

@@ -23,6 +23,7 @@ from l4lb.config.schema import json_schema
 from l4lb.control.admin.routes import ROUTES
 from tests.support.browser import WIDE, Visit, axe_violations, chromium
 from tests.support.programs import without_preload
+from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_families import CONTRACT
 
 
@@ -127,6 +128,6 @@ def test_files_of_it_can_be_searched(site: Path) -> None:
     with opened(site / "index.html", viewport=WIDE) as visit:
         visit.page.locator(".md-search__input").click()
         visit.page.locator(".md-search__input").press_sequentially("half_close_timeout")
-        visit.page.locator(".md-search-result__link").first.wait_for()
-        found = visit.page.locator(".md-search-result__link").evaluate_all("all => all.map(one => one.href)")
-        assert any("configuration.html" in address or "behaviour.html" in address for address in found), found
+        found = visit.page.locator(".md-search-result__link")  # at first those for the letters that it has had by then
+        wanted = re.compile(r"/(configuration|behaviour)\.html")
+        assert wait_until(lambda: any(map(wanted.search, found.evaluate_all("all => all.map(one => one.href)"))))

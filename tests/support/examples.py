@@ -45,7 +45,10 @@ mkdir -p /etc/l4lb /etc/keepalived /etc/nginx /var/lib/l4lb
 cd "$1"
 export HOME="$1" PATH="$2:$PATH" PYTHONPATH="$1" ETCDCTL_API=3 ETCDCTL_ENDPOINTS=http://10.0.0.11:2379
 echo {made}
-soon() {{ for try in $(seq 300); do "$@" >"$HOME/said" 2>&1 && return; sleep 0.2; done; cat "$HOME/said"; "$@"; }}
+soon() {{
+  for try in $(seq 300); do "$@" >"$HOME/said" 2>&1 && return; sleep 0.2; done
+  echo "did not come true: $*"; cat "$HOME/said"; "$@"
+}}
 """
 
 
