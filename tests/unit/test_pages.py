@@ -42,6 +42,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", [*TOP, *PAGES], ids=str)
+def test_no_section_begins_within_a_sentence(page: Path) -> None:
+    """Its heading is none of its words."""
+    begins = re.findall(r"^(#+ .*)\n\n(?=[a-z(])(?!l4lb )(.*)", prose(page), re.MULTILINE)
+    assert begins == []
+
+
 def test_the_readme_is_what_a_newcomer_needs() -> None:
     text = Path("README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= README_LINES_MAX
