@@ -88,7 +88,7 @@ class Node:
     def announcing(self) -> Iterator[L4lb]:
         arguments = ("--admin", self.admin, "--track-file", str(self.track_file), "--rise", "100ms")
         with l4lb("announce", "keepalived", *arguments, "--fail-after", "10s") as announcer:
-            announcer.wait_for("announced")
+            announcer.wait_for("this node is fit")
             yield announcer
 
     @contextlib.contextmanager
@@ -244,9 +244,10 @@ def test_an_upgrade_leaves_the_file_alone(tmp_path: Path) -> None:
         node.command("upgrade")
         assert node.balancer is not None
         assert node.balancer.wait() == 0
-        assert (node.track_file.stat(), announcer.log) == (before, "l4lb announce: announced\n")
+        assert (node.track_file.stat(), announcer.log) == (before, "l4lb announce: this node is fit\n")
         node.command("drain")
         assert wait_until(lambda: node.track_file.read_text() == "1\n"), announcer.log
+        announcer.wait_for("this node is unfit: ")
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,6 @@ from l4lb.cli.addresses.hysteresis import Hysteresis, Level
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKED_AGAIN_S = 0.01  # not sooner, even of an instance that ends each connection
-_SAID = {
-    Level.NORMAL: "announced",
-    Level.DRAINING: "announced as draining",
-    Level.WITHDRAWN: "withdrawn",
-}
 
 
 class _Interrupted(Exception):
@@ -147,7 +142,7 @@ class Announcer:
 
     def _log(self, level: Level) -> None:
         """A change, once."""
-        said = _SAID[level]
+        said = self._engine.said[level]
         if said != self._said:
             why = self._seen.why if level is not Level.NORMAL else ""
             say(f"{said}: {why}" if why else said)
@@ -181,5 +176,5 @@ class Announcer:
         except EngineError as error:
             say(f"cannot be told to withdraw: {error}")
             return 1
-        say("withdrawn: ends")
+        say(f"{self._engine.said[Level.WITHDRAWN]}: ends")
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from l4lb.cli.addresses.asking import one_line
@@ -13,6 +13,11 @@ from l4lb.cli.addresses.hysteresis import Level
 from l4lb.errors import L4lbError
 
 COMMAND_WITHIN_S = 5.0
+ANNOUNCED = {
+    Level.NORMAL: "announced",
+    Level.DRAINING: "announced as draining",
+    Level.WITHDRAWN: "withdrawn",
+}
 _SHOWN_MAX = 300  # characters of what a daemon says
 
 
@@ -34,11 +39,13 @@ class DaemonGone(L4lbError):
 
 class Engine(Protocol):
     """`refresh_s`: how often it is told the same again, since it may have been restarted; 0: it does not forget.
-    `retry_s`: how long to wait after a failure. `inbox`: a descriptor on which it answers, -1 for none."""
+    `retry_s`: how long to wait after a failure. `inbox`: a descriptor on which it answers, -1 for none. `said`: what
+    is logged once it knows a level."""
 
     refresh_s: float
     retry_s: float
     inbox: int
+    said: Mapping[Level, str]
 
     def apply(self, level: Level) -> None:
         """Make this level known, whatever was known before. Raises EngineError, also when only a part was done; and
@@ -53,6 +60,7 @@ class CommandEngine:
 
     retry_s = 1.0
     inbox = -1
+    said: Mapping[Level, str] = ANNOUNCED
 
     def __init__(self, refresh_s: float) -> None:
         self.refresh_s = refresh_s

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from l4lb.cli.addresses.asking import one_line
-from l4lb.cli.addresses.engine import DaemonGone, EngineError
+from l4lb.cli.addresses.engine import ANNOUNCED, DaemonGone, EngineError
 from l4lb.cli.addresses.following import follow, following_options
 from l4lb.cli.addresses.hysteresis import Level
 from l4lb.cli.addresses.prefixes import Prefix, Routes, checked, next_hop_option, parse_host, route_options
@@ -30,6 +30,7 @@ _UNANSWERED_MAX = 4096  # commands that are remembered; with ack off none is eve
 class ExaBgp:
     refresh_s = 0.0
     retry_s = 10.0
+    said: Mapping[Level, str] = ANNOUNCED
 
     def __init__(self, routes: Routes, peers: Sequence[str], syntax: int, inbox: int = 0, outbox: int = 1) -> None:
         self.inbox = inbox

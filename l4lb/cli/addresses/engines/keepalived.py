@@ -6,6 +6,7 @@ both: a node has to be fit by the file and by the check, which alone decides whe
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -23,6 +24,11 @@ class Keepalived:
     refresh_s = 0.0
     retry_s = 1.0
     inbox = -1
+    said: Mapping[Level, str] = {
+        Level.NORMAL: "this node is fit",
+        Level.DRAINING: "this node is unfit",
+        Level.WITHDRAWN: "this node is unfit",
+    }
 
     def __init__(self, file: str) -> None:
         self._file = file
