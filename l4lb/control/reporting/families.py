@@ -92,7 +92,7 @@ def _of_listeners(gathered: Gathered) -> Iterator[Metric]:
         (((name,), name in gathered.refusing) for name, _ in listeners),
     )
     yield gauge("l4lb_queue_length", "Clients that wait for a place at a backend", _POOL,
-                 (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
+                (((name,), waiting) for name, waiting in gathered.queues.items()))  # fmt: skip
 
 
 def _of_kernel(gathered: Gathered) -> Iterator[Metric]:
@@ -180,7 +180,7 @@ def _of_backends(gathered: Gathered) -> Iterator[Metric]:
         (((*place, kind), one.stats.path_errors.get(kind, 0)) for place, one in backends for kind in PathError),
     )
     yield counter("l4lb_backend_early_resets", "Sessions that it reset before its first byte", _BACKEND,
-                   ((place, one.stats.early_resets) for place, one in backends))  # fmt: skip
+                  ((place, one.stats.early_resets) for place, one in backends))  # fmt: skip
 
 
 def _of_times(gathered: Gathered) -> Iterator[Metric]:
@@ -235,7 +235,7 @@ def _of_traffic(gathered: Gathered) -> Iterator[Metric]:
         [((), sum(worker.spliced_bytes for worker in workers))],
     )
     yield histogram("l4lb_hook_seconds", "Time until a hook answered about a session, in time", (),
-                     [((), total([worker.hook_time for worker in workers]))])  # fmt: skip
+                    [((), total([worker.hook_time for worker in workers]))])  # fmt: skip
 
 
 def _both(gathered: Gathered, up: str, down: str) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -264,7 +264,7 @@ def _of_checks(gathered: Gathered) -> Iterator[Metric]:
     )
     # Not in the contract.
     yield counter("l4lb_health_checks_skipped", "Checks not made for want of file descriptors or memory", (),
-                   [((), gathered.checks_skipped)])  # fmt: skip
+                  [((), gathered.checks_skipped)])  # fmt: skip
 
 
 def _of_discovery(gathered: Gathered) -> Iterator[Metric]:
@@ -273,7 +273,7 @@ def _of_discovery(gathered: Gathered) -> Iterator[Metric]:
     known = [((pool, one.type), one) for pool, one in gathered.discovery.items()]
     answered = [(place, gathered.at - one.answered_at) for place, one in known if one.answered_at is not None]
     yield gauge("l4lb_discovery_up", "1 while the source answers, and what it says can be used", labels,
-                 ((place, not one.error) for place, one in known))  # fmt: skip
+                ((place, not one.error) for place, one in known))  # fmt: skip
     yield gauge("l4lb_discovery_age_seconds", "Time since the source last answered", labels, answered)
     yield gauge(
         "l4lb_discovery_backends",
@@ -292,7 +292,7 @@ def _of_discovery(gathered: Gathered) -> Iterator[Metric]:
         ),
     )
     yield counter("l4lb_discovery_changes", "Times that backends changed by what the source said", labels,
-                   ((place, one.changes) for place, one in known))  # fmt: skip
+                  ((place, one.changes) for place, one in known))  # fmt: skip
 
 
 def _of_fleet(known: FleetState, now: float) -> Iterator[Metric]:
@@ -351,9 +351,9 @@ def _of_process(gathered: Gathered) -> Iterator[Metric]:
     )
     if (records := gathered.hook_records) is not None:
         yield counter("l4lb_hook_records", "Records of ended sessions for hooks, by what came of it", ("result",),
-                       (((result,), count) for result, count in records._asdict().items()))  # fmt: skip
+                      (((result,), count) for result, count in records._asdict().items()))  # fmt: skip
     yield gauge("l4lb_draining", "1 while the process drains", (), [((), gathered.draining)])
-    yield gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])  # fmt: skip
+    yield gauge("l4lb_info", "What runs here", ("version",), [((__version__,), 1)])
 
 
 def _of_usage(usage: Usage) -> Iterator[Metric]:
