@@ -21,7 +21,7 @@ from l4lb.model.sessions import LIMIT_DEFAULT, SourceOrder
 from l4lb.model.stats import Stats
 from l4lb.net.address import parse_address
 from l4lb.remote import RemoteBans, RemoteListener, RemotePool, answers, drain, drained, quoted
-from l4lb.remote.following import Following
+from l4lb.remote.following import Following, Peer, reason_of
 
 if TYPE_CHECKING:  # only names of types: they are made with pydantic, which takes long to import
     from l4lb.control.reporting import part_shapes, shapes
@@ -160,7 +160,8 @@ class Client:
         return AsyncEventIterator(feed, following.stop, following.wait_begun)
 
     def _follow(self, feed: Feed, last: int, follow: bool) -> Following:
-        following = Following(self._connect, self._headers, last, follow, feed, self._refusal)
+        peer = Peer(lambda: self._connect(self._timeout), self._headers, self._refusal, self._unreachable)
+        following = Following(peer, last, follow, feed)
         self._streams.add(following)
         following.start()
         return following
@@ -351,8 +352,7 @@ class Client:
                 return self._request(method, path, body)  # the server had closed the kept connection: on a new one
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise AdminError(f"no instance answers at {self.address}: {reason}") from error
+            raise self._unreachable(reason_of(error)) from error
         finally:
             if timeout != self._timeout:
                 self._connection.close()
@@ -373,6 +373,9 @@ class Client:
             message = error.get("message", f"HTTP {status}")
             raise AdminError(message, code=error.get("code", "error"), status=status)
         return parsed
+
+    def _unreachable(self, reason: str) -> AdminError:
+        return AdminError(f"no instance answers at {self.address}: {reason}")
 
     def _refusal(self, status: int, body: bytes) -> AdminError:
         try:

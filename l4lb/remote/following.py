@@ -7,6 +7,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from l4lb.control.state.feed import Feed
 from l4lb.errors import AdminError, L4lbError
@@ -15,27 +16,26 @@ from l4lb.remote import answers
 
 SILENT_MAX_S = 45.0  # the other side sends something every 15 s
 _JOIN_S = 5.0
-Connect = Callable[[float], http.client.HTTPConnection]  # takes the time-out, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other process. `refusal` makes an error of an answer that is none of success, `unreachable` of the reason why
+    there is no answer."""
+
+    connect: Callable[[], http.client.HTTPConnection]
+    headers: Mapping[str, str]
+    refusal: Callable[[int, bytes], AdminError]
+    unreachable: Callable[[str], AdminError]
 
 
 class Following:
-    """From `start` until `stop`, or until the other process ends the stream. `refusal` makes an error of an answer that
-    is none of success."""
+    """From `start` until `stop`, or until the other process ends the stream."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        headers: Mapping[str, str],
-        last: int,
-        follow: bool,
-        feed: Feed,
-        refusal: Callable[[int, bytes], AdminError],
-    ) -> None:
-        self._connect = connect
-        self._headers = headers
+    def __init__(self, peer: Peer, last: int, follow: bool, feed: Feed) -> None:
+        self._peer = peer
         self._query = f"last={last}" if follow else f"last={last}&follow=false"
         self._feed = feed
-        self._refusal = refusal
         self._connection: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
         self._begun = threading.Event()
@@ -69,8 +69,7 @@ class Following:
         try:
             self._read()
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            self._error = None if self._stopping else AdminError(f"the stream of events has ended: {reason}")
+            self._error = None if self._stopping else self._failure(error)
         except L4lbError as error:
             self._error = error
         finally:
@@ -79,18 +78,30 @@ class Following:
             self._feed.end(self._error)
             self._begun.set()
 
+    def _failure(self, error: Exception) -> AdminError:
+        reason = reason_of(error)
+        if not self._begun.is_set():
+            return self._peer.unreachable(reason)
+        return AdminError(f"the stream of events has ended: {reason}")
+
     def _read(self) -> None:
-        self._connection = self._connect(SILENT_MAX_S)
-        self._connection.request("GET", f"/v1/events?{self._query}", headers=dict(self._headers))
+        self._connection = self._peer.connect()
+        self._connection.request("GET", f"/v1/events?{self._query}", headers=dict(self._peer.headers))
         self._socket = self._connection.sock
         if self._stopping:  # `stop` has found no socket to shut down
             return
         response = self._connection.getresponse()
         if response.status != 200:
-            raise self._refusal(response.status, response.read())
+            raise self._peer.refusal(response.status, response.read())
+        self._socket.settimeout(SILENT_MAX_S)
         self._begun.set()
         for data in _events(response):
             self._feed.put(answers.event(data))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a connection failed, in a few words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
