@@ -7,13 +7,12 @@ nothing: a user who presses the key must neither wait nor see an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import click
 
+from l4lb.cli.shared.connection import read_token
 from l4lb.client import Client
 from l4lb.errors import L4lbError
-from l4lb.model.tokens import first_token
 from l4lb.net.listen.admin_socket import default_admin_address
 
 _WITHIN_S = 1.0
@@ -22,10 +21,10 @@ Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def _client(ctx: click.Context) -> Client:
-    """A client of the instance that the command line or the environment names. OSError for a missing token file."""
-    admin, token_file = ctx.params.get("admin"), ctx.params.get("token_file")
-    token = first_token(Path(token_file).read_text(encoding="utf-8")) if token_file else ""
-    return Client(admin or default_admin_address(), token=token, timeout=_WITHIN_S)
+    """A client of the instance that the command line or the environment names. click.BadParameter for a token file
+    that cannot be read."""
+    token = read_token(ctx.params.get("token_file"))
+    return Client(ctx.params.get("admin") or default_admin_address(), token=token, timeout=_WITHIN_S)
 
 
 def _completed(names: Callable[[Client, click.Context], Iterable[str]]) -> Complete:
@@ -35,7 +34,7 @@ def _completed(names: Callable[[Client, click.Context], Iterable[str]]) -> Compl
         try:
             with _client(ctx) as client:
                 found = list(names(client, ctx))
-        except (L4lbError, OSError, ValueError, KeyError):
+        except (click.BadParameter, L4lbError, OSError, ValueError, KeyError):
             return []
         given = ctx.params.get(param.name or "")
         before = given if isinstance(given, tuple) else ()

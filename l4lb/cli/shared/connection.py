@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from l4lb.model.durations import parse_duration, parse_long_duration
 from l4lb.model.tokens import first_token
+from l4lb.net.files import read_text
 
 if TYPE_CHECKING:  # imported by those that use them: `l4lb health` is started each second
     from l4lb.client import Client
@@ -63,10 +63,16 @@ def connected(admin: str | None, token_file: str | None) -> Client:
 
 
 def read_token(file: str | None) -> str:
+    """The token to send. click.BadParameter when the file has none."""
     try:
-        return first_token(Path(file).read_text(encoding="utf-8")) if file else ""
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{file}: cannot be read: {error}", param_hint="--token-file") from None
+        return first_token(read_text(file)) if file else ""
+    except OSError as error:
+        said = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        said = "cannot be read: not UTF-8"
+    except ValueError as error:
+        said = str(error)
+    raise click.BadParameter(f"{file}: {said}", param_hint="--token-file")
 
 
 class Progress:

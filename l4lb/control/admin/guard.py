@@ -42,7 +42,7 @@ def require_token(tokens: Sequence[Token], public: Collection[str]) -> object:
         if request.path in public or found is not None:
             _token.set(found)
             return await handler(request)
-        raise Refusal(401, "expected the header Authorization: Bearer TOKEN")
+        raise Refusal(401, "the token is missing or wrong (header Authorization: Bearer TOKEN)")
 
     return authorize
 

@@ -73,9 +73,20 @@ def test_commands_send_the_first_of_a_file(tokens: Path, tmp_path: Path) -> None
     assert read_token(str(tokens)) == "secret-1"
     assert read_token(None) == ""
     (tmp_path / "empty").write_text("# none\n")
-    for file, reason in ((tmp_path / "empty", "the file is empty"), (tmp_path / "none", "No such file")):
-        with pytest.raises(click.BadParameter, match=reason):
-            read_token(str(file))
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "role").write_text("secret me both\n")
+    for name, reason in (
+        ("empty", "the file is empty; expected a token"),
+        ("none", "cannot be read: No such file or directory"),
+        (".", "cannot be read: Is a directory"),
+        ("binary", "cannot be read: not UTF-8"),
+        ("role", "line 1: expected TOKEN, or TOKEN NAME, or TOKEN NAME read-only"),
+    ):
+        with pytest.raises(click.BadParameter) as caught:
+            read_token(str(tmp_path / name))
+        assert caught.value.message == f"{tmp_path / name}: {reason}"
+    with pytest.raises(click.BadParameter, match="a device, expected a file"):
+        read_token("/dev/zero")
 
 
 def test_a_token_for_reading_changes_nothing(tokens: Path) -> None:
