@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 import shutil
 import sys
 import time
@@ -115,10 +117,17 @@ def _redraw(text: str, form: Form) -> None:
     if not is_terminal(sys.stdout) or form.name not in ("table", "wide"):
         click.echo(text)
         return
-    lines, height = text.splitlines(), shutil.get_terminal_size().lines - 1
-    if len(lines) > height:
-        lines = [*lines[: height - 1], f"... and {len(lines) - height + 1} lines more"]
+    lines, size = text.splitlines(), shutil.get_terminal_size()
+    if len(_fitting(lines, size.columns, size.lines - 1)) < len(lines):
+        shown = _fitting(lines, size.columns, size.lines - 2)
+        lines = [*shown, f"... and {len(lines) - len(shown)} lines more"]
     click.echo(_CLEAR + "\n".join(lines))
+
+
+def _fitting(lines: Sequence[str], width: int, height: int) -> list[str]:
+    """The first ones, as many as a terminal of that size shows; it wraps those that are wider."""
+    rows = itertools.accumulate(max(math.ceil(len(click.unstyle(line)) / width), 1) for line in lines)
+    return [line for line, row in zip(lines, rows, strict=True) if row <= height]
 
 
 def joined(parts: Iterable[str], separator: str = ", ") -> str:
