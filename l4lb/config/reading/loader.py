@@ -37,10 +37,10 @@ _QUOTES = {
 _STATEMENT = re.compile(r"\s*(\[|[\w.\"' -]+=)")
 
 
-def _cut(data: dict[str, Any], path: KeyPath) -> None:
+def _cut(data: dict[str, Any], path: KeyPath, unknown: bool) -> None:
     """Remove the value at `path`, as far as it is there. What may not be missing, or makes up for what is, becomes a
     value that fits anywhere, so that the rest of its table is still looked at, and others of a list keep their
-    indices."""
+    indices. An `unknown` key is none of these, whatever its name."""
     placeholder = f"unix:@broken-{path_text(path)}"[:100]
     at: Any = data
     for part in path[:-1]:
@@ -48,9 +48,9 @@ def _cut(data: dict[str, Any], path: KeyPath) -> None:
             at = at[part]
         except (KeyError, IndexError, TypeError):
             return
-    if isinstance(at, dict) and path[-1] in ("bind", "address"):
+    if isinstance(at, dict) and path[-1] in ("bind", "address") and not unknown:
         at[path[-1]] = placeholder
-    elif isinstance(at, dict) and path[-1] == "discovery":
+    elif isinstance(at, dict) and path[-1] == "discovery" and not unknown:
         at[path[-1]] = {}
     elif isinstance(at, dict):
         at.pop(path[-1], None)
@@ -80,7 +80,7 @@ def _validate(kind: type[T], data: dict[str, Any]) -> tuple[T | None, list[tuple
             return None, [*_dedupe(found + new), ((), f"{len(paths) - PROBLEMS_MAX} more problems")]
         found += [item for item in new if not any(item[0] == path[: len(item[0])] for path, _ in found)]
         for path, details in sorted(paths, key=lambda item: [str(part) for part in item[0]], reverse=True):
-            _cut(rest, path[:-1] if details["type"] == "missing" else path)
+            _cut(rest, path[:-1] if details["type"] == "missing" else path, details["type"] == "extra_forbidden")
     return None, _dedupe(found)
 
 

@@ -78,6 +78,24 @@ def test_a_wrong_protocol_brings_no_other_errors() -> None:
     assert only.startswith('4: listeners.web.protocol: "upd"')
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("", "bind"),
+        ("", "address"),
+        ("[global]\n", "discovery"),
+        ("[listeners.web]\n", "discovery"),
+        ("[pools.web]\n", "address"),
+    ],
+)
+def test_an_unknown_key_hides_no_other_error(table: str, key: str) -> None:
+    """Also one that other tables have, and need."""
+    text = '[listeners.web]\nbind = ":80"\npool = "wbe"\n[pools.web]\nbackends = ["c:3"]\n[global]\n'
+    found = problems(text.replace(table, f'{table}{key} = "d:4"\n', 1))
+    assert sorted("unknown key" in one for one in found) == [False, True]
+    assert any('listeners.web.pool: "wbe": no such pool' in one for one in found)
+
+
 def test_unknown_tables_have_a_line() -> None:
     text = (
         f'{HEAD}[pools.web]\nbackends = ["c:3"]\n[listners.a]\nbind = ":1"\n[admn]\nbind = "x"\n[[pool.x.y]]\nz = 1\n'
