@@ -36,7 +36,8 @@ def config() -> None:
 def show(table: str, as_json: bool, admin: str | None, token_file: str | None) -> None:
     """Print the configuration in use as TOML, or one TABLE of it, such as pools.web.
 
-    It has every option, defaults too, and the changes at runtime. Secrets are masked.
+    It has every option, defaults too, and the changes at runtime. Secrets are masked. It is for reading: as a file it
+    would be refused for options that have no effect.
     """
     with connected(admin, token_file) as client:
         found = _table(client.config, table)
