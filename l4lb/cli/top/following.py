@@ -99,7 +99,8 @@ class Follower:
             took = time.monotonic() - begun
             pause = _RETRY_S if self._seen.lost else max(self._interval_s, _PAUSE_RATIO * took)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._poked.wait()
 
     async def _ask_once(self, begun: float) -> None:
         wanted, seen, try_role = self._wanted(), self._seen, self._try_role

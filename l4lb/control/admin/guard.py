@@ -97,7 +97,8 @@ async def _place(transport: asyncio.BaseTransport | None) -> str:
 async def _user_within(within_s: float, uid: int) -> str:
     """The number of one whose name is not known in time: no change waits for a directory in the network."""
     try:
-        return await asyncio.wait_for(asyncio.to_thread(_user, uid), within_s)
+        async with asyncio.timeout(within_s):
+            return await asyncio.to_thread(_user, uid)
     except TimeoutError:
         return _number(uid)
 

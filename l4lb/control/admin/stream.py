@@ -55,14 +55,16 @@ class _Reader:
 
     async def _next(self) -> bytes:
         try:
-            return _message(await asyncio.wait_for(self._queue.get(), KEEPALIVE_S))
+            async with asyncio.timeout(KEEPALIVE_S):
+                return _message(await self._queue.get())
         except TimeoutError:
             return b": still here\n\n"
 
     async def _send(self, data: bytes) -> None:
         """The transport keeps what the client does not take, up to its limit; then this waits."""
         try:
-            await asyncio.wait_for(self.response.write(data), self._patience_s)
+            async with asyncio.timeout(self._patience_s):
+                await self.response.write(data)
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()

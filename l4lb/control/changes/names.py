@@ -80,7 +80,8 @@ class Names:
         if not waiting:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), within_s)
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*waiting)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget all others."""

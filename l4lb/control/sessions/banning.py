@@ -135,7 +135,8 @@ class Banning:
             next_s = self._applying.desired.bans.ends_next()
             wait_s = _LOOK_AT_LEAST_S if next_s is None else min(max(next_s - time.time(), 0), _LOOK_AT_LEAST_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
             try:
                 await self._remove_over(time.time())
             except (L4lbError, RuntimeError, MemoryError):  # such as "can't start new thread": again in a moment
