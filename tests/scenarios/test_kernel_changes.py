@@ -95,5 +95,5 @@ def test_connections_and_flows_of_udp_go_through_all_changes(hosts: Hosts, tmp_p
         pid = made.process.process.pid
         upgraded(made.process, pid, made.admin)
         check()
-        assert wait_until(lambda: gone(pid), 5)
+        assert wait_until(lambda: gone(pid))
         check()

@@ -124,7 +124,7 @@ def test_what_a_flow_goes_on_through(family: int, hosts: Hosts, tmp_path: Path) 
         assert {name: visitors.ask(name) for name in names} == found
         before = process.process.pid
         upgraded(process, before, f"unix:{tmp_path}/admin.sock")
-        assert wait_until(lambda: gone(before), 5)
+        assert wait_until(lambda: gone(before))
         assert {name: visitors.ask(name) for name in names} == found
         assert {visitors.ask(f"last-{number}") for number in range(20)} == {"8001"}
 

@@ -84,7 +84,7 @@ def test_upgrades_take_nothing_from_flows(user: str, hosts: Hosts) -> None:
         asked = {f"q{number}": made.query(f"q{number}") for number in range(10)}
         for _ in range(3):
             before, pid = pid, upgraded(made.process, pid, made.admin)
-            assert wait_until(lambda before=before: gone(before), 5)
+            assert wait_until(lambda before=before: gone(before))
             expect_all(made, found)
             assert {name: made.query(name) for name in asked} == asked
         sessions = running.end()

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+KEPT_S = 600.0  # a server waits so long: a client that is idle for want of a CPU keeps its connection
 TCP_CLOSE = 7  # linux/tcp_states.h
 
 
@@ -91,7 +92,7 @@ class Server:
             except OSError:
                 return
             self.accepted += 1
-            sock.settimeout(TIMEOUT_S)
+            sock.settimeout(KEPT_S)
             self._open.add(sock)
             thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
             self._threads.append(thread)
