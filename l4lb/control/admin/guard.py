@@ -99,7 +99,7 @@ async def _user_within(within_s: float, uid: int) -> str:
     try:
         async with asyncio.timeout(within_s):
             return await asyncio.to_thread(_user, uid)
-    except TimeoutError:
+    except (TimeoutError, RuntimeError):  # RuntimeError: no thread can be started
         return _number(uid)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -167,6 +169,19 @@ def test_a_directory_that_does_not_answer_delays_no_change(tmp_path: Path, monke
             assert last_event(balancer)["by"] == f"uid {os.getuid()} (pid {os.getpid()})"
         finally:
             over.set()
+
+
+def test_no_change_fails_for_want_of_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would have found the name of the user."""
+
+    def none_left(*_: object) -> object:
+        raise RuntimeError("can't start new thread")
+
+    with with_admin(f"unix:{tmp_path}/admin.sock") as balancer, Client(balancer.admin_address) as client:
+        lacking = SimpleNamespace(to_thread=none_left, timeout=asyncio.timeout)
+        monkeypatch.setattr("l4lb.control.admin.guard.asyncio", lacking)
+        client.bans.add("192.0.2.1")
+        assert last_event(balancer)["by"] == f"uid {os.getuid()} (pid {os.getpid()})"
 
 
 def test_what_the_program_itself_does_names_nobody_after_somebody_asked(tmp_path: Path) -> None:
