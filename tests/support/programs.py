@@ -237,7 +237,7 @@ class L4lb:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait()
+        self.wait()
         for pid in re.findall(r" upgraded pid=(\d+)", self.log):  # still there when its test has failed
             signal_to(int(pid), signal.SIGKILL, "\0".join(self._arguments))
         assert self.process.stdout is not None
