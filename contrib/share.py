@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from click.shell_completion import get_completion_class
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 import manual
 
 from l4lb.cli.main import cli
+from l4lb.cli.shared.shells import script
 
 # Where each shell looks for the completions of packages.
 COMPLETIONS = {
@@ -23,12 +22,6 @@ COMPLETIONS = {
     "zsh": "zsh/site-functions/_l4lb",
     "fish": "fish/vendor_completions.d/l4lb.fish",
 }
-
-
-def completion(shell: str) -> str:
-    found = get_completion_class(shell)
-    assert found is not None
-    return found(cli, {}, "l4lb", "_L4LB_COMPLETE").source()
 
 
 def main(directory: Path) -> None:
@@ -39,7 +32,7 @@ def main(directory: Path) -> None:
     for shell, name in COMPLETIONS.items():
         file = directory / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(completion(shell) + "\n", encoding="utf-8")
+        file.write_text(script(shell, cli) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

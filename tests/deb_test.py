@@ -138,8 +138,8 @@ def complete(server: Machine) -> None:
         . /usr/share/bash-completion/bash_completion
         _completion_loader l4lb
         complete -p l4lb | grep -q _l4lb_completion || exit 3
-        COMP_WORDS=(l4lb stat) COMP_CWORD=1
-        _l4lb_completion l4lb
+        COMP_LINE="l4lb stat" COMP_POINT=9
+        _l4lb_completion l4lb stat
         echo "${COMPREPLY[@]}"
     """
     expect("bash", server.shell(bash).strip(), "status")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
-SHELLS = ("bash", "zsh", "fish")
+from l4lb.cli.shared.shells import SHELLS, script
 
 
 @click.command()
@@ -19,6 +18,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     zsh:   eval "$(l4lb completion zsh)"          in ~/.zshrc, after compinit
     fish:  l4lb completion fish > ~/.config/fish/completions/l4lb.fish
     """
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(ctx.find_root().command, {}, "l4lb", "_L4LB_COMPLETE").source())
+    click.echo(script(shell, ctx.find_root().command))

@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, add_completion_class
 
 from l4lb.cli.shared.groups import Group
+from l4lb.cli.shared.shells import Bash
 from l4lb.errors import ConfigError, L4lbError
 from l4lb.version import __version__
 
@@ -117,6 +118,9 @@ class Commands(Group):
 @click.version_option(__version__, prog_name="l4lb")
 def cli() -> None:
     """A layer-4 load balancer."""
+
+
+add_completion_class(Bash)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import pytest
 from l4lb import Client
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import l4lb, require, without_preload
+from tests.support.terminal import terminal
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.external
@@ -30,6 +31,7 @@ web = {{ backends = ["{backend}"] }}
 web-two = {{ backends = ["{backend}"] }}
 mail = {{ backends = ["{backend}"] }}
 """
+BASH = ("bash", "--norc", "--noprofile", "-i")
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +63,13 @@ def offered_by_bash(line: str, admin: str) -> list[str]:
     script = """
         eval "$(l4lb completion bash)"
         complete -p l4lb | grep -q _l4lb_completion || exit 3
-        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        COMP_LINE=$1 COMP_POINT=${#1}
         compopt() { :; }
-        _l4lb_completion l4lb
+        _l4lb_completion l4lb "$2"
         printf '%s\\n' "${COMPREPLY[@]}"
     """
-    words = line.split(" ")
     done = subprocess.run(
-        [require("bash"), "--norc", "-c", script, "bash", *words],
+        [require("bash"), "--norc", "-c", script, "bash", line, re.split("[ :=]", line)[-1]],
         env=environment(admin),
         capture_output=True,
         text=True,
@@ -125,6 +126,33 @@ def test_the_instance_on_the_line_is_asked(admin: str) -> None:
 @pytest.mark.parametrize("nowhere", ["unix:/nowhere/admin.sock", "127.0.0.1:1", "not an address"])
 def test_no_instance_completes_nothing_and_says_nothing(nowhere: str) -> None:
     assert by_bash("l4lb status ", nowhere, tries=1) == []
+
+
+def test_bash_completes_words_that_it_takes_apart(admin: str) -> None:
+    """At colons and equals signs: it keeps what is before the last one, and takes an answer for the rest."""
+    (backend,) = by_bash("l4lb backend drain web ", admin)
+    port = backend.partition(":")[2]
+    assert by_bash("l4lb backend drain web 127.0.0.1:", admin) == [port]
+    assert by_bash(f"l4lb backend drain web 127.0.0.1:{port[:2]}", admin) == [port]
+    assert by_bash(f"l4lb session kill --backend=127.0.0.1:{port[:2]}", admin) == [port]
+    assert by_bash("l4lb session list --pool=", admin) == ["web", "web-two", "mail"]
+    assert by_bash("l4lb session list --pool=ma", admin) == ["mail"]
+
+
+def test_bash_completes_an_address_that_is_typed(admin: str) -> None:
+    """In a terminal, where bash itself takes the line apart and puts the answer in."""
+    with terminal(["env", *(f"{name}={value}" for name, value in environment(admin).items()), *BASH], 160) as shown:
+        shown.press('PS1=; eval "$(l4lb completion bash)" && echo re""ady', "Enter")
+        shown.wait_for("ready")
+        (backend,) = by_bash("l4lb backend drain web ", admin)
+        typed = f"l4lb backend drain web {backend}"
+        shown.press(typed[:-2])
+
+        def completed() -> bool:
+            shown.press("Tab")
+            return wait_until(lambda: typed in shown.screen, 3)
+
+        assert any(completed() for _ in range(10)), shown.screen
 
 
 def test_fish_completes(admin: str) -> None:

@@ -37,8 +37,8 @@ def test_bash_completes_by_the_file_of_the_package(share: Path) -> None:
     script = f"""
         . {share}/bash-completion/completions/l4lb
         complete -p l4lb | grep -q _l4lb_completion || exit 3
-        COMP_WORDS=(l4lb stat) COMP_CWORD=1
-        _l4lb_completion l4lb
+        COMP_LINE="l4lb stat" COMP_POINT=9
+        _l4lb_completion l4lb stat
         echo "${{COMPREPLY[@]}}"
     """
     assert said(share, "bash", "--norc", "-c", script) == "status\n"
