@@ -148,3 +148,17 @@ def test_without_a_file_system_for_it(hosts: Hosts, tmp_path: Path) -> None:
     with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
         assert process.wait() == 2
         assert "global.kernel_pin: cannot be had: no file system for it is mounted: mount -t bpf" in process.log
+
+
+def test_a_service_that_pins_nothing_needs_no_access_to_it(hosts: Hosts, pins: Path) -> None:
+    """As the unit runs one: a user with capabilities, and that file system for root alone, as systemd mounts it."""
+    rights = "+net_bind_service,+net_admin,+bpf,+perfmon"
+    identity = [f"--reuid={OTHER_USER}", "--regid=nogroup", "--clear-groups"]
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(directory_of_all())
+        shutil.chown(directory, OTHER_USER)
+        stack.callback(pins.chmod, pins.stat().st_mode & 0o7777)
+        pins.chmod(0o700)
+        command = [require("setpriv"), *identity, f"--inh-caps={rights}", f"--ambient-caps={rights}"]
+        command = [*within(hosts), *interpreter_of_all(), *command]
+        both(stack.enter_context(world(hosts, directory, within=command)))

@@ -48,9 +48,17 @@ def _pins(pinning: Pinning | None) -> Pins | None:
     try:
         if pinning.wanted:
             return Pins.made(path, pinning.owner)
-        return Pins.at(path, pinning.owner) if path is not None and path.exists() else None
+        return Pins.at(path, pinning.owner) if path is not None and _is_seen(path) else None
     except OSError as error:
         raise ConfigError([Problem("global.kernel_pin", f"cannot be had: {error.strerror}")]) from error
+
+
+def _is_seen(path: Path) -> bool:
+    """False also where this user may not look (EACCES): systemd mounts the bpffs for root alone."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def forget_pinned(pinning: Pinning) -> None:
