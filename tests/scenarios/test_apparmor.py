@@ -27,6 +27,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.external
 
 PROFILE = Path("contrib/apparmor/l4lb")
+UNIT = Path("contrib/systemd/l4lb.service")
+SUGGESTED = "/usr/lib/nagios/plugins/check_http rix,"
 NOBODY = -1
 FILE = """
 [global]
@@ -182,16 +184,46 @@ def test_patterns_of_rules(glob: str, path: str, matches: bool) -> None:
     assert bool(pattern_of(glob).fullmatch(path)) is matches
 
 
-def test_it_allows_every_file_that_is_used(profile: Profile, trace: tuple[str, Path]) -> None:
-    calls, at = trace
+def expect_all_allowed(profile: Profile, calls: str, moved: list[tuple[str, str]]) -> set[str]:
+    """The paths that are used, of which `moved` says where an installation has them."""
     found = {use for line in calls.splitlines() for use in uses(line)}
     refused: set[tuple[str, str]] = set()
     for path, letter in found:
-        there = next((to + path[len(of) :] for of, to in places(at) if path.startswith(f"{of}/")), path)
+        there = next((to + path[len(of) :] for of, to in moved if path.startswith(f"{of}/")), path)
         refused |= set() if profile.allows(there, letter) else {(there, letter)}
     assert not refused, "\n".join(f"{letter} {path}" for path, letter in sorted(refused))
-    used = {path for path, _ in found}
+    return {path for path, _ in found}
+
+
+def test_it_allows_every_file_that_is_used(profile: Profile, trace: tuple[str, Path]) -> None:
+    calls, at = trace
+    used = expect_all_allowed(profile, calls, places(at))
     assert {str(at / "state/state.json"), str(at / "log/access.log"), str(at / "run/web.sock")} - used == set()
+
+
+def test_it_allows_the_programs_that_run_beside_it(profile: Profile, tmp_path: Path) -> None:
+    """Those of the unit, whose AppArmorProfile= holds for each Exec line; and `systemctl`, which l4lb asks over D-Bus
+    whether it is being restarted."""
+    programs = {"systemctl", *re.findall(r"^Exec\w+=(\w+) ", UNIT.read_text(), re.MULTILINE)} - {"l4lb"}
+    assert programs == {"systemctl", "kill"}
+    for name in programs:
+        tracer = [require("strace"), "-f", "-y", "-qq", "-e", "trace=%file,mmap", "-o", str(tmp_path / name)]
+        run(*tracer, require(name), "--version")
+        assert require(name) in expect_all_allowed(profile, (tmp_path / name).read_text(), [])
+    assert profile.allows("/run/dbus/system_bus_socket", "w")
+
+
+def test_it_allows_what_is_locked_in_a_bpffs(profile: Profile) -> None:
+    """By kernel_pin: l4lb/engine/kernel/pinning.py."""
+    for letter in "rwk":
+        assert profile.allows("/sys/fs/bpf/l4lb-0123456789abcdef/", letter), letter
+
+
+def test_no_program_leaves_the_profile(profile: Profile) -> None:
+    """NoNewPrivileges= of the unit has the kernel refuse all transitions but `ix`."""
+    assert "\nNoNewPrivileges=yes\n" in UNIT.read_text()
+    assert [rule for rule in profile.files if set(rule[1]) & set("uUpPcC")] == []
+    assert re.findall(r"^\S+ \w*x,$", Path("docs/packages.md").read_text(), re.MULTILINE) == [SUGGESTED]
 
 
 def test_it_allows_every_socket_that_is_used(profile: Profile, trace: tuple[str, Path]) -> None:
@@ -209,7 +241,6 @@ def test_it_does_not_allow_what_l4lb_never_does(profile: Profile) -> None:
 
 
 def test_it_allows_the_capabilities_that_the_unit_names_and_those_to_become_a_user(profile: Profile) -> None:
-    unit = Path("contrib/systemd/l4lb.service").read_text()
-    named = {name.lower() for name in re.findall(r"CAP_(\w+)", unit)}
+    named = {name.lower() for name in re.findall(r"CAP_(\w+)", UNIT.read_text())}
     assert {"net_bind_service", "net_raw", "net_admin"} <= named
     assert profile.capabilities == named | {"setuid", "setgid", "setpcap", "chown"}
