@@ -30,6 +30,7 @@ SIGNALS = (
         "At a restart by systemd that keeps descriptors, sessions go on in the next process instead.",
     ),
     ("SIGHUP", "Reload the configuration. A wrong one changes nothing; the log says why."),
+    ("SIGUSR1", "Open the files of log and access_log again, for logrotate(8)."),
     ("SIGUSR2", "Upgrade: a new process takes over the listening sockets and all sessions, and this one ends."),
 )
 ENVIRONMENT = (
@@ -42,7 +43,8 @@ ENVIRONMENT = (
     ("LISTEN_FDS, LISTEN_FDNAMES", 'Sockets that it passed, for bind = "fd:NAME": sd_listen_fds(3).'),
 )
 FILES = (
-    ("/run/l4lb/admin.sock", "The admin API of an instance that root started."),
+    ("/etc/l4lb/lb.toml", "The configuration of the service: lb.toml(5)."),
+    ("/run/l4lb/admin.sock", "The admin API of the service, or of an instance that root started."),
     ("$XDG_RUNTIME_DIR/l4lb/admin.sock", "The admin API of an instance that another user started."),
 )
 
@@ -93,7 +95,7 @@ def references(*names: str) -> str:
 
 def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Context]]:
     """Every command below and its own, depth first, with a context to describe it in."""
-    context = click.Context(command, info_name=" ".join(path))
+    context = click.Context(command, info_name=" ".join(path), **cli.context_settings)
     yield path, context
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import click
 import pytest
 
 from l4lb.cli.main import cli
+from l4lb.cli.serve import SIGNALS
 from tests.support.programs import require, run, without_preload
 
 pytestmark = pytest.mark.external
@@ -55,6 +58,18 @@ def test_they_render_without_a_warning_and_say_what_the_commands_say(pages: list
         assert "1970-01-02" in text, "the date is SOURCE_DATE_EPOCH's"
         for param in by_name[page.stem].params if page.suffix == ".1" else []:
             assert all(option in text for option in param.opts if option.startswith("-")), (page, param)
+        assert page.suffix != ".1" or "-h, --help" in text
+
+
+def test_what_is_said_of_signals_and_files_is_all(pages: list[Path]) -> None:
+    """Every signal that `l4lb serve` heeds, and every path of the unit."""
+    (page,) = (page for page in pages if page.name == "l4lb.1")
+    heeded = {signal.Signals(number).name for number in SIGNALS}
+    assert heeded >= {"SIGHUP", "SIGUSR1"}
+    named = set(re.findall(r" (/\S+)", Path("contrib/systemd/l4lb.service").read_text().partition("[Unit]")[2]))
+    assert {"/etc/l4lb/lb.toml"} == named
+    for word in heeded | named:
+        assert word in rendered(page), word
 
 
 def test_mandoc_has_nothing_to_say(pages: list[Path]) -> None:

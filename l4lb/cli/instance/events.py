@@ -31,7 +31,7 @@ _COLOURS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "
     default=RECENT,
     show_default=True,
     metavar="N",
-    help="Look at so many of the latest events, of which that is the most that is kept.",
+    help="Show those among the N latest events; no more are kept than the default.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print an object on each line; its form is stable.")
 @admin_options
