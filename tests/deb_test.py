@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from l4lb.cli.addresses.keepalived import TRACK_FILE
 from tests.support.machine import Machine, cannot_boot, copy, in_root, machine, server_root
 from tests.support.roots import missing
 from tests.support.waiting import wait_until
@@ -29,6 +30,8 @@ ROOTS = SOURCE / "build/roots/packages"
 NOT_OURS = ("/proc", "/sys", "/run/systemd", "/root", "/etc/apt", "/var/lib/apt", "/var/cache/apt", "/var/cache/man")
 SUITES = {"deb12": "bookworm", "deb13": "trixie"}
 PROGRAMS = ("nsenter", "dpkg-deb")
+UNITS = ("l4lb.service", "l4lb-announce.service")
+ANNOUNCER = "etc/systemd/system/l4lb-announce.service.d"
 
 ECHO = """
 import asyncio
@@ -109,14 +112,15 @@ def install(server: Machine) -> None:
     server.run("l4lb", "check", "/etc/l4lb/lb.toml")
     conffiles = server.run("dpkg-query", "--show", "--showformat=${Conffiles}", "l4lb").split()[::2]
     expect("configuration files", sorted(conffiles), ["/etc/l4lb/lb.toml", "/etc/logrotate.d/l4lb"])
+    announcing = server.run("systemctl", "is-enabled", "l4lb-announce.service", check=False).strip()
+    expect("l4lb-announce is-enabled", announcing, "disabled")
+    expect("l4lb-announce is-active", server.is_active("l4lb-announce.service"), False)
     passed("apt installs it; the service runs, as its user, by the first configuration")
 
 
 def check_service(server: Machine) -> None:
     expect("is-active", server.is_active("l4lb.service"), True)
     expect("is-enabled", server.run("systemctl", "is-enabled", "l4lb.service").strip(), "enabled")
-    announcing = server.run("systemctl", "is-enabled", "l4lb-announce.service", check=False).strip()
-    expect("l4lb-announce is-enabled", announcing, "disabled")
     user = server.run("stat", "--format=%U:%G", f"/proc/{server.shows('l4lb.service', 'MainPID')}").strip()
     expect("user", user, "l4lb:l4lb")
     expect("shell of the user", server.run("getent", "passwd", "l4lb").strip().rpartition(":")[2], "/usr/sbin/nologin")
@@ -198,6 +202,21 @@ def rotate(server: Machine) -> None:
     passed("logrotate rotates its logs, and l4lb goes on in new ones")
 
 
+def announce(server: Machine) -> None:
+    """As an administrator has it run: for keepalived, which needs not be there."""
+    settings = server.root / ANNOUNCER
+    settings.mkdir()
+    (settings / "override.conf").write_text('[Service]\nEnvironment="ANNOUNCE=keepalived"\n')
+    server.run("systemctl", "daemon-reload")
+    server.run("systemctl", "enable", "--now", "l4lb-announce.service")
+    assert wait_until(lambda: is_announced(server), 60)
+    passed("the announcer says that this node is fit")
+
+
+def is_announced(server: Machine) -> bool:
+    return server.run("cat", TRACK_FILE, check=False).strip() == "0"
+
+
 @contextmanager
 def connected(server: Machine) -> Iterator[subprocess.Popen[str]]:
     client = subprocess.Popen(
@@ -220,17 +239,20 @@ def exchange(client: subprocess.Popen[str], text: str) -> None:
 
 def upgrade(server: Machine) -> None:
     server.run("l4lb", "backend", "weight", "web", "127.0.0.1:9000", "7")
-    before = server.shows("l4lb.service", "MainPID")
+    before = {unit: server.shows(unit, "MainPID") for unit in UNITS}
     with connected(server) as client:
         exchange(client, "before")
         server.run("apt-get", "install", "-y", "/root/l4lb_again.deb")
         exchange(client, "after")
     check_service(server)
-    expect("MainPID is another", server.shows("l4lb.service", "MainPID") != before, True)
+    for unit in UNITS:
+        expect(f"{unit} is-active", server.is_active(unit), True)
+        expect(f"MainPID of {unit} is another", server.shows(unit, "MainPID") != before[unit], True)
+    assert wait_until(lambda: is_announced(server), 60)
     expect("the configuration", (server.root / "etc/l4lb/lb.toml").read_text(), FILE)
     expect("a runtime change", '"weight": 7' in server.run("l4lb", "backend", "list", "web", "--json"), True)
     fetch(server)
-    passed("an upgrade keeps the configuration, runtime changes, and an open connection")
+    passed("an upgrade keeps the configuration, runtime changes, an open connection, and an announcer that runs")
 
 
 def files_of(server: Machine) -> set[str]:
@@ -242,7 +264,8 @@ def files_of(server: Machine) -> set[str]:
 
 def remove(server: Machine) -> None:
     server.run("apt-get", "remove", "-y", "l4lb")
-    expect("is-active", server.is_active("l4lb.service"), False)
+    for unit in UNITS:
+        expect(f"{unit} is-active", server.is_active(unit), False)
     for gone in ("usr/lib/l4lb", "usr/bin/l4lb", "usr/share/doc/l4lb"):
         expect(f"/{gone} is there", os.path.lexists(server.root / gone), False)
     for kept in ("etc/l4lb/lb.toml", "var/log/l4lb/access.log", "var/lib/l4lb/state.json"):
@@ -253,6 +276,7 @@ def remove(server: Machine) -> None:
 def purge(server: Machine) -> None:
     """Nothing is left but what an administrator added."""
     (server.root / "etc/l4lb/own.pem").write_text("somebody else's\n")
+    shutil.rmtree(server.root / ANNOUNCER)  # an administrator's, too
     server.run("apt-get", "purge", "-y", "l4lb")
     expect("files left", files_of(server), {"/etc/l4lb"})
     expect("in it", [one.name for one in (server.root / "etc/l4lb").iterdir()], ["own.pem"])
@@ -268,7 +292,7 @@ def test_in(suite: str, package: Path, folder: Path) -> None:
     log = ROOTS / f"{suite}.log"
     in_root(root, "apt-get update && apt-get install -y --download-only ./l4lb.deb", log)
     with machine(root, ROOTS / f"{suite}-systemd.log") as server:
-        for step in (install, read_manual, complete, configure, rotate, upgrade, remove, purge):
+        for step in (install, read_manual, complete, configure, rotate, announce, upgrade, remove, purge):
             step(server)
 
 

@@ -71,17 +71,25 @@ def test_its_unit_is_contribs_for_its_user(tree: Path) -> None:
     ours = (tree / "debian/l4lb.service").read_text()
     assert "User=l4lb\nGroup=l4lb\n" in ours
     theirs = (tree / "contrib/systemd/l4lb.service").read_text()
-    assert ours == theirs[theirs.index("[Unit]") :].replace("DynamicUser=yes", "User=l4lb\nGroup=l4lb")
+    theirs = theirs[theirs.index("[Unit]") :].replace("DynamicUser=yes", "User=l4lb\nGroup=l4lb")
+    assert re.sub(r"^(Exec\w+=)/usr/bin/l4lb ", r"\1l4lb ", ours, flags=re.MULTILINE) == theirs
     program = Path(sys.executable).with_name("l4lb")
     checked = tree / "l4lb.service"
     # verify asks whether the user is there, too: here that is the package's matter.
     users = re.sub(r"^(User|Group)=l4lb$", r"\1=root", ours, flags=re.MULTILINE)
-    checked.write_text(re.sub(r"^(Exec\w+)=l4lb ", rf"\1={program} ", users, flags=re.MULTILINE))
+    checked.write_text(users.replace("=/usr/bin/l4lb ", f"={program} "))
     run("systemd-analyze", "verify", "--man=no", str(checked))
     said = run("systemd-analyze", "security", "--offline=yes", "--threshold=30", str(tree / "debian/l4lb.service"))
     match = re.search(r"exposure level for l4lb.service: ([\d.]+)", said)
     assert match, said
     assert float(match[1]) <= 2.0
+
+
+@pytest.mark.parametrize("name", ["l4lb.service", "l4lb.l4lb-announce.service"])
+def test_its_units_run_its_own_command(name: str, tree: Path) -> None:
+    """Not one in /usr/local, which systemd would find first: systemd.service(5), "Command lines"."""
+    programs = re.findall(r"^Exec\w+=(\S*l4lb) ", (tree / "debian" / name).read_text(), re.MULTILINE)
+    assert programs == ["/usr/bin/l4lb"] * 2
 
 
 def test_logrotate_takes_its_rules(tree: Path) -> None:
