@@ -13,9 +13,11 @@ from pathlib import Path
 
 OWN = "l4lb"
 HOME_OF_L4LB = "usr/lib/l4lb"
+# Not what a licence says of them: "Copyright License", "Copyright [yyyy]".
+NOTICE = re.compile(r"^\W*Copyright (?:\([Cc]\) |© )?(?!Licen[cs]e|\[)(.*?)[.\s]*$", re.MULTILINE)
 STANZA = """
 Files: {folder}/*
-Copyright: {author}
+Copyright: {holders}
 License: {name}
  {licence}
 {texts}Comment: {home}
@@ -45,13 +47,20 @@ def texts_in(folder: Path) -> Iterator[str]:
             yield str(file.relative_to(folder))
 
 
+def holders(folder: Path, metadata: PackageMetadata) -> str:
+    """The notices in its texts, or whom the metadata name."""
+    texts = (folder.joinpath(name).read_text(encoding="utf-8", errors="replace") for name in texts_in(folder))
+    notices = [" ".join(found.split()) for text in texts for found in NOTICE.findall(text)]
+    author = metadata.get("Author") or metadata.get("Author-email") or metadata.get("Maintainer-email") or ""
+    return "\n ".join(dict.fromkeys(notices)) or " ".join(author.split()) or f"the authors of {metadata['Name']}"
+
+
 def stanza(folder: Path, environment: Path) -> str:
     metadata = Distribution.at(folder).metadata
     installed = f"{HOME_OF_L4LB}/{folder.relative_to(environment)}"
-    author = metadata.get("Author") or metadata.get("Author-email") or metadata.get("Maintainer-email") or ""
     return STANZA.format(
         folder=installed,
-        author=" ".join(author.split()) or f"the authors of {metadata['Name']}",
+        holders=holders(folder, metadata),
         name=f"{metadata['Name']}-{metadata['Version']}",
         licence=licence_of(metadata),
         texts="".join(f" The text is in /{installed}/{text}\n" for text in texts_in(folder)),

@@ -130,3 +130,29 @@ def test_its_scripts_are_shell(name: str) -> None:
     assert text.startswith("#!/bin/sh\nset -e\n")
     assert text.count("#DEBHELPER#") == 1
     run("sh", "-n", str(DEBIAN / name))
+
+
+NOTICES = """
+   2. Grant of Copyright License. Subject to the terms
+      copyright license to reproduce
+   Copyright [yyyy] [name of copyright owner]
+   "Licensor" shall mean the copyright owner
+   Copyright 2013-2019 One and Two
+
+Copyright (c) 2020, Three <a@b.example>.
+# Copyright © Four
+THE COPYRIGHT HOLDERS
+"""
+
+
+def test_the_copyright_of_libraries_is_what_their_texts_say(tmp_path: Path) -> None:
+    folder = tmp_path / "lib/python3.11/site-packages/one-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Name: one\nVersion: 1.0\nAuthor: Five\nLicense: MIT\n")
+    said = module("notices").stanza
+    assert "\nCopyright: Five\nLicense: one-1.0\n MIT\n" in said(folder, tmp_path)
+    (folder / "LICENSE").write_text(NOTICES)
+    holders = "2013-2019 One and Two\n 2020, Three <a@b.example>\n Four"
+    assert f"\nCopyright: {holders}\nLicense: one-1.0\n MIT\n The text is in /usr/lib/l4lb/lib/" in said(
+        folder, tmp_path
+    )
