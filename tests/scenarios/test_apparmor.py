@@ -27,6 +27,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.external
 
 PROFILE = Path("contrib/apparmor/l4lb")
+CALLS = "%file,%network,mmap,fcntl,flock,%process"  # those that have to do with files, sockets or programs
 UNIT = Path("contrib/systemd/l4lb.service")
 SUGGESTED = "/usr/lib/nagios/plugins/check_http rix,"
 NOBODY = -1
@@ -120,8 +121,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     with serving(echo) as backend, contextlib.ExitStack() as stack:
         fields = {"port": free_port(), "at": at, "backend": backend.port}
         (at / "etc/lb.toml").write_text(FILE.format(**fields, check="tcp"))
-        calls = "%file,%network,mmap,fcntl,flock,%process"
-        tracer = [require("strace"), "-D", "-f", "-y", "-qq", "-s", "200", "--signal=none", "-e", f"trace={calls}"]
+        tracer = [require("strace"), "-D", "-f", "-y", "-qq", "-s", "200", "--signal=none", "-e", f"trace={CALLS}"]
         environment = {
             "PYTHONDONTWRITEBYTECODE": "1"
         }  # the package's bytecode is there, and not the service's to write
@@ -226,10 +226,15 @@ def test_no_program_leaves_the_profile(profile: Profile) -> None:
     assert re.findall(r"^\S+ \w*x,$", Path("docs/packages.md").read_text(), re.MULTILINE) == [SUGGESTED]
 
 
+def expect_sockets_allowed(profile: Profile, calls: str) -> set[tuple[str, str]]:
+    found = {(one.lower(), kind.lower()) for one, kind in re.findall(r"\bsocket(?:pair)?\(AF_(\w+), SOCK_(\w+)", calls)}
+    assert found - profile.networks == set()
+    return found
+
+
 def test_it_allows_every_socket_that_is_used(profile: Profile, trace: tuple[str, Path]) -> None:
-    found = set(re.findall(r"\bsocket(?:pair)?\(AF_(\w+), SOCK_(\w+)", trace[0]))
-    assert {("INET", "STREAM"), ("INET6", "STREAM"), ("INET", "DGRAM"), ("UNIX", "STREAM")} <= found
-    assert {(family.lower(), kind.lower()) for family, kind in found} - profile.networks == set()
+    found = expect_sockets_allowed(profile, trace[0])
+    assert {("inet", "stream"), ("inet6", "stream"), ("inet", "dgram"), ("unix", "stream")} <= found
 
 
 def test_it_does_not_allow_what_l4lb_never_does(profile: Profile) -> None:
