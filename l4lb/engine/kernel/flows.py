@@ -26,7 +26,7 @@ from l4lb.model.states import Protocol, SessionState
 from l4lb.net.threads import started
 
 IDLE_DEFAULT_S = 600.0  # with idle_timeout = "off" too: nothing tells that a flow is over
-QUICK_S = 0.01  # counting for so long holds up nothing
+QUICK_S = 0.01  # of processor time: counting for so long holds up nothing
 _NEVER = (1 << 64) - 1
 _NANO = 1_000_000_000
 Found = tuple[int, list[Session]]  # how many match, and some of them
@@ -172,7 +172,8 @@ class Flows:
 
 
 class Reading(Generic[T]):
-    """Something that is read of the maps, by another thread or at once."""
+    """Something that is read of the maps, by another thread or at once. `took_s`: its processor time, which says how
+    much there is, also where other processes hold it up."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
@@ -187,13 +188,13 @@ class Reading(Generic[T]):
         self._thread = started(threading.Thread(target=self.run, name="l4lb-flows"))
 
     def run(self) -> None:
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             self._found = self._read()
         except Exception as error:  # of another thread, perhaps: whoever asks for the result gets it
             self._error = error
         finally:
-            self.took_s = time.monotonic() - began
+            self.took_s = time.thread_time() - began
             self._over.set()
 
     def over(self) -> bool:
