@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,9 @@ class Processes:
     def start(self, host: Host, name: str, *command: str) -> None:
         words = [*host.command, require("setpriv"), "--pdeathsig", "KILL", "--", require(command[0]), *command[1:]]
         with self._log(name).open("ab") as log:
+            environment = None if command[0] == sys.executable else without_preload()
             self._running[name] = subprocess.Popen(
-                words, env=without_preload(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
 
     def pid(self, name: str) -> int:

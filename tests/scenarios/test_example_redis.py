@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from tests.support.peers import connect, echo, read_all, serving
-from tests.support.programs import L4lb, l4lb, without_preload
+from tests.support.programs import L4lb, l4lb
 from tests.support.servers import Program, redis
 from tests.support.traffic import Scraped
 from tests.support.waiting import wait_until
@@ -178,7 +178,7 @@ def test_a_user_with_few_rights_and_a_password(here: Site) -> None:
 def test_wrong_options_are_errors_of_the_configuration(here: Site, changes: tuple[str, str], reason: str) -> None:
     here.write(changes)
     command = [sys.executable, "-m", "l4lb", "serve", "-c", str(here.file)]
-    environment = {**without_preload(), **here.environment}
+    environment = {**os.environ, **here.environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert reason in done.stderr

@@ -22,7 +22,6 @@ from l4lb.cli.main import cli
 from l4lb.config.schema import json_schema
 from l4lb.control.admin.routes import ROUTES
 from tests.support.browser import WIDE, Visit, axe_violations, chromium
-from tests.support.programs import without_preload
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_families import CONTRACT
 
@@ -36,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{name} is not installed: pip install -e '.[docs]'")
     directory = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
-    environment = {**without_preload(), "NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
