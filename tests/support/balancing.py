@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 from l4lb import Config, Listener, LoadBalancer, Pool
 from l4lb.config import AdminConfig, GlobalConfig, HealthConfig
+from l4lb.control.state.events import Event
+from l4lb.errors import EngineError
 from l4lb.model.states import CloseReason
 from tests.support.waiting import wait_until
 
@@ -30,6 +33,14 @@ def make_config(
 def balancing(backends: list[Any], **options: Any) -> Iterator[LoadBalancer]:
     with LoadBalancer(make_config(backends, **options)) as balancer:
         yield balancer
+
+
+def fields_of(balancer: LoadBalancer, heard: list[Event], kind: str) -> list[dict[str, object]]:
+    """Of those events of that kind that belong to what can be seen by now. The control loop may be in the middle of a
+    step, whose result is there and whose event is not yet: the step is ended first."""
+    with contextlib.suppress(EngineError):  # closed
+        balancer.run(asyncio.sleep(0))
+    return [event.fields for event in heard if event.kind == kind]
 
 
 def address_of(balancer: LoadBalancer) -> str:

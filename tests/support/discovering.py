@@ -10,7 +10,7 @@ from typing import Any
 
 from l4lb import LoadBalancer
 from l4lb.control.state.events import Event
-from tests.support.balancing import make_config
+from tests.support.balancing import fields_of, make_config
 from tests.support.waiting import wait_until
 
 
@@ -37,7 +37,7 @@ class Discovering:
         return self.balancer.plane.reconciler.version
 
     def of(self, kind: str) -> list[dict[str, object]]:
-        return [event.fields for event in self.heard if event.kind == kind]
+        return fields_of(self.balancer, self.heard, kind)
 
     def settle(self) -> None:
         """Until workers go by what the pool has."""

@@ -15,6 +15,7 @@ from l4lb.control.fleet.reading import Origin
 from l4lb.control.process.host import Host
 from l4lb.control.state.events import Event
 from l4lb.control.state.fleet import FleetState
+from tests.support.balancing import fields_of
 from tests.support.etcd import Etcd
 from tests.support.programs import L4lb, l4lb
 from tests.support.waiting import wait_until
@@ -83,7 +84,7 @@ class Node:
         return self.balancer.plane.reconciler.version
 
     def of(self, kind: str) -> list[dict[str, object]]:
-        return [event.fields for event in self.heard if event.kind == kind]
+        return fields_of(self.balancer, self.heard, kind)
 
     def wait_for(self, generation: int) -> None:
         assert wait_until(lambda: self.known.generation == generation), self.known
