@@ -127,7 +127,7 @@ asan: build      ## the native parts under AddressSanitizer and UndefinedBehavio
 	  ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=32 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider -n $(TESTS_AT_ONCE) --dist worksteal -o faulthandler_timeout=300 tests/unit/dataplane tests/unit/native tests/unit/engine tests/unit/test_proxy_protocol.py \
 	  tests/unit/test_balancer.py tests/scenarios -k "not memory and not idle_sessions and not never_reads and not dashboard and not nobody_reads and not gateway_tier and not privileges and not supervised and not without_the_capability \
-	  and not apparmor and not completion and not bash_completes"
+	  and not apparmor and not completion and not bash_completes and not pasted"
 
 tsan: build      ## the probe and traffic over several workers under ThreadSanitizer, in a copy of the tree
 	rm -rf build/tsan && mkdir -p build/tsan
