@@ -52,7 +52,7 @@ def test_an_empty_list_is_an_answer(format_: str) -> None:
     [
         ("10.0.0.1:80\n10.0.0.2:80 heavy", "lines", 'line 2: "heavy": expected an address, and options'),
         ("", "json", "line 1, column 1: not JSON: Expecting value"),
-        ('["10.0.0.1:80",]', "json", "line 1, column 16: not JSON: "),
+        ('["10.0.0.1:80" 3]', "json", "line 1, column 16: not JSON: "),
         ("[" * 100_000, "json", "not JSON of backends: too many levels within each other"),
         ('{"backend": []}', "json", '"backend": unknown key, expected backends'),
         ("3", "json", "expected a list of backends"),
