@@ -22,6 +22,7 @@ from l4lb.cli.shared.texts import (
     serves,
     size_text,
 )
+from l4lb.model.states import CloseReason
 
 Shape = Mapping[str, Any]
 _TRAFFIC = [
@@ -39,9 +40,19 @@ _PACKETS = [Column(f"packets {way}", right=True, extra=7) for way in ("up", "dow
 
 # Close reasons of clients who wanted to be served and were not; what an operator asks for is not among them.
 _UNSERVED = frozenset(
-    ("connect_failed", "connect_timeout", "no_backend", "queue_full", "queue_timeout", "denied", "rate_limited",
-     "proxy_header_error", "resource_limit", "internal_error")
-)  # fmt: skip
+    (
+        CloseReason.CONNECT_FAILED,
+        CloseReason.CONNECT_TIMEOUT,
+        CloseReason.NO_BACKEND,
+        CloseReason.QUEUE_FULL,
+        CloseReason.QUEUE_TIMEOUT,
+        CloseReason.DENIED,
+        CloseReason.RATE_LIMITED,
+        CloseReason.PROXY_HEADER_ERROR,
+        CloseReason.RESOURCE_LIMIT,
+        CloseReason.INTERNAL_ERROR,
+    )
+)
 
 
 def _counted(one: Shape) -> dict[str, Any]:

@@ -81,7 +81,9 @@ class Acls:
         if len(criterion) == 1 and criterion[0] in self._tests:
             tests = self._tests[criterion[0]]
         elif len(criterion) == 1:
-            raise ValueError(f'"{criterion[0]}": no acl of this section, nor one of HAProxy that l4lb matches')
+            raise ValueError(
+                f'"{criterion[0]}": neither an acl of this section nor a predefined one that l4lb can match'
+            )
         else:
             tests = [_criterion(criterion[1:-1])]
         for test in tests:

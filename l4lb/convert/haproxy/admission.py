@@ -15,7 +15,7 @@ _REFUSE = ("reject", "silent-drop")
 _BURST = "the average of HAProxy's rate over {period:g} s; a second's worth may come at once"
 _OTHERS = "l4lb refuses clients by address, and by the connections of an address; a hook can by more: see docs/hooks.md"
 
-_LIMITED = "it accepts before a limit is looked at; per_source is for all clients, for these too"
+_LIMITED = "it accepts clients before a limit is checked; per_source applies to all clients, these included"
 _AFTER = "a rule before it accepts by what clients send; nobody is refused by that, clients go to the pool"
 _EXPECT = "set accept_proxy and proxy_trusted in the listener; whoever is not trusted is reset"
 

@@ -139,7 +139,7 @@ def _discover(pool: Pool, server: Server, proxy: Proxy) -> None:
         pool.set("discovery.port", number(port) or 0, place)
     for name in _OF_BACKEND:
         if name in server.given:
-            why = "of backends that discovery finds l4lb has no options; change them with l4lb backend"
+            why = "l4lb has no options for backends that discovery finds; change them with l4lb backend"
             proxy.report.lost(place, f"server-template ... {name} {server.given[name]}".rstrip(), why)
 
 
