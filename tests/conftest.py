@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections import Counter
@@ -20,6 +21,12 @@ settings.register_profile("l4lb", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("l4lb")
 
 uvloop.new_event_loop().close()  # libuv opens one pipe for the process with its first loop, and keeps it
+
+
+def pytest_collection_finish() -> None:
+    """What stays until the end is looked at by no later collection, which took a fifth of the tests' processor time."""
+    gc.collect()
+    gc.freeze()
 
 
 def open_fds() -> Counter[str]:
