@@ -16,11 +16,13 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
     """True as soon as `condition` holds, False when it did not within `timeout_s`: long,
     since it only counts when a test fails, and on a busy machine a program takes seconds to start."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
-    return True
+        time.sleep(min(max(0.005, 2 * (time.monotonic() - began)), 0.1))  # not all of a CPU is for asking
 
 
 def hang(pid: int) -> None:
