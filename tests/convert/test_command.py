@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +25,7 @@ def test_to_a_place_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_from_stdin() -> None:
-    command = [sys.executable, "-m", "l4lb", "convert", "-"]
-    done = subprocess.run(command, input=SAMPLE.read_text(), capture_output=True, text=True, timeout=120)
+    done = forking.run("convert", "-", stdin=SAMPLE.read_bytes())
     expected = SAMPLE.with_suffix(".toml").read_text().replace(str(SAMPLE), "stdin")
     assert (done.returncode, done.stdout) == (0, expected)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from l4lb import ChangeError, Config, ConfigError
 from l4lb.control.changes.in_kernel import kernel_problems
 from l4lb.control.changes.preflight import preflight
 from tests.scenarios.test_names import balancing
+from tests.support import forking
 from tests.support.balancing import make_config
 from tests.support.names import Table
 from tests.support.programs import free_port, l4lb
@@ -198,9 +197,8 @@ def test_a_pool_without_a_listener_and_a_slow_check(tmp_path: Path) -> None:
 
 
 def checked(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "l4lb", "check", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    done = forking.run("check", *arguments, stdin=stdin)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_several_files_and_stdin(tmp_path: Path) -> None:

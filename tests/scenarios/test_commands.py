@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.commands import Commands
 from tests.support.peers import Server, connect, echo, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb
@@ -226,12 +227,11 @@ def test_check_warns_of_a_source_address_that_this_host_does_not_have(tmp_path: 
         '[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n'
         '[pools.web]\nbackends = ["127.0.0.1:9"]\nsource_address = "192.0.2.1"\n'
     )
-    command = [sys.executable, "-m", "l4lb"]
-    done = subprocess.run([*command, "check", str(file)], capture_output=True, text=True, timeout=60)
+    done = forking.run("check", str(file))
     assert done.returncode == 0
     assert re.search(
         r'warning: .*lb.toml:6: pools.web.source_address: "192.0.2.1": not an address of this', done.stderr
     )
-    done = subprocess.run([*command, "serve", "-c", str(file)], capture_output=True, text=True, timeout=60)
+    done = forking.run("serve", "-c", str(file))
     assert done.returncode == 2
     assert 'pools.web.source_address: "192.0.2.1": not an address of this host' in done.stderr

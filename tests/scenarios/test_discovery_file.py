@@ -6,18 +6,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from l4lb import ConfigError
+from tests.support import forking
 from tests.support.balancing import address_of, make_config
+from tests.support.commands import Commands
 from tests.support.discovering import discovering
 from tests.support.peers import connect, echo, one_answer, serving
-from tests.support.programs import free_port, l4lb, run
+from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
 A, B, C = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"
@@ -243,7 +243,7 @@ def test_check_warns_of_a_source_that_would_have_no_answer(tmp_path: Path) -> No
         ("exec", 'command = ["ls"]', False),
     ):
         file.write_text(text.format(type_, option))
-        done = subprocess.run([sys.executable, "-m", "l4lb", "check", file], capture_output=True, text=True, timeout=60)
+        done = forking.run("check", str(file))
         assert done.returncode == 0, done.stderr
         assert ("is not there, or this user may not" in done.stdout + done.stderr) is warned, done
 
@@ -272,21 +272,21 @@ def test_upgrade_and_restart(tmp_path: Path) -> None:
     (tmp_path / "lb.toml").write_text(FILE.format(directory=tmp_path, port=port))
 
     def pool() -> Any:
-        return json.loads(run(sys.executable, "-m", "l4lb", "status", "web", "--json", "--admin", admin))
+        return json.loads(Commands(admin).ok("status", "web", "--json"))
 
     with serving(one_answer(b"one")) as one, serving(one_answer(b"two")) as two:
         put(backends, f"{one.address}\n{two.address}\n")
         with l4lb("serve", "-c", str(tmp_path / "lb.toml"), admin=True) as process:
             process.wait_for("listening")
             assert wait_until(lambda: pool()["usable"] == 2)
-            run(sys.executable, "-m", "l4lb", "backend", "drain", "web", two.address, "--admin", admin)
+            Commands(admin).ok("backend", "drain", "web", two.address)
             backends.unlink()
             assert wait_until(lambda: "No such file" in pool()["discovery"]["error"])
             process.signal(signal.SIGUSR2)
             new = int(process.wait_for(r" upgraded pid=(\d+)")[1])
             assert process.wait() == 0
             assert wait_until(lambda: pool()["discovery"]["answered_at"] is None)
-            shown = run(sys.executable, "-m", "l4lb", "status", "--admin", admin)
+            shown = Commands(admin).ok("status")
             assert f"discovery by file: 0 backends: {backends}" in " ".join(shown.split()), shown
             found = {item["id"]: item["admin_state"] for item in pool()["backends"]}
             assert found == {one.address: "ready", two.address: "drain"}
@@ -320,7 +320,7 @@ def test_an_upgrade_to_another_source(tmp_path: Path) -> None:
         assert process.wait() == 0
 
         def backends() -> list[str]:
-            said = run(sys.executable, "-m", "l4lb", "status", "web", "--json", "--admin", admin)
+            said = Commands(admin).ok("status", "web", "--json")
             return [item["id"] for item in json.loads(said)["backends"]]
 
         assert wait_until(lambda: backends() == [B, C]), backends()

@@ -63,7 +63,7 @@ def balancer(database: Program, directory: Path) -> Iterator[L4lb]:
         text = (EXAMPLE / "lb.toml").read_text()
         file = directory / "lb.toml"
         file.write_text(text.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:9001", server.address))
-        with l4lb("serve", "-c", str(file), environment=environment_of(database), fresh=True) as process:
+        with l4lb("serve", "-c", str(file), environment=environment_of(database)) as process:
             process.wait_for("backend up")
             yield process
 

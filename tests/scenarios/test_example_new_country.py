@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +17,9 @@ import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
+from tests.support import forking
 from tests.support.peers import greeting, read_until_end, serving
-from tests.support.programs import L4lb, free_port, l4lb, without_preload
+from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
 
 EXAMPLE = Path("examples/new-country").resolve()
@@ -99,14 +99,12 @@ class Site:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[L4lb]:
-        with l4lb("serve", "-c", str(self.file), environment=self.environment, fresh=True) as process:
+        with l4lb("serve", "-c", str(self.file), environment=self.environment) as process:
             process.wait_for("backend up")
             yield process
 
     def check(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "l4lb", "check", str(self.file)]
-        environment = {**without_preload(), **self.environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return forking.run("check", str(self.file), environment=self.environment)
 
     def remembered(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = json.loads(self.seen.read_text()) if self.seen.exists() else {}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.support import forking
 from tests.support.peers import connect, echo, read_all, serving
 from tests.support.programs import L4lb, l4lb
 from tests.support.servers import Program, redis
@@ -71,7 +72,7 @@ class Site:
     def serving(self, *changes: tuple[str, str]) -> Iterator[L4lb]:
         self.write(*changes)
         arguments = ("serve", "-c", str(self.file))
-        with l4lb(*arguments, environment=self.environment, admin=True, fresh=True) as process:
+        with l4lb(*arguments, environment=self.environment, admin=True) as process:
             process.wait_for("admin listening")
             yield process
 
@@ -177,9 +178,7 @@ def test_a_user_with_few_rights_and_a_password(here: Site) -> None:
 )
 def test_wrong_options_are_errors_of_the_configuration(here: Site, changes: tuple[str, str], reason: str) -> None:
     here.write(changes)
-    command = [sys.executable, "-m", "l4lb", "serve", "-c", str(here.file)]
-    environment = {**os.environ, **here.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = forking.run("serve", "-c", str(here.file), environment=here.environment)
     assert done.returncode == 2
     assert reason in done.stderr
     assert "secret" not in done.stderr

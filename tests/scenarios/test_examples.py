@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.peers import connect, serving
 from tests.support.programs import free_port, l4lb
 
@@ -68,14 +69,13 @@ def test_own_policy_jump_is_explained_from_the_file(
     """Every slot of one backend is its own; two keep the first's slots where jump hash leaves them."""
     monkeypatch.setenv("PYTHONPATH", str(own_policy))
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
-    command = [sys.executable, "-m", "l4lb", "explain", "web", "192.0.2.7", "-c", config(tmp_path, "jump", addresses)]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = forking.run("explain", "web", "192.0.2.7", "-c", config(tmp_path, "jump", addresses)).stdout
     assert "pool web (jump): a client at 192.0.2.7 gets 127.0.0.1:" in shown
 
 
 def test_without_the_package_the_policy_is_unknown(tmp_path: Path) -> None:
     file = config(tmp_path, "cheapest", ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
-    done = subprocess.run([sys.executable, "-m", "l4lb", "check", file], capture_output=True, text=True, timeout=60)
+    done = forking.run("check", file)
     assert done.returncode == 2
     assert 'pools.web.policy: "cheapest": expected' in done.stderr
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -224,9 +222,8 @@ def completed(where: str, words: str) -> list[str]:
     """As bash would ask."""
     count = str(len(words.split(" ")) - 1)
     more = {"L4LB_FLEET": where, "_L4LB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
-    command = [sys.executable, "-m", "l4lb"]
-    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stderr == ""
+    done = forking.run(environment=more)
+    assert (done.returncode, done.stderr) == (0, "")
     return [line.removeprefix("plain,") for line in done.stdout.split()]
 
 

@@ -28,7 +28,7 @@ def test_customers_of_the_canary_go_there_by_name_and_by_address(tmp_path: Path)
         file = tmp_path / "lb.toml"
         file.write_text(text)
         environment = {"PYTHONPATH": f"{EXAMPLES.absolute()}:{os.getcwd()}"}
-        with l4lb("serve", "-c", str(file), environment=environment, fresh=True) as process:
+        with l4lb("serve", "-c", str(file), environment=environment) as process:
             address = process.address("web")
             process.wait_for("backend up.*pool=web|pool=web.*backend up")
             process.wait_for("backend up.*pool=canary|pool=canary.*backend up")

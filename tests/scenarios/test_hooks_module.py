@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 
 from l4lb import Client
 from tests.scenarios.test_upgrade import end, pid_of, upgraded
+from tests.support import forking
 from tests.support.peers import connect, greeting, hold, read_until_end, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
@@ -77,7 +76,7 @@ class Site:
     @contextlib.contextmanager
     def serving(self) -> Iterator[L4lb]:
         arguments = ("serve", "-c", str(self.file))
-        with l4lb(*arguments, environment=self.environment, admin=True, fresh=True) as process:
+        with l4lb(*arguments, environment=self.environment, admin=True) as process:
             process.wait_for("listening listener=web")
             process.wait_for("admin listening")
             yield process
@@ -128,10 +127,8 @@ def test_a_reload_loads_the_module_again_and_a_broken_one_changes_nothing(site: 
 )
 def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str, reason: str) -> None:
     site.write(text)
-    environment = {**os.environ, **site.environment}
     for arguments in (["check", str(site.file)], ["serve", "-c", str(site.file)]):
-        command = [sys.executable, "-m", "l4lb", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = forking.run(*arguments, environment=site.environment)
         assert done.returncode == 2, done.stderr
         expected = f'{site.file}:8: hooks.module: "site_hooks.sessions": '
         assert expected in done.stderr
@@ -140,9 +137,7 @@ def test_check_and_serve_say_what_is_wrong_with_the_module(site: Site, text: str
 
 def test_check_takes_a_good_module(site: Site) -> None:
     site.write(TO_POOL.format("other"))
-    command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
-    environment = {**os.environ, **site.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = forking.run("check", str(site.file), environment=site.environment)
     assert done.returncode == 0, done.stderr
 
 
@@ -238,7 +233,7 @@ def test_a_reload_loads_on_close_anew_and_a_failing_one_changes_nothing(site: Si
 
 def test_options_of_on_session_need_one(site: Site) -> None:
     site.write("def on_close(record): ...\n")
-    with l4lb("serve", "-c", str(site.file), environment=site.environment, fresh=True) as process:
+    with l4lb("serve", "-c", str(site.file), environment=site.environment) as process:
         assert process.wait() == 2
         for line, key in ((9, "deadline"), (10, "on_error")):
             message = f'{site.file}:{line}: hooks.{key}: has no effect: "site_hooks.sessions" has no on_session'
@@ -261,9 +256,7 @@ UDP = '[listeners.dns]\nbind = "127.0.0.1:0"\npool = "web"\nprotocol = "udp"\n[h
 def test_udp_listeners_can_have_on_close_only(site: Site, notes: Notes, text: str, listeners: str, reason: str) -> None:
     site.write(text)
     site.file.write_text(site.file.read_text().replace("[hooks]\n", UDP.format(listeners)))
-    command = [sys.executable, "-m", "l4lb", "check", str(site.file)]
-    environment = {**os.environ, **site.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = forking.run("check", str(site.file), environment=site.environment)
     assert done.returncode == (2 if reason else 0), done.stderr
     assert reason in done.stderr
 

@@ -10,9 +10,8 @@ import pytest
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from l4lb.client import Client
-from tests.scenarios.test_kernel_forwarding import said, started
 from tests.scenarios.test_kernel_listener import SERVERS
-from tests.support.forwarding import in_host
+from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts
 from tests.support.programs import l4lb
 
@@ -63,14 +62,14 @@ def test_clients_get_the_backend_that_explain_names(hosts: Hosts, tmp_path: Path
     file.write_text(configuration(BACKEND[4], FRONT[4]))
     every = ",".join(str(port) for _, ports, _ in POOLS.values() for port in ports)
     with (
-        started(hosts.backend, SERVERS, every, BACKEND[4]) as servers,
-        l4lb("serve", "-c", str(file), "--admin", admin, within=hosts.balancer.command) as process,
+        hosts.backend.python(SERVERS, every, BACKEND[4]) as servers,
+        l4lb("serve", "-c", str(file), "--admin", admin, network=hosts.balancer.name) as process,
         Client(admin) as client,
     ):
         assert said(servers) == "up"
         process.wait_for("admin listening")
         for policy, (port, ports, _) in POOLS.items():
-            answers = json.loads(in_host(hosts.client, ASK, FRONT[4], str(port), str(CLIENTS)))
+            answers = json.loads(hosts.client.run_python(ASK, FRONT[4], str(port), str(CLIENTS)))
             assert {answer for _, answer in answers} == {str(one) for one in ports}
             for source_port, answer in answers:
                 source = f"{CLIENT[4]}:{source_port}"

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.support.forwarding import in_host
-from tests.support.namespaces import BACKEND, FRONT, Host, Hosts
-from tests.support.programs import without_preload
+from tests.support.forwarding import said
+from tests.support.namespaces import BACKEND, FRONT, Hosts
 
 SERVER = """
 import socket, sys, threading
@@ -82,37 +77,18 @@ print("done", flush=True)
 """
 
 
-@contextlib.contextmanager
-def started(host: Host, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environment = dict(os.environ) if "from l4lb" in code else without_preload()  # a sanitizer's runtime is for ours
-    with subprocess.Popen(
-        [*host.command, sys.executable, "-c", code, *arguments],
-        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("attach", ["tcx", "native", "generic", "auto"])
 def test_nat(attach: str, family: int, hosts: Hosts) -> None:
     """TCP up to 1 MB, datagrams up to many fragments; the backend sees the client's address."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(started(hosts.backend, SERVER, BACKEND[family]))
+        server = stack.enter_context(hosts.backend.python(SERVER, BACKEND[family]))
         assert said(server) == "up"
-        balancer = stack.enter_context(started(hosts.balancer, BALANCER, attach, FRONT[family], BACKEND[family]))
+        balancer = stack.enter_context(hosts.balancer.python(BALANCER, attach, FRONT[family], BACKEND[family]))
         attached = json.loads(said(balancer))
         assert len(attached) == 2
         assert {way for _, way, _ in attached} == {"tcx" if attach == "auto" else attach}, attached
-        assert in_host(hosts.client, CLIENT, FRONT[family]) == "done\n"
-        assert balancer.stdin is not None
+        assert hosts.client.run_python(CLIENT, FRONT[family]) == "done\n"
         print(file=balancer.stdin, flush=True)
         found = json.loads(said(balancer))
         assert found["counts"]["tcp"]["flows"] == 3

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import pytest
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
 from tests.scenarios.test_kernel_forwarding import CLIENT as TRAFFIC
-from tests.scenarios.test_kernel_forwarding import SERVER, said, started
+from tests.scenarios.test_kernel_forwarding import SERVER
 from tests.scenarios.test_kernel_listener import CLIENTS, SERVERS
 from tests.scenarios.test_upgrade import gone, upgraded
-from tests.support.forwarding import in_host
+from tests.support.forking import Forked
+from tests.support.forwarding import said
 from tests.support.namespaces import BACK, BACKEND, FRONT, Hosts
 from tests.support.programs import L4lb, l4lb
 from tests.support.waiting import wait_until
@@ -71,7 +71,7 @@ def family(request: pytest.FixtureRequest, hosts: Hosts) -> Iterator[int]:
 def serving(hosts: Hosts, file: Path, text: str) -> Iterator[L4lb]:
     file.write_text(f'[global]\nworkers = 1\ndrain_timeout = "1s"\n{text}')
     arguments = ("serve", "-c", str(file), "--admin", f"unix:{file.parent}/admin.sock")
-    with l4lb(*arguments, within=hosts.balancer.command) as process:
+    with l4lb(*arguments, network=hosts.balancer.name) as process:
         process.wait_for("backend up")
         yield process
 
@@ -81,24 +81,23 @@ def test_clients_of_backends_without_a_way_to_them(attach: str, family: int, hos
     """TCP up to 1 MB, datagrams up to many fragments, by two listeners that share a backend."""
     listeners = (("web", "tcp", 80), ("dns", "udp", 80), ("other", "tcp", 81))
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(started(hosts.backend, SERVER, BACKEND[family]))
+        server = stack.enter_context(hosts.backend.python(SERVER, BACKEND[family]))
         assert said(server) == "up"
         text = configuration(family, attach, (8080,), listeners)
         process = stack.enter_context(serving(hosts, tmp_path / "lb.toml", text))
         assert f"by={attach}" in process.log
-        assert in_host(hosts.client, TRAFFIC, FRONT[family]) == "done\n"
-        assert in_host(hosts.client, TRAFFIC.replace("(front, 80), timeout", "(front, 81), timeout"), FRONT[family])
+        assert hosts.client.run_python(TRAFFIC, FRONT[family]) == "done\n"
+        assert hosts.client.run_python(TRAFFIC.replace("(front, 80), timeout", "(front, 81), timeout"), FRONT[family])
 
 
 class Visitors:
     """Clients whose connections stay."""
 
-    def __init__(self, process: subprocess.Popen[str], family: int) -> None:
+    def __init__(self, process: Forked, family: int) -> None:
         self._process = process
         self._family = family
 
     def ask(self, name: str) -> str:
-        assert self._process.stdin is not None
         print(json.dumps(["ask", name, FRONT[self._family], 80]), file=self._process.stdin, flush=True)
         answer: str = json.loads(said(self._process))
         return answer.split(" ")[0]
@@ -109,11 +108,11 @@ def test_what_a_flow_goes_on_through(family: int, hosts: Hosts, tmp_path: Path) 
     file = tmp_path / "lb.toml"
     text = configuration(family, "auto", (8001, 8002), (("web", "tcp", 80),))
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(started(hosts.backend, SERVERS, "8001,8002", BACKEND[4], BACKEND[6]))
+        server = stack.enter_context(hosts.backend.python(SERVERS, "8001,8002", BACKEND[4], BACKEND[6]))
         assert said(server) == "up"
         process = stack.enter_context(serving(hosts, file, text))
         assert wait_until(lambda: process.log.count("backend up") >= 2, 30), process.log
-        visitors = Visitors(stack.enter_context(started(hosts.client, CLIENTS)), family)
+        visitors = Visitors(stack.enter_context(hosts.client.python(CLIENTS)), family)
         names = [f"v{number}" for number in range(40)]
         found = {name: visitors.ask(name) for name in names}
         assert set(found.values()) == {"8001", "8002"}
@@ -135,7 +134,7 @@ def test_without_ports_it_does_not_start(hosts: Hosts, tmp_path: Path) -> None:
     before = hosts.balancer.run("sysctl", "-n", "net.ipv4.ip_local_port_range").split()
     hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000")
     try:
-        with l4lb("serve", "-c", str(file), "--admin", "off", within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", str(file), "--admin", "off", network=hosts.balancer.name) as process:
             assert process.wait() == 2
             assert "pools.web.source_address" in process.log
             assert "net.ipv4.ip_local_port_range leaves 535 ports" in process.log

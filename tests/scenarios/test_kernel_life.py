@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +13,11 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.scenarios.test_kernel_forwarding import said, started
 from tests.scenarios.test_kernel_listener import World, both, world
 from tests.scenarios.test_upgrade import gone, upgraded
+from tests.support import forking
+from tests.support.forking import Forked
+from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, FRONT, Host, Hosts
 from tests.support.users import OTHER_USER, directory_of_all
 from tests.support.waiting import wait_until
@@ -43,12 +43,11 @@ print(json.dumps([done, failed[:5]]), flush=True)
 class Busy:
     """A client with short sessions."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Forked) -> None:
         self._process = process
 
     def end(self) -> int:
         """How many sessions it has had: none failed."""
-        assert self._process.stdin is not None
         self._process.stdin.close()
         done, failed = json.loads(said(self._process))
         assert not failed
@@ -57,7 +56,7 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(client: Host, family: int = 4) -> Iterator[Busy]:
-    with started(client, BUSY, FRONT[family], "80") as process:
+    with client.python(BUSY, FRONT[family], "80") as process:
         assert said(process) == "up"
         yield Busy(process)
 
@@ -103,9 +102,7 @@ def test_an_upgrade_that_fails_changes_nothing(hosts: Hosts, tmp_path: Path) -> 
     with world(hosts, tmp_path) as made, busy(hosts.client) as running:
         found, text = sixty(made), made.file.read_text()
         made.file.write_text(text.replace('policy = "maglev"', 'policy = "nosuch"'))
-        done = subprocess.run(
-            [sys.executable, "-m", "l4lb", "upgrade", "--admin", made.admin], capture_output=True, text=True, timeout=60
-        )
+        done = forking.run("upgrade", "--admin", made.admin)
         assert done.returncode == 1, done.stderr
         expect_all(made, found)
         made.command("backend", "drain", "web", f"{BACKEND[4]}:8002")

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.scenarios.test_kernel_forwarding import said, started
+from tests.support import forking
+from tests.support.forking import Forked
+from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts
 from tests.support.programs import L4lb, l4lb
 from tests.support.users import interpreter_of_all
@@ -121,13 +121,13 @@ for line in sys.stdin:
 
 
 class World:
-    def __init__(self, hosts: Hosts, process: L4lb, client: subprocess.Popen[str], file: Path) -> None:
+    def __init__(self, hosts: Hosts, process: L4lb, client: Forked, file: Path) -> None:
         self.hosts = hosts
         self.process = process
         self.file = file
         self.admin = f"unix:{file.parent}/admin.sock"
         self._client = client
-        self.server: subprocess.Popen[str]  # of the second backend
+        self.server: Forked  # of the second backend
 
     def ask(self, name: str, family: int = 4, port: int = 80, within_s: float = 20.0) -> str:
         """Which backend answers a connection that may be there already; or the name of an error."""
@@ -137,7 +137,6 @@ class World:
         return self._say("query", name, FRONT[family], 53, within_s)
 
     def _say(self, *what: object) -> str:
-        assert self._client.stdin is not None
         print(json.dumps(what), file=self._client.stdin, flush=True)
         answer: str = json.loads(said(self._client))
         return answer.split(" ")[0]
@@ -148,9 +147,7 @@ class World:
         self.file.write_text(FILE.format(**fields, backends=backends))
 
     def command(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "l4lb", *words, "--admin", self.admin], capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        done = forking.run(*words, "--admin", self.admin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -170,17 +167,18 @@ def world(
 ) -> Iterator[World]:
     """`more` is for the file's [global]; `within` starts commands in the balancer's network."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(started(hosts.backend, SERVERS, "8001", BACKEND[4], BACKEND[6]))
-        other = stack.enter_context(started(hosts.backend, SERVERS, "8002", BACKEND[4], BACKEND[6]))
+        server = stack.enter_context(hosts.backend.python(SERVERS, "8001", BACKEND[4], BACKEND[6]))
+        other = stack.enter_context(hosts.backend.python(SERVERS, "8002", BACKEND[4], BACKEND[6]))
         assert said(server) == said(other) == "up"
         made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
         made.write(attach)
         made.file.write_text(made.file.read_text().replace("[global]", f'[global]\nuser = "{user}"\n{more}'))
         made.server = other
         arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
-        within = [*(within or hosts.balancer.command), *(interpreter_of_all() if user else ())]
-        made.process = stack.enter_context(l4lb(*arguments, within=within))
-        made._client = stack.enter_context(started(hosts.client, CLIENTS))
+        network = "" if within else hosts.balancer.name
+        within = [*within, *(interpreter_of_all() if user else ())]
+        made.process = stack.enter_context(l4lb(*arguments, network=network, within=within))
+        made._client = stack.enter_context(hosts.client.python(CLIENTS))
         assert wait_until(lambda: made.process.log.count("backend up") >= 5, 30), made.process.log
         yield made
 
@@ -292,7 +290,7 @@ def test_backends_that_answer_directly(attach: str, family: int, hosts: Hosts, t
         address = f"{service}/{32 if family == 4 else 128}"
         hosts.backend.run("ip", "addr", "add", address, "dev", "lo", "nodad")
         stack.callback(hosts.backend.run, "ip", "addr", "del", address, "dev", "lo")
-        server = stack.enter_context(started(hosts.backend, SERVERS, "8001", backend, service))
+        server = stack.enter_context(hosts.backend.python(SERVERS, "8001", backend, service))
         assert said(server) == "up"
         shown = hosts.balancer.run("ip", "-o", f"-{family}", "addr", "show")
         device = next(line.split()[1] for line in shown.splitlines() if f" {FRONT[family]}/" in line)
@@ -300,10 +298,9 @@ def test_backends_that_answer_directly(attach: str, family: int, hosts: Hosts, t
         there, behind = (f"[{one}]" if family == 6 else one for one in (service, backend))
         file.write_text(DIRECT.format(service=there, device=device, backend=behind, attach=attach))
         arguments = ("serve", "-c", str(file), "--admin", "off")
-        process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
+        process = stack.enter_context(l4lb(*arguments, network=hosts.balancer.name))
         process.wait_for("backend up")
-        client = stack.enter_context(started(hosts.client, CLIENTS))
-        assert client.stdin is not None
+        client = stack.enter_context(hosts.client.python(CLIENTS))
         for name in ("one", "two", "one"):
             print(json.dumps(["ask", name, service, 8001]), file=client.stdin, flush=True)
             assert said(client) == f'"8001 {name}"'
@@ -314,12 +311,12 @@ def test_what_it_needs_is_said(hosts: Hosts, tmp_path: Path) -> None:
     made.write("auto")
     hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
     try:
-        with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", str(made.file), "--admin", "off", network=hosts.balancer.name) as process:
             assert process.wait() == 2
             assert "net.ipv4.ip_forward is 0" in process.log
     finally:
         hosts.balancer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     made.file.write_text(made.file.read_text().replace('attach = "auto"', 'devices = ["nosuch"]'))
-    with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
+    with l4lb("serve", "-c", str(made.file), "--admin", "off", network=hosts.balancer.name) as process:
         assert process.wait() == 2
         assert 'listeners.web.devices: device "nosuch"' in process.log

@@ -145,7 +145,7 @@ def test_without_a_file_system_for_it(hosts: Hosts, tmp_path: Path) -> None:
     made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
     made.write("auto")
     made.file.write_text(made.file.read_text().replace("[global]", "[global]\nkernel_pin = true"))
-    with l4lb("serve", "-c", str(made.file), "--admin", "off", within=hosts.balancer.command) as process:
+    with l4lb("serve", "-c", str(made.file), "--admin", "off", network=hosts.balancer.name) as process:
         assert process.wait() == 2
         assert "global.kernel_pin: cannot be had: no file system for it is mounted: mount -t bpf" in process.log
 

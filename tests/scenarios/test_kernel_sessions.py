@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 from l4lb.client import Client
 from l4lb.errors import AdminError
 from tests.scenarios.test_kernel_listener import World, both, world
+from tests.support import forking
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts
 from tests.support.waiting import wait_until
 
@@ -26,9 +25,7 @@ def listed(made: World, *words: str) -> list[dict[str, Any]]:
 
 def refused(made: World, *words: str) -> str:
     """What the command says that failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "l4lb", *words, "--admin", made.admin], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = forking.run(*words, "--admin", made.admin)
     assert done.returncode == 1, done
     return done.stderr
 

@@ -15,9 +15,9 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from l4lb.client import Client
 from l4lb.errors import AdminError
-from tests.scenarios.test_kernel_forwarding import said, started
 from tests.scenarios.test_kernel_listener import CLIENTS, DIRECT, SERVERS, SERVICE, World, both, world
 from tests.support.browser import axe_violations, visiting
+from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, FRONT, Hosts
 from tests.support.programs import l4lb
 from tests.support.waiting import wait_until
@@ -72,16 +72,16 @@ def test_nobody_claims_to_know_what_backends_answer_directly(hosts: Hosts, tmp_p
         service, backend = SERVICE[4], BACKEND[4]
         hosts.backend.run("ip", "addr", "add", f"{service}/32", "dev", "lo")
         stack.callback(hosts.backend.run, "ip", "addr", "del", f"{service}/32", "dev", "lo")
-        server = stack.enter_context(started(hosts.backend, SERVERS, "8001", backend, service))
+        server = stack.enter_context(hosts.backend.python(SERVERS, "8001", backend, service))
         assert said(server) == "up"
         shown = hosts.balancer.run("ip", "-o", "-4", "addr", "show")
         device = next(line.split()[1] for line in shown.splitlines() if f" {FRONT[4]}/" in line)
         made = World(hosts, None, None, tmp_path / "lb.toml")  # type: ignore[arg-type]
         made.file.write_text(DIRECT.format(service=service, device=device, backend=backend, attach="tcx"))
         arguments = ("serve", "-c", str(made.file), "--admin", made.admin)
-        made.process = stack.enter_context(l4lb(*arguments, within=hosts.balancer.command))
+        made.process = stack.enter_context(l4lb(*arguments, network=hosts.balancer.name))
         made.process.wait_for("backend up")
-        made._client = stack.enter_context(started(hosts.client, CLIENTS))
+        made._client = stack.enter_context(hosts.client.python(CLIENTS))
         assert made._say("ask", "one", service, 8001) == "8001"
         seen = made.listener("web")["in_kernel"]
         assert (seen["mode"], [one["device"] for one in seen["devices"]]) == ("dsr", [device])

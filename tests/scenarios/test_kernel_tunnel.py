@@ -7,7 +7,6 @@ import contextlib
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,12 @@ import pytest
 
 pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbpf")
 
-from tests.scenarios.test_kernel_forwarding import said, started
-from tests.support.forwarding import in_host
+from tests.support.commands import Commands
+from tests.support.forking import Forked
+from tests.support.forwarding import said
 from tests.support.frames import checksum, parse
 from tests.support.namespaces import BACK, BACKEND, FRONT, Host, Hosts, three_hosts
-from tests.support.programs import l4lb, require, run
+from tests.support.programs import l4lb, require
 
 SERVICE = {4: "203.0.113.80", 6: "2001:db8:80::80"}
 SERVER = """
@@ -184,7 +184,7 @@ def set_mtu_of_the_backends_net(hosts: Hosts, mtu: int) -> None:
 @contextlib.contextmanager
 def tunnelled(
     hosts: Hosts, decapsulator: Path, attach: str, family: int, outside: int, gue_port: int = 0
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Forked]:
     """The balancer's process, which says its verdicts for each line."""
     with contextlib.ExitStack() as stack:
         for host, code, arguments in (
@@ -192,13 +192,12 @@ def tunnelled(
             (hosts.backend, DECAPSULATE, [str(decapsulator)]),
             (hosts.balancer, BALANCER, [attach, FRONT[family], SERVICE[family], BACKEND[outside], str(gue_port)]),
         ):
-            process = stack.enter_context(started(host, code, *arguments))
+            process = stack.enter_context(host.python(code, *arguments))
             assert said(process) == "up"
         yield process
 
 
-def verdicts(balancer: subprocess.Popen[str]) -> dict[str, int]:
-    assert balancer.stdin is not None
+def verdicts(balancer: Forked) -> dict[str, int]:
     print(file=balancer.stdin, flush=True)
     found: dict[str, int] = json.loads(said(balancer))
     return found
@@ -216,7 +215,7 @@ def test_with_room_for_the_outer_headers(
     for host in (hosts.client, hosts.backend):
         host.make_devices_cards()
     with tunnelled(hosts, decapsulator, attach, family, outside, gue_port) as balancer:
-        assert in_host(hosts.client, CLIENT, SERVICE[family], "1,1000000", "5,1200,4000,30000") == "done\n"
+        assert hosts.client.run_python(CLIENT, SERVICE[family], "1,1000000", "5,1200,4000,30000") == "done\n"
         found = verdicts(balancer)
         assert found["FORWARDED"] > 700
         assert (found["TOO_LARGE"], found["TOO_LARGE_ANSWERED"], found["NO_ROOM"]) == (0, 0, 0)
@@ -230,7 +229,7 @@ def test_a_client_learns_what_fits(attach: str, family: int, outside: int, hosts
     for host in (hosts.client, hosts.backend):
         host.make_devices_cards()
     with tunnelled(hosts, decapsulator, attach, family, outside) as balancer:
-        assert in_host(hosts.client, CLIENT, SERVICE[family], "1000000", "1400") == "done\n"
+        assert hosts.client.run_python(CLIENT, SERVICE[family], "1000000", "1400") == "done\n"
         assert verdicts(balancer)["TOO_LARGE_ANSWERED"] > 0
         way = hosts.client.run("ip", f"-{family}", "route", "get", SERVICE[family])
         assert f"mtu {1500 - (20 if outside == 4 else 40)}" in way
@@ -242,7 +241,7 @@ def test_a_client_learns_what_fits(attach: str, family: int, outside: int, hosts
 def test_trains_of_segments(family: int, outside: int, gue_port: int, hosts: Hosts, decapsulator: Path) -> None:
     """The client's device passes on in one piece what is to be cut later, with checksums to be finished later."""
     with tunnelled(hosts, decapsulator, "tcx", family, outside, gue_port) as balancer:
-        assert in_host(hosts.client, CLIENT, SERVICE[family], "1,3000000", "5,1200") == "done\n"
+        assert hosts.client.run_python(CLIENT, SERVICE[family], "1,3000000", "5,1200") == "done\n"
         found = verdicts(balancer)
         assert found["FORWARDED"] < 3000000 / 1500  # so there were trains
         assert (found["TOO_LARGE"], found["NO_ROOM"]) == (0, 0)
@@ -252,7 +251,7 @@ def test_trains_of_segments(family: int, outside: int, gue_port: int, hosts: Hos
 @pytest.mark.parametrize("family", [4, 6])
 def test_trains_of_datagrams(family: int, gue_port: int, hosts: Hosts, decapsulator: Path) -> None:
     with tunnelled(hosts, decapsulator, "tcx", family, 4, gue_port) as balancer:
-        assert in_host(hosts.client, TRAIN, SERVICE[family]) == "done\n"
+        assert hosts.client.run_python(TRAIN, SERVICE[family]) == "done\n"
         assert verdicts(balancer)["FORWARDED"] == 1
 
 
@@ -271,7 +270,7 @@ def test_an_error_about_a_packet_whose_checksum_was_left(
     if checksums == "made":
         hosts.client.make_devices_cards()
     with tunnelled(hosts, decapsulator, "tcx", family, 4):
-        frame = bytes.fromhex(in_host(hosts.client, TOO_LARGE, SERVICE[family]))
+        frame = bytes.fromhex(hosts.client.run_python(TOO_LARGE, SERVICE[family]))
         if checksums == "left":
             with pytest.raises(AssertionError, match="ICMP's checksum"):
                 parse(frame)
@@ -287,11 +286,11 @@ def test_a_listener_of_both_families(hosts: Hosts, decapsulator: Path, tmp_path:
     file.write_text(FILE.format(service=SERVICE, device=device, backend=BACKEND[4]))
     with contextlib.ExitStack() as stack:
         for code, argument in ((SERVER, "::"), (DECAPSULATE, str(decapsulator))):
-            assert said(stack.enter_context(started(hosts.backend, code, argument))) == "up"
+            assert said(stack.enter_context(hosts.backend.python(code, argument))) == "up"
         admin = f"unix:{tmp_path}/admin.sock"
-        serving = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", admin, within=hosts.balancer.command))
+        serving = stack.enter_context(l4lb("serve", "-c", str(file), "--admin", admin, network=hosts.balancer.name))
         serving.wait_for("backend up")
         for family in (4, 6):
-            assert in_host(hosts.client, CLIENT, SERVICE[family], "1,1000000", "") == "done\n"
-        status = json.loads(run(sys.executable, "-m", "l4lb", "status", "--json", "--admin", admin))
+            assert hosts.client.run_python(CLIENT, SERVICE[family], "1,1000000", "") == "done\n"
+        status = json.loads(Commands(admin).ok("status", "--json"))
         assert status["listeners"][0]["sessions_total"] == 4

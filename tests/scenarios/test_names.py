@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,11 @@ from l4lb.config import HealthConfig
 from l4lb.control.state.events import Event
 from l4lb.offline import explain_pool
 from tests.support.balancing import address_of, make_config
+from tests.support.commands import Commands
 from tests.support.datagrams import UdpClient, serving_udp
 from tests.support.names import Table, dns_answering, resolving_by
 from tests.support.peers import connect, echo, one_answer, serving
-from tests.support.programs import free_port, l4lb, run
+from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
 FAST = HealthConfig(
@@ -243,8 +243,7 @@ health.type = "none"
 
 
 def status_of(directory: Path) -> dict[str, Any]:
-    text = run(sys.executable, "-m", "l4lb", "status", "--json", "--admin", f"unix:{directory}/admin.sock")
-    said = json.loads(text)
+    said = json.loads(Commands(f"unix:{directory}/admin.sock").ok("status", "--json"))
     return {one["id"].partition(":")[0]: one for pool in said["pools"] for one in pool["backends"]}
 
 

@@ -444,7 +444,7 @@ def test_a_client_that_vanished_is_ended_while_bytes_wait_for_it(tmp_path: Path)
     with three_hosts() as hosts, hosts.backend.python(GIVE % BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb("serve", "-c", str(file), within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", str(file), network=hosts.balancer.name) as process:
             process.wait_for("listening")
             with hosts.client.python(TAKE_A_LITTLE % FRONT[4]) as client:
                 assert client.stdout is not None

@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import socketserver
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from l4lb import Client
+from tests.support import forking
 from tests.support.peers import Server, connect, echo, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.terminal import Terminal, terminal
@@ -367,8 +367,7 @@ def test_it_can_be_suspended(tmp_path: Path) -> None:
 
 
 def test_it_needs_a_terminal() -> None:
-    command = [sys.executable, "-m", "l4lb", "top"]
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=60)
+    done = forking.run("top")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "l4lb: top needs a terminal; `l4lb status` prints the same once\n"
 

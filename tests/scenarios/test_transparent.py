@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts, three_hosts
 from tests.support.programs import l4lb, require, run, without_preload
 
@@ -62,7 +63,7 @@ def config(directory: Path, pool: str, *families: int) -> str:
 
 
 def ask(hosts: Hosts, family: int) -> dict[str, str]:
-    return json.loads(hosts.client.run(sys.executable, "-c", ASK, FRONT[family]))
+    return json.loads(hosts.client.run_python(ASK, FRONT[family]))
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -71,7 +72,7 @@ def test_the_backend_sees_the_client(hosts: Hosts, tmp_path: Path, family: int) 
     with hosts.backend.python(SERVE, BACKEND[family]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb("serve", "-c", file, within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", file, network=hosts.balancer.name) as process:
             process.wait_for("listening")
             for _ in range(3):
                 assert ask(hosts, family) == {"peer": CLIENT[family], "said": b"hello".hex()}
@@ -83,7 +84,7 @@ def test_a_backend_of_another_family_cannot_be_reached_and_is_not_blamed(hosts: 
     with hosts.backend.python(SERVE, BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb("serve", "-c", file, "--admin", admin, within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", file, "--admin", admin, network=hosts.balancer.name) as process:
             process.wait_for("listening")
             for _ in range(2):
                 assert ask(hosts, 4)["peer"] == CLIENT[4]
@@ -100,7 +101,7 @@ def test_the_network_namespace_is_told(hosts: Hosts, tmp_path: Path) -> None:
     with hosts.backend.python(SERVE, BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb("serve", "-c", file, within=hosts.balancer.command) as process:
+        with l4lb("serve", "-c", file, network=hosts.balancer.name) as process:
             process.wait_for("listening")
             from l4lb.proxy_protocol import parse
 
@@ -136,7 +137,6 @@ def test_without_a_name_of_its_namespace_netns_is_an_error(tmp_path: Path) -> No
     file = tmp_path / "lb.toml"
     text = '[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n[pools.web]\nbackends = ["127.0.0.1:1"]\n'
     file.write_text(text + 'send_proxy = "v2"\nsend_proxy_tlvs = ["netns"]\n')
-    command = [sys.executable, "-m", "l4lb", "serve", "-c", str(file), "--admin", "off"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = forking.run("serve", "-c", str(file), "--admin", "off")
     assert done.returncode == 2
     assert "send_proxy_tlvs: netns: this process is in no network namespace that has a name" in done.stderr

@@ -17,6 +17,7 @@ from l4lb import Client, Config, LoadBalancer
 from l4lb.config import HealthConfig
 from l4lb.model.states import CloseReason, DropReason, Health
 from tests.scenarios.test_reload import config_of
+from tests.support import forking
 from tests.support.balancing import address_of, balancing, closed, make_config, wait_closed
 from tests.support.datagrams import UdpClient, UdpServer, serving_udp
 from tests.support.programs import free_port, free_ports, l4lb
@@ -306,9 +307,7 @@ def test_the_status_tells_datagrams_and_what_was_dropped(tmp_path: Path) -> None
                 pool = asked.pool("dns")
             assert (pool["datagrams_up"], pool["datagrams_down"]) == (1, 1)
             assert (pool["backends"][0]["datagrams_up"], pool["backends"][0]["datagrams_down"]) == (1, 1)
-            shown = subprocess.run(
-                [sys.executable, "-m", "l4lb", "status", "--admin", admin], capture_output=True, text=True, timeout=60
-            ).stdout
+            shown = forking.run("status", "--admin", admin).stdout
             assert "1 bandwidth" in shown
             assert "DATAGRAMS DOWN" in shown
             assert "udp" in shown

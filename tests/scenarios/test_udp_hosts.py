@@ -6,13 +6,14 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from l4lb.proxy_protocol import parse
+from tests.support import forking
+from tests.support.commands import Commands
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Host, Hosts, hosts_on_links, three_hosts
 from tests.support.programs import l4lb, require
 from tests.support.waiting import wait_until
@@ -88,9 +89,9 @@ def test_a_transparent_listener_answers_from_the_address_that_was_asked(
     with hosts.backend.python(SERVE, BACKEND[family]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb(*arguments, within=hosts.balancer.command) as process:
+        with l4lb(*arguments, network=hosts.balancer.name) as process:
             process.wait_for("listening")
-            said = hosts.client.run(sys.executable, "-c", ASK, address, "5353").splitlines()
+            said = hosts.client.run_python(ASK, address, "5353").splitlines()
             assert [line.partition(" for ")[0] for line in said] == ["question 0", "question 1", "question 2"]
 
 
@@ -99,9 +100,9 @@ def test_the_backend_sees_the_client(hosts: Hosts, tmp_path: Path) -> None:
     with hosts.backend.python(SERVE, BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb(*arguments, within=hosts.balancer.command) as process:
+        with l4lb(*arguments, network=hosts.balancer.name) as process:
             process.wait_for("listening")
-            said = hosts.client.run(sys.executable, "-c", ASK, "10.81.1.1", "5354").splitlines()
+            said = hosts.client.run_python(ASK, "10.81.1.1", "5354").splitlines()
             assert said == [f"question {number} for {CLIENT[4]}" for number in range(3)]
 
 
@@ -144,9 +145,9 @@ def test_asked_at_an_address_of_all_the_answer_is_from_the_hosts_own(
     with hosts.backend.python(SERVE, BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb(*arguments, within=hosts.balancer.command) as process:
+        with l4lb(*arguments, network=hosts.balancer.name) as process:
             process.wait_for("listening")
-            said = hosts.client.run(sys.executable, "-c", ASK_ALL, asked, "5356", CLIENT[4])
+            said = hosts.client.run_python(ASK_ALL, asked, "5356", CLIENT[4])
     heard = [line.split() for line in said.splitlines()]
     assert [line[1:] for line in heard] == [[FRONT[4], "5356"]] * 3, said
     answers = [bytes.fromhex(line[0]) for line in heard]
@@ -160,11 +161,11 @@ def test_asked_at_all_nodes_of_ipv6_the_answer_is_from_that_interface(hosts: Hos
     with hosts.backend.python(SERVE, BACKEND[4]) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
-        with l4lb(*arguments, within=hosts.balancer.command) as process:
+        with l4lb(*arguments, network=hosts.balancer.name) as process:
             process.wait_for("listening")
             here = link_local(hosts.client, "fa")[1]
             there = link_local(hosts.balancer, "fb")[0]
-            said = hosts.client.run(sys.executable, "-c", ASK_ALL, f"ff02::1%{here}", "5357", "").splitlines()
+            said = hosts.client.run_python(ASK_ALL, f"ff02::1%{here}", "5357", "").splitlines()
     heard = [line.split() for line in said]
     assert [bytes.fromhex(line[0]) for line in heard] == QUESTIONS
     assert {line[1].partition("%")[0] for line in heard} == {there}
@@ -194,9 +195,9 @@ def test_link_local_addresses(hosts: Hosts, tmp_path: Path, bound: str) -> None:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
         arguments = config(tmp_path, bind=bind, backend=where(4))
-        with l4lb(*arguments, within=hosts.balancer.command) as process:
+        with l4lb(*arguments, network=hosts.balancer.name) as process:
             process.wait_for("listening")
-            said = hosts.client.run(sys.executable, "-c", ASK, f"{address}%{here}", "5355").splitlines()
+            said = hosts.client.run_python(ASK, f"{address}%{here}", "5355").splitlines()
             assert [line.partition(" for ")[0] for line in said] == ["question 0", "question 1", "question 2"]
 
 
@@ -270,8 +271,7 @@ def test_one_link_local_address_on_two_interfaces_is_two_clients(tmp_path: Path)
     admin = f"unix:{tmp_path}/admin.sock"
 
     def told() -> list[dict[str, str]]:
-        command = [sys.executable, "-m", "l4lb", "session", "list", "--json", "--admin", admin]
-        return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        return list(json.loads(Commands(admin).ok("session", "list", "--json")))
 
     with contextlib.ExitStack() as stack:
         balancer, clients, ends = stack.enter_context(hosts_on_links(2, "fe80::1", "fe80::77"))
@@ -279,7 +279,7 @@ def test_one_link_local_address_on_two_interfaces_is_two_clients(tmp_path: Path)
         assert backend.stdout is not None
         assert backend.stdout.readline() == "ready\n"
         serving = ("serve", "-c", str(tmp_path / "lb.toml"), "--workers", "1")
-        process = stack.enter_context(l4lb(*serving, within=balancer.command, admin=True))
+        process = stack.enter_context(l4lb(*serving, network=balancer.name, admin=True))
         process.wait_for("listening")
         for number, (client, (here, _)) in enumerate(zip(clients, ends, strict=True)):
             asking = stack.enter_context(client.python(CALL, "fe80::77", here, "fe80::1", "5358", f"c{number}"))
@@ -292,8 +292,8 @@ def test_one_link_local_address_on_two_interfaces_is_two_clients(tmp_path: Path)
         expected = sorted(f"[fe80::77%{there}]:4000" for _, there in ends)
         for protocol in ("udp", "tcp"):
             assert sorted(one["client"] for one in shown if one["protocol"] == protocol) == expected
-        killing = [sys.executable, "-m", "l4lb", "session", "kill", "--admin", admin, "--source", expected[0]]
-        subprocess.run([*balancer.command, *killing], check=True, capture_output=True)
+        killing = ("session", "kill", "--admin", admin, "--source", expected[0])
+        assert forking.run(*killing, network=balancer.name).returncode == 0
         assert wait_until(lambda: [one["client"] for one in told()] == [expected[1]] * 2)
         log = tmp_path / "access.log"
         assert wait_until(lambda: log.exists() and len(log.read_text().splitlines()) == 2)

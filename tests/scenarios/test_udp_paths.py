@@ -7,7 +7,6 @@ import contextlib
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from l4lb.model.states import CloseReason, ConnectFailure, PathError
 from tests.scenarios.test_udp import PLAIN, balancing_udp, dropped
+from tests.support import forking
 from tests.support.balancing import address_of, closed
 from tests.support.datagrams import UdpClient, UdpServer, serving_udp, silent
 from tests.support.icmp import say_icmp
@@ -297,18 +297,13 @@ def test_a_backend_behind_a_firewall_that_rejects(
             for server in (one, two):
                 assert server.stdout is not None
                 assert server.stdout.readline() == "ready\n"
-            with l4lb("serve", "-c", str(file), "--workers", "1", within=hosts.balancer.command, admin=True) as process:
+            with l4lb("serve", "-c", str(file), "--workers", "1", network=hosts.balancer.name, admin=True) as process:
                 process.wait_for("listening")
                 for _ in range(2):  # round robin: one of them begins at the one that is shut
-                    heard = hosts.client.run(sys.executable, "-c", ASK, "5370").split()
+                    heard = hosts.client.run_python(ASK, "5370").split()
                     assert heard.count("7002") >= 7, heard
-                status = subprocess.run(
-                    [sys.executable, "-m", "l4lb", "status", "--admin", admin],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                assert re.search(rf"\b\d+ {kind}\b", status.stdout), status.stdout
+                status = forking.run("status", "--admin", admin)
+                assert re.search(rf"\b\d+ {kind}\b", status.stdout), status
     finally:
         hosts.backend.run("nft", "delete", "table", "inet", "l4lbreject")
 
@@ -328,7 +323,7 @@ def test_a_route_that_goes_away_under_a_session(hosts: Hosts, tmp_path: Path) ->
             for server in (one, two):
                 assert server.stdout is not None
                 assert server.stdout.readline() == "ready\n"
-            with l4lb("serve", "-c", str(file), "--workers", "1", within=hosts.balancer.command) as process:
+            with l4lb("serve", "-c", str(file), "--workers", "1", network=hosts.balancer.name) as process:
                 process.wait_for("listening")
                 with hosts.client.python(GO_ON, "5371") as client:
                     assert client.stdout is not None

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from l4lb import Config, ConfigError, LoadBalancer
 from l4lb.config import AdminConfig, GlobalConfig, Listener, Pool
 from l4lb.net.files import read_bytes
+from tests.support import forking
 from tests.support.balancing import NO_CHECKS, make_config
 from tests.support.programs import l4lb
 
@@ -162,8 +161,7 @@ def test_check_of_what_is_no_file_ends(path: str, tmp_path: Path) -> None:
 
 def test_a_configuration_may_come_by_a_pipe() -> None:
     text = '[listeners.web]\nbind = "127.0.0.1:0"\npool = "web"\n[pools.web]\nbackends = ["127.0.0.1:1"]\n'
-    command = [sys.executable, "-m", "l4lb", "check", "/dev/stdin"]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = forking.run("check", "/dev/stdin", stdin=text.encode())
     assert (done.returncode, done.stdout) == (0, "/dev/stdin: ok (1 listeners, 1 pools, 1 backends)\n"), done.stderr
 
 

@@ -1,4 +1,5 @@
-"""Starts `l4lb` out of a process that has imported it already.
+"""Starts `l4lb`, or a few lines of Python, out of a process that has imported it already; on this host or on one that
+the tests made (`tests.support.namespaces`).
 
 A start of Python with all imports takes a second of CPU time, and the tests start l4lb a thousand times. A fork of a
 process that stops just before ``python -m l4lb`` takes 20 ms. From there on arguments, environment, directory,
@@ -24,10 +25,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
-from l4lb.net.handover import Channel
+from l4lb.net.handover import Channel, close_all
+from tests.support import entering
 
 _STARTS_WITHIN_S = 300.0  # with all that it imports first
 _numbers = itertools.count()
@@ -37,9 +40,10 @@ _environment_of_server = dict(os.environ)
 class Forked:
     """A running child of the fork server, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, pid: int, pidfd: int, status: int, stdout: int) -> None:
+    def __init__(self, pid: int, pidfd: int, status: int, stdin: int, stdout: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self.stdin: IO[str] = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
         self._pidfd = pidfd
         self._status = status
@@ -54,7 +58,8 @@ class Forked:
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """As Popen's: until the output ends, and then the process."""
+        """As Popen's without input: until the output ends, and then the process."""
+        self.stdin.close()
         deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
         parts = []
         with self.stdout:
@@ -97,26 +102,39 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(("LD_", "MALLOC_", "PYTHON"))}
+    names = {name for name in environment if name.startswith(("LD_", "MALLOC_", "PYTHON"))}
+    return {name: environment[name] for name in names - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}}
 
 
-def start(arguments: Sequence[str], stderr: int, environment: Mapping[str, str] | None = None) -> Forked:
-    """``python -m l4lb`` with these arguments. `environment` is added to this process's own."""
-    out, out_of_child = os.pipe()
-    status, status_of_server = os.pipe()
+def start(
+    arguments: Sequence[str],
+    stderr: int,
+    environment: Mapping[str, str] | None = None,
+    *,
+    network: str = "",
+    code: str = "",
+) -> Forked:
+    """``python -m l4lb`` with these arguments, or in its place a program's `code`. `environment` is added to this
+    process's own; `network` names a network namespace, for a child as ``ip netns exec`` starts it."""
+    request = {"arguments": arguments, "environment": _environment(environment), "directory": os.getcwd()}
+    request |= {"network": network, "code": code}
+    ours, theirs = [], []
     try:
-        request = {"arguments": arguments, "environment": _environment(environment), "directory": os.getcwd()}
+        for _ in range(3):  # to write its input, to read its output and its exit code
+            reading, writing = os.pipe()
+            ours.append(reading)
+            theirs.append(writing)
+        ours[0], theirs[0] = theirs[0], ours[0]
         server, number = _server(os.getpid()), next(_numbers)
-        server.send({**request, "number": number}, [out_of_child, stderr, status_of_server], _STARTS_WITHIN_S)
-    finally:
-        os.close(out_of_child)
-        os.close(status_of_server)
-    try:
-        return Forked(*_answer(server, number), status, out)
+        server.send({**request, "number": number}, [*theirs, stderr], _STARTS_WITHIN_S)
+        pid, pidfd = _answer(server, number)
     except BaseException:
-        os.close(out)
-        os.close(status)
+        close_all(ours)
         raise
+    finally:
+        close_all(theirs)
+    stdin, stdout, status = ours
+    return Forked(pid, pidfd, status, stdin, stdout)
 
 
 def _answer(server: Channel, number: int) -> tuple[int, int]:
@@ -131,19 +149,41 @@ def _answer(server: Channel, number: int) -> tuple[int, int]:
 
 
 def run(
-    *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 60.0
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    network: str = "",
+    stdin: bytes = b"",
+    timeout_s: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
     """What a command of l4lb's prints, and its exit code."""
     assert takes(environment)
     with tempfile.TemporaryFile("w+") as log:
-        child = start(arguments, log.fileno(), environment)
+        child = start(arguments, log.fileno(), environment, network=network)
         try:
+            with contextlib.suppress(BrokenPipeError):  # not all need be read
+                os.write(child.stdin.fileno(), stdin)
             out, _ = child.communicate(timeout_s)
         finally:
-            child.kill()  # no more than a look, where it has ended
-            child.wait()
+            _end(child)
         log.seek(0)
         return subprocess.CompletedProcess(arguments, child.wait(), out, log.read())
+
+
+def _end(child: Forked) -> None:
+    child.kill()  # no more than a look, where it has ended
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+
+
+@contextlib.contextmanager
+def python(code: str, *arguments: str, network: str = "") -> Iterator[Forked]:
+    """A program that runs until the end of the block. What it says on stderr, the test says."""
+    child = start(arguments, 2, network=network, code=code)
+    try:
+        yield child
+    finally:
+        _end(child)
 
 
 def start_server() -> None:
@@ -184,20 +224,20 @@ def _serve(channel: Channel) -> dict[str, Any] | None:
                 _report_end(fd, children.pop(fd))
                 continue
             try:
-                request, (out, err, status) = channel.receive(_STARTS_WITHIN_S)
+                request, streams = channel.receive(_STARTS_WITHIN_S)
             except ConnectionError:
                 return None
+            status = streams.pop(2)
             pid = os.fork()
             if not pid:
-                os.dup2(out, 1)
-                os.dup2(err, 2)
+                for number, fd in enumerate(streams):
+                    os.dup2(fd, number)
                 os.closerange(3, os.sysconf("SC_OPEN_MAX"))
                 channel.sock.detach()
                 return request
             pidfd = os.pidfd_open(pid)
             channel.send({"pid": pid, "number": request["number"]}, [pidfd])
-            os.close(out)
-            os.close(err)
+            close_all(streams)
             children[pidfd] = _Child(pid, status)
             poller.register(pidfd, select.POLLIN)
 
@@ -228,23 +268,40 @@ def _main() -> None:
     if request is None:
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115  # to what they are now
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115  # to what they are now
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.orig_argv[1:] = ["-m", "l4lb", *request["arguments"]]
-    sys.argv[1:] = request["arguments"]
-    code: object = 1
-    try:
-        runpy.run_module("l4lb", run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        code = ended.code
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(":"))  # sys.path[0] is the directory's
+    code = _run(request)
     threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own end but for freeing a heap that was copied
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else code is not None)
+    os._exit(code)
+
+
+def _run(request: dict[str, Any]) -> int:
+    """Its exit code."""
+    try:
+        if request["network"]:
+            entering.network_of_process(request["network"])
+        if request["code"]:
+            sys.argv[:] = ["-c", *request["arguments"]]
+            exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.orig_argv[1:] = ["-m", "l4lb", *request["arguments"]]
+            sys.argv[1:] = request["arguments"]
+            runpy.run_module("l4lb", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ended.code is not None
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0 if request["code"] else 1
 
 
 if __name__ == "__main__":

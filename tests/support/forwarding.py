@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
-from tests.support.namespaces import Host, Hosts, three_hosts
-from tests.support.programs import without_preload
+from tests.support.forking import Forked
+from tests.support.namespaces import Hosts, three_hosts
 
 
-def in_host(host: Host, code: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [*host.command, sys.executable, "-c", code, *arguments],
-        env=without_preload(), capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def said(process: Forked) -> str:
+    """Its next line."""
+    return process.stdout.readline().strip()
 
 
 @contextlib.contextmanager

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from tests.support.programs import require, run, without_preload
+from tests.support import entering, forking
+from tests.support.programs import require, run
+
+T = TypeVar("T")
 
 CLIENT = {4: "10.81.1.2", 6: "fd81:1::2"}
 FRONT = {4: "10.81.1.1", 6: "fd81:1::1"}
 BACK = {4: "10.81.2.1", 6: "fd81:2::1"}
 BACKEND = {4: "10.81.2.2", 6: "fd81:2::2"}
+_RUNS_WITHIN_S = 60.0
 
 
 def rules_of_the_page() -> str:
@@ -39,20 +45,17 @@ def rules_of_the_page() -> str:
     return found[1]
 
 
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
-# A host's devices as network cards are to XDP, which sees what local senders leave to the hardware, of which there is
-# none here: checksums that are not finished. And a veth device takes frames from XDP only where it may collect them
-# (GRO).
-_AS_CARDS_ARE = """
-import ctypes, fcntl, socket, struct
-sock = socket.socket()
-for command, value in ((0x17, 0), (0x2C, 1)):  # ETHTOOL_STXCSUM, ETHTOOL_SGRO
-    set_to = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
-    for _, name in socket.if_nameindex():
-        if name != "lo":
-            request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(set_to))
-            fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
-"""
+_ETHTOOL_STXCSUM, _ETHTOOL_SGRO, _SIOCETHTOOL = 0x17, 0x2C, 0x8946  # linux/ethtool.h, linux/sockios.h
+
+
+def _make_devices_cards() -> None:
+    with socket.socket() as sock:
+        for command, value in ((_ETHTOOL_STXCSUM, 0), (_ETHTOOL_SGRO, 1)):
+            set_to = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
+            for _, name in socket.if_nameindex():
+                if name != "lo":
+                    request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(set_to))
+                    fcntl.ioctl(sock, _SIOCETHTOOL, request)
 
 
 @dataclass(frozen=True)
@@ -72,31 +75,36 @@ class Host:
         return run("ip", "-n", self.name, *arguments)
 
     def make_devices_cards(self) -> None:
-        """Finish checksums in software, and collect received frames: what XDP at the other ends needs."""
-        self.run(sys.executable, "-c", _AS_CARDS_ARE)
+        """As network cards are to XDP, which sees what local senders leave to the hardware, of which there is none
+        here: checksums that are not finished. And a veth device takes frames from XDP only where it may collect them
+        (GRO)."""
+        self._within(_make_devices_cards)
 
     def connect(self, address: str, port: int, timeout_s: float = 10.0) -> socket.socket:
         """A connection from there, for this process: a socket is where the thread was that made it. OSError when there
         is none."""
+        return self._within(lambda: socket.create_connection((address, port), timeout=timeout_s))
 
-        def inside() -> socket.socket:
-            with open(f"/run/netns/{self.name}", "rb") as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) < 0:
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            return socket.create_connection((address, port), timeout=timeout_s)
+    def python(self, code: str, *arguments: str) -> contextlib.AbstractContextManager[forking.Forked]:
+        """A Python program that runs there; it ends with the block."""
+        return forking.python(code, *arguments, network=self.name)
+
+    def run_python(self, code: str, *arguments: str) -> str:
+        """What it prints; fails when it does."""
+        with self.python(code, *arguments) as process:
+            said, _ = process.communicate(_RUNS_WITHIN_S)
+            assert process.returncode == 0, said
+            return said
+
+    def _within(self, call: Callable[[], T]) -> T:
+        """`call` on a thread that is there."""
+
+        def inside() -> T:
+            entering.network(self.name)
+            return call()
 
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(inside).result()
-
-    @contextlib.contextmanager
-    def python(self, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A Python program that runs there; it ends with the block."""
-        command = [*self.command, sys.executable, "-c", code, *arguments]
-        with subprocess.Popen(command, env=without_preload(), stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
 
 
 @dataclass(frozen=True)
@@ -177,9 +185,10 @@ def in_namespace(function: Callable[[], None]) -> None:
 
     def inside() -> None:
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(_CLONE_NEWNET) < 0:
-                pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+            try:
+                entering.new_network()
+            except OSError as error:
+                pytest.skip(f"no network namespace can be made: {error.strerror}")
             run("ip", "link", "set", "lo", "up")
             function()
         except BaseException as error:  # a skip is one

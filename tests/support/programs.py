@@ -170,21 +170,24 @@ class L4lb:
         max_files: int = 0,
         environment: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
+        network: str = "",
         module: str = "l4lb",
         fresh: bool = False,
     ) -> None:
-        """`environment` is added to the test's own; `within` is a command that starts the one after it; `module` one
-        that is run in l4lb's place; `fresh` starts an interpreter, as each of these does: see `tests.support.forking`.
-        """
+        """`environment` is added to the test's own; `network` names a network namespace to run in; `within` is a
+        command that starts the one after it; `module` one that is run in l4lb's place; `fresh` starts an interpreter,
+        as each of these three does, and all but a network namespace: see `tests.support.forking`."""
         self._arguments = arguments
         # Appended to: the process shares the file's position, which every look at the log moves.
         self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed in `stop`
         self.process: subprocess.Popen[str] | forking.Forked
         plain = not (fresh or max_files or within or module != "l4lb")
         if plain and forking.takes(environment):
-            self.process = forking.start(arguments, self._log.fileno(), environment)
+            self.process = forking.start(arguments, self._log.fileno(), environment, network=network)
             return
         command = [sys.executable, "-m", module, *arguments]
+        if network:
+            within = [require("ip"), "netns", "exec", network, *within]
         if max_files:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
@@ -240,8 +243,9 @@ class L4lb:
         self.wait()
         for pid in re.findall(r" upgraded pid=(\d+)", self.log):  # still there when its test has failed
             signal_to(int(pid), signal.SIGKILL, "\0".join(self._arguments))
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
         self._log.close()
 
 
@@ -251,13 +255,14 @@ def l4lb(
     max_files: int = 0,
     environment: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
+    network: str = "",
     admin: bool = False,
     module: str = "l4lb",
     fresh: bool = False,
 ) -> Iterator[L4lb]:
     """A running `l4lb`; without an admin API unless `arguments` ask for one, or `admin` for the default."""
     extra = () if admin or "--admin" in arguments or arguments[0] != "serve" else ("--admin", "off")
-    options: dict[str, Any] = {"max_files": max_files, "environment": environment, "within": within}
+    options: dict[str, Any] = {"max_files": max_files, "environment": environment, "within": within, "network": network}
     process = L4lb(*arguments, *extra, **options, module=module, fresh=fresh)
     try:
         yield process
