@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import browser, forking
+from tests.support import forking
+from tests.support.browser import start_chromium, stop_chromium
 from tests.support.forwarding import forwarding_hosts
 from tests.support.namespaces import Hosts
 
@@ -17,10 +18,11 @@ def fork_server() -> None:
     forking.start_server()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_browser() -> Iterator[None]:
+@pytest.fixture(scope="session")
+def browser() -> Iterator[None]:
+    start_chromium()
     yield
-    browser.stop_chromium()
+    stop_chromium()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from tests.support.peers import Server, running
 from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 
 def state_of(visit: Visit, backend: str) -> str:
     return visit.page.locator(f"{ROW.format(backend)} .state").inner_text()

@@ -16,6 +16,8 @@ from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 CONFIG = """
 [global]
 drain_timeout = "10m"

@@ -12,6 +12,8 @@ from l4lb import Client
 from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.programs import free_port, l4lb
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 CONFIG = """
 [listeners.web]
 bind = "127.0.0.1:0"

@@ -18,6 +18,8 @@ from tests.support.peers import connect, echo, serving
 from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 CONFIG = """
 [admin]
 token_file = "{tokens}"

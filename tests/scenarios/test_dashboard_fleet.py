@@ -15,6 +15,8 @@ from tests.support.fleet import BACKENDS, PREFIX, Served, config_text, put_confi
 from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 
 def row(node: str) -> str:
     return f"#fleet-nodes tr:has(th:text-matches('^{node}( |$)'))"

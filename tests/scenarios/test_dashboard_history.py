@@ -6,9 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.browser import Visit, visiting
 from tests.support.dashboard import World, world
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("browser")
 
 # When the leftmost point of a plot's first line was, in seconds since 1970; later than that when it was drawn a while
 # ago. NaN: there is none.

@@ -12,6 +12,8 @@ from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.peers import echo, serving
 from tests.support.programs import free_port, l4lb
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 POOL = """
 [listeners.{name}]
 bind = "127.0.0.1:0"

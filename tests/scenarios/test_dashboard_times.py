@@ -11,6 +11,8 @@ import pytest
 from tests.support.browser import axe_violations, visiting
 from tests.support.dashboard import ROW, world
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 

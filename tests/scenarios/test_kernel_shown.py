@@ -22,6 +22,8 @@ from tests.support.namespaces import BACKEND, FRONT, Hosts
 from tests.support.programs import l4lb
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 
 def metrics(made: World, name: str) -> dict[tuple[str, ...], float]:
     """By the values of their labels, in the order of the names."""

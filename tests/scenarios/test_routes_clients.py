@@ -32,7 +32,7 @@ from tests.support.servers import (
     postgres_program,
 )
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.usefixtures("browser")]
 
 WEB, API, SHOP = "www.l4lb.example", "api.l4lb.example", "*.shop.l4lb.example"
 TRUSTED = {"accept_proxy": "any", "proxy_trusted": ["127.0.0.0/8"]}

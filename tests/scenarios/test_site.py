@@ -25,6 +25,8 @@ from tests.support.browser import WIDE, Visit, axe_violations, chromium
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_families import CONTRACT
 
+pytestmark = pytest.mark.usefixtures("browser")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

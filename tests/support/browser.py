@@ -1,17 +1,14 @@
-"""Chromium without a window, for the dashboard. Debian's browser, driven by Playwright; axe-core looks for what people
-with other senses or hands cannot use."""
+"""Chromium without a window, for the dashboard: Debian's build that can do no other takes half the processor time.
+Driven by Playwright; axe-core looks for what people with other senses or hands cannot use."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TIMEOUT_MS = 60_000
-STARTED_WITHIN_S = 60
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -53,37 +49,58 @@ def _require_module(name: str) -> None:
 
 
 class _Chromium:
-    """One for all tests of this process, started when it is first wanted: a start takes seconds of CPU time."""
+    """One for all tests of this process: a start, and one of Playwright's program, takes a second of CPU time each."""
 
     def __init__(self) -> None:
-        options = {"executablePath": require("chromium"), "args": FLAGS, "env": without_preload()}
-        with tempfile.NamedTemporaryFile("w") as config, tempfile.TemporaryFile("w+") as said:
-            json.dump(options, config)
-            config.flush()
-            command = [sys.executable, "-m", "playwright", "launch-server", "--browser=chromium"]
-            command += ["--config", config.name]
-            self._process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        _require_module("playwright")
+        from playwright.sync_api import sync_playwright
 
-            def address() -> str:
-                said.seek(0)
-                return said.read()
+        self._path = require("chromium-headless-shell")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with self._calling():
+            self._playwright = sync_playwright().start()
+            self._browser = self._launch()
 
-            assert wait_until(lambda: address().endswith("\n") or not self.runs(), STARTED_WITHIN_S), address()
-            self.address = address().strip()
-        assert self.address.startswith("ws://"), self.address
-
-    def runs(self) -> bool:
-        return self._process.poll() is None
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Browser]:
+        with self._calling():
+            if not self._browser.is_connected():
+                self._browser = self._launch()
+            asyncio.get_running_loop().set_default_executor(executor := ThreadPoolExecutor())
+            try:
+                yield self._browser
+            finally:
+                for context in self._browser.contexts:
+                    context.close()
+                executor.shutdown()
 
     def stop(self) -> None:
-        """With the processes that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
-            assert wait_until(lambda: os.killpg(self._process.pid, 0), 20), "chromium does not end"  # until it raises
+        with self._calling():
+            self._browser.close()
+            self._playwright.stop()
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Playwright's loop is this thread's running one between its calls; other tests run their own."""
+        asyncio._set_running_loop(self._loop)
+        try:
+            yield
+        finally:
+            self._loop = asyncio._get_running_loop()
+            asyncio._set_running_loop(None)
+
+    def _launch(self) -> Browser:
+        options: dict[str, Any] = {"handle_sigint": False, "env": without_preload()}
+        return self._playwright.chromium.launch(executable_path=self._path, args=FLAGS, **options)
 
 
 _started: list[_Chromium] = []
+
+
+def start_chromium() -> None:
+    """Before a test that uses it counts descriptors: some stay open until `stop_chromium`."""
+    if not _started:
+        _started.append(_Chromium())
 
 
 def stop_chromium() -> None:
@@ -95,17 +112,9 @@ def stop_chromium() -> None:
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """What is opened there is gone afterwards, cookies and storage too."""
-    _require_module("playwright")
-    from playwright.sync_api import sync_playwright
-
-    if not _started or not _started[-1].runs():
-        _started.append(_Chromium())
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.connect(_started[-1].address)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    start_chromium()
+    with _started[-1].used() as browser:
+        yield browser
 
 
 class Visit:
