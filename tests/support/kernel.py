@@ -41,15 +41,14 @@ def link_text(link: bytes) -> str:
 
 def make_host() -> None:
     """One device, by which backends are reached and, by a gateway, clients; all neighbours are known."""
-    run("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
-    for device in ("v0", "v1"):
-        run("ip", "link", "set", device, "up")
+    commands = ["link add v0 type veth peer name v1", "link set v0 up", "link set v1 up"]
     for family, bits in ((4, 24), (6, 64)):
-        run("ip", "addr", "add", f"{OURS[family]}/{bits}", "dev", "v0", *(["nodad"] if family == 6 else []))
+        commands.append(f"addr add {OURS[family]}/{bits} dev v0{' nodad' if family == 6 else ''}")
         for link, backend in zip(LINKS.values(), BACKENDS[family], strict=True):
-            run("ip", "neigh", "add", backend, "lladdr", link_text(link), "dev", "v0")
-        run("ip", "neigh", "add", GATEWAY[family], "lladdr", link_text(GATEWAYS_LINK), "dev", "v0")
-        run("ip", f"-{family}", "route", "add", "default", "via", GATEWAY[family])
+            commands.append(f"neigh add {backend} lladdr {link_text(link)} dev v0")
+        commands.append(f"neigh add {GATEWAY[family]} lladdr {link_text(GATEWAYS_LINK)} dev v0")
+        commands.append(f"route add default via {GATEWAY[family]}")
+    run("ip", "-batch", "-", stdin="\n".join(commands))
     set_sysctl("net.ipv4.ip_forward", "1")
     set_sysctl("net.ipv6.conf.all.forwarding", "1")
 

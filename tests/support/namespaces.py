@@ -45,7 +45,14 @@ def rules_of_the_page() -> str:
     return found[1]
 
 
+_IFF_UP = 1  # linux/if.h
 _ETHTOOL_STXCSUM, _ETHTOOL_SGRO, _SIOCETHTOOL = 0x17, 0x2C, 0x8946  # linux/ethtool.h, linux/sockios.h
+_SIOCSIFFLAGS = 0x8914
+
+
+def _bring_loopback_up() -> None:
+    with socket.socket() as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("=16sh14x", b"lo", _IFF_UP))
 
 
 def _make_devices_cards() -> None:
@@ -73,6 +80,10 @@ class Host:
 
     def ip(self, *arguments: str) -> str:
         return run("ip", "-n", self.name, *arguments)
+
+    def ip_each(self, *commands: str) -> None:
+        """One after the other, by one program."""
+        run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands))
 
     def make_devices_cards(self) -> None:
         """As network cards are to XDP, which sees what local senders leave to the hardware, of which there is none
@@ -114,14 +125,20 @@ class Hosts:
     backend: Host
 
 
-def remove(name: str) -> None:
-    """A namespace that was made here, if it is there, with the programs that run in it: it would live on with them."""
-    if name not in run("ip", "netns", "list").split():
-        return
-    for pid in run("ip", "netns", "pids", name).split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    run("ip", "netns", "del", name)
+def remove(*names: str) -> None:
+    """Namespaces that were made here, where they are there, with the programs that run in them: they would live on with
+    those."""
+    there = {_namespace(f"/run/netns/{name}"): name for name in names if os.path.exists(f"/run/netns/{name}")}
+    for pid in filter(str.isdecimal, os.listdir("/proc")):  # some may not be looked at, not even by root
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if _namespace(f"/proc/{pid}/ns/net") in there:
+                os.kill(int(pid), signal.SIGKILL)
+    run("ip", "-batch", "-", stdin="\n".join(f"netns del {name}" for name in there.values()))
+
+
+def _namespace(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -132,12 +149,13 @@ def namespaces(*names: str) -> Iterator[list[Host]]:
         pytest.skip("network namespaces can be made by root alone")
     hosts = [Host(name) for name in names]
     with contextlib.ExitStack() as stack:
+        stack.callback(remove, *names)
+        add = "\n".join(f"netns add {name}" for name in names)
+        made = subprocess.run([require("ip"), "-batch", "-"], input=add, capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"no network namespace can be made: {made.stderr.strip()}")
         for host in hosts:
-            made = subprocess.run([require("ip"), "netns", "add", host.name], capture_output=True, text=True)
-            if made.returncode != 0:
-                pytest.skip(f"no network namespace can be made: {made.stderr.strip()}")
-            stack.callback(remove, host.name)
-            host.ip("link", "set", "lo", "up")
+            host._within(_bring_loopback_up)
         yield hosts
 
 
@@ -147,21 +165,25 @@ def link(one: Host, device: str, other: Host, its_device: str) -> None:
     run("ip", "link", "add", device, "netns", one.name, *end)
 
 
-def _link(one: Host, other: Host, addresses: dict[int, str], others: dict[int, str], kind: str) -> None:
-    ends = f"l4t{os.getpid() % 100000}{kind}"
-    link(one, f"{ends}a", other, f"{ends}b")
-    for host, end, mine in ((one, f"{ends}a", addresses), (other, f"{ends}b", others)):
-        host.ip("link", "set", end, "up")
-        host.ip("addr", "add", f"{mine[4]}/24", "dev", end)
-        host.ip("addr", "add", f"{mine[6]}/64", "dev", end, "nodad")
+def _up(device: str, addresses: dict[int, str]) -> list[str]:
+    return [
+        f"link set {device} up",
+        f"addr add {addresses[4]}/24 dev {device}",
+        f"addr add {addresses[6]}/64 dev {device} nodad",
+    ]
+
+
+def _by_way_of(gateways: dict[int, str]) -> list[str]:
+    return [f"route add default via {gateway}" for gateway in gateways.values()]
 
 
 def _connect(hosts: Hosts) -> None:
-    _link(hosts.client, hosts.balancer, CLIENT, FRONT, "f")
-    _link(hosts.balancer, hosts.backend, BACK, BACKEND, "b")
-    for family in (4, 6):
-        hosts.client.run("ip", f"-{family}", "route", "add", "default", "via", FRONT[family])
-        hosts.backend.run("ip", f"-{family}", "route", "add", "default", "via", BACK[family])
+    front, back = (f"l4t{os.getpid() % 100000}{kind}" for kind in "fb")
+    link(hosts.client, f"{front}a", hosts.balancer, f"{front}b")
+    link(hosts.balancer, f"{back}a", hosts.backend, f"{back}b")
+    hosts.balancer.ip_each(*_up(f"{front}b", FRONT), *_up(f"{back}a", BACK))
+    hosts.client.ip_each(*_up(f"{front}a", CLIENT), *_by_way_of(FRONT))
+    hosts.backend.ip_each(*_up(f"{back}b", BACKEND), *_by_way_of(BACK))
 
 
 @contextlib.contextmanager
@@ -189,7 +211,7 @@ def in_namespace(function: Callable[[], None]) -> None:
                 entering.new_network()
             except OSError as error:
                 pytest.skip(f"no network namespace can be made: {error.strerror}")
-            run("ip", "link", "set", "lo", "up")
+            _bring_loopback_up()
             function()
         except BaseException as error:  # a skip is one
             outcome.append(error)
@@ -216,7 +238,6 @@ def hosts_on_links(count: int, front: str, client: str) -> Iterator[tuple[Host, 
         for host, (here, there) in zip(clients, ends, strict=True):
             link(host, here, balancer, there)
             for place, end, address in ((host, here, client), (balancer, there, front)):
-                place.ip("link", "set", end, "addrgenmode", "none")
-                place.ip("link", "set", end, "up")
-                place.ip("addr", "add", f"{address}/64", "dev", end, "nodad")
+                generated = f"link set {end} addrgenmode none"
+                place.ip_each(generated, f"link set {end} up", f"addr add {address}/64 dev {end} nodad")
         yield balancer, clients, ends

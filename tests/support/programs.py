@@ -38,12 +38,12 @@ def without_preload() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
-def run(*command: str, timeout_s: float = 60.0) -> str:
+def run(*command: str, stdin: str = "", timeout_s: float = 60.0) -> str:
     """What a program of Debian's prints; fails when it does, with what it said. Ctrl-C in the terminal is not for it:
     it may be part of cleaning up."""
     words, environment = [require(command[0]), *command[1:]], without_preload()
     done = subprocess.run(
-        words, env=environment, capture_output=True, text=True, timeout=timeout_s, process_group=0
+        words, env=environment, capture_output=True, text=True, timeout=timeout_s, process_group=0, input=stdin or None
     )  # fmt: skip
     assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
