@@ -100,4 +100,4 @@ def test_a_reload_and_the_end_kill_one_that_still_runs(tmp_path: Path) -> None:
         assert wait_until(pid.exists)
         second = int(pid.read_text())
         assert alive(second)
-    assert not alive(second)
+    assert wait_until(lambda: not alive(second))
