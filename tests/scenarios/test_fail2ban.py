@@ -29,7 +29,7 @@ pidfile = {dir}/fail2ban.pid
 dbfile = None
 """
 NGINX = """
-daemon off;
+daemon off; master_process off;
 user root;
 pid {dir}/nginx.pid;
 error_log {dir}/error.log;
