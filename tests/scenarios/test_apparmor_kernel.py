@@ -21,7 +21,7 @@ from tests.support.namespaces import Hosts
 from tests.support.programs import require
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.external, pytest.mark.alone]  # one file system for all of the machine
+pytestmark = pytest.mark.external
 
 
 def test_it_allows_what_forwarding_in_the_kernel_uses(

@@ -22,8 +22,6 @@ from tests.support.programs import L4lb, l4lb, require
 from tests.support.users import OTHER_USER, directory_of_all, interpreter_of_all
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.alone  # one file system for all of the machine
-
 
 @pytest.fixture(autouse=True)
 def pins() -> Iterator[Path]:

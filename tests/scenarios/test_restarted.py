@@ -25,7 +25,7 @@ from tests.support.programs import free_port
 from tests.support.systemd import Systemd, booted
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.external, pytest.mark.alone]  # two systemds would take each other's control groups
+pytestmark = pytest.mark.external
 
 UNIT = Path("contrib/systemd/l4lb.service").read_text()
 SESSIONS = 2000 if os.environ.get("L4LB_SOAK") else 100

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from l4lb.engine.kernel.pinning import mounted
+from tests.support.exclusive import exclusive
 from tests.support.programs import run
 
 USUAL = Path("/sys/fs/bpf")
@@ -17,8 +18,15 @@ USUAL = Path("/sys/fs/bpf")
 
 @contextlib.contextmanager
 def bpffs() -> Iterator[Path]:
-    """The one that is mounted, or the usual one for as long as this lasts; other tests may use it too. Nothing new is
+    """The one that is mounted, or the usual one for as long as this lasts; one test after the other. Nothing new is
     left there."""
+    with exclusive("bpffs"):
+        with _mounted() as place:
+            yield place
+
+
+@contextlib.contextmanager
+def _mounted() -> Iterator[Path]:
     found = mounted()
     if found is None and os.geteuid() != 0:
         pytest.skip("no bpffs is mounted, and only root can mount one")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.exclusive import exclusive
 from tests.support.waiting import wait_until
 
 SYSTEMD = "/lib/systemd/systemd"
-LOCK = Path("/run/lock/l4lb-tests-systemd")
 _APART = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--uts", "--ipc", "--cgroup"]
 _BOOT = """
 set -e
@@ -108,7 +107,7 @@ def booted(directory: Path, units: Mapping[str, str], target: str) -> Iterator[S
 @contextlib.contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str] | None, log: Path) -> Iterator[Systemd]:
     """The systemd that `command` starts, as process 1 of namespaces that it makes before."""
-    with _one_at_a_time(), log.open("wb") as output:
+    with exclusive("systemd"), log.open("wb") as output:  # two would take each other's control groups
         before = _groups()
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -120,11 +119,3 @@ def running(command: Sequence[str], environment: Mapping[str, str] | None, log: 
                 os.kill(pid, signal.SIGKILL)
             process.wait()
             assert wait_until(lambda: not _remove_groups(_groups() - before), 20), "its control groups are left"
-
-
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """On this host: two would take each other's control groups."""
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
