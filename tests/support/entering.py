@@ -31,5 +31,7 @@ def network_of_process(name: str) -> None:
     network(name)
     _checked(_LIBC.unshare(_CLONE_NEWNS))
     _checked(_LIBC.mount(b"", b"/", b"none", _MS_SLAVE | _MS_REC, None))
-    _checked(_LIBC.umount2(b"/sys", _MNT_DETACH))
-    _checked(_LIBC.mount(name.encode(), b"/sys", b"sysfs", 0, None))
+    flags = 0
+    if _LIBC.umount2(b"/sys", _MNT_DETACH) < 0:  # as in some containers: one that may be read only stays so
+        flags = os.statvfs("/sys").f_flag & os.ST_RDONLY
+    _checked(_LIBC.mount(name.encode(), b"/sys", b"sysfs", flags, None))

@@ -213,7 +213,8 @@ class _Child(NamedTuple):
 
 
 def _serve(channel: Channel) -> dict[str, Any] | None:
-    """Fork a child for each request. Returns the request in the child, None in the server when its user has gone."""
+    """Fork a child for each request. Returns the request in the child, None in the server when its user has gone, and
+    with it all children."""
     children: dict[int, _Child] = {}  # by pidfd
     poller = select.poll()
     poller.register(channel.sock, select.POLLIN)
@@ -226,6 +227,8 @@ def _serve(channel: Channel) -> dict[str, Any] | None:
             try:
                 request, streams = channel.receive(_STARTS_WITHIN_S)
             except ConnectionError:
+                for pidfd in children:  # of tests that were killed themselves
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return None
             status = streams.pop(2)
             pid = os.fork()
