@@ -14,7 +14,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test lint unit scenarios package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps docs build share deb deb-deps deb-test clean
+.PHONY: help demo lab test lint unit scenarios slow package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps docs build share deb deb-deps deb-test clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -25,8 +25,8 @@ demo: $(VENV)/ready      ## a pool of small backends behind the load balancer, w
 lab: build       ## hosts in namespaces, with a balancer in the kernel or, ARGS=--fleet, three behind a router (as root; ARGS=--check)
 	@$(BIN)/python -m tests.lab $(ARGS)
 
-test: build      ## everything that CI runs
-	$(MAKE) -j3 --output-sync=target lint unit package-test
+test: build $(VENV)/browser $(VENV)/docs  ## lint, unit and scenarios: everything but what is slow
+	$(MAKE) -j2 --output-sync=target lint unit
 	$(MAKE) scenarios
 
 lint: build      ## style, types, layers
@@ -38,19 +38,20 @@ lint: build      ## style, types, layers
 	$(BIN)/python -m mypy.stubtest l4lb._fastpath l4lb._native.snapshots l4lb._native.routes l4lb._native.sweeps l4lb._native.migration l4lb._native.tcp_migration l4lb._native.counted l4lb._native.times l4lb._native.hooks l4lb._native.algorithms $(if $(wildcard l4lb/_kernel/*.o),l4lb._native.kernel l4lb._native.kernel_flows)
 	$(BIN)/lint-imports --no-cache
 
-# Tests wait as much as they work: two more at once than there are CPUs. Those marked `alone` measure: they come after the
-# others, one by one.
-TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 2)))
-SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal -m "not alone"
-ONE_BY_ONE := -m alone
+# Tests wait as much as they work: more at once than there are CPUs. Those marked `alone`, scenarios all of them, measure:
+# they come after the others, one by one.
+TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 4)))
+SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal
 
 unit: build      ## tests that mirror the modules
-	$(BIN)/python -m pytest tests/unit tests/convert $(SIDE_BY_SIDE) $(ARGS)
-	$(BIN)/python -m pytest tests/unit tests/convert $(ONE_BY_ONE) $(ARGS) || test $$? = 5
+	$(BIN)/python -m pytest tests/unit tests/convert $(SIDE_BY_SIDE) -m "not slow" $(ARGS)
 
 scenarios: build $(VENV)/browser $(VENV)/docs ## tests over real sockets with real peers
-	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) $(ARGS)
-	$(BIN)/python -m pytest tests/scenarios $(ONE_BY_ONE) $(ARGS)
+	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) -m "not alone and not slow" $(ARGS)
+	$(BIN)/python -m pytest tests/scenarios -m alone $(ARGS)
+
+slow: build $(VENV)/browser $(VENV)/docs ## what `make test` leaves out: soak, fuzz, labs, more cases of a kind
+	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) -m slow $(ARGS)
 
 package-test: build  ## sdist and wheel install and run in an environment of their own
 	$(BIN)/python tests/package_test.py

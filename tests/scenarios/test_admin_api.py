@@ -152,6 +152,7 @@ checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 """
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_way_to_break_it(tmp_path: Path) -> None:
     """All of its phases within a minute, on everything but the stream, which never ends, and what ends the process."""
     examples_max = "100" if os.environ.get("L4LB_SOAK") else "15"

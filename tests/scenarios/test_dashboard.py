@@ -15,6 +15,7 @@ from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.dashboard import ROW, world
 from tests.support.peers import Server, running
 from tests.support.programs import free_port, l4lb
+from tests.support.slow import slow
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("browser")
@@ -283,8 +284,7 @@ def test_it_says_since_when_it_is_disconnected_and_finds_the_next_process(tmp_pa
             assert page.inner_text("#live-text") == "live"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1920])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1920, "dark"), *slow((360, "dark"), (1920, "light"))])
 def test_it_can_be_used_by_everyone(tmp_path: Path, scheme: str, width: int) -> None:
     """axe finds nothing, in any state that the page has; and nothing is wider than the screen."""
     size = {"width": width, "height": 800}

@@ -11,6 +11,7 @@ import pytest
 from l4lb import Client
 from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.programs import free_port, l4lb
+from tests.support.slow import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("browser")
 
@@ -117,7 +118,7 @@ def test_without_a_file_there_is_nothing_to_compare_with() -> None:
             )
 
 
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("width", first_and_slow(360, 1400))
 def test_they_can_be_used_by_everyone(tmp_path: Path, width: int) -> None:
     with served(tmp_path) as (url, client, _), visiting(url, viewport={"width": width, "height": 900}) as visit:
         client.pools["web"]["one"].set_weight(5)

@@ -16,6 +16,7 @@ from l4lb import Client
 from tests.support.browser import axe_violations, visiting
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import free_port, l4lb
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("browser")
@@ -195,7 +196,7 @@ def test_who_may_change_nothing_sees_no_actions(tmp_path: Path) -> None:
         assert page.inner_text("#who") == ""
 
 
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("width", first_and_slow(360, 1400))
 def test_they_can_be_used_by_everyone(tmp_path: Path, width: int) -> None:
     with place(tmp_path) as lb, visiting(lb.url, viewport={"width": width, "height": 900}) as visit:
         page = visit.page

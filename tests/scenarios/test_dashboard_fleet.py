@@ -13,6 +13,7 @@ from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.etcd import Etcd, etcd
 from tests.support.fleet import BACKENDS, PREFIX, Served, config_text, put_config, serving
 from tests.support.programs import free_port, l4lb
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("browser")
@@ -66,7 +67,7 @@ def test_nodes_their_generations_and_what_differs(tmp_path: Path) -> None:
         page.wait_for_selector("#fleet-facts:has-text('as they were when etcd last answered')")
 
 
-@pytest.mark.parametrize("width", [380, 1440])
+@pytest.mark.parametrize("width", first_and_slow(380, 1440))
 def test_it_can_be_used_by_everyone(tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 900}
     with etcd() as server, three_nodes(server, tmp_path) as (address, _), visiting(address, viewport=size) as visit:

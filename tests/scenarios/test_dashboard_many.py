@@ -11,6 +11,7 @@ import pytest
 from tests.support.browser import Visit, axe_violations, visiting
 from tests.support.peers import echo, serving
 from tests.support.programs import free_port, l4lb
+from tests.support.slow import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("browser")
 
@@ -84,7 +85,7 @@ def test_a_long_list_of_problems_leaves_room_for_the_plots_and_is_whole_on_deman
         assert page.locator(f".pool:has-text('{DEAD}') tbody tr").count() == 10
 
 
-@pytest.mark.parametrize("width", [360, 1000, 1400])
+@pytest.mark.parametrize("width", first_and_slow(360, 1000, 1400))
 def test_nothing_is_below_the_page_and_no_address_is_broken_within_its_port(tmp_path: Path, width: int) -> None:
     with much_wrong(tmp_path) as url, visiting(url, viewport={"width": width, "height": 900}) as visit:
         wait_for_all(visit)

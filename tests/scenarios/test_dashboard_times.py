@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.browser import axe_violations, visiting
 from tests.support.dashboard import ROW, world
+from tests.support.slow import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("browser")
 
@@ -74,7 +75,7 @@ def test_where_nobody_measures_there_is_no_such_column(tmp_path: Path) -> None:
         visit.page.unroute_all(behavior="wait")
 
 
-@pytest.mark.parametrize("width", [360, 1280, 1400])
+@pytest.mark.parametrize("width", first_and_slow(360, 1280, 1400))
 def test_it_fits(tmp_path: Path, width: int) -> None:
     with world(tmp_path) as lb, visiting(lb.url, viewport={"width": width, "height": 900}) as visit:
         say(visit.page, SAID)

@@ -18,6 +18,7 @@ from tests.support.users import require_root
 PAGE = Path("docs/scale-out.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "spreading"), [("proxy", "resilient"), ("kernel", "plain")])
 def test_a_fleet_is_as_the_page_says(engine: Engine, spreading: Spreading) -> None:
     require_root()

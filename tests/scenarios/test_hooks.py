@@ -433,6 +433,7 @@ def test_draining_waits_for_the_answer() -> None:
         assert balancer.drain(timeout=LONG_S)
 
 
+@pytest.mark.slow
 def test_thousands_of_sessions_pass_a_quick_hook() -> None:
     counted = 0
 

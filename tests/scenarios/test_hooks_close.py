@@ -284,6 +284,7 @@ def test_async_ones_are_waited_for_at_the_end() -> None:
     assert len(got) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
 def test_thousands_of_sessions(is_async: bool) -> None:
     """In order, and each once."""

@@ -20,6 +20,7 @@ from tests.support.browser import axe_violations, visiting
 from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, FRONT, Hosts
 from tests.support.programs import l4lb
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("browser")
@@ -150,7 +151,7 @@ def reachable(made: World) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize("width", [380, 1440])
+@pytest.mark.parametrize("width", first_and_slow(380, 1440))
 def test_the_dashboard(width: int, hosts: Hosts, tmp_path: Path) -> None:
     with world(hosts, tmp_path) as made, reachable(made) as url:
         both(made)

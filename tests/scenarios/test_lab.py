@@ -17,6 +17,7 @@ pytest.importorskip("l4lb._native.kernel", reason="built without clang and libbp
 
 from tests.lab.servers import PROGRAMS
 from tests.support.programs import require, run
+from tests.support.slow import first_and_slow
 from tests.support.users import require_root
 from tests.support.waiting import wait_until
 
@@ -90,7 +91,7 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", CHECKS, ids=" ".join)
+@pytest.mark.parametrize("arguments", first_and_slow(*CHECKS), ids=" ".join)
 def test_all_hold(arguments: tuple[str, ...], tmp_path: Path) -> None:
     with lab(tmp_path / "log", "--check", *arguments) as running:
         assert running.process.wait(300) == 0, running.said
@@ -104,7 +105,7 @@ def pasted(said: str) -> list[str]:
     return [one for one in found if "l4lb top" not in one]
 
 
-@pytest.mark.parametrize("tiers", [1, 2])
+@pytest.mark.parametrize("tiers", first_and_slow(1, 2))
 def test_what_it_says_can_be_pasted(tiers: int, tmp_path: Path) -> None:
     with lab(tmp_path / "log", *(["--two-tiers"] if tiers == 2 else [])) as running:
         running.wait_for("Ctrl-C ends it")
@@ -121,9 +122,9 @@ def test_what_it_says_can_be_pasted(tiers: int, tmp_path: Path) -> None:
     [
         ("in its start", signal.SIGINT),
         ("running", signal.SIGTERM),
-        ("running", signal.SIGHUP),
-        ("in a check", signal.SIGINT),
-        ("in a check", signal.SIGTERM),
+        pytest.param("running", signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param("in a check", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("in a check", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_it(moment: str, number: signal.Signals, tmp_path: Path) -> None:

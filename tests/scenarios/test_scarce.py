@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import require
+from tests.support.slow import slow
 from tests.support.users import interpreter_of_all, require_root, unused_uid
 from tests.support.waiting import wait_until
 
@@ -27,10 +28,16 @@ pool = "web"
 backends = ["127.0.0.1:1"]
 """
 LIMITS = (
-    *(("data", size << 20) for size in (20, 30, 40, 50, 60, 70, 80, 90, 100, 120)),
-    *(("as", size << 20) for size in (50, 100, 150, 250, 252, 300, 400)),
-    *(("nofile", count) for count in (8, 12, 16, 20, 24, 32)),
-    *(("fsize", size) for size in (0, 100)),
+    *(("data", size << 20) for size in (40, 60, 80, 120)),
+    *(("as", size << 20) for size in (50, 150, 250, 252)),
+    *(("nofile", count) for count in (8, 16, 24, 32)),
+    ("fsize", 0),
+    *slow(
+        *(("data", size << 20) for size in (20, 30, 50, 70, 90, 100)),
+        *(("as", size << 20) for size in (100, 300, 400)),
+        *(("nofile", count) for count in (12, 20)),
+        ("fsize", 100),
+    ),
 )
 
 ENOUGH_ADDRESSES = 250 << 20  # RLIMIT_AS: with a heap for each thread that was too little, and some starts crashed

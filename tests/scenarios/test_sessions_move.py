@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from l4lb import Client
 from l4lb.net.limits import raise_file_limit
 from tests.scenarios.test_upgrade import end, gone, upgraded
@@ -192,6 +194,7 @@ def all_answer(socks: list[socket.socket]) -> bool:
     return all(read_exactly(sock, 4) == b"idle" for sock in socks)
 
 
+@pytest.mark.slow
 def test_every_session_goes_on_in_the_new_process(tmp_path: Path) -> None:
     said: list[str] = []
     waits: list[float] = []

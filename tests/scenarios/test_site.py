@@ -22,6 +22,7 @@ from l4lb.cli.main import cli
 from l4lb.config.schema import json_schema
 from l4lb.control.admin.routes import ROUTES
 from tests.support.browser import WIDE, Visit, axe_violations, chromium
+from tests.support.slow import slow
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_families import CONTRACT
 
@@ -114,8 +115,7 @@ def opened(page: Path, **context: Any) -> Iterator[Visit]:
         assert [url for url in visit.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark"), *slow((1400, "dark"), (400, "light"))])
 def test_pages_fit_everybody_can_use_them_and_they_need_no_network(site: Path, width: int, scheme: str) -> None:
     for name in ("index", "concepts", "configuration", "commands", "comparison", "api"):
         with opened(site / f"{name}.html", viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:

@@ -22,13 +22,14 @@ from tests.lab.labs import Lab, two_tiers
 from tests.lab.network import on_lan
 from tests.lab.servers import PROGRAMS
 from tests.support.programs import require
+from tests.support.slow import first_and_slow
 from tests.support.users import require_root
 from tests.support.waiting import wait_until
 
 CELLS = [Cell("dsr", 4, "tcx"), Cell("dsr", 6, "native"), Cell("nat", 4, "tcx")]
 
 
-@pytest.fixture(params=CELLS, ids=lambda cell: f"{cell.mode}-{cell.family}-{cell.attach}")
+@pytest.fixture(params=first_and_slow(*CELLS), ids=lambda cell: f"{cell.mode}-{cell.family}-{cell.attach}")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     require_root()
     for program in PROGRAMS:

@@ -14,9 +14,10 @@ probe = pytest.importorskip("_l4lb_probe", reason="the probe module is not built
 
 
 @pytest.mark.external
+@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", list(fuzzing.MAX_BYTES))
-def test_a_short_run_of_the_fuzzer_finds_nothing(target: str) -> None:
-    said = fuzzing.fuzz(target, fuzzing.build(target), seconds=5)
+def test_a_short_run_of_the_fuzzer_finds_nothing(target: str, seconds: int) -> None:
+    said = fuzzing.fuzz(target, fuzzing.build(target), seconds)
     runs = re.search(r"Done (\d+) runs", said)
     assert runs is not None, said[-4000:]
     assert int(runs[1]) > 10 * len(list(fuzzing.corpus(target).iterdir())), said[-4000:]
