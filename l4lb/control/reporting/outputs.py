@@ -8,7 +8,6 @@ except for `prepare`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l4lb.config import Config
@@ -22,7 +21,7 @@ from l4lb.control.state.events import Events
 from l4lb.errors import ConfigError
 from l4lb.net.address import parse_address, resolve_backend
 from l4lb.net.output.log_targets import open_sink
-from l4lb.net.output.record_sink import PluginSink, RecordSink
+from l4lb.net.output.record_sink import PluginSink, made_record_sink
 from l4lb.net.output.record_stream import RecordStream
 from l4lb.net.output.sinks import Sink
 
@@ -56,24 +55,12 @@ def _access_log_of(settings: GlobalConfig) -> tuple[str, ...]:
     return (settings.access_log,)
 
 
-def made_record_sink(name: str, options: Mapping[str, object]) -> RecordSink:
-    """The sink of another package. ValueError says what is wrong with it, or with its options."""
-    try:
-        plugin = load_record_sink(name)(dict(options))
-    except Exception as error:  # whatever another package raises
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    if not (callable(getattr(plugin, "write", None)) and callable(getattr(plugin, "close", None))):
-        raise ValueError(f"returned a {type(plugin).__name__}, expected an object with write(records) and close()")
-    made: RecordSink = plugin
-    return made
-
-
 def _open_sink(settings: GlobalConfig) -> Sink:
     """OSError and ValueError, with what is wrong."""
     name = record_sink_of(settings.access_log)
     if name is None:
         return open_sink(settings.access_log, settings.syslog, settings.syslog_facility, "session")
-    return PluginSink(settings.access_log, made_record_sink(name, settings.access_log_options))
+    return PluginSink(settings.access_log, made_record_sink(load_record_sink(name), settings.access_log_options))
 
 
 def _log_format_of(settings: GlobalConfig) -> str:

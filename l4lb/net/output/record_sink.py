@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from l4lb.net.threads import name_this_thread, started
@@ -32,6 +32,18 @@ class RecordSink(Protocol):
 
     def close(self) -> None:
         """After the last `write`, on the same thread."""
+
+
+def made_record_sink(make: Callable[..., object], options: Mapping[str, object]) -> RecordSink:
+    """What another package's `make` returns. ValueError says what is wrong with that, or with its options."""
+    try:
+        plugin: Any = make(dict(options))
+    except Exception as error:  # whatever another package raises
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if not (callable(getattr(plugin, "write", None)) and callable(getattr(plugin, "close", None))):
+        raise ValueError(f"returned a {type(plugin).__name__}, expected an object with write(records) and close()")
+    made: RecordSink = plugin
+    return made
 
 
 class PluginSink:
