@@ -116,17 +116,16 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("page", pages_with("toml"), ids=str)
 def test_l4lb_check_takes_every_configuration(page: Path, tmp_path: Path) -> None:
     """With the files that they name, and the modules that the page has."""
-    script = ""
+    script, files = "", []
     for block in BLOCKS[page]:
         if block.language == "python" and (named := re.match(r"# (\w+\.py)\n", block.text)):
             (tmp_path / named[1]).write_text(block.text)
         if block.language == "toml" and not block.why_not:
-            name = f"{block.line}.toml"
-            (tmp_path / name).write_text(tomli_w.dumps(completed(tomllib.loads(block.text))))
+            files.append(f"{block.line}.toml")
+            (tmp_path / files[-1]).write_text(tomli_w.dumps(completed(tomllib.loads(block.text))))
             for path in re.findall(r"/etc/l4lb/[\w.-]+", block.text):
                 script += f"touch {path}\n"
-            script += f"l4lb check {name}\n"
-    run_in_a_place(tmp_path, script, addresses=())
+    run_in_a_place(tmp_path, f"{script}l4lb check {' '.join(files)}\n", addresses=())
 
 
 # ---- commands ----
