@@ -20,6 +20,7 @@ from tests.support.forwarding import said
 from tests.support.frames import checksum, parse
 from tests.support.namespaces import BACK, BACKEND, FRONT, Host, Hosts, three_hosts
 from tests.support.programs import l4lb, require
+from tests.support.slow import first_and_slow
 
 SERVICE = {4: "203.0.113.80", 6: "2001:db8:80::80"}
 SERVER = """
@@ -206,7 +207,7 @@ def verdicts(balancer: Forked) -> dict[str, int]:
 @pytest.mark.parametrize("gue_port", [0, 6080], ids=["ipip", "gue"])
 @pytest.mark.parametrize("outside", [4, 6], ids=["over4", "over6"])
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+@pytest.mark.parametrize("attach", first_and_slow("tcx", "native", "generic"))
 def test_with_room_for_the_outer_headers(
     attach: str, family: int, outside: int, gue_port: int, hosts: Hosts, decapsulator: Path
 ) -> None:
@@ -223,7 +224,7 @@ def test_with_room_for_the_outer_headers(
 
 @pytest.mark.parametrize("outside", [4, 6], ids=["over4", "over6"])
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("attach", ["tcx", "native", "generic"])
+@pytest.mark.parametrize("attach", first_and_slow("tcx", "native", "generic"))
 def test_a_client_learns_what_fits(attach: str, family: int, outside: int, hosts: Hosts, decapsulator: Path) -> None:
     """The same MTU everywhere: what is full size does not fit, and the client is told so by ICMP."""
     for host in (hosts.client, hosts.backend):

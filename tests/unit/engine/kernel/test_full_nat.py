@@ -37,11 +37,9 @@ from tests.support.kernel import (
 from tests.support.namespaces import set_sysctl
 from tests.support.programs import run
 from tests.support.quic_twin import long_header, short_header
-from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 EACH = pytest.mark.parametrize("program", PROGRAMS)
-EACH_TAKES_LONG = pytest.mark.parametrize("program", first_and_slow(*PROGRAMS))
 ENDS = [(family, protocol) for family in (4, 6) for protocol in (TCP, UDP)]
 ONE = array("I", [0]) * 251  # all clients go to the first backend
 FEW = 1024
@@ -327,7 +325,7 @@ def ended_by_both(made: Kernel, asked: Frame, out: Frame) -> None:
 ENDINGS = [reset_by_the_client, reset_by_the_backend, ended_by_both]
 
 
-@EACH_TAKES_LONG
+@EACH
 @pytest.mark.parametrize("end", ENDINGS)
 def test_ports_of_connections_that_are_over_are_free_soon(
     program: str, end: Callable[[Kernel, Frame, Frame], None]
@@ -350,7 +348,7 @@ def test_ports_of_connections_that_are_over_are_free_soon(
     on_a_host(check)
 
 
-@EACH_TAKES_LONG
+@EACH
 def test_a_connection_that_one_side_has_ended_keeps_its_port(program: str) -> None:
     """So does one whose RST was not taken: packets come after it."""
 
@@ -394,7 +392,7 @@ def full(made: Kernel) -> dict[Frame, Frame]:
     raise AssertionError(f"{len(known)} of {FEW} ports were found")
 
 
-@EACH_TAKES_LONG
+@EACH
 def test_ports_of_idle_flows_are_free(program: str) -> None:
     def check() -> None:
         few_ports()
