@@ -17,7 +17,7 @@ from l4lb import ChangeError, Client, LoadBalancer
 from l4lb.model.states import CloseReason
 from tests.scenarios.test_admin_api import Curl
 from tests.support.balancing import address_of, closed, make_config
-from tests.support.peers import connect, echo, read_until_end, serving
+from tests.support.peers import connect, echo, read_until_end, refused, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
 
@@ -26,14 +26,6 @@ def said(sock: socket.socket, text: bytes = b"x") -> bool:
     """Whether the session still echoes."""
     sock.sendall(text)
     return sock.recv(100) == text
-
-
-def refused(address: str) -> bool:
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 @contextlib.contextmanager

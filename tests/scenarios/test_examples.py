@@ -69,8 +69,9 @@ def test_own_policy_jump_is_explained_from_the_file(
     """Every slot of one backend is its own; two keep the first's slots where jump hash leaves them."""
     monkeypatch.setenv("PYTHONPATH", str(own_policy))
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
-    shown = forking.run("explain", "web", "192.0.2.7", "-c", config(tmp_path, "jump", addresses)).stdout
-    assert "pool web (jump): a client at 192.0.2.7 gets 127.0.0.1:" in shown
+    done = forking.run("explain", "web", "192.0.2.7", "-c", config(tmp_path, "jump", addresses))
+    assert done.returncode == 0, done.stderr
+    assert "pool web (jump): a client at 192.0.2.7 gets 127.0.0.1:" in done.stdout
 
 
 def test_without_the_package_the_policy_is_unknown(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.scenarios.test_reload import asked, config_of, events_of, said
 from tests.scenarios.test_upgrade import end, pid_of
 from tests.support.balancing import NO_CHECKS
 from tests.support.datagrams import UdpClient, serving_udp
-from tests.support.peers import connect, echo, one_answer, serving
+from tests.support.peers import connect, echo, one_answer, refused, serving
 from tests.support.programs import free_port, l4lb
 from tests.support.waiting import wait_until
 
@@ -48,17 +48,6 @@ def why(balancer: LoadBalancer) -> str:
 
 def kinds(events: list[Event]) -> list[str]:
     return [one.kind for one in events if one.kind in ("listening", "listener_refusing", "listener_cannot_refuse")]
-
-
-def refused(address: str) -> bool:
-    """Not merely reset, by a listener that accepts and has no backend."""
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:
-        return False
-    return False
 
 
 def was_reset(address: str) -> bool:

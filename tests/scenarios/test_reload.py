@@ -15,7 +15,7 @@ from l4lb.config import AdminConfig, AgentConfig, GlobalConfig, HealthConfig
 from l4lb.control.state.events import Event
 from l4lb.model.states import AdminState, CloseReason, Health
 from tests.support.balancing import NO_CHECKS, address_of, balancing, make_config, wait_closed
-from tests.support.peers import connect, echo, hold, one_answer, serving
+from tests.support.peers import connect, echo, hold, one_answer, refused, serving
 from tests.support.programs import free_port
 from tests.support.waiting import wait_until
 
@@ -41,14 +41,6 @@ def asked(address: str) -> bytes:
     with connect(address) as sock:
         sock.sendall(b"?")
         return sock.recv(100)
-
-
-def refused(address: str) -> bool:
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def said(sock: socket.socket, text: bytes) -> bool:

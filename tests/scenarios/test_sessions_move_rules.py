@@ -23,7 +23,7 @@ from tests.scenarios.test_sessions_move import samples
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support import proxy_twin
 from tests.support.checking import address_of, loopback_socket
-from tests.support.peers import connect, echo, hold, read_exactly, read_until_end, serving
+from tests.support.peers import connect, echo, hold, read_exactly, read_until_end, refused, serving
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_statsd import receive
@@ -100,14 +100,6 @@ def echoing(directory: Path, listener: str = "", pool: str = "", within: Sequenc
         process.write(listener, pool)
         with started(process, within):
             yield process
-
-
-def refused(address: str) -> bool:
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def said(sock: socket.socket, text: bytes) -> bool:

@@ -14,8 +14,8 @@ import pytest
 
 from l4lb.model.states import CloseReason, ConnectFailure, PathError
 from tests.scenarios.test_udp import PLAIN, balancing_udp, dropped
-from tests.support import forking
 from tests.support.balancing import address_of, closed
+from tests.support.commands import Commands
 from tests.support.datagrams import UdpClient, UdpServer, serving_udp, silent
 from tests.support.icmp import say_icmp
 from tests.support.namespaces import BACKEND, Hosts, three_hosts
@@ -302,8 +302,8 @@ def test_a_backend_behind_a_firewall_that_rejects(
                 for _ in range(2):  # round robin: one of them begins at the one that is shut
                     heard = hosts.client.run_python(ASK, "5370").split()
                     assert heard.count("7002") >= 7, heard
-                status = forking.run("status", "--admin", admin)
-                assert re.search(rf"\b\d+ {kind}\b", status.stdout), status
+                status = Commands(admin).ok("status")
+                assert re.search(rf"\b\d+ {kind}\b", status), status
     finally:
         hosts.backend.run("nft", "delete", "table", "inet", "l4lbreject")
 

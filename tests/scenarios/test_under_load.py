@@ -7,7 +7,6 @@ import http.client
 import os
 import random
 import signal
-import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from l4lb import Client
 from tests.scenarios.test_upgrade import end, gone, upgraded
 from tests.support.load import echo_servers, load
+from tests.support.peers import refused
 from tests.support.programs import L4lb, free_port, free_ports, l4lb, require
 from tests.support.waiting import wait_until
 
@@ -129,21 +129,13 @@ class Asker:
 
     def _connect(self) -> None:
         while not self._stop.wait(0.005):
-            if _refused(self._where[0]):
+            if refused(("127.0.0.1", self._where[0])):
                 self.ready_after_refusal.append(_status_of(self._where[1], "/readyz"))
 
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-
-
-def _refused(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def _status_of(admin: str, path: str) -> int:

@@ -1,9 +1,10 @@
-"""What tests that run side by side may have one after the other only: there is one on this machine."""
+"""What there is one of on this machine: tests that run side by side take turns."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ _LOCKS = Path("/run/lock")
 
 @contextlib.contextmanager
 def exclusive(what: str) -> Iterator[None]:
-    """Waits for whoever has it. Ends with the process that takes it, too."""
-    with (_LOCKS / f"l4lb-tests-{what}").open("w") as lock:
+    """Wait for the test that has it. The kernel releases it when a process ends. Users have locks of their own: the
+    file of another one cannot be opened."""
+    with (_LOCKS / f"l4lb-tests-{os.geteuid()}-{what}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -22,7 +22,7 @@ from tests.support.namespaces import in_namespace, set_sysctl
 from tests.support.programs import run
 from tests.support.slow import first_and_slow
 
-PROGRAMS = first_and_slow("xdp", "tcx")  # for parametrize: of one source
+PROGRAMS = first_and_slow("xdp", "tcx")  # parameters: both are compiled from one source
 PASSED, DROPPED, SENT = {"xdp": 2, "tcx": 2**32 - 1}, {"xdp": 1, "tcx": 2}, {"xdp": 4, "tcx": 7}
 FAMILIES = {4: 2, 6: 10}
 SERVICE = {4: "203.0.113.1", 6: "2001:db8:1::1"}

@@ -133,7 +133,8 @@ def remove(*names: str) -> None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if _namespace(f"/proc/{pid}/ns/net") in there:
                 os.kill(int(pid), signal.SIGKILL)
-    run("ip", "-batch", "-", stdin="\n".join(f"netns del {name}" for name in there.values()))
+    if there:
+        run("ip", "-batch", "-", stdin="\n".join(f"netns del {name}" for name in there.values()))
 
 
 def _namespace(path: str) -> tuple[int, int]:

@@ -190,3 +190,14 @@ def connect(address: str | tuple[str, int]) -> socket.socket:
         host, _, port = address.rpartition(":")
         address = (host.strip("[]"), int(port))
     return socket.create_connection(address, timeout=TIMEOUT_S)
+
+
+def refused(address: str | tuple[str, int]) -> bool:
+    """Whether nobody listens there. One that is just closing may reset (connect(2): ECONNRESET)."""
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        return False
+    return False

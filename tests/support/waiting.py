@@ -22,7 +22,9 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(min(max(0.005, 2 * (time.monotonic() - began)), 0.1))  # not all of a CPU is for asking
+        time.sleep(
+            min(max(0.005, 2 * (time.monotonic() - began)), 0.1)
+        )  # a condition that takes long is not asked all the time
 
 
 def hang(pid: int) -> None:
