@@ -50,6 +50,14 @@ def new_loop() -> asyncio.AbstractEventLoop:
         close_all(spare)
 
 
+async def cancel_others() -> None:
+    """Cancel the other tasks of this loop, and those that they begin while they end, and wait for their end."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
 def expect_alive(thread: threading.Thread | None, coroutine: Coroutine[Any, Any, Any]) -> None:
     """EngineError when the thread of the loop to which `coroutine` was given has ended and cannot finish it."""
     if thread is None or not thread.is_alive():

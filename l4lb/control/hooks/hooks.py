@@ -191,9 +191,8 @@ class Hooks:
 
     def _begin(self, hook: Hook, ask: Ask) -> Answer | None:
         tasks = self._tasks
-        if tasks is None or not tasks.has_room():
+        if tasks is None or not tasks.has_room() or not tasks.begin(lambda: self._await(hook, ask)):
             return Answer(ask, HookResult.FULL)
-        tasks.begin(lambda: self._await(hook, ask))
         return None
 
     async def _await(self, hook: Hook, ask: Ask) -> None:

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from l4lb.control.state.events import logger
 from l4lb.errors import EngineError
-from l4lb.net.threads import name_this_thread, new_loop, started
+from l4lb.net.threads import cancel_others, name_this_thread, new_loop, started
 
 TASKS_MAX = 4096
 _JOIN_S = 1.0
@@ -32,8 +33,10 @@ class Tasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="l4lb-hook-loop", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()  # guards the two below
         self._begun = 0  # and not ended; also what the loop has not come to yet, which a call may hold up
-        self._counting = threading.Lock()
+        self._stopping = False
+        self._over = False  # of the loop's thread
 
     def start(self) -> None:
         """EngineError when there can be no loop or thread."""
@@ -46,12 +49,15 @@ class Tasks:
             raise
 
     def stop(self) -> bool:
-        """Cancel what is under way, tasks that hooks began too. False: one does not return, and the thread ends with
-        it."""
+        """Begin nothing more, and cancel what is under way, tasks that hooks began too. False: one does not return, and
+        the thread ends with it."""
         loop = self._loop
         if loop is None:
             return True
-        loop.call_soon_threadsafe(self._cancel_all)
+        with self._lock:
+            if not self._stopping:
+                self._stopping = True
+                loop.call_soon_threadsafe(self._end)  # after all that was begun
         self._thread.join(_JOIN_S)
         return not self._thread.is_alive()
 
@@ -59,20 +65,14 @@ class Tasks:
         return self._begun < TASKS_MAX
 
     def begin(self, work: Callable[[], Awaitable[Any]], ended: Callable[[], None] = lambda: None) -> bool:
-        """Any thread but that of the loop. `ended` is called there, whatever comes of it. False: the loop has ended."""
-        if self._loop is None:
-            return False
-        self._count(1)
-        try:
+        """Any thread but that of the loop. `ended` is called there, whatever comes of it. False: not started, or
+        stopping."""
+        with self._lock:
+            if self._loop is None or self._stopping:
+                return False
+            self._begun += 1
             self._loop.call_soon_threadsafe(self._begin, work, ended)
-        except RuntimeError:  # closed meanwhile
-            self._count(-1)
-            return False
         return True
-
-    def _count(self, more: int) -> None:
-        with self._counting:
-            self._begun += more
 
     # ---- its thread ----
 
@@ -80,9 +80,19 @@ class Tasks:
         assert self._loop is not None
         name_this_thread("l4lb-hook-loop")
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._over:  # a hook can stop the loop too
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:  # asyncio hands on these two
+                logger.error("a task that a hook began ended with %r", error)
+        self._loop.run_until_complete(cancel_others())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _end(self) -> None:
+        assert self._loop is not None
+        self._over = True
+        self._loop.stop()
 
     def _begin(self, work: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -92,18 +102,10 @@ class Tasks:
 
         task = self._loop.create_task(run())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._count(-1))
+        task.add_done_callback(self._ended)
         task.add_done_callback(lambda _: ended())
 
-    def _cancel_all(self) -> None:
-        assert self._loop is not None
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.create_task(self._end(tasks))
-
-    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
-        assert self._loop is not None
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop.stop()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        with self._lock:
+            self._begun -= 1
