@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from l4lb.errors import EngineError
-from l4lb.net.threads import REFUSED, expect_alive, name_this_thread, new_loop, no_thread, started
+from l4lb.net.threads import REFUSED, cancel_others, expect_alive, name_this_thread, new_loop, no_thread, started
 
 T = TypeVar("T")
 _LOOK_AGAIN_S = 1.0
@@ -26,6 +26,8 @@ class ControlLoop:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._ending = False  # guarded by it
         self.loop: asyncio.AbstractEventLoop = new_loop()
         self.thread: threading.Thread | None = None
         self._aside = ThreadPoolExecutor(
@@ -55,13 +57,13 @@ class ControlLoop:
             )
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin `coroutine` on the control loop. EngineError when the loop does not run."""
+        """Begin `coroutine` on the control loop. EngineError when the loop does not run, or another thread ends it."""
         try:
             self.expect_own_process()
-            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:  # closed meanwhile by another thread
-            coroutine.close()
-            raise EngineError("not started") from None
+            with self._lock:
+                if self._ending:
+                    raise EngineError("not started")
+                return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         except EngineError:
             coroutine.close()
             raise
@@ -71,9 +73,11 @@ class ControlLoop:
         if threading.current_thread() is self.thread:
             coroutine.close()
             raise EngineError("called from the control loop's own thread, which would wait for itself")
-        thread, future = self.thread, self._submit(coroutine)
+        return self._result(self._submit(coroutine), coroutine)
+
+    def _result(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> T:
         while not wait([future], _LOOK_AGAIN_S).done:
-            expect_alive(thread, coroutine)
+            expect_alive(self.thread, coroutine)
         return future.result()
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -94,9 +98,12 @@ class ControlLoop:
                 self.loop.call_soon_threadsafe(call)
 
     def end(self) -> None:
-        """Finish what runs and end the threads."""
+        """Finish what runs and end the threads. Called once."""
         if self.thread is not None and self.thread.is_alive():
-            self.run(_finish_tasks())
+            with self._lock:
+                self._ending = True
+            finish = _finish_tasks()
+            self._result(asyncio.run_coroutine_threadsafe(finish, self.loop), finish)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join()
         self._aside.shutdown()
@@ -110,9 +117,6 @@ def refused_thread(error: BaseException) -> EngineError | None:
 
 async def _finish_tasks() -> None:
     """Let the other tasks of this loop end, and cancel those that do not."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        _, pending = await asyncio.wait(others, timeout=_FINISH_S)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=_FINISH_S)
+    await cancel_others()
