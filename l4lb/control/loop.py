@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from l4lb.errors import EngineError
-from l4lb.net.threads import REFUSED, cancel_others, expect_alive, name_this_thread, new_loop, no_thread, started
+from l4lb.net.loops import cancel_others, new_loop, run_loop
+from l4lb.net.threads import REFUSED, name_this_thread, no_thread, started
 
 T = TypeVar("T")
 _LOOK_AGAIN_S = 1.0
@@ -28,6 +29,7 @@ class ControlLoop:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._ending = False  # guarded by it
+        self._over = False  # of the loop's thread
         self.loop: asyncio.AbstractEventLoop = new_loop()
         self.thread: threading.Thread | None = None
         self._aside = ThreadPoolExecutor(
@@ -42,7 +44,11 @@ class ControlLoop:
         with contextlib.suppress(MemoryError):  # whoever waits for the loop hears of it: see `run`
             name_this_thread("l4lb-control")
             asyncio.set_event_loop(self.loop)
-            self.loop.run_forever()
+            run_loop(self.loop, lambda: self._over)
+
+    def _stop(self) -> None:
+        self._over = True
+        self.loop.stop()
 
     @property
     def is_forked(self) -> bool:
@@ -77,7 +83,7 @@ class ControlLoop:
 
     def _result(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> T:
         while not wait([future], _LOOK_AGAIN_S).done:
-            expect_alive(self.thread, coroutine)
+            _expect_alive(self.thread, coroutine)
         return future.result()
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -85,7 +91,7 @@ class ControlLoop:
         thread, future = self.thread, asyncio.wrap_future(self._submit(coroutine))
         try:
             while not (await asyncio.wait([future], timeout=_LOOK_AGAIN_S))[0]:
-                expect_alive(thread, coroutine)
+                _expect_alive(thread, coroutine)
         except BaseException:
             future.cancel()
             raise
@@ -104,10 +110,17 @@ class ControlLoop:
                 self._ending = True
             finish = _finish_tasks()
             self._result(asyncio.run_coroutine_threadsafe(finish, self.loop), finish)
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.loop.call_soon_threadsafe(self._stop)
             self.thread.join()
         self._aside.shutdown()
         self.loop.close()
+
+
+def _expect_alive(thread: threading.Thread | None, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """EngineError when the thread of the loop to which `coroutine` was given has ended and cannot finish it."""
+    if thread is None or not thread.is_alive():
+        coroutine.close()
+        raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
 
 
 def refused_thread(error: BaseException) -> EngineError | None:

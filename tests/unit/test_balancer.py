@@ -151,10 +151,10 @@ def test_nobody_waits_for_a_control_loop_that_has_ended() -> None:
         balancer.start()
         control = balancer._control
         assert control is not None
-        loop, thread = control.loop, control.thread
+        thread = control.thread
         assert thread is not None
         balancer.run(balancer.plane.stop())  # nothing may run on when the test is over
-        loop.call_soon_threadsafe(loop.stop)
+        control.loop.call_soon_threadsafe(control._stop)
         thread.join()
         with pytest.raises(EngineError, match="the control loop has ended"):
             asks(balancer)

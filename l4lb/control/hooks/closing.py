@@ -20,11 +20,12 @@ from typing import Any
 from l4lb.config.rules.hooks import no_record_for
 from l4lb.control.hooks.failures import Failures
 from l4lb.control.hooks.given import expect_free
-from l4lb.control.hooks.tasks import Tasks, is_ending
+from l4lb.control.hooks.tasks import Tasks
 from l4lb.control.reporting.access_format import Formatter
 from l4lb.control.state.hooked import Hook, Hooks, added, configured_as, first_of, without
 from l4lb.control.state.state import State
 from l4lb.model.hooks import CloseCounts
+from l4lb.net.loops import is_ending
 from l4lb.net.output.line_writer import Losing
 from l4lb.net.output.record_sink import CLOSE_WITHIN_S, PluginSink
 from l4lb.net.output.record_stream import Outlet, RecordStream

@@ -22,7 +22,7 @@ from l4lb.control.hooks.failures import Failures, Report
 from l4lb.control.hooks.given import expect_free
 from l4lb.control.hooks.modules import Loaded
 from l4lb.control.hooks.readers import Readers
-from l4lb.control.hooks.tasks import Tasks, is_ending, is_late
+from l4lb.control.hooks.tasks import Tasks
 from l4lb.control.publishing.reconciler import Reconciler
 from l4lb.control.state.hooked import Hook, added, configured_as, hook_of, without
 from l4lb.control.state.hooked import Hooks as HooksInForce
@@ -31,6 +31,7 @@ from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.hooks import NO_TAGS, Answer, Ask, HookResult
 from l4lb.model.snapshot import ListenerSpec
+from l4lb.net.loops import is_ending, is_late
 from l4lb.net.output.record_stream import RecordStream
 
 _NO_ROOM = "its tags are not kept: those of other sessions take all the room there is"

@@ -7,23 +7,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from l4lb.control.state.events import logger
 from l4lb.errors import EngineError
-from l4lb.net.threads import cancel_others, name_this_thread, new_loop, started
+from l4lb.net.loops import cancel_others, new_loop, run_loop
+from l4lb.net.threads import name_this_thread, started
 
 TASKS_MAX = 4096
 _JOIN_S = 1.0
-
-
-def is_late(error: BaseException) -> bool:
-    """Whether it is asyncio.timeout's own, not one that the hook raised."""
-    return isinstance(error, TimeoutError) and isinstance(error.__cause__, asyncio.CancelledError)
-
-
-def is_ending() -> bool:
-    """Whether this task is to end, not one that it awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class Tasks:
@@ -80,11 +69,7 @@ class Tasks:
         assert self._loop is not None
         name_this_thread("l4lb-hook-loop")
         asyncio.set_event_loop(self._loop)
-        while not self._over:  # a hook can stop the loop too
-            try:
-                self._loop.run_forever()
-            except (SystemExit, KeyboardInterrupt) as error:  # asyncio hands on these two
-                logger.error("a task that a hook began ended with %r", error)
+        run_loop(self._loop, lambda: self._over)
         self._loop.run_until_complete(cancel_others())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
