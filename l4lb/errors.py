@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What code of others can raise. It may call sys.exit(): that must end neither this program nor one of its threads.
+RAISED_BY_OTHERS = (Exception, SystemExit)
+
 
 class L4lbError(Exception):
     """Base class: ``except L4lbError`` catches whatever l4lb raises on purpose."""

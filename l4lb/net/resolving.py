@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from l4lb.errors import EngineError
+from l4lb.errors import RAISED_BY_OTHERS, EngineError
 from l4lb.net.files import read_text
 from l4lb.net.querying import why
 from l4lb.net.threads import name_this_thread, started
@@ -137,7 +137,7 @@ class Lookups:
                 found = self._lookup(name)
             except NotResolved as error:
                 found = error
-            except Exception as error:  # of a resolver that was given, or a defect: never a name without an end
+            except RAISED_BY_OTHERS as error:  # of a resolver that was given, or a defect: never a name without an end
                 found = NotResolved(f"{type(error).__name__}: {error}")
             with self._lock:
                 closed = self._closed

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from l4lb import plugins
+from l4lb.errors import RAISED_BY_OTHERS
 
 
 def health_check_names() -> list[str]:
@@ -60,7 +61,7 @@ def _found(load: Callable[[], Any], name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = load()
     except LookupError as error:
         raise ValueError(str(error)) from None
-    except Exception as error:  # a module runs its own code when it is imported: anything can come out of it
+    except RAISED_BY_OTHERS as error:  # a module runs its own code when it is imported
         raise ValueError(f"cannot be imported: {type(error).__name__}: {error}") from None
     if not callable(found):
         raise ValueError(f"{name} is not a function")

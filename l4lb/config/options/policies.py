@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from l4lb import plugins
+from l4lb.errors import RAISED_BY_OTHERS
 from l4lb.routing.policies import POLICIES, Policy
 
 
@@ -16,7 +17,7 @@ def find_policy(name: str) -> Policy:
         return POLICIES[name]
     try:
         policy = plugins.load(plugins.POLICIES, name)
-    except Exception as error:  # whatever another package's import raises
+    except RAISED_BY_OTHERS as error:
         raise ValueError(f"cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(policy, Policy):
         raise ValueError(f"is a {type(policy).__name__}, expected what table_policy or ranking_policy returns")

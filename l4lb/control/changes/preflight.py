@@ -16,7 +16,7 @@ from l4lb.config.options.callables import load_record_sink
 from l4lb.config.options.reporting import record_sink_of
 from l4lb.config.rules.loops import Hosts, loop_conflicts
 from l4lb.control.changes.in_kernel import kernel_problems
-from l4lb.errors import Problem
+from l4lb.errors import RAISED_BY_OTHERS, Problem
 from l4lb.net.address import name_of, parse_address
 from l4lb.net.output.record_sink import made_record_sink
 from l4lb.net.resolving import Answer, Lookup, Lookups, NotResolved, look_up
@@ -58,7 +58,7 @@ def _record_sinks(config: Config) -> Iterator[tuple[Key, str]]:
         return
     try:
         made_record_sink(load_record_sink(name), settings.access_log_options).close()
-    except Exception as error:  # whatever another package raises
+    except RAISED_BY_OTHERS as error:
         yield ("global", "access_log"), f'"{settings.access_log}": cannot be opened: {error}'
 
 

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 
 from l4lb.config.options.callables import load_callable
 from l4lb.control.checks.checks import CheckFailed, NotChecked, Target, begin_step
+from l4lb.errors import RAISED_BY_OTHERS
 
 _STEP = "call"
 _last_call: ContextVar[threading.Thread | None] = ContextVar("l4lb_last_call", default=None)  # of this checker's task
@@ -41,12 +42,7 @@ async def check_python(target: Target) -> None:
 async def _awaited(function: Callable[[Target], Awaitable[object]], target: Target) -> object:
     try:
         return await function(target)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise CheckFailed(_STEP, "cancelled itself") from None
-    except Exception as error:
+    except RAISED_BY_OTHERS as error:
         raise _failed(error) from error
 
 

@@ -17,6 +17,7 @@ from l4lb.control.discovery.registry import source_of
 from l4lb.control.discovery.sources import Answer, Asked, Yielded
 from l4lb.control.state.events import Events
 from l4lb.control.state.state import DiscoveryState
+from l4lb.net.loops import is_ending
 
 _CANCELLED_WITHIN_S = 0.1
 AGAIN_MIN_S = 1.0
@@ -64,6 +65,12 @@ class Following:
                     async for one in said:
                         await self._take(one)
                 self.unanswered("the source has ended")
+            except asyncio.CancelledError:
+                if is_ending():
+                    raise
+                self.unanswered("the source cancelled itself")
+            except SystemExit as error:
+                self.unanswered(f"the source called sys.exit({error.code!r})")
             except Exception as error:  # of a source, whatever it is: nothing is taken away, and it is asked again
                 self.unanswered(str(error) or type(error).__name__)
             self._last = None

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from l4lb.control.checks.checks import Check, CheckFailed, NotChecked, Target, begin_step, current_step
 from l4lb.control.health.rise_fall import Streak
 from l4lb.control.state.state import CheckResult
+from l4lb.errors import RAISED_BY_OTHERS
 from l4lb.model.states import Health
 from l4lb.model.stats import Durations
+from l4lb.net.loops import is_ending
 
 JITTER = 0.05  # of the interval, either way
 LATE_S = 0.05  # a time-out that fires so much later than asked for shows that the loop was busy
@@ -94,6 +96,10 @@ class Checker:
                 self.lag_s = elapsed - timeout_s
                 return None
             return CheckResult(False, current_step(), f"no answer within {timeout_s:g} s", elapsed)
-        except Exception as error:  # a broken check must neither stop the checker nor pass
+        except asyncio.CancelledError:  # a broken check must neither stop the checker nor pass
+            if is_ending():
+                raise
+            return CheckResult(False, current_step(), "cancelled itself", time.monotonic() - began)
+        except RAISED_BY_OTHERS as error:
             return CheckResult(False, "check", f"{type(error).__name__}: {error}", time.monotonic() - began)
         return CheckResult(True, "passed", "", time.monotonic() - began)

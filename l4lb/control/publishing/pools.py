@@ -16,6 +16,7 @@ from l4lb.config.options.policies import find_policy
 from l4lb.config.options.proxy import OwnTlv
 from l4lb.control.state.fleet import WHOLE, Share
 from l4lb.control.state.state import BackendState, PoolState
+from l4lb.errors import RAISED_BY_OTHERS
 from l4lb.model.address import SocketAddress
 from l4lb.model.snapshot import BackendSpec, HashKey, PoolSpec, ProxySend, Selection, TierSpec
 from l4lb.model.states import AdminState, Health
@@ -202,7 +203,7 @@ def build_table(order: Order, builder: TableBuilder) -> Table:
     if order.candidates.backends:
         try:
             slots = policy.build(order.candidates, builder)
-        except Exception as raised:  # of another package's policy
+        except RAISED_BY_OTHERS as raised:
             return _in_turn(order, f"{type(raised).__name__}: {raised}", builder)
     return Table(order, policy, slots, _digest(order, slots))
 

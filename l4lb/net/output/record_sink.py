@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from l4lb.errors import RAISED_BY_OTHERS
 from l4lb.net.threads import name_this_thread, started
 
 QUEUE_LENGTH = 16_384  # records
@@ -38,7 +39,7 @@ def made_record_sink(make: Callable[..., object], options: Mapping[str, object])
     """What another package's `make` returns. ValueError says what is wrong with that, or with its options."""
     try:
         plugin: Any = make(dict(options))
-    except Exception as error:  # whatever another package raises
+    except RAISED_BY_OTHERS as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not (callable(getattr(plugin, "write", None)) and callable(getattr(plugin, "close", None))):
         raise ValueError(f"returned a {type(plugin).__name__}, expected an object with write(records) and close()")

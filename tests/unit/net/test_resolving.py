@@ -50,13 +50,14 @@ def test_without_a_second_thread_the_first_sees_to_all() -> None:
     lookups.close()
 
 
-def test_a_resolver_that_fails_in_its_own_way_is_a_name_that_does_not_resolve() -> None:
+@pytest.mark.parametrize(("error", "said"), [(KeyError("x"), "KeyError: 'x'"), (SystemExit(3), "SystemExit: 3")])
+def test_a_resolver_that_fails_in_its_own_way_is_a_name_that_does_not_resolve(error: BaseException, said: str) -> None:
     def broken(name: str) -> NoReturn:
-        raise KeyError(name)
+        raise error
 
     lookups = Lookups(broken)
     heard: list[Answer | NotResolved] = []
     lookups.begin("one.example", lambda _, found: heard.append(found))
     assert wait_until(lambda: heard)
-    assert str(heard[0]) == "KeyError: 'one.example'"
+    assert str(heard[0]) == said
     lookups.close()

@@ -109,12 +109,14 @@ def test_patterns() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An installed distribution, as importlib.metadata sees it, that adds two types; one is broken."""
+    """An installed distribution, as importlib.metadata sees it, that adds types, some of which are broken."""
     info = tmp_path / "l4lb_extra-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: l4lb-extra\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[l4lb.health_checks]\nextra = tests.unit.control.checks.functions:added\nlost = no.such.module:check\n"
+        "exits = tests.unit.control.checks.functions:async_exiting\n"
+        "cancels = tests.unit.control.checks.functions:async_cancelled\n"
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     plugins.names.cache_clear()
@@ -134,3 +136,6 @@ def test_types_of_other_packages(package: Path) -> None:
     assert check("127.0.0.1:1", "extra", path="/x", options={"colour": "red"}).ok
     result = check("127.0.0.1:1", "extra", path="/x", options={"colour": "blue"})
     assert (result.step, result.reason) == ("colour", "{'colour': 'blue'}")
+    for type_, step, reason in (("exits", "check", "SystemExit: 3"), ("cancels", "connect", "cancelled itself")):
+        result = check("127.0.0.1:1", type_)
+        assert (result.ok, result.step, result.reason) == (False, step, reason)

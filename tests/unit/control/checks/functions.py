@@ -58,6 +58,10 @@ async def async_broken(target: Target) -> None:
     raise ValueError("out of ink")
 
 
+async def async_exiting(target: Target) -> None:
+    sys.exit(3)
+
+
 async def async_cancelled(target: Target) -> None:
     raise asyncio.CancelledError
 
@@ -68,7 +72,7 @@ async def async_hanging(target: Target) -> None:
 
 
 async def added(target: Target) -> None:
-    """An entry point, in test_plugins.py."""
+    """An entry point, in tests/unit/config/options/test_health.py."""
     if target.settings.options != {"colour": "red"} or target.settings.path != "/x":
         raise CheckFailed("colour", str(target.settings.options))
 

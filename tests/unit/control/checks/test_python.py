@@ -34,6 +34,7 @@ def test_passes(name: str) -> None:
         ("async_broken", "call", "ValueError: out of ink"),
         ("failing", "paper", "tray is empty"),
         ("exiting", "call", "SystemExit: 3"),
+        ("async_exiting", "call", "SystemExit: 3"),
         ("async_cancelled", "call", "cancelled itself"),
         ("async_hanging", "ink", "no answer within 0.3 s"),
         ("gone", "call", f"{HERE} has no gone"),
@@ -97,6 +98,7 @@ def config_with(text: str) -> str:
         (f"{HERE}:gone", f"{HERE} has no gone"),
         (f"{HERE}:not_a_function", "not_a_function is not a function"),
         ("no.such.module:up", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+        (f"{HERE.replace('functions', 'exits')}:up", "cannot be imported: SystemExit: 0"),
     ],
 )
 def test_what_cannot_be_called_is_an_error_of_the_configuration(text: str, message: str) -> None:

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from l4lb.config import DiscoveryConfig
+from l4lb.control.discovery import following
 from l4lb.control.discovery.following import Following
+from l4lb.control.discovery.registry import SOURCES
+from l4lb.control.discovery.sources import Asked, Source
 from l4lb.control.state.events import Event, Events
 
 
@@ -43,3 +50,33 @@ def test_an_answer_that_holds_late_hides_no_failure_since(tmp_path: Path) -> Non
 
     asyncio.run(follow())
     assert [event.kind for event in heard] == ["discovery_failed", "discovery_recovered"]
+
+
+async def _exits(asked: Asked) -> AsyncIterator[list[str]]:
+    sys.exit(3)
+    yield []
+
+
+async def _cancels_itself(asked: Asked) -> AsyncIterator[list[str]]:
+    raise asyncio.CancelledError
+    yield []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [(_exits, "the source called sys.exit(3)"), (_cancels_itself, "the source cancelled itself")],
+    ids=["exits", "cancels"],
+)
+def test_a_source_that_ends_its_task_is_asked_again(source: Source, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "file", source)
+    monkeypatch.setattr(following, "AGAIN_MIN_S", 0.0)
+
+    async def follow() -> None:
+        one = Following("web", DiscoveryConfig(type="file", path="/x"), Events())
+        try:
+            await until(one, 3, 0)
+            assert one.known.error == said
+        finally:
+            await one.stop()
+
+    asyncio.run(follow())

@@ -141,10 +141,14 @@ def test_first_is_a_ranking_by_the_configuration_and_not_by_id() -> None:
 # ---- policies of other packages ----
 
 PLUGIN = """
+import sys
 from l4lb.policies import ranking_policy, table_policy
 
 def fails(candidates):
     raise RuntimeError("no luck")
+
+def exits(candidates):
+    sys.exit(3)
 
 last_first = ranking_policy(lambda candidates: list(reversed(range(len(candidates.backends)))))
 some = ranking_policy(lambda candidates: [1])
@@ -154,6 +158,7 @@ beyond = table_policy(lambda candidates: [len(candidates.backends)])
 empty = table_policy(lambda candidates: [])
 words = table_policy(lambda candidates: ["a"])
 fails = table_policy(fails)
+exits = table_policy(exits)
 nothing = 5
 """
 
@@ -163,7 +168,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """A package with these policies, as installers lay it out."""
     info = tmp_path / "their_policies-1.0.dist-info"
     info.mkdir()
-    names = ["last_first", "some", "twice", "heavy", "beyond", "empty", "words", "fails", "nothing"]
+    names = ["last_first", "some", "twice", "heavy", "beyond", "empty", "words", "fails", "exits", "nothing"]
     points = "".join(f"{name} = their_policies:{name}\n" for name in names)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[l4lb.policies]\n{points}absent = their_policies:absent\nmaglev = x:y\n")
@@ -207,6 +212,7 @@ def test_a_table_of_another_package_is_used_as_it_is() -> None:
     ("policy", "reason"),
     [
         ("fails", "RuntimeError: no luck"),
+        ("exits", "SystemExit: 3"),
         ("beyond", "ValueError: table: index 3, but there are 3 candidates"),
         ("empty", "ValueError: table: 0 entries, expected 1 to 5000011"),
         ("words", "ValueError: table: expected indices of candidates"),

@@ -143,7 +143,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def open_sink(options: dict[str, Any]) -> Any:
         made.append(options)
-        if isinstance(made[0], Exception):
+        if isinstance(made[0], BaseException):
             raise made[0]
         return made[0]
 
@@ -225,7 +225,11 @@ def test_check_finds_wrong_options_too(installed: list[Any]) -> None:
     plugin = installed[0]
     assert preflight(config)[0] == []
     assert plugin.closed == 1
-    for made, said in ((ValueError("no such topic"), "ValueError: no such topic"), (object(), "returned a object")):
+    for made, said in (
+        (ValueError("no such topic"), "ValueError: no such topic"),
+        (SystemExit(3), "SystemExit: 3"),
+        (object(), "returned a object"),
+    ):
         installed[0] = made
         (problem,) = preflight(config)[0]
         assert problem.path == "global.access_log"
