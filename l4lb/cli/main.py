@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -61,18 +62,25 @@ class Left(Exception):
         self.exit_code = exit_code
 
 
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """In an import, which a command may begin at any time, SIGINT still ends the process as the kernel does: Python
+    ignores an exception that is raised while it forgets a module's lock."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def _leaving() -> Iterator[None]:
     """Only output raises BrokenPipeError here: an instance that is gone is an AdminError. SIGINT, which ended the
-    process at once until now, raises an exception meanwhile.
-
-    When that exception leaves an exec() of source text, as dataclasses use it during imports, Python remembers it and
-    kills the process by SIGINT at its end, whatever its exit code. The next exec() clears that.
-    """
+    process at once until now, raises an exception meanwhile."""
     before = signal.getsignal(signal.SIGINT)
     try:
         if before == signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _interrupted)
         yield
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -134,8 +142,6 @@ def main() -> None:
         code = READER_LEFT
     for stream in (sys.stdout, sys.stderr):
         _drop_what_is_left(stream)
-    with contextlib.suppress(MemoryError, SystemError):  # an error was reported already
-        exec("")  # see `_leaving`
     sys.exit(code)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, l4lb, require, signal_to
 from tests.support.waiting import wait_until
@@ -224,6 +225,27 @@ def test_an_interrupt_while_a_command_starts(delay_s: float, tmp_path: Path) -> 
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) in ((130, "l4lb: interrupted\n"), (-signal.SIGINT, ""))
+
+
+INTERRUPTS_AN_IMPORT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from l4lb.cli import main
+sys.path.insert(0, sys.argv[1])
+with main._leaving():
+    import interrupted
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("raises_in", ["the module", "a callback whose errors Python ignores"])
+def test_an_interrupt_while_a_command_imports(raises_in: str, tmp_path: Path) -> None:
+    """It is not lost, wherever in the import it comes."""
+    lines = ["import os, signal, weakref", "class A: pass", "def kill(_=None): os.kill(os.getpid(), signal.SIGINT)"]
+    lines += ["kill()"] if raises_in == "the module" else ["a = A()", "ref = weakref.ref(a, kill)", "del a"]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
+    with forking.python(INTERRUPTS_AN_IMPORT, str(tmp_path)) as process:
+        assert process.wait(20) == -signal.SIGINT
 
 
 def gives_interrupts_back(pid: int, before: list[bool]) -> bool:
