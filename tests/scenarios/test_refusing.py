@@ -252,6 +252,7 @@ bind = "127.0.0.1:{port}"
 protocol = "udp"
 pool = "web"
 when_no_backend = "refuse"
+idle_timeout = "1s"
 [pools.web]
 backends = ["{backend}"]
 health = {{ type = "none" }}

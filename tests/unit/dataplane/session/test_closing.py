@@ -45,6 +45,7 @@ def test_unsent_bytes_are_those_that_the_peer_has_not_taken() -> None:
     one, other = pair()
     with one, other:
         assert probe.unsent(one.fileno()) == 0
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what waits goes by a few bytes at a time
         other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sent = fill(one)
         assert 0 < probe.unsent(one.fileno()) <= sent

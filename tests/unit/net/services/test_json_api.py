@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @asynccontextmanager
 async def asking(handler: Handler, timeout_s: float = 5.0) -> AsyncGenerator[JsonApi, None]:
     server = web.Server(handler)
-    runner = web.ServerRunner(server)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)  # for handlers that hang
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
