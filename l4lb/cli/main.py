@@ -4,6 +4,7 @@ report SIGINT), 141 when the reader of the output has gone (SIGPIPE). Errors go 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -110,6 +111,8 @@ class Commands(Group):
             return None
         module_name, summary = COMMANDS[name]
         module = import_module(f"l4lb.cli.{module_name}")
+        gc.freeze()
+        gc.enable()  # see `l4lb.__main__`
         command: click.Command = getattr(module, name.replace("-", "_"))
         command.short_help = summary
         return command
