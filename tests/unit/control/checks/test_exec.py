@@ -110,7 +110,7 @@ def test_cancelling_leaves_nothing() -> None:
 
     before = set(children())
     uvloop.run(main())
-    assert set(children()) == before
+    assert wait_until(lambda: set(children()) == before)
 
 
 def children() -> list[str]:
