@@ -14,7 +14,7 @@ INSTALL := $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/pip ins
 # Tests start l4lb a thousand times: Python keeps what it has compiled, whatever it is told elsewhere.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test lint unit scenarios slow package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps docs build share deb deb-deps deb-test clean
+.PHONY: help demo lab test lint unit scenarios side-by-side alone slow package-test newcomer wheel bench bench-before peers tables screenshots soak soak-scenarios faults asan tsan fuzz charts man deps docs build share deb deb-deps deb-test clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:.*  ##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -26,8 +26,8 @@ lab: build       ## hosts in namespaces, with a balancer in the kernel or, ARGS=
 	@$(BIN)/python -m tests.lab $(ARGS)
 
 test: build $(VENV)/browser $(VENV)/docs  ## lint, unit and scenarios: everything but what is slow
-	$(MAKE) -j2 --output-sync=target lint unit
-	$(MAKE) scenarios
+	$(MAKE) -j2 lint side-by-side
+	$(MAKE) alone
 
 lint: build      ## style, types, layers
 	$(BIN)/ruff check .
@@ -40,18 +40,24 @@ lint: build      ## style, types, layers
 
 # Tests wait as much as they work: more at once than there are CPUs. Those marked `alone`, scenarios all of them, measure:
 # they come after the others, one by one.
-TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 4)))
-SIDE_BY_SIDE := -n $(TESTS_AT_ONCE) --dist worksteal
+TESTS_AT_ONCE ?= $(shell echo $$(($$(nproc) + 6)))
+SIDE_BY_SIDE := $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+
+side-by-side: build $(VENV)/browser $(VENV)/docs
+	$(SIDE_BY_SIDE) tests/scenarios tests/unit tests/convert -m "not alone and not slow" $(ARGS)
+
+alone: build
+	$(BIN)/python -m pytest $$(grep -l 'mark\.alone' tests/scenarios/*.py) -m alone $(ARGS)
 
 unit: build      ## tests that mirror the modules
-	$(BIN)/python -m pytest tests/unit tests/convert $(SIDE_BY_SIDE) -m "not slow" $(ARGS)
+	$(SIDE_BY_SIDE) tests/unit tests/convert -m "not slow" $(ARGS)
 
 scenarios: build $(VENV)/browser $(VENV)/docs ## tests over real sockets with real peers
-	$(BIN)/python -m pytest tests/scenarios $(SIDE_BY_SIDE) -m "not alone and not slow" $(ARGS)
-	$(BIN)/python -m pytest tests/scenarios -m alone $(ARGS)
+	$(SIDE_BY_SIDE) tests/scenarios -m "not alone and not slow" $(ARGS)
+	$(MAKE) alone
 
 slow: build $(VENV)/browser $(VENV)/docs ## what `make test` leaves out: soak, fuzz, labs, more cases of a kind
-	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) -m slow $(ARGS)
+	$(SIDE_BY_SIDE) tests -m slow $(ARGS)
 
 package-test: build  ## sdist and wheel install and run in an environment of their own
 	$(BIN)/python tests/package_test.py
