@@ -15,6 +15,7 @@ from tests.scenarios.test_kernel_life import busy, expect_all, sixty
 from tests.scenarios.test_kernel_listener import World, world
 from tests.scenarios.test_upgrade import gone, upgraded
 from tests.support.namespaces import BACKEND, FRONT, Hosts
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 CHANGES = 60
@@ -37,7 +38,7 @@ def each_second(client: Client, *pools: str) -> list[RemoteBackend]:
     return [client.pools[pool][f"{SECOND[pool]}:8002"] for pool in pools]
 
 
-@pytest.mark.parametrize("attach", ["tcx", "native"])
+@pytest.mark.parametrize("attach", first_and_slow("tcx", "native"))
 def test_short_sessions_while_large_tables_change(attach: str, hosts: Hosts, tmp_path: Path) -> None:
     """Nearly all slots of 65,537 get another backend each time, of both families in turn: no session fails."""
     with world(hosts, tmp_path, attach) as made, Client(made.admin) as client:

@@ -25,6 +25,7 @@ from tests.support.bpf import memory_of_maps
 from tests.support.flooding import SOURCES
 from tests.support.namespaces import BACKEND, CLIENT, FRONT, Hosts
 from tests.support.programs import without_preload
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 
 SYNS = 1_000_000 if os.environ.get("L4LB_SOAK") else 200_000  # there is room for 65,536 handshakes
@@ -110,7 +111,7 @@ def change_tables(client: Client, number: int) -> None:
         client.pools[pool][f"{host}:8002"].set_weight((50, 1)[number % 2])
 
 
-@pytest.mark.parametrize("attach", ["tcx", "native"])
+@pytest.mark.parametrize("attach", first_and_slow("tcx", "native"))
 def test_syns_of_both_families_cost_no_connection(attach: str, hosts: Hosts, tmp_path: Path) -> None:
     """Sixty connections ask on while tables change: each keeps its backend. New clients come and are served. SYNs alone
     are no sessions, and neither maps nor process grow."""
@@ -134,7 +135,7 @@ def query(made: World, name: str) -> str:
     return next((one for one in (made.query(name) for _ in range(5)) if one != "TimeoutError"), "")
 
 
-@pytest.mark.parametrize("attach", ["tcx", "native"])
+@pytest.mark.parametrize("attach", first_and_slow("tcx", "native"))
 def test_datagrams_push_out_flows_of_udp_and_nothing_else(attach: str, hosts: Hosts, tmp_path: Path) -> None:
     """Each datagram of an unknown source is a flow, for which one that has long been silent goes: a client may be
     forgotten. It keeps its backend all the same, by its hash, until the table changes. Connections are kept through

@@ -19,6 +19,7 @@ from tests.support import forking
 from tests.support.forking import Forked
 from tests.support.forwarding import said
 from tests.support.namespaces import BACKEND, FRONT, Host, Hosts
+from tests.support.slow import first_and_slow
 from tests.support.users import OTHER_USER, directory_of_all
 from tests.support.waiting import wait_until
 
@@ -70,7 +71,7 @@ def expect_all(made: World, found: dict[str, str]) -> None:
     assert {name: made.ask(name, int(name[0])) for name in found} == found
 
 
-@pytest.mark.parametrize("user", ["", OTHER_USER])
+@pytest.mark.parametrize("user", first_and_slow(OTHER_USER, ""))
 def test_upgrades_take_nothing_from_flows(user: str, hosts: Hosts) -> None:
     """Without a right, too: then the programs stay those that are there."""
     with contextlib.ExitStack() as stack:

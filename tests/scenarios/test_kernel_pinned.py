@@ -19,6 +19,7 @@ from tests.scenarios.test_upgrade import gone, upgraded
 from tests.support.bpffs import bpffs
 from tests.support.namespaces import BACKEND, Hosts
 from tests.support.programs import L4lb, l4lb, require
+from tests.support.slow import first_and_slow
 from tests.support.users import OTHER_USER, directory_of_all, interpreter_of_all
 from tests.support.waiting import wait_until
 
@@ -61,7 +62,7 @@ def expect_nothing(pins: Path, hosts: Hosts) -> None:
     assert "prog" not in hosts.balancer.run("ip", "-d", "link", "show")
 
 
-@pytest.mark.parametrize("user", ["", OTHER_USER])
+@pytest.mark.parametrize("user", first_and_slow(OTHER_USER, ""))
 def test_a_process_that_is_killed_is_missed_by_nobody(user: str, hosts: Hosts, pins: Path) -> None:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(directory_of_all())

@@ -25,6 +25,7 @@ from tests.support import proxy_twin
 from tests.support.checking import address_of, loopback_socket
 from tests.support.peers import connect, echo, hold, read_exactly, read_until_end, refused, serving
 from tests.support.programs import L4lb, free_port, l4lb
+from tests.support.slow import first_and_slow
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_statsd import receive
 
@@ -317,7 +318,7 @@ def fill(sock: socket.socket) -> bytes:
     return bytes(sent)
 
 
-@pytest.mark.parametrize("splice", ["always", "off"])
+@pytest.mark.parametrize("splice", first_and_slow("always", "off"))
 def test_bytes_that_nobody_has_taken_yet_come_in_order(tmp_path: Path, splice: str) -> None:
     """First the backend does not read, then the client does not: chunks, and pipes with bytes in them."""
     wait = threading.Event()

@@ -22,7 +22,7 @@ from l4lb.cli.main import cli
 from l4lb.config.schema import json_schema
 from l4lb.control.admin.routes import ROUTES
 from tests.support.browser import WIDE, Visit, axe_violations, chromium
-from tests.support.slow import slow
+from tests.support.slow import first_and_slow, slow
 from tests.support.waiting import wait_until
 from tests.unit.control.reporting.test_families import CONTRACT
 
@@ -115,9 +115,16 @@ def opened(page: Path, **context: Any) -> Iterator[Visit]:
         assert [url for url in visit.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark"), *slow((1400, "dark"), (400, "light"))])
-def test_pages_fit_everybody_can_use_them_and_they_need_no_network(site: Path, width: int, scheme: str) -> None:
-    for name in ("index", "concepts", "configuration", "commands", "comparison", "api"):
+PAGES = ("index", "concepts", "configuration", "comparison")
+LONG_PAGES = ("commands", "api")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), *slow((1400, "light"), (1400, "dark"), (400, "light"))])
+@pytest.mark.parametrize("names", first_and_slow(PAGES, LONG_PAGES), ids="-".join)
+def test_pages_fit_everybody_can_use_them_and_they_need_no_network(
+    site: Path, names: tuple[str, ...], width: int, scheme: str
+) -> None:
+    for name in names:
         with opened(site / f"{name}.html", viewport={"width": width, "height": 900}, color_scheme=scheme) as visit:
             wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert visit.page.evaluate(wider) == 0, name

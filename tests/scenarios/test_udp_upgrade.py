@@ -16,6 +16,7 @@ from tests.scenarios.test_upgrade import end, pid_of
 from tests.support.datagrams import UdpClient, UdpServer, serving_udp
 from tests.support.programs import L4lb, free_port, l4lb
 from tests.support.quic import quic_peers
+from tests.support.slow import first_and_slow
 from tests.support.soaking import Crowd
 from tests.support.waiting import wait_until
 
@@ -148,7 +149,7 @@ def test_no_datagram_is_lost_or_overtakes_another(tmp_path: Path, servers: list[
         crowd.close()
 
 
-@pytest.mark.parametrize("listener", ["udp_requests = 1", "udp_requests = 1\nudp_responses = 1"])
+@pytest.mark.parametrize("listener", first_and_slow("udp_requests = 1", "udp_requests = 1\nudp_responses = 1"))
 def test_every_question_of_a_session_of_its_own_is_answered(
     tmp_path: Path, servers: list[UdpServer], listener: str
 ) -> None:
