@@ -105,9 +105,9 @@ class ControlLoop:
 
     def end(self) -> None:
         """Finish what runs and end the threads. Called once."""
+        with self._lock:
+            self._ending = True
         if self.thread is not None and self.thread.is_alive():
-            with self._lock:
-                self._ending = True
             finish = _finish_tasks()
             self._result(asyncio.run_coroutine_threadsafe(finish, self.loop), finish)
             self.loop.call_soon_threadsafe(self._stop)

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import threading
 
+import pytest
+
 from l4lb.control.loop import ControlLoop
 from l4lb.errors import EngineError
 
@@ -37,6 +39,17 @@ def test_calls_while_it_ends() -> None:
     assert set(asked) <= {7}
     assert refused == ["not started"] * 120  # none waited for a loop that was gone
     gc.collect()  # tells of coroutines that were never awaited, and of tasks that did not end
+
+
+def test_a_call_after_the_end_is_refused() -> None:
+    """Also where its thread has never run."""
+    for starts in (True, False):
+        control = ControlLoop()
+        if starts:
+            control.start()
+        control.end()
+        with pytest.raises(EngineError, match="not started"):
+            control.run(_said())
 
 
 def test_a_task_that_begins_another_one_at_its_end_is_waited_for() -> None:
