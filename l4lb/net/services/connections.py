@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Any
 
 import aiohttp
@@ -14,16 +16,16 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._open: set[Any] = set()  # transports, of asyncio or uvloop
+        self._open: dict[Any, Any] = {}  # by transport, of asyncio or uvloop: its socket
 
     async def _create_connection(self, *request: Any, **options: Any) -> ResponseHandler:
         made = await super()._create_connection(*request, **options)
         if (transport := made.transport) is not None:
-            self._open.add(transport)
+            self._open[transport] = transport.get_extra_info("socket")
             lost = made.connection_lost
 
             def connection_lost(error: BaseException | None) -> None:
-                self._open.discard(transport)
+                self._open.pop(transport, None)
                 lost(error)
 
             made.connection_lost = connection_lost  # type: ignore[assignment, method-assign]
@@ -31,6 +33,9 @@ class Connector(aiohttp.TCPConnector):
 
     def close(self, *how: Any, **options: Any) -> Any:
         closed = super().close(*how, **options)
-        for transport in list(self._open):
-            transport.abort()
+        for transport, sock in list(self._open.items()):
+            with contextlib.suppress(AttributeError):  # asyncio of Python 3.11.2, of TLS that was closed twice:
+                transport.abort()  # later ones do nothing then, no more than that one
+            with contextlib.suppress(OSError, TypeError):  # it has ended; uvloop cannot, and need not
+                sock.shutdown(socket.SHUT_RDWR)
         return closed
