@@ -53,8 +53,3 @@ def is_ending() -> bool:
     """Whether this task is to end, not one that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def is_late(error: BaseException) -> bool:
-    """Whether it is asyncio.timeout's own, not one that the code within it raised."""
-    return isinstance(error, TimeoutError) and isinstance(error.__cause__, asyncio.CancelledError)

@@ -31,7 +31,7 @@ from l4lb.control.state.tags import SessionTags
 from l4lb.model.forwarder import Forwarder
 from l4lb.model.hooks import NO_TAGS, Answer, Ask, HookResult
 from l4lb.model.snapshot import ListenerSpec
-from l4lb.net.loops import is_ending, is_late
+from l4lb.net.loops import is_ending
 from l4lb.net.output.record_stream import RecordStream
 
 _NO_ROOM = "its tags are not kept: those of other sessions take all the room there is"
@@ -199,8 +199,9 @@ class Hooks:
     async def _await(self, hook: Hook, ask: Ask) -> None:
         """After the deadline nobody waits for its answer."""
         readers = self._readers
+        deadline = asyncio.timeout(hook.deadline_s)
         try:
-            async with asyncio.timeout(hook.deadline_s):
+            async with deadline:
                 said = await hook.call(session_info(ask))  # type: ignore[misc]
             answer = self._with_tags(hook, decided(ask, said, self._state))
         except asyncio.CancelledError:
@@ -208,7 +209,7 @@ class Hooks:
                 raise
             answer = self._failed(hook, ask, ValueError("cancelled itself"))
         except BaseException as error:  # SystemExit too: it must fail this session, not end the loop
-            if is_late(error):
+            if isinstance(error, TimeoutError) and deadline.expired():
                 return
             answer = self._failed(hook, ask, error)
         if readers is not None:
