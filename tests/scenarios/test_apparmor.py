@@ -19,7 +19,7 @@ import pytest
 from l4lb import Client
 from l4lb.errors import AdminError
 from tests.scenarios.test_upgrade import end, gone, pid_of
-from tests.support.apparmor import Profile, pattern_of, read_profile
+from tests.support.apparmor import AS_A_SERVICE, Profile, pattern_of, read_profile
 from tests.support.peers import connect, echo, serving
 from tests.support.programs import L4lb, free_port, l4lb, require, run
 from tests.support.waiting import wait_until
@@ -125,7 +125,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         environment = {
             "PYTHONDONTWRITEBYTECODE": "1"
         }  # the package's bytecode is there, and not the service's to write
-        within = [*tracer, "-o", str(traced)]
+        within = [*AS_A_SERVICE, *tracer, "-o", str(traced)]
         arguments = ("serve", "-c", str(at / "etc/lb.toml"))
         process = stack.enter_context(l4lb(*arguments, admin=True, within=within, environment=environment))
         live(process, at, fields, stack)

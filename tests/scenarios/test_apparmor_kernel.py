@@ -15,7 +15,7 @@ from tests.scenarios.test_apparmor import CALLS, PROFILE, expect_all_allowed, ex
 from tests.scenarios.test_kernel_listener import both, world
 from tests.scenarios.test_kernel_pinned import within
 from tests.scenarios.test_upgrade import end, gone, upgraded
-from tests.support.apparmor import read_profile
+from tests.support.apparmor import AS_A_SERVICE, read_profile
 from tests.support.bpffs import bpffs
 from tests.support.namespaces import Hosts
 from tests.support.programs import require
@@ -33,7 +33,7 @@ def test_it_allows_what_forwarding_in_the_kernel_uses(
     tracer = [require("strace"), "-D", "-f", "-y", "-qq", "-s", "200", "--signal=none", "-e", f"trace={CALLS}"]
     with contextlib.ExitStack() as stack:
         pins = stack.enter_context(bpffs())
-        command = [*within(hosts), *tracer, "-o", str(traced)]
+        command = [*AS_A_SERVICE, *within(hosts), *tracer, "-o", str(traced)]
         made = stack.enter_context(world(hosts, at, more="kernel_pin = true", within=command))
         both(made)
         new = upgraded(made.process, made.process.process.pid, made.admin)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.support.programs import run
 
+AS_A_SERVICE = ("env", "-u", "SSL_CERT_FILE", "-u", "SSL_CERT_DIR")  # no list of authorities but the system's
 _VARIABLE = re.compile(r"^\s*(@\{\w+\})\s*\+?=\s*(.*)$", re.MULTILINE)
 _FILE = re.compile(r"^\s*(?:owner\s+)?(/\S*|@\{\S*)\s+([rwaxmlkiuUpPcC]+)\s*,", re.MULTILINE)
 _CAPABILITY = re.compile(r"^\s*capability\s+([\w\s]+),", re.MULTILINE)

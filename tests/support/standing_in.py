@@ -60,10 +60,11 @@ class StandIn:
     async def _stop(self, runner: web.ServerRunner) -> None:
         self._loop.remove_reader(self._socket)
         await asyncio.sleep(0.02)  # what has been accepted: asyncio would lose it, open, in a server that is closed
-        await runner.cleanup()
         for transport in self._transports:
-            transport.abort()
+            with contextlib.suppress(AttributeError):  # asyncio of Python 3.11.2, of TLS that was closed twice
+                transport.abort()
         self._transports.clear()
+        await runner.cleanup()
 
     def close(self) -> None:
         self.stop()
