@@ -171,4 +171,4 @@ def test_what_a_killed_one_has_left_goes_with_the_next(tmp_path: Path) -> None:
 def test_values_that_it_does_not_know(arguments: list[str], expected: str, tmp_path: Path) -> None:
     with lab(tmp_path / "log", *arguments) as running:
         assert running.process.wait(60) == 2
-        assert expected in running.said
+        assert expected.replace("'", "") in running.said.replace("'", "")  # Python 3.13 quotes no choices

@@ -265,7 +265,8 @@ def test_keepalived_takes_it(tmp_path: Path, arguments: tuple[str, ...]) -> None
     with namespaces(f"l4lb-{os.getpid()}-va", f"l4lb-{os.getpid()}-vb") as hosts:
         link(hosts[0], "l4veth0", hosts[1], "l4veth1")
         file = tmp_path / "keepalived.conf"
-        file.write_text(configuration("--interface", "l4veth0", "--admin", "unix:/run/a.sock", *arguments))
+        places = ("--admin", "unix:/run/a.sock", "--track-file", str(tmp_path / "fit"))
+        file.write_text(configuration("--interface", "l4veth0", *places, *arguments))
         command = [*hosts[0].command, require("keepalived"), "-t", "-l", "-f", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
