@@ -3,8 +3,8 @@
 Python answers SIGINT with an exception wherever it is, which in the middle of an import is a traceback. So until a
 command runs, SIGINT ends the process as the kernel does; the signals that `l4lb serve` and `l4lb demo` wait for are
 blocked from here on. Descriptors 0 to 2 are open from here on: otherwise a socket could get the number of a closed one
-and receive output that is meant for the user. What is imported stays: until a command runs nothing looks for garbage,
-which takes a seventh of the start of `l4lb serve`. Memory for the imports is asked for before them: libraries written
+and receive output that is meant for the user. What is imported stays: garbage is not collected until a command runs,
+which saves a seventh of the start of `l4lb serve`. Memory for the imports is asked for before them: libraries written
 in Rust abort the process when they get none, which looks like a crash.
 """
 

@@ -111,8 +111,9 @@ class Commands(Group):
             return None
         module_name, summary = COMMANDS[name]
         module = import_module(f"l4lb.cli.{module_name}")
-        gc.freeze()
-        gc.enable()  # see `l4lb.__main__`
+        if not gc.isenabled():  # see `l4lb.__main__`
+            gc.freeze()
+            gc.enable()
         command: click.Command = getattr(module, name.replace("-", "_"))
         command.short_help = summary
         return command

@@ -57,6 +57,19 @@ def test_aiohttp_is_loaded_with_the_admin_api_alone() -> None:
     assert done.stdout.splitlines() == ["False"], done
 
 
+GARBAGE = "import gc\nfrom l4lb.cli.main import cli\n{before}cli.get_command(None, 'status')\n" + (
+    "print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+)
+
+
+def test_garbage_is_collected_again_once_a_command_runs() -> None:
+    assert run(GARBAGE.format(before="gc.disable()\n")).stdout == "True True\n"
+
+
+def test_who_asks_for_a_command_in_a_process_of_their_own_keeps_their_garbage_collector() -> None:
+    assert run(GARBAGE.format(before="")).stdout == "True False\n"
+
+
 def test_every_command_has_the_summary_of_the_list() -> None:
     show = "for name in COMMANDS: print(cli.get_command(None, name).get_short_help_str(100))"
     done = run(f"from l4lb.cli.main import COMMANDS, cli\n{show}")
