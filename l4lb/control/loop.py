@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from l4lb.errors import EngineError
@@ -19,6 +19,7 @@ from l4lb.net.threads import REFUSED, name_this_thread, no_thread, started
 
 T = TypeVar("T")
 _LOOK_AGAIN_S = 1.0
+_CLOSED = "closed meanwhile, before this call was finished"
 _FINISH_S = 1.0  # how long callers in other threads have to return from what `end` ends
 
 
@@ -83,19 +84,31 @@ class ControlLoop:
 
     def _result(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> T:
         while not wait([future], _LOOK_AGAIN_S).done:
-            _expect_alive(self.thread, coroutine)
-        return future.result()
+            self._expect_alive(future, coroutine)
+        try:
+            return future.result()
+        except CancelledError:
+            raise EngineError(_CLOSED) from None
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The same, awaited on any loop."""
-        thread, future = self.thread, asyncio.wrap_future(self._submit(coroutine))
+        submitted = self._submit(coroutine)
+        future = asyncio.wrap_future(submitted)
         try:
             while not (await asyncio.wait([future], timeout=_LOOK_AGAIN_S))[0]:
-                _expect_alive(thread, coroutine)
+                self._expect_alive(submitted, coroutine)
         except BaseException:
             future.cancel()
             raise
-        return await future
+        if future.cancelled():
+            raise EngineError(_CLOSED)
+        return future.result()
+
+    def _expect_alive(self, future: Future[T], coroutine: Coroutine[Any, Any, T]) -> None:
+        """EngineError when this loop's thread has ended without a result of `coroutine`, and cannot finish it."""
+        if (self.thread is None or not self.thread.is_alive()) and not future.done():
+            coroutine.close()
+            raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Have `call` made on the control loop, unless that has ended."""
@@ -114,13 +127,6 @@ class ControlLoop:
             self.thread.join()
         self._aside.shutdown()
         self.loop.close()
-
-
-def _expect_alive(thread: threading.Thread | None, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """EngineError when the thread of the loop to which `coroutine` was given has ended and cannot finish it."""
-    if thread is None or not thread.is_alive():
-        coroutine.close()
-        raise EngineError("the control loop has ended: out of memory, or closed meanwhile")
 
 
 def refused_thread(error: BaseException) -> EngineError | None:

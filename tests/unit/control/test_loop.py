@@ -52,6 +52,30 @@ def test_a_call_after_the_end_is_refused() -> None:
             control.run(_said())
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_call_that_the_end_cuts_off_is_an_error_of_ours(awaited: bool) -> None:
+    """No CancelledError, which an awaiting task would take for its own."""
+    entered, said = threading.Event(), list[str]()
+
+    async def long() -> None:
+        entered.set()
+        await asyncio.sleep(1000)
+
+    def ask() -> None:
+        with pytest.raises(EngineError) as raised:
+            asyncio.run(control.arun(long())) if awaited else control.run(long())
+        said.append(str(raised.value))
+
+    control = ControlLoop()
+    control.start()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert entered.wait(20)
+    control.end()
+    thread.join()
+    assert said == ["closed meanwhile, before this call was finished"]
+
+
 def test_a_task_that_begins_another_one_at_its_end_is_waited_for() -> None:
     ended = threading.Event()
 
