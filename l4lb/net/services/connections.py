@@ -20,8 +20,9 @@ class Connector(aiohttp.TCPConnector):
 
     async def _create_connection(self, *request: Any, **options: Any) -> ResponseHandler:
         made = await super()._create_connection(*request, **options)
-        if (transport := made.transport) is not None:
-            self._open[transport] = transport.get_extra_info("socket")
+        transport = made.transport
+        if transport is not None and (sock := transport.get_extra_info("socket")) is not None:  # None: lost already
+            self._open[transport] = sock
             lost = made.connection_lost
 
             def connection_lost(error: BaseException | None) -> None:
@@ -34,8 +35,9 @@ class Connector(aiohttp.TCPConnector):
     def close(self, *how: Any, **options: Any) -> Any:
         closed = super().close(*how, **options)
         for transport, sock in list(self._open.items()):
-            with contextlib.suppress(AttributeError):  # asyncio of Python 3.11.2, of TLS that was closed twice:
-                transport.abort()  # later ones do nothing then, no more than that one
-            with contextlib.suppress(OSError, TypeError):  # it has ended; uvloop cannot, and need not
+            # Once TLS was closed twice, asyncio's abort() does nothing; in Python 3.11.2 it raises AttributeError.
+            with contextlib.suppress(AttributeError):
+                transport.abort()
+            with contextlib.suppress(OSError, TypeError):  # ENOTCONN, EBADF: it has ended; uvloop has no such call
                 sock.shutdown(socket.SHUT_RDWR)
         return closed

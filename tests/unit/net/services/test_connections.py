@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,13 @@ from l4lb.net.services.connections import Connector
 from tests.support.servers import certificate
 
 pytestmark = pytest.mark.external
+TIMES = 30
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -28,8 +37,6 @@ def test_one_that_was_closed_before_is_broken_off(
     """Closed twice, asyncio forgets how it could be."""
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(*certificate(tmp_path, "localhost"))
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     ended = threading.Event()
 
     def answer_once(listening: socket.socket) -> None:
@@ -50,7 +57,7 @@ def test_one_that_was_closed_before_is_broken_off(
                 ended.set()
 
     async def ask(port: int) -> None:
-        connector = Connector(ssl=trusting)
+        connector = Connector(ssl=trusting())
         async with aiohttp.ClientSession(connector=connector) as session:
             async with session.get(f"https://127.0.0.1:{port}/") as response:
                 assert await response.read() == b"[]"
@@ -61,6 +68,39 @@ def test_one_that_was_closed_before_is_broken_off(
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer_once, args=(listening,))
+        thread.start()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(ask(listening.getsockname()[1]))
+        thread.join()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_those_that_are_reset_after_the_handshake_are_forgotten(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate(tmp_path, "localhost"))
+
+    def reset_each(listening: socket.socket) -> None:
+        for _ in range(TIMES):
+            accepted, _ = listening.accept()
+            accepted.settimeout(20)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError), context.wrap_socket(accepted, server_side=True):
+                pass
+
+    async def ask(port: int) -> None:
+        connector = Connector(ssl=trusting())
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for _ in range(TIMES):
+                with pytest.raises(aiohttp.ClientError):
+                    await session.post(f"https://127.0.0.1:{port}/")
+            async with asyncio.timeout(20):
+                while connector._open:
+                    await asyncio.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=reset_each, args=(listening,))
         thread.start()
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(ask(listening.getsockname()[1]))
