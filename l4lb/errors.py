@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What code of others can raise. It may call sys.exit(): that must end neither this program nor one of its threads.
+# What other people's code can raise. It may call sys.exit(), which must end neither this program nor a thread of it.
 RAISED_BY_OTHERS = (Exception, SystemExit)
 
 

@@ -57,9 +57,14 @@ def _record_sinks(config: Config) -> Iterator[tuple[Key, str]]:
     if name is None:
         return
     try:
-        made_record_sink(load_record_sink(name), settings.access_log_options).close()
-    except RAISED_BY_OTHERS as error:
+        made = made_record_sink(load_record_sink(name), settings.access_log_options)
+    except ValueError as error:
         yield ("global", "access_log"), f'"{settings.access_log}": cannot be opened: {error}'
+        return
+    try:
+        made.close()
+    except RAISED_BY_OTHERS as error:
+        yield ("global", "access_log"), f'"{settings.access_log}": cannot be closed: {type(error).__name__}: {error}'
 
 
 def _named(config: Config) -> Iterator[tuple[Key, str, str]]:

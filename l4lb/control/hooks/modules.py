@@ -17,7 +17,7 @@ from l4lb.config import Config
 from l4lb.config.rules.hooks import no_hook_for
 from l4lb.control.hooks.given import new_close_hook, new_hook
 from l4lb.control.state.hooked import Hook
-from l4lb.errors import ChangeError, ConfigError
+from l4lb.errors import RAISED_BY_OTHERS, ChangeError, ConfigError
 
 _FUNCTIONS = ("on_session", "on_close")
 
@@ -78,9 +78,7 @@ def _loaded(name: str) -> ModuleType:
     """ValueError says what is wrong with it."""
     try:
         module = _executed(name)
-    except BaseException as error:  # a module runs its own code when it is imported: anything can come out of it
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except RAISED_BY_OTHERS as error:  # a module runs its own code when it is imported
         said = error.msg if isinstance(error, SyntaxError) else error
         raise ValueError(f"cannot be imported: {type(error).__name__}: {said}{_place(error)}") from error
     found = [one for one in _FUNCTIONS if hasattr(module, one)]

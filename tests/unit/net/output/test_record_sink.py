@@ -234,3 +234,14 @@ def test_check_finds_wrong_options_too(installed: list[Any]) -> None:
         (problem,) = preflight(config)[0]
         assert problem.path == "global.access_log"
         assert said in problem.message
+
+
+def test_check_says_that_what_it_has_made_cannot_be_closed(
+    installed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exits() -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(installed[0], "close", exits)
+    (problem,) = preflight(Config.loads(TEXT.format(address="127.0.0.1:1")))[0]
+    assert str(problem).endswith('global.access_log: "plugin:test": cannot be closed: SystemExit: 3')
