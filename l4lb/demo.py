@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 from l4lb.balancer import LoadBalancer
 from l4lb.config import AdminConfig, Backend, Config, HealthConfig, Listener, Pool
+from l4lb.errors import ConfigError
 from l4lb.model.states import Protocol
 
 NAMES = ("one", "two", "three")
 PREFERRED_PORT = 8080
 PREFERRED_ECHO_PORT = 8081
 PREFERRED_ADMIN_PORT = 9900
+_ATTEMPTS = 5
 
 
 def _handler(name: str) -> type[http.server.BaseHTTPRequestHandler]:
@@ -171,13 +173,26 @@ def demo_config(backends: tuple[DemoBackend, ...], echo: DemoEcho) -> Config:
     )
 
 
+def _started(backends: tuple[DemoBackend, ...], echo: DemoEcho) -> LoadBalancer:
+    """Another process may take a port after `_port` has looked at it: then another port will do."""
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        balancer = LoadBalancer(demo_config(backends, echo))
+        try:
+            balancer.start()
+            break
+        except ConfigError:
+            if not attempts_left:
+                raise
+    return balancer
+
+
 @contextlib.contextmanager
 def running_demo() -> Iterator[Demo]:
     """Backends and load balancer, up and ready; gone afterwards."""
     backends = tuple(DemoBackend(name) for name in NAMES)
     echo = DemoEcho()
     try:
-        with LoadBalancer(demo_config(backends, echo)) as balancer:
+        with contextlib.closing(_started(backends, echo)) as balancer:
             balancer.wait_ready()
             yield Demo(balancer, backends)
     finally:
