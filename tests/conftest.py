@@ -21,13 +21,11 @@ settings.register_profile("l4lb", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("l4lb")
 
 uvloop.new_event_loop().close()  # libuv opens one pipe for the process with its first loop, and keeps it
-
-
-gc.disable()  # what is imported and collected stays
+gc.disable()  # until all tests are known: see below
 
 
 def pytest_collection_finish() -> None:
-    """What stays until the end is looked at by no later collection, which took a fifth of the tests' processor time."""
+    """What is imported stays until the end. Looking for garbage in it took a fifth of the tests' CPU time."""
     gc.freeze()
     gc.enable()
 

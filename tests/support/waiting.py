@@ -22,9 +22,8 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(
-            min(max(0.005, 2 * (time.monotonic() - began)), 0.1)
-        )  # a condition that takes long is not asked all the time
+        took_s = time.monotonic() - began
+        time.sleep(min(max(0.005, 2 * took_s), 0.1))  # a condition that takes long is asked less often
 
 
 def hang(pid: int) -> None:
